@@ -1,0 +1,123 @@
+"""cmrhash eval: codes -> distances -> mAP, with the protocol."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from cmrhash.config import EvalConfig
+from cmrhash_cli.output import (
+    CACHE,
+    RUNS,
+    Cache,
+    Dataset,
+    Debug,
+    Json,
+    Quiet,
+    Runs,
+    note,
+    print_json,
+    print_table,
+)
+
+if TYPE_CHECKING:
+    from cmrhash.evaluate import Evaluation
+
+D = EvalConfig
+
+
+def evaluate(
+    dataset: Dataset = None,
+    bits: Annotated[list[int] | None, typer.Option(help="Code length (repeatable); default: all trained.")] = None,
+    lang: Annotated[list[str] | None, typer.Option(help="Language (repeatable); default: all trained.")] = None,
+    method: Annotated[list[str] | None, typer.Option(help="Method (repeatable); default: all trained.")] = None,
+    map_at: Annotated[int | None, typer.Option(help="k of mAP@k; default: the whole database.")] = D.map_at,
+    map_at_rule: Annotated[
+        str, typer.Option(help="What AP@k divides by: min (relevant or k), R (all relevant), hits, or first.")
+    ] = D.map_at_rule,
+    ties: Annotated[str, typer.Option(help="Order at equal distance: expected, optimistic or pessimistic.")] = D.ties,
+    at: Annotated[list[int] | None, typer.Option(help="k of P@k, R@k, hit@k, nDCG@k (repeatable).")] = None,
+    trec: Annotated[Path | None, typer.Option(help="Write TREC run and qrels files into this folder.")] = None,
+    cache: Cache = CACHE,
+    runs: Runs = RUNS,
+    as_json: Json = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Score trained runs: tie-aware mAP in both directions, with chance and protocol.
+
+    cmrhash eval --lang de
+
+    cmrhash eval --bits 32 --map-at 50 --map-at-rule hits --json
+    """
+    config = EvalConfig(
+        tuple(bits or ()),
+        tuple(lang or ()),
+        tuple(method or ()),
+        map_at,
+        map_at_rule,
+        ties,
+        tuple(at or D.at),
+    )
+    from cmrhash.data.manifest import open_extracted
+    from cmrhash.evaluate import evaluate as run
+    from cmrhash.evaluate import write_trec
+
+    data, folder = open_extracted(cache, dataset)
+    result = run(config, data, folder, runs)
+    if as_json:
+        print_json(result.as_json())
+    else:
+        _print(result, tuple(at or ()))
+    if trec:
+        for path in write_trec(config, data, runs, trec):
+            note(f"wrote {path}", quiet)
+
+
+def _print(result: Evaluation, at: tuple[int, ...]) -> None:
+    protocol = result.protocol
+    by_run: dict[tuple[Any, ...], dict[str, Any]] = {}
+    for row in result.rows:
+        key = (row["method"], row["bits"], row["seed"], row["lang"])
+        by_run.setdefault(key, {})[row["direction"]] = row
+    cells = []
+    for (method, bits, seed, lang), rows in by_run.items():
+        i2t, t2i = rows["i2t"], rows["t2i"]
+        cells.append(
+            [
+                method + (" (collapsed)" if i2t["collapsed"] else ""),
+                str(bits),
+                str(seed),
+                lang,
+                f"{i2t['map']:.3f}",
+                f"{t2i['map']:.3f}",
+                f"{i2t['chance']:.3f}",
+                f"{i2t['map_real']:.3f}",
+                f"{t2i['map_real']:.3f}",
+                f"{i2t['map_pessimistic']:.3f}-{i2t['map_optimistic']:.3f}",
+                *(f"{r['precision_at'][str(k)]:.3f}" for k in at for r in (i2t, t2i)),
+            ]
+        )
+    columns = [
+        "method",
+        "bits",
+        "seed",
+        "lang",
+        "i2t",
+        "t2i",
+        "chance",
+        "real i2t",
+        "real t2i",
+        "i2t by tie order",
+    ]
+    columns += [f"P@{k} {d}" for k in at for d in ("i2t", "t2i")]
+    lines = [f"{key}: {value}" for key, value in protocol.items() if isinstance(value, str) and key != "dataset"]
+    lines += [f"{view}: {encoder}" for view, encoder in protocol["encoders"].items()]
+    first = result.rows[0]
+    lines.append(f"scored: {first['queries']} queries, {first['queries_without_relevant']} without a relevant item")
+    title = f"{protocol['dataset']}: {protocol['metric'].split(',')[0]}"
+    if protocol["untrained_encoders"]:
+        title += " -- UNTRAINED ENCODERS"
+    print_table(title, columns, cells, "\n".join(lines))

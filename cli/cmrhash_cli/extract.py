@@ -1,0 +1,151 @@
+"""cmrhash extract: images and captions -> feature cache."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from cmrhash.config import ExtractConfig
+from cmrhash_cli.output import (
+    CACHE,
+    Cache,
+    Debug,
+    Device,
+    Json,
+    Overwrite,
+    Quiet,
+    note,
+    print_json,
+    print_table,
+    progress_bars,
+)
+
+if TYPE_CHECKING:
+    from cmrhash.extract import Report
+
+D = ExtractConfig
+
+
+def extract(
+    dataset: Annotated[str, typer.Option(help="sample (built in, drawn), iaprtc12, manifest.")] = D.dataset,
+    root: Annotated[Path | None, typer.Option(help="The data set's folder.")] = D.root,
+    name: Annotated[
+        str | None, typer.Option(help="Name of its folder in the cache; default: the data set's.")
+    ] = D.name,
+    cache: Cache = CACHE,
+    lang: Annotated[list[str] | None, typer.Option(help="Language to extract (repeatable); default: all.")] = None,
+    image_model: Annotated[str, typer.Option(help="Any torchvision classifier.")] = D.image_model,
+    image_weights: Annotated[
+        str | None,
+        typer.Option(help="default, a weights enum's name, a file, or random (the sample's default)."),
+    ] = D.image_weights,
+    text_model: Annotated[
+        list[str] | None,
+        typer.Option(help="[LANG=]DIR_OR_ID of a BERT-like model, or random (the sample's default); repeatable."),
+    ] = None,
+    pooling: Annotated[str, typer.Option(help="Tokens to one vector: mean or cls.")] = D.pooling,
+    max_length: Annotated[int, typer.Option(min=3, help="Word pieces a caption at most.")] = D.max_length,
+    image_batch: Annotated[int, typer.Option(min=1, help="Images a forward pass.")] = D.image_batch,
+    device: Device = D.device,
+    dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = D.dtype,
+    seed: Annotated[int, typer.Option(min=0, help="Draws missing splits and untrained encoders.")] = D.seed,
+    max_bad: Annotated[float, typer.Option(min=0, max=1, help="Share of broken items to accept.")] = D.max_bad,
+    offline: Annotated[bool, typer.Option("--offline", help="Never ask the network.")] = D.offline,
+    overwrite: Overwrite = D.overwrite,
+    as_json: Json = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Encode images and captions once, into the feature cache.
+
+    cmrhash extract
+
+    cmrhash extract --dataset iaprtc12 --root IAPR
+
+    cmrhash extract --dataset manifest --root DIR --image-weights resnet18.pth --text-model MODEL_DIR
+    """
+    config = ExtractConfig(
+        dataset,
+        root,
+        name,
+        cache,
+        tuple(lang or ()),
+        image_model,
+        image_weights,
+        tuple(text_model or ()),
+        pooling,
+        max_length,
+        image_batch,
+        device,
+        dtype,
+        seed,
+        max_bad,
+        offline,
+        overwrite,
+    )
+    note("loading encoders ...", quiet)
+    from cmrhash.extract import extract as run
+    from cmrhash.extract import refuse_bad
+
+    with progress_bars(quiet) as progress:
+        report = run(config, progress)
+    _show(report, as_json, quiet)
+    refuse_bad(report, max_bad)
+
+
+def _show(report: Report, as_json: bool, quiet: bool) -> None:
+    data = report.dataset
+    if as_json:
+        files = [
+            {
+                "file": str(file.path),
+                "items": file.items,
+                "rows": file.rows,
+                "ok": file.ok,
+                "quarantined": len(file.quarantine),
+                "seconds": round(file.seconds, 3),
+                "fresh": file.fresh,
+            }
+            for file in report.files
+        ]
+        roles = {role: data.count(role) for role in ("train", "val", "query", "database")}
+        print_json(
+            {
+                "dataset": data.name,
+                "items": len(data.items),
+                "classes": len(data.classes),
+                "found": dict(data.found),
+                "splits": roles,
+                "untrained_encoders": report.untrained,
+                "unknown_words": report.unknown_words,
+                "files": files,
+            }
+        )
+    else:
+        rows = [
+            [
+                file.path.name,
+                str(file.rows),
+                str(file.items),
+                str(file.ok),
+                str(len(file.quarantine)),
+                f"{file.seconds:.1f} s" if file.fresh else "was there",
+            ]
+            for file in report.files
+        ]
+        print_table(f"{data.name} in {report.folder}", ["file", "rows", "items", "ok", "quarantined", "time"], rows)
+    for what, count in data.found.items():
+        note(f"found: {what}: {count}", quiet)
+    split = ", ".join(f"{data.count(role)} {role}" for role in ("query", "database", "train", "val"))
+    drawn = "" if data.split_seed is None else f" (drawn from seed {data.split_seed} and stored)"
+    note(f"splits: {split}{drawn}", quiet)
+    if report.untrained:
+        note("note: untrained encoders; figures made with them show the wiring, not the method", quiet)
+    for lang, share in report.unknown_words.items():
+        if share > 0.05:
+            note(f"warning: {share:.0%} of the {lang} word pieces are unknown to its text model", quiet)
+    if any(file.quarantine for file in report.files):
+        note(f"quarantined items and reasons: {report.folder / 'quarantine.jsonl'}", quiet)
+    note(f"next: cmrhash train --dataset {data.name} --bits 32", quiet)

@@ -1,0 +1,36 @@
+"""The commands of cmrhash, one line each, as a table of contents."""
+
+from __future__ import annotations
+
+import typer
+
+from cmrhash_cli.evaluate import evaluate
+from cmrhash_cli.extract import extract
+from cmrhash_cli.output import print_version, run
+from cmrhash_cli.train import train
+
+app = typer.Typer(
+    help="Cross-modal hashing: find images by text and texts by image through compact binary codes.\n\n"
+    "Three commands carry it: cmrhash extract, cmrhash train --bits 32, cmrhash eval --lang de.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+@app.callback()
+def _global(
+    version: bool = typer.Option(False, "--version", callback=print_version, is_eager=True, help="Say which one."),
+) -> None:
+    pass
+
+
+app.command("extract")(extract)
+app.command("train")(train)
+app.command("eval")(evaluate)
+
+
+def main() -> None:
+    """The ``cmrhash`` script: runs a command and turns errors into one line and an exit code."""
+    run(app)

@@ -1,0 +1,167 @@
+"""What all commands share: options declared once, progress on stderr, results on stdout, errors in one line."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from cmrhash import config
+from cmrhash.errors import CmrhashError
+
+Dataset = Annotated[str | None, typer.Option("--dataset", help="Data set in the cache; may be left out if only one.")]
+Cache = Annotated[Path, typer.Option("--cache", help="Folder of the feature files.")]
+Runs = Annotated[Path, typer.Option("--runs", help="Folder of the trained runs.")]
+Device = Annotated[str, typer.Option("--device", help="auto (the GPU when there is one), cpu, cuda, cuda:1, ...")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is there, also if another recipe made it.")]
+Json = Annotated[bool, typer.Option("--json", help="Results as JSON on stdout.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no notes on stderr.")]
+Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.", envvar="CMRHASH_DEBUG")]
+
+CACHE, RUNS = config.CACHE, config.RUNS
+Progress = Callable[..., None]
+
+
+def run(app: typer.Typer) -> None:
+    """Run the command line. Exit codes: those of cmrhash.errors, 130 after Ctrl-C, 1 for what nobody foresaw."""
+    debug = "--debug" in sys.argv or os.environ.get("CMRHASH_DEBUG", "") not in ("", "0", "false")
+    try:
+        app()
+    except KeyboardInterrupt:
+        _fail("interrupted: what was finished is kept; the same command goes on from there", 130, debug)
+    except CmrhashError as error:
+        _fail(str(error), error.exit_code, debug)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # whoever read us has gone: no complaint
+        sys.exit(1)
+    except OSError as error:
+        where = error.filename or ""
+        _fail(
+            f"{error.strerror or error}: {where}: check the path, its permissions and the space left",
+            1,
+            debug,
+        )
+    except Exception as error:
+        words = " ".join(str(error).split())[:200]
+        _fail(
+            f"unforeseen {type(error).__name__}: {words}: run again with --debug and report what it shows",
+            1,
+            debug,
+        )
+
+
+def _fail(message: str, code: int, debug: bool) -> None:
+    if debug:
+        import traceback
+
+        traceback.print_exc()
+    print(f"error: {message}".encode(errors="backslashreplace").decode(), file=sys.stderr)
+    sys.exit(code)
+
+
+def print_version(wanted: bool) -> None:
+    """The callback of --version."""
+    if wanted:
+        from cmrhash import __version__
+
+        print(f"cmrhash {__version__}")
+        raise typer.Exit()
+
+
+def note(message: str, quiet: bool = False) -> None:
+    """A line for people, on stderr."""
+    if not quiet:
+        print(message, file=sys.stderr)
+
+
+def print_json(value: Any) -> None:
+    """A result for programs, on stdout."""
+    print(json.dumps(value, indent=1, ensure_ascii=False, default=str))
+
+
+def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], caption: str = "") -> None:
+    """A result for people, on stdout: a table, plain when it is piped; the first columns are names, numbers right."""
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console()
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, title_style="bold")
+    for at, column in enumerate(columns):
+        numeric = bool(rows) and all(_is_number(row[at]) for row in rows)
+        table.add_column(column, justify="right" if numeric else "left", no_wrap=True)
+    for row in rows:
+        table.add_row(*row)
+    wide = max(console.measure(table).maximum, 80)
+    console = Console(width=max(console.width, wide), highlight=False)  # a narrow pipe must not cut figures
+    console.print(table)
+    if caption:
+        console.print(caption, soft_wrap=True)
+
+
+def _is_number(cell: str) -> bool:
+    return cell.replace(".", "").replace(",", "").replace("-", "").replace(" ", "").isdigit()
+
+
+@contextmanager
+def progress_bars(quiet: bool) -> Iterator[Progress]:
+    """A function (what, done, total, note="") that draws bars with rate and time left on stderr.
+
+    Without a terminal a line is written now and then instead.
+    """
+    if quiet:
+        yield lambda *_: None
+    elif sys.stderr.isatty():
+        yield from _bars()
+    else:
+        yield _Lines()
+
+
+def _bars() -> Iterator[Progress]:
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[rate]}"),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}"),
+    )
+    with Progress(*columns, console=Console(stderr=True)) as bars:
+        tasks: dict[str, Any] = {}
+
+        def show(what: str, done: int, total: int, note: str = "") -> None:
+            if what not in tasks:
+                tasks[what] = bars.add_task(what, total=total, completed=done, rate="", note=note)
+            speed = bars.tasks[bars.task_ids.index(tasks[what])].speed
+            rate = f"{speed:.1f}/s" if speed else ""
+            bars.update(tasks[what], completed=done, rate=rate, note=note)
+
+        yield show
+
+
+class _Lines:
+    """Progress for a log file: a line at the start, at the end, and every ten seconds between."""
+
+    def __init__(self) -> None:
+        self._shown: dict[str, tuple[float, int, float]] = {}  # what -> (start, done at the start, last shown)
+
+    def __call__(self, what: str, done: int, total: int, note: str = "") -> None:
+        import time
+
+        now = time.monotonic()
+        start, first, last = self._shown.get(what, (now, done, -1e9))
+        if now - last >= 10 or done == total:
+            rate = (done - first) / (now - start) if done > first and now > start else 0
+            left = f", {rate:.1f}/s, {(total - done) / rate:.0f} s left" if rate and done < total else ""
+            print(f"{what}: {done}/{total}{left}{'  ' + note if note else ''}", file=sys.stderr)
+            last = now
+        self._shown[what] = (start, first, last)

@@ -1,0 +1,161 @@
+"""cmrhash train: cached features -> hash heads, codes and indexes."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from cmrhash.config import TrainConfig
+from cmrhash_cli.output import (
+    CACHE,
+    RUNS,
+    Cache,
+    Dataset,
+    Debug,
+    Device,
+    Json,
+    Overwrite,
+    Quiet,
+    Runs,
+    note,
+    print_json,
+    print_table,
+    progress_bars,
+)
+
+if TYPE_CHECKING:
+    from cmrhash.runs import Run
+
+D = TrainConfig
+
+
+def train(
+    dataset: Dataset = None,
+    bits: Annotated[list[int] | None, typer.Option(help=f"Code length (repeatable); default {D.bits}.")] = None,
+    lang: Annotated[list[str] | None, typer.Option(help="Language to train (repeatable); default: all.")] = None,
+    method: Annotated[str, typer.Option(help="triplet or triplet-seed.")] = D.method,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of weights, batches, captions and dropout.")] = D.seed,
+    epochs: Annotated[int, typer.Option(help="Passes over the train items.")] = D.epochs,
+    batch: Annotated[int, typer.Option(help="Items a step.")] = D.batch,
+    lr: Annotated[float, typer.Option(help="Peak of the one-cycle schedule.")] = D.lr,
+    weight_decay: Annotated[float, typer.Option(help="AdamW's weight decay.")] = D.weight_decay,
+    hidden: Annotated[int, typer.Option(help="Width of the hidden layer; 0: a linear head.")] = D.hidden,
+    dropout: Annotated[float, typer.Option(help="Share of hidden units dropped.")] = D.dropout,
+    input_dropout: Annotated[float, typer.Option(help="Share of features dropped.")] = D.input_dropout,
+    margin: Annotated[float, typer.Option(help="Triplet margin as a share of the bits.")] = D.margin,
+    encoder: Annotated[
+        list[str] | None,
+        typer.Option(help="image=NAME or LANG=NAME, when the cache holds several (repeatable)."),
+    ] = None,
+    cache: Cache = CACHE,
+    runs: Runs = RUNS,
+    device: Device = D.device,
+    overwrite: Overwrite = False,
+    as_json: Json = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Train an image head and a text head per language in one Hamming space.
+
+    cmrhash train --bits 32
+
+    cmrhash train --bits 16 --bits 32 --bits 48 --bits 64
+    """
+    config = TrainConfig(
+        method=method,
+        seed=seed,
+        langs=tuple(lang or ()),
+        epochs=epochs,
+        batch=batch,
+        lr=lr,
+        weight_decay=weight_decay,
+        hidden=hidden,
+        dropout=dropout,
+        input_dropout=input_dropout,
+        margin=margin,
+        device=device,
+    )
+    from cmrhash.data.manifest import open_extracted
+
+    data, folder = open_extracted(cache, dataset)
+    from cmrhash.encode import encode, has_codes
+    from cmrhash.train import train as run_one
+
+    lengths = list(dict.fromkeys(bits or [D.bits]))
+    finished: list[tuple[Run, bool]] = []
+    with progress_bars(quiet) as progress:
+        for length in lengths:
+            one = replace(config, bits=length)
+            run, fresh = run_one(one, data, folder, runs, tuple(encoder or ()), overwrite, progress)
+            if not has_codes(run):
+                encode(run, data, folder)
+            finished.append((run, fresh))
+    _show(finished, as_json, quiet)
+
+
+def _show(finished: list[tuple[Run, bool]], as_json: bool, quiet: bool) -> None:
+    if as_json:
+        print_json([_as_json(run, fresh) for run, fresh in finished])
+    else:
+        rows = []
+        for run, fresh in finished:
+            maps = run.config.get("val_map", {})
+            cells = [f"{maps[lang][d]:.3f}" if lang in maps else "-" for lang in run.langs for d in ("i2t", "t2i")]
+            epoch = f"{run.config['best_epoch'] + 1} of {run.config['train']['epochs']}"
+            rows.append([str(run.folder), str(run.bits), epoch, *cells, "trained" if fresh else "was there"])
+        langs = finished[0][0].langs
+        columns = [
+            "run",
+            "bits",
+            "epoch",
+            *(f"{lang} {d}" for lang in langs for d in ("i2t", "t2i")),
+            "state",
+        ]
+        print_table("val mAP of the chosen epoch (tie-aware; val against the rest of the database)", columns, rows)
+    for run, _ in finished:
+        for line in _warnings(run):
+            note(f"warning: {run.folder.name}: {line}", quiet)
+    note(f"next: cmrhash eval --dataset {finished[0][0].config['dataset']}", quiet)
+
+
+def _as_json(run: Run, fresh: bool) -> dict[str, Any]:
+    from cmrhash.runs import HISTORY
+
+    history = [json.loads(line) for line in (run.folder / HISTORY).read_text().splitlines()]
+    keys = (
+        "dataset",
+        "langs",
+        "train",
+        "train_items",
+        "batch",
+        "best_epoch",
+        "chosen_on",
+        "collapsed",
+        "collapse",
+    )
+    return {
+        "folder": str(run.folder),
+        "trained": fresh,
+        **{key: run.config[key] for key in keys if key in run.config},
+        "val_map": [entry.get("val_map") for entry in history],
+        "history": history,
+    }
+
+
+def _warnings(run: Run) -> list[str]:
+    """What a person should know of this training."""
+    lines = []
+    for name, watch in run.config.get("collapse", {}).items():
+        if watch["collapsed"]:
+            lines.append(
+                f"the codes of {name} have collapsed ({watch['constant_bits']:.0%} constant bits, "
+                f"{watch['distinct']:.1%} distinct codes): try a smaller --margin or --lr, or another method"
+            )
+    if run.config["skipped_steps"]:
+        lines.append(f"{run.config['skipped_steps']} steps with a non-finite loss were skipped")
+    if run.config["chosen_on"] != "val":
+        lines.append("no val items: the last epoch was taken")
+    return lines

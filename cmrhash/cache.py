@@ -1,0 +1,363 @@
+"""The feature cache: one ordinary .h5 a modality and encoder that survives a kill at any instant.
+
+Life of a file (the only module that imports h5py):
+
+    create   every dataset at its full size, contiguous, zero-filled and on disk, as ``X.h5.part``; a full disk shows
+             here, before any encoder has run, and HDF5's own metadata never changes again
+    commit   a block of rows, then its CRC-32 as a commit record, then one fsync
+    resume   re-check the CRC of every committed block, encode only the others; the result has the same bytes
+    seal     sha256 of the payload and a JSON manifest into the HDF5 user block, then rename to ``X.h5``
+
+Readers see sealed files only, and check the digest before the HDF5 library parses a byte: HDF5 itself notices few
+flipped bits, and a damaged or hostile file can crash it or make it read other files.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+import socket
+import zlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from cmrhash.errors import CmrhashError, DamagedError, DataError, LockedError, StaleError
+
+MAGIC = b"cmrhash sealed HDF5\n"
+USER_BLOCK = 8192  # bytes before the HDF5 payload: MAGIC, sha256 of the manifest, the manifest, zeros
+VERSION = 1
+DELETE = "delete it and make it again"
+
+Arrays = Mapping[str, NDArray[Any]]
+
+
+@dataclass(frozen=True)
+class Features:
+    """What a sealed feature file holds.
+
+    x: (N, D) float32, one row an image or a caption; zeros where not valid. item: (N,) int32, the item of each row.
+    valid: (N,) bool. source: (N, 16) uint8, BLAKE2b-128 of the image file's bytes or of the caption.
+    ids: the items' ids, in the data set's order. recipe: all that changes the numbers. sha256: of the payload.
+    """
+
+    x: NDArray[np.float32]
+    item: NDArray[np.int32]
+    valid: NDArray[np.bool_]
+    source: NDArray[np.uint8]
+    ids: tuple[str, ...]
+    recipe: Mapping[str, Any]
+    sha256: str
+
+
+def source_digest(content: bytes) -> NDArray[np.uint8]:
+    """(16,) uint8: what a row was made from, so that a changed photo or caption is noticed."""
+    return np.frombuffer(hashlib.blake2b(content, digest_size=16).digest(), np.uint8)
+
+
+# ---------------------------------------------------------------------------------------------- writing
+
+
+class FeatureWriter:
+    """Writes one feature file in blocks of rows; resumes an unfinished one of the same recipe.
+
+    Use as a context manager: it holds the file's lock, and leaves ``X.h5.part`` behind if not sealed.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        item: NDArray[np.int32],
+        ids: tuple[str, ...],
+        dim: int,
+        recipe: Mapping[str, Any],
+        block_rows: int,
+    ) -> None:
+        self.path, self.recipe, self.block_rows = path, dict(recipe), block_rows
+        self.rows = len(item)
+        self.blocks = -(-self.rows // block_rows)
+        self._part = path.with_name(path.name + ".part")
+        self._static = {
+            "item": item.astype(np.int32),
+            **_id_arrays(ids),
+            "recipe": _as_bytes(canonical(recipe)),
+        }
+        self._shapes: dict[str, tuple[tuple[int, ...], Any]] = {
+            "x": ((self.rows, dim), np.float32),
+            "valid": ((self.rows,), np.uint8),
+            "source": ((self.rows, 16), np.uint8),
+            "_commit": ((self.blocks,), np.uint64),
+        }
+        self._stack = contextlib.ExitStack()
+
+    def __enter__(self) -> FeatureWriter:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            self._stack.enter_context(locked(self.path))
+            if not self._part.exists():
+                self._create()
+            self._file = self._stack.enter_context(h5py.File(self._part, "r+"))
+            self._check_part()
+            self.done = {b for b in range(self.blocks) if self._file["_commit"][b] == self._record(b)}
+        except BaseException:
+            self._stack.close()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    def slice(self, block: int) -> slice:
+        """The rows of a block."""
+        return slice(block * self.block_rows, min((block + 1) * self.block_rows, self.rows))
+
+    def committed(self, name: str, block: int) -> NDArray[Any]:
+        """The rows of a committed block out of "x", "valid" or "source"."""
+        array: NDArray[Any] = self._file[name][self.slice(block)]
+        return array
+
+    def commit(self, block: int, x: NDArray[np.float32], valid: NDArray[np.bool_], source: NDArray[np.uint8]) -> None:
+        """Write a block and make it last. Rows that are not valid must be zeros.
+
+        Raises CmrhashError for arrays that do not fit, which HDF5 would broadcast or cast without a word.
+        """
+        rows = self.slice(block)
+        values: dict[str, NDArray[Any]] = {"x": x, "valid": valid.astype(np.uint8), "source": source}
+        for name, value in values.items():
+            shape, dtype = self._shapes[name]
+            if value.shape != (rows.stop - rows.start, *shape[1:]) or value.dtype != dtype:
+                raise CmrhashError(f"block of {name}: {value.shape} {value.dtype}", self._part, "this is a bug")
+        if not np.isfinite(x).all() or x[~valid].any():
+            raise CmrhashError("features must be finite, and zero where not valid", self._part, "this is a bug")
+        for name, value in values.items():
+            self._file[name][rows] = value
+        self._file.flush()
+        self._file["_commit"][block] = self._record(block)
+        self._sync()
+        self.done.add(block)
+
+    def seal(self, made_with: Mapping[str, Any]) -> None:
+        """Turn the part into the finished file. made_with: versions and devices, told but not compared."""
+        missing = self.blocks - len(self.done)
+        if missing:
+            raise CmrhashError(f"{missing} of {self.blocks} blocks are missing", self._part, "this is a bug")
+        self._file.close()
+        _seal(self._part, self.path, {"kind": "features", "recipe": self.recipe, "made_with": dict(made_with)})
+
+    def _create(self) -> None:
+        new = self._part.with_name(self._part.name + ".new")
+        arrays: dict[str, tuple[tuple[int, ...], Any]] = {n: (a.shape, a.dtype) for n, a in self._static.items()}
+        arrays |= self._shapes
+        need = sum(int(np.prod(shape)) * np.dtype(dtype).itemsize for shape, dtype in arrays.values())
+        try:
+            with h5py.File(new, "w", userblock_size=USER_BLOCK) as file:
+                for name, (shape, dtype) in arrays.items():
+                    _preallocate(file, name, shape, np.dtype(dtype))
+                for name, value in self._static.items():
+                    file[name][...] = value
+                file.flush()
+                os.fsync(file.id.get_vfd_handle())
+        except (OSError, ValueError, RuntimeError) as error:
+            new.unlink(missing_ok=True)
+            fix = "free some space or choose another --cache"
+            raise CmrhashError(f"cannot set aside {need / 1e6:.1f} MB ({error})", new, fix) from None
+        os.replace(new, self._part)
+        _sync_folder(self.path.parent)
+
+    def _check_part(self) -> None:
+        """An unfinished file must be of this recipe; then its static arrays are these ones, to the byte."""
+        recipe = json.loads(bytes(self._file["recipe"][...])) if "recipe" in self._file else {}
+        refuse_difference(recipe, self.recipe, self._part, "unfinished file")
+        for name, value in self._static.items():
+            if not np.array_equal(self._file[name][...], value):
+                raise StaleError(f"unfinished file of other items ('{name}' differs)", self._part, "use --overwrite")
+
+    def _record(self, block: int) -> int:
+        """The commit record of what the file holds now: CRC-32 of every array's rows, and a bit that says "done"."""
+        crc, rows = 0, self.slice(block)
+        for name in ("x", "valid", "source", "item"):
+            crc = zlib.crc32(self._file[name][rows].tobytes(), crc)
+        return crc | 1 << 32
+
+    def _sync(self) -> None:
+        self._file.flush()
+        os.fsync(self._file.id.get_vfd_handle())
+
+
+def _preallocate(file: h5py.File, name: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
+    """A contiguous dataset whose bytes are on disk, zeros, before it is used; no time stamps."""
+    plan = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+    plan.set_layout(h5py.h5d.CONTIGUOUS)
+    plan.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
+    plan.set_fill_time(h5py.h5d.FILL_TIME_ALLOC)
+    plan.set_obj_track_times(False)
+    space = h5py.h5s.create_simple(shape)
+    h5py.h5d.create(file.id, name.encode(), h5py.h5t.py_create(dtype), space, plan)
+
+
+def write_sealed(path: Path, arrays: Arrays, manifest: Mapping[str, Any]) -> None:
+    """Write arrays that are made in one go (codes) as a sealed file; complete or not there at all."""
+    part = path.with_name(path.name + ".part")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with h5py.File(part, "w", userblock_size=USER_BLOCK) as file:
+            for name, value in arrays.items():
+                _preallocate(file, name, value.shape, value.dtype)
+                file[name][...] = value
+            file.flush()
+            os.fsync(file.id.get_vfd_handle())
+        _seal(part, path, manifest)
+    except (OSError, ValueError, RuntimeError) as error:
+        part.unlink(missing_ok=True)
+        raise CmrhashError(f"cannot write ({error})", path, "free some space or choose another folder") from None
+
+
+def _seal(part: Path, path: Path, manifest: Mapping[str, Any]) -> None:
+    with part.open("r+b") as file:
+        digest, size = _payload(file)
+        full = {"version": VERSION, **manifest, "payload_sha256": digest, "payload_bytes": size}
+        body = canonical(full)
+        block = MAGIC + hashlib.sha256(body).hexdigest().encode() + b"\n" + body
+        if len(block) > USER_BLOCK:
+            raise CmrhashError(f"manifest of {len(body)} bytes", part, f"at most {USER_BLOCK - 90} fit")
+        file.seek(0)
+        file.write(block.ljust(USER_BLOCK, b"\0"))
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(part, path)
+    _sync_folder(path.parent)
+
+
+# ---------------------------------------------------------------------------------------------- reading
+
+
+def read_manifest(path: Path) -> dict[str, Any]:
+    """The manifest of a sealed file, by its own digest; raises DamagedError, or StaleError for a newer version."""
+    try:
+        with path.open("rb") as file:
+            block = file.read(USER_BLOCK)
+    except FileNotFoundError:
+        raise DataError("no such file", path, "run cmrhash extract first") from None
+    head = len(MAGIC) + 65
+    body = block[head:].rstrip(b"\0")
+    if not block.startswith(MAGIC) or hashlib.sha256(body).hexdigest().encode() != block[len(MAGIC) : head - 1]:
+        raise DamagedError("not a sealed file of cmrhash, or damaged", path, DELETE)
+    manifest: dict[str, Any] = json.loads(body)
+    if manifest["version"] != VERSION:
+        fix = f"this cmrhash reads version {VERSION}; upgrade it, or {DELETE}"
+        raise StaleError(f"file format version {manifest['version']}", path, fix)
+    return manifest
+
+
+def read_sealed(path: Path) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
+    """Manifest and arrays of a sealed file, after its digest has been checked."""
+    manifest = read_manifest(path)
+    with path.open("rb") as file:
+        digest, size = _payload(file)
+        if (digest, size) != (manifest["payload_sha256"], manifest["payload_bytes"]):
+            raise DamagedError("does not match its sha256", path, DELETE)
+        with h5py.File(file, "r") as h5:
+            arrays = {name: _plain(h5, name, size, path)[...] for name in h5}
+    return manifest, arrays
+
+
+def read_features(path: Path) -> Features:
+    """Read a sealed feature file whole (a few hundred MB at most; training works on it in memory)."""
+    manifest, a = read_sealed(path)
+    if manifest.get("kind") != "features":
+        raise DataError("not a feature file", path, "it is another artifact of cmrhash")
+    blob, ends = bytes(a["ids"]), a["id_ends"].tolist()
+    ids = tuple(blob[i:j].decode() for i, j in zip([0, *ends], ends, strict=False))
+    valid = a["valid"].astype(bool)
+    return Features(a["x"], a["item"], valid, a["source"], ids, manifest["recipe"], manifest["payload_sha256"])
+
+
+def _plain(h5: h5py.File, name: str, size: int, path: Path) -> h5py.Dataset:
+    """The dataset, if it is nothing but bytes inside this file: no links, external storage or virtual parts."""
+    if not isinstance(h5.get(name, getlink=True), h5py.HardLink) or not isinstance(h5[name], h5py.Dataset):
+        raise DamagedError(f"'{name}' is not a plain dataset", path, DELETE)
+    data = h5[name]
+    if data.external is not None or data.is_virtual or data.dtype.kind not in "uif" or data.nbytes > size:
+        raise DamagedError(f"'{name}' is not a plain dataset", path, DELETE)
+    return data
+
+
+def _payload(file: Any) -> tuple[str, int]:
+    """sha256 and size of all that follows the user block."""
+    file.seek(USER_BLOCK)
+    digest = hashlib.sha256()
+    while chunk := file.read(1 << 22):
+        digest.update(chunk)
+    return digest.hexdigest(), file.tell() - USER_BLOCK
+
+
+# ---------------------------------------------------------------------------------------------- recipes, locks
+
+
+def canonical(value: Mapping[str, Any]) -> bytes:
+    """JSON with sorted keys: equal content, equal bytes."""
+    return json.dumps(value, sort_keys=True, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
+
+
+def refuse_difference(made: Mapping[str, Any], asked: Mapping[str, Any], where: Path, what: str) -> None:
+    """Raise StaleError that names the first field in which two recipes differ, with both values."""
+    made_flat, asked_flat = dict(_flat(made)), dict(_flat(asked))
+    for field in [*asked_flat, *made_flat]:
+        if made_flat.get(field) != asked_flat.get(field):
+            found, wanted = (str(flat.get(field, "nothing")) for flat in (made_flat, asked_flat))
+            message = f"{what} was made with {field} = {found[:80]}, asked for {wanted[:80]}"
+            raise StaleError(message, where, "ask for the same, or replace it with --overwrite")
+
+
+def _flat(recipe: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in recipe.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key, list(value) if isinstance(value, tuple) else value
+
+
+@contextlib.contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Hold a hidden lock file beside ``path``; the kernel frees it when the process ends, however it ends.
+
+    Raises LockedError that names the holder.
+    """
+    lock = path.with_name(f".{path.name}.lock")
+    with lock.open("a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            file.seek(0)
+            raise LockedError(f"being written by {file.read().strip()}", path, "wait for it, or end it") from None
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+        file.flush()
+        yield
+
+
+def _id_arrays(ids: tuple[str, ...]) -> dict[str, NDArray[Any]]:
+    """Ids as one UTF-8 blob and the end of each: fixed-width HDF5 strings would cut long ones without a word."""
+    encoded = [i.encode() for i in ids]
+    ends = np.cumsum([len(e) for e in encoded], dtype=np.int64)
+    return {"ids": _as_bytes(b"".join(encoded)), "id_ends": ends}
+
+
+def _as_bytes(content: bytes) -> NDArray[np.uint8]:
+    return np.frombuffer(content, np.uint8)
+
+
+def _sync_folder(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

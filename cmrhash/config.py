@@ -1,0 +1,91 @@
+"""Every knob of cmrhash, once, with its default and unit. Standard library only.
+
+The command line takes its defaults from here; a test holds the two together.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+from cmrhash.errors import UsageError
+
+CACHE = Path("cache")  # feature files, one folder a data set
+RUNS = Path("runs")  # trained heads, one folder a run
+SAMPLE_DATASET = "sample"  # the built-in data set, drawn on first use
+RANDOM = "random"  # in place of weights or a model: seeded, untrained
+
+
+@dataclass(frozen=True)
+class ExtractConfig:
+    """Data set and encoders -> feature files."""
+
+    dataset: str = SAMPLE_DATASET  # which reader
+    root: Path | None = None  # the data set's folder; the sample is drawn below the cache
+    name: str | None = None  # folder below the cache; None: the reader's name
+    cache: Path = CACHE
+    langs: tuple[str, ...] = ()  # languages to extract; empty: all that the data set has
+    image_model: str = "resnet18"  # any torchvision classifier
+    image_weights: str | None = None  # "default", an enum's name, a file, "random"; None: random for the sample
+    text_models: tuple[str, ...] = ()  # "[LANG=]DIR_OR_ID" or "random"; empty: TEXT_MODELS, random for the sample
+    pooling: str = "mean"  # how tokens become one text vector: "mean" or "cls"
+    max_length: int = 512  # word pieces a caption; the model's own limit holds as well
+    image_batch: int = 32  # images a forward pass
+    device: str = "auto"  # "auto", "cpu", "cuda", "cuda:1", ...
+    dtype: str = "auto"  # compute type of the encoders: "auto", "float32", "bfloat16", "float16"
+    seed: int = 0  # draws roles that the data set does not bring, and untrained encoders
+    max_bad: float = 0.01  # share of images that may be unreadable before the exit code says so
+    offline: bool = False  # never ask the network for weights
+    overwrite: bool = False  # replace files that another recipe made
+
+
+# Language-matched text encoders; any other language needs --text-model.
+TEXT_MODELS = {"en": "bert-base-uncased", "de": "bert-base-german-cased"}
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Cached features -> one image head and a text head per language in one Hamming space."""
+
+    bits: int = 32  # code length
+    method: str = "triplet"  # a name out of methods.METHODS
+    seed: int = 0  # initial weights, order of batches, choice of captions, dropout
+    langs: tuple[str, ...] = ()  # languages to train; empty: all that are extracted
+    epochs: int = 60  # passes over the train items
+    batch: int = 512  # items a step (halved until a pass has at least 4 steps)
+    lr: float = 2e-3  # peak of the one-cycle schedule
+    weight_decay: float = 0.01  # AdamW
+    hidden: int = 1024  # width of the hidden layer; 0: a linear head
+    dropout: float = 0.5  # share of hidden units dropped in training
+    input_dropout: float = 0.2  # share of features dropped in training
+    margin: float = 0.25  # triplet margin as a share of the bits, on squared L2 distances of tanh embeddings
+    device: str = "auto"
+    checkpoint_seconds: float = 20.0  # how often an unfinished run is saved
+
+
+@dataclass(frozen=True)
+class EvalConfig:
+    """Codes -> distances -> metrics."""
+
+    bits: tuple[int, ...] = ()  # empty: every trained length
+    langs: tuple[str, ...] = ()  # empty: every trained language
+    methods: tuple[str, ...] = ()  # empty: every trained method
+    map_at: int | None = None  # cut of mAP@k; None: the whole database
+    map_at_rule: str = "min"  # what mAP@k divides by, see metrics.average_precision
+    ties: str = "expected"  # "expected", "optimistic" or "pessimistic"
+    at: tuple[int, ...] = (1, 10, 50)  # cuts of P@k, R@k, nDCG@k and hit@k
+
+
+def require_bits(bits: int) -> int:
+    """Return ``bits`` if it is a usable code length, else raise UsageError."""
+    if not 1 <= bits <= 4096:
+        raise UsageError(f"--bits {bits}", None, "give a code length from 1 to 4096")
+    return bits
+
+
+def require_positive(option: str, value: float, zero: bool = False) -> float:
+    """Return ``value`` if it is finite and above zero (or zero, if that is allowed), else raise UsageError."""
+    if not math.isfinite(value) or value < 0 or (value == 0 and not zero):
+        raise UsageError(f"{option} {value}", None, f"give a finite number {'from' if zero else 'above'} 0")
+    return value

@@ -1,0 +1,159 @@
+"""What a data set is to cmrhash: items with an image, captions by language, labels and roles.
+
+Roles, not one split: an item's ``splits`` is a set out of train, val, query and database, because in most
+protocols of the field the training items are also part of the database. Query never meets train or val.
+"""
+
+from __future__ import annotations
+
+import random
+import unicodedata
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path, PurePosixPath
+
+from cmrhash.errors import DataError
+
+ROLES = ("train", "val", "query", "database")
+
+# IAPR TC-12's protocol as shares, so that a smaller copy of it gets the same proportions:
+# 20,000 items -> 2,000 query, 18,000 database, 10,000 of these train, 500 of these held back as val.
+QUERY_SHARE, TRAIN_SHARE, VAL_SHARE = 0.10, 0.50, 0.05
+
+
+@dataclass(frozen=True)
+class Item:
+    """One photo with its captions.
+
+    id: unique in the data set. image: path below the root with "/" between folders, None if there is none.
+    texts: language -> captions (normalised, never empty). labels: indices into ``ImageTextDataset.classes``.
+    splits: the item's roles, out of ``ROLES``.
+    """
+
+    id: str
+    image: str | None
+    texts: Mapping[str, tuple[str, ...]]
+    labels: tuple[int, ...]
+    splits: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True)
+class ImageTextDataset:
+    """A named list of items in a fixed order.
+
+    relevance: "labels" (two items are relevant to each other if they share a label) or "pairs" (only an item's
+    own counterpart is). found: what the reader saw and missed, in words and counts, for the user to read.
+    split_seed: the seed that the roles were drawn from, None if the data set brings its own.
+    """
+
+    name: str
+    root: Path
+    items: tuple[Item, ...]
+    classes: tuple[str, ...]
+    relevance: str = "labels"
+    found: Mapping[str, int] = field(default_factory=dict)
+    split_seed: int | None = None
+
+    @property
+    def languages(self) -> tuple[str, ...]:
+        """Every language that some item has a caption in, sorted."""
+        return tuple(sorted({lang for item in self.items for lang in item.texts}))
+
+    def count(self, role: str) -> int:
+        """How many items have that role."""
+        return sum(role in item.splits for item in self.items)
+
+
+def clean_text(text: str) -> str:
+    """NFC, control characters and runs of white space folded to one space, ends stripped."""
+    text = unicodedata.normalize("NFC", text)
+    text = "".join(" " if unicodedata.category(c)[0] in "CZ" and c != "\u200d" else c for c in text)
+    return " ".join(text.split())
+
+
+def resolve_image(root: Path, image: str) -> Path:
+    """The file of an item's image; it must lie below ``root`` once links are followed.
+
+    Raises DataError for an absolute path, a way out by "..", or a link that leaves the root.
+    """
+    path = root / PurePosixPath(image)
+    escapes = PurePosixPath(image).is_absolute() or ".." in PurePosixPath(image).parts or "\\" in image
+    if escapes or not path.resolve().is_relative_to(root.resolve()):
+        raise DataError(f"image path '{image}' leaves the data set's folder", root, "use paths below the root")
+    return path
+
+
+def check(dataset: ImageTextDataset) -> ImageTextDataset:
+    """Return the data set if every promise of this module holds for it, else raise DataError."""
+    if not dataset.items:
+        raise DataError("the data set has no items", dataset.root, "check --root and the layout it should have")
+    doubles = [i for i, n in Counter(item.id for item in dataset.items).items() if n > 1]
+    _refuse("the same id stands more than once", doubles, dataset.root, "give every item its own id")
+    unknown = [i.id for i in dataset.items if any(not 0 <= c < len(dataset.classes) for c in i.labels)]
+    _refuse("items with a label outside the list of classes", unknown, dataset.root, "mend the labels")
+    odd = [i.id for i in dataset.items if not i.splits <= set(ROLES)]
+    _refuse(f"items with a split that is none of {', '.join(ROLES)}", odd, dataset.root, "mend the splits")
+    leaks = [i.id for i in dataset.items if "query" in i.splits and i.splits & {"train", "val"}]
+    _refuse("query items are also train or val", leaks, dataset.root, "keep queries out of training")
+    leaks = [i.id for i in dataset.items if {"train", "val"} <= i.splits]
+    _refuse("items are train and val at once", leaks, dataset.root, "val must be held out of train")
+    return dataset
+
+
+def _refuse(what: str, ids: list[str], where: Path, fix: str) -> None:
+    if ids:
+        raise DataError(f"{what} ({len(ids)}: {', '.join(ids[:5])}{', ...' if len(ids) > 5 else ''})", where, fix)
+
+
+def with_roles(dataset: ImageTextDataset, seed: int) -> ImageTextDataset:
+    """Give roles to a data set that brings none, and a val part to one that has train but no val.
+
+    Drawn from ``seed`` over the complete items (image, captions and, for relevance by labels, a label); the others
+    only join the database. With relevance "pairs" the queries are the database too, as on Flickr30k.
+    """
+    rng = random.Random(seed)
+    if not any(item.splits for item in dataset.items):
+        roles = _draw(dataset, rng)
+    elif dataset.count("train") and not dataset.count("val"):
+        roles = [item.splits for item in dataset.items]
+        _carve_val(roles, rng)
+    else:
+        return dataset
+    items = tuple(replace(item, splits=r) for item, r in zip(dataset.items, roles, strict=True))
+    return replace(dataset, items=items, split_seed=seed)
+
+
+def _draw(dataset: ImageTextDataset, rng: random.Random) -> list[frozenset[str]]:
+    by_labels = dataset.relevance == "labels"
+    complete = [
+        row for row, item in enumerate(dataset.items) if item.image and item.texts and (item.labels or not by_labels)
+    ]
+    rng.shuffle(complete)
+    queries, trains = round(QUERY_SHARE * len(complete)), round(TRAIN_SHARE * len(complete))
+    if not by_labels:
+        trains = len(complete) - queries
+    rest = frozenset({"database"}) if by_labels else frozenset[str]()
+    roles = [rest] * len(dataset.items)
+    for row in complete[:queries]:
+        roles[row] = frozenset({"query"}) if by_labels else frozenset({"query", "database"})
+    for row in complete[queries : queries + trains]:
+        roles[row] = rest | {"train"}
+    _carve_val(roles, rng)
+    return roles
+
+
+def _carve_val(roles: list[frozenset[str]], rng: random.Random) -> None:
+    """Turn VAL_SHARE of the train rows (at least one, if there are two) into val, in place."""
+    train = [row for row, r in enumerate(roles) if "train" in r]
+    count = max(round(VAL_SHARE * len(train)), int(len(train) > 1))
+    for row in rng.sample(train, count):
+        roles[row] = roles[row] - {"train"} | {"val"}
+
+
+def common_missing(items: Iterable[Item], languages: Iterable[str]) -> dict[str, int]:
+    """How many items lack a label, or a caption in each of the languages; only what is missing at all."""
+    items = list(items)
+    missing = {f"items without {lang} text": sum(lang not in i.texts for i in items) for lang in languages}
+    missing["items without a label"] = sum(not i.labels for i in items)
+    return {what: n for what, n in missing.items() if n}

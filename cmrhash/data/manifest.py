@@ -1,0 +1,202 @@
+"""The manifest: one JSON object a line. It is the format of a user's own data, and that of ``items.jsonl`` in the
+cache, so that an extracted data set can itself be read as one.
+
+    {"id": "17", "image": "images/17.jpg", "texts": {"en": ["..."], "de": ["..."]}, "labels": ["dog"],
+     "splits": ["train", "database"]}
+
+``labels`` and ``splits`` may be left out; then relevance is by pairs, and the roles are drawn once from a seed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from cmrhash.data.dataset import (
+    ROLES,
+    ImageTextDataset,
+    Item,
+    check,
+    clean_text,
+    common_missing,
+    resolve_image,
+)
+from cmrhash.errors import DamagedError, DataError, StaleError, UsageError
+
+MANIFEST = "manifest.jsonl"  # a user's
+ITEMS, ABOUT = "items.jsonl", "dataset.json"  # ours: the items, and what is said of them as a whole
+VERSION = 1
+
+
+def read(root: Path) -> ImageTextDataset:
+    """Read ``root/manifest.jsonl``, or a folder of the cache; images lie below the root (of the original data).
+
+    Raises DataError that names the line for anything that is not the format.
+    """
+    if (root / ABOUT).is_file():
+        return replace(load(root), name="manifest")
+    path = root / MANIFEST
+    if not path.is_file():
+        raise DataError(f"no {MANIFEST}", root, "write one JSON object a line, or check --root")
+    rows = list(_rows(path))
+    classes = tuple(sorted({label for row in rows for label in row["labels"]}))
+    number = {label: n for n, label in enumerate(classes)}
+    items = tuple(_item(row, number) for row in rows)
+    for item in items:
+        if item.image:
+            resolve_image(root, item.image)
+    roles = [bool(item.splits) for item in items]
+    if any(roles) and not all(roles):
+        raise DataError(f"item '{items[roles.index(False)].id}' has no splits, others have", path, "give all, or none")
+    dataset = ImageTextDataset("manifest", root, items, classes, relevance="labels" if classes else "pairs")
+    return replace(dataset, found={"items": len(items), **common_missing(items, dataset.languages)})
+
+
+def _rows(path: Path) -> Iterable[dict[str, Any]]:
+    with path.open("rb") as lines:
+        for number, line in enumerate(lines, 1):
+            if not line.strip():
+                continue
+            try:
+                yield _row(json.loads(line.decode("utf-8-sig")))
+            except (ValueError, RecursionError) as error:
+                raise DataError(f"line {number} is not a manifest entry ({error})", path, "mend that line") from None
+
+
+def _row(raw: Any) -> dict[str, Any]:
+    """The entry with every field in its place and of its type; ValueError says what is wrong."""
+    if not isinstance(raw, dict):
+        raise ValueError("not a JSON object")
+    ident = raw.get("id")
+    if isinstance(ident, int) and not isinstance(ident, bool):
+        ident = str(ident)
+    if not isinstance(ident, str) or not ident.strip() or not ident.isprintable():
+        raise ValueError("'id' must be a printable string")
+    image = raw.get("image")
+    if not (image is None or (isinstance(image, str) and image and "\0" not in image)):
+        raise ValueError("'image' must be a path or null")
+    texts = raw.get("texts") or {}
+    if not isinstance(texts, dict):
+        raise ValueError("'texts' must map a language to captions")
+    labels = [str(label) for label in _strings("labels", raw.get("labels"), int)]
+    splits = frozenset(_strings("splits", raw.get("splits")))
+    if not splits <= set(ROLES):
+        raise ValueError(f"splits must be out of {', '.join(ROLES)}, found {', '.join(sorted(splits - set(ROLES)))}")
+    captions = {_language(lang): _captions(lang, value) for lang, value in texts.items()}
+    return {"id": ident, "image": image, "texts": captions, "labels": labels, "splits": splits}
+
+
+def _strings(key: str, value: Any, *also: type) -> list[Any]:
+    value = [] if value is None else value
+    if not isinstance(value, list) or not all(isinstance(v, (str, *also)) for v in value):
+        raise ValueError(f"'{key}' must be a list of strings")
+    return value
+
+
+def _language(lang: str) -> str:
+    if not (lang.isascii() and lang.replace("-", "").replace("_", "").isalnum()):
+        raise ValueError(f"'{lang}' is not a language code")
+    return lang
+
+
+def _captions(lang: str, value: Any) -> tuple[str, ...]:
+    value = [value] if isinstance(value, str) else value
+    cleaned = (clean_text(text) for text in _strings(f"texts.{lang}", value))
+    return tuple(text for text in cleaned if text)
+
+
+def _item(row: dict[str, Any], number: dict[str, int]) -> Item:
+    labels = tuple(sorted({number[label] for label in row["labels"]}))
+    texts = {lang: captions for lang, captions in sorted(row["texts"].items()) if captions}
+    return Item(row["id"], row["image"], texts, labels, row["splits"])
+
+
+def dump(dataset: ImageTextDataset) -> bytes:
+    """The data set's items in the manifest format, the same bytes for the same items."""
+    lines = []
+    for item in dataset.items:
+        entry = {
+            "id": item.id,
+            "image": item.image,
+            "texts": {lang: list(texts) for lang, texts in sorted(item.texts.items())},
+            "labels": [dataset.classes[label] for label in item.labels],
+            "splits": [role for role in ROLES if role in item.splits],
+        }
+        lines.append(json.dumps(entry, ensure_ascii=False))
+    return ("\n".join(lines) + "\n").encode()
+
+
+def store(dataset: ImageTextDataset, folder: Path) -> None:
+    """Write ``items.jsonl`` and ``dataset.json`` into the folder of the cache, each in one move."""
+    folder.mkdir(parents=True, exist_ok=True)
+    items = dump(dataset)
+    about = {
+        "version": VERSION,
+        "name": dataset.name,
+        "root": str(dataset.root.resolve()),
+        "relevance": dataset.relevance,
+        "classes": list(dataset.classes),
+        "split_seed": dataset.split_seed,
+        "found": dict(dataset.found),
+        "items_sha256": hashlib.sha256(items).hexdigest(),
+    }
+    for name, content in ((ITEMS, items), (ABOUT, json.dumps(about, ensure_ascii=False, indent=1).encode())):
+        partial = folder / (name + ".part")
+        with partial.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, folder / name)
+
+
+def load(folder: Path) -> ImageTextDataset:
+    """Read what ``store`` wrote.
+
+    Raises StaleError for a newer version, DamagedError if the items are not the ones that were stored.
+    """
+    about_path, items_path = folder / ABOUT, folder / ITEMS
+    try:
+        about, content = json.loads(about_path.read_bytes()), items_path.read_bytes()
+        version, digest = about["version"], about["items_sha256"]
+    except FileNotFoundError as error:
+        raise DamagedError("incomplete data set folder", error.filename, "run cmrhash extract again") from None
+    except (ValueError, KeyError, TypeError) as error:
+        raise DamagedError(f"unreadable ({error})", about_path, "delete it and run cmrhash extract again") from None
+    if version != VERSION:
+        fix = f"this cmrhash reads version {VERSION}; upgrade it, or extract again"
+        raise StaleError(f"data set format version {version}", about_path, fix)
+    if hashlib.sha256(content).hexdigest() != digest:
+        raise DamagedError("not the items that were stored", items_path, "delete the folder's .json* and extract again")
+    number = {label: n for n, label in enumerate(about["classes"])}
+    items = tuple(_item(row, number) for row in _rows(items_path))
+    return check(
+        ImageTextDataset(
+            about["name"],
+            Path(about["root"]),
+            items,
+            tuple(about["classes"]),
+            about["relevance"],
+            about["found"],
+            about["split_seed"],
+        )
+    )
+
+
+def open_extracted(cache: Path, name: str | None) -> tuple[ImageTextDataset, Path]:
+    """The extracted data set of that name and its folder; without a name, the only one that the cache holds."""
+    held = sorted(path.parent.name for path in cache.glob(f"*/{ABOUT}")) if cache.is_dir() else []
+    if name is None:
+        if not held:
+            raise UsageError("no extracted data set", cache, "run cmrhash extract first")
+        if len(held) > 1:
+            raise UsageError(f"the cache holds {', '.join(held)}", cache, "say which one with --dataset")
+        name = held[0]
+    if name not in held:
+        what = f"no extracted data set '{name}' (there: {', '.join(held) or 'none'})"
+        raise UsageError(what, cache, f"run cmrhash extract --dataset {name} first")
+    return load(cache / name), cache / name

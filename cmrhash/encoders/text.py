@@ -1,0 +1,266 @@
+"""Text encoders: any BERT-like model of transformers, from a directory or the hub's local cache, or untrained.
+
+Everything is loaded from a directory that is known to be there, so nothing waits for a network that is not.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import transformers
+from numpy.typing import NDArray
+
+from cmrhash.config import RANDOM
+from cmrhash.encoders.weights import choose_dtype, state_digest
+from cmrhash.errors import EncoderError, UsageError
+
+PARTS = "config.json, model.safetensors and tokenizer.json"
+FILES = ["*.json", "*.txt", "*.model", "model*.safetensors"]
+OFFLINE = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")  # the environment's own switches
+POOLING = ("mean", "cls")
+CPU_TOKENS, GPU_TOKENS = (
+    512,
+    32768,
+)  # word pieces a forward pass: what stays in a CPU's caches, what fills a GPU
+# An untrained BERT that is small enough for any machine: the default for the sample data set.
+TINY: dict[str, Any] = {"hidden_size": 256, "num_hidden_layers": 4, "num_attention_heads": 4, "intermediate_size": 1024}
+SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+
+
+@dataclass
+class TextEncoder:
+    """Captions -> features. name: for file names; dim: features a caption; recipe: all that changes the numbers."""
+
+    name: str
+    dim: int
+    recipe: dict[str, Any]
+    tokenizer: Any
+    module: torch.nn.Module
+    device: torch.device
+    dtype: torch.dtype
+    pooling: str
+    max_length: int
+    token_budget: int
+
+    def encode(self, captions: Sequence[str]) -> NDArray[np.float32]:
+        """N captions -> (N, D) float32. Sorted by length into batches of at most ``token_budget`` word pieces with
+        their padding, so that little of the work is padding; the order of the result is that of the captions.
+        """
+        pieces = self.pieces(captions)
+        out = np.empty((len(captions), self.dim), np.float32)  # (N, D)
+        for rows in _batches([len(p) for p in pieces], self.token_budget):
+            out[rows] = self._forward([pieces[row] for row in rows])
+        return out
+
+    def pieces(self, captions: Sequence[str]) -> list[list[int]]:
+        """Word-piece ids of each caption. "[SEP]" in a caption is text, not a command to the model."""
+        encoded = self.tokenizer(list(captions), truncation=True, max_length=self.max_length, split_special_tokens=True)
+        ids: list[list[int]] = encoded["input_ids"]
+        return ids
+
+    def unknown_share(self, captions: Sequence[str]) -> float:
+        """Share of word pieces that the vocabulary does not know: high when model and language do not match."""
+        unknown = self.tokenizer.unk_token_id
+        ids = [i for piece in self.pieces(captions) for i in piece]
+        return sum(1 for i in ids if i == unknown) / max(len(ids), 1)
+
+    @torch.inference_mode()
+    def _forward(self, pieces: list[list[int]]) -> NDArray[np.float32]:
+        width = -(-max(map(len, pieces)) // 8) * 8  # a multiple of 8 suits the matrix units
+        width = min(width, max(self.max_length, max(map(len, pieces))))
+        ids = torch.full((len(pieces), width), self.tokenizer.pad_token_id or 0)  # (B, T)
+        mask = torch.zeros((len(pieces), width), dtype=torch.long)  # (B, T)
+        for row, piece in enumerate(pieces):
+            ids[row, : len(piece)] = torch.tensor(piece)
+            mask[row, : len(piece)] = 1
+        ids, mask = ids.to(self.device), mask.to(self.device)
+        with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
+            hidden = self.module(input_ids=ids, attention_mask=mask).last_hidden_state.float()  # (B, T, D)
+        if self.pooling == "cls":
+            pooled = hidden[:, 0]
+        else:
+            pooled = (hidden * mask.unsqueeze(-1)).sum(1) / mask.sum(1, keepdim=True)
+        features: NDArray[np.float32] = pooled.cpu().numpy()
+        return features
+
+
+def _batches(lengths: Sequence[int], budget: int) -> list[list[int]]:
+    """Rows in batches of similar length whose padded size stays within the budget; one row at least."""
+    order = sorted(range(len(lengths)), key=lambda row: (lengths[row], row))
+    batches: list[list[int]] = []
+    for row in order:  # the newest row is the longest of its batch
+        if not batches or (len(batches[-1]) + 1) * lengths[row] > budget:
+            batches.append([])
+        batches[-1].append(row)
+    return batches
+
+
+def load(
+    model: str,
+    *,
+    pooling: str = "mean",
+    max_length: int = 512,
+    token_budget: int | None = None,
+    device: torch.device | None = None,
+    dtype: str = "auto",
+    seed: int = 0,
+    offline: bool = False,
+    corpus: Sequence[str] = (),
+) -> TextEncoder:
+    """A BERT-like model as an encoder.
+
+    token_budget: word pieces a forward pass, padding included; None: what suits the device.
+    model: a directory, an id of the hub, or "random": a small untrained BERT, drawn from ``seed``, whose vocabulary
+    is learned on ``corpus``. pooling: "mean" over the caption's word pieces or "cls".
+    Raises EncoderError for a model that cannot be had or lacks weights, UsageError for an unknown pooling.
+    """
+    if pooling not in POOLING:
+        raise UsageError(f"--pooling {pooling}", None, f"choose one of {', '.join(POOLING)}")
+    device = device or torch.device("cpu")
+    untrained = model == RANDOM
+    if untrained:
+        tokenizer, module = _untrained(corpus, seed)
+        name = "bert-random"
+    else:
+        folder = locate(model, offline)
+        tokenizer, module = _pretrained(folder)
+        name = folder.resolve().name if Path(model).expanduser().is_dir() else model.replace("/", "--")
+    compute = choose_dtype(dtype, device, untrained)
+    limit = _limit(tokenizer, module.config)
+    recipe = {
+        "encoder": name if untrained else module.config.model_type,
+        "weights": RANDOM if untrained else "trained",
+        "weights_sha256": state_digest(module),
+        "tokenizer_sha256": hashlib.sha256(tokenizer.backend_tokenizer.to_str().encode()).hexdigest(),
+        "pooling": pooling,
+        "max_length": min(max_length, limit),
+        "dtype": str(compute).removeprefix("torch."),
+    }
+    if untrained:
+        recipe["weights_seed"] = seed
+    dim, length = module.config.hidden_size, min(max_length, limit)
+    module = module.eval().to(device)
+    budget = token_budget or (GPU_TOKENS if device.type == "cuda" else CPU_TOKENS)
+    return TextEncoder(name, dim, recipe, tokenizer, module, device, compute, pooling, length, budget)
+
+
+def locate(model: str, offline: bool = False) -> Path:
+    """The directory of a text model: an existing one, else the hub's local cache, else fetched from the network."""
+    path = Path(model).expanduser()
+    if path.is_dir():
+        return path
+    looks_like_path = model.startswith((".", "/", "~")) or model.count("/") > 1
+    if path.exists() or looks_like_path or ("/" in model and path.parent.is_dir()):
+        raise EncoderError(f"'{model}' is not a directory with a text model", None, "check the path")
+    offline = offline or any(os.environ.get(v, "0") not in ("", "0") for v in OFFLINE)
+    for local in (True,) if offline else (True, False):
+        folder = _snapshot(model, local)
+        if folder:
+            return folder
+    from huggingface_hub.constants import HF_HUB_CACHE
+
+    why = "offline mode is on" if offline else "the hub cannot be reached"
+    what = f"text model '{model}' is not cached and {why}"
+    fix = f"pass --text-model [LANG=]DIR with {PARTS}, or random for a dry run"
+    raise EncoderError(what, HF_HUB_CACHE, fix)
+
+
+def _snapshot(model: str, local: bool) -> Path | None:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(model, allow_patterns=FILES, local_files_only=local, etag_timeout=10))
+    except HFValidationError as error:
+        raise EncoderError(f"'{model}' is neither a directory nor a model id ({error})", None, "check it") from None
+    except LocalEntryNotFoundError:
+        return None
+    except (HfHubHTTPError, OSError) as error:
+        reason = str(error).split("\n")[0][:120]
+        raise EncoderError(f"text model '{model}' cannot be fetched ({reason})", None, "check the id") from None
+
+
+def _pretrained(folder: Path) -> tuple[Any, Any]:
+    """Tokenizer and model of a directory; every weight but a pooler's must be in the file."""
+    _check_config(folder)
+    logging: Any = transformers.utils.logging
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        tokenizer = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True, use_fast=True)
+        module, report = transformers.AutoModel.from_pretrained(
+            folder,
+            local_files_only=True,
+            use_safetensors=True,
+            output_loading_info=True,
+            attn_implementation="sdpa",
+            dtype=torch.float32,
+        )
+    except Exception as error:  # config, tokenizer, safetensors and tensor layers each raise their own
+        reason = " ".join(str(error).split())[:160]
+        fix = f"give a directory with {PARTS}"
+        raise EncoderError(f"cannot load the text model ({reason})", folder, fix) from None
+    missing = sorted(key for key in report["missing_keys"] if not key.startswith("pooler"))
+    if missing or report["mismatched_keys"]:
+        what = f"the weights lack {len(missing)} tensors ({', '.join(missing[:3])})"
+        raise EncoderError(what, folder, "a truncated or another model's file: fetch it again")
+    if not all(torch.isfinite(p).all() for p in module.parameters()):
+        raise EncoderError("the weights hold NaN or infinity", folder, "fetch the file again")
+    if not getattr(tokenizer, "is_fast", False) or len(tokenizer) > module.config.vocab_size:
+        raise EncoderError("tokenizer and model do not belong together", folder, "give a directory that holds both")
+    return tokenizer, module
+
+
+def _check_config(folder: Path) -> None:
+    """Refuse what could make transformers run other code than its own."""
+    path = folder / "config.json"
+    try:
+        config = json.loads(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise EncoderError(f"no readable config.json ({error})", folder, "give a text model's directory") from None
+    odd = [key for key in config if key.startswith("_attn_implementation")]
+    if odd:
+        raise EncoderError(f"config.json sets {odd[0]}", path, "remove that field: it can name code to be loaded")
+
+
+def _limit(tokenizer: Any, config: Any) -> int:
+    """The longest input in word pieces; some tokenizers do not know it and say 1e30."""
+    positions = config.max_position_embeddings
+    if config.model_type in ("roberta", "xlm-roberta", "camembert"):
+        positions -= 2  # their positions are counted from 2
+    return int(min(tokenizer.model_max_length, positions))
+
+
+def _untrained(corpus: Sequence[str], seed: int) -> tuple[Any, Any]:
+    """A small BERT with random weights, and a word-level vocabulary with single letters for the rest."""
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+
+    cleanup = normalizers.BertNormalizer(lowercase=True, strip_accents=False)
+    split = pre_tokenizers.BertPreTokenizer()
+    words = Counter(w for text in corpus for w, _ in split.pre_tokenize_str(cleanup.normalize_str(text)))
+    letters = sorted({letter for word in words for letter in word})
+    known = [word for word, n in sorted(words.items(), key=lambda wn: (-wn[1], wn[0])) if n > 1]
+    vocabulary = dict.fromkeys([*SPECIAL, *known, *letters, *("##" + letter for letter in letters)])
+    number = {piece: n for n, piece in enumerate(vocabulary)}
+    core = Tokenizer(models.WordPiece(number, unk_token="[UNK]"))
+    core.normalizer, core.pre_tokenizer = cleanup, split
+    core.post_processor = processors.BertProcessing(("[SEP]", number["[SEP]"]), ("[CLS]", number["[CLS]"]))
+    wrap: Any = transformers.PreTrainedTokenizerFast
+    tokenizer = wrap(
+        tokenizer_object=core,
+        model_max_length=512,
+        **{f"{name[1:-1].lower()}_token": name for name in SPECIAL},
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        module = transformers.BertModel(transformers.BertConfig(vocab_size=len(number), **TINY))
+    return tokenizer, module

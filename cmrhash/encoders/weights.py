@@ -1,0 +1,89 @@
+"""Weights on disk -> tensors, without code execution and with digests. Shared by image and text encoders."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from pathlib import Path
+
+import torch
+
+from cmrhash.errors import EncoderError, UsageError
+
+FLOATS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def state_digest(model: torch.nn.Module) -> str:
+    """sha256 over the names, types and bytes of all parameters and buffers: what the numbers really depend on."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def check_name_digest(path: Path) -> None:
+    """A file called NAME-<8 or more hex digits>.EXT must have a sha256 that begins so (torch checks downloads only)."""
+    match = re.search(r"-([0-9a-f]{8,64})\.\w+$", path.name)
+    if not match:
+        return
+    with path.open("rb") as file:
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+    if not found.startswith(match[1]):
+        size = path.stat().st_size
+        what = f"expected sha256 {match[1]}..., found {found[:8]}... ({size:,} bytes): truncated or another file"
+        raise EncoderError(what, path, "delete it and fetch it again")
+
+
+def read_state(path: Path) -> dict[str, torch.Tensor]:
+    """A state dict from .safetensors, or from a torch file by ``weights_only`` (no code in it is run).
+
+    Raises EncoderError if the file is missing, cut short or holds something else.
+    """
+    if not path.is_file():
+        raise EncoderError("no such weights file", path, "check the path")
+    check_name_digest(path)
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            return load_file(path)
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # zip, pickle and tensor layers each raise their own
+        reason = str(error).split("\n")[0][:120]
+        raise EncoderError(f"not a readable weights file ({reason})", path, "truncated? fetch it again") from None
+    for key in ("state_dict", "model"):
+        if isinstance(state, dict) and isinstance(state.get(key), dict):
+            state = state[key]
+    if not isinstance(state, dict) or not all(isinstance(v, torch.Tensor) for v in state.values()):
+        raise EncoderError("holds no state dict", path, "save model.state_dict() to it")
+    return {name.removeprefix("module."): tensor for name, tensor in state.items()}
+
+
+def choose_device(name: str) -> torch.device:
+    """The device of that name; "auto" is the GPU when there is one. Raises UsageError for one that is not there."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).split("\n")[0][:100]
+        raise UsageError(f"device '{name}' cannot be used ({reason})", None, "try --device auto or cpu") from None
+    return device
+
+
+def choose_dtype(name: str, device: torch.device, untrained: bool) -> torch.dtype:
+    """The compute type of that name. "auto": half precision where the hardware has it and it pays, float32 otherwise
+    and for untrained encoders, whose figures shall be the same on every machine.
+    """
+    if name != "auto":
+        if name not in FLOATS:
+            raise UsageError(f"dtype '{name}'", None, f"choose one of auto, {', '.join(FLOATS)}")
+        return FLOATS[name]
+    if untrained:
+        return torch.float32
+    if device.type == "cuda":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+    fast = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return torch.bfloat16 if fast else torch.float32

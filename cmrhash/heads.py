@@ -1,0 +1,54 @@
+"""Hash heads: features of one modality -> embeddings in the common Hamming space. nn.Modules only."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+
+class Head(nn.Module):
+    """Standardise, then a hidden layer (or none), then K units with tanh.
+
+    The statistics of the training features are part of the head, so that it can be applied to raw features anywhere.
+    dim: D features; bits: K; hidden: width of the hidden layer, 0 for a linear head; dropouts: shares.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, dim: int, bits: int, hidden: int = 1024, dropout: float = 0.5, input_dropout: float = 0.2):
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(dim))
+        self.register_buffer("std", torch.ones(dim))
+        layers: list[nn.Module] = [nn.Dropout(input_dropout)]
+        if hidden:
+            layers += [nn.Linear(dim, hidden), nn.ReLU(), nn.Dropout(dropout)]
+        layers += [nn.Linear(hidden or dim, bits)]
+        self.layers = nn.Sequential(*layers)
+
+    def standardise(self, x: Tensor) -> None:
+        """Learn mean and standard deviation from the training features x (N, D); constant features stay as they are."""
+        self.mean.copy_(x.mean(0))
+        std = x.std(0, correction=0)
+        self.std.copy_(torch.where(std > 1e-6, std, torch.ones_like(std)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, D) raw features -> (B, K) embeddings in [-1, 1]; the sign is the code."""
+        embedding: Tensor = torch.tanh(self.layers((x - self.mean) / self.std))
+        return embedding
+
+    @torch.inference_mode()
+    def embed(self, x: Tensor, batch: int = 8192) -> Tensor:
+        """(N, D) -> (N, K) without dropout and gradient, a batch at a time."""
+        training = self.training
+        self.eval()
+        out = torch.cat([self(part) for part in torch.split(x, batch)]) if len(x) else x.new_empty(0, self.bits)
+        self.train(training)
+        return out
+
+    @property
+    def bits(self) -> int:
+        """K, the code length."""
+        last = self.layers[-1]
+        assert isinstance(last, nn.Linear)
+        return last.out_features

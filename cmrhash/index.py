@@ -1,0 +1,217 @@
+"""Faiss binary index: build, save, load, search; and the histogram that every metric is computed from.
+
+The only file that imports Faiss. Faiss itself trusts its callers (a wrong width passes under ``python -O``, a
+k beyond the index comes back padded, a full disk goes unnoticed), so everything is checked here, before Faiss
+sees it.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import faiss as _faiss
+import numpy as np
+from numpy.typing import NDArray
+
+from cmrhash.codes import check_bits, check_packed, pad
+from cmrhash.errors import CmrhashError, DamagedError, DataError, StaleError, UsageError
+from cmrhash.relevance import EXCLUDED, SLAB_ROWS, Relevance
+
+faiss: Any = _faiss  # its own type stubs lack half of the calls below
+
+# Query rows x database rows of one histogram step, as int32 distances: a step stays in the L2 cache.
+BLOCK_BYTES = 1 << 19
+
+
+class BinaryIndex:
+    """Exhaustive Hamming search over packed codes: ``IndexBinaryFlat`` with the counting search.
+
+    Made by `build` or `load`. Answers are ordered by (distance, row), so equal codes come in the order of the
+    database and a search gives the same answer every time.
+    """
+
+    def __init__(self, index: Any, bits: int) -> None:
+        self._index = index
+        self.bits = bits
+
+    @classmethod
+    def build(cls, codes_packed: NDArray[np.uint8], bits: int) -> BinaryIndex:
+        """Index codes (N, ceil(bits / 8)) uint8, see ``codes.pack``; raises as ``codes.check_packed``."""
+        check_packed(codes_packed, bits)
+        return cls(_flat(pad(codes_packed)), int(bits))
+
+    def __len__(self) -> int:
+        return int(self._index.ntotal)
+
+    @property
+    def packed(self) -> NDArray[np.uint8]:
+        """The codes that lie in the Faiss index, (N, ceil(bits / 8)) uint8; a copy."""
+        rows = faiss.vector_to_array(self._index.xb).reshape(len(self), self._index.code_size)
+        return np.ascontiguousarray(rows[:, : -(-self.bits // 8)])
+
+    def search(self, packed_queries: NDArray[np.uint8], k: int) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
+        """Find the k nearest codes of each query.
+
+        packed_queries: (Q, ceil(bits / 8)) uint8. Returns distances (Q, k') int32 and rows (Q, k') int64 with
+        k' = min(k, N), nearest first, equal distances by ascending row.
+        Raises UsageError for k < 1, and as ``codes.check_packed`` does for the queries.
+        """
+        check_packed(packed_queries, self.bits, "query codes")
+        if isinstance(k, bool) or not isinstance(k, (int, np.integer)) or k < 1:
+            raise UsageError(f"k must be a whole number of at least 1, got {k!r}")
+        found = min(int(k), len(self))
+        if found == 0 or len(packed_queries) == 0:
+            shape = (len(packed_queries), found)
+            return np.empty(shape, np.int32), np.empty(shape, np.int64)
+        distances, rows = self._index.search(pad(packed_queries), found)
+        return distances, rows
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write a file that ``faiss.read_index_binary`` also reads, whole or not at all.
+
+        Raises CmrhashError when it cannot be written (no space, no such folder); nothing is left behind.
+        """
+        path = Path(path)
+        data = memoryview(faiss.serialize_index_binary(self._index))
+        # not write_index_binary: on a full disk it returns normally and leaves a truncated file
+        part = path.with_name(f"{path.name}.{os.getpid()}.part")
+        try:
+            with open(part, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+                size = os.fstat(file.fileno()).st_size
+            if size != data.nbytes:
+                raise OSError(f"{size} of {data.nbytes} bytes written")
+            os.replace(part, path)
+        except OSError as error:
+            reason = (error.strerror or str(error)).lower()
+            raise CmrhashError(f"index not saved, {reason}", path, "check folder and free space") from error
+        finally:
+            with suppress(OSError):
+                part.unlink()
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str], bits: int) -> BinaryIndex:
+        """Read what `save` wrote.
+
+        The header must be, byte for byte, the one that an index of these codes has, so a damaged one never
+        reaches Faiss' parser, which can allocate or hang on it. Flipped code bytes look like codes: the
+        caller's sha256 is what tells. Raises UsageError when there is no such file, StaleError when it holds
+        codes of another width, DamagedError when it is not an index.
+        """
+        width = 8 * -(-check_bits(bits) // 64)  # bytes of a stored row
+        again = "run cmrhash eval again to build it"
+        damaged = DamagedError("not a whole index file", path, again)
+        try:
+            data = np.fromfile(path, np.uint8)
+        except OSError as error:
+            raise UsageError(f"index not readable, {(error.strerror or '').lower()}", path, again) from error
+        header = len(faiss.serialize_index_binary(_flat(np.empty((0, width), np.uint8))))
+        if len(data) < header or data[:4].tobytes() != b"IBxF":
+            raise damaged
+        stored, stored_width = data[4:12].view("<i4").tolist()  # bits and bytes of a stored row
+        if stored == 8 * stored_width != 8 * width and stored_width % 8 == 0:
+            raise StaleError(f"index of {stored}-bit rows, {bits} bits need {8 * width}", path, again)
+        if (len(data) - header) % width:
+            raise damaged
+        rows = data[header:].reshape(-1, width)
+        index = _flat(rows)
+        if not np.array_equal(faiss.serialize_index_binary(index)[:header], data[:header]):
+            raise damaged
+        used = -(-bits // 8)
+        try:
+            check_packed(rows[:, :used], bits, "stored codes")
+        except DataError as error:
+            raise damaged from error
+        if rows[:, used:].any():
+            raise damaged
+        return cls(index, int(bits))
+
+
+def rank_histogram(
+    query_packed: NDArray[np.uint8],
+    database_packed: NDArray[np.uint8],
+    bits: int,
+    relevance: Relevance,
+    *,
+    threads: int | None = None,
+    block_bytes: int = BLOCK_BYTES,
+    slab_rows: int = SLAB_ROWS,
+) -> NDArray[np.int32]:
+    """Count, for every query, the database rows at each gain and Hamming distance.
+
+    query_packed (Q, ceil(bits / 8)), database_packed (N, ceil(bits / 8)) uint8; relevance of shape (Q, N).
+    Returns hist (Q, G + 1, bits + 1) int32: hist[q, g, d] rows with gain g (0 = not relevant, else the number
+    of shared labels) lie at distance d of query q. Neither the Q x N distances nor an order is ever held:
+    beyond the result, memory does not grow with N. threads: default all cores. Raises UsageError for shapes
+    that do not fit, and as ``codes.check_packed`` does.
+    """
+    check_packed(query_packed, bits, "query codes")
+    check_packed(database_packed, bits, "database codes")
+    queries, rows = len(query_packed), len(database_packed)
+    if relevance.shape != (queries, rows):
+        raise UsageError(f"relevance is for {relevance.shape} rows, codes are ({queries}, {rows})")
+    threads = (os.cpu_count() or 1) if threads is None else threads
+    if min(threads, block_bytes, slab_rows) < 1:
+        raise UsageError(f"threads must be at least 1, got {threads}")
+    hist = np.zeros((queries, relevance.levels + 1, bits + 1), np.int32)
+    query_packed, database_packed = pad(query_packed), pad(database_packed)
+
+    def work(task: tuple[int, int, int, int]) -> None:
+        q0, q1, n0, n1 = task
+        _count(hist[q0:q1], query_packed[q0:q1], database_packed[n0:n1], relevance, (q0, n0), block_bytes)
+
+    # one Faiss thread in each worker, set inside it: OpenMP keeps the number per thread, the caller's stays
+    with ThreadPoolExecutor(threads, initializer=faiss.omp_set_num_threads, initargs=(1,)) as pool:
+        for n0 in range(0, rows, slab_rows):  # one by one: no two tasks ever write to the same rows of hist
+            for _ in pool.map(work, _tasks(queries, threads, n0, min(n0 + slab_rows, rows))):
+                pass
+    return hist
+
+
+def _tasks(queries: int, threads: int, n0: int, n1: int) -> Iterator[tuple[int, int, int, int]]:
+    """Cut the queries into a few parts a thread: enough to even out, few enough to re-use buffers."""
+    step = max(1, -(-queries // (4 * threads)))
+    return ((q0, min(q0 + step, queries), n0, n1) for q0 in range(0, queries, step))
+
+
+def _count(
+    hist: NDArray[np.int32],
+    query: NDArray[np.uint8],
+    database: NDArray[np.uint8],
+    relevance: Relevance,
+    origin: tuple[int, int],
+    block_bytes: int,
+) -> None:
+    """Add the pairs of one task to ``hist`` (q, G + 1, bits + 1); origin: first query and database row."""
+    (queries, width), rows = query.shape, len(database)
+    levels, distances = hist.shape[1:]
+    step = min(queries, max(1, block_bytes // (4 * rows)))
+    key = np.empty((step, rows), np.int32)
+    counts = np.empty((step, distances, EXCLUDED + 1), np.int32)
+    pointers = [(faiss.swig_ptr(one), faiss.swig_ptr(cells)) for one, cells in zip(key, counts, strict=True)]
+    for q0 in range(0, queries, step):
+        count = min(step, queries - q0)
+        gains = relevance.gains(origin[0] + q0, origin[0] + q0 + count, origin[1], origin[1] + rows)
+        faiss.hammings(*map(faiss.swig_ptr, (query[q0:], database)), count, rows, width, pointers[0][0])
+        # the cell of a pair in counts[query, distance, gain]
+        np.multiply(key[:count], EXCLUDED + 1, out=key[:count])
+        np.add(key[:count], gains, out=key[:count])
+        for one, cells in pointers[:count]:
+            faiss.ivec_hist(rows, one, distances * (EXCLUDED + 1), cells)
+        hist[q0 : q0 + count] += counts[:count, :, :levels].transpose(0, 2, 1)
+
+
+def _flat(padded: NDArray[np.uint8]) -> Any:
+    """Return an index over rows of whole 8-byte words, searched by counting: faster than the heap, stable."""
+    index = faiss.IndexBinaryFlat(8 * padded.shape[1])
+    index.use_heap = False
+    if len(padded):
+        index.add(np.ascontiguousarray(padded))
+    return index

@@ -1,0 +1,142 @@
+"""Run folders: ``runs/<dataset>/<method>-<bits>/``, what a training leaves behind. Standard library only.
+
+config.json         method, bits, seed, languages, feature files and their digests, val mAP; sha256 of the others
+heads.safetensors   the heads of the best epoch
+history.jsonl       one line an epoch: loss by term, val mAP, collapse watch
+codes.h5            codes and embeddings of every item (sealed; also holds the digests of the indexes)
+image.faiss, text-<lang>.faiss   Faiss binary index of the database, one a view
+metrics.json        what eval printed last
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cmrhash.errors import DamagedError, StaleError, UsageError
+
+CONFIG, HEADS, HISTORY, CODES, METRICS = (
+    "config.json",
+    "heads.safetensors",
+    "history.jsonl",
+    "codes.h5",
+    "metrics.json",
+)
+VERSION = 1
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished training: its folder and the content of ``config.json``."""
+
+    folder: Path
+    config: Mapping[str, Any]
+
+    @property
+    def bits(self) -> int:
+        """Code length."""
+        return int(self.config["train"]["bits"])
+
+    @property
+    def method(self) -> str:
+        """Name out of METHODS."""
+        return str(self.config["train"]["method"])
+
+    @property
+    def seed(self) -> int:
+        """Seed of the training."""
+        return int(self.config["train"]["seed"])
+
+    @property
+    def langs(self) -> tuple[str, ...]:
+        """Languages that have a text head."""
+        return tuple(self.config["langs"])
+
+    def file(self, name: str) -> Path:
+        """A file of the run, once its sha256 is the recorded one; raises DamagedError."""
+        path = self.folder / name
+        if not path.is_file() or sha256(path) != self.config["files"].get(name):
+            raise DamagedError("missing, or does not match its sha256", path, "train again with --overwrite")
+        return path
+
+
+def folder_of(runs: Path, dataset: str, method: str, bits: int, seed: int) -> Path:
+    """Where a run lives; seed 0 is the plain name."""
+    return runs / dataset / (f"{method}-{bits}" + (f"-seed{seed}" if seed else ""))
+
+
+def open_run(folder: Path) -> Run:
+    """Read a finished run; raises UsageError, DamagedError or StaleError."""
+    path = folder / CONFIG
+    if not path.is_file():
+        raise UsageError("no trained run", folder, "run cmrhash train first")
+    try:
+        config = json.loads(path.read_bytes())
+        digest = config.pop("sha256")
+        intact = digest == hashlib.sha256(_dumps(config)).hexdigest()
+    except (ValueError, KeyError, AttributeError):
+        intact = False
+    if not intact:
+        raise DamagedError("not what train wrote", path, "train again with --overwrite")
+    if config["version"] != VERSION:
+        fix = f"this cmrhash reads version {VERSION}; upgrade it, or train again"
+        raise StaleError(f"run format version {config['version']}", path, fix)
+    return Run(folder, config)
+
+
+def write_config(folder: Path, config: Mapping[str, Any]) -> Run:
+    """Finish a run: its config, with a digest over itself, in one move."""
+    full = {"version": VERSION, **config}
+    write_bytes(folder / CONFIG, _dumps({**full, "sha256": hashlib.sha256(_dumps(full)).hexdigest()}))
+    return Run(folder, full)
+
+
+def find_runs(
+    runs: Path, dataset: str, bits: Sequence[int] = (), methods: Sequence[str] = (), seeds: Sequence[int] = ()
+) -> list[Run]:
+    """Every finished run of a data set that fits, by method, seed and bits. Empty filters let all pass."""
+    found = [open_run(path.parent) for path in sorted((runs / dataset).glob(f"*/{CONFIG}"))]
+    fitting = [
+        run
+        for run in found
+        if (not bits or run.bits in bits)
+        and (not methods or run.method in methods)
+        and (not seeds or run.seed in seeds)
+    ]
+    missing = [b for b in bits if b not in {run.bits for run in fitting}]
+    if not fitting or missing:
+        there = ", ".join(run.folder.name for run in found) or "none"
+        wish = f" with {missing[0]} bits" if missing else ""
+        raise UsageError(f"no such trained run{wish} (there: {there})", runs / dataset, "run cmrhash train first")
+    return sorted(fitting, key=lambda run: (run.method, run.seed, run.bits))
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write a file in one move: whoever reads it finds the old content or the new one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".part")
+    with partial.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(partial, path)
+
+
+def write_lines(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    """JSON lines, in one move."""
+    write_bytes(path, "".join(json.dumps(row) + "\n" for row in rows).encode())
+
+
+def sha256(path: Path) -> str:
+    """Hex digest of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _dumps(config: Mapping[str, Any]) -> bytes:
+    return (json.dumps(config, ensure_ascii=False, indent=1, sort_keys=True) + "\n").encode()

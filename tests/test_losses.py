@@ -1,0 +1,135 @@
+"""The sorted form of the triplet loss against three nested loops, in value and gradient."""
+
+import itertools
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cmrhash.losses import batch_all_triplets, four_triplets, seed_triplets, squared_distances
+
+
+def slow_triplets(distance, relevant, margin):
+    """Plain loops over (anchor, positive, negative): mean hinge, number of triplets, number of active ones."""
+    size = len(relevant)
+    hinges = []
+    for a in range(size):
+        for p in range(size):
+            for n in range(size):
+                if relevant[a, p] and not relevant[a, n]:
+                    hinges.append(torch.relu(distance[a, p] - distance[a, n] + margin))
+    if not hinges:
+        return distance.sum() * 0, 0, 0
+    return torch.stack(hinges).mean(), len(hinges), int((torch.stack(hinges) > 0).sum())
+
+
+def slow_seed(distance, relevant, margin):
+    """The published sampler, written from its definition."""
+    hinges = []
+    for c in range(len(relevant)):
+        inside = [i for i in range(len(relevant)) if relevant[c, i]]
+        outside = [i for i in range(len(relevant)) if not relevant[c, i]]
+        if len(inside) < 2:
+            continue
+        for a, p in itertools.combinations(inside, 2):
+            for n in outside:
+                hinges.append(torch.relu(distance[a, p] - distance[a, n] + margin))
+    return torch.stack(hinges).mean(), len(hinges)
+
+
+def batch(seed, size, bits, density, ties=False, dtype=torch.float64):
+    """Embeddings and relevance; with ``ties`` the embeddings lie on a coarse grid, so that distances tie."""
+    g = torch.Generator().manual_seed(seed)
+    u, v = (torch.rand(size, bits, generator=g, dtype=dtype) * 2 - 1 for _ in range(2))
+    if ties:
+        u, v = (u * 2).round() / 2, (v * 2).round() / 2
+    labels = torch.rand(size, 4, generator=g) < density
+    relevant = (labels.float() @ labels.float().T > 0) | torch.eye(size, dtype=torch.bool)
+    return u, v, relevant
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    seed=st.integers(0, 10**6),
+    size=st.integers(1, 9),
+    bits=st.integers(1, 5),
+    density=st.sampled_from([0.0, 0.2, 0.5, 1.0]),
+    ties=st.booleans(),
+    margin=st.sampled_from([0.0, 0.5, 1.0, 4.0]),
+)
+def test_value_and_gradient_equal_the_triple_loop(seed, size, bits, density, ties, margin):
+    u, v, relevant = batch(seed, size, bits, density, ties)
+    u, v = u.requires_grad_(), v.requires_grad_()
+    distance = squared_distances(u, v)
+    fast = batch_all_triplets(distance, relevant, margin)
+    slow, valid, active = slow_triplets(distance, relevant, margin)
+    assert fast.loss[0].item() == pytest.approx(slow.item(), abs=1e-12)
+    assert (int(fast.valid[0]), int(fast.active[0])) == (valid, active)
+    fast_gradient = torch.autograd.grad(fast.loss[0], (u, v), retain_graph=True)
+    slow_gradient = torch.autograd.grad(slow, (u, v))
+    for f, s in zip(fast_gradient, slow_gradient, strict=True):
+        torch.testing.assert_close(f, s, atol=1e-12, rtol=1e-12)
+
+
+@pytest.mark.parametrize("ties", [False, True])
+def test_single_precision_takes_the_integer_sort_and_agrees(ties):
+    u, v, relevant = batch(3, 24, 8, 0.3, ties, torch.float32)
+    u = u.requires_grad_()
+    distance = squared_distances(u, v)
+    fast, (slow, valid, active) = (
+        batch_all_triplets(distance, relevant, 2.0),
+        slow_triplets(distance, relevant, 2.0),
+    )
+    assert fast.loss[0].item() == pytest.approx(slow.item(), rel=1e-5)
+    assert (int(fast.valid[0]), int(fast.active[0])) == (valid, active)
+    torch.testing.assert_close(*(torch.autograd.grad(x, u, retain_graph=True)[0] for x in (fast.loss[0], slow)))
+
+
+def test_no_valid_triplet_gives_zero_and_a_finite_gradient():
+    u, v, _ = batch(0, 6, 4, 0.5)
+    u = u.requires_grad_()
+    for relevant in (torch.ones(6, 6, dtype=torch.bool), torch.zeros(6, 6, dtype=torch.bool)):
+        result = four_triplets(u, [v], relevant, 1.0)
+        gradient = torch.autograd.grad(result.loss.sum(), u)[0]
+        assert result.loss.tolist() == [0, 0, 0, 0]
+        assert result.valid.tolist() == [0, 0, 0, 0]
+        assert torch.isfinite(gradient).all()
+
+
+def test_four_terms_are_anchored_in_each_modality():
+    u, v, relevant = batch(7, 10, 6, 0.3)
+    loss = four_triplets(u, [v], relevant, 1.5).loss
+    pairs = [(u, u), (u, v), (v, u), (v, v)]  # I->I, I->T, T->I, T->T
+    for value, (a, b) in zip(loss, pairs, strict=True):
+        assert value.item() == pytest.approx(slow_triplets(squared_distances(a, b), relevant, 1.5)[0].item())
+
+
+def test_two_languages_share_the_image_term():
+    u, v, relevant = batch(8, 8, 6, 0.3)
+    w = v.flip(0)
+    both = four_triplets(u, [v, w], relevant, 1.0).loss
+    alone = four_triplets(u, [w], relevant, 1.0).loss
+    torch.testing.assert_close(both[[0, 4, 5, 6]], alone)
+
+
+def test_order_of_the_items_does_not_matter():
+    u, v, relevant = batch(9, 16, 6, 0.3)
+    p = torch.randperm(16, generator=torch.Generator().manual_seed(1))
+    shuffled = four_triplets(u[p], [v[p]], relevant[p][:, p], 1.0)
+    torch.testing.assert_close(shuffled.loss, four_triplets(u, [v], relevant, 1.0).loss)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_published_sampler_is_reproduced(seed):
+    u, v, relevant = batch(seed, 10, 6, 0.25)
+    result = seed_triplets(u, [v], relevant, 8.0)
+    for value, (a, b) in zip(result.loss, [(u, u), (u, v), (v, u), (v, v)], strict=True):
+        slow, count = slow_seed(squared_distances(a, b), relevant, 8.0)
+        assert value.item() == pytest.approx(slow.item(), rel=1e-6)
+        assert int(result.valid[0]) == count
+
+
+def test_the_samplers_differ():
+    u, v, relevant = batch(1, 10, 6, 0.25)
+    assert not torch.allclose(seed_triplets(u, [v], relevant, 8.0).loss, four_triplets(u, [v], relevant, 8.0).loss)
