@@ -15,13 +15,11 @@ flipped bits, and a damaged or hostile file can crash it or make it read other f
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import json
 import os
-import socket
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,7 +28,9 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from cmrhash.errors import CmrhashError, DamagedError, DataError, LockedError, StaleError
+from cmrhash.errors import CmrhashError, DamagedError, DataError, StaleError
+from cmrhash.files import locked, sync_folder
+from cmrhash.recipe import canonical, refuse_difference
 
 MAGIC = b"cmrhash sealed HDF5\n"
 USER_BLOCK = 8192  # bytes before the HDF5 payload: MAGIC, sha256 of the manifest, the manifest, zeros
@@ -170,7 +170,7 @@ class FeatureWriter:
             fix = "free some space or choose another --cache"
             raise CmrhashError(f"cannot set aside {need / 1e6:.1f} MB ({error})", new, fix) from None
         os.replace(new, self._part)
-        _sync_folder(self.path.parent)
+        sync_folder(self.path.parent)
 
     def _check_part(self) -> None:
         """An unfinished file must be of this recipe; then its static arrays are these ones, to the byte."""
@@ -233,7 +233,7 @@ def _seal(part: Path, path: Path, manifest: Mapping[str, Any]) -> None:
         file.flush()
         os.fsync(file.fileno())
     os.replace(part, path)
-    _sync_folder(path.parent)
+    sync_folder(path.parent)
 
 
 # ---------------------------------------------------------------------------------------------- reading
@@ -299,49 +299,7 @@ def _payload(file: Any) -> tuple[str, int]:
     return digest.hexdigest(), file.tell() - USER_BLOCK
 
 
-# ---------------------------------------------------------------------------------------------- recipes, locks
-
-
-def canonical(value: Mapping[str, Any]) -> bytes:
-    """JSON with sorted keys: equal content, equal bytes."""
-    return json.dumps(value, sort_keys=True, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
-
-
-def refuse_difference(made: Mapping[str, Any], asked: Mapping[str, Any], where: Path, what: str) -> None:
-    """Raise StaleError that names the first field in which two recipes differ, with both values."""
-    made_flat, asked_flat = dict(_flat(made)), dict(_flat(asked))
-    for field in [*asked_flat, *made_flat]:
-        if made_flat.get(field) != asked_flat.get(field):
-            found, wanted = (str(flat.get(field, "nothing")) for flat in (made_flat, asked_flat))
-            message = f"{what} was made with {field} = {found[:80]}, asked for {wanted[:80]}"
-            raise StaleError(message, where, "ask for the same, or replace it with --overwrite")
-
-
-def _flat(recipe: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in recipe.items():
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{prefix}{key}.")
-        else:
-            yield prefix + key, list(value) if isinstance(value, tuple) else value
-
-
-@contextlib.contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """Hold a hidden lock file beside ``path``; the kernel frees it when the process ends, however it ends.
-
-    Raises LockedError that names the holder.
-    """
-    lock = path.with_name(f".{path.name}.lock")
-    with lock.open("a+") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            file.seek(0)
-            raise LockedError(f"being written by {file.read().strip()}", path, "wait for it, or end it") from None
-        file.truncate(0)
-        file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
-        file.flush()
-        yield
+# ---------------------------------------------------------------------------------------------- small parts
 
 
 def _id_arrays(ids: tuple[str, ...]) -> dict[str, NDArray[Any]]:
@@ -353,11 +311,3 @@ def _id_arrays(ids: tuple[str, ...]) -> dict[str, NDArray[Any]]:
 
 def _as_bytes(content: bytes) -> NDArray[np.uint8]:
     return np.frombuffer(content, np.uint8)
-
-
-def _sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

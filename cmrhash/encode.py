@@ -15,11 +15,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cmrhash import runs
-from cmrhash.cache import read_manifest, read_sealed, refuse_difference, write_sealed
+from cmrhash.cache import read_manifest, read_sealed, write_sealed
 from cmrhash.codes import Codes, pack
 from cmrhash.data.dataset import ImageTextDataset
 from cmrhash.errors import DamagedError, StaleError
+from cmrhash.files import sha256
 from cmrhash.index import BinaryIndex
+from cmrhash.recipe import refuse_difference
 from cmrhash.views import View, open_view
 
 if TYPE_CHECKING:
@@ -57,7 +59,7 @@ def encode(run: runs.Run, dataset: ImageTextDataset, folder: Path) -> None:
         database = view.start[[r for r in np.flatnonzero(view.has) if "database" in dataset.items[r].splits]]
         index_path = run.folder / f"{name}.faiss"
         BinaryIndex.build(np.ascontiguousarray(packed[database]), run.bits).save(index_path)
-        digests[index_path.name] = runs.sha256(index_path)
+        digests[index_path.name] = sha256(index_path)
         parts = {
             "packed": packed,
             "embedding": embedding,
@@ -89,7 +91,7 @@ def read_codes(run: runs.Run) -> dict[str, Encoded]:
     views = {}
     for index_name, digest in manifest["indexes"].items():
         index_path = run.folder / index_name
-        if runs.sha256(index_path) != digest:
+        if sha256(index_path) != digest:
             raise DamagedError("does not match its sha256", index_path, "delete it; eval makes it again")
         name = index_name.removesuffix(".faiss")
         part = {key: arrays[f"{name}.{key}"] for key in ("packed", "embedding", "item", "database")}

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,16 +20,16 @@ from numpy.typing import NDArray
 from cmrhash import metrics, runs
 from cmrhash.config import EvalConfig
 from cmrhash.data.dataset import ImageTextDataset
-from cmrhash.data.manifest import dump
 from cmrhash.encode import Encoded, encode, has_codes, read_codes
 from cmrhash.errors import DataError, StaleError, UsageError
+from cmrhash.files import write_bytes
 from cmrhash.index import rank_histogram
 from cmrhash.relevance import Relevance
 from cmrhash.views import relevance_between
 
 DIRECTIONS = ("i2t", "t2i")
 TIES = ("expected", "optimistic", "pessimistic")
-REAL_BLOCK = 1 << 24  # similarities held at a time
+REAL_BLOCK = 1 << 19  # similarities that are sorted at a time: what stays in a core's cache
 
 
 @dataclass
@@ -57,9 +58,8 @@ def evaluate(config: EvalConfig, dataset: ImageTextDataset, folder: Path, out: P
         raise UsageError(f"no run has language '{unknown[0]}'", out, f"there are {', '.join(sorted(spoken))}")
     rows: list[dict[str, Any]] = []
     known: dict[bytes, Relevance] = {}  # the same for all runs that score the same items
-    items_digest = hashlib.sha256(dump(dataset)).hexdigest()
     for run in found:
-        if run.config["items_sha256"] != items_digest:
+        if run.config["items_sha256"] != dataset.sha256:
             raise StaleError("trained on other items or splits than the cache holds", run.folder, "train again")
         if not has_codes(run):
             encode(run, dataset, folder)
@@ -72,7 +72,7 @@ def evaluate(config: EvalConfig, dataset: ImageTextDataset, folder: Path, out: P
         ]
         rows += mine
         report = Evaluation(_protocol(config, dataset, [run]), mine).as_json()
-        runs.write_bytes(run.folder / runs.METRICS, json.dumps(report, indent=1).encode())
+        write_bytes(run.folder / runs.METRICS, json.dumps(report, indent=1).encode())
     return Evaluation(_protocol(config, dataset, found), rows)
 
 
@@ -173,11 +173,13 @@ def _map_real(queries: NDArray[np.float32], database: NDArray[np.float32], relev
     """mAP of the real-valued embeddings by cosine, over the whole database: what binarisation is measured against."""
     q, d = (x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12) for x in (queries, database))
     block = max(1, REAL_BLOCK // max(len(d), 1))
-    values = [
-        metrics.average_precision_real(q[a : a + block] @ d.T, relevance.gains(a, min(a + block, len(q)), 0, len(d)))
-        for a in range(0, len(q), block)
-    ]
-    return metrics.mean_over_valid(np.concatenate(values))[0]
+
+    def some(first: int) -> NDArray[np.float64]:
+        last = min(first + block, len(q))
+        return metrics.average_precision_real(q[first:last] @ d.T, relevance.gains(first, last, 0, len(d)))
+
+    with ThreadPoolExecutor() as pool:
+        return metrics.mean_over_valid(np.concatenate(list(pool.map(some, range(0, len(q), block)))))[0]
 
 
 def _who(run: runs.Run, lang: str, direction: str) -> dict[str, Any]:

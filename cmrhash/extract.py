@@ -7,6 +7,7 @@ accounted for: items = ok + quarantined, for the images and for each language.
 
 from __future__ import annotations
 
+import hashlib
 import importlib.metadata
 import json
 import os
@@ -15,7 +16,7 @@ import re
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,18 +24,20 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from cmrhash.cache import Features, FeatureWriter, canonical, read_features, refuse_difference, source_digest
+from cmrhash.cache import Features, FeatureWriter, read_features, source_digest
 from cmrhash.config import RANDOM, SAMPLE_DATASET, TEXT_MODELS, ExtractConfig
-from cmrhash.data import READERS
-from cmrhash.data import manifest as manifest_file
-from cmrhash.data.dataset import ImageTextDataset, check, resolve_image, with_roles
+from cmrhash.data import read_dataset
+from cmrhash.data.dataset import ImageTextDataset, resolve_image
+from cmrhash.data.manifest import keep
+from cmrhash.device import choose_device
 from cmrhash.encoders import image as image_encoders
 from cmrhash.encoders import text as text_encoders
 from cmrhash.encoders.image import ImageEncoder
 from cmrhash.encoders.pixels import BadImage, decode, read_bytes
 from cmrhash.encoders.text import TextEncoder
-from cmrhash.encoders.weights import choose_device
-from cmrhash.errors import DamagedError, DataError, StaleError, UsageError
+from cmrhash.errors import DataError, StaleError, UsageError
+from cmrhash.files import write_bytes
+from cmrhash.recipe import canonical, refuse_difference
 
 IMAGE_BLOCK = 256  # images a commit: what a kill can cost, against one fsync
 TEXT_BLOCK = 1024  # captions a commit; sorted by length inside a block
@@ -94,7 +97,7 @@ def extract(config: ExtractConfig, progress: Progress = lambda *_: None) -> Repo
         offline=config.offline,
     )
     encoders = _text_encoders(config, dataset, models, device)
-    dataset = _store(dataset, folder, config.overwrite)
+    dataset = keep(dataset, folder, config.overwrite)
 
     def images() -> Extracted:
         return _extract_images(dataset, image_encoder, folder, config, progress)
@@ -115,44 +118,7 @@ def extract(config: ExtractConfig, progress: Progress = lambda *_: None) -> Repo
     return Report(dataset, folder, files, untrained, unknown)
 
 
-# ---------------------------------------------------------------------------------------------- the data set
-
-
-def read_dataset(config: ExtractConfig) -> ImageTextDataset:
-    """Read the data set by its reader, with checked roles. Raises UsageError, DataError."""
-    if config.dataset not in READERS:
-        raise UsageError(f"unknown data set '{config.dataset}'", None, f"choose one of {', '.join(READERS)}")
-    root = config.root
-    if root is None:
-        if config.dataset != SAMPLE_DATASET:
-            raise UsageError(f"data set '{config.dataset}' needs its folder", None, "give --root DIR")
-        root = config.cache / SAMPLE_DATASET / "drawn"
-    elif not root.is_dir():
-        raise DataError("no such folder", root, "give the data set's folder with --root")
-    dataset = with_roles(READERS[config.dataset](root), config.seed)
-    name = config.name or dataset.name
-    if not re.fullmatch(r"[\w][\w.-]*", name):
-        raise UsageError(f"--name {name}", None, "use letters, digits, '.', '_' and '-'")
-    return check(replace(dataset, name=name))
-
-
-def _store(dataset: ImageTextDataset, folder: Path, overwrite: bool) -> ImageTextDataset:
-    """Write the items into the cache once; later runs must bring the same ones (the folder itself may have moved)."""
-    if (folder / manifest_file.ABOUT).exists() and not overwrite:
-        stored = manifest_file.load(folder)
-        for field_name in ("split_seed", "relevance", "classes"):
-            made, asked = ({field_name: getattr(d, field_name)} for d in (stored, dataset))
-            refuse_difference(made, asked, folder, f"data set '{dataset.name}'")
-        for old, new in zip(stored.items, dataset.items, strict=False):
-            if old != new:
-                raise StaleError(f"item '{new.id}' differs from the extracted '{old.id}'", folder, "use --overwrite")
-        if len(stored.items) != len(dataset.items):
-            what = f"{len(stored.items)} items are extracted, the data set has {len(dataset.items)}"
-            raise StaleError(what, folder, "use --overwrite, or another --name")
-        if stored.root == dataset.root.resolve():
-            return dataset
-    manifest_file.store(dataset, folder)
-    return dataset
+# ---------------------------------------------------------------------------------------------- encoders
 
 
 def _languages(dataset: ImageTextDataset, asked: Sequence[str]) -> list[str]:
@@ -428,8 +394,6 @@ def _refuse_changed(
 
 
 def _ids_digest(dataset: ImageTextDataset) -> str:
-    import hashlib
-
     return hashlib.sha256(canonical({"ids": [item.id for item in dataset.items]})).hexdigest()
 
 
@@ -442,10 +406,7 @@ def _made_with(device: torch.device, **more: Any) -> dict[str, Any]:
 
 def _write_quarantine(folder: Path, files: list[Extracted]) -> None:
     lines = [json.dumps(entry, ensure_ascii=False) + "\n" for file in files for entry in file.quarantine]
-    path = folder / "quarantine.jsonl"
-    partial = path.with_name(path.name + ".part")
-    partial.write_text("".join(lines), encoding="utf-8", errors="backslashreplace")
-    os.replace(partial, path)
+    write_bytes(folder / "quarantine.jsonl", "".join(lines).encode(errors="backslashreplace"))
 
 
 def refuse_bad(report: Report, max_bad: float) -> None:
@@ -455,6 +416,3 @@ def refuse_bad(report: Report, max_bad: float) -> None:
             what = f"{file.bad} of {file.items} items could not be used, more than --max-bad {max_bad:g}"
             fix = f"what is good is kept; see {report.folder / 'quarantine.jsonl'}"
             raise DataError(what, file.path, fix)
-
-
-__all__ = ["DamagedError", "Extracted", "Report", "extract", "read_dataset", "refuse_bad"]

@@ -12,13 +12,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from cmrhash.errors import DamagedError, StaleError, UsageError
+from cmrhash.files import sha256, write_bytes
 
 CONFIG, HEADS, HISTORY, CODES, METRICS = (
     "config.json",
@@ -116,26 +116,9 @@ def find_runs(
     return sorted(fitting, key=lambda run: (run.method, run.seed, run.bits))
 
 
-def write_bytes(path: Path, content: bytes) -> None:
-    """Write a file in one move: whoever reads it finds the old content or the new one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".part")
-    with partial.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(partial, path)
-
-
 def write_lines(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
     """JSON lines, in one move."""
     write_bytes(path, "".join(json.dumps(row) + "\n" for row in rows).encode())
-
-
-def sha256(path: Path) -> str:
-    """Hex digest of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _dumps(config: Mapping[str, Any]) -> bytes:

@@ -6,64 +6,36 @@ alone, so a run that was killed goes on from its checkpoint to the same bits.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import safetensors.torch
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from cmrhash import codes, index, metrics, runs
-from cmrhash.cache import locked, refuse_difference
+from cmrhash.checkpoint import State, forget
 from cmrhash.config import TrainConfig, require_bits, require_positive
 from cmrhash.data.dataset import ImageTextDataset
-from cmrhash.data.manifest import dump
-from cmrhash.encoders.weights import choose_device
-from cmrhash.errors import CmrhashError, DamagedError, DataError, UsageError
+from cmrhash.errors import CmrhashError, DataError, UsageError
+from cmrhash.files import locked, sha256, write_bytes
 from cmrhash.heads import Head
+from cmrhash.losses import Triplets
 from cmrhash.methods import Method, get_method, total
-from cmrhash.relevance import Relevance
-from cmrhash.views import View, chosen_encoders, languages_of, open_view, relevance_between
+from cmrhash.recipe import refuse_difference
+from cmrhash.task import Task, prepare
 
-CHECKPOINT = "checkpoint.json"  # names the tensors' file and its sha256; gone once the run is finished
+COMPARED = ("dataset", "relevance", "split_seed", "items_sha256", "langs", "train", "features")
 NAN_STEPS = 3  # non-finite losses in a row before training stops
 MIN_STEPS = 4  # the batch is halved until an epoch has as many
 
 Progress = Callable[[str, int, int, str], None]  # (what, done, total, note)
-
-
-@dataclass
-class Task:
-    """All that a training needs, on the device. views: name -> features of its valid rows (M, D) float32.
-
-    train: (n,) int64 items; labels: (n, classes) float32 of these, None for relevance by pairs.
-    """
-
-    dataset: ImageTextDataset
-    langs: list[str]
-    views: dict[str, View]
-    x: dict[str, Tensor]
-    train: NDArray[np.int64]
-    labels: Tensor | None
-    probe: Probe | None
-    device: torch.device
-
-
-@dataclass
-class Probe:
-    """What an epoch is judged by: val items as queries, the rest of the database as their database."""
-
-    queries: dict[str, NDArray[np.int64]]  # language -> items that have an image and a caption
-    database: dict[str, NDArray[np.int64]]
-    relevance: dict[str, Relevance]
 
 
 def train(
@@ -95,52 +67,6 @@ def train(
         return _train(config, method, task, recipe, target, overwrite, progress), True
 
 
-def prepare(config: TrainConfig, dataset: ImageTextDataset, folder: Path, encoders: tuple[str, ...] = ()) -> Task:
-    """Read the feature files and choose the items: those that are there in every view, and for relevance by labels
-    have one (an item without a label says nothing about who is relevant to it).
-    """
-    device = choose_device(config.device)
-    langs = languages_of(folder, dataset, config.langs)
-    chosen = chosen_encoders(encoders)
-    names = ["image", *(f"text-{lang}" for lang in langs)]
-    unknown = [name for name in chosen if name not in names]
-    if unknown:
-        raise UsageError(f"--encoder for '{unknown[0]}', which is not trained", None, f"trained: {', '.join(names)}")
-    views = {name: open_view(folder, dataset, name, chosen.get(name)) for name in names}
-    x = {name: torch.from_numpy(view.features.x[view.rows]).to(device) for name, view in views.items()}
-    by_labels = dataset.relevance == "labels"
-    whole = np.all([view.has for view in views.values()], axis=0)
-    roles = {role: np.array([role in item.splits for item in dataset.items]) for role in ("train", "val", "database")}
-    labelled = np.array([bool(item.labels) or not by_labels for item in dataset.items])
-    rows = np.flatnonzero(whole & labelled & roles["train"])
-    if len(rows) < 2:
-        fix = "give items the split 'train', or leave all splits out to have them drawn"
-        raise DataError(f"{len(rows)} items to train on", folder, fix)
-    labels = None
-    if by_labels:
-        labels = torch.zeros(len(rows), len(dataset.classes), device=device)
-        for at, row in enumerate(rows):
-            labels[at, list(dataset.items[row].labels)] = 1
-    probe = _probe(dataset, langs, views, roles)
-    return Task(dataset, langs, views, x, rows, labels, probe, device)
-
-
-def _probe(
-    dataset: ImageTextDataset, langs: list[str], views: dict[str, View], roles: dict[str, NDArray[np.bool_]]
-) -> Probe | None:
-    probe = Probe({}, {}, {})
-    by_labels = dataset.relevance == "labels"
-    for lang in langs:
-        has = views["image"].has & views[f"text-{lang}"].has
-        queries = np.flatnonzero(has & roles["val"])
-        database = np.flatnonzero(has & roles["database"] & ~roles["val"]) if by_labels else queries
-        if not len(queries) or not len(database):
-            return None
-        probe.queries[lang], probe.database[lang] = queries, database
-        probe.relevance[lang] = relevance_between(dataset, queries, database)
-    return probe
-
-
 # ---------------------------------------------------------------------------------------------- the loop
 
 
@@ -153,143 +79,44 @@ def _train(
     overwrite: bool,
     progress: Progress,
 ) -> runs.Run:
-    state = State.new(config, task)
+    state = _fresh(config, task)
     if overwrite:
-        _forget(target)
+        forget(target)
     else:
         state.resume(target, recipe)
     what = f"{config.method} {config.bits} bits"
-    clock = _Clock(config.checkpoint_seconds)
+    saved = time.monotonic()
     progress(what, state.epoch, config.epochs, state.note())
     try:
         while state.epoch < config.epochs:
             entry = _epoch(config, method, task, state)
-            state.finish_epoch(task, entry)
+            state.finish_epoch(entry | _judge(task, state.heads))
             progress(what, state.epoch, config.epochs, state.note())
-            if clock.rings():
+            if time.monotonic() - saved > config.checkpoint_seconds:
                 state.save(target, recipe)
+                saved = time.monotonic()
     except KeyboardInterrupt:
         state.save(target, recipe)
         raise
     (target / runs.HEADS).unlink(missing_ok=True)
-    runs.write_bytes(target / runs.HEADS, safetensors.torch.save(state.best))
+    write_bytes(target / runs.HEADS, safetensors.torch.save(state.best))
     runs.write_lines(target / runs.HISTORY, state.history)
-    files = {name: runs.sha256(target / name) for name in (runs.HEADS, runs.HISTORY)}
+    files = {name: sha256(target / name) for name in (runs.HEADS, runs.HISTORY)}
     run = runs.write_config(target, {**recipe, **state.result(), "files": files})
-    _forget(target)
+    forget(target)
     return run
 
 
-class State:
-    """What changes while training: heads, optimizer, epoch, the best epoch so far, history."""
-
-    def __init__(self, heads: torch.nn.ModuleDict, optimizer: torch.optim.Optimizer, seed: int) -> None:
-        self.heads, self.optimizer, self.seed = heads, optimizer, seed
-        self.epoch = 0
-        self.best_epoch, self.best_map = -1, -math.inf
-        self.best: dict[str, Tensor] = {}
-        self.history: list[dict[str, Any]] = []
-        self._snapshot = self._tensors()
-
-    @classmethod
-    def new(cls, config: TrainConfig, task: Task) -> State:
-        """Fresh heads, drawn from the seed, that know the statistics of the training features."""
-        with seeded(config.seed, task.device):
-            heads = make_heads(config, {name: x.shape[1] for name, x in task.x.items()})
-        for name, view in task.views.items():
-            rows = np.concatenate([np.arange(view.start[i], view.start[i] + view.count[i]) for i in task.train])
-            heads[name].standardise(task.x[name][torch.from_numpy(rows).to(task.device)].cpu())  # type: ignore[operator]
-        heads.to(task.device)
-        optimizer = torch.optim.AdamW(heads.parameters(), lr=config.lr, weight_decay=config.weight_decay)
-        return cls(heads, optimizer, config.seed)
-
-    def finish_epoch(self, task: Task, entry: dict[str, Any]) -> None:
-        """Judge the epoch on val, remember it, and note where a restart would go on."""
-        entry |= _judge(task, self.heads)
-        score = entry.get("val_map_mean", float(self.epoch))  # without val items the last epoch counts
-        self.history.append(entry)
-        if score > self.best_map or not self.best:
-            self.best_map, self.best_epoch = score, self.epoch
-            self.best = {name: t.detach().cpu().clone() for name, t in self.heads.state_dict().items()}
-        self.epoch += 1
-        self._snapshot = self._tensors()
-
-    def note(self) -> str:
-        """One line on how it goes."""
-        if not self.history or "val_map_mean" not in self.history[-1]:
-            return ""
-        return f"val mAP {self.history[-1]['val_map_mean']:.3f}, best {self.best_map:.3f}"
-
-    def result(self) -> dict[str, Any]:
-        """For the run's config: the chosen epoch and the state of its codes."""
-        best = self.history[self.best_epoch]
-        keys = ("val_map", "val_map_mean", "collapse", "collapsed")
-        return {
-            "best_epoch": self.best_epoch,
-            "chosen_on": "val" if "val_map" in best else "last epoch (no val items)",
-            "skipped_steps": sum(entry["skipped"] for entry in self.history),
-            **{key: best[key] for key in keys if key in best},
-        }
-
-    def _tensors(self) -> dict[str, Tensor]:
-        """A copy of heads and optimizer as they are at the end of an epoch."""
-        tensors = {f"heads.{name}": t for name, t in self.heads.state_dict().items()}
-        for at, slots in self.optimizer.state_dict()["state"].items():
-            tensors |= {f"optimizer.{at}.{slot}": t for slot, t in slots.items()}
-        return {name: t.detach().cpu().clone() for name, t in tensors.items()}
-
-    def save(self, target: Path, recipe: dict[str, Any]) -> None:
-        """Write the end of the last whole epoch; the JSON that names the tensors' file comes last, in one move."""
-        if not self.epoch:
-            return
-        tensors = self._snapshot | {f"best.{name}": t for name, t in self.best.items()}
-        path = target / f"checkpoint-{self.epoch}.safetensors"
-        runs.write_bytes(path, safetensors.torch.save(tensors))
-        about = {
-            "recipe": recipe,
-            "file": path.name,
-            "sha256": runs.sha256(path),
-            "epoch": self.epoch,
-            "best_epoch": self.best_epoch,
-            "best_map": self.best_map,
-            "history": self.history,
-        }
-        runs.write_bytes(target / CHECKPOINT, json.dumps(about).encode())
-        for old in target.glob("checkpoint-*.safetensors"):
-            if old != path:
-                old.unlink()
-
-    def resume(self, target: Path, recipe: dict[str, Any]) -> None:
-        """Go on from a checkpoint of the same recipe, if there is one."""
-        path = target / CHECKPOINT
-        if not path.exists():
-            return
-        try:
-            about = json.loads(path.read_bytes())
-            tensors_path = target / about["file"]
-            intact = runs.sha256(tensors_path) == about["sha256"]
-        except (ValueError, KeyError, OSError):
-            intact = False
-        if not intact:
-            raise DamagedError("unfinished run is damaged", path, "start anew with --overwrite")
-        refuse_difference(about["recipe"], json.loads(json.dumps(recipe)), target, "unfinished run")
-        tensors = safetensors.torch.load_file(tensors_path)
-        parts = {key: {n.removeprefix(key): t for n, t in tensors.items() if n.startswith(key)} for key in _PARTS}
-        self.heads.load_state_dict(parts["heads."])
-        slots: dict[int, dict[str, Tensor]] = {}
-        for name, tensor in parts["optimizer."].items():
-            at, slot = name.split(".")
-            slots.setdefault(int(at), {})[slot] = tensor
-        groups = self.optimizer.state_dict()["param_groups"]
-        self.optimizer.load_state_dict({"state": slots, "param_groups": groups})
-        self.best = parts["best."]
-        self.epoch, self.best_epoch, self.best_map = about["epoch"], about["best_epoch"], about["best_map"]
-        self.history = about["history"]
-        self._snapshot = self._tensors()
-
-
-COMPARED = ("dataset", "relevance", "split_seed", "items_sha256", "langs", "train", "features")
-_PARTS = ("heads.", "optimizer.", "best.")
+def _fresh(config: TrainConfig, task: Task) -> State:
+    """Fresh heads, drawn from the seed, that know the statistics of the training features."""
+    with seeded(config.seed, task.device):
+        heads = make_heads(config, {name: x.shape[1] for name, x in task.x.items()})
+    for name, view in task.views.items():
+        rows = np.concatenate([np.arange(view.start[i], view.start[i] + view.count[i]) for i in task.train])
+        heads[name].standardise(task.x[name][torch.from_numpy(rows).to(task.device)].cpu())  # type: ignore[operator]
+    heads.to(task.device)
+    optimizer = torch.optim.AdamW(heads.parameters(), lr=config.lr, weight_decay=config.weight_decay)
+    return State(heads, optimizer)
 
 
 def _epoch(config: TrainConfig, method: Method, task: Task, state: State) -> dict[str, Any]:
@@ -297,50 +124,55 @@ def _epoch(config: TrainConfig, method: Method, task: Task, state: State) -> dic
     items = len(task.train)
     size = batch_size(config.batch, items)
     steps = items // size
-    sums = torch.zeros(1 + 3 * len(task.langs), dtype=torch.float64)
-    valid, active = torch.zeros_like(sums), torch.zeros_like(sums)
-    skipped = nan_row = 0
+    seen: list[Triplets] = []
+    bad_in_a_row = 0
     state.heads.train()
-    with seeded(state.seed * 1_000_003 + state.epoch + 1, task.device):
+    with seeded(config.seed * 1_000_003 + state.epoch + 1, task.device):
         order = torch.randperm(items)
         for step in range(steps):
-            rate = one_cycle(state.epoch * steps + step, config.epochs * steps, config.lr)
             chosen = order[step * size : (step + 1) * size]
             terms = _terms(config, method, task, state.heads, chosen)
             loss = total(terms, len(task.langs))
             if not torch.isfinite(loss):
-                skipped, nan_row = skipped + 1, nan_row + 1
-                if nan_row == NAN_STEPS:
-                    ids = ", ".join(task.dataset.items[task.train[i]].id for i in chosen[:5])
-                    what = f"the loss was not finite in {NAN_STEPS} steps in a row (batch: {ids}, ...)"
-                    raise CmrhashError(what, None, "lower --lr, or check the features with cmrhash extract")
+                bad_in_a_row += 1
+                _stop_after(bad_in_a_row, [task.dataset.items[task.train[row]].id for row in chosen[:5]])
                 continue
-            nan_row = 0
+            bad_in_a_row = 0
             for group in state.optimizer.param_groups:
-                group["lr"] = rate
+                group["lr"] = one_cycle(state.epoch * steps + step, config.epochs * steps, config.lr)
             state.optimizer.zero_grad(set_to_none=True)
             loss.backward()  # type: ignore[no-untyped-call]
             state.optimizer.step()
-            sums += terms.loss.detach().double().cpu()
-            valid += terms.valid.double().cpu()
-            active += terms.active.double().cpu()
+            seen.append(Triplets(*(values.detach().double() for values in terms)))
+    return {"epoch": state.epoch, **_summary(task, seen), "skipped": steps - len(seen)}
+
+
+def _stop_after(bad_in_a_row: int, ids: list[str]) -> None:
+    if bad_in_a_row == NAN_STEPS:
+        what = f"the loss was not finite in {NAN_STEPS} steps in a row (batch: {', '.join(ids)}, ...)"
+        raise CmrhashError(what, None, "lower --lr, or check the features with cmrhash extract")
+
+
+def _summary(task: Task, seen: list[Triplets]) -> dict[str, Any]:
+    """Mean loss by term over the steps of an epoch, and how many triplets they saw."""
+    if not seen:
+        raise CmrhashError("every step of an epoch had a non-finite loss", None, "lower --lr")
+    mean = torch.stack([terms.loss for terms in seen]).mean(0).tolist()
+    valid = torch.stack([terms.valid for terms in seen]).sum(0)
+    active = torch.stack([terms.active for terms in seen]).sum(0)
     if not valid.all():
         fix = "check the labels: every item is relevant to all others, or to none"
         raise DataError("an epoch without a single valid triplet", None, fix)
-    done = max(steps - skipped, 1)
-    mean = (sums / done).tolist()
     names = ["i2i", *(f"{term}.{lang}" for lang in task.langs for term in ("i2t", "t2i", "t2t"))]
     return {
-        "epoch": state.epoch,
         "loss": mean[0] + sum(mean[1:]) / len(task.langs),
         "terms": dict(zip(names, mean, strict=True)),
         "valid_triplets": int(valid.sum()),
         "active_share": float(active.sum() / valid.sum()),
-        "skipped": skipped,
     }
 
 
-def _terms(config: TrainConfig, method: Method, task: Task, heads: torch.nn.ModuleDict, chosen: Tensor) -> Any:
+def _terms(config: TrainConfig, method: Method, task: Task, heads: torch.nn.ModuleDict, chosen: Tensor) -> Triplets:
     """The loss terms of a batch; an item with several captions brings a random one of each language."""
     items = task.train[chosen.numpy()]
     embedded = {}
@@ -419,22 +251,6 @@ def seeded(seed: int, device: torch.device) -> Iterator[None]:
         yield
 
 
-class _Clock:
-    """Rings when the period has passed since it last did."""
-
-    def __init__(self, period: float) -> None:
-        import time
-
-        self._now, self._period = time.monotonic, period
-        self._last = self._now()
-
-    def rings(self) -> bool:
-        if self._now() - self._last < self._period:
-            return False
-        self._last = self._now()
-        return True
-
-
 def _check(config: TrainConfig) -> None:
     require_bits(config.bits)
     for option in ("epochs", "batch", "lr", "margin"):
@@ -463,7 +279,7 @@ def _recipe(config: TrainConfig, task: Task, method: Method) -> dict[str, Any]:
         "dataset": task.dataset.name,
         "relevance": task.dataset.relevance,
         "split_seed": task.dataset.split_seed,
-        "items_sha256": hashlib.sha256(dump(task.dataset)).hexdigest(),
+        "items_sha256": task.dataset.sha256,
         "langs": task.langs,
         "train": settings,
         "train_items": len(task.train),
@@ -476,10 +292,3 @@ def _recipe(config: TrainConfig, task: Task, method: Method) -> dict[str, Any]:
 def _comparable(config: Any) -> dict[str, Any]:
     """The part of a run's config that must be the same for it to be the run that is asked for."""
     return {key: config.get(key) for key in COMPARED}
-
-
-def _forget(target: Path) -> None:
-    """Remove a checkpoint; its JSON first, so that no JSON ever names tensors that are gone."""
-    (target / CHECKPOINT).unlink(missing_ok=True)
-    for path in target.glob("checkpoint-*.safetensors"):
-        path.unlink()

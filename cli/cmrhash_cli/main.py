@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import typer
 
+from cmrhash_cli.bench import bench
 from cmrhash_cli.evaluate import evaluate
 from cmrhash_cli.extract import extract
 from cmrhash_cli.output import print_version, run
@@ -29,6 +30,7 @@ def _global(
 app.command("extract")(extract)
 app.command("train")(train)
 app.command("eval")(evaluate)
+app.command("bench")(bench)
 
 
 def main() -> None:

@@ -91,15 +91,14 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]
     from rich.console import Console
     from rich.table import Table
 
-    console = Console()
+    # a pipe has no width: figures must not be cut for it
+    console = Console(highlight=False) if sys.stdout.isatty() else Console(highlight=False, width=1000)
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, title_style="bold")
     for at, column in enumerate(columns):
         numeric = bool(rows) and all(_is_number(row[at]) for row in rows)
         table.add_column(column, justify="right" if numeric else "left", no_wrap=True)
     for row in rows:
         table.add_row(*row)
-    wide = max(console.measure(table).maximum, 80)
-    console = Console(width=max(console.width, wide), highlight=False)  # a narrow pipe must not cut figures
     console.print(table)
     if caption:
         console.print(caption, soft_wrap=True)

@@ -5,16 +5,38 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
-from cmrhash.data.dataset import ImageTextDataset
+from cmrhash.config import SAMPLE_DATASET, ExtractConfig
+from cmrhash.data.dataset import ImageTextDataset, check, with_roles
 from cmrhash.data.iaprtc12 import read as read_iaprtc12
 from cmrhash.data.manifest import read as read_manifest
 from cmrhash.data.sample import read as read_sample
+from cmrhash.errors import DataError, UsageError
 
 READERS: dict[str, Callable[[Path], ImageTextDataset]] = {
-    "sample": read_sample,
+    SAMPLE_DATASET: read_sample,
     "iaprtc12": read_iaprtc12,
     "manifest": read_manifest,
 }
+
+
+def read_dataset(config: ExtractConfig) -> ImageTextDataset:
+    """Read the data set by its reader, with checked roles. Raises UsageError, DataError."""
+    if config.dataset not in READERS:
+        raise UsageError(f"unknown data set '{config.dataset}'", None, f"choose one of {', '.join(READERS)}")
+    root = config.root
+    if root is None:
+        if config.dataset != SAMPLE_DATASET:
+            raise UsageError(f"data set '{config.dataset}' needs its folder", None, "give --root DIR")
+        root = config.cache / SAMPLE_DATASET / "drawn"
+    elif not root.is_dir():
+        raise DataError("no such folder", root, "give the data set's folder with --root")
+    dataset = with_roles(READERS[config.dataset](root), config.seed)
+    name = config.name or dataset.name
+    if not re.fullmatch(r"[\w][\w.-]*", name):
+        raise UsageError(f"--name {name}", None, "use letters, digits, '.', '_' and '-'")
+    return check(replace(dataset, name=name))

@@ -45,6 +45,7 @@ class ImageTextDataset:
     relevance: "labels" (two items are relevant to each other if they share a label) or "pairs" (only an item's
     own counterpart is). found: what the reader saw and missed, in words and counts, for the user to read.
     split_seed: the seed that the roles were drawn from, None if the data set brings its own.
+    sha256: of the items as they are stored in the cache, empty as long as they are not.
     """
 
     name: str
@@ -54,6 +55,7 @@ class ImageTextDataset:
     relevance: str = "labels"
     found: Mapping[str, int] = field(default_factory=dict)
     split_seed: int | None = None
+    sha256: str = ""
 
     @property
     def languages(self) -> tuple[str, ...]:
@@ -68,7 +70,8 @@ class ImageTextDataset:
 def clean_text(text: str) -> str:
     """NFC, control characters and runs of white space folded to one space, ends stripped."""
     text = unicodedata.normalize("NFC", text)
-    text = "".join(" " if unicodedata.category(c)[0] in "CZ" and c != "\u200d" else c for c in text)
+    if not text.isprintable():
+        text = "".join(" " if unicodedata.category(c)[0] in "CZ" and c != "\u200d" else c for c in text)
     return " ".join(text.split())
 
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -27,6 +26,8 @@ from cmrhash.data.dataset import (
     resolve_image,
 )
 from cmrhash.errors import DamagedError, DataError, StaleError, UsageError
+from cmrhash.files import write_bytes
+from cmrhash.recipe import refuse_difference
 
 MANIFEST = "manifest.jsonl"  # a user's
 ITEMS, ABOUT = "items.jsonl", "dataset.json"  # ours: the items, and what is said of them as a whole
@@ -133,7 +134,6 @@ def dump(dataset: ImageTextDataset) -> bytes:
 
 def store(dataset: ImageTextDataset, folder: Path) -> None:
     """Write ``items.jsonl`` and ``dataset.json`` into the folder of the cache, each in one move."""
-    folder.mkdir(parents=True, exist_ok=True)
     items = dump(dataset)
     about = {
         "version": VERSION,
@@ -145,13 +145,27 @@ def store(dataset: ImageTextDataset, folder: Path) -> None:
         "found": dict(dataset.found),
         "items_sha256": hashlib.sha256(items).hexdigest(),
     }
-    for name, content in ((ITEMS, items), (ABOUT, json.dumps(about, ensure_ascii=False, indent=1).encode())):
-        partial = folder / (name + ".part")
-        with partial.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, folder / name)
+    write_bytes(folder / ITEMS, items)
+    write_bytes(folder / ABOUT, json.dumps(about, ensure_ascii=False, indent=1).encode())
+
+
+def keep(dataset: ImageTextDataset, folder: Path, overwrite: bool) -> ImageTextDataset:
+    """Write the items into the cache once; later runs must bring the same ones (the folder itself may have moved)."""
+    if (folder / ABOUT).exists() and not overwrite:
+        stored = load(folder)
+        for field_name in ("split_seed", "relevance", "classes"):
+            made, asked = ({field_name: getattr(d, field_name)} for d in (stored, dataset))
+            refuse_difference(made, asked, folder, f"data set '{dataset.name}'")
+        for old, new in zip(stored.items, dataset.items, strict=False):
+            if old != new:
+                raise StaleError(f"item '{new.id}' differs from the extracted '{old.id}'", folder, "use --overwrite")
+        if len(stored.items) != len(dataset.items):
+            what = f"{len(stored.items)} items are extracted, the data set has {len(dataset.items)}"
+            raise StaleError(what, folder, "use --overwrite, or another --name")
+        if stored.root == dataset.root.resolve():
+            return dataset
+    store(dataset, folder)
+    return dataset
 
 
 def load(folder: Path) -> ImageTextDataset:
@@ -183,6 +197,7 @@ def load(folder: Path) -> ImageTextDataset:
             about["relevance"],
             about["found"],
             about["split_seed"],
+            digest,
         )
     )
 

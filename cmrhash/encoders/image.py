@@ -18,9 +18,10 @@ import torchvision
 from numpy.typing import NDArray
 
 from cmrhash.config import RANDOM
+from cmrhash.device import choose_dtype
 from cmrhash.encoders.pixels import Crop
 from cmrhash.encoders.weights import check_name_digest as check_digest
-from cmrhash.encoders.weights import choose_dtype, read_state, state_digest
+from cmrhash.encoders.weights import read_state, state_digest
 from cmrhash.errors import EncoderError
 
 

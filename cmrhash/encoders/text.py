@@ -20,7 +20,8 @@ import transformers
 from numpy.typing import NDArray
 
 from cmrhash.config import RANDOM
-from cmrhash.encoders.weights import choose_dtype, state_digest
+from cmrhash.device import choose_dtype
+from cmrhash.encoders.weights import state_digest
 from cmrhash.errors import EncoderError, UsageError
 
 PARTS = "config.json, model.safetensors and tokenizer.json"

@@ -8,9 +8,7 @@ from pathlib import Path
 
 import torch
 
-from cmrhash.errors import EncoderError, UsageError
-
-FLOATS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+from cmrhash.errors import EncoderError
 
 
 def state_digest(model: torch.nn.Module) -> str:
@@ -58,32 +56,3 @@ def read_state(path: Path) -> dict[str, torch.Tensor]:
     if not isinstance(state, dict) or not all(isinstance(v, torch.Tensor) for v in state.values()):
         raise EncoderError("holds no state dict", path, "save model.state_dict() to it")
     return {name.removeprefix("module."): tensor for name, tensor in state.items()}
-
-
-def choose_device(name: str) -> torch.device:
-    """The device of that name; "auto" is the GPU when there is one. Raises UsageError for one that is not there."""
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).split("\n")[0][:100]
-        raise UsageError(f"device '{name}' cannot be used ({reason})", None, "try --device auto or cpu") from None
-    return device
-
-
-def choose_dtype(name: str, device: torch.device, untrained: bool) -> torch.dtype:
-    """The compute type of that name. "auto": half precision where the hardware has it and it pays, float32 otherwise
-    and for untrained encoders, whose figures shall be the same on every machine.
-    """
-    if name != "auto":
-        if name not in FLOATS:
-            raise UsageError(f"dtype '{name}'", None, f"choose one of auto, {', '.join(FLOATS)}")
-        return FLOATS[name]
-    if untrained:
-        return torch.float32
-    if device.type == "cuda":
-        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
-    fast = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-    return torch.bfloat16 if fast else torch.float32

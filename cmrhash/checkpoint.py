@@ -1,0 +1,125 @@
+"""The state of a training: what it would take to go on after a kill, saved as safetensors + JSON.
+
+Only whole epochs are saved. An epoch draws its random numbers from (seed, epoch) alone, so no generator's state is
+needed to go on to the same bits.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from cmrhash.errors import DamagedError
+from cmrhash.files import sha256, write_bytes
+from cmrhash.recipe import refuse_difference
+
+CHECKPOINT = "checkpoint.json"  # names the tensors' file and its sha256; gone once the run is finished
+PARTS = ("heads.", "optimizer.", "best.")  # of the tensors' names
+
+
+class State:
+    """What changes while training: heads, optimizer, epoch, the best epoch so far, history."""
+
+    def __init__(self, heads: torch.nn.ModuleDict, optimizer: torch.optim.Optimizer) -> None:
+        self.heads, self.optimizer = heads, optimizer
+        self.epoch = 0
+        self.best_epoch, self.best_map = -1, -math.inf
+        self.best: dict[str, Tensor] = {}
+        self.history: list[dict[str, Any]] = []
+        self._snapshot = self._tensors()
+
+    def finish_epoch(self, entry: dict[str, Any]) -> None:
+        """Remember an epoch with its judgement, and where a restart would go on."""
+        score = entry.get("val_map_mean", float(self.epoch))  # without val items the last epoch counts
+        self.history.append(entry)
+        if score > self.best_map or not self.best:
+            self.best_map, self.best_epoch = score, self.epoch
+            self.best = {name: t.detach().cpu().clone() for name, t in self.heads.state_dict().items()}
+        self.epoch += 1
+        self._snapshot = self._tensors()
+
+    def note(self) -> str:
+        """One line on how it goes."""
+        if not self.history or "val_map_mean" not in self.history[-1]:
+            return ""
+        return f"val mAP {self.history[-1]['val_map_mean']:.3f}, best {self.best_map:.3f}"
+
+    def result(self) -> dict[str, Any]:
+        """For the run's config: the chosen epoch and the state of its codes."""
+        best = self.history[self.best_epoch]
+        keys = ("val_map", "val_map_mean", "collapse", "collapsed")
+        return {
+            "best_epoch": self.best_epoch,
+            "chosen_on": "val" if "val_map" in best else "last epoch (no val items)",
+            "skipped_steps": sum(entry["skipped"] for entry in self.history),
+            **{key: best[key] for key in keys if key in best},
+        }
+
+    def _tensors(self) -> dict[str, Tensor]:
+        """A copy of heads and optimizer as they are at the end of an epoch."""
+        tensors = {f"heads.{name}": t for name, t in self.heads.state_dict().items()}
+        for at, slots in self.optimizer.state_dict()["state"].items():
+            tensors |= {f"optimizer.{at}.{slot}": t for slot, t in slots.items()}
+        return {name: t.detach().cpu().clone() for name, t in tensors.items()}
+
+    def save(self, target: Path, recipe: dict[str, Any]) -> None:
+        """Write the end of the last whole epoch; the JSON that names the tensors' file comes last, in one move."""
+        if not self.epoch:
+            return
+        tensors = self._snapshot | {f"best.{name}": t for name, t in self.best.items()}
+        path = target / f"checkpoint-{self.epoch}.safetensors"
+        write_bytes(path, safetensors.torch.save(tensors))
+        about = {
+            "recipe": recipe,
+            "file": path.name,
+            "sha256": sha256(path),
+            "epoch": self.epoch,
+            "best_epoch": self.best_epoch,
+            "best_map": self.best_map,
+            "history": self.history,
+        }
+        write_bytes(target / CHECKPOINT, json.dumps(about).encode())
+        for old in target.glob("checkpoint-*.safetensors"):
+            if old != path:
+                old.unlink()
+
+    def resume(self, target: Path, recipe: dict[str, Any]) -> None:
+        """Go on from a checkpoint of the same recipe, if there is one."""
+        path = target / CHECKPOINT
+        if not path.exists():
+            return
+        try:
+            about = json.loads(path.read_bytes())
+            tensors_path = target / about["file"]
+            intact = sha256(tensors_path) == about["sha256"]
+        except (ValueError, KeyError, OSError):
+            intact = False
+        if not intact:
+            raise DamagedError("unfinished run is damaged", path, "start anew with --overwrite")
+        refuse_difference(about["recipe"], json.loads(json.dumps(recipe)), target, "unfinished run")
+        tensors = safetensors.torch.load_file(tensors_path)
+        parts = {key: {n.removeprefix(key): t for n, t in tensors.items() if n.startswith(key)} for key in PARTS}
+        self.heads.load_state_dict(parts["heads."])
+        slots: dict[int, dict[str, Tensor]] = {}
+        for name, tensor in parts["optimizer."].items():
+            at, slot = name.split(".")
+            slots.setdefault(int(at), {})[slot] = tensor
+        groups = self.optimizer.state_dict()["param_groups"]
+        self.optimizer.load_state_dict({"state": slots, "param_groups": groups})
+        self.best = parts["best."]
+        self.epoch, self.best_epoch, self.best_map = about["epoch"], about["best_epoch"], about["best_map"]
+        self.history = about["history"]
+        self._snapshot = self._tensors()
+
+
+def forget(target: Path) -> None:
+    """Remove a checkpoint; its JSON first, so that no JSON ever names tensors that are gone."""
+    (target / CHECKPOINT).unlink(missing_ok=True)
+    for path in target.glob("checkpoint-*.safetensors"):
+        path.unlink()

@@ -1,0 +1,38 @@
+"""Where the work is done, and in which number type: the GPU when there is one, the CPU otherwise."""
+
+from __future__ import annotations
+
+import torch
+
+from cmrhash.errors import UsageError
+
+FLOATS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def choose_device(name: str) -> torch.device:
+    """The device of that name; "auto" is the GPU when there is one. Raises UsageError for one that is not there."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).split("\n")[0][:100]
+        raise UsageError(f"device '{name}' cannot be used ({reason})", None, "try --device auto or cpu") from None
+    return device
+
+
+def choose_dtype(name: str, device: torch.device, untrained: bool) -> torch.dtype:
+    """The compute type of that name. "auto": half precision where the hardware has it and it pays, float32 otherwise
+    and for untrained encoders, whose figures shall be the same on every machine.
+    """
+    if name != "auto":
+        if name not in FLOATS:
+            raise UsageError(f"dtype '{name}'", None, f"choose one of auto, {', '.join(FLOATS)}")
+        return FLOATS[name]
+    if untrained:
+        return torch.float32
+    if device.type == "cuda":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+    # AMX makes bfloat16 several times faster; the AVX-512 instructions alone do on some processors only
+    return torch.bfloat16 if torch.cpu._is_amx_tile_supported() else torch.float32

@@ -1,0 +1,33 @@
+"""Recipes: all that decides a file's content, as nested JSON. Equal recipe, equal content; else the file is refused."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from cmrhash.errors import StaleError
+
+
+def canonical(value: Mapping[str, Any]) -> bytes:
+    """JSON with sorted keys: equal content, equal bytes."""
+    return json.dumps(value, sort_keys=True, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
+
+
+def refuse_difference(made: Mapping[str, Any], asked: Mapping[str, Any], where: Path, what: str) -> None:
+    """Raise StaleError that names the first field in which two recipes differ, with both values."""
+    made_flat, asked_flat = dict(_flat(made)), dict(_flat(asked))
+    for field in [*asked_flat, *made_flat]:
+        if made_flat.get(field) != asked_flat.get(field):
+            found, wanted = (str(flat.get(field, "nothing")) for flat in (made_flat, asked_flat))
+            message = f"{what} was made with {field} = {found[:80]}, asked for {wanted[:80]}"
+            raise StaleError(message, where, "ask for the same, or replace it with --overwrite")
+
+
+def _flat(recipe: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in recipe.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key, list(value) if isinstance(value, tuple) else value

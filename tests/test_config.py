@@ -1,0 +1,118 @@
+"""The command line takes its defaults from config.py, has an option for every field, and reads every option."""
+
+import ast
+import dataclasses
+import inspect
+import subprocess
+import sys
+
+import pytest
+import typer
+
+from cmrhash import config
+from cmrhash.config import EvalConfig, ExtractConfig, TrainConfig
+from cmrhash_cli import evaluate, extract, train
+from cmrhash_cli.main import app
+
+COMMANDS = {"extract": (extract, ExtractConfig), "train": (train, TrainConfig), "eval": (evaluate, EvalConfig)}
+FIELD_OF = {"lang": "langs", "text_model": "text_models"}  # options that can be repeated have a plural field
+PLURAL = {"eval": {"method": "methods"}}
+NOT_OPTIONS = {"train": {"checkpoint_seconds"}}
+NOT_FIELDS = {"dataset", "cache", "runs", "overwrite", "as_json", "quiet", "debug", "encoder", "trec", "help"}
+
+
+def options(name):
+    """{name: option} of a command as the shell sees it."""
+    return {option.name: option for option in typer.main.get_command(app).commands[name].params}
+
+
+def fields(name):
+    return {f.name: f.default for f in dataclasses.fields(COMMANDS[name][1])}
+
+
+def field_of(name, option):
+    return PLURAL.get(name, {}).get(option) or FIELD_OF.get(option, option)
+
+
+def test_there_are_no_other_commands():
+    assert set(typer.main.get_command(app).commands) == set(COMMANDS)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_default_is_that_of_the_config(name):
+    known = fields(name)
+    for option in options(name).values():
+        field = field_of(name, option.name)
+        if field in known:
+            if option.multiple:  # left out: the config's own default, which the help names if it is not "all"
+                assert not option.default
+                assert all(str(value) in (option.help or "") for value in [known[field]] if isinstance(value, int))
+            else:
+                assert option.default == known[field], option.name
+        elif option.name in ("cache", "runs"):
+            assert option.default == getattr(config, option.name.upper())
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_field_has_an_option_and_every_option_a_field(name):
+    given = {field_of(name, option) for option in options(name)}
+    assert set(fields(name)) - given == NOT_OPTIONS.get(name, set())
+    assert given - set(fields(name)) <= NOT_FIELDS
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_option_is_read(name):
+    function = getattr(COMMANDS[name][0], COMMANDS[name][0].__name__.split(".")[-1])
+    body = ast.parse(inspect.getsource(function)).body[0]
+    read = {n.id for part in body.body for n in ast.walk(part) if isinstance(n, ast.Name)}
+    unread = {parameter.arg for parameter in body.args.args} - read
+    assert unread == {"debug"}  # that one is read where errors are caught, before any command runs
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_option_has_help(name):
+    for option in options(name).values():
+        assert option.help, option.name
+
+
+def test_without_options_a_command_asks_for_the_config_as_it_is(monkeypatch, tmp_path):
+    """What the library is called with when nothing is typed, down to the last field."""
+    asked = {}
+
+    class Stop(Exception):
+        pass
+
+    def remember(key):
+        def call(given, *_):
+            asked[key] = given
+            raise Stop
+
+        return call
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("cmrhash.extract.extract", remember("extract"))
+    monkeypatch.setattr("cmrhash.train.train", remember("train"))
+    monkeypatch.setattr("cmrhash.evaluate.evaluate", remember("eval"))
+    monkeypatch.setattr("cmrhash.data.manifest.open_extracted", lambda *_: (None, tmp_path))
+    for name, (_, wanted) in COMMANDS.items():
+        with pytest.raises(Stop):
+            typer.main.get_command(app)([name], standalone_mode=False)
+        assert asked[name] == wanted()
+
+
+@pytest.mark.parametrize("bits", [0, -3, 4097])
+def test_impossible_code_lengths_are_refused(bits):
+    with pytest.raises(config.UsageError, match=f"--bits {bits}"):
+        config.require_bits(bits)
+
+
+@pytest.mark.parametrize("value", [0, -1, float("nan"), float("inf")])
+def test_numbers_that_must_be_positive(value):
+    with pytest.raises(config.UsageError, match="--lr"):
+        config.require_positive("--lr", value)
+    assert config.require_positive("--lr", 0, zero=True) == 0
+
+
+def test_the_configs_need_the_standard_library_only():
+    code = "import sys, cmrhash.config; print([m for m in ('numpy', 'torch', 'typer', 'rich') if m in sys.modules])"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"

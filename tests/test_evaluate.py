@@ -1,0 +1,466 @@
+"""Scoring trained runs, against plain loops that know nothing of histograms and closed forms."""
+
+import json
+import math
+import shutil
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+
+from cmrhash import evaluate as module
+from cmrhash import runs
+from cmrhash.cache import FeatureWriter, read_features
+from cmrhash.config import EvalConfig, TrainConfig
+from cmrhash.data import manifest
+from cmrhash.data.dataset import ImageTextDataset, Item
+from cmrhash.encode import read_codes
+from cmrhash.errors import DamagedError, DataError, StaleError, UsageError
+from cmrhash.evaluate import evaluate, write_trec
+from cmrhash.heads import Head
+from cmrhash.index import BinaryIndex
+from cmrhash.metrics import average_precision_ranked
+from cmrhash.train import train
+
+QUICK = TrainConfig(bits=8, epochs=3, batch=16, lr=0.005, hidden=16, dropout=0.1, device="cpu")
+
+@pytest.fixture(scope="session")
+def make_cache():
+    """A function that writes an extracted data set with made-up features: class centre + noise, no encoder runs."""
+
+    def make(cache, name="toy", count=120, change=None, relevance="labels", weights="random", shift=None):
+        """change: item -> item. shift: a role whose items get other features. Returns (dataset, its folder)."""
+        items = []
+        for n in range(count):
+            roles = {"query"} if n % 6 == 0 else {"database", "val" if n % 6 == 1 else "train"}
+            labels = tuple(sorted({n % 5, (n + (n % 7 == 0)) % 5}))
+            texts = {lang: (f"{lang} {n} a", f"{lang} {n} b") for lang in ("de", "en")}
+            item = Item(f"i{n}", f"{n}.jpg", texts, labels, frozenset(roles))
+            items.append(change(item) if change else item)
+        classes = tuple("abcdef") if relevance == "labels" else ()
+        manifest.store(ImageTextDataset(name, cache, tuple(items), classes, relevance), cache / name)
+        rng = np.random.default_rng(0)
+        for view, dim in (("image", 16), ("text-de", 12), ("text-en", 12)):
+            kind, _, lang = view.partition("-")
+            rows = [(n, c) for n, i in enumerate(items) for c in range(len(i.texts.get(lang, ())) if lang else 1)]
+            centres, noise = rng.standard_normal((5, dim)), rng.standard_normal((count, 2, dim))
+            own = rng.standard_normal((count, dim))  # of the item, whatever its class
+            x = np.stack([centres[n % 5] + 0.3 * own[n] + 0.7 * noise[n, c] for n, c in rows]).astype(np.float32)
+            x[[shift in items[n].splits for n, _ in rows]] += 3
+            valid = np.array([bool(lang or items[n].image) for n, _ in rows])
+            x[~valid] = 0
+            recipe = {"kind": kind, "encoder": "toy", "weights": weights, **({"lang": lang} if lang else {})}
+            item = np.array([n for n, _ in rows], np.int32)
+            ids = tuple(i.id for i in items)
+            with FeatureWriter(cache / name / f"{view}-toy.h5", item, ids, dim, recipe, len(rows)) as writer:
+                writer.commit(0, x, valid, np.zeros((len(rows), 16), np.uint8))
+                writer.seal({})
+        return manifest.load(cache / name), cache / name
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def scored(make_cache, tmp_path_factory):
+    """An extracted data set, its runs of 8 and 13 bits, and what eval says of them."""
+    base = tmp_path_factory.mktemp("scored")
+    dataset, folder = make_cache(base / "cache")
+    for bits in (13, 8):
+        train(replace(QUICK, bits=bits), dataset, folder, base / "runs")
+    return base, dataset, folder, evaluate(EvalConfig(), dataset, folder, base / "runs")
+
+
+@pytest.fixture
+def mine(scored, tmp_path):
+    """A copy that a test may change: (data set, its folder, runs)."""
+    shutil.copytree(scored[0], tmp_path, dirs_exist_ok=True)
+    folder = tmp_path / "cache" / "toy"
+    return manifest.load(folder), folder, tmp_path / "runs"
+
+
+def run_of(out, bits=8):
+    return runs.open_run(out / "toy" / f"triplet-{bits}")
+
+
+# ---------------------------------------------------------------------------------------------- the slow twin
+
+
+def embed(run, folder, view):
+    """{item: embedding of its first row} of a view, straight from heads and features."""
+    features = read_features(folder / f"{view}-toy.h5")
+    state = safetensors.torch.load_file(run.folder / runs.HEADS)
+    head = Head(features.x.shape[1], run.bits, run.config["train"]["hidden"]).eval()
+    head.load_state_dict({k.removeprefix(view + "."): v for k, v in state.items() if k.startswith(view + ".")})
+    first = {}
+    for item, valid, x in zip(features.item.tolist(), features.valid, features.x, strict=True):
+        if valid and item not in first:
+            first[item] = x
+    with torch.no_grad():
+        return {item: head(torch.from_numpy(x)[None])[0].numpy() for item, x in first.items()}
+
+
+def related(dataset, a, b):
+    if dataset.relevance == "pairs":
+        return a == b
+    return bool(set(dataset.items[a].labels) & set(dataset.items[b].labels))
+
+
+def rankings(run, dataset, folder, lang, direction, distance):
+    """For each query item: [(distance, relevant)] over the database."""
+    names = ["image", f"text-{lang}"][:: 1 if direction == "i2t" else -1]
+    asks, sought = (embed(run, folder, name) for name in names)
+    roles = [item.splits for item in dataset.items]
+    return [
+        [(distance(q, d), related(dataset, a, b)) for b, d in sorted(sought.items()) if "database" in roles[b]]
+        for a, q in sorted(asks.items())
+        if "query" in roles[a]
+    ]
+
+
+def hamming(a, b):
+    return sum((x >= 0) != (y >= 0) for x, y in zip(a.tolist(), b.tolist(), strict=True))
+
+
+def minus_cosine(a, b):
+    return -float(a @ b / np.linalg.norm(a) / np.linalg.norm(b))
+
+
+def expected_ap(ranking):
+    """Place by place: a tie group's i-th place holds a relevant item with probability r / n."""
+    total = sum(relevant for _, relevant in ranking)
+    if not total:
+        return None
+    value, before, found = 0.0, 0, 0
+    for distance in sorted({d for d, _ in ranking}):
+        group = [relevant for d, relevant in ranking if d == distance]
+        n, r = len(group), sum(group)
+        for i in range(1, n + 1):
+            others = (i - 1) * (r - 1) / (n - 1) if n > 1 else 0
+            value += r / n * (found + 1 + others) / (before + i)
+        before, found = before + n, found + r
+    return value / total
+
+
+def ap_at(hits, k, rule):
+    """AP@k of one order, by the rules' own words."""
+    total, precisions, found = sum(hits), [], 0
+    for rank, hit in enumerate(hits, 1):
+        found += hit
+        if hit and (rank <= k or rule == "first"):
+            precisions.append(found / rank)
+    if rule == "first":
+        precisions = precisions[: min(total, k)]
+    divisor = {"min": min(total, k), "R": total, "hits": len(precisions), "first": min(total, k)}[rule]
+    return sum(precisions) / divisor if divisor else 0.0
+
+
+def mean(values):
+    values = [v for v in values if v is not None]
+    return sum(values) / len(values)
+
+
+# ---------------------------------------------------------------------------------------------- numbers
+
+
+def test_map_and_its_companions_equal_the_slow_twin(scored):
+    base, dataset, folder, result = scored
+    assert len(result.rows) == 8
+    for row in result.rows:
+        run = run_of(base / "runs", row["bits"])
+        slow = rankings(run, dataset, folder, row["lang"], row["direction"], hamming)
+        assert row["map"] == row["map_expected"] == pytest.approx(mean(map(expected_ap, slow)), abs=1e-9)
+        for order, sign in (("optimistic", -1), ("pessimistic", 1)):
+            ordered = [[hit for _, hit in sorted(r, key=lambda dh: (dh[0], sign * dh[1]))] for r in slow]
+            assert row[f"map_{order}"] == pytest.approx(mean(ap_at(h, len(h), "min") for h in ordered), abs=1e-9)
+        assert row["chance"] == pytest.approx(mean(sum(hit for _, hit in r) / len(r) for r in slow))
+        real = rankings(run, dataset, folder, row["lang"], row["direction"], minus_cosine)
+        assert row["map_real"] == pytest.approx(mean(map(expected_ap, real)), abs=1e-6)
+        assert (row["queries"], row["queries_without_relevant"], row["database"]) == (20, 0, 100)
+
+
+def test_training_shows_in_the_scores(scored):
+    for row in scored[3].rows:
+        assert row["map"] > row["chance"] + 0.05
+        assert row["map_pessimistic"] < row["map_expected"] < row["map_optimistic"]
+
+
+def test_the_lists_by_radius_end_at_the_whole_database(scored):
+    for row in scored[3].rows:
+        curve = row["pr_by_radius"]
+        assert len(curve["precision"]) == len(curve["recall"]) == row["bits"] + 1
+        assert curve["recall"][-1] == 1
+        assert curve["precision"][-1] == pytest.approx(row["chance"], abs=1e-5)
+        assert set(row["precision_at"]) == {"1", "10", "50"}
+
+
+@pytest.mark.parametrize("rule", ["min", "R", "hits", "first"])
+def test_map_at_k_is_the_mean_over_random_tie_orders(scored, rule):
+    base, dataset, folder, _ = scored
+    config = EvalConfig(bits=(8,), langs=("en",), map_at=7, map_at_rule=rule)
+    row = evaluate(config, dataset, folder, base / "runs").rows[0]
+    rng = np.random.default_rng(0)
+    slow = rankings(run_of(base / "runs"), dataset, folder, "en", "i2t", hamming)
+    values = []
+    for ranking in slow:
+        for _ in range(150):
+            order = sorted(ranking, key=lambda dh: (dh[0], rng.random()))
+            values.append(ap_at([hit for _, hit in order], 7, rule))
+    assert row["map"] == pytest.approx(mean(values), abs=0.01)
+
+
+@pytest.mark.parametrize("ties", ["expected", "optimistic", "pessimistic"])
+def test_the_asked_tie_order_is_the_printed_one(scored, ties):
+    base, dataset, folder, _ = scored
+    result = evaluate(EvalConfig(ties=ties), dataset, folder, base / "runs")
+    assert ties in result.protocol["ties"]
+    for row in result.rows:
+        assert row["map"] == row[f"map_{ties}"]
+        assert row["map_optimistic"] >= row["map_expected"] >= row["map_pessimistic"]
+
+
+def test_what_is_scored_lies_in_the_index(scored, monkeypatch):
+    """Other codes in the index, and nowhere else, change the score to theirs."""
+    base, dataset, folder, result = scored
+
+    def shuffled(run):
+        views = read_codes(run)
+        for name, view in views.items():
+            codes = view.index.packed
+            views[name] = replace(view, index=BinaryIndex.build(np.ascontiguousarray(codes[::-1]), run.bits))
+        return views
+
+    monkeypatch.setattr(module, "read_codes", shuffled)
+    config = EvalConfig(bits=(8,), langs=("en",))
+    row = evaluate(config, dataset, folder, base / "runs").rows[0]
+    slow = rankings(run_of(base / "runs"), dataset, folder, "en", "i2t", hamming)
+    turned = [[(d, hit) for (d, _), (_, hit) in zip(r[::-1], r, strict=True)] for r in slow]
+    assert row["map"] == pytest.approx(mean(map(expected_ap, turned)), abs=1e-9)
+    before = next(r for r in result.rows if (r["bits"], r["lang"], r["direction"]) == (8, "en", "i2t"))
+    assert row["map"] < before["map"] - 0.1
+
+
+def test_a_query_without_a_label_is_left_out_and_counted(make_cache, tmp_path):
+    made = make_cache(tmp_path, change=lambda i: replace(i, labels=()) if i.id in ("i0", "i6") else i)
+    run, _ = train(replace(QUICK, epochs=1), *made, tmp_path / "runs")
+    row = evaluate(EvalConfig(langs=("de",)), *made, tmp_path / "runs").rows[0]
+    assert (row["queries"], row["queries_without_relevant"]) == (18, 2)
+    slow = rankings(run, *made, "de", "i2t", hamming)
+    assert row["map"] == pytest.approx(mean(map(expected_ap, slow)), abs=1e-9)
+
+
+def test_no_query_with_a_relevant_item_is_a_data_error(make_cache, tmp_path):
+    made = make_cache(tmp_path, change=lambda i: replace(i, labels=()) if "query" in i.splits else i)
+    train(replace(QUICK, epochs=1), *made, tmp_path / "runs")
+    with pytest.raises(DataError, match="no query has a relevant item"):
+        evaluate(EvalConfig(), *made, tmp_path / "runs")
+
+
+def test_items_that_lack_a_part_are_on_no_side_that_needs_it(make_cache, tmp_path):
+    def change(item):
+        lacks = {"i0": {"texts": {"en": item.texts["en"]}}, "i2": {"texts": {}}, "i6": {"image": None}}
+        return replace(item, **lacks.get(item.id, {}))
+
+    made = make_cache(tmp_path, change=change)
+    run, _ = train(replace(QUICK, epochs=1), *made, tmp_path / "runs")
+    rows = {(r["lang"], r["direction"]): r for r in evaluate(EvalConfig(), *made, tmp_path / "runs").rows}
+    assert [rows["de", d]["queries"] for d in ("i2t", "t2i")] == [19, 19]  # no image of i6, no caption of i0
+    assert [rows["en", d]["queries"] for d in ("i2t", "t2i")] == [19, 20]
+    assert [rows["en", d]["database"] for d in ("i2t", "t2i")] == [99, 100]
+    for (lang, direction), row in rows.items():
+        slow = rankings(run, *made, lang, direction, hamming)
+        assert row["map"] == pytest.approx(mean(map(expected_ap, slow)), abs=1e-9)
+
+
+def test_relevance_by_pairs_seeks_the_own_counterpart(make_cache, tmp_path):
+    def change(item):
+        return replace(item, labels=(), splits=item.splits | ({"database"} if "query" in item.splits else set()))
+
+    made = make_cache(tmp_path, change=change, relevance="pairs")
+    run, _ = train(QUICK, *made, tmp_path / "runs")
+    result = evaluate(EvalConfig(), *made, tmp_path / "runs")
+    assert result.protocol["relevance"] == "the item's own counterpart"
+    for row in result.rows:
+        assert row["chance"] == pytest.approx(1 / 120)
+        slow = rankings(run, *made, row["lang"], row["direction"], hamming)
+        assert row["map"] == pytest.approx(mean(map(expected_ap, slow)), abs=1e-9)
+        assert row["recall_at"] == pytest.approx(row["hit_at"])
+
+
+# ---------------------------------------------------------------------------------------------- rows and protocol
+
+
+def test_rows_say_what_they_are_of(scored):
+    result = scored[3]
+    who = [(r["method"], r["seed"], r["bits"], r["lang"], r["direction"]) for r in result.rows]
+    assert who == [
+        ("triplet", 0, bits, lang, direction)
+        for bits in (8, 13)
+        for lang in ("de", "en")
+        for direction in ("i2t", "t2i")
+    ]
+    assert {r["dataset"] for r in result.rows} == {"toy"}
+    assert all({"run", "collapsed", "ndcg_at", "hit_at", "precision_radius2"} <= set(r) for r in result.rows)
+
+
+def test_the_protocol_says_how_it_was_made(scored):
+    protocol = scored[3].protocol
+    assert set(protocol) >= {"dataset", "queries", "database", "relevance", "metric", "ties", "epoch", "split", "seeds"}
+    assert protocol["queries"].startswith("20 query items")
+    assert protocol["database"].startswith("100 database items, 80 train")
+    assert protocol["untrained_encoders"] == ["image", "text-de", "text-en"]
+    assert protocol["encoders"]["image"] == "toy, random weights"
+
+
+def test_the_protocol_names_cut_and_rule(scored):
+    base, dataset, folder, _ = scored
+    config = EvalConfig(bits=(8,), map_at=50, map_at_rule="hits")
+    metric = evaluate(config, dataset, folder, base / "runs").protocol["metric"]
+    assert "mAP@50" in metric
+    assert "hits" in metric
+
+
+def test_what_is_printed_is_plain_json_and_stored_by_run(mine):
+    dataset, folder, out = mine
+    result = evaluate(EvalConfig(), dataset, folder, out)
+    printed = json.loads(json.dumps(result.as_json(), allow_nan=False))
+    for bits in (8, 13):
+        stored = json.loads((out / "toy" / f"triplet-{bits}" / runs.METRICS).read_text())
+        assert stored["rows"] == [row for row in printed["rows"] if row["bits"] == bits]
+        assert stored["protocol"]["metric"] == printed["protocol"]["metric"]
+
+
+def test_filters_choose_bits_languages_and_methods(mine):
+    dataset, folder, out = mine
+    train(replace(QUICK, method="triplet-seed", epochs=1, langs=("en",)), dataset, folder, out)
+
+    def found(**filters):
+        rows = evaluate(EvalConfig(**filters), dataset, folder, out).rows
+        return {(r["method"], r["bits"], r["lang"]) for r in rows}
+
+    assert found(bits=(13,)) == {("triplet", 13, "de"), ("triplet", 13, "en")}
+    assert found(langs=("de",)) == {("triplet", 8, "de"), ("triplet", 13, "de")}
+    assert found(methods=("triplet-seed",)) == {("triplet-seed", 8, "en")}
+    assert len(found()) == 5
+    for filters in ({"bits": (64,)}, {"langs": ("fr",)}, {"methods": ("cca",)}):
+        with pytest.raises(UsageError):
+            found(**filters)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [EvalConfig(ties="lucky"), EvalConfig(map_at_rule="r"), EvalConfig(map_at=0), EvalConfig(at=(0,))],
+)
+def test_what_is_no_option_is_refused(scored, config):
+    base, dataset, folder, _ = scored
+    with pytest.raises(UsageError):
+        evaluate(config, dataset, folder, base / "runs")
+
+
+# ---------------------------------------------------------------------------------------------- codes and their files
+
+
+def test_codes_are_made_once(mine):
+    dataset, folder, out = mine
+    run = run_of(out)
+    made = [run.folder / runs.CODES, *run.folder.glob("*.faiss")]
+    assert len(made) == 4
+    before = {path: path.stat().st_mtime_ns for path in made}
+    evaluate(EvalConfig(), dataset, folder, out)
+    assert before == {path: path.stat().st_mtime_ns for path in made}
+
+
+def test_codes_are_made_again_for_other_heads(mine):
+    dataset, folder, out = mine
+    run, _ = train(replace(QUICK, epochs=1), dataset, folder, out, overwrite=True)
+    row = evaluate(EvalConfig(bits=(8,)), dataset, folder, out).rows[0]
+    slow = rankings(run, dataset, folder, "de", "i2t", hamming)
+    assert row["map"] == pytest.approx(mean(map(expected_ap, slow)), abs=1e-9)
+
+
+def test_codes_of_other_features_are_never_scored(mine, make_cache):
+    dataset, folder, out = mine
+    make_cache(folder.parent, shift="query")
+    (run_of(out).folder / runs.CODES).unlink()
+    with pytest.raises(StaleError, match="train again"):
+        evaluate(EvalConfig(bits=(8,)), dataset, folder, out)
+    run, _ = train(QUICK, dataset, folder, out, overwrite=True)
+    row = evaluate(EvalConfig(bits=(8,)), dataset, folder, out).rows[0]
+    slow = rankings(run, dataset, folder, "de", "i2t", hamming)
+    assert row["map"] == pytest.approx(mean(map(expected_ap, slow)), abs=1e-9)
+
+
+@pytest.mark.parametrize("name", [runs.CODES, "image.faiss", "text-de.faiss"])
+def test_a_deleted_file_is_made_again_to_the_same_bytes(mine, scored, name):
+    dataset, folder, out = mine
+    path = run_of(out).folder / name
+    before = path.read_bytes()
+    path.unlink()
+    rows = evaluate(EvalConfig(bits=(8,)), dataset, folder, out).rows
+    assert path.read_bytes() == before
+    assert [r["map"] for r in rows] == [r["map"] for r in scored[3].rows if r["bits"] == 8]
+
+
+@pytest.mark.parametrize("name", [runs.CODES, "image.faiss", "text-de.faiss"])
+@pytest.mark.parametrize("how", ["flip", "cut", "empty"])
+def test_a_damaged_file_is_refused(mine, name, how):
+    dataset, folder, out = mine
+    path = run_of(out).folder / name
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes({"flip": content, "cut": content[:-9], "empty": b""}[how])
+    with pytest.raises(DamagedError, match=name):
+        evaluate(EvalConfig(bits=(8,)), dataset, folder, out)
+
+
+def test_damaged_heads_make_no_codes(mine):
+    dataset, folder, out = mine
+    folder_of_run = run_of(out).folder
+    (folder_of_run / runs.CODES).unlink()
+    (folder_of_run / runs.HEADS).write_bytes((folder_of_run / runs.HEADS).read_bytes()[:-1])
+    with pytest.raises(DamagedError, match=runs.HEADS):
+        evaluate(EvalConfig(bits=(8,)), dataset, folder, out)
+    assert not (folder_of_run / runs.CODES).exists()
+
+
+def test_a_run_of_other_items_is_refused(mine, make_cache):
+    _, folder, out = mine
+    dataset, _ = make_cache(folder.parent, change=lambda i: replace(i, labels=i.labels[:1]))
+    with pytest.raises(StaleError, match="other items"):
+        evaluate(EvalConfig(), dataset, folder, out)
+
+
+# ---------------------------------------------------------------------------------------------- other judges
+
+
+def test_trec_files_are_judged_alike(mine, tmp_path):
+    ir_measures = pytest.importorskip("ir_measures")
+    dataset, folder, out = mine
+    written = write_trec(EvalConfig(bits=(8,)), dataset, out, tmp_path / "trec")
+    assert len(written) == 8
+    views = read_codes(run_of(out))
+    for lang in ("de", "en"):
+        for direction in ("i2t", "t2i"):
+            stem = str(tmp_path / "trec" / f"triplet-8.{lang}.{direction}")
+            ranked = ir_measures.read_trec_run(stem + ".run")
+            judged = ir_measures.read_trec_qrels(stem + ".qrels")
+            theirs = {m.query_id: m.value for m in ir_measures.iter_calc([ir_measures.AP], judged, ranked)}
+            both = module.sides(dataset, views, lang, direction)
+            _, order = both.sought.index.search(both.source.codes.packed[both.rows], len(both.database))
+            queries = both.source.codes.item[both.rows]
+            hits = np.array(
+                [
+                    [related(dataset, q, both.database[d]) for d in row]
+                    for q, row in zip(queries, order, strict=True)
+                ]
+            )
+            ours = average_precision_ranked(hits)
+            assert theirs == pytest.approx({f"i{q}": ap for q, ap in zip(queries, ours, strict=True)}, abs=1e-9)
+            assert math.isfinite(sum(theirs.values()))
+
+
+def test_trec_files_can_be_asked_for_before_any_codes_exist(mine, tmp_path):
+    dataset, folder, out = mine
+    evaluate(EvalConfig(langs=("de",)), dataset, folder, out)
+    assert len(write_trec(EvalConfig(langs=("de",)), dataset, out, tmp_path / "trec")) == 2 * 2 * 2

@@ -1,0 +1,115 @@
+"""Imports run one way, each heavy or risky library has one door, and looking at the help loads none of them."""
+
+import ast
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import cmrhash
+
+TREE = Path(cmrhash.__file__).parent
+ORDER = (
+    "errors config files recipe device data encoders cache codes relevance index metrics losses heads methods "
+    "views runs extract task checkpoint train encode evaluate"
+).split()
+HEAVY = ("torch", "torchvision", "transformers", "faiss", "h5py", "numpy")
+
+
+def sources(*trees):
+    return [path for tree in trees for path in sorted(tree.rglob("*.py"))]
+
+
+def cli_tree():
+    import cmrhash_cli
+
+    return Path(cmrhash_cli.__file__).parent
+
+
+def imported(path):
+    """Every module that a file imports, wherever in the file, as dotted names."""
+    names = []
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: imports are absolute here"
+            names += [f"{node.module}.{alias.name}" for alias in node.names]
+    return names
+
+
+def stage(path):
+    return path.relative_to(TREE).parts[0].removesuffix(".py")
+
+
+def test_every_stage_has_its_place_in_the_order():
+    assert {stage(path) for path in sources(TREE)} - {"__init__"} == set(ORDER)
+
+
+def test_imports_run_one_way():
+    for path in sources(TREE):
+        mine = stage(path)
+        theirs = {name.split(".")[1] for name in imported(path) if name.startswith("cmrhash.")}
+        if mine == "__init__":
+            assert not theirs
+            continue
+        later = [name for name in theirs - {mine} if ORDER.index(name) > ORDER.index(mine)]
+        assert not later, f"{path.relative_to(TREE)} imports {later}, which come after it"
+        assert mine in ("data", "encoders") or mine not in theirs
+
+
+def test_the_library_knows_nothing_of_the_command_line():
+    for path in sources(TREE):
+        roots = {name.split(".")[0] for name in imported(path)}
+        assert not roots & {"cmrhash_cli", "typer", "click", "rich"}, path
+
+
+@pytest.mark.parametrize(("library", "door"), [("h5py", "cache.py"), ("faiss", "index.py")])
+def test_a_library_with_traps_has_one_door(library, door):
+    users = {p.name for p in sources(TREE, cli_tree()) if library in {name.split(".")[0] for name in imported(p)}}
+    assert users == {door}
+
+
+def test_nothing_runs_code_out_of_a_file():
+    for path in sources(TREE, cli_tree()):
+        roots = {name.split(".")[0] for name in imported(path)}
+        assert not roots & {"pickle", "cPickle", "dill", "joblib", "marshal", "shelve"}, path
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if not isinstance(node, ast.Call):
+                continue
+            call, options = ast.unparse(node.func), {k.arg: ast.unparse(k.value) for k in node.keywords}
+            where = f"{path}:{node.lineno}"
+            assert call not in ("eval", "exec", "compile", "__import__"), where
+            assert options.get("allow_pickle", "False") == "False", where
+            assert options.get("trust_remote_code", "False") == "False", where
+            if call == "torch.load":
+                assert options.get("weights_only") == "True", where
+
+
+def loaded_after(code):
+    """The heavy modules that a fresh interpreter holds after running ``code``."""
+    tail = f"\nimport json\nprint(); print(json.dumps([m for m in {HEAVY} if m in sys.modules]))"
+    done = subprocess.run([sys.executable, "-c", "import sys\n" + code + tail], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.splitlines()[-1]), done.stdout
+
+
+def test_importing_the_package_imports_nothing_heavy():
+    assert loaded_after("import cmrhash, cmrhash.config, cmrhash.errors, cmrhash_cli.main")[0] == []
+
+
+@pytest.mark.parametrize("args", [["--help"], ["--version"], ["extract", "-h"], ["train", "--help"], ["eval", "--help"]])
+def test_help_loads_nothing_heavy(args):
+    code = f"""
+sys.argv = ["cmrhash", *{args}]
+from cmrhash_cli.main import main
+try:
+    main()
+except SystemExit as end:
+    assert not end.code
+"""
+    heavy, shown = loaded_after(code)
+    assert heavy == []
+    assert "cmrhash" in shown

@@ -1,0 +1,449 @@
+"""Training on made-up features: it learns, it is the same every time, and it goes on to the same bytes."""
+
+import json
+import os
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from cmrhash import runs, train
+from cmrhash.cache import FeatureWriter
+from cmrhash.config import TrainConfig
+from cmrhash.data import manifest
+from cmrhash.data.dataset import ImageTextDataset, Item
+from cmrhash.errors import CmrhashError, DamagedError, DataError, LockedError, StaleError, UsageError
+from cmrhash.files import locked
+from cmrhash.losses import Triplets
+from cmrhash.methods import METHODS, Method
+
+QUICK = TrainConfig(bits=16, epochs=4, batch=16, lr=0.02, hidden=16, dropout=0.1, input_dropout=0.1, device="cpu")
+CHECKPOINT = "checkpoint.json"
+
+@pytest.fixture(scope="session")
+def make_cache():
+    """A function that writes an extracted data set with made-up features: class centre + noise, no encoder runs."""
+
+    def make(cache, name="toy", count=120, change=None, relevance="labels", weights="random", shift=None):
+        """change: item -> item. shift: a role whose items get other features. Returns (dataset, its folder)."""
+        items = []
+        for n in range(count):
+            roles = {"query"} if n % 6 == 0 else {"database", "val" if n % 6 == 1 else "train"}
+            labels = tuple(sorted({n % 5, (n + (n % 7 == 0)) % 5}))
+            texts = {lang: (f"{lang} {n} a", f"{lang} {n} b") for lang in ("de", "en")}
+            item = Item(f"i{n}", f"{n}.jpg", texts, labels, frozenset(roles))
+            items.append(change(item) if change else item)
+        classes = tuple("abcdef") if relevance == "labels" else ()
+        manifest.store(ImageTextDataset(name, cache, tuple(items), classes, relevance), cache / name)
+        rng = np.random.default_rng(0)
+        for view, dim in (("image", 16), ("text-de", 12), ("text-en", 12)):
+            kind, _, lang = view.partition("-")
+            rows = [(n, c) for n, i in enumerate(items) for c in range(len(i.texts.get(lang, ())) if lang else 1)]
+            centres, noise = rng.standard_normal((5, dim)), rng.standard_normal((count, 2, dim))
+            own = rng.standard_normal((count, dim))  # of the item, whatever its class
+            x = np.stack([centres[n % 5] + 0.3 * own[n] + 0.7 * noise[n, c] for n, c in rows]).astype(np.float32)
+            x[[shift in items[n].splits for n, _ in rows]] += 3
+            valid = np.array([bool(lang or items[n].image) for n, _ in rows])
+            x[~valid] = 0
+            recipe = {"kind": kind, "encoder": "toy", "weights": weights, **({"lang": lang} if lang else {})}
+            item = np.array([n for n, _ in rows], np.int32)
+            ids = tuple(i.id for i in items)
+            with FeatureWriter(cache / name / f"{view}-toy.h5", item, ids, dim, recipe, len(rows)) as writer:
+                writer.commit(0, x, valid, np.zeros((len(rows), 16), np.uint8))
+                writer.seal({})
+        return manifest.load(cache / name), cache / name
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def extracted(make_cache, tmp_path_factory):
+    return make_cache(tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture(scope="module")
+def finished(extracted, tmp_path_factory):
+    """The quick training, whole; tests that change it use a folder of their own."""
+    run, fresh = train.train(QUICK, *extracted, tmp_path_factory.mktemp("runs"))
+    assert fresh
+    return run
+
+
+def heads(run):
+    return (run.folder / runs.HEADS).read_bytes()
+
+
+def history(run):
+    return [json.loads(line) for line in (run.folder / runs.HISTORY).read_text().splitlines()]
+
+
+def use(monkeypatch, terms):
+    """Let the default method compute these terms."""
+    monkeypatch.setitem(METHODS, "triplet", Method(terms, METHODS["triplet"].source))
+
+
+# ---------------------------------------------------------------------------------------------- it learns
+
+
+def test_training_lifts_val_map_over_untrained_heads(extracted, finished, tmp_path):
+    untrained, _ = train.train(replace(QUICK, epochs=1, lr=1e-9), *extracted, tmp_path)
+    before = untrained.config["val_map_mean"]
+    assert before < 0.45
+    assert finished.config["val_map_mean"] > before + 0.2
+    assert finished.config["val_map_mean"] == max(entry["val_map_mean"] for entry in history(finished))
+    assert not finished.config["collapsed"]
+
+
+def test_the_history_has_a_line_an_epoch(finished):
+    lines = history(finished)
+    assert [line["epoch"] for line in lines] == list(range(QUICK.epochs))
+    for line in lines:
+        assert set(line["terms"]) == {"i2i", "i2t.de", "t2i.de", "t2t.de", "i2t.en", "t2i.en", "t2t.en"}
+        assert set(line["val_map"]) == {"de", "en"}
+        assert line["valid_triplets"] > 0
+        assert 0 < line["active_share"] <= 1
+        assert line["skipped"] == 0
+
+
+def test_the_loss_is_the_image_term_and_the_mean_over_languages(finished):
+    for line in history(finished):
+        terms = dict(line["terms"])
+        assert line["loss"] == pytest.approx(terms.pop("i2i") + sum(terms.values()) / 2)
+
+
+@pytest.mark.parametrize("bits", [1, 5, 100])
+def test_any_code_length_and_a_linear_head(extracted, tmp_path, bits):
+    run, _ = train.train(replace(QUICK, bits=bits, hidden=0, epochs=2), *extracted, tmp_path)
+    assert run.bits == bits
+    assert 0 < run.config["val_map_mean"] <= 1
+
+
+def test_a_single_language_leaves_the_other_out(extracted, tmp_path):
+    run, _ = train.train(replace(QUICK, langs=("de",), epochs=1), *extracted, tmp_path)
+    assert run.langs == ("de",)
+    assert set(run.config["features"]) == {"image", "text-de"}
+
+
+def test_relevance_by_pairs_trains_without_labels(make_cache, tmp_path):
+    made = make_cache(tmp_path / "cache", change=lambda item: replace(item, labels=()), relevance="pairs")
+    run, _ = train.train(replace(QUICK, epochs=2), *made, tmp_path / "runs")
+    assert run.config["train_items"] == 80
+
+
+def test_without_val_items_the_last_epoch_is_taken_and_told(make_cache, tmp_path):
+    made = make_cache(tmp_path, change=lambda item: replace(item, splits=item.splits - {"val"}))
+    run, _ = train.train(replace(QUICK, epochs=2), *made, tmp_path / "runs")
+    assert run.config["best_epoch"] == 1
+    assert run.config["chosen_on"] != "val"
+
+
+# ---------------------------------------------------------------------------------------------- the same every time
+
+
+def test_the_same_seed_gives_the_same_bytes_and_another_seed_others(extracted, finished, tmp_path):
+    torch.rand(3)  # whatever the caller drew before
+    again, _ = train.train(QUICK, *extracted, tmp_path)
+    assert heads(again) == heads(finished)
+    other, _ = train.train(replace(QUICK, seed=1), *extracted, tmp_path)
+    assert other.folder.name == "triplet-16-seed1"
+    assert heads(other) != heads(finished)
+
+
+def test_the_callers_random_numbers_stay_as_they_were(extracted, tmp_path):
+    torch.manual_seed(5)
+    expected = torch.rand(4)
+    torch.manual_seed(5)
+    train.train(replace(QUICK, epochs=1), *extracted, tmp_path)
+    assert torch.equal(torch.rand(4), expected)
+
+
+def stop_after(epoch, error):
+    def progress(what, done, total, note):
+        if done == epoch:
+            raise error
+
+    return progress
+
+
+@pytest.mark.parametrize(
+    ("error", "seconds"),
+    [(KeyboardInterrupt, 1e9), (RuntimeError, 0)],  # Ctrl-C saves; a kill leaves the checkpoint before it
+    ids=["interrupted", "killed"],
+)
+def test_a_stopped_run_goes_on_to_the_same_bytes(extracted, finished, tmp_path, error, seconds):
+    config = replace(QUICK, checkpoint_seconds=seconds)
+    with pytest.raises(error):
+        train.train(config, *extracted, tmp_path, progress=stop_after(2, error))
+    folder = runs.folder_of(tmp_path, "toy", "triplet", 16, 0)
+    assert (folder / CHECKPOINT).exists()
+    assert not (folder / runs.CONFIG).exists()
+    seen = []
+    run, fresh = train.train(config, *extracted, tmp_path, progress=lambda what, done, *_: seen.append(done))
+    assert fresh
+    assert seen[0] == (2 if error is KeyboardInterrupt else 1)
+    for name in (runs.HEADS, runs.HISTORY, runs.CONFIG):
+        assert (run.folder / name).read_bytes() == (finished.folder / name).read_bytes()
+    assert not list(run.folder.glob("checkpoint*"))
+
+
+def test_a_run_stopped_inside_an_epoch_goes_on_to_the_same_bytes(extracted, finished, tmp_path, monkeypatch):
+    real, calls = METHODS["triplet"].terms, []
+
+    def terms(*args):
+        calls.append(1)
+        if len(calls) == 12:  # third step of the third epoch
+            raise KeyboardInterrupt
+        return real(*args)
+
+    use(monkeypatch, terms)
+    with pytest.raises(KeyboardInterrupt):
+        train.train(QUICK, *extracted, tmp_path)
+    run, _ = train.train(QUICK, *extracted, tmp_path)
+    assert len(calls) == 12 + 2 * 5  # epochs 3 and 4 only
+    assert heads(run) == heads(finished)
+    assert history(run) == history(finished)
+
+
+def test_a_finished_run_is_found_not_trained_again(extracted, tmp_path):
+    config = replace(QUICK, epochs=1)
+    run, _ = train.train(config, *extracted, tmp_path)
+    before = {p: p.stat().st_mtime_ns for p in run.folder.iterdir() if not p.name.startswith(".")}
+    seen = []
+    again, fresh = train.train(config, *extracted, tmp_path, progress=lambda *a: seen.append(a))
+    assert not fresh
+    assert not seen
+    assert again.config == run.config
+    assert before == {p: p.stat().st_mtime_ns for p in run.folder.iterdir() if not p.name.startswith(".")}
+
+
+def test_device_and_checkpoint_period_are_no_part_of_the_recipe(extracted, finished):
+    again, fresh = train.train(replace(QUICK, checkpoint_seconds=1), *extracted, finished.folder.parent.parent)
+    assert not fresh
+    assert again.config == finished.config
+
+
+# ---------------------------------------------------------------------------------------------- refusals
+
+
+@pytest.mark.parametrize("unfinished", [False, True], ids=["finished", "unfinished"])
+@pytest.mark.parametrize(
+    ("changed", "made", "field"),
+    [
+        ({"lr": 0.01}, {}, "train.lr"),
+        ({"epochs": 3}, {}, "train.epochs"),
+        ({"langs": ("en",)}, {}, "langs"),
+        ({}, {"shift": "train"}, "features.image.sha256"),
+        ({}, {"weights": "trained"}, "features.image"),
+        ({}, {"change": lambda i: replace(i, labels=i.labels[:1])}, "items_sha256"),
+    ],
+    ids=["lr", "epochs", "langs", "features", "weights", "items"],
+)
+def test_a_run_of_another_recipe_is_refused_by_field(make_cache, extracted, tmp_path, changed, made, field, unfinished):
+    config = replace(QUICK, epochs=2)
+    if unfinished:
+        with pytest.raises(KeyboardInterrupt):
+            train.train(config, *extracted, tmp_path, progress=stop_after(1, KeyboardInterrupt))
+    else:
+        train.train(config, *extracted, tmp_path)
+    before = {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file() and not p.name.startswith(".")}
+    other = make_cache(tmp_path / "other", **made) if made else extracted
+    with pytest.raises(StaleError, match=field.replace(".", r"\.")):
+        train.train(replace(config, **changed), *other, tmp_path)
+    for path, content in before.items():
+        assert path.read_bytes() == content
+
+
+def test_another_split_is_refused_by_its_seed(make_cache, extracted, tmp_path):
+    config = replace(QUICK, epochs=1)
+    train.train(config, *extracted, tmp_path)
+    dataset, folder = extracted
+    with pytest.raises(StaleError, match="split_seed = None, asked for 3"):
+        train.train(config, replace(dataset, split_seed=3), folder, tmp_path)
+
+
+def test_overwrite_trains_anew(extracted, tmp_path):
+    config = replace(QUICK, epochs=1)
+    first, _ = train.train(config, *extracted, tmp_path)
+    before = heads(first)
+    run, fresh = train.train(replace(config, lr=0.01), *extracted, tmp_path, overwrite=True)
+    assert fresh
+    assert run.config["train"]["lr"] == 0.01
+    assert heads(run) != before
+
+
+def test_overwrite_does_not_go_on_from_a_checkpoint(extracted, tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        train.train(QUICK, *extracted, tmp_path, progress=stop_after(2, KeyboardInterrupt))
+    seen = []
+    other = replace(QUICK, epochs=1)
+    train.train(other, *extracted, tmp_path, overwrite=True, progress=lambda what, done, *_: seen.append(done))
+    assert seen == [0, 1]
+
+
+def test_a_second_process_is_kept_out(extracted, tmp_path):
+    folder = runs.folder_of(tmp_path, "toy", "triplet", 16, 0)
+    folder.mkdir(parents=True)
+    with locked(folder / runs.CONFIG), pytest.raises(LockedError, match=f"process {os.getpid()}"):
+        train.train(QUICK, *extracted, tmp_path)
+
+
+def test_features_by_an_encoder_that_is_not_there(extracted, tmp_path):
+    with pytest.raises(UsageError, match=r"no image features by 'vgg' \(there: toy\)"):
+        train.train(QUICK, *extracted, tmp_path, encoders=("image=vgg",))
+    with pytest.raises(UsageError, match="not trained"):
+        train.train(QUICK, *extracted, tmp_path, encoders=("fr=toy",))
+
+
+# ---------------------------------------------------------------------------------------------- bad losses, bad data
+
+
+def with_nan(real, bad):
+    """Terms that are NaN at the given steps, counted from 1."""
+    calls = []
+
+    def terms(*args):
+        calls.append(1)
+        found = real(*args)
+        return found._replace(loss=found.loss * float("nan")) if len(calls) in bad else found
+
+    return terms
+
+
+def test_steps_with_a_nan_loss_are_skipped_and_counted(extracted, tmp_path, monkeypatch):
+    use(monkeypatch, with_nan(METHODS["triplet"].terms, {1, 2, 4, 8}))
+    run, _ = train.train(replace(QUICK, epochs=2), *extracted, tmp_path)
+    assert run.config["skipped_steps"] == 4
+    assert [line["skipped"] for line in history(run)] == [3, 1]
+    assert all(np.isfinite(line["loss"]) for line in history(run))
+
+
+def test_three_nan_losses_in_a_row_stop_training_in_one_line(extracted, tmp_path, monkeypatch):
+    use(monkeypatch, with_nan(METHODS["triplet"].terms, {2, 3, 4}))
+    with pytest.raises(CmrhashError, match=r"not finite in 3 steps in a row \(batch: i\d+, ") as caught:
+        train.train(QUICK, *extracted, tmp_path)
+    assert "\n" not in str(caught.value)
+    assert "--lr" in str(caught.value)
+    assert not list(tmp_path.rglob(runs.CONFIG))
+
+
+def test_no_valid_triplet_is_a_data_error(make_cache, tmp_path):
+    made = make_cache(tmp_path, change=lambda item: replace(item, labels=(0,)))
+    with pytest.raises(DataError, match="without a single valid triplet"):
+        train.train(QUICK, *made, tmp_path / "runs")
+
+
+def test_collapsed_codes_are_called_so(extracted, tmp_path, monkeypatch):
+    def pull_together(u, texts, relevant, margin):
+        loss = torch.stack([(1 - e).pow(2).mean() for e in (u, *(t for t in texts for _ in range(3)))])
+        count = torch.ones(len(loss), dtype=torch.int64)
+        return Triplets(loss, count, count)
+
+    use(monkeypatch, pull_together)
+    run, _ = train.train(replace(QUICK, epochs=2, lr=0.5), *extracted, tmp_path)
+    assert run.config["collapsed"] is True
+    assert history(run)[-1]["collapsed"] is True
+    watch = run.config["collapse"]["image"]
+    assert watch["collapsed"]
+    assert watch["constant_bits"] > 0.25 or watch["distinct"] < 0.05
+
+
+def test_items_that_lack_a_part_are_left_out_of_training(make_cache, tmp_path):
+    def change(item):
+        return {
+            "i2": replace(item, texts={"en": item.texts["en"]}),
+            "i3": replace(item, labels=()),
+            "i4": replace(item, image=None),
+        }.get(item.id, item)
+
+    run, _ = train.train(replace(QUICK, epochs=1), *make_cache(tmp_path, change=change), tmp_path / "runs")
+    assert run.config["train_items"] == 80 - 3
+    english = replace(QUICK, epochs=1, langs=("en",))
+    run, _ = train.train(english, manifest.load(tmp_path / "toy"), tmp_path / "toy", tmp_path / "english")
+    assert run.config["train_items"] == 80 - 2  # there nothing asks for a German caption
+
+
+def test_nothing_to_train_on_is_a_data_error(make_cache, tmp_path):
+    made = make_cache(tmp_path, change=lambda item: replace(item, splits=item.splits - {"train"}))
+    with pytest.raises(DataError, match="0 items to train on"):
+        train.train(QUICK, *made, tmp_path / "runs")
+
+
+def test_query_items_never_touch_training(make_cache, finished, tmp_path):
+    run, _ = train.train(QUICK, *make_cache(tmp_path, shift="query"), tmp_path / "runs")
+    assert run.config["features"]["image"]["sha256"] != finished.config["features"]["image"]["sha256"]
+    assert heads(run) == heads(finished)
+    assert history(run) == history(finished)
+    other, _ = train.train(QUICK, *make_cache(tmp_path, shift="train"), tmp_path / "others")
+    assert heads(other) != heads(finished)  # the test would see it
+
+
+# ---------------------------------------------------------------------------------------------- damage
+
+
+def flip(path, at=-1):
+    content = bytearray(path.read_bytes())
+    content[at] ^= 1
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("damage", ["tensors", "cut tensors", "no tensors", "json", "not json"])
+def test_a_damaged_checkpoint_is_refused(extracted, tmp_path, damage):
+    with pytest.raises(KeyboardInterrupt):
+        train.train(QUICK, *extracted, tmp_path, progress=stop_after(1, KeyboardInterrupt))
+    folder = runs.folder_of(tmp_path, "toy", "triplet", 16, 0)
+    about, (tensors,) = folder / CHECKPOINT, folder.glob("checkpoint-*.safetensors")
+    {
+        "tensors": lambda: flip(tensors),
+        "cut tensors": lambda: tensors.write_bytes(tensors.read_bytes()[:-100]),
+        "no tensors": tensors.unlink,
+        "json": lambda: about.write_text("{}"),
+        "not json": lambda: about.write_bytes(about.read_bytes()[:50]),
+    }[damage]()
+    with pytest.raises(DamagedError, match="--overwrite"):
+        train.train(QUICK, *extracted, tmp_path)
+    _, fresh = train.train(replace(QUICK, epochs=1), *extracted, tmp_path, overwrite=True)
+    assert fresh
+
+
+@pytest.mark.parametrize("name", [runs.HEADS, runs.CONFIG])
+@pytest.mark.parametrize("how", ["flip", "cut", "empty"])
+def test_a_damaged_run_is_refused(extracted, finished, tmp_path, name, how):
+    folder = runs.folder_of(tmp_path, "toy", "triplet", 16, 0)
+    folder.mkdir(parents=True)
+    for part in (runs.HEADS, runs.HISTORY, runs.CONFIG):
+        (folder / part).write_bytes((finished.folder / part).read_bytes())
+    content = (folder / name).read_bytes()
+    if how == "flip":
+        flip(folder / name, len(content) // 2)
+    else:
+        (folder / name).write_bytes(content[: len(content) // 2 if how == "cut" else 0])
+    with pytest.raises(DamagedError):
+        train.train(QUICK, *extracted, tmp_path)
+
+
+# ---------------------------------------------------------------------------------------------- small parts
+
+
+@pytest.mark.parametrize("steps", [4, 5, 7, 10, 60, 333])
+def test_one_cycle_is_that_of_torch(steps):
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1)
+    torchs = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, total_steps=steps, cycle_momentum=False)
+    for step in range(steps):
+        assert train.one_cycle(step, steps, 2e-3) == pytest.approx(optimizer.param_groups[0]["lr"], rel=1e-9)
+        optimizer.step()
+        if step + 1 < steps:
+            torchs.step()
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3])
+def test_one_cycle_of_few_steps_is_finite(steps):
+    assert all(0 < train.one_cycle(step, steps, 1.0) <= 1 for step in range(steps))
+
+
+@pytest.mark.parametrize(
+    ("wanted", "items", "size"),
+    [(512, 10_000, 512), (512, 2048, 512), (512, 2047, 256), (512, 80, 16), (16, 80, 16), (512, 3, 2), (3, 100, 3)],
+)
+def test_the_batch_is_halved_until_a_pass_has_four_steps(wanted, items, size):
+    assert train.batch_size(wanted, items) == size
