@@ -82,7 +82,10 @@ def _evaluation() -> tuple[Callable[[], float], Callable[[], float]]:
     queries, items, bits, classes = 2000, 18000, 32, 255
     rng = np.random.default_rng(0)
     often = 1 / np.arange(1, classes + 1)
-    labels = [np.unique(rng.choice(classes, rng.integers(1, 8), p=often / often.sum())) for _ in range(queries + items)]
+    labels = [
+        np.unique(rng.choice(classes, rng.integers(1, 8), p=often / often.sum())).tolist()
+        for _ in range(queries + items)
+    ]
     codes = rng.choice(np.array([-1, 1], np.int8), (queries + items, bits))
     onehot = np.zeros((queries + items, classes), np.float32)
     for row, own in enumerate(labels):

@@ -57,8 +57,8 @@ class TrainConfig:
     lr: float = 2e-3  # peak of the one-cycle schedule
     weight_decay: float = 0.01  # AdamW
     hidden: int = 1024  # width of the hidden layer; 0: a linear head
-    dropout: float = 0.5  # share of hidden units dropped in training
-    input_dropout: float = 0.2  # share of features dropped in training
+    dropout: float = 0.2  # share of hidden units dropped in training
+    input_dropout: float = 0.1  # share of features dropped in training
     margin: float = 0.25  # triplet margin as a share of the bits, on squared L2 distances of tanh embeddings
     device: str = "auto"
     checkpoint_seconds: float = 20.0  # how often an unfinished run is saved

@@ -16,7 +16,7 @@ class Head(nn.Module):
     mean: Tensor
     std: Tensor
 
-    def __init__(self, dim: int, bits: int, hidden: int = 1024, dropout: float = 0.5, input_dropout: float = 0.2):
+    def __init__(self, dim: int, bits: int, hidden: int = 1024, dropout: float = 0.2, input_dropout: float = 0.1):
         super().__init__()
         self.register_buffer("mean", torch.zeros(dim))
         self.register_buffer("std", torch.ones(dim))

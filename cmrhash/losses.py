@@ -43,30 +43,37 @@ def batch_all_triplets(distance: Tensor, relevant: Tensor, margin: float) -> Tri
     """
     distance = distance if distance.dim() == 3 else distance.unsqueeze(0)  # (V, B, C)
     positive = relevant.expand_as(distance)
-    keys = torch.where(positive, distance + margin, distance).detach()
-    order = _ascending(keys, ~positive)
-    sorted_positive = positive.gather(-1, order)
-    negatives_before = (~sorted_positive).cumsum(-1)
-    positives_after = sorted_positive.sum(-1, keepdim=True) - sorted_positive.cumsum(-1)
-    weights = torch.where(sorted_positive, negatives_before, -positives_after).to(distance.dtype)
-    weights = torch.empty_like(keys).scatter(-1, order, weights)  # (V, B, C), back in the order of distance
-    active = torch.where(sorted_positive, negatives_before, 0).sum((-1, -2))  # (V,)
+    order, sorted_positive = _sort(torch.where(positive, distance + margin, distance).detach(), positive)
+    place = torch.arange(1, distance.shape[-1] + 1, device=distance.device, dtype=torch.int32)
+    positives = sorted_positive.cumsum(-1, dtype=torch.int32)  # (V, B, C) up to and with this place
+    # a positive has place - positives negatives before it; a negative has the rest of the positives after it
+    weights = torch.where(sorted_positive, place - positives, positives - positives[..., -1:])
+    active = weights.clamp_min(0).sum((-1, -2))  # (V,)
+    weights = torch.empty_like(distance).scatter(-1, order, weights.to(distance.dtype))  # in the order of distance
     per_anchor = relevant.sum(-1)  # (B,) positives of each anchor
     valid = (per_anchor * (relevant.shape[-1] - per_anchor)).sum().expand(len(distance))  # (V,)
     total = (weights * distance).sum((-1, -2)) + margin * active.to(distance.dtype)
     return Triplets(total / valid.clamp_min(1), valid, active)
 
 
-def _ascending(keys: Tensor, last: Tensor) -> Tensor:
-    """Indices that sort the last axis; among equal keys those marked ``last`` come last. keys: not negative."""
+def _sort(keys: Tensor, positive: Tensor) -> tuple[Tensor, Tensor]:
+    """Sort the last axis (at most 2^20 long) ascending, positives first among equal keys; keys: not negative.
+
+    Returns the order, int64 indices, and the sorted ``positive``.
+    """
     if keys.dtype == torch.float32:
-        # the bits of non-negative floats sort like the floats; the mark becomes the lowest bit of a wider integer
-        packed = keys.view(torch.int32).to(torch.int64) * 2 + last
-        if packed.device.type == "cpu":  # NumPy's integer sort is vectorised, torch's is not
-            return torch.from_numpy(np.argsort(packed.numpy(), axis=-1))
-        return packed.argsort(-1)
-    first = last.to(torch.int8).argsort(stable=True, dim=-1)
-    return first.gather(-1, keys.gather(-1, first).argsort(stable=True, dim=-1))
+        # The bits of non-negative floats sort like the floats. Mark and index ride in the low bits of one wide
+        # integer, so that a plain sort does it all, which NumPy has vectorised and torch on a CPU has not.
+        column = torch.arange(keys.shape[-1], device=keys.device)
+        packed = (keys.view(torch.int32).to(torch.int64) << 21) | ((~positive).to(torch.int64) << 20) | column
+        if packed.device.type == "cpu":
+            packed = torch.from_numpy(np.sort(packed.numpy(), axis=-1))
+        else:
+            packed = packed.sort(-1).values
+        return packed & ((1 << 20) - 1), (packed & (1 << 20)) == 0
+    first = (~positive).to(torch.int8).argsort(stable=True, dim=-1)
+    order = first.gather(-1, keys.gather(-1, first).argsort(stable=True, dim=-1))
+    return order, positive.gather(-1, order)
 
 
 def four_triplets(u: Tensor, texts: list[Tensor], relevant: Tensor, margin: float) -> Triplets:

@@ -115,7 +115,7 @@ def _fresh(config: TrainConfig, task: Task) -> State:
         rows = np.concatenate([np.arange(view.start[i], view.start[i] + view.count[i]) for i in task.train])
         heads[name].standardise(task.x[name][torch.from_numpy(rows).to(task.device)].cpu())  # type: ignore[operator]
     heads.to(task.device)
-    optimizer = torch.optim.AdamW(heads.parameters(), lr=config.lr, weight_decay=config.weight_decay)
+    optimizer = torch.optim.AdamW(heads.parameters(), lr=config.lr, weight_decay=config.weight_decay, fused=True)
     return State(heads, optimizer)
 
 

@@ -82,42 +82,31 @@ def _print(result: Evaluation, at: tuple[int, ...]) -> None:
     for row in result.rows:
         key = (row["method"], row["bits"], row["seed"], row["lang"])
         by_run.setdefault(key, {})[row["direction"]] = row
-    cells = []
-    for (method, bits, seed, lang), rows in by_run.items():
-        i2t, t2i = rows["i2t"], rows["t2i"]
-        cells.append(
-            [
-                method + (" (collapsed)" if i2t["collapsed"] else ""),
-                str(bits),
-                str(seed),
-                lang,
-                f"{i2t['map']:.3f}",
-                f"{t2i['map']:.3f}",
-                f"{i2t['chance']:.3f}",
-                f"{i2t['map_real']:.3f}",
-                f"{t2i['map_real']:.3f}",
-                f"{i2t['map_pessimistic']:.3f}-{i2t['map_optimistic']:.3f}",
-                *(f"{r['precision_at'][str(k)]:.3f}" for k in at for r in (i2t, t2i)),
-            ]
-        )
-    columns = [
-        "method",
-        "bits",
-        "seed",
-        "lang",
-        "i2t",
-        "t2i",
-        "chance",
-        "real i2t",
-        "real t2i",
-        "i2t by tie order",
-    ]
-    columns += [f"P@{k} {d}" for k in at for d in ("i2t", "t2i")]
+    columns = ["method", "bits", "seed", "lang", "i2t", "t2i", "chance", "real i2t", "real t2i", "i2t by tie order"]
+    columns += [f"P@{k} {direction}" for k in at for direction in ("i2t", "t2i")]
+    title = f"{protocol['dataset']}: {protocol['metric'].split(',')[0]}"
+    if protocol["untrained_encoders"]:
+        title += " -- UNTRAINED ENCODERS"
     lines = [f"{key}: {value}" for key, value in protocol.items() if isinstance(value, str) and key != "dataset"]
     lines += [f"{view}: {encoder}" for view, encoder in protocol["encoders"].items()]
     first = result.rows[0]
     lines.append(f"scored: {first['queries']} queries, {first['queries_without_relevant']} without a relevant item")
-    title = f"{protocol['dataset']}: {protocol['metric'].split(',')[0]}"
-    if protocol["untrained_encoders"]:
-        title += " -- UNTRAINED ENCODERS"
-    print_table(title, columns, cells, "\n".join(lines))
+    print_table(title, columns, [_cells(key, rows, at) for key, rows in by_run.items()], "\n".join(lines))
+
+
+def _cells(key: tuple[Any, ...], rows: dict[str, Any], at: tuple[int, ...]) -> list[str]:
+    """A line of the table: both directions of a run and language."""
+    method, bits, seed, lang = key
+    i2t, t2i = rows["i2t"], rows["t2i"]
+    figures = [i2t["map"], t2i["map"], i2t["chance"], i2t["map_real"], t2i["map_real"]]
+    ties = f"{i2t['map_pessimistic']:.3f}-{i2t['map_optimistic']:.3f}"
+    precision = [row["precision_at"][str(k)] for k in at for row in (i2t, t2i)]
+    return [
+        method + (" (collapsed)" if i2t["collapsed"] else ""),
+        str(bits),
+        str(seed),
+        lang,
+        *(f"{value:.3f}" for value in figures),
+        ties,
+        *(f"{value:.3f}" for value in precision),
+    ]

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
     from cmrhash.extract import Report
 
 D = ExtractConfig
+ROLES = ("query", "database", "train", "val")
+MANY_UNKNOWN = 0.05  # share of unknown word pieces from which text model and language hardly match
 
 
 def extract(
@@ -96,33 +99,8 @@ def extract(
 
 
 def _show(report: Report, as_json: bool, quiet: bool) -> None:
-    data = report.dataset
     if as_json:
-        files = [
-            {
-                "file": str(file.path),
-                "items": file.items,
-                "rows": file.rows,
-                "ok": file.ok,
-                "quarantined": len(file.quarantine),
-                "seconds": round(file.seconds, 3),
-                "fresh": file.fresh,
-            }
-            for file in report.files
-        ]
-        roles = {role: data.count(role) for role in ("train", "val", "query", "database")}
-        print_json(
-            {
-                "dataset": data.name,
-                "items": len(data.items),
-                "classes": len(data.classes),
-                "found": dict(data.found),
-                "splits": roles,
-                "untrained_encoders": report.untrained,
-                "unknown_words": report.unknown_words,
-                "files": files,
-            }
-        )
+        print_json(_as_json(report))
     else:
         rows = [
             [
@@ -135,17 +113,48 @@ def _show(report: Report, as_json: bool, quiet: bool) -> None:
             ]
             for file in report.files
         ]
-        print_table(f"{data.name} in {report.folder}", ["file", "rows", "items", "ok", "quarantined", "time"], rows)
-    for what, count in data.found.items():
-        note(f"found: {what}: {count}", quiet)
-    split = ", ".join(f"{data.count(role)} {role}" for role in ("query", "database", "train", "val"))
+        columns = ["file", "rows", "items", "ok", "quarantined", "time"]
+        print_table(f"{report.dataset.name} in {report.folder}", columns, rows)
+    for line in _notes(report):
+        note(line, quiet)
+
+
+def _as_json(report: Report) -> dict[str, Any]:
+    data = report.dataset
+    return {
+        "dataset": data.name,
+        "items": len(data.items),
+        "classes": len(data.classes),
+        "found": dict(data.found),
+        "splits": {role: data.count(role) for role in ROLES},
+        "untrained_encoders": report.untrained,
+        "unknown_words": report.unknown_words,
+        "files": [
+            {
+                "file": str(file.path),
+                "items": file.items,
+                "rows": file.rows,
+                "ok": file.ok,
+                "quarantined": len(file.quarantine),
+                "seconds": round(file.seconds, 3),
+                "fresh": file.fresh,
+            }
+            for file in report.files
+        ],
+    }
+
+
+def _notes(report: Report) -> Iterator[str]:
+    """What a person should know: what was found and missed, the splits, doubts about the encoders, the next step."""
+    data = report.dataset
+    yield "found: " + ", ".join(f"{count} {what}" for what, count in data.found.items())
     drawn = "" if data.split_seed is None else f" (drawn from seed {data.split_seed} and stored)"
-    note(f"splits: {split}{drawn}", quiet)
+    yield "splits: " + ", ".join(f"{data.count(role)} {role}" for role in ROLES) + drawn
     if report.untrained:
-        note("note: untrained encoders; figures made with them show the wiring, not the method", quiet)
+        yield "note: untrained encoders; figures made with them show the wiring, not the method"
     for lang, share in report.unknown_words.items():
-        if share > 0.05:
-            note(f"warning: {share:.0%} of the {lang} word pieces are unknown to its text model", quiet)
+        if share > MANY_UNKNOWN:
+            yield f"warning: {share:.0%} of the {lang} word pieces are unknown to its text model"
     if any(file.quarantine for file in report.files):
-        note(f"quarantined items and reasons: {report.folder / 'quarantine.jsonl'}", quiet)
-    note(f"next: cmrhash train --dataset {data.name} --bits 32", quiet)
+        yield f"quarantined items and reasons: {report.folder / 'quarantine.jsonl'}"
+    yield f"next: cmrhash train --dataset {data.name} --bits 32"
