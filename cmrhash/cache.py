@@ -69,6 +69,7 @@ def source_digest(content: bytes) -> NDArray[np.uint8]:
 class FeatureWriter:
     """Writes one feature file in blocks of rows; resumes an unfinished one of the same recipe.
 
+    An unfinished file of another recipe or other items is refused with StaleError, or removed if ``replace``.
     Use as a context manager: it holds the file's lock, and leaves ``X.h5.part`` behind if not sealed.
     """
 
@@ -80,8 +81,9 @@ class FeatureWriter:
         dim: int,
         recipe: Mapping[str, Any],
         block_rows: int,
+        replace: bool = False,
     ) -> None:
-        self.path, self.recipe, self.block_rows = path, dict(recipe), block_rows
+        self.path, self.recipe, self.block_rows, self.replace = path, dict(recipe), block_rows, replace
         self.rows = len(item)
         self.blocks = -(-self.rows // block_rows)
         self._part = path.with_name(path.name + ".part")
@@ -102,6 +104,8 @@ class FeatureWriter:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         try:
             self._stack.enter_context(locked(self.path))
+            if self.replace and self._part.exists() and not self._resumable():
+                self._part.unlink()
             if not self._part.exists():
                 self._create()
             self._file = self._stack.enter_context(h5py.File(self._part, "r+"))
@@ -158,6 +162,7 @@ class FeatureWriter:
         arrays |= self._shapes
         need = sum(int(np.prod(shape)) * np.dtype(dtype).itemsize for shape, dtype in arrays.values())
         try:
+            _reserve(new, need)
             with h5py.File(new, "w", userblock_size=USER_BLOCK) as file:
                 for name, (shape, dtype) in arrays.items():
                     _preallocate(file, name, shape, np.dtype(dtype))
@@ -171,6 +176,14 @@ class FeatureWriter:
             raise CmrhashError(f"cannot set aside {need / 1e6:.1f} MB ({error})", new, fix) from None
         os.replace(new, self._part)
         sync_folder(self.path.parent)
+
+    def _resumable(self) -> bool:
+        with h5py.File(self._part, "r") as self._file:
+            try:
+                self._check_part()
+            except StaleError:
+                return False
+        return True
 
     def _check_part(self) -> None:
         """An unfinished file must be of this recipe; then its static arrays are these ones, to the byte."""
@@ -192,6 +205,14 @@ class FeatureWriter:
         os.fsync(self._file.id.get_vfd_handle())
 
 
+def _reserve(path: Path, size: int) -> None:
+    """Raise OSError if the disk has no room for arrays of that many bytes: HDF5 itself, once a write has failed,
+    prints a traceback for every handle that it cannot close.
+    """
+    with path.open("wb") as file:
+        os.posix_fallocate(file.fileno(), 0, USER_BLOCK + size + (1 << 16))
+
+
 def _preallocate(file: h5py.File, name: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
     """A contiguous dataset whose bytes are on disk, zeros, before it is used; no time stamps."""
     plan = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
@@ -208,6 +229,7 @@ def write_sealed(path: Path, arrays: Arrays, manifest: Mapping[str, Any]) -> Non
     part = path.with_name(path.name + ".part")
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
+        _reserve(part, sum(value.nbytes for value in arrays.values()))
         with h5py.File(part, "w", userblock_size=USER_BLOCK) as file:
             for name, value in arrays.items():
                 _preallocate(file, name, value.shape, value.dtype)

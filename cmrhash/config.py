@@ -14,6 +14,7 @@ from cmrhash.errors import UsageError
 CACHE = Path("cache")  # feature files, one folder a data set
 RUNS = Path("runs")  # trained heads, one folder a run
 SAMPLE_DATASET = "sample"  # the built-in data set, drawn on first use
+MAX_BITS = 4096  # of a code
 RANDOM = "random"  # in place of weights or a model: seeded, untrained
 
 
@@ -77,15 +78,14 @@ class EvalConfig:
     at: tuple[int, ...] = (1, 10, 50)  # cuts of P@k, R@k, nDCG@k and hit@k
 
 
-def require_bits(bits: int) -> int:
-    """Return ``bits`` if it is a usable code length, else raise UsageError."""
-    if not 1 <= bits <= 4096:
-        raise UsageError(f"--bits {bits}", None, "give a code length from 1 to 4096")
-    return bits
-
-
-def require_positive(option: str, value: float, zero: bool = False) -> float:
-    """Return ``value`` if it is finite and above zero (or zero, if that is allowed), else raise UsageError."""
-    if not math.isfinite(value) or value < 0 or (value == 0 and not zero):
-        raise UsageError(f"{option} {value}", None, f"give a finite number {'from' if zero else 'above'} 0")
-    return value
+def check_train(config: TrainConfig) -> None:
+    """Raise UsageError for a number that cannot be trained with."""
+    if not 1 <= config.bits <= MAX_BITS:
+        raise UsageError(f"--bits {config.bits}", None, f"give a code length from 1 to {MAX_BITS}")
+    for name in ("epochs", "batch", "lr", "margin", "weight_decay", "hidden", "dropout", "input_dropout"):
+        value, option = getattr(config, name), f"--{name.replace('_', '-')}"
+        zero = name in ("weight_decay", "hidden", "dropout", "input_dropout")
+        if not math.isfinite(value) or value < 0 or (value == 0 and not zero):
+            raise UsageError(f"{option} {value}", None, f"give a finite number {'from' if zero else 'above'} 0")
+        if "dropout" in name and value >= 1:
+            raise UsageError(f"{option} {value}", None, "give a share below 1")

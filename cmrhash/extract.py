@@ -187,15 +187,15 @@ def _extract_images(
         there = _still_good(path, recipe, config.overwrite)
         fresh = there is None
         if there is not None:
-            _refuse_changed(there.source, pool.map(_file_digest, files), dataset, path)
+            _refuse_changed(there.source, pool.map(_file_digest, files), dataset, path, there.item)
         else:
-            _make_room(path, config.overwrite)
             item = np.arange(rows, dtype=np.int32)
             ids = tuple(i.id for i in dataset.items)
-            with FeatureWriter(path, item, ids, encoder.dim, recipe, IMAGE_BLOCK) as writer:
-                for block in sorted(writer.done):
-                    now = pool.map(_file_digest, files[writer.slice(block)])
-                    _refuse_changed(writer.committed("source", block), now, dataset, path, writer.slice(block).start)
+            with FeatureWriter(path, item, ids, encoder.dim, recipe, IMAGE_BLOCK, config.overwrite) as writer:
+                for block in sorted(writer.done):  # a photo that changed since is encoded again
+                    now = np.stack(list(pool.map(_file_digest, files[writer.slice(block)])))
+                    if not np.array_equal(writer.committed("source", block), now):
+                        writer.done.remove(block)
                 _encode_blocks(writer, files, encoder, config.image_batch, pool, progress)
                 writer.seal(_made_with(encoder.device, batch=config.image_batch))
             there = read_features(path)
@@ -317,16 +317,13 @@ def _extract_texts(
     there = _still_good(path, recipe, config.overwrite)
     fresh = there is None
     if there is not None:
-        _refuse_changed(there.source, iter(now), dataset, path, item=item)
+        _refuse_changed(there.source, iter(now), dataset, path, item)
     else:
-        _make_room(path, config.overwrite)
         ids = tuple(i.id for i in dataset.items)
-        with FeatureWriter(path, item, ids, encoder.dim, recipe, TEXT_BLOCK) as writer:
+        with FeatureWriter(path, item, ids, encoder.dim, recipe, TEXT_BLOCK, config.overwrite) as writer:
             for block in range(writer.blocks):
                 rows = writer.slice(block)
-                if block in writer.done:
-                    before = writer.committed("source", block)
-                    _refuse_changed(before, iter(now[rows]), dataset, path, item=item[rows])
+                if block in writer.done and np.array_equal(writer.committed("source", block), np.stack(now[rows])):
                     continue
                 progress(what, rows.start, writer.rows)
                 x = encoder.encode(captions[rows])
@@ -369,26 +366,18 @@ def _still_good(path: Path, recipe: dict[str, Any], overwrite: bool) -> Features
     return features
 
 
-def _make_room(path: Path, overwrite: bool) -> None:
-    """With --overwrite an unfinished file starts anew; a finished one stays until its successor is sealed."""
-    if overwrite:
-        path.with_name(path.name + ".part").unlink(missing_ok=True)
-
-
 def _refuse_changed(
     before: NDArray[np.uint8],
     now: Iterator[NDArray[np.uint8]],
     dataset: ImageTextDataset,
     path: Path,
-    first: int = 0,
-    item: NDArray[np.int32] | None = None,
+    item: NDArray[np.int32],
 ) -> None:
     """Raise StaleError if a photo or caption is not the one that its features were made from."""
     current = np.stack(list(now)) if len(before) else before
     changed = np.flatnonzero((current != before).any(1))
     if len(changed):
-        rows = changed + first if item is None else item[changed]
-        names = ", ".join(dataset.items[row].id for row in rows[:3])
+        names = ", ".join(dataset.items[row].id for row in item[changed[:3]])
         what = f"{len(changed)} files or captions changed since they were encoded ({names})"
         raise StaleError(what, path, "use --overwrite to encode anew")
 

@@ -21,9 +21,9 @@ from torch import Tensor
 
 from cmrhash import codes, index, metrics, runs
 from cmrhash.checkpoint import State, forget
-from cmrhash.config import TrainConfig, require_bits, require_positive
+from cmrhash.config import TrainConfig, check_train
 from cmrhash.data.dataset import ImageTextDataset
-from cmrhash.errors import CmrhashError, DataError, UsageError
+from cmrhash.errors import CmrhashError, DamagedError, DataError, StaleError
 from cmrhash.files import locked, sha256, write_bytes
 from cmrhash.heads import Head
 from cmrhash.losses import Triplets
@@ -52,7 +52,7 @@ def train(
     Returns the run and whether it was trained now. Raises UsageError, DataError, or StaleError if the folder holds
     a run of another recipe; an interrupted run is saved and goes on next time.
     """
-    _check(config)
+    check_train(config)
     method = get_method(config.method)
     target = runs.folder_of(out, dataset.name, config.method, config.bits, config.seed)
     target.mkdir(parents=True, exist_ok=True)
@@ -80,10 +80,12 @@ def _train(
     progress: Progress,
 ) -> runs.Run:
     state = _fresh(config, task)
-    if overwrite:
-        forget(target)
-    else:
+    try:
         state.resume(target, recipe)
+    except (StaleError, DamagedError):
+        if not overwrite:
+            raise
+        forget(target)
     what = f"{config.method} {config.bits} bits"
     saved = time.monotonic()
     progress(what, state.epoch, config.epochs, state.note())
@@ -249,17 +251,6 @@ def seeded(seed: int, device: torch.device) -> Iterator[None]:
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
         yield
-
-
-def _check(config: TrainConfig) -> None:
-    require_bits(config.bits)
-    for option in ("epochs", "batch", "lr", "margin"):
-        require_positive(f"--{option}", getattr(config, option))
-    for option in ("weight_decay", "hidden"):
-        require_positive(f"--{option.replace('_', '-')}", getattr(config, option), zero=True)
-    for option in ("dropout", "input_dropout"):
-        if not 0 <= getattr(config, option) < 1:
-            raise UsageError(f"--{option.replace('_', '-')} {getattr(config, option)}", None, "give a share below 1")
 
 
 def _recipe(config: TrainConfig, task: Task, method: Method) -> dict[str, Any]:

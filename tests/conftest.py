@@ -10,6 +10,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from cmrhash.cache import FeatureWriter
+from cmrhash.data import manifest
+from cmrhash.data.dataset import ImageTextDataset, Item
+
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # two test processes share two cores
 
@@ -62,3 +66,39 @@ def write_manifest(root, count, splits=True):
         lines.append(json.dumps(entry, ensure_ascii=False))
     (root / "manifest.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
     return root
+
+
+@pytest.fixture(scope="session")
+def make_cache():
+    """A function that writes an extracted data set with made-up features: class centre + noise, no encoder runs."""
+
+    def make(cache, name="toy", count=120, change=None, relevance="labels", weights="random", shift=None):
+        """change: item -> item. shift: a role whose items get other features. Returns (dataset, its folder)."""
+        items = []
+        for n in range(count):
+            roles = {"query"} if n % 6 == 0 else {"database", "val" if n % 6 == 1 else "train"}
+            labels = tuple(sorted({n % 5, (n + (n % 7 == 0)) % 5}))
+            texts = {lang: (f"{lang} {n} a", f"{lang} {n} b") for lang in ("de", "en")}
+            item = Item(f"i{n}", f"{n}.jpg", texts, labels, frozenset(roles))
+            items.append(change(item) if change else item)
+        classes = tuple("abcdef") if relevance == "labels" else ()
+        manifest.store(ImageTextDataset(name, cache, tuple(items), classes, relevance), cache / name)
+        rng = np.random.default_rng(0)
+        for view, dim in (("image", 16), ("text-de", 12), ("text-en", 12)):
+            kind, _, lang = view.partition("-")
+            rows = [(n, c) for n, i in enumerate(items) for c in range(len(i.texts.get(lang, ())) if lang else 1)]
+            centres, noise = rng.standard_normal((5, dim)), rng.standard_normal((count, 2, dim))
+            own = rng.standard_normal((count, dim))  # of the item, whatever its class
+            x = np.stack([centres[n % 5] + 0.3 * own[n] + 0.7 * noise[n, c] for n, c in rows]).astype(np.float32)
+            x[[shift in items[n].splits for n, _ in rows]] += 3
+            valid = np.array([bool(lang or items[n].image) for n, _ in rows])
+            x[~valid] = 0
+            recipe = {"kind": kind, "encoder": "toy", "weights": weights, **({"lang": lang} if lang else {})}
+            item = np.array([n for n, _ in rows], np.int32)
+            ids = tuple(i.id for i in items)
+            with FeatureWriter(cache / name / f"{view}-toy.h5", item, ids, dim, recipe, len(rows)) as writer:
+                writer.commit(0, x, valid, np.zeros((len(rows), 16), np.uint8))
+                writer.seal({})
+        return manifest.load(cache / name), cache / name
+
+    return make

@@ -102,14 +102,21 @@ def test_without_options_a_command_asks_for_the_config_as_it_is(monkeypatch, tmp
 @pytest.mark.parametrize("bits", [0, -3, 4097])
 def test_impossible_code_lengths_are_refused(bits):
     with pytest.raises(config.UsageError, match=f"--bits {bits}"):
-        config.require_bits(bits)
+        config.check_train(TrainConfig(bits=bits))
 
 
-@pytest.mark.parametrize("value", [0, -1, float("nan"), float("inf")])
-def test_numbers_that_must_be_positive(value):
-    with pytest.raises(config.UsageError, match="--lr"):
-        config.require_positive("--lr", value)
-    assert config.require_positive("--lr", 0, zero=True) == 0
+@pytest.mark.parametrize("field", ["epochs", "batch", "lr", "margin", "hidden", "weight_decay", "dropout"])
+@pytest.mark.parametrize("value", [-1, float("nan"), float("inf")])
+def test_numbers_that_nothing_can_be_trained_with_are_refused(field, value):
+    with pytest.raises(config.UsageError, match=f"--{field.replace('_', '-')} "):
+        config.check_train(TrainConfig(**{field: value}))
+
+
+def test_zero_is_a_value_where_it_means_something():
+    config.check_train(TrainConfig(hidden=0, dropout=0, input_dropout=0, weight_decay=0))
+    for field in ("epochs", "batch", "lr", "margin"):
+        with pytest.raises(config.UsageError, match="above 0"):
+            config.check_train(TrainConfig(**{field: 0}))
 
 
 def test_the_configs_need_the_standard_library_only():

@@ -142,7 +142,9 @@ def test_drawn_roles_keep_every_promise_at_any_size(count, relevance, seed):
 
 
 def test_languages_are_those_of_any_item_in_order():
-    data = dataset([item("a", texts={"en": ("x",)}), item("b", texts={"de": ("x",), "en": ("y",)}), item("c", texts={})])
+    data = dataset(
+        [item("a", texts={"en": ("x",)}), item("b", texts={"de": ("x",), "en": ("y",)}), item("c", texts={})]
+    )
     assert data.languages == ("de", "en")
 
 

@@ -16,11 +16,13 @@ from PIL import Image
 from cmrhash import extract as extract_module
 from cmrhash.cache import read_features
 from cmrhash.config import ExtractConfig
+from cmrhash.data import manifest
 from cmrhash.encoders import text as text_encoders
 from cmrhash.encoders.image import ImageEncoder
 from cmrhash.encoders.text import TextEncoder
 from cmrhash.errors import DamagedError, DataError, StaleError, UsageError
 from cmrhash.extract import _text_models, extract, refuse_bad
+from cmrhash.views import open_view
 
 SMALL = "shufflenet_v2_x0_5"  # the quickest of torchvision's classifiers
 COUNT, BLOCK = 10, 4
@@ -28,10 +30,14 @@ IMAGES, EN, DE = f"image-{SMALL}-random.h5", "text-en-bert-random.h5", "text-de-
 WORDS = {"en": ["dog", "cat"], "de": ["Hund", "Katze"]}
 
 
-@pytest.fixture(autouse=True)
-def small_blocks(monkeypatch):
-    monkeypatch.setattr(extract_module, "IMAGE_BLOCK", BLOCK)
-    monkeypatch.setattr(extract_module, "TEXT_BLOCK", BLOCK)
+@pytest.fixture(autouse=True, scope="module")
+def small_blocks_and_models():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(extract_module, "IMAGE_BLOCK", BLOCK)
+        patch.setattr(extract_module, "TEXT_BLOCK", BLOCK)
+        tiny = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
+        patch.setattr(text_encoders, "TINY", tiny)
+        yield
 
 
 def entry(n):
@@ -68,28 +74,23 @@ def mine(source, tmp_path):
     return shutil.copytree(source, tmp_path / "mine")
 
 
-def config(root, cache, **changes):
-    return ExtractConfig(
-        **{
-            "dataset": "manifest",
-            "root": root,
-            "cache": cache,
-            "image_model": SMALL,
-            "image_weights": "random",
-            "text_models": ("random",),
-            "image_batch": 4,
-            **changes,
-        }
+def config(root, cache, /, **changes):
+    settings = ExtractConfig(
+        dataset="manifest",
+        root=root,
+        cache=cache,
+        image_model=SMALL,
+        image_weights="random",
+        text_models=("random",),
+        image_batch=4,
     )
+    return replace(settings, **changes)
 
 
 @pytest.fixture(scope="module")
-def clean(source, tmp_path_factory):
+def clean(small_blocks_and_models, source, tmp_path_factory):
     """The report of an undisturbed extraction of the data set; its cache is not to be touched."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(extract_module, "IMAGE_BLOCK", BLOCK)
-        patch.setattr(extract_module, "TEXT_BLOCK", BLOCK)
-        return extract(config(source, tmp_path_factory.mktemp("cache")))
+    return extract(config(source, tmp_path_factory.mktemp("cache")))
 
 
 @pytest.fixture
@@ -129,8 +130,7 @@ def test_rows_belong_to_the_items_that_they_are_said_to_belong_to(clean, source)
     assert texts.item.tolist() == [n for n in range(COUNT) if n != 3 for _ in range(2)]
     encoder = extract_module.image_encoders.load(SMALL, "random")
     for n in (0, 9):
-        pixels = encoder.crop(Image.open(source / f"{n}.jpg"))
-        expected = encoder.encode(pixels[None])[0]
+        expected = encoder.encode(np.stack([encoder.crop(Image.open(source / f"{n}.jpg"))]))[0]
         np.testing.assert_allclose(images.x[n], expected, atol=1e-4 * np.abs(expected).max())
     same = texts.x[1::2]  # "Hund Hund" or "Katze Hund"
     assert np.abs(same[0] - same[2]).max() < 1e-5 < 1e-3 < np.abs(same[0] - same[1]).max()
@@ -191,6 +191,15 @@ def test_progress_goes_up_to_the_number_of_rows(source, tmp_path):
 # ---------------------------------------------------------------------------------------------- killed and resumed
 
 
+@pytest.fixture(scope="module")
+def whole(small_blocks_and_models, source, tmp_path_factory):
+    """A data set with two bad photos, and the report of its undisturbed extraction."""
+    root = shutil.copytree(source, tmp_path_factory.mktemp("bad") / "root")
+    for n in (2, 5):
+        (root / f"{n}.jpg").write_bytes(b"no photo")
+    return root, extract(config(root, tmp_path_factory.mktemp("whole")))
+
+
 @pytest.mark.parametrize(
     ("what", "after", "kept"),
     [
@@ -202,36 +211,44 @@ def test_progress_goes_up_to_the_number_of_rows(source, tmp_path):
         ("en texts", 20, None),
     ],
 )
-def test_an_interrupted_extraction_goes_on_where_it_was_and_ends_with_the_same_bytes(mine, tmp_path, what, after, kept):
-    for n in (2, 5):
-        (mine / f"{n}.jpg").write_bytes(b"no photo")
-    whole = extract(config(mine, tmp_path / "whole"))
+def test_an_interrupted_extraction_goes_on_where_it_was_and_ends_with_the_same_bytes(
+    whole, tmp_path, what, after, kept
+):
+    root, expected = whole
 
     def kill(name, done, _):
         if name == what and done >= after:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        extract(config(mine, tmp_path / "killed"), kill)
+        extract(config(root, tmp_path), kill)
     calls = []
-    report = extract(config(mine, tmp_path / "killed"), lambda *call: calls.append(call))
-    assert contents(report.folder) == contents(whole.folder)
-    assert [f.quarantine for f in report.files] == [f.quarantine for f in whole.files]
+    report = extract(config(root, tmp_path), lambda *call: calls.append(call))
+    assert contents(report.folder) == contents(expected.folder)
+    assert [f.quarantine for f in report.files] == [f.quarantine for f in expected.files]
     assert (calls[0][:2] if calls else None) == kept
 
 
-def test_a_photo_that_changed_while_the_extraction_was_interrupted_is_noticed(mine, tmp_path):
-    def kill(name, done, _):
-        if done >= 8:
-            raise KeyboardInterrupt
+def kill_images(name, done, _):
+    if done >= 8:
+        raise KeyboardInterrupt
 
+
+def test_a_photo_that_changed_while_the_extraction_was_interrupted_is_encoded_as_it_is_now(mine, tmp_path):
     with pytest.raises(KeyboardInterrupt):
-        extract(config(mine, tmp_path / "cache"), kill)
+        extract(config(mine, tmp_path / "cache"), kill_images)
     draw(mine, 2, 99)
-    with pytest.raises(StaleError, match=r"1 files or captions changed since they were encoded \(i2\)"):
-        extract(config(mine, tmp_path / "cache"))
-    report = extract(config(mine, tmp_path / "cache", overwrite=True))
+    report = extract(config(mine, tmp_path / "cache"))
     assert contents(report.folder) == contents(extract(config(mine, tmp_path / "whole")).folder)
+
+
+def test_an_unfinished_file_of_another_recipe_is_refused_unless_it_is_to_be_replaced(source, clean, tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        extract(config(source, tmp_path, seed=1), kill_images)
+    with pytest.raises(StaleError, match=rf"unfinished file was made with weights_sha256 = .*{IMAGES}\.part"):
+        extract(config(source, tmp_path))
+    report = extract(config(source, tmp_path, overwrite=True))
+    assert contents(report.folder) == contents(clean.folder)
 
 
 # ---------------------------------------------------------------------------------------------- bad items
@@ -251,12 +268,6 @@ def test_bad_photos_are_quarantined_with_their_reason_and_the_others_are_not_tou
     report = extract(config(spoiled, tmp_path))
     images = report.files[0]
     assert quarantine(report) == [
-        ("i1", "images", "missing"),
-        ("i4", "images", "corrupt"),
-        ("i6", "images", "empty"),
-        ("i8", "images", "no-image"),
-        ("i3", "de", "no-text"),
-    ] or quarantine(report) == [
         ("i1", "image", "missing"),
         ("i4", "image", "corrupt"),
         ("i6", "image", "empty"),
@@ -283,7 +294,9 @@ def test_a_second_call_gives_the_same_reasons(spoiled, tmp_path):
 def test_more_bad_photos_than_accepted_are_an_error_after_the_good_ones_are_kept(spoiled, tmp_path):
     report = extract(config(spoiled, tmp_path))
     refuse_bad(report, 0.3)
-    with pytest.raises(DataError, match=r"3 of 10 items could not be used, more than --max-bad 0\.29: .*quarantine\.json"):
+    with pytest.raises(
+        DataError, match=r"3 of 10 items could not be used, more than --max-bad 0\.29: .*quarantine\.json"
+    ):
         refuse_bad(report, 0.29)
     assert (report.folder / IMAGES).exists()
 
@@ -341,14 +354,17 @@ def test_an_item_without_any_finite_caption_is_quarantined(source, tmp_path, mon
         ({"dtype": "bfloat16"}, rf"feature file was made with dtype = float32, asked for bfloat16: .*{IMAGES}"),
     ],
 )
-def test_another_recipe_is_refused_by_its_field_unless_the_file_is_to_be_replaced(made, source, changes, words):
+def test_another_recipe_is_refused_by_its_field_and_nothing_is_touched(made, source, changes, words):
     before = contents(made / "manifest")
     with pytest.raises(StaleError, match=words):
         extract(config(source, made, **changes))
     assert contents(made / "manifest") == before
-    report = extract(config(source, made, overwrite=True, **changes))
-    assert all(f.fresh for f in report.files)
-    assert all(not f.fresh for f in extract(config(source, made, **changes)).files)
+
+
+def test_another_recipe_replaces_the_files_if_it_may(made, source):
+    changed = config(source, made, seed=1, pooling="cls", max_length=4)
+    assert all(f.fresh for f in extract(replace(changed, overwrite=True)).files)
+    assert not any(f.fresh for f in extract(changed).files)
 
 
 def test_other_weights_of_the_same_model_are_refused(source, tmp_path):
@@ -415,15 +431,31 @@ def draw_roles(root):
         (draw_roles, "made with split_seed = None, asked for 0"),
     ],
 )
-def test_a_data_set_that_changed_is_refused_unless_it_is_to_be_replaced(mine, made, tmp_path, change, words):
+def test_a_data_set_that_changed_is_refused_and_no_feature_is_touched(mine, made, change, words):
     change(mine)
     before = contents(made / "manifest")
     with pytest.raises(StaleError, match=words):
         extract(config(mine, made))
     now = contents(made / "manifest")
-    assert {n: now[n] for n in before if n != "dataset.json"} == {n: before[n] for n in before if n != "dataset.json"}
+    moved = {"dataset.json"}  # the root may have been noted before a changed photo was met
+    assert {name: now[name] for name in before.keys() - moved} == {name: before[name] for name in before.keys() - moved}
+
+
+def test_a_data_set_that_changed_replaces_the_files_if_it_may(mine, made, tmp_path):
+    add_item(mine)
+    change_photo(mine)
     report = extract(config(mine, made, overwrite=True))
     assert contents(report.folder) == contents(extract(config(mine, tmp_path / "anew")).folder)
+
+
+def test_a_file_left_over_from_captions_that_changed_since_is_not_used(mine, made):
+    change = {"texts": {"en": ["dog", "dog"], "de": ["Vogel", "Vogel"]}}
+    write(mine, [entry(n) | (change if n == 7 else {}) for n in range(COUNT)])
+    report = extract(config(mine, made, langs=("en",), overwrite=True))
+    dataset = manifest.load(report.folder)
+    assert open_view(report.folder, dataset, "text-en").has.all()
+    with pytest.raises(StaleError, match=DE):
+        open_view(report.folder, dataset, "text-de")
 
 
 def test_another_seed_of_drawn_roles_is_refused(mine, tmp_path):
@@ -479,7 +511,7 @@ def test_what_cannot_be_is_refused_before_anything_is_written(source, tmp_path, 
 
 
 def test_a_missing_folder_is_refused(tmp_path):
-    with pytest.raises(DataError, match="no such folder: .*none: .*--root"):
+    with pytest.raises(DataError, match=r"no such folder: .*none: .*--root"):
         extract(config(tmp_path / "none", tmp_path / "cache"))
 
 
@@ -523,7 +555,9 @@ def test_each_language_can_have_a_model_of_its_own(source, tmp_path):
 
 
 def test_an_untrained_vocabulary_is_learned_on_the_training_captions_alone(mine, tmp_path, clean):
-    changed = [entry(n) | ({"texts": {"en": ["bird bird"], "de": ["Vogel Vogel"]}} if n == 0 else {}) for n in range(COUNT)]
+    changed = [
+        entry(n) | ({"texts": {"en": ["bird bird"], "de": ["Vogel Vogel"]}} if n == 0 else {}) for n in range(COUNT)
+    ]
     write(mine, changed)
     report = extract(config(mine, tmp_path))
     for name in (EN, DE):

@@ -42,7 +42,9 @@ def network(name=SMALL, seed=3, **options):
 
 def penultimate(module, head, images):
     """What torchvision users would write: its transforms, and a hook before the last layer."""
-    pipeline = Compose([Resize(256), CenterCrop(224), ToTensor(), Normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))])
+    pipeline = Compose(
+        [Resize(256), CenterCrop(224), ToTensor(), Normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))]
+    )
     seen = []
     handle = module.get_submodule(head).register_forward_hook(lambda _, inputs, __: seen.append(inputs[0]))
     with torch.no_grad():
@@ -115,7 +117,7 @@ def test_features_do_not_depend_on_the_rest_of_the_batch(resnet):
     assert np.abs(together - alone).max() <= 1e-4 * max(np.abs(together).max(), 1)
 
 
-@pytest.mark.parametrize(("model", "dim"), [("mobilenet_v3_small", 1024), (SMALL, 1024), ("alexnet", 4096)])
+@pytest.mark.parametrize(("model", "dim"), [("mobilenet_v3_small", 1024), (SMALL, 1024), ("mnasnet0_5", 1280)])
 def test_the_features_are_those_before_the_last_layer(model, dim):
     encoder = image_encoders.load(model, "random")
     features = encoder.encode(np.zeros((2, encoder.crop.size, encoder.crop.size, 3), np.uint8))
@@ -302,7 +304,9 @@ def test_a_model_without_a_last_linear_layer_is_refused():
 
 @pytest.mark.parametrize("weights", ["IMAGENET1K_V9", "./none.pth"])
 def test_unknown_weights_list_those_that_there_are(weights):
-    with pytest.raises(EncoderError, match=rf"no weights '{weights}': give default, IMAGENET1K_V1, .*, random, or a file"):
+    with pytest.raises(
+        EncoderError, match=rf"no weights '{weights}': give default, IMAGENET1K_V1, .*, random, or a file"
+    ):
         image_encoders.load("resnet50", weights)
 
 

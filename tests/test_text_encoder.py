@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import builtins
+import itertools
 import json
 import shutil
 import socket
@@ -21,10 +22,19 @@ from cmrhash.encoders import text as text_encoders
 from cmrhash.encoders.text import _batches, _limit, locate
 from cmrhash.errors import EncoderError, UsageError
 
-WORDS = "a the dog cat tree house runs sleeps under near red old and in of man".split()
+WORDS = ["a", "the", "dog", "cat", "tree", "house", "runs", "under", "near", "red", "old", "and", "in", "of", "man"]
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 LETTERS = [mark + letter for mark in ("", "##") for letter in "abcdefghijklmnopqrstuvwxyz[]"]
-CAPTIONS = ["a dog", "the old man and the cat in the tree", "dog", "", "a red house near the tree", "zebra", "狗", "a dog"]
+CAPTIONS = [
+    "a dog",
+    "the old man and the cat in the tree",
+    "dog",
+    "",
+    "a red house near the tree",
+    "zebra",
+    "狗",
+    "a dog",
+]
 LIMIT = 48  # word pieces that the small model can take
 
 
@@ -190,7 +200,7 @@ def test_batches_go_from_short_to_long_and_are_as_full_as_can_be(lengths, budget
     batches = _batches(lengths, budget)
     order = [lengths[row] for rows in batches for row in rows]
     assert order == sorted(order)
-    for rows, after in zip(batches, batches[1:], strict=False):
+    for rows, after in itertools.pairwise(batches):
         assert (len(rows) + 1) * lengths[after[0]] > budget
 
 
@@ -207,9 +217,8 @@ def test_an_untrained_model_is_the_same_for_the_same_seed_and_captions():
     other_seed = text_encoders.load("random", seed=2, corpus=CORPUS).recipe
     assert other_seed["tokenizer_sha256"] == one.recipe["tokenizer_sha256"]
     assert other_seed["weights_sha256"] != one.recipe["weights_sha256"]
-    assert text_encoders.load("random", seed=1, corpus=CORPUS[:2]).recipe["tokenizer_sha256"] != (
-        one.recipe["tokenizer_sha256"]
-    )
+    other_captions = text_encoders.load("random", seed=1, corpus=CORPUS[:2]).recipe
+    assert other_captions["tokenizer_sha256"] != one.recipe["tokenizer_sha256"]
 
 
 def test_the_order_of_the_captions_changes_nothing_in_an_untrained_model():
@@ -445,8 +454,8 @@ def test_models_whose_positions_do_not_start_at_0_take_a_caption_of_that_length(
     limit = _limit(SimpleNamespace(model_max_length=10**30), config)
     ids = torch.full((1, limit), 5)
     assert torch.isfinite(model(ids, attention_mask=torch.ones_like(ids)).last_hidden_state).all()
+    longer = torch.full((1, limit + 1), 5)
     with pytest.raises((IndexError, RuntimeError)):
-        longer = torch.full((1, limit + 1), 5)
         model(longer, attention_mask=torch.ones_like(longer))
 
 

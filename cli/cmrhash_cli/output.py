@@ -28,13 +28,26 @@ CACHE, RUNS = config.CACHE, config.RUNS
 Progress = Callable[..., None]
 
 
+INTERRUPTED = "interrupted: what was finished is kept; the same command goes on from there"
+Misuse: Any = typer.BadParameter.__mro__[2]  # the base of the parser's own errors, wherever Typer has it from
+
+
 def run(app: typer.Typer) -> None:
     """Run the command line. Exit codes: those of cmrhash.errors, 130 after Ctrl-C, 1 for what nobody foresaw."""
     debug = "--debug" in sys.argv or os.environ.get("CMRHASH_DEBUG", "") not in ("", "0", "false")
     try:
-        app()
-    except KeyboardInterrupt:
-        _fail("interrupted: what was finished is kept; the same command goes on from there", 130, debug)
+        code = app(standalone_mode=False)
+        if code == 130:  # Typer's word for Ctrl-C
+            _fail(INTERRUPTED, 130, debug)
+        sys.exit(code or 0)
+    except (KeyboardInterrupt, typer.Abort):
+        _fail(INTERRUPTED, 130, debug)
+    except Misuse as error:
+        if not sys.argv[1:]:
+            error.show(sys.stdout)  # no command at all: the help
+            sys.exit(2)
+        command = error.ctx.command_path if getattr(error, "ctx", None) else "cmrhash"
+        _fail(f"{error.format_message().rstrip('.')}: see {command} --help", 2, debug)
     except CmrhashError as error:
         _fail(str(error), error.exit_code, debug)
     except BrokenPipeError:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cmrhash.config import TrainConfig
+from cmrhash.config import TrainConfig, check_train
 from cmrhash_cli.output import (
     CACHE,
     RUNS,
@@ -78,13 +78,15 @@ def train(
         margin=margin,
         device=device,
     )
+    lengths = list(dict.fromkeys(bits or [D.bits]))
+    for length in lengths:
+        check_train(replace(config, bits=length))  # before anything heavy is imported
     from cmrhash.data.manifest import open_extracted
 
     data, folder = open_extracted(cache, dataset)
     from cmrhash.encode import encode, has_codes
     from cmrhash.train import train as run_one
 
-    lengths = list(dict.fromkeys(bits or [D.bits]))
     finished: list[tuple[Run, bool]] = []
     with progress_bars(quiet) as progress:
         for length in lengths:
