@@ -135,7 +135,7 @@ def _text_models(config: ExtractConfig, langs: list[str]) -> dict[str, str]:
     """Language -> model, from "[LANG=]MODEL" options, the sample's untrained one, or the built-in table."""
     given: dict[str, str] = {}
     for option in config.text_models:
-        match = re.fullmatch(r"([A-Za-z]{2,3}(?:[-_]\w+)?)=(.+)", option)
+        match = re.fullmatch(r"([A-Za-z0-9_-]+)=(.+)", option)
         lang, model = match.groups() if match else ("", option)
         if match and lang not in langs:
             raise UsageError(f"--text-model {option}", None, f"the languages are {', '.join(langs)}")

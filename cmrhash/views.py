@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from cmrhash.cache import Features, read_features, read_manifest
+from cmrhash.cache import Features, read_features, read_manifest, source_digest
 from cmrhash.data.dataset import ImageTextDataset
 from cmrhash.errors import StaleError, UsageError
 from cmrhash.relevance import Relevance
@@ -51,6 +51,10 @@ def open_view(folder: Path, dataset: ImageTextDataset, name: str, encoder: str |
     ids = tuple(item.id for item in dataset.items)
     if features.ids != ids:
         raise StaleError("feature file of other items than items.jsonl", path, "run cmrhash extract --overwrite")
+    if name != "image":
+        texts = [text for item in dataset.items for text in item.texts.get(name.removeprefix("text-"), ())]
+        if features.source.tobytes() != b"".join(source_digest(text.encode()).tobytes() for text in texts):
+            raise StaleError("captions changed since they were encoded", path, "run cmrhash extract --overwrite")
     rows = np.flatnonzero(features.valid)
     rows = rows[np.argsort(features.item[rows], kind="stable")]
     start = np.searchsorted(features.item[rows], np.arange(len(ids)), side="left")

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cmrhash.cache import FeatureWriter
+from cmrhash.cache import FeatureWriter, source_digest
 from cmrhash.data import manifest
 from cmrhash.data.dataset import ImageTextDataset, Item
 
@@ -97,7 +97,8 @@ def make_cache():
             item = np.array([n for n, _ in rows], np.int32)
             ids = tuple(i.id for i in items)
             with FeatureWriter(cache / name / f"{view}-toy.h5", item, ids, dim, recipe, len(rows)) as writer:
-                writer.commit(0, x, valid, np.zeros((len(rows), 16), np.uint8))
+                texts = [items[n].texts[lang][c] if lang else "" for n, c in rows]
+                writer.commit(0, x, valid, np.stack([source_digest(text.encode()) for text in texts]))
                 writer.seal({})
         return manifest.load(cache / name), cache / name
 

@@ -82,8 +82,12 @@ def resolve_image(root: Path, image: str) -> Path:
     """
     path = root / PurePosixPath(image)
     escapes = PurePosixPath(image).is_absolute() or ".." in PurePosixPath(image).parts or "\\" in image
-    if escapes or not path.resolve().is_relative_to(root.resolve()):
-        raise DataError(f"image path '{image}' leaves the data set's folder", root, "use paths below the root")
+    try:
+        escapes = escapes or not path.resolve().is_relative_to(root.resolve())
+    except (OSError, RuntimeError, ValueError):  # a link to itself, a name that no file can have
+        escapes = True
+    if escapes:
+        raise DataError(f"image path {image!r} leaves the data set's folder", root, "use paths below the root")
     return path
 
 

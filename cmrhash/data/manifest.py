@@ -129,7 +129,7 @@ def dump(dataset: ImageTextDataset) -> bytes:
             "splits": [role for role in ROLES if role in item.splits],
         }
         lines.append(json.dumps(entry, ensure_ascii=False))
-    return ("\n".join(lines) + "\n").encode()
+    return ("\n".join(lines) + "\n").encode(errors="backslashreplace")  # of a lone surrogate: its JSON escape
 
 
 def store(dataset: ImageTextDataset, folder: Path) -> None:
@@ -146,7 +146,7 @@ def store(dataset: ImageTextDataset, folder: Path) -> None:
         "items_sha256": hashlib.sha256(items).hexdigest(),
     }
     write_bytes(folder / ITEMS, items)
-    write_bytes(folder / ABOUT, json.dumps(about, ensure_ascii=False, indent=1).encode())
+    write_bytes(folder / ABOUT, json.dumps(about, ensure_ascii=False, indent=1).encode(errors="backslashreplace"))
 
 
 def keep(dataset: ImageTextDataset, folder: Path, overwrite: bool) -> ImageTextDataset:
@@ -186,20 +186,21 @@ def load(folder: Path) -> ImageTextDataset:
         raise StaleError(f"data set format version {version}", about_path, fix)
     if hashlib.sha256(content).hexdigest() != digest:
         raise DamagedError("not the items that were stored", items_path, "delete the folder's .json* and extract again")
-    number = {label: n for n, label in enumerate(about["classes"])}
-    items = tuple(_item(row, number) for row in _rows(items_path))
-    return check(
-        ImageTextDataset(
+    try:
+        number = {label: n for n, label in enumerate(about["classes"])}
+        dataset = ImageTextDataset(
             about["name"],
             Path(about["root"]),
-            items,
+            tuple(_item(row, number) for row in _rows(items_path)),
             tuple(about["classes"]),
             about["relevance"],
             about["found"],
             about["split_seed"],
             digest,
         )
-    )
+    except (KeyError, TypeError) as error:
+        raise DamagedError(f"unreadable ({error})", about_path, "delete it and run cmrhash extract again") from None
+    return check(dataset)
 
 
 def open_extracted(cache: Path, name: str | None) -> tuple[ImageTextDataset, Path]:

@@ -73,6 +73,8 @@ def load(
     entry = _entry(entries, weights)
     if not untrained:
         path = Path(weights) if weights not in (e.name for e in entries) and weights != "default" else None
+        if hasattr(module, "transform_input"):  # GoogLeNet, Inception: trained on another normalisation
+            module.transform_input = True
         _load_state(module, read_state(path or _fetch(entry, offline)), model, path or entry.url)
     dim = _cut_head(module, model)
     module.eval()

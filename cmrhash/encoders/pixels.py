@@ -86,7 +86,7 @@ def decode(content: bytes) -> Image.Image:
         return _to_rgb(ImageOps.exif_transpose(image))
     except BadImage:
         raise
-    except Image.DecompressionBombError as error:
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise BadImage("too-large", str(error)) from None
     except UnidentifiedImageError:
         raise BadImage("not-an-image", f"none of {', '.join(FORMATS)}") from None

@@ -64,6 +64,8 @@ class TextEncoder:
 
     def pieces(self, captions: Sequence[str]) -> list[list[int]]:
         """Word-piece ids of each caption. "[SEP]" in a caption is text, not a command to the model."""
+        if not captions:
+            return []
         encoded = self.tokenizer(list(captions), truncation=True, max_length=self.max_length, split_special_tokens=True)
         ids: list[list[int]] = encoded["input_ids"]
         return ids
@@ -197,11 +199,14 @@ def _pretrained(folder: Path) -> tuple[Any, Any]:
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     try:
-        tokenizer = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True, use_fast=True)
+        tokenizer = transformers.AutoTokenizer.from_pretrained(
+            folder, local_files_only=True, use_fast=True, trust_remote_code=False
+        )
         module, report = transformers.AutoModel.from_pretrained(
             folder,
             local_files_only=True,
             use_safetensors=True,
+            trust_remote_code=False,  # None would ask on the terminal
             output_loading_info=True,
             attn_implementation="sdpa",
             dtype=torch.float32,
@@ -210,12 +215,16 @@ def _pretrained(folder: Path) -> tuple[Any, Any]:
         reason = " ".join(str(error).split())[:160]
         fix = f"give a directory with {PARTS}"
         raise EncoderError(f"cannot load the text model ({reason})", folder, fix) from None
+    if getattr(module, "pooler", None) is not None:
+        module.pooler = None  # never used, and drawn at random where the file has none
     missing = sorted(key for key in report["missing_keys"] if not key.startswith("pooler"))
     if missing or report["mismatched_keys"]:
         what = f"the weights lack {len(missing)} tensors ({', '.join(missing[:3])})"
         raise EncoderError(what, folder, "a truncated or another model's file: fetch it again")
     if not all(torch.isfinite(p).all() for p in module.parameters()):
         raise EncoderError("the weights hold NaN or infinity", folder, "fetch the file again")
+    if len(tokenizer) <= len(set(tokenizer.all_special_ids)):  # transformers makes an empty one without a word
+        raise EncoderError("no vocabulary: every word would be unknown", folder, f"give a directory with {PARTS}")
     if not getattr(tokenizer, "is_fast", False) or len(tokenizer) > module.config.vocab_size:
         raise EncoderError("tokenizer and model do not belong together", folder, "give a directory that holds both")
     return tokenizer, module
@@ -228,6 +237,8 @@ def _check_config(folder: Path) -> None:
         config = json.loads(path.read_bytes())
     except (OSError, ValueError) as error:
         raise EncoderError(f"no readable config.json ({error})", folder, "give a text model's directory") from None
+    if not isinstance(config, dict):
+        raise EncoderError("config.json is no JSON object", folder, "give a text model's directory")
     odd = [key for key in config if key.startswith("_attn_implementation")]
     if odd:
         raise EncoderError(f"config.json sets {odd[0]}", path, "remove that field: it can name code to be loaded")
@@ -235,8 +246,10 @@ def _check_config(folder: Path) -> None:
 
 def _limit(tokenizer: Any, config: Any) -> int:
     """The longest input in word pieces; some tokenizers do not know it and say 1e30."""
-    positions = config.max_position_embeddings
-    if config.model_type in ("roberta", "xlm-roberta", "camembert"):
+    positions = getattr(config, "max_position_embeddings", None) or -1
+    if positions < 1:  # relative positions: no limit of its own
+        return int(tokenizer.model_max_length)
+    if config.model_type in ("roberta", "xlm-roberta", "xlm-roberta-xl", "camembert", "mpnet", "longformer"):
         positions -= 2  # their positions are counted from 2
     return int(min(tokenizer.model_max_length, positions))
 

@@ -53,6 +53,7 @@ def read_state(path: Path) -> dict[str, torch.Tensor]:
     for key in ("state_dict", "model"):
         if isinstance(state, dict) and isinstance(state.get(key), dict):
             state = state[key]
-    if not isinstance(state, dict) or not all(isinstance(v, torch.Tensor) for v in state.values()):
+    entries = state.items() if isinstance(state, dict) else [(None, None)]
+    if not all(isinstance(name, str) and isinstance(tensor, torch.Tensor) for name, tensor in entries):
         raise EncoderError("holds no state dict", path, "save model.state_dict() to it")
     return {name.removeprefix("module."): tensor for name, tensor in state.items()}
