@@ -55,7 +55,7 @@ class TrainConfig:
     langs: tuple[str, ...] = ()  # languages to train; empty: all that are extracted
     epochs: int = 60  # passes over the train items
     batch: int = 512  # items a step (halved until a pass has at least 4 steps)
-    lr: float = 2e-3  # peak of the one-cycle schedule
+    lr: float = 2e-3  # peak of the one-cycle schedule; times sqrt(halved / batch) where the batch was halved
     weight_decay: float = 0.01  # AdamW
     hidden: int = 1024  # width of the hidden layer; 0: a linear head
     dropout: float = 0.2  # share of hidden units dropped in training

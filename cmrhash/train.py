@@ -126,6 +126,7 @@ def _epoch(config: TrainConfig, method: Method, task: Task, state: State) -> dic
     items = len(task.train)
     size = batch_size(config.batch, items)
     steps = items // size
+    peak = config.lr * math.sqrt(size / config.batch)  # a smaller batch is noisier: Adam's square-root rule
     seen: list[Triplets] = []
     bad_in_a_row = 0
     state.heads.train()
@@ -141,7 +142,7 @@ def _epoch(config: TrainConfig, method: Method, task: Task, state: State) -> dic
                 continue
             bad_in_a_row = 0
             for group in state.optimizer.param_groups:
-                group["lr"] = one_cycle(state.epoch * steps + step, config.epochs * steps, config.lr)
+                group["lr"] = one_cycle(state.epoch * steps + step, config.epochs * steps, peak)
             state.optimizer.zero_grad(set_to_none=True)
             loss.backward()  # type: ignore[no-untyped-call]
             state.optimizer.step()
