@@ -72,10 +72,21 @@ class EvalConfig:
     bits: tuple[int, ...] = ()  # empty: every trained length
     langs: tuple[str, ...] = ()  # empty: every trained language
     methods: tuple[str, ...] = ()  # empty: every trained method
+    seeds: tuple[int, ...] = ()  # empty: every trained seed
     map_at: int | None = None  # cut of mAP@k; None: the whole database
     map_at_rule: str = "min"  # what mAP@k divides by, see metrics.average_precision
     ties: str = "expected"  # "expected", "optimistic" or "pessimistic"
     at: tuple[int, ...] = (1, 10, 50)  # cuts of P@k, R@k, nDCG@k and hit@k
+
+
+@dataclass(frozen=True)
+class CompareConfig:
+    """A grid of runs -> one table."""
+
+    methods: tuple[str, ...] = ("triplet",)
+    bits: tuple[int, ...] = (16, 32, 48, 64)
+    langs: tuple[str, ...] = ()  # languages to show; empty: all
+    seeds: int = 3  # seeds a cell, from 0
 
 
 def check_train(config: TrainConfig) -> None:

@@ -51,7 +51,7 @@ def evaluate(config: EvalConfig, dataset: ImageTextDataset, folder: Path, out: P
     rules that do not exist, DataError if no query has a relevant item.
     """
     _check(config)
-    found = runs.find_runs(out, dataset.name, config.bits, config.methods)
+    found = runs.find_runs(out, dataset.name, config.bits, config.methods, config.seeds)
     spoken = {lang for run in found for lang in run.langs}
     unknown = [lang for lang in config.langs if lang not in spoken]
     if unknown:
@@ -247,7 +247,7 @@ def write_trec(config: EvalConfig, dataset: ImageTextDataset, out: Path, target:
     target.mkdir(parents=True, exist_ok=True)
     ids = np.array([item.id.replace(" ", "_") for item in dataset.items])
     written = []
-    for run in runs.find_runs(out, dataset.name, config.bits, config.methods):
+    for run in runs.find_runs(out, dataset.name, config.bits, config.methods, config.seeds):
         views = read_codes(run)
         for lang in [lang for lang in run.langs if not config.langs or lang in config.langs]:
             for direction in DIRECTIONS:

@@ -11,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 
 class Triplets(NamedTuple):
@@ -114,3 +115,81 @@ def seed_triplets(u: Tensor, texts: list[Tensor], relevant: Tensor, margin: floa
     valid = counts.sum().round().long().expand(len(distance))
     active = (counts * (hinge > 0)).sum((1, 2, 3)).round().long()
     return Triplets((counts * hinge).sum((1, 2, 3)) / valid.clamp_min(1), valid, active)
+
+
+def pairwise_logistic(u: Tensor, v: Tensor, relevant: Tensor) -> Tensor:
+    """Balanced pairwise logistic loss: log(1 + exp(-s theta)) with s = +1 for relevant pairs and -1 for the others,
+    theta = <u, v> / 2, relevant and irrelevant pairs weighing half each. u (B, K), v (C, K) -> scalar.
+
+    Source: Jiang & Li, Deep Cross-Modal Hashing, CVPR 2017, eq. 1 (likelihood term); the balance of the two classes as
+    in Cao et al., HashNet, ICCV 2017, eq. 2.
+    """
+    theta = u @ v.T / 2
+    near, far = functional.softplus(-theta), functional.softplus(theta)
+    return (_mean_where(near, relevant) + _mean_where(far, ~relevant)) / 2
+
+
+def contrastive(u: Tensor, v: Tensor, relevant: Tensor, margin: float) -> Tensor:
+    """Siamese contrastive loss over squared L2 distances: relevant pairs are drawn together, the others pushed apart
+    up to the margin, each kind weighing half. u (B, K), v (C, K) -> scalar.
+
+    Source: Hadsell, Chopra & LeCun, Dimensionality Reduction by Learning an Invariant Mapping, CVPR 2006, eq. 4, with
+    the squared distance inside the hinge.
+    """
+    distance = squared_distances(u, v)
+    return (_mean_where(distance, relevant) + _mean_where((margin - distance).clamp_min(0), ~relevant)) / 2
+
+
+def multi_positive_contrastive(u: Tensor, v: Tensor, relevant: Tensor, temperature: float = 0.1) -> Tensor:
+    """Supervised contrastive loss across two views with several positives, over cosine similarities:
+    the mean over anchors and their positives of -log softmax. u (B, K), v (B, K) -> scalar.
+
+    Source: Khosla et al., Supervised Contrastive Learning, NeurIPS 2020, eq. 2 (L_out).
+    """
+    similarity = functional.normalize(u, dim=1) @ functional.normalize(v, dim=1).T / temperature
+    log_p = similarity.log_softmax(1)
+    return -((log_p * relevant).sum(1) / relevant.sum(1).clamp_min(1)).mean()
+
+
+def projection_matching(u: Tensor, v: Tensor, relevant: Tensor) -> Tensor:
+    """CMPM, one direction: KL divergence of the softmax over scalar projections of u onto normalised v from the
+    normalised relevance. u (B, K) anchors, v (B, K) -> scalar; call it both ways and add.
+
+    Source: Zhang & Lu, Deep Cross-Modal Projection Learning for Image-Text Matching, ECCV 2018, eq. 1-4; with several
+    positives the target is relevance divided by its sum, as the paper has it (some code divides by the L2 norm).
+    """
+    log_p = (u @ functional.normalize(v, dim=1).T).log_softmax(1)
+    target = relevant.to(u.dtype) / relevant.sum(1, keepdim=True).clamp_min(1)
+    return (log_p.exp() * (log_p - (target + 1e-8).log())).sum(1).mean()
+
+
+def tie_aware_ap(u: Tensor, v: Tensor, relevant: Tensor, among: Tensor | None = None) -> Tensor:
+    """1 - mean tie-aware AP of the anchors u over the batch, made differentiable by soft distance histograms.
+
+        AP = 1/R sum_d h+_d (2 H+_(d-1) + h+_d + 1) / (2 H_(d-1) + h_d + 1)
+
+    with h_d, h+_d the items and relevant items at distance d, H their cumulative sums. A distance (K - <u, v>) / 2 of
+    tanh codes gives its weight to the two nearest integers (linear binning), so no (B, B, K) tensor is made.
+    u (B, K), v (C, K), relevant (B, C) bool; among (B, C) bool: the pairs that count, all by default -> scalar.
+    Source: He, Cakir, Bargal & Sclaroff, Hashing as Tie-Aware Learning to Rank, CVPR 2018, eq. 8 (simplified AP).
+    """
+    bits = u.shape[1]
+    weight = torch.ones_like(relevant, dtype=u.dtype) if among is None else among.to(u.dtype)
+    distance = ((bits - u @ v.T) / 2).clamp(0, bits)
+    low = distance.detach().floor().clamp_max(bits - 1)  # the last bin takes its weight from the one before
+    share = distance - low  # (B, C) in [0, 1], weight of the upper neighbour
+    bins = torch.stack([low, low + 1]).long()  # (2, B, C)
+    parts = torch.stack([1 - share, share]) * weight
+    empty = u.new_zeros(2, len(u), bits + 1)
+    items = empty.scatter_add(2, bins, parts).sum(0)  # (B, K + 1)
+    hits = empty.scatter_add(2, bins, parts * relevant).sum(0)
+    items_before, hits_before = items.cumsum(1) - items, hits.cumsum(1) - hits
+    precision = (2 * hits_before + hits + 1) / (2 * items_before + items + 1)
+    count = (relevant * weight).sum(1)
+    ap = (hits * precision).sum(1) / count.clamp_min(1)
+    return 1 - _mean_where(ap, count > 0)
+
+
+def _mean_where(values: Tensor, mask: Tensor) -> Tensor:
+    """Mean of the marked values, 0 (with a gradient) if there are none."""
+    return (values * mask).sum() / mask.sum().clamp_min(1)

@@ -26,8 +26,7 @@ from cmrhash.data.dataset import ImageTextDataset
 from cmrhash.errors import CmrhashError, DamagedError, DataError, StaleError
 from cmrhash.files import locked, sha256, write_bytes
 from cmrhash.heads import Head
-from cmrhash.losses import Triplets
-from cmrhash.methods import Method, get_method, total
+from cmrhash.methods import Batch, Method, Terms, get_method, total
 from cmrhash.recipe import refuse_difference
 from cmrhash.task import Task, prepare
 
@@ -127,7 +126,7 @@ def _epoch(config: TrainConfig, method: Method, task: Task, state: State) -> dic
     size = batch_size(config.batch, items)
     steps = items // size
     peak = config.lr * math.sqrt(size / config.batch)  # a smaller batch is noisier: Adam's square-root rule
-    seen: list[Triplets] = []
+    seen: list[Terms] = []
     bad_in_a_row = 0
     state.heads.train()
     with seeded(config.seed * 1_000_003 + state.epoch + 1, task.device):
@@ -135,7 +134,7 @@ def _epoch(config: TrainConfig, method: Method, task: Task, state: State) -> dic
         for step in range(steps):
             chosen = order[step * size : (step + 1) * size]
             terms = _terms(config, method, task, state.heads, chosen)
-            loss = total(terms, len(task.langs))
+            loss = total(terms)
             if not torch.isfinite(loss):
                 bad_in_a_row += 1
                 _stop_after(bad_in_a_row, [task.dataset.items[task.train[row]].id for row in chosen[:5]])
@@ -146,8 +145,8 @@ def _epoch(config: TrainConfig, method: Method, task: Task, state: State) -> dic
             state.optimizer.zero_grad(set_to_none=True)
             loss.backward()  # type: ignore[no-untyped-call]
             state.optimizer.step()
-            seen.append(Triplets(*(values.detach().double() for values in terms)))
-    return {"epoch": state.epoch, **_summary(task, seen), "skipped": steps - len(seen)}
+            seen.append(Terms(*({name: v.detach() for name, v in part.items()} for part in terms)))
+    return {"epoch": state.epoch, **_summary(seen), "skipped": steps - len(seen)}
 
 
 def _stop_after(bad_in_a_row: int, ids: list[str]) -> None:
@@ -156,39 +155,33 @@ def _stop_after(bad_in_a_row: int, ids: list[str]) -> None:
         raise CmrhashError(what, None, "lower --lr, or check the features with cmrhash extract")
 
 
-def _summary(task: Task, seen: list[Triplets]) -> dict[str, Any]:
-    """Mean loss by term over the steps of an epoch, and how many triplets they saw."""
+def _summary(seen: list[Terms]) -> dict[str, Any]:
+    """Mean loss by term over the steps of an epoch, and the sums of what was counted."""
     if not seen:
         raise CmrhashError("every step of an epoch had a non-finite loss", None, "lower --lr")
-    mean = torch.stack([terms.loss for terms in seen]).mean(0).tolist()
-    valid = torch.stack([terms.valid for terms in seen]).sum(0)
-    active = torch.stack([terms.active for terms in seen]).sum(0)
-    if not valid.all():
+    terms = {name: float(torch.stack([t.loss[name] for t in seen]).double().mean()) for name in seen[0].loss}
+    counts: dict[str, float] = {name: int(torch.stack([t.counts[name] for t in seen]).sum()) for name in seen[0].counts}
+    if counts.get("valid_triplets") == 0:
         fix = "check the labels: every item is relevant to all others, or to none"
         raise DataError("an epoch without a single valid triplet", None, fix)
-    names = ["i2i", *(f"{term}.{lang}" for lang in task.langs for term in ("i2t", "t2i", "t2t"))]
-    return {
-        "loss": mean[0] + sum(mean[1:]) / len(task.langs),
-        "terms": dict(zip(names, mean, strict=True)),
-        "valid_triplets": int(valid.sum()),
-        "active_share": float(active.sum() / valid.sum()),
-    }
+    if "active_triplets" in counts:
+        counts["active_share"] = counts["active_triplets"] / counts["valid_triplets"]
+    return {"loss": sum(terms.values()), "terms": terms, **counts}
 
 
-def _terms(config: TrainConfig, method: Method, task: Task, heads: torch.nn.ModuleDict, chosen: Tensor) -> Triplets:
+def _terms(config: TrainConfig, method: Method, task: Task, heads: torch.nn.ModuleDict, chosen: Tensor) -> Terms:
     """The loss terms of a batch; an item with several captions brings a random one of each language."""
     items = task.train[chosen.numpy()]
-    embedded = {}
+    views = {}
     for name, view in task.views.items():
         pick = (torch.rand(len(items)).numpy() * view.count[items]).astype(np.int64)  # (B,) which caption
         rows = torch.from_numpy(view.start[items] + pick).to(task.device)
-        embedded[name] = heads[name](task.x[name][rows])  # (B, K)
+        views[name.removeprefix("text-")] = heads[name](task.x[name][rows])  # (B, K)
     relevant = torch.eye(len(items), dtype=torch.bool, device=task.device)
     if task.labels is not None:
         y = task.labels[chosen.to(task.device)]
         relevant |= y @ y.T > 0.5
-    texts = [embedded[f"text-{lang}"] for lang in task.langs]
-    return method.terms(embedded["image"], texts, relevant, config.margin * config.bits)
+    return method.terms(views, Batch(relevant, config.bits, config.margin * config.bits))
 
 
 def _judge(task: Task, heads: torch.nn.ModuleDict) -> dict[str, Any]:

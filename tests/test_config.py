@@ -10,14 +10,14 @@ import pytest
 import typer
 
 from cmrhash import config
-from cmrhash.config import EvalConfig, ExtractConfig, TrainConfig
+from cmrhash.config import CompareConfig, EvalConfig, ExtractConfig, TrainConfig
 from cmrhash_cli.main import app
 
-COMMANDS = {"extract": ExtractConfig, "train": TrainConfig, "eval": EvalConfig}
+COMMANDS = {"extract": ExtractConfig, "train": TrainConfig, "eval": EvalConfig, "compare": CompareConfig}
 FIELD_OF = {"lang": "langs", "text_model": "text_models"}  # options that can be repeated have a plural field
-PLURAL = {"eval": {"method": "methods"}}
+PLURAL = {"eval": {"method": "methods", "seed": "seeds"}, "compare": {"method": "methods"}}
 NOT_OPTIONS = {"train": {"checkpoint_seconds"}}
-NOT_FIELDS = {"dataset", "cache", "runs", "overwrite", "as_json", "quiet", "debug", "encoder", "trec", "help"}
+NOT_FIELDS = {"dataset", "cache", "runs", "overwrite", "as_json", "quiet", "debug", "encoder", "trec", "device", "help"}
 
 
 def options(name):
@@ -92,6 +92,7 @@ def test_without_options_a_command_asks_for_the_config_as_it_is(monkeypatch, tmp
     monkeypatch.setattr("cmrhash.extract.extract", remember("extract"))
     monkeypatch.setattr("cmrhash.train.train", remember("train"))
     monkeypatch.setattr("cmrhash.evaluate.evaluate", remember("eval"))
+    monkeypatch.setattr("cmrhash.compare.compare", remember("compare"))
     monkeypatch.setattr("cmrhash.data.manifest.open_extracted", lambda *_: (None, tmp_path))
     for name, wanted in COMMANDS.items():
         with pytest.raises(Stop):

@@ -1,13 +1,24 @@
 """The sorted form of the triplet loss against three nested loops, in value and gradient."""
 
 import itertools
+import math
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cmrhash.losses import batch_all_triplets, four_triplets, seed_triplets, squared_distances
+from cmrhash.losses import (
+    batch_all_triplets,
+    contrastive,
+    four_triplets,
+    multi_positive_contrastive,
+    pairwise_logistic,
+    projection_matching,
+    seed_triplets,
+    squared_distances,
+    tie_aware_ap,
+)
 
 
 def slow_triplets(distance, relevant, margin):
@@ -133,3 +144,134 @@ def test_the_published_sampler_is_reproduced(seed):
 def test_the_samplers_differ():
     u, v, relevant = batch(1, 10, 6, 0.25)
     assert not torch.allclose(seed_triplets(u, [v], relevant, 8.0).loss, four_triplets(u, [v], relevant, 8.0).loss)
+
+
+# ------------------------------------------------------------------------------------------ losses over pairs of items
+
+
+def mean(values):
+    values = list(values)
+    return sum(values) / len(values) if values else 0.0
+
+
+def dot(a, b):
+    return sum(float(x) * float(y) for x, y in zip(a, b, strict=True))
+
+
+def unit(a):
+    length = math.sqrt(dot(a, a))
+    return [float(x) / length for x in a]
+
+
+def cells(relevant, wanted):
+    return [(i, j) for i in range(len(relevant)) for j in range(len(relevant[0])) if bool(relevant[i][j]) == wanted]
+
+
+def slow_logistic(u, v, relevant):
+    near = mean(math.log1p(math.exp(-dot(u[i], v[j]) / 2)) for i, j in cells(relevant, True))
+    return (near + mean(math.log1p(math.exp(dot(u[i], v[j]) / 2)) for i, j in cells(relevant, False))) / 2
+
+
+def slow_contrastive(u, v, relevant, margin):
+    def far(i, j):
+        return sum((float(x) - float(y)) ** 2 for x, y in zip(u[i], v[j], strict=True))
+
+    near = mean(far(i, j) for i, j in cells(relevant, True))
+    return (near + mean(max(0.0, margin - far(i, j)) for i, j in cells(relevant, False))) / 2
+
+
+def slow_multi_positive(u, v, relevant, temperature):
+    losses = []
+    for i, row in enumerate(relevant):
+        scores = [dot(unit(u[i]), unit(b)) / temperature for b in v]
+        whole = math.log(sum(math.exp(s) for s in scores))
+        losses.append(mean(whole - s for s, r in zip(scores, row, strict=True) if r))
+    return mean(losses)
+
+
+def slow_matching(u, v, relevant):
+    losses = []
+    for i, row in enumerate(relevant):
+        scores = [dot(u[i], unit(b)) for b in v]
+        whole = sum(math.exp(s) for s in scores)
+        p = [math.exp(s) / whole for s in scores]
+        q = [float(r) / float(row.sum()) for r in row]
+        losses.append(sum(a * (math.log(a) - math.log(b + 1e-8)) for a, b in zip(p, q, strict=True)))
+    return mean(losses)
+
+
+def slow_tie_ap(u, v, relevant, among=None):
+    bits, losses = len(u[0]), []
+    for i, row in enumerate(relevant):
+        items, hits = [0.0] * (bits + 1), [0.0] * (bits + 1)
+        for j, b in enumerate(v):
+            if among is not None and not among[i][j]:
+                continue
+            distance = (bits - dot(u[i], b)) / 2
+            for d in range(bits + 1):  # a triangle of width 2 around every whole distance
+                weight = max(0.0, 1 - abs(distance - d))
+                items[d] += weight
+                hits[d] += weight * bool(row[j])
+        found = sum(bool(r) for j, r in enumerate(row) if among is None or among[i][j])
+        if found:
+            ap, before, hit_before = 0.0, 0.0, 0.0
+            for n, r in zip(items, hits, strict=True):
+                ap += r * (2 * hit_before + r + 1) / (2 * before + n + 1)
+                before, hit_before = before + n, hit_before + r
+            losses.append(1 - ap / found)
+    return mean(losses) if losses else 1.0
+
+
+PAIRWISE = {
+    "logistic": (pairwise_logistic, slow_logistic, ()),
+    "contrastive": (contrastive, slow_contrastive, (3.0,)),
+    "multi-positive": (multi_positive_contrastive, slow_multi_positive, (0.2,)),
+    "matching": (projection_matching, slow_matching, ()),
+    "tie-ap": (tie_aware_ap, slow_tie_ap, ()),
+}
+
+
+@pytest.mark.parametrize("name", PAIRWISE)
+@settings(max_examples=20, deadline=None)
+@given(seed=st.integers(0, 10**6), size=st.integers(2, 7), bits=st.integers(1, 6))
+def test_pairwise_losses_equal_their_plain_loops(name, seed, size, bits):
+    fast, slow, more = PAIRWISE[name]
+    u, v, relevant = batch(seed, size, bits, 0.3)
+    u = u.requires_grad_()
+    loss = fast(u, v, relevant, *more)
+    assert loss.item() == pytest.approx(slow(u.detach(), v, relevant, *more), abs=1e-9)
+    assert torch.isfinite(torch.autograd.grad(loss, u)[0]).all()
+
+
+@pytest.mark.parametrize("name", PAIRWISE)
+def test_a_step_down_the_gradient_lowers_a_pairwise_loss(name):
+    fast, _, more = PAIRWISE[name]
+    u, v, relevant = batch(5, 12, 8, 0.2)
+    u = u.requires_grad_()
+    loss = fast(u, v, relevant, *more)
+    lower = fast(u.detach() - 1e-3 * torch.autograd.grad(loss, u)[0], v, relevant, *more)
+    assert lower.item() < loss.item()
+
+
+@pytest.mark.parametrize("name", PAIRWISE)
+def test_pairwise_losses_without_an_irrelevant_pair_are_finite(name):
+    fast, _, more = PAIRWISE[name]
+    u, v, _ = batch(5, 4, 8, 0.2)
+    u = u.requires_grad_()
+    loss = fast(u, v, torch.ones(4, 4, dtype=torch.bool), *more)
+    assert torch.isfinite(loss)
+    assert torch.isfinite(torch.autograd.grad(loss, u)[0]).all()
+
+
+def test_the_anchor_itself_can_be_left_out_of_the_ranking():
+    u, _, relevant = batch(2, 8, 6, 0.3)
+    among = ~torch.eye(8, dtype=torch.bool)
+    assert tie_aware_ap(u, u, relevant, among).item() == pytest.approx(slow_tie_ap(u, u, relevant, among))
+    assert tie_aware_ap(u, u, relevant).item() < tie_aware_ap(u, u, relevant, among).item()
+
+
+def test_codes_at_the_corners_are_counted_at_whole_distances():
+    u = torch.tensor([[1.0, 1.0], [-1.0, -1.0]])
+    relevant = torch.eye(2, dtype=torch.bool)
+    assert tie_aware_ap(u, u, relevant).item() == pytest.approx(0)
+    assert tie_aware_ap(u, -u, relevant).item() == pytest.approx(0.5)

@@ -33,6 +33,7 @@ def evaluate(
     bits: Annotated[list[int] | None, typer.Option(help="Code length (repeatable); default: all trained.")] = None,
     lang: Annotated[list[str] | None, typer.Option(help="Language (repeatable); default: all trained.")] = None,
     method: Annotated[list[str] | None, typer.Option(help="Method (repeatable); default: all trained.")] = None,
+    seed: Annotated[list[int] | None, typer.Option(help="Seed (repeatable); default: all trained.")] = None,
     map_at: Annotated[int | None, typer.Option(help="k of mAP@k; default: the whole database.")] = D.map_at,
     map_at_rule: Annotated[
         str, typer.Option(help="What AP@k divides by: min (relevant or k), R (all relevant), hits, or first.")
@@ -56,6 +57,7 @@ def evaluate(
         tuple(bits or ()),
         tuple(lang or ()),
         tuple(method or ()),
+        tuple(seed or ()),
         map_at,
         map_at_rule,
         ties,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import typer
 
 from cmrhash_cli.bench import bench
+from cmrhash_cli.compare import compare
 from cmrhash_cli.evaluate import evaluate
 from cmrhash_cli.extract import extract
 from cmrhash_cli.output import print_version, run
@@ -30,6 +31,7 @@ def _global(
 app.command("extract")(extract)
 app.command("train")(train)
 app.command("eval")(evaluate)
+app.command("compare")(compare)
 app.command("bench")(bench)
 
 

@@ -36,7 +36,9 @@ def train(
     dataset: Dataset = None,
     bits: Annotated[list[int] | None, typer.Option(help=f"Code length (repeatable); default {D.bits}.")] = None,
     lang: Annotated[list[str] | None, typer.Option(help="Language to train (repeatable); default: all.")] = None,
-    method: Annotated[str, typer.Option(help="triplet or triplet-seed.")] = D.method,
+    method: Annotated[
+        str, typer.Option(help="triplet, triplet-seed, contrastive, cmpm, logistic, supcon or tie-ap.")
+    ] = D.method,
     seed: Annotated[int, typer.Option(min=0, help="Seed of weights, batches, captions and dropout.")] = D.seed,
     epochs: Annotated[int, typer.Option(help="Passes over the train items.")] = D.epochs,
     batch: Annotated[int, typer.Option(help="Items a step.")] = D.batch,
