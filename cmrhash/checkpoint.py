@@ -55,6 +55,7 @@ class State:
         best = self.history[self.best_epoch]
         keys = ("val_map", "val_map_mean", "collapse", "collapsed")
         return {
+            "epochs": len(self.history),
             "best_epoch": self.best_epoch,
             "chosen_on": "val" if "val_map" in best else "last epoch (no val items)",
             "skipped_steps": sum(entry["skipped"] for entry in self.history),

@@ -107,9 +107,8 @@ def load_heads(run: runs.Run) -> ModuleDict:
 
     from cmrhash.heads import Head
 
-    settings = run.config["train"]
-    shape = (settings["bits"], settings["hidden"], settings["dropout"], settings["input_dropout"])
-    heads = torch.nn.ModuleDict({name: Head(made["dim"], *shape) for name, made in run.config["features"].items()})
+    dims = {name: made["dim"] for name, made in run.config["features"].items()}
+    heads = torch.nn.ModuleDict({name: Head(dim, run.bits, **run.config["head"]) for name, dim in dims.items()})
     heads.load_state_dict(safetensors.torch.load_file(run.file(runs.HEADS)))
     return heads.eval()
 

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 
 class Head(nn.Module):
-    """Standardise, then a hidden layer (or none), then K units with tanh.
+    """Standardise, then a hidden layer (or none), then K units with tanh (or, for closed forms, as they are).
 
     The statistics of the training features are part of the head, so that it can be applied to raw features anywhere.
     dim: D features; bits: K; hidden: width of the hidden layer, 0 for a linear head; dropouts: shares.
@@ -16,8 +16,17 @@ class Head(nn.Module):
     mean: Tensor
     std: Tensor
 
-    def __init__(self, dim: int, bits: int, hidden: int = 1024, dropout: float = 0.2, input_dropout: float = 0.1):
+    def __init__(
+        self,
+        dim: int,
+        bits: int,
+        hidden: int = 1024,
+        dropout: float = 0.2,
+        input_dropout: float = 0.1,
+        bounded: bool = True,
+    ):
         super().__init__()
+        self.bounded = bounded
         self.register_buffer("mean", torch.zeros(dim))
         self.register_buffer("std", torch.ones(dim))
         layers: list[nn.Module] = [nn.Dropout(input_dropout)]
@@ -33,9 +42,17 @@ class Head(nn.Module):
         self.std.copy_(torch.where(std > 1e-6, std, torch.ones_like(std)))
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, D) raw features -> (B, K) embeddings in [-1, 1]; the sign is the code."""
-        embedding: Tensor = torch.tanh(self.layers((x - self.mean) / self.std))
-        return embedding
+        """(B, D) raw features -> (B, K) embeddings, in [-1, 1] if bounded; the sign is the code."""
+        embedding: Tensor = self.layers((x - self.mean) / self.std)
+        return torch.tanh(embedding) if self.bounded else embedding
+
+    def set_linear(self, weight: Tensor) -> None:
+        """Make the (linear) head project standardised features by weight (D, K)."""
+        last = self.layers[-1]
+        assert isinstance(last, nn.Linear)
+        with torch.no_grad():
+            last.weight.copy_(weight.T)
+            last.bias.zero_()
 
     @torch.inference_mode()
     def embed(self, x: Tensor, batch: int = 8192) -> Tensor:

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from cmrhash import losses
+from cmrhash import cca, losses
 from cmrhash.errors import UsageError
 
 IMAGE = "image"
@@ -39,10 +39,13 @@ Views = dict[str, Tensor]  # "image" first, then each language -> embeddings (B,
 
 @dataclass(frozen=True)
 class Method:
-    """terms: (views, batch) -> Terms. source: paper or code, for the run's record."""
+    """terms: (views, batch) -> Terms, None for a closed form. source: paper or code, for the run's record.
+    fit: (standardised features (n, D) by view, bits, ridge) -> linear heads (D, K) by view, of a closed form.
+    """
 
-    terms: Callable[[Views, Batch], Terms]
+    terms: Callable[[Views, Batch], Terms] | None
     source: str
+    fit: Callable[[dict[str, cca.Matrix], int, float], dict[str, cca.Matrix]] | None = None
 
 
 def get_method(name: str) -> Method:
@@ -109,6 +112,9 @@ METHODS = {
     "cmpm": Method(_pairs(_cmpm, own=False), "CMPM, Zhang & Lu (ECCV 2018) eq. 1-4"),
     "logistic": Method(_pairs(_logistic, own=True), "DCMH (CVPR 2017) eq. 1, balanced as HashNet (ICCV 2017) eq. 2"),
     "supcon": Method(_pairs(_supcon, own=True), "SupCon (NeurIPS 2020) eq. 2"),
+    "cca": Method(
+        None, "CCA, Hotelling (Biometrika 1936); three views and more: Kettenring (Biometrika 1971)", cca.fit
+    ),
     "tie-ap": Method(_pairs(_tie_ap, own=True), "tie-aware AP, He et al. (CVPR 2018) eq. 8"),
 }
 

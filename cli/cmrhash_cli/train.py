@@ -37,7 +37,7 @@ def train(
     bits: Annotated[list[int] | None, typer.Option(help=f"Code length (repeatable); default {D.bits}.")] = None,
     lang: Annotated[list[str] | None, typer.Option(help="Language to train (repeatable); default: all.")] = None,
     method: Annotated[
-        str, typer.Option(help="triplet, triplet-seed, contrastive, cmpm, logistic, supcon or tie-ap.")
+        str, typer.Option(help="triplet, triplet-seed, contrastive, cmpm, logistic, supcon, tie-ap or cca.")
     ] = D.method,
     seed: Annotated[int, typer.Option(min=0, help="Seed of weights, batches, captions and dropout.")] = D.seed,
     epochs: Annotated[int, typer.Option(help="Passes over the train items.")] = D.epochs,
@@ -108,7 +108,7 @@ def _show(finished: list[tuple[Run, bool]], as_json: bool, quiet: bool) -> None:
         for run, fresh in finished:
             maps = run.config.get("val_map", {})
             cells = [f"{maps[lang][d]:.3f}" if lang in maps else "-" for lang in run.langs for d in ("i2t", "t2i")]
-            epoch = f"{run.config['best_epoch'] + 1} of {run.config['train']['epochs']}"
+            epoch = f"{run.config['best_epoch'] + 1} of {run.config['epochs']}"
             rows.append([str(run.folder), str(run.bits), epoch, *cells, "trained" if fresh else "was there"])
         langs = finished[0][0].langs
         columns = [
