@@ -42,6 +42,7 @@ from cmrhash.recipe import canonical, refuse_difference
 IMAGE_BLOCK = 256  # images a commit: what a kill can cost, against one fsync
 TEXT_BLOCK = 1024  # captions a commit; sorted by length inside a block
 DECODERS = min(16, (os.cpu_count() or 1) + 1)  # threads; Pillow frees the interpreter lock
+QUARANTINE = "quarantine.jsonl"
 CODE = 1  # raised when a change of this package changes the features of an unchanged recipe
 
 Progress = Callable[[str, int, int], None]  # (what, done, total)
@@ -49,10 +50,11 @@ Progress = Callable[[str, int, int], None]  # (what, done, total)
 
 @dataclass
 class Extracted:
-    """One feature file as ``extract`` leaves it. items = ok + quarantined; bad: how many of these are broken files
+    """One feature file as ``extract`` leaves it. stage: "image" or the language. items = ok + quarantined; bad: how many of these are broken files
     or features rather than parts that the data set does not have."""
 
     path: Path
+    stage: str
     items: int
     rows: int
     ok: int
@@ -204,7 +206,7 @@ def _extract_images(
             for row in np.flatnonzero(~there.valid)
         ]
     ok = int(there.valid.sum())
-    return Extracted(path, rows, rows, ok, time.monotonic() - start, fresh, quarantine)
+    return Extracted(path, "image", rows, rows, ok, time.monotonic() - start, fresh, quarantine)
 
 
 def _encode_blocks(
@@ -341,7 +343,7 @@ def _extract_texts(
         for code, reason in [_text_reason(lang, lang in i.texts)]
     ]
     items = len(dataset.items)
-    return Extracted(path, items, len(captions), len(good), time.monotonic() - start, fresh, quarantine)
+    return Extracted(path, lang, items, len(captions), len(good), time.monotonic() - start, fresh, quarantine)
 
 
 def _captions(dataset: ImageTextDataset, lang: str) -> tuple[NDArray[np.int32], list[str]]:
@@ -394,8 +396,13 @@ def _made_with(device: torch.device, **more: Any) -> dict[str, Any]:
 
 
 def _write_quarantine(folder: Path, files: list[Extracted]) -> None:
-    lines = [json.dumps(entry, ensure_ascii=False) + "\n" for file in files for entry in file.quarantine]
-    write_bytes(folder / "quarantine.jsonl", "".join(lines).encode(errors="backslashreplace"))
+    """Write the reasons of this call; those of languages that it did not touch stay."""
+    path = folder / QUARANTINE
+    before = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    entries = [entry for entry in map(json.loads, before) if entry["stage"] not in {file.stage for file in files}]
+    entries += [entry for file in files for entry in file.quarantine]
+    lines = [json.dumps(entry, ensure_ascii=False) + "\n" for entry in entries]
+    write_bytes(path, "".join(lines).encode(errors="backslashreplace"))
 
 
 def refuse_bad(report: Report, max_bad: float) -> None:
@@ -403,5 +410,5 @@ def refuse_bad(report: Report, max_bad: float) -> None:
     for file in report.files:
         if file.bad > max_bad * file.items:
             what = f"{file.bad} of {file.items} items could not be used, more than --max-bad {max_bad:g}"
-            fix = f"what is good is kept; see {report.folder / 'quarantine.jsonl'}"
+            fix = f"what is good is kept; see {report.folder / QUARANTINE}"
             raise DataError(what, file.path, fix)

@@ -146,6 +146,11 @@ def test_a_second_call_finds_everything_there(made, source):
     assert quarantine(report) == [("i3", "de", "no-text")]
 
 
+def test_a_call_for_one_language_keeps_the_reasons_of_the_others(made, source):
+    report = extract(config(source, made, langs=("en",)))
+    assert quarantine(report) == [("i3", "de", "no-text")]
+
+
 def test_two_extractions_give_the_same_bytes(clean, source, tmp_path):
     report = extract(config(source, tmp_path))
     assert contents(report.folder) == contents(clean.folder)
