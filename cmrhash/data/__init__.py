@@ -1,6 +1,6 @@
 """Data sets: one reader a file, all of them giving an ``ImageTextDataset``.
 
-``READERS`` maps a name to a function ``(root) -> ImageTextDataset``.
+``READERS`` maps a name to a function ``(root) -> ImageTextDataset``; the names are those of ``config.DATASETS``.
 """
 
 from __future__ import annotations
@@ -14,12 +14,14 @@ from cmrhash.config import SAMPLE_DATASET, ExtractConfig
 from cmrhash.data.dataset import ImageTextDataset, check, with_roles
 from cmrhash.data.iaprtc12 import read as read_iaprtc12
 from cmrhash.data.manifest import read as read_manifest
+from cmrhash.data.pascal import read as read_pascal
 from cmrhash.data.sample import read as read_sample
 from cmrhash.errors import DataError, UsageError
 
 READERS: dict[str, Callable[[Path], ImageTextDataset]] = {
     SAMPLE_DATASET: read_sample,
     "iaprtc12": read_iaprtc12,
+    "pascal": read_pascal,
     "manifest": read_manifest,
 }
 
