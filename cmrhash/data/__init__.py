@@ -16,12 +16,14 @@ from cmrhash.data.iaprtc12 import read as read_iaprtc12
 from cmrhash.data.manifest import read as read_manifest
 from cmrhash.data.pascal import read as read_pascal
 from cmrhash.data.sample import read as read_sample
+from cmrhash.data.wikipedia import read as read_wikipedia
 from cmrhash.errors import DataError, UsageError
 
 READERS: dict[str, Callable[[Path], ImageTextDataset]] = {
     SAMPLE_DATASET: read_sample,
     "iaprtc12": read_iaprtc12,
     "pascal": read_pascal,
+    "wikipedia": read_wikipedia,
     "manifest": read_manifest,
 }
 
