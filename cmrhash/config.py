@@ -14,7 +14,15 @@ from cmrhash.errors import UsageError
 CACHE = Path("cache")  # feature files, one folder a data set
 RUNS = Path("runs")  # trained heads, one folder a run
 SAMPLE_DATASET = "sample"  # the built-in data set, drawn on first use
-DATASETS = (SAMPLE_DATASET, "iaprtc12", "pascal", "wikipedia", "manifest")  # names of the readers
+DATASETS = (
+    SAMPLE_DATASET,
+    "iaprtc12",
+    "pascal",
+    "wikipedia",
+    "flickr30k",
+    "flickr8k",
+    "manifest",
+)  # names of the readers
 MAX_BITS = 4096  # of a code
 RANDOM = "random"  # in place of weights or a model: seeded, untrained
 
