@@ -21,6 +21,7 @@ DATASETS = (
     "wikipedia",
     "flickr30k",
     "flickr8k",
+    "fashion",
     "manifest",
 )  # names of the readers
 MAX_BITS = 4096  # of a code

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from cmrhash.config import SAMPLE_DATASET, ExtractConfig
 from cmrhash.data.dataset import ImageTextDataset, check, with_roles
+from cmrhash.data.fashion import read as read_fashion
 from cmrhash.data.flickr import read_flickr8k, read_flickr30k
 from cmrhash.data.iaprtc12 import read as read_iaprtc12
 from cmrhash.data.manifest import read as read_manifest
@@ -27,6 +28,7 @@ READERS: dict[str, Callable[[Path], ImageTextDataset]] = {
     "wikipedia": read_wikipedia,
     "flickr30k": read_flickr30k,
     "flickr8k": read_flickr8k,
+    "fashion": read_fashion,
     "manifest": read_manifest,
 }
 

@@ -26,7 +26,16 @@ from pathlib import Path
 from typing import Any
 
 from cmrhash.data.dataset import ImageTextDataset, Item, clean_text
-from cmrhash.data.layout import IMAGE_SUFFIXES, decode, files_by_stem, need_file, need_folder, read_lines, report
+from cmrhash.data.layout import (
+    IMAGE_SUFFIXES,
+    decode,
+    files_by_stem,
+    need_file,
+    need_folder,
+    read_lines,
+    report,
+    unquoted,
+)
 from cmrhash.errors import DataError
 
 IMAGES = ("flickr30k_images", "flickr30k-images", "Flicker8k_Dataset", "images")
@@ -123,15 +132,8 @@ def _read_captions(path: Path) -> dict[str, _Photo]:
         if not match:
             what = f"line {number} is not a photo's name and a caption: '{clean_text(line)[:40]}'"
             raise DataError(what, path, "mend that line")
-        photos.setdefault(_stem(match["photo"]), _Photo()).add("en", _unquoted(match["text"]))
+        photos.setdefault(_stem(match["photo"]), _Photo()).add("en", unquoted(match["text"]))
     return photos
-
-
-def _unquoted(text: str) -> str:
-    """The text of a CSV field: its quotes belong to the file, doubled ones to the text."""
-    text = text.strip()
-    quoted = len(text) > 1 and text[0] == text[-1] == '"' and '"' not in text[1:-1].replace('""', "")
-    return text[1:-1].replace('""', '"') if quoted else text
 
 
 def _add_german(folder: Path, photos: dict[str, _Photo], extra: Counter[str]) -> None:

@@ -47,6 +47,13 @@ def read_lines(path: Path) -> list[str]:
     return [line.removesuffix("\r") for line in lines]
 
 
+def unquoted(text: str) -> str:
+    """The text of a CSV field: its quotes belong to the file, doubled ones to the text."""
+    text = text.strip()
+    quoted = len(text) > 1 and text[0] == text[-1] == '"' and '"' not in text[1:-1].replace('""', "")
+    return text[1:-1].replace('""', '"') if quoted else text
+
+
 def subfolders(folder: Path) -> list[Path]:
     """The folders in a folder, sorted, without hidden ones."""
     with os.scandir(folder) as entries:
