@@ -15,6 +15,7 @@ from cmrhash.data.dataset import ImageTextDataset, check, with_roles
 from cmrhash.data.fashion import read as read_fashion
 from cmrhash.data.flickr import read_flickr8k, read_flickr30k
 from cmrhash.data.iaprtc12 import read as read_iaprtc12
+from cmrhash.data.iaprtc12_lists import read as read_iaprtc12_lists
 from cmrhash.data.manifest import read as read_manifest
 from cmrhash.data.pascal import read as read_pascal
 from cmrhash.data.sample import read as read_sample
@@ -24,6 +25,7 @@ from cmrhash.errors import DataError, UsageError
 READERS: dict[str, Callable[[Path], ImageTextDataset]] = {
     SAMPLE_DATASET: read_sample,
     "iaprtc12": read_iaprtc12,
+    "iaprtc12-lists": read_iaprtc12_lists,
     "pascal": read_pascal,
     "wikipedia": read_wikipedia,
     "flickr30k": read_flickr30k,
