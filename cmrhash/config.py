@@ -14,6 +14,17 @@ from cmrhash.errors import UsageError
 CACHE = Path("cache")  # feature files, one folder a data set
 RUNS = Path("runs")  # trained heads, one folder a run
 SAMPLE_DATASET = "sample"  # the built-in data set, drawn on first use
+DATASETS = (  # names of the readers
+    SAMPLE_DATASET,
+    "iaprtc12",
+    "iaprtc12-lists",
+    "pascal",
+    "wikipedia",
+    "flickr30k",
+    "flickr8k",
+    "fashion",
+    "manifest",
+)
 MAX_BITS = 4096  # of a code
 RANDOM = "random"  # in place of weights or a model: seeded, untrained
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cmrhash.config import TrainConfig
-from cmrhash.data.dataset import ImageTextDataset
+from cmrhash.data.dataset import ROLES, ImageTextDataset
 from cmrhash.device import choose_device
 from cmrhash.errors import DataError, UsageError
 from cmrhash.relevance import Relevance
@@ -37,7 +37,7 @@ class Task:
 
 @dataclass
 class Probe:
-    """What an epoch is judged by: val items as queries, the rest of the database as their database."""
+    """What an epoch is judged by: val items as queries, the database without val and query as their database."""
 
     queries: dict[str, NDArray[np.int64]]  # language -> items that have an image and a caption
     database: dict[str, NDArray[np.int64]]
@@ -59,7 +59,7 @@ def prepare(config: TrainConfig, dataset: ImageTextDataset, folder: Path, encode
     x = {name: torch.from_numpy(view.features.x[view.rows]).to(device) for name, view in views.items()}
     by_labels = dataset.relevance == "labels"
     whole = np.all([view.has for view in views.values()], axis=0)
-    roles = {role: np.array([role in item.splits for item in dataset.items]) for role in ("train", "val", "database")}
+    roles = {role: np.array([role in item.splits for item in dataset.items]) for role in ROLES}
     labelled = np.array([bool(item.labels) or not by_labels for item in dataset.items])
     rows = np.flatnonzero(whole & labelled & roles["train"])
     if len(rows) < 2:
@@ -79,10 +79,13 @@ def _probe(
 ) -> Probe | None:
     probe = Probe({}, {}, {})
     by_labels = dataset.relevance == "labels"
+    searched = roles["database"] & ~roles["val"] & ~roles["query"]
+    if not searched.any():  # the test items are their own database, as on Pascal Sentence: they must not choose
+        searched = roles["train"]
     for lang in langs:
         has = views["image"].has & views[f"text-{lang}"].has
         queries = np.flatnonzero(has & roles["val"])
-        database = np.flatnonzero(has & roles["database"] & ~roles["val"]) if by_labels else queries
+        database = np.flatnonzero(has & searched) if by_labels else queries
         if not len(queries) or not len(database):
             return None
         probe.queries[lang], probe.database[lang] = queries, database

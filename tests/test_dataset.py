@@ -41,6 +41,7 @@ def test_a_data_set_that_keeps_every_promise_is_returned_as_it_is():
     [
         ([], "the data set has no items", "check --root"),
         ([item("a"), item("b"), item("a")], r"the same id stands more than once \(1: a\)", "its own id"),
+        ([item("a"), item("b\nc"), item("\ud800")], r"cannot be printed \(2: 'b\\nc', '\\ud800'\)", "printable id"),
         ([item("a", "query", "train")], r"query items are also train or val \(1: a\)", "keep queries out"),
         ([item("a", "query", "val")], r"query items are also train or val \(1: a\)", "keep queries out"),
         ([item("b"), item("a", "train", "val")], r"train and val at once \(1: a\)", "val must be held out"),
@@ -111,6 +112,17 @@ def test_with_relevance_by_pairs_the_queries_are_the_database_and_all_others_tra
     assert len(rows_of(drawn, "train")) == 86
     assert len(rows_of(drawn, "val")) == 4  # 5 % of 90, halves to the even side
     assert rows_of(drawn) == [100]
+
+
+@given(counts=st.lists(st.integers(1, 40), min_size=2, max_size=2), seed=st.integers(0, 99))
+def test_per_class_takes_a_fifth_of_every_class_as_queries_and_database(counts, seed):
+    items = [item(f"{label}-{n}", labels=(label,)) for label, count in enumerate(counts) for n in range(count)]
+    drawn = check(with_roles(replace(dataset([*items, item("x", texts={})]), protocol="per-class"), seed))
+    tests = [i.labels[0] for i in drawn.items if i.splits == {"query", "database"}]
+    assert [tests.count(label) for label in (0, 1)] == [round(count / 5) for count in counts]
+    assert drawn.count("query") == drawn.count("database") == len(tests)
+    assert drawn.count("train") + drawn.count("val") == len(items) - len(tests)
+    assert drawn.items[-1].splits == frozenset()
 
 
 def test_splits_that_the_data_set_brings_stay_as_they_are():

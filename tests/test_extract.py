@@ -498,7 +498,7 @@ def test_a_damaged_file_is_refused_and_can_be_replaced(made, source, clean):
     ("changes", "error", "words"),
     [
         ({"langs": ("en", "fr")}, UsageError, "the data set has no language 'fr': .*: it has de, en"),
-        ({"dataset": "nosuch"}, UsageError, "unknown data set 'nosuch': choose one of sample, iaprtc12, manifest"),
+        ({"dataset": "nosuch"}, UsageError, "unknown data set 'nosuch': choose one of sample, iaprtc12, .*manifest"),
         ({"root": None}, UsageError, "data set 'manifest' needs its folder: give --root DIR"),
         ({"name": "../x"}, UsageError, r"--name \.\./x: use letters"),
         ({"name": ".hidden"}, UsageError, r"--name \.hidden: use letters"),

@@ -347,6 +347,21 @@ def test_query_items_never_touch_training(make_cache, finished, tmp_path):
     assert heads(other) != heads(finished)  # the test would see it
 
 
+def test_neither_do_they_where_they_are_their_own_database(make_cache, tmp_path):
+    def as_on_pascal(item):
+        return replace(
+            item, splits=item.splits | {"database"} if "query" in item.splits else item.splits - {"database"}
+        )
+
+    one, two = (
+        train.train(QUICK, *make_cache(tmp_path / str(shift), change=as_on_pascal, shift=shift), tmp_path / str(shift))
+        for shift in (None, "query")
+    )
+    assert heads(one[0]) == heads(two[0])
+    assert history(one[0]) == history(two[0])
+    assert history(one[0])[-1]["val_map"] is not None
+
+
 # ---------------------------------------------------------------------------------------------- damage
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cmrhash.config import ExtractConfig
+from cmrhash.config import DATASETS, ExtractConfig
 from cmrhash_cli.output import (
     CACHE,
     Cache,
@@ -32,7 +32,7 @@ MANY_UNKNOWN = 0.05  # share of unknown word pieces from which text model and la
 
 
 def extract(
-    dataset: Annotated[str, typer.Option(help="sample (built in, drawn), iaprtc12, manifest.")] = D.dataset,
+    dataset: Annotated[str, typer.Option(help=f"One of {', '.join(DATASETS)}.")] = D.dataset,
     root: Annotated[Path | None, typer.Option(help="The data set's folder.")] = D.root,
     name: Annotated[
         str | None, typer.Option(help="Name of its folder in the cache; default: the data set's.")

@@ -20,6 +20,8 @@ ROLES = ("train", "val", "query", "database")
 # IAPR TC-12's protocol as shares, so that a smaller copy of it gets the same proportions:
 # 20,000 items -> 2,000 query, 18,000 database, 10,000 of these train, 500 of these held back as val.
 QUERY_SHARE, TRAIN_SHARE, VAL_SHARE = 0.10, 0.50, 0.05
+# Pascal Sentence's: of the 50 items of every class 10 are test, the rest train.
+TEST_SHARE = 0.20
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,8 @@ class ImageTextDataset:
     own counterpart is). found: what the reader saw and missed, in words and counts, for the user to read.
     split_seed: the seed that the roles were drawn from, None if the data set brings its own.
     sha256: of the items as they are stored in the cache, empty as long as they are not.
+    protocol: how ``with_roles`` draws roles if the reader gives none: "database" (the shares of IAPR TC-12, train in
+    the database) or "per-class" (a share of every class is test, which is queries and database at once).
     """
 
     name: str
@@ -56,6 +60,7 @@ class ImageTextDataset:
     found: Mapping[str, int] = field(default_factory=dict)
     split_seed: int | None = None
     sha256: str = ""
+    protocol: str = "database"
 
     @property
     def languages(self) -> tuple[str, ...]:
@@ -99,6 +104,8 @@ def check(dataset: ImageTextDataset) -> ImageTextDataset:
     _refuse("the same id stands more than once", doubles, dataset.root, "give every item its own id")
     unknown = [i.id for i in dataset.items if any(not 0 <= c < len(dataset.classes) for c in i.labels)]
     _refuse("items with a label outside the list of classes", unknown, dataset.root, "mend the labels")
+    unnamed = [ascii(i.id) for i in dataset.items if not (i.id.strip() and i.id.isprintable())]
+    _refuse("ids that are empty or cannot be printed", unnamed, dataset.root, "give every item a printable id")
     odd = [i.id for i in dataset.items if not i.splits <= set(ROLES)]
     _refuse(f"items with a split that is none of {', '.join(ROLES)}", odd, dataset.root, "mend the splits")
     leaks = [i.id for i in dataset.items if "query" in i.splits and i.splits & {"train", "val"}]
@@ -117,11 +124,12 @@ def with_roles(dataset: ImageTextDataset, seed: int) -> ImageTextDataset:
     """Give roles to a data set that brings none, and a val part to one that has train but no val.
 
     Drawn from ``seed`` over the complete items (image, captions and, for relevance by labels, a label); the others
-    only join the database. With relevance "pairs" the queries are the database too, as on Flickr30k.
+    only join the database. With relevance "pairs" the queries are the database too, as on Flickr30k. So they are with
+    protocol "per-class", which takes ``TEST_SHARE`` of every class as test and leaves the others to train.
     """
     rng = random.Random(seed)
     if not any(item.splits for item in dataset.items):
-        roles = _draw(dataset, rng)
+        roles = _draw_per_class(dataset, rng) if dataset.protocol == "per-class" else _draw(dataset, rng)
     elif dataset.count("train") and not dataset.count("val"):
         roles = [item.splits for item in dataset.items]
         _carve_val(roles, rng)
@@ -131,11 +139,16 @@ def with_roles(dataset: ImageTextDataset, seed: int) -> ImageTextDataset:
     return replace(dataset, items=items, split_seed=seed)
 
 
-def _draw(dataset: ImageTextDataset, rng: random.Random) -> list[frozenset[str]]:
+def _complete(dataset: ImageTextDataset) -> list[int]:
     by_labels = dataset.relevance == "labels"
-    complete = [
+    return [
         row for row, item in enumerate(dataset.items) if item.image and item.texts and (item.labels or not by_labels)
     ]
+
+
+def _draw(dataset: ImageTextDataset, rng: random.Random) -> list[frozenset[str]]:
+    by_labels = dataset.relevance == "labels"
+    complete = _complete(dataset)
     rng.shuffle(complete)
     queries, trains = round(QUERY_SHARE * len(complete)), round(TRAIN_SHARE * len(complete))
     if not by_labels:
@@ -146,6 +159,24 @@ def _draw(dataset: ImageTextDataset, rng: random.Random) -> list[frozenset[str]]
         roles[row] = frozenset({"query"}) if by_labels else frozenset({"query", "database"})
     for row in complete[queries : queries + trains]:
         roles[row] = rest | {"train"}
+    _carve_val(roles, rng)
+    return roles
+
+
+def _draw_per_class(dataset: ImageTextDataset, rng: random.Random) -> list[frozenset[str]]:
+    """Test items are queries and, together, the database; an item belongs to the first of its labels.
+
+    Incomplete items get no role: here they would be the only ones in the database that are no test items.
+    """
+    rows_of: dict[int, list[int]] = {}
+    for row in _complete(dataset):
+        rows_of.setdefault(dataset.items[row].labels[0], []).append(row)
+    roles = [frozenset[str]()] * len(dataset.items)
+    for _, rows in sorted(rows_of.items()):
+        rng.shuffle(rows)
+        tests = round(TEST_SHARE * len(rows))
+        for at, row in enumerate(rows):
+            roles[row] = frozenset({"query", "database"}) if at < tests else frozenset({"train"})
     _carve_val(roles, rng)
     return roles
 

@@ -11,7 +11,6 @@ No count is taken for granted: copies differ, so ``found`` says what was there a
 
 from __future__ import annotations
 
-import codecs
 import html
 import os
 import re
@@ -19,12 +18,12 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from cmrhash.data.dataset import ImageTextDataset, Item, clean_text, common_missing, resolve_image
+from cmrhash.data.dataset import ImageTextDataset, Item, clean_text, resolve_image
+from cmrhash.data.layout import FOREIGN, IMAGE_SUFFIXES, below, decode, report, subfolders
 from cmrhash.errors import DataError
 
 IMAGES, LABELS = "images", "saiapr_tc-12"
 ANNOTATIONS = {"en": ("annotations_complete_eng", ".eng"), "de": ("annotations_complete_ger", ".ger")}
-IMAGE_SUFFIXES = (".jpg", ".jpeg")
 LABEL_IDS = range(1, 277)
 SEARCH_DEPTH = 3
 
@@ -33,11 +32,6 @@ _OPEN = re.compile(r"<\s*DESCRIPTION\s*>", re.IGNORECASE)
 # Only the tags of this format end a description: a raw "<" in the text, or an unknown tag, does not.
 _END = re.compile(
     r"<\s*(?:/\s*)?(?:DOC|DOCNO|TITLE|DESCRIPTION|NOTES|LOCATION|DATE|IMAGE|THUMBNAIL)\s*>", re.IGNORECASE
-)
-_ENCODINGS = (
-    (codecs.BOM_UTF8, "utf-8-sig"),
-    (codecs.BOM_UTF16_LE, "utf-16"),
-    (codecs.BOM_UTF16_BE, "utf-16"),
 )
 
 
@@ -72,16 +66,17 @@ def read(root: Path) -> ImageTextDataset:
     items = tuple(
         Item(
             id=str(number),
-            image=_below(root, images.files[number][1]) if number in images.files else None,
+            image=below(root, images.files[number][1]) if number in images.files else None,
             texts={lang: (table[number],) for lang, table in texts.items() if number in table},
             labels=tuple(sorted(index[label] for label in labels.get(number, ()))),
         )
         for number in sorted(places, key=lambda n: (places[n], n))
     )
-    found["files that are none of the data set's"] = sum(t.passed_over for t in [images, *tables.values()])
+    found[FOREIGN] = sum(t.passed_over for t in [images, *tables.values()])
     found["labelled images without image and text"] = len(labels.keys() - places.keys())
+    found["labelled items without an image"] = sum(bool(i.labels) and i.image is None for i in items)
     classes = _class_names(used, names)
-    return ImageTextDataset("iaprtc12", root, items, classes, found=_report(items, classes, found))
+    return ImageTextDataset("iaprtc12", root, items, classes, found=report(items, classes, ANNOTATIONS, found))
 
 
 def parse(raw: bytes) -> str:
@@ -89,23 +84,12 @@ def parse(raw: bytes) -> str:
 
     The files look like XML but are none (raw "&" and "<", several encodings), so no XML parser reads them.
     """
-    text = _decode(raw)[0]
+    text = decode(raw)
     start = _OPEN.search(text)
     if not start:
         return ""
     end = _END.search(text, start.end())
     return clean_text(html.unescape(text[start.end() : end.start() if end else len(text)]))
-
-
-def _decode(raw: bytes) -> tuple[str, str]:
-    """The text and the encoding that fitted: a byte order mark's, else UTF-8, else what Windows wrote."""
-    marked = [encoding for bom, encoding in _ENCODINGS if raw.startswith(bom)]
-    for encoding in (*marked, "utf-8", "cp1252"):
-        try:
-            return raw.decode(encoding), encoding
-        except UnicodeDecodeError:
-            continue
-    return raw.decode("latin-1"), "latin-1"
 
 
 def _find_folders(root: Path) -> dict[str, Path]:
@@ -121,7 +105,7 @@ def _find_folders(root: Path) -> dict[str, Path]:
     for _ in range(SEARCH_DEPTH + 1):
         deeper: list[Path] = []
         for folder in level:
-            for path in _subfolders(folder):
+            for path in subfolders(folder):
                 if path.name not in wanted:
                     deeper.append(path)
                 elif path.name not in folders and (path.name != IMAGES or _has_numbered(path)):
@@ -131,13 +115,8 @@ def _find_folders(root: Path) -> dict[str, Path]:
     return folders
 
 
-def _subfolders(folder: Path) -> list[Path]:
-    with os.scandir(folder) as entries:
-        return sorted(Path(e.path) for e in entries if not e.name.startswith(".") and e.is_dir())
-
-
 def _has_numbered(folder: Path) -> bool:
-    return any(path.name.isdecimal() for path in _subfolders(folder))
+    return any(path.name.isdecimal() for path in subfolders(folder))
 
 
 def _need(root: Path, folders: dict[str, Path], name: str) -> Path:
@@ -145,19 +124,15 @@ def _need(root: Path, folders: dict[str, Path], name: str) -> Path:
         what = f"no folder '{name}' with folders 00, 01, ... in it" if name == IMAGES else f"no folder '{name}'"
         fix = f"unpack it there or up to {SEARCH_DEPTH} levels below"
         raise DataError(what, root, fix)
-    resolve_image(root, _below(root, str(folders[name])))  # a link out of the root is refused here, not later
+    resolve_image(root, below(root, str(folders[name])))  # a link out of the root is refused here, not later
     return folders[name]
-
-
-def _below(root: Path, path: str) -> str:
-    return os.path.relpath(path, root).replace(os.sep, "/")
 
 
 def _scan(top: Path, suffixes: tuple[str, ...]) -> _Table:
     """List ``top/NN/ID.suffix``. An id is one photo, whatever its folder: the labels know ids only."""
     files: dict[int, tuple[str, str]] = {}
     passed_over = 0
-    for folder in _subfolders(top):
+    for folder in subfolders(top):
         with os.scandir(folder) as entries:
             names = sorted(entry.name for entry in entries)
         for name in names:
@@ -202,12 +177,12 @@ def _read_labels(top: Path) -> tuple[dict[int, set[int]], dict[int, str]]:
     labels: dict[int, set[int]] = {}
     bad: list[str] = []
     for path in files:
-        for line, text in enumerate(_decode(path.read_bytes())[0].splitlines(), 1):
+        for line, text in enumerate(decode(path.read_bytes()).splitlines(), 1):
             fields = text.split()
             if fields and (pair := _image_and_label(fields, names)):
                 labels.setdefault(pair[0], set()).add(pair[1])
             elif fields:
-                bad.append(f"{_below(top.parent, str(path))}:{line} '{clean_text(text)[:40]}'")
+                bad.append(f"{below(top.parent, str(path))}:{line} '{clean_text(text)[:40]}'")
     if bad:
         known = "one of wlist.txt" if names else f"{LABEL_IDS[0]} to {LABEL_IDS[-1]}"
         more = ", ..." if len(bad) > 5 else ""
@@ -221,14 +196,14 @@ def _label_files(folder: Path, depth: int) -> Iterator[Path]:
     if (folder / "labels.txt").is_file():
         yield folder / "labels.txt"
     elif depth:
-        for path in _subfolders(folder):
+        for path in subfolders(folder):
             yield from _label_files(path, depth - 1)
 
 
 def _read_names(path: Path) -> dict[int, str]:
     if not path.is_file():
         return {}
-    lines = (line.split(maxsplit=1) for line in _decode(path.read_bytes())[0].splitlines())
+    lines = (line.split(maxsplit=1) for line in decode(path.read_bytes()).splitlines())
     return {int(f[0]): clean_text(f[1]) for f in lines if len(f) == 2 and _NUMBER.fullmatch(f[0])}
 
 
@@ -245,15 +220,3 @@ def _class_names(used: list[int], names: dict[int, str]) -> tuple[str, ...]:
     return tuple(
         f"{name} ({label})" if plain.count(name) > 1 else name for label, name in zip(used, plain, strict=True)
     )
-
-
-def _report(items: tuple[Item, ...], classes: tuple[str, ...], extra: dict[str, int]) -> dict[str, int]:
-    """What was found, always; what was missing or odd, only if it was."""
-    report = {"items": len(items), "images": sum(item.image is not None for item in items)}
-    for lang in ANNOTATIONS:
-        report[f"{lang} texts"] = sum(lang in item.texts for item in items)
-    report["labelled items"] = sum(bool(item.labels) for item in items)
-    report["classes"] = len(classes)
-    extra["items without an image"] = report["items"] - report["images"]
-    extra["labelled items without an image"] = sum(bool(i.labels) and i.image is None for i in items)
-    return report | common_missing(items, ANNOTATIONS) | {what: n for what, n in extra.items() if n}

@@ -1,0 +1,60 @@
+"""Pascal Sentence: photos of 20 classes with five English sentences each (Rashtchian et al. 2010).
+
+    dataset/CLASS/ID.jpg        sentence/CLASS/ID.txt, one sentence a line
+
+A photo belongs to the class whose folder it lies in. Protocol: a fifth of every class, drawn from the seed, is test;
+the test items are both the queries and the database. The others train, 5 % of these held out as val.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+from cmrhash.data.dataset import ImageTextDataset, Item, clean_text
+from cmrhash.data.layout import IMAGE_SUFFIXES, files_by_stem, need_folder, read_lines, report, subfolders
+
+IMAGES, SENTENCES = "dataset", "sentence"
+# The field takes a photo's sentences as one text: they become one caption, in the file's order, with this between them.
+BETWEEN_SENTENCES = " "
+
+
+def read(root: Path) -> ImageTextDataset:
+    """Read the data set: an item for every photo or sentence file of a class. Ids are CLASS/ID.
+
+    Raises DataError if one of the two folders is not to be found.
+    """
+    extra: Counter[str] = Counter()
+    images = _scan(root, IMAGES, IMAGE_SUFFIXES, extra)
+    texts = _scan(root, SENTENCES, (".txt",), extra)
+    keys = sorted(images.keys() | texts.keys())
+    folders = sorted({folder for folder, _ in keys})
+    items = tuple(
+        Item(
+            id=f"{folder}/{stem}",
+            image=images.get((folder, stem)),
+            texts=_read_text(root, texts.get((folder, stem)), extra),
+            labels=(folders.index(folder),),
+        )
+        for folder, stem in keys
+    )
+    classes = tuple(folders)
+    found = report(items, classes, ["en"], extra)
+    return ImageTextDataset("pascal", root, items, classes, found=found, protocol="per-class")
+
+
+def _scan(root: Path, name: str, suffixes: tuple[str, ...], extra: Counter[str]) -> dict[tuple[str, str], str]:
+    """(class, stem) -> path below the root."""
+    files: dict[tuple[str, str], str] = {}
+    for folder in subfolders(need_folder(root, name)):
+        for stem, path in files_by_stem(root, folder, suffixes, extra).items():
+            files[folder.name, stem] = path
+    return files
+
+
+def _read_text(root: Path, path: str | None, extra: Counter[str]) -> dict[str, tuple[str, ...]]:
+    if path is None:
+        return {}
+    sentences = [text for line in read_lines(root / path) if (text := clean_text(line))]
+    extra[f"items with {len(sentences)} sentences"] += 1
+    return {"en": (BETWEEN_SENTENCES.join(sentences),)} if sentences else {}
