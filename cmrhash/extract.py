@@ -50,8 +50,11 @@ Progress = Callable[[str, int, int], None]  # (what, done, total)
 
 @dataclass
 class Extracted:
-    """One feature file as ``extract`` leaves it. stage: "image" or the language. items = ok + quarantined; bad: how many of these are broken files
-    or features rather than parts that the data set does not have."""
+    """One feature file as ``extract`` leaves it.
+
+    stage: "image" or the language. items = ok + quarantined. bad: how many of these are broken files or features
+    rather than parts that the data set does not have.
+    """
 
     path: Path
     stage: str

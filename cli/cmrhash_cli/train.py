@@ -118,7 +118,7 @@ def _show(finished: list[tuple[Run, bool]], as_json: bool, quiet: bool) -> None:
             *(f"{lang} {d}" for lang in langs for d in ("i2t", "t2i")),
             "state",
         ]
-        print_table("val mAP of the chosen epoch (tie-aware; val against the rest of the database)", columns, rows)
+        print_table("val mAP of the chosen epoch (tie-aware)", columns, rows)
     for run, _ in finished:
         for line in _warnings(run):
             note(f"warning: {run.folder.name}: {line}", quiet)
