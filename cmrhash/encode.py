@@ -113,6 +113,14 @@ def load_heads(run: runs.Run) -> ModuleDict:
     return heads.eval()
 
 
+def refuse_new_features(run: runs.Run, folder: Path) -> None:
+    """Raise StaleError if the cache holds other features than the run was trained on: its codes are of the past."""
+    for made in run.config["features"].values():
+        path = folder / made["file"]
+        if path.exists() and read_manifest(path)["payload_sha256"] != made["sha256"]:
+            raise StaleError(f"{path.name} was extracted again since this run was trained", run.folder, "train again")
+
+
 def _open_trained(run: runs.Run, dataset: ImageTextDataset, folder: Path, name: str) -> View:
     """The view by the very feature file that the heads were trained on."""
     made = run.config["features"][name]

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from cmrhash import metrics, runs
 from cmrhash.config import EvalConfig
 from cmrhash.data.dataset import ImageTextDataset
-from cmrhash.encode import Encoded, encode, has_codes, read_codes
+from cmrhash.encode import Encoded, encode, has_codes, read_codes, refuse_new_features
 from cmrhash.errors import DataError, StaleError, UsageError
 from cmrhash.files import write_bytes
 from cmrhash.index import rank_histogram
@@ -34,10 +34,11 @@ REAL_BLOCK = 1 << 19  # similarities that are sorted at a time: what stays in a 
 
 @dataclass
 class Evaluation:
-    """protocol: how every number was made, in words. rows: one a run, language and direction."""
+    """protocol: how every number was made, in words. rows: one a run, language and direction. map_at: the cut."""
 
     protocol: dict[str, Any]
     rows: list[dict[str, Any]]
+    map_at: int | None = None
 
     def as_json(self) -> dict[str, Any]:
         """What ``--json`` prints."""
@@ -61,6 +62,7 @@ def evaluate(config: EvalConfig, dataset: ImageTextDataset, folder: Path, out: P
     for run in found:
         if run.config["items_sha256"] != dataset.sha256:
             raise StaleError("trained on other items or splits than the cache holds", run.folder, "train again")
+        refuse_new_features(run, folder)
         if not has_codes(run):
             encode(run, dataset, folder)
         views = read_codes(run)
@@ -73,7 +75,7 @@ def evaluate(config: EvalConfig, dataset: ImageTextDataset, folder: Path, out: P
         rows += mine
         report = Evaluation(_protocol(config, dataset, [run]), mine).as_json()
         write_bytes(run.folder / runs.METRICS, json.dumps(report, indent=1).encode())
-    return Evaluation(_protocol(config, dataset, found), rows)
+    return Evaluation(_protocol(config, dataset, found), rows, config.map_at)
 
 
 @dataclass(frozen=True)
@@ -197,7 +199,8 @@ def _who(run: runs.Run, lang: str, direction: str) -> dict[str, Any]:
 
 def _protocol(config: EvalConfig, dataset: ImageTextDataset, found: Sequence[runs.Run]) -> dict[str, Any]:
     """How the numbers were made."""
-    used = {name: made for run in found for name, made in run.config["features"].items()}
+    shown = {"image", *(f"text-{lang}" for run in found for lang in config.langs or run.langs)}
+    used = {n: made for run in found for n, made in run.config["features"].items() if n in shown}
     untrained = [name for name, made in used.items() if made["weights"] == "random"]
     return {
         "dataset": dataset.name,
@@ -210,11 +213,18 @@ def _protocol(config: EvalConfig, dataset: ImageTextDataset, found: Sequence[run
         ),
         "epoch": "chosen on val, never on query",
         "split": "the data set's own" if dataset.split_seed is None else f"drawn from seed {dataset.split_seed}",
-        "encoders": {name: f"{made['encoder']}, {made['weights']} weights" for name, made in sorted(used.items())},
+        "encoders": {name: _encoder(name, made) for name, made in sorted(used.items())},
         "untrained_encoders": untrained,
         "map_real": "cosine of the real-valued embeddings, whole database",
         "seeds": sorted({run.seed for run in found}),
     }
+
+
+def _encoder(view: str, made: dict[str, Any]) -> str:
+    """Name of the feature file's encoder, architecture, and the weights by the start of their sha256."""
+    name = made["file"].removeprefix(view + "-").removesuffix(".h5")
+    digest = made.get("weights_sha256", "")
+    return f"{name} ({made['encoder']}), {made['weights']} weights" + (f" {digest[:12]}" if digest else "")
 
 
 def _metric(config: EvalConfig) -> str:

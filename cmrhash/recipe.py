@@ -20,8 +20,9 @@ def refuse_difference(made: Mapping[str, Any], asked: Mapping[str, Any], where: 
     made_flat, asked_flat = dict(_flat(made)), dict(_flat(asked))
     for field in [*asked_flat, *made_flat]:
         if made_flat.get(field) != asked_flat.get(field):
-            found, wanted = (str(flat.get(field, "nothing")) for flat in (made_flat, asked_flat))
-            message = f"{what} was made with {field} = {found[:80]}, asked for {wanted[:80]}"
+            width = 12 if "sha256" in field else 80
+            found, wanted = (str(flat.get(field, "nothing"))[:width] for flat in (made_flat, asked_flat))
+            message = f"{what} was made with {field} = {found}, asked for {wanted}"
             raise StaleError(message, where, "ask for the same, or replace it with --overwrite")
 
 

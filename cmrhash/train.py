@@ -283,6 +283,7 @@ def _recipe(config: TrainConfig, task: Task, method: Method) -> dict[str, Any]:
             "dim": view.features.x.shape[1],
             "encoder": view.features.recipe["encoder"],
             "weights": view.features.recipe["weights"],
+            "weights_sha256": view.features.recipe.get("weights_sha256", ""),
         }
         for name, view in task.views.items()
     }

@@ -274,7 +274,7 @@ def test_the_protocol_says_how_it_was_made(scored):
     assert protocol["queries"].startswith("20 query items")
     assert protocol["database"].startswith("100 database items, 80 train")
     assert protocol["untrained_encoders"] == ["image", "text-de", "text-en"]
-    assert protocol["encoders"]["image"] == "toy, random weights"
+    assert protocol["encoders"]["image"] == "toy (toy), random weights"
 
 
 def test_the_protocol_names_cut_and_rule(scored):

@@ -40,7 +40,9 @@ def evaluate(
     ] = D.map_at_rule,
     ties: Annotated[str, typer.Option(help="Order at equal distance: expected, optimistic or pessimistic.")] = D.ties,
     at: Annotated[list[int] | None, typer.Option(help="k of P@k, R@k, hit@k, nDCG@k (repeatable).")] = None,
-    trec: Annotated[Path | None, typer.Option(help="Write TREC run and qrels files into this folder.")] = None,
+    trec: Annotated[
+        Path | None, typer.Option(help="Write TREC run and qrels files into this folder, ties in index order.")
+    ] = None,
     cache: Cache = CACHE,
     runs: Runs = RUNS,
     as_json: Json = False,
@@ -72,7 +74,7 @@ def evaluate(
     if as_json:
         print_json(result.as_json())
     else:
-        _print(result, tuple(at or ()))
+        _print(result, tuple(dict.fromkeys(at or ())))
     if trec:
         for path in write_trec(config, data, runs, trec):
             note(f"wrote {path}", quiet)
@@ -84,7 +86,9 @@ def _print(result: Evaluation, at: tuple[int, ...]) -> None:
     for row in result.rows:
         key = (row["method"], row["bits"], row["seed"], row["lang"])
         by_run.setdefault(key, {})[row["direction"]] = row
-    columns = ["method", "bits", "seed", "lang", "i2t", "t2i", "chance", "real i2t", "real t2i", "i2t by tie order"]
+    whole = result.map_at is None  # chance and the real-valued mAP are of the whole ranking: not beside mAP@k
+    columns = ["method", "bits", "seed", "lang", "i2t", "t2i"]
+    columns += ["chance", "real i2t", "real t2i", "i2t by tie order"] if whole else []
     columns += [f"P@{k} {direction}" for k in at for direction in ("i2t", "t2i")]
     title = f"{protocol['dataset']}: {protocol['metric'].split(',')[0]}"
     if protocol["untrained_encoders"]:
@@ -93,14 +97,14 @@ def _print(result: Evaluation, at: tuple[int, ...]) -> None:
     lines += [f"{view}: {encoder}" for view, encoder in protocol["encoders"].items()]
     first = result.rows[0]
     lines.append(f"scored: {first['queries']} queries, {first['queries_without_relevant']} without a relevant item")
-    print_table(title, columns, [_cells(key, rows, at) for key, rows in by_run.items()], "\n".join(lines))
+    print_table(title, columns, [_cells(key, rows, at, whole) for key, rows in by_run.items()], "\n".join(lines))
 
 
-def _cells(key: tuple[Any, ...], rows: dict[str, Any], at: tuple[int, ...]) -> list[str]:
+def _cells(key: tuple[Any, ...], rows: dict[str, Any], at: tuple[int, ...], whole: bool) -> list[str]:
     """A line of the table: both directions of a run and language."""
     method, bits, seed, lang = key
     i2t, t2i = rows["i2t"], rows["t2i"]
-    figures = [i2t["map"], t2i["map"], i2t["chance"], i2t["map_real"], t2i["map_real"]]
+    figures = [i2t["map"], t2i["map"]] + ([i2t["chance"], i2t["map_real"], t2i["map_real"]] if whole else [])
     ties = f"{i2t['map_pessimistic']:.3f}-{i2t['map_optimistic']:.3f}"
     precision = [row["precision_at"][str(k)] for k in at for row in (i2t, t2i)]
     return [
@@ -109,6 +113,6 @@ def _cells(key: tuple[Any, ...], rows: dict[str, Any], at: tuple[int, ...]) -> l
         str(seed),
         lang,
         *(f"{value:.3f}" for value in figures),
-        ties,
+        *([ties] if whole else []),
         *(f"{value:.3f}" for value in precision),
     ]

@@ -96,6 +96,7 @@ def extract(
         report = run(config, progress)
     _show(report, as_json, quiet)
     refuse_bad(report, max_bad)
+    note(f"next: cmrhash train --dataset {report.dataset.name} --bits 32", quiet)
 
 
 def _show(report: Report, as_json: bool, quiet: bool) -> None:
@@ -145,7 +146,7 @@ def _as_json(report: Report) -> dict[str, Any]:
 
 
 def _notes(report: Report) -> Iterator[str]:
-    """What a person should know: what was found and missed, the splits, doubts about the encoders, the next step."""
+    """What a person should know: what was found and missed, the splits, doubts about the encoders."""
     data = report.dataset
     yield "found: " + ", ".join(f"{count} {what}" for what, count in data.found.items())
     drawn = "" if data.split_seed is None else f" (drawn from seed {data.split_seed} and stored)"
@@ -157,4 +158,3 @@ def _notes(report: Report) -> Iterator[str]:
             yield f"warning: {share:.0%} of the {lang} word pieces are unknown to its text model"
     if any(file.quarantine for file in report.files):
         yield f"quarantined items and reasons: {report.folder / 'quarantine.jsonl'}"
-    yield f"next: cmrhash train --dataset {data.name} --bits 32"

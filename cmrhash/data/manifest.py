@@ -13,6 +13,7 @@ import hashlib
 import json
 from collections.abc import Iterable
 from dataclasses import replace
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -213,6 +214,7 @@ def open_extracted(cache: Path, name: str | None) -> tuple[ImageTextDataset, Pat
             raise UsageError(f"the cache holds {', '.join(held)}", cache, "say which one with --dataset")
         name = held[0]
     if name not in held:
+        near = get_close_matches(name, held, 1)
         what = f"no extracted data set '{name}' (there: {', '.join(held) or 'none'})"
-        raise UsageError(what, cache, f"run cmrhash extract --dataset {name} first")
+        raise UsageError(what, cache, f"did you mean {near[0]}?" if near else "run cmrhash extract first")
     return load(cache / name), cache / name
