@@ -286,15 +286,6 @@ def average_precision_ranked(relevant_in_rank_order: NDArray[np.bool_]) -> Float
     return _ratio((hits / rank * relevant_in_rank_order).sum(axis=1), relevant_in_rank_order.sum(axis=1))
 
 
-def ranking_by_index(distances: NDArray[np.integer[Any]]) -> NDArray[np.intp]:
-    """Rows from near to far, equal distances by ascending row; along the last axis.
-
-    For ranks that must be written out (``ties="index"``): reproducible, but on a database sorted by class the
-    order of the rows is part of the score. uint8 distances sort fastest (a radix sort).
-    """
-    return np.argsort(distances, axis=-1, kind="stable")
-
-
 def _groups(items: Counts, relevant: Counts) -> tuple[Counts, Counts, Counts, Counts]:
     """Check counts and return (n, r, before, found), (Q, D) int64 each."""
     whole = items.dtype.kind in "iu" and relevant.dtype.kind in "iu"

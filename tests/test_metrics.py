@@ -309,13 +309,6 @@ def test_real_scores_that_are_no_numbers_are_refused():
             metrics.average_precision_real(wrong, gains)
 
 
-@pytest.mark.parametrize("dtype", [np.uint8, np.int32])
-def test_ranking_by_index_is_stable(dtype):
-    distances = np.random.default_rng(0).integers(0, 9, 500).astype(dtype)
-    expected = sorted(range(500), key=lambda n: (distances[n], n))
-    assert metrics.ranking_by_index(distances).tolist() == expected
-
-
 def test_average_precision_of_one_ranking():
     ranked = np.array([[1, 0, 1, 0], [0, 0, 0, 1], [0, 0, 0, 0]], bool)
     assert metrics.average_precision_ranked(ranked) == pytest.approx([(1 + 2 / 3) / 2, 1 / 4, np.nan], nan_ok=True)
