@@ -292,3 +292,15 @@ def test_a_wrong_name_lists_those_that_are_there(tmp_path, name):
     manifest.store(example(tmp_path), tmp_path / "a")
     with pytest.raises(CmrhashError, match=rf"no extracted data set '{name}' \(there: a\)"):
         manifest.open_extracted(tmp_path, name)
+
+
+@pytest.mark.parametrize(
+    ("slip", "field"), [("label", "labels"), ("text", "texts"), ("split", "splits"), ("images", "image")]
+)
+def test_a_misspelled_field_is_named_and_a_field_of_ones_own_is_not(tmp_path, slip, field):
+    line = {"id": "1", "texts": {"en": ["a dog"]}, "photographer": "me"}
+    (tmp_path / "manifest.jsonl").write_text(json.dumps(line))
+    assert len(manifest.read(tmp_path).items) == 1
+    (tmp_path / "manifest.jsonl").write_text(json.dumps(line | {slip: None}))
+    with pytest.raises(DataError, match=f"line 1 .*unknown field '{slip}', did you mean '{field}'"):
+        manifest.read(tmp_path)

@@ -32,6 +32,7 @@ from cmrhash.recipe import refuse_difference
 
 MANIFEST = "manifest.jsonl"  # a user's
 ITEMS, ABOUT = "items.jsonl", "dataset.json"  # ours: the items, and what is said of them as a whole
+FIELDS = ("id", "image", "texts", "labels", "splits")
 VERSION = 1
 
 
@@ -74,6 +75,9 @@ def _row(raw: Any) -> dict[str, Any]:
     """The entry with every field in its place and of its type; ValueError says what is wrong."""
     if not isinstance(raw, dict):
         raise ValueError("not a JSON object")
+    for key in raw.keys() - FIELDS:  # fields of one's own are welcome, slips of the pen are not
+        if near := get_close_matches(key, FIELDS, 1, 0.8):
+            raise ValueError(f"unknown field '{key}', did you mean '{near[0]}'?")
     ident = raw.get("id")
     if isinstance(ident, int) and not isinstance(ident, bool):
         ident = str(ident)
