@@ -11,7 +11,6 @@ No count is taken for granted: copies differ, so ``found`` says what was there a
 
 from __future__ import annotations
 
-import html
 import os
 import re
 from collections.abc import Iterable, Iterator
@@ -19,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cmrhash.data.dataset import ImageTextDataset, Item, clean_text, resolve_image
-from cmrhash.data.layout import FOREIGN, IMAGE_SUFFIXES, below, decode, report, subfolders
+from cmrhash.data.layout import FOREIGN, IMAGE_SUFFIXES, below, decode, report, subfolders, text_between
 from cmrhash.errors import DataError
 
 IMAGES, LABELS = "images", "saiapr_tc-12"
@@ -84,12 +83,7 @@ def parse(raw: bytes) -> str:
 
     The files look like XML but are none (raw "&" and "<", several encodings), so no XML parser reads them.
     """
-    text = decode(raw)
-    start = _OPEN.search(text)
-    if not start:
-        return ""
-    end = _END.search(text, start.end())
-    return clean_text(html.unescape(text[start.end() : end.start() if end else len(text)]))
+    return text_between(raw, _OPEN, _END)
 
 
 def _find_folders(root: Path) -> dict[str, Path]:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import codecs
+import html
 import os
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from cmrhash.data.dataset import Item, common_missing, resolve_image
+from cmrhash.data.dataset import Item, clean_text, common_missing, resolve_image
 from cmrhash.errors import DataError
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg")
@@ -30,6 +32,19 @@ def decode(raw: bytes) -> str:
         except UnicodeDecodeError:
             continue
     return raw.decode("latin-1")
+
+
+def text_between(raw: bytes, opening: re.Pattern[str], end: re.Pattern[str]) -> str:
+    """The cleaned text from the first ``opening`` to the next ``end`` (or the end of it all), "" without an opening.
+
+    Takes any bytes: what these archives call XML often is none.
+    """
+    text = decode(raw)
+    start = opening.search(text)
+    if not start:
+        return ""
+    stop = end.search(text, start.end())
+    return clean_text(html.unescape(text[start.end() : stop.start() if stop else len(text)]))
 
 
 def read_lines(path: Path) -> list[str]:

@@ -12,7 +12,6 @@ held out as val). Ids are the names of the texts.
 
 from __future__ import annotations
 
-import html
 import re
 from collections import Counter
 from collections.abc import Iterator
@@ -22,13 +21,13 @@ from pathlib import Path
 from cmrhash.data.dataset import ImageTextDataset, Item, clean_text
 from cmrhash.data.layout import (
     IMAGE_SUFFIXES,
-    decode,
     files_by_stem,
     need_file,
     need_folder,
     read_lines,
     report,
     subfolders,
+    text_between,
 )
 from cmrhash.errors import DataError
 
@@ -81,12 +80,7 @@ def read(root: Path) -> ImageTextDataset:
 
 def parse(raw: bytes) -> str:
     """The text of an article's section, cleaned; "" if there is none. Takes any bytes, XML or not."""
-    text = decode(raw)
-    start = _OPEN.search(text)
-    if not start:
-        return ""
-    end = _END.search(text, start.end())
-    return clean_text(html.unescape(text[start.end() : end.start() if end else len(text)]))
+    return text_between(raw, _OPEN, _END)
 
 
 def _scan_images(root: Path, extra: Counter[str]) -> dict[tuple[str, str], str]:
