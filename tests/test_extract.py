@@ -14,6 +14,7 @@ import torchvision
 from PIL import Image
 
 from cmrhash import extract as extract_module
+from cmrhash import extract_images, extract_texts
 from cmrhash.cache import read_features
 from cmrhash.config import ExtractConfig
 from cmrhash.data import manifest
@@ -33,8 +34,8 @@ WORDS = {"en": ["dog", "cat"], "de": ["Hund", "Katze"]}
 @pytest.fixture(autouse=True, scope="module")
 def small_blocks_and_models():
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(extract_module, "IMAGE_BLOCK", BLOCK)
-        patch.setattr(extract_module, "TEXT_BLOCK", BLOCK)
+        patch.setattr(extract_images, "IMAGE_BLOCK", BLOCK)
+        patch.setattr(extract_texts, "TEXT_BLOCK", BLOCK)
         tiny = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
         patch.setattr(text_encoders, "TINY", tiny)
         yield
