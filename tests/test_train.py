@@ -163,11 +163,17 @@ def test_a_stopped_run_goes_on_to_the_same_bytes(extracted, finished, tmp_path, 
 def test_so_does_a_run_with_parts_of_its_own(extracted, tmp_path, method):
     config = replace(QUICK, method=method)
     whole, _ = train.train(config, *extracted, tmp_path / "whole")
-    with pytest.raises(KeyboardInterrupt):
-        train.train(config, *extracted, tmp_path / "stopped", progress=stop_after(2, KeyboardInterrupt))
     folder = runs.folder_of(tmp_path / "stopped", "toy", method, 16, 0)
-    (tensors,) = folder.glob("checkpoint-*.safetensors")
-    assert any(name.startswith("parts.") for name in safetensors.torch.load_file(tensors))
+    parts = []
+    for epoch in (1, 2):
+        with pytest.raises(KeyboardInterrupt):
+            train.train(config, *extracted, tmp_path / "stopped", progress=stop_after(epoch, KeyboardInterrupt))
+        (path,) = folder.glob("checkpoint-*.safetensors")
+        tensors = safetensors.torch.load_file(path)
+        parts.append({name: t for name, t in tensors.items() if name.startswith("parts.")})
+    assert set(parts[0]) == set(parts[1])
+    assert parts[0]
+    assert not any(torch.equal(parts[0][name], parts[1][name]) for name in parts[0])  # they are trained
     run, _ = train.train(config, *extracted, tmp_path / "stopped")
     for name in (runs.HEADS, runs.HISTORY, runs.CONFIG):
         assert (run.folder / name).read_bytes() == (whole.folder / name).read_bytes()
