@@ -225,7 +225,7 @@ def _acmr(source: str, triplet: bool = True, gap: tuple[float, Pairwise] | None 
 METHODS = {
     "triplet": Method(_triplets(losses.four_triplets), "four triplet terms, batch-all; FaceNet (CVPR 2015) eq. 1"),
     "triplet-hard": Method(
-        _triplets(losses.hardest_triplets), "four triplet terms, batch-hard, Hermans et al. (2017) eq. 5; collapses"
+        _triplets(losses.hardest_triplets), "four triplet terms, batch-hard, Hermans et al. (2017) eq. 5"
     ),
     "triplet-seed": Method(_triplets(losses.seed_triplets), "sampler of xiami2019/Cross-modal-retrieval, utils.py"),
     "contrastive": Method(_pairs(_contrastive, own=False), "Hadsell et al. (CVPR 2006) eq. 4"),
