@@ -20,14 +20,19 @@ from cmrhash.files import sha256, write_bytes
 from cmrhash.recipe import refuse_difference
 
 CHECKPOINT = "checkpoint.json"  # names the tensors' file and its sha256; gone once the run is finished
-PARTS = ("heads.", "optimizer.", "best.")  # of the tensors' names
+PREFIXES = ("heads.", "parts.", "optimizer.", "best.")  # of the tensors' names
 
 
 class State:
-    """What changes while training: heads, optimizer, epoch, the best epoch so far, history."""
+    """What changes while training: heads, the method's own parts, optimizer, epoch, the best epoch so far, history.
 
-    def __init__(self, heads: torch.nn.ModuleDict, optimizer: torch.optim.Optimizer) -> None:
-        self.heads, self.optimizer = heads, optimizer
+    The best epoch is kept of the heads alone: parts are of no use after training.
+    """
+
+    def __init__(
+        self, heads: torch.nn.ModuleDict, parts: torch.nn.ModuleDict, optimizer: torch.optim.Optimizer
+    ) -> None:
+        self.heads, self.parts, self.optimizer = heads, parts, optimizer
         self.epoch = 0
         self.best_epoch, self.best_map = -1, -math.inf
         self.best: dict[str, Tensor] = {}
@@ -59,12 +64,14 @@ class State:
             "best_epoch": self.best_epoch,
             "chosen_on": "val" if "val_map" in best else "last epoch (no val items)",
             "skipped_steps": sum(entry["skipped"] for entry in self.history),
+            "collapsed_epochs": sum(entry.get("collapsed", False) for entry in self.history),
             **{key: best[key] for key in keys if key in best},
         }
 
     def _tensors(self) -> dict[str, Tensor]:
-        """A copy of heads and optimizer as they are at the end of an epoch."""
+        """A copy of heads, parts and optimizer as they are at the end of an epoch."""
         tensors = {f"heads.{name}": t for name, t in self.heads.state_dict().items()}
+        tensors |= {f"parts.{name}": t for name, t in self.parts.state_dict().items()}
         for at, slots in self.optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer.{at}.{slot}": t for slot, t in slots.items()}
         return {name: t.detach().cpu().clone() for name, t in tensors.items()}
@@ -105,15 +112,16 @@ class State:
             raise DamagedError("unfinished run is damaged", path, "start anew with --overwrite")
         refuse_difference(about["recipe"], json.loads(json.dumps(recipe)), target, "unfinished run")
         tensors = safetensors.torch.load_file(tensors_path)
-        parts = {key: {n.removeprefix(key): t for n, t in tensors.items() if n.startswith(key)} for key in PARTS}
-        self.heads.load_state_dict(parts["heads."])
+        saved = {key: {n.removeprefix(key): t for n, t in tensors.items() if n.startswith(key)} for key in PREFIXES}
+        self.heads.load_state_dict(saved["heads."])
+        self.parts.load_state_dict(saved["parts."])
         slots: dict[int, dict[str, Tensor]] = {}
-        for name, tensor in parts["optimizer."].items():
+        for name, tensor in saved["optimizer."].items():
             at, slot = name.split(".")
             slots.setdefault(int(at), {})[slot] = tensor
         groups = self.optimizer.state_dict()["param_groups"]
         self.optimizer.load_state_dict({"state": slots, "param_groups": groups})
-        self.best = parts["best."]
+        self.best = saved["best."]
         self.epoch, self.best_epoch, self.best_map = about["epoch"], about["best_epoch"], about["best_map"]
         self.history = about["history"]
         self._snapshot = self._tensors()

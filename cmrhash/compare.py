@@ -41,7 +41,7 @@ def compare(
     if grid.seeds < 1:
         raise UsageError(f"--seeds {grid.seeds}", None, "give a whole number from 1")
     for method in grid.methods:
-        get_method(method)
+        get_method(method, dataset.relevance)
     cells = [(m, b, s) for m in grid.methods for b in grid.bits for s in range(grid.seeds)]
     for at, (method, bits, seed) in enumerate(cells):
         progress("runs", at, len(cells), f"{method} {bits} bits, seed {seed}")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from difflib import get_close_matches
 from pathlib import Path
 
 from cmrhash.errors import UsageError
@@ -56,6 +57,16 @@ class ExtractConfig:
 TEXT_MODELS = {"en": "bert-base-uncased", "de": "bert-base-german-cased"}
 
 
+# What closes the modality gap in method acmr, and the name of the method that does.
+ALIGNMENTS = {
+    "adversarial": "acmr",
+    "mmd": "acmr-mmd",
+    "coral": "acmr-coral",
+    "correlation": "acmr-correlation",
+    "none": "acmr-label-triplet",
+}
+
+
 @dataclass(frozen=True)
 class TrainConfig:
     """Cached features -> one image head and a text head per language in one Hamming space."""
@@ -98,6 +109,19 @@ class CompareConfig:
     bits: tuple[int, ...] = (16, 32, 48, 64)
     langs: tuple[str, ...] = ()  # languages to show; empty: all
     seeds: int = 3  # seeds a cell, from 0
+
+
+def aligned(method: str, alignment: str | None) -> str:
+    """The name of ``method`` with that alignment, one of ALIGNMENTS; raises UsageError for any but "acmr"."""
+    if alignment is None:
+        return method
+    if alignment not in ALIGNMENTS:
+        near = get_close_matches(alignment, ALIGNMENTS, 1)
+        hint = f"did you mean {near[0]}? " if near else ""
+        raise UsageError(f"unknown alignment '{alignment}'", None, f"{hint}choose one of {', '.join(ALIGNMENTS)}")
+    if method != ALIGNMENTS["adversarial"]:
+        raise UsageError(f"--alignment with --method {method}", None, "only --method acmr has one")
+    return ALIGNMENTS[alignment]
 
 
 def check_train(config: TrainConfig) -> None:

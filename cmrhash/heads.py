@@ -64,9 +64,13 @@ class Head(nn.Module):
         std = x.std(0, correction=0)
         self.std.copy_(torch.where(std > 1e-6, std, torch.ones_like(std)))
 
+    def scaled(self, x: Tensor) -> Tensor:
+        """(B, D) raw features -> (B, D) standardised ones, mean 0 and variance 1 over the training features."""
+        return (x - self.mean) / self.std
+
     def forward(self, x: Tensor) -> Tensor:
         """(B, D) raw features -> (B, K) embeddings, in [-1, 1] if bounded; the sign is the code."""
-        embedding: Tensor = self.layers((x - self.mean) / self.std)
+        embedding: Tensor = self.layers(self.scaled(x))
         return torch.tanh(embedding) if self.bounded else embedding
 
     def set_linear(self, weight: Tensor) -> None:

@@ -117,6 +117,25 @@ def seed_triplets(u: Tensor, texts: list[Tensor], relevant: Tensor, margin: floa
     return Triplets((counts * hinge).sum((1, 2, 3)) / valid.clamp_min(1), valid, active)
 
 
+def hardest_triplets(u: Tensor, texts: list[Tensor], relevant: Tensor, margin: float) -> Triplets:
+    """The four terms with one triplet an anchor: its farthest positive and its nearest negative.
+
+        L = mean over a of max(0, max_p D[a, p] - min_n D[a, n] + margin)
+
+    An anchor without a positive or without a negative gives nothing. Shows a collapse rather than a good result: where
+    many items are relevant the farthest positive is farther than the nearest negative, the embeddings are drawn into
+    one point, and the loss stays at the margin. Source: Hermans, Beyer & Leibe, In Defense of the Triplet Loss for
+    Person Re-Identification, arXiv:1703.07737 (2017), eq. 5 (batch hard).
+    """
+    distance = _four_distances(u, texts)  # (V, B, B)
+    farthest = distance.masked_fill(~relevant, -torch.inf).amax(-1)  # (V, B)
+    nearest = distance.masked_fill(relevant, torch.inf).amin(-1)
+    usable = relevant.any(1) & ~relevant.all(1)  # (B,)
+    hinge = (farthest - nearest + margin)[:, usable].clamp_min(0)  # (V, anchors)
+    valid = usable.sum().expand(len(distance))
+    return Triplets(hinge.sum(1) / valid.clamp_min(1), valid, (hinge > 0).sum(1))
+
+
 def pairwise_logistic(u: Tensor, v: Tensor, relevant: Tensor) -> Tensor:
     """Balanced pairwise logistic loss: log(1 + exp(-s theta)) with s = +1 for relevant pairs and -1 for the others,
     theta = <u, v> / 2, relevant and irrelevant pairs weighing half each. u (B, K), v (C, K) -> scalar.
@@ -161,6 +180,35 @@ def projection_matching(u: Tensor, v: Tensor, relevant: Tensor) -> Tensor:
     log_p = (u @ functional.normalize(v, dim=1).T).log_softmax(1)
     target = relevant.to(u.dtype) / relevant.sum(1, keepdim=True).clamp_min(1)
     return (log_p.exp() * (log_p - (target + 1e-8).log())).sum(1).mean()
+
+
+def label_classification(logits: Tensor, labels: Tensor) -> Tensor:
+    """Softmax cross-entropy of an item's labels, each an equal share of the target: labels divided by their sum.
+
+    logits (B, classes), labels (B, classes) float32 of 0 and 1; an item without labels counts 0 -> scalar.
+    Source: Wang et al., Adversarial Cross-Modal Retrieval, ACM MM 2017, L_imd; it has one label an item.
+    """
+    target = labels / labels.sum(1, keepdim=True).clamp_min(1)
+    return -(target * logits.log_softmax(1)).sum(1).mean()
+
+
+def projection_classification(u: Tensor, v: Tensor, weight: Tensor, labels: Tensor) -> Tensor:
+    """CMPC, one direction: the labels of an item from the projection of its u onto its normalised v,
+
+        x = <u, v / |v|> v / |v|,    logits = x . w_c / |w_c|,
+
+    so that v must point to the class as well. u (B, K), v (B, K), weight (classes, K), labels (B, classes) -> scalar;
+    call it both ways and add. With several labels the target is as in ``label_classification``.
+    Source: Zhang & Lu, Deep Cross-Modal Projection Learning for Image-Text Matching, ECCV 2018, eq. 5-8.
+    """
+    direction = functional.normalize(v, dim=1)
+    projected = (u * direction).sum(1, keepdim=True) * direction  # (B, K)
+    return label_classification(projected @ functional.normalize(weight, dim=1).T, labels)
+
+
+def reconstruction(decoded: Tensor, features: Tensor) -> Tensor:
+    """Mean squared error a feature, so that views of many and of few features weigh the same. Both (B, D) -> scalar."""
+    return (decoded - features).pow(2).mean()
 
 
 def tie_aware_ap(u: Tensor, v: Tensor, relevant: Tensor, among: Tensor | None = None) -> Tensor:

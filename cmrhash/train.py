@@ -27,6 +27,7 @@ from cmrhash.errors import CmrhashError, DamagedError, DataError, StaleError
 from cmrhash.files import locked, sha256, write_bytes
 from cmrhash.heads import Head
 from cmrhash.methods import Batch, Method, Terms, get_method, total
+from cmrhash.parts import Shapes
 from cmrhash.recipe import refuse_difference
 from cmrhash.task import Task, prepare
 
@@ -53,7 +54,7 @@ def train(
     a run of another recipe; an interrupted run is saved and goes on next time.
     """
     check_train(config)
-    method = get_method(config.method)
+    method = get_method(config.method, dataset.relevance)
     target = runs.folder_of(out, dataset.name, config.method, config.bits, config.seed)
     target.mkdir(parents=True, exist_ok=True)
     with locked(target / runs.CONFIG):
@@ -81,7 +82,7 @@ def _train(
     overwrite: bool,
     progress: Progress,
 ) -> runs.Run:
-    state = _fresh(config, task)
+    state = _fresh(config, method, task)
     try:
         state.resume(target, recipe)
     except (StaleError, DamagedError):
@@ -119,10 +120,10 @@ def _finish(state: State, recipe: dict[str, Any], target: Path) -> runs.Run:
 def _fit(config: TrainConfig, method: Method, task: Task) -> State:
     """A closed form: one "epoch" for every ridge, the best on val is kept."""
     assert method.fit is not None
-    state = _fresh(replace(config, hidden=0), task, bounded=False)
+    state = _fresh(replace(config, hidden=0), method, task)
     means = {}
     for name, view in task.views.items():  # an item's captions count as one, their mean
-        x = (task.x[name].cpu() - state.heads[name].mean.cpu()) / state.heads[name].std.cpu()  # type: ignore[operator]
+        x = state.heads[name].scaled(task.x[name]).cpu()  # type: ignore[operator]
         sums = np.add.reduceat(x.double().numpy(), view.start[view.has], axis=0)  # (items that have it, D)
         at = np.cumsum(view.has) - 1
         means[name] = sums[at[task.train]] / view.count[task.train, None]
@@ -133,16 +134,22 @@ def _fit(config: TrainConfig, method: Method, task: Task) -> State:
     return state
 
 
-def _fresh(config: TrainConfig, task: Task, bounded: bool = True) -> State:
-    """Fresh heads, drawn from the seed, that know the statistics of the training features."""
+def _fresh(config: TrainConfig, method: Method, task: Task) -> State:
+    """Fresh heads, drawn from the seed, that know the statistics of the training features; then the method's parts."""
+    dims = {name: x.shape[1] for name, x in task.x.items()}
+    classes = len(task.dataset.classes) if task.labels is not None else 0
+    shapes = Shapes(config.bits, classes, {_short(name): dim for name, dim in dims.items()})
     with seeded(config.seed, task.device):
-        heads = make_heads(config, {name: x.shape[1] for name, x in task.x.items()}, bounded)
+        heads = make_heads(config, dims, bounded=method.fit is None)
+        parts = torch.nn.ModuleDict(method.parts(shapes) if method.parts else {})
     for name, view in task.views.items():
         rows = np.concatenate([np.arange(view.start[i], view.start[i] + view.count[i]) for i in task.train])
         heads[name].standardise(task.x[name][torch.from_numpy(rows).to(task.device)].cpu())  # type: ignore[operator]
     heads.to(task.device)
-    optimizer = torch.optim.AdamW(heads.parameters(), lr=config.lr, weight_decay=config.weight_decay, fused=True)
-    return State(heads, optimizer)
+    parts.to(task.device)
+    learned = [*heads.parameters(), *parts.parameters()]
+    optimizer = torch.optim.AdamW(learned, lr=config.lr, weight_decay=config.weight_decay, fused=True)
+    return State(heads, parts, optimizer)
 
 
 def _epoch(config: TrainConfig, method: Method, task: Task, state: State) -> dict[str, Any]:
@@ -158,7 +165,7 @@ def _epoch(config: TrainConfig, method: Method, task: Task, state: State) -> dic
         order = torch.randperm(items)
         for step in range(steps):
             chosen = order[step * size : (step + 1) * size]
-            terms = _terms(config, method, task, state.heads, chosen)
+            terms = _terms(config, method, task, state, chosen)
             loss = total(terms)
             if not torch.isfinite(loss):
                 bad_in_a_row += 1
@@ -194,20 +201,28 @@ def _summary(seen: list[Terms]) -> dict[str, Any]:
     return {"loss": sum(terms.values()), "terms": terms, **counts}
 
 
-def _terms(config: TrainConfig, method: Method, task: Task, heads: torch.nn.ModuleDict, chosen: Tensor) -> Terms:
+def _terms(config: TrainConfig, method: Method, task: Task, state: State, chosen: Tensor) -> Terms:
     """The loss terms of a batch; an item with several captions brings a random one of each language."""
     items = task.train[chosen.numpy()]
     assert method.terms is not None
-    views = {}
+    views, features = {}, {}
     for name, view in task.views.items():
         pick = (torch.rand(len(items)).numpy() * view.count[items]).astype(np.int64)  # (B,) which caption
-        rows = torch.from_numpy(view.start[items] + pick).to(task.device)
-        views[name.removeprefix("text-")] = heads[name](task.x[name][rows])  # (B, K)
+        x = task.x[name][torch.from_numpy(view.start[items] + pick).to(task.device)]  # (B, D)
+        views[_short(name)] = state.heads[name](x)  # (B, K)
+        features[_short(name)] = state.heads[name].scaled(x)  # type: ignore[operator]
     relevant = torch.eye(len(items), dtype=torch.bool, device=task.device)
+    y = None
     if task.labels is not None:
-        y = task.labels[chosen.to(task.device)]
+        y = task.labels[chosen.to(task.device)]  # (B, classes)
         relevant |= y @ y.T > 0.5
-    return method.terms(views, Batch(relevant, config.bits, config.margin * config.bits))
+    batch = Batch(relevant, config.bits, config.margin * config.bits, y, features, state.parts)
+    return method.terms(views, batch)
+
+
+def _short(view: str) -> str:
+    """The name of a view for methods: "image", or the language alone."""
+    return view.removeprefix("text-")
 
 
 def _judge(task: Task, heads: torch.nn.ModuleDict) -> dict[str, Any]:

@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 from typer.testing import CliRunner
@@ -80,6 +81,30 @@ def test_train_prints_json_and_nothing_else(here):
     assert set(new["collapse"]) == {"image", "text-de", "text-en"}
     assert "triplet 24 bits: 2/2" in done.stderr
     assert "triplet 8 bits" not in done.stderr  # it was there
+
+
+def test_a_collapse_is_told_in_words(here, make_cache):
+    """Where half of all pairs are relevant, the hardest triplets draw all into one point; batch-all does not."""
+    make_cache(here / "cache", "dense", change=lambda i: replace(i, labels=(i.labels[0], i.labels[0] + 1)))
+    common = ["--dataset", "dense", "--bits", 16, "--margin", 1, "--hidden", 16, "--epochs", 8, "--device", "cpu"]
+    hard = invoke("train", "--method", "triplet-hard", *common, "--batch", 8, "--lr", 0.02)
+    assert hard.exit_code == 0, hard.output
+    assert "warning: triplet-hard-16: the codes of image have collapsed (" in hard.stderr
+    gentle = invoke("train", "--method", "triplet", *common, "--batch", 8, "--lr", 0.02)
+    assert gentle.exit_code == 0, gentle.output
+    assert "collapsed" not in gentle.stderr
+    late = invoke("train", "--method", "triplet-hard", *common, "--batch", 16, "--lr", 0.1, "--runs", "late")
+    assert "warning: triplet-hard-16: the codes had collapsed in 7 other epochs than the chosen one" in late.stderr
+
+
+def test_an_alignment_names_the_run(here):
+    done = invoke("train", "--json", "--method", "acmr", "--alignment", "mmd", "--bits", 8, *QUICK)
+    assert done.exit_code == 0, done.output
+    (run,) = json.loads(done.stdout)
+    assert run["folder"].endswith("acmr-mmd-8")
+    assert run["train"]["method"] == "acmr-mmd"
+    refused = invoke("train", "--alignment", "mmd", *QUICK)
+    assert str(refused.exception).startswith("--alignment with --method triplet: ")
 
 
 def test_a_repeated_length_is_trained_once(here):

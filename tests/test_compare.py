@@ -3,6 +3,7 @@
 import csv
 import json
 import shlex
+from dataclasses import replace
 from statistics import mean, stdev
 
 import pytest
@@ -83,6 +84,13 @@ def test_the_printed_command_makes_the_cell_again(compared, tmp_path):
 def evaluate_all(compared):
     _, dataset, folder, out = compared
     return evaluate(EvalConfig(), dataset, folder, out).rows
+
+
+def test_a_method_without_its_labels_is_refused_before_any_training(make_cache, tmp_path):
+    made = make_cache(tmp_path / "cache", change=lambda item: replace(item, labels=()), relevance="pairs")
+    with pytest.raises(UsageError, match="method 'acmr' learns from labels"):
+        compare(CompareConfig(methods=("triplet", "acmr"), seeds=1), QUICK, *made, tmp_path / "runs")
+    assert not (tmp_path / "runs").exists()
 
 
 def test_an_empty_grid_and_an_unknown_method_are_refused_before_any_training(make_cache, tmp_path):

@@ -3,6 +3,7 @@
 import ast
 import dataclasses
 import inspect
+import re
 import subprocess
 import sys
 
@@ -11,13 +12,17 @@ import typer
 
 from cmrhash import config
 from cmrhash.config import CompareConfig, EvalConfig, ExtractConfig, TrainConfig
+from cmrhash.methods import METHODS
 from cmrhash_cli.main import app
 
 COMMANDS = {"extract": ExtractConfig, "train": TrainConfig, "eval": EvalConfig, "compare": CompareConfig}
 FIELD_OF = {"lang": "langs", "text_model": "text_models"}  # options that can be repeated have a plural field
 PLURAL = {"eval": {"method": "methods", "seed": "seeds"}, "compare": {"method": "methods"}}
 NOT_OPTIONS = {"train": {"checkpoint_seconds"}}
-NOT_FIELDS = {"dataset", "cache", "runs", "overwrite", "as_json", "quiet", "debug", "encoder", "trec", "device", "help"}
+NOT_FIELDS = {
+    *("dataset", "cache", "runs", "overwrite", "as_json", "quiet", "debug", "encoder", "trec", "device", "help"),
+    "alignment",  # a way to say the method
+}
 
 
 def options(name):
@@ -98,6 +103,25 @@ def test_without_options_a_command_asks_for_the_config_as_it_is(monkeypatch, tmp
         with pytest.raises(Stop):
             typer.main.get_command(app)([name], standalone_mode=False)
         assert asked[name] == wanted()
+
+
+def test_the_help_names_every_method_and_alignment():
+    shown = {name: options("train")[name].help for name in ("method", "alignment")}
+    for method in METHODS:
+        assert method in config.ALIGNMENTS.values() or re.search(rf"\b{method}(,| or|\.)", shown["method"]), method
+    assert all(name in shown["alignment"] for name in config.ALIGNMENTS)
+    assert set(config.ALIGNMENTS.values()) < set(METHODS)
+
+
+def test_an_alignment_is_another_name_of_a_method():
+    assert config.aligned("acmr", "mmd") == "acmr-mmd"
+    assert config.aligned("acmr", "adversarial") == config.aligned("acmr", None) == "acmr"
+    assert config.aligned("triplet", None) == "triplet"
+    for method in ("triplet", "acmr-mmd"):
+        with pytest.raises(config.UsageError, match=f"--alignment with --method {method}: only --method acmr"):
+            config.aligned(method, "mmd")
+    with pytest.raises(config.UsageError, match="unknown alignment 'corral': did you mean coral?"):
+        config.aligned("acmr", "corral")
 
 
 @pytest.mark.parametrize("bits", [0, -3, 4097])

@@ -12,9 +12,13 @@ from cmrhash.losses import (
     batch_all_triplets,
     contrastive,
     four_triplets,
+    hardest_triplets,
+    label_classification,
     multi_positive_contrastive,
     pairwise_logistic,
+    projection_classification,
     projection_matching,
+    reconstruction,
     seed_triplets,
     squared_distances,
     tie_aware_ap,
@@ -146,6 +150,84 @@ def test_the_samplers_differ():
     assert not torch.allclose(seed_triplets(u, [v], relevant, 8.0).loss, four_triplets(u, [v], relevant, 8.0).loss)
 
 
+def published_triplets(relevant):
+    """(anchor, positive, negative) as the published code lists them, item by item of the batch."""
+    triplets = []
+    for row in relevant.tolist():
+        similar = [i for i, r in enumerate(row) if r]
+        others = [i for i, r in enumerate(row) if not r]
+        if len(similar) < 2 or not others:
+            continue
+        triplets += [(a, p, n) for a, p in itertools.combinations(similar, 2) for n in others]
+    return triplets
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_batch_as_published_gives_the_published_value(seed):
+    """32 items, 32 bits, single precision, multi-label: each triplet written out, its distances by differences."""
+    u, v, relevant = batch(seed, 32, 32, 0.15, dtype=torch.float32)
+    triplets = published_triplets(relevant)
+    shared = relevant.float() @ relevant.float().T
+    assert ((shared > 0) & ~relevant).any()  # relevant to a third item, but not to each other: the sampler's quirk
+    result = seed_triplets(u, [v], relevant, 12.0)
+    assert result.valid.tolist() == [len(triplets)] * 4
+    a, p, n = torch.tensor(triplets).T
+    for value, (anchor, sought) in zip(result.loss, [(u, u), (u, v), (v, u), (v, v)], strict=True):
+        near = (anchor[a].double() - sought[p].double()).pow(2).sum(1)
+        far = (anchor[a].double() - sought[n].double()).pow(2).sum(1)
+        published = torch.relu(near - far + 12.0).mean().item()
+        assert published > 0
+        assert value.item() == pytest.approx(published, rel=1e-6)
+
+
+# ---------------------------------------------------------------------------------------------- batch-hard
+
+
+def slow_hardest(distance, relevant, margin):
+    """The farthest positive and the nearest negative of each anchor that has both."""
+    hinges = []
+    for a in range(len(relevant)):
+        near = [float(distance[a, p]) for p in range(len(relevant)) if relevant[a, p]]
+        far = [float(distance[a, n]) for n in range(len(relevant)) if not relevant[a, n]]
+        if near and far:
+            hinges.append(max(0.0, max(near) - min(far) + margin))
+    return (sum(hinges) / len(hinges) if hinges else 0.0), len(hinges), sum(h > 0 for h in hinges)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    seed=st.integers(0, 10**6),
+    size=st.integers(1, 9),
+    bits=st.integers(1, 5),
+    density=st.sampled_from([0.0, 0.2, 0.5, 1.0]),
+    ties=st.booleans(),
+    margin=st.sampled_from([0.0, 0.5, 4.0]),
+)
+def test_batch_hard_equals_its_plain_loops(seed, size, bits, density, ties, margin):
+    u, v, relevant = batch(seed, size, bits, density, ties)
+    u = u.requires_grad_()
+    result = hardest_triplets(u, [v], relevant, margin)
+    for at, (a, b) in enumerate([(u, u), (u, v), (v, u), (v, v)]):
+        loss, valid, active = slow_hardest(squared_distances(a, b).detach(), relevant, margin)
+        assert result.loss[at].item() == pytest.approx(loss, abs=1e-12)
+        assert (int(result.valid[at]), int(result.active[at])) == (valid, active)
+    assert torch.isfinite(torch.autograd.grad(result.loss.sum(), u)[0]).all()
+
+
+def test_batch_hard_is_at_least_batch_all():
+    u, v, relevant = batch(4, 16, 6, 0.3)
+    assert (hardest_triplets(u, [v], relevant, 1.0).loss >= four_triplets(u, [v], relevant, 1.0).loss).all()
+
+
+def test_batch_hard_passes_over_anchors_without_a_choice():
+    u, v, _ = batch(4, 4, 6, 0.3)
+    u = u.requires_grad_()
+    relevant = torch.tensor([[1, 1, 1, 1], [0, 0, 0, 0], [0, 0, 1, 0], [0, 0, 0, 0]], dtype=torch.bool)
+    result = hardest_triplets(u, [v], relevant, 1.0)
+    assert result.valid.tolist() == [1, 1, 1, 1]
+    assert torch.isfinite(torch.autograd.grad(result.loss.sum(), u)[0]).all()
+
+
 # ------------------------------------------------------------------------------------------ losses over pairs of items
 
 
@@ -275,3 +357,74 @@ def test_codes_at_the_corners_are_counted_at_whole_distances():
     relevant = torch.eye(2, dtype=torch.bool)
     assert tie_aware_ap(u, u, relevant).item() == pytest.approx(0)
     assert tie_aware_ap(u, -u, relevant).item() == pytest.approx(0.5)
+
+
+# ------------------------------------------------------------------------------------------ labels and reconstruction
+
+
+def drawn_labels(seed, size, classes):
+    """(size, classes) of 0 and 1, the first item without any label."""
+    labels = (torch.rand(size, classes, generator=torch.Generator().manual_seed(seed)) < 0.4).double()
+    labels[0] = 0
+    return labels
+
+
+def slow_label(logits, labels):
+    losses = []
+    for scores, own in zip(logits.tolist(), labels.tolist(), strict=True):
+        whole = math.log(sum(math.exp(s) for s in scores))
+        losses.append(sum((whole - s) / sum(own) for s, has in zip(scores, own, strict=True) if has))
+    return mean(losses)
+
+
+@settings(max_examples=20, deadline=None)
+@given(seed=st.integers(0, 10**6), size=st.integers(1, 6), classes=st.integers(1, 5))
+def test_label_classification_equals_its_plain_loop(seed, size, classes):
+    logits, _, _ = batch(seed, size, classes, 0.3)
+    logits, labels = logits.requires_grad_(), drawn_labels(seed, size, classes)
+    loss = label_classification(logits, labels)
+    assert loss.item() == pytest.approx(slow_label(logits.detach(), labels), abs=1e-12)
+    assert torch.isfinite(torch.autograd.grad(loss, logits)[0]).all()
+
+
+@settings(max_examples=20, deadline=None)
+@given(seed=st.integers(0, 10**6), size=st.integers(1, 6), bits=st.integers(1, 5))
+def test_projection_classification_equals_its_plain_loop(seed, size, bits):
+    u, v, _ = batch(seed, size, bits, 0.3)
+    weight, _, _ = batch(seed + 1, 3, bits, 0.3)
+    labels = drawn_labels(seed, size, 3)
+    logits = []
+    for a, b in zip(u, v, strict=True):
+        x = [dot(a, unit(b)) * part for part in unit(b)]
+        logits.append([dot(x, unit(w)) for w in weight])
+    u, weight = u.requires_grad_(), weight.requires_grad_()
+    loss = projection_classification(u, v, weight, labels)
+    assert loss.item() == pytest.approx(slow_label(torch.tensor(logits, dtype=torch.float64), labels), abs=1e-9)
+    for gradient in torch.autograd.grad(loss, (u, weight)):
+        assert torch.isfinite(gradient).all()
+
+
+def test_projection_classification_does_not_see_the_length_of_weights_or_of_the_other_view():
+    u, v, _ = batch(0, 6, 4, 0.3)
+    weight, labels = batch(1, 3, 4, 0.3)[0], drawn_labels(0, 6, 3)
+    loss = projection_classification(u, v, weight, labels)
+    torch.testing.assert_close(loss, projection_classification(u, 3 * v, 5 * weight, labels))
+    assert not torch.allclose(loss, projection_classification(3 * u, v, weight, labels))
+
+
+@pytest.mark.parametrize("zero", ["u", "v"])
+def test_projection_classification_of_zero_embeddings_has_a_finite_gradient(zero):
+    u, v, _ = batch(0, 6, 4, 0.3)
+    u, v = (torch.zeros_like(x) if name == zero else x for name, x in (("u", u), ("v", v)))
+    u, v = u.requires_grad_(), v.requires_grad_()
+    loss = projection_classification(u, v, batch(1, 3, 4, 0.3)[0], drawn_labels(0, 6, 3))
+    for gradient in torch.autograd.grad(loss, (u, v)):
+        assert gradient.abs().max() < 1e4
+
+
+def test_reconstruction_is_the_mean_squared_error_of_a_feature():
+    decoded, features, _ = batch(0, 3, 2, 0.3)
+    squares = [
+        (float(a) - float(b)) ** 2 for x, y in zip(decoded, features, strict=True) for a, b in zip(x, y, strict=True)
+    ]
+    assert reconstruction(decoded, features).item() == pytest.approx(mean(squares))

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
 
 from cmrhash import runs, train
@@ -87,6 +88,21 @@ def test_relevance_by_pairs_trains_without_labels(make_cache, tmp_path):
     assert run.config["train_items"] == 80
 
 
+def test_a_method_that_learns_from_labels_is_refused_before_anything_is_written(make_cache, tmp_path):
+    made = make_cache(tmp_path / "cache", change=lambda item: replace(item, labels=()), relevance="pairs")
+    with pytest.raises(UsageError, match="method 'acmr' learns from labels, the data set has none: choose ") as caught:
+        train.train(replace(QUICK, method="acmr"), *made, tmp_path / "runs")
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "runs").exists()
+
+
+def test_corrnet_needs_pairs_only(make_cache, tmp_path):
+    made = make_cache(tmp_path / "cache", change=lambda item: replace(item, labels=()), relevance="pairs")
+    run, _ = train.train(replace(QUICK, method="corrnet"), *made, tmp_path / "runs")
+    untrained, _ = train.train(replace(QUICK, method="corrnet", epochs=1, lr=1e-9), *made, tmp_path / "before")
+    assert run.config["val_map_mean"] > untrained.config["val_map_mean"] + 0.1
+
+
 def test_without_val_items_the_last_epoch_is_taken_and_told(make_cache, tmp_path):
     made = make_cache(tmp_path, change=lambda item: replace(item, splits=item.splits - {"val"}))
     run, _ = train.train(replace(QUICK, epochs=2), *made, tmp_path / "runs")
@@ -141,6 +157,28 @@ def test_a_stopped_run_goes_on_to_the_same_bytes(extracted, finished, tmp_path, 
     for name in (runs.HEADS, runs.HISTORY, runs.CONFIG):
         assert (run.folder / name).read_bytes() == (finished.folder / name).read_bytes()
     assert not list(run.folder.glob("checkpoint*"))
+
+
+@pytest.mark.parametrize("method", ["acmr", "corrnet"])
+def test_so_does_a_run_with_parts_of_its_own(extracted, tmp_path, method):
+    config = replace(QUICK, method=method)
+    whole, _ = train.train(config, *extracted, tmp_path / "whole")
+    folder = runs.folder_of(tmp_path / "stopped", "toy", method, 16, 0)
+    parts = []
+    for epoch in (1, 2):
+        with pytest.raises(KeyboardInterrupt):
+            train.train(config, *extracted, tmp_path / "stopped", progress=stop_after(epoch, KeyboardInterrupt))
+        (path,) = folder.glob("checkpoint-*.safetensors")
+        tensors = safetensors.torch.load_file(path)
+        parts.append({name: t for name, t in tensors.items() if name.startswith("parts.")})
+    assert set(parts[0]) == set(parts[1])
+    assert parts[0]
+    assert not any(torch.equal(parts[0][name], parts[1][name]) for name in parts[0])  # they are trained
+    run, _ = train.train(config, *extracted, tmp_path / "stopped")
+    for name in (runs.HEADS, runs.HISTORY, runs.CONFIG):
+        assert (run.folder / name).read_bytes() == (whole.folder / name).read_bytes()
+    kept = safetensors.torch.load_file(run.folder / runs.HEADS)
+    assert {name.split(".")[0] for name in kept} == {"image", "text-de", "text-en"}  # the parts are thrown away
 
 
 def test_a_run_stopped_inside_an_epoch_goes_on_to_the_same_bytes(extracted, finished, tmp_path, monkeypatch):
@@ -293,6 +331,8 @@ def test_no_valid_triplet_is_a_data_error(make_cache, tmp_path):
 @pytest.mark.parametrize("method", METHODS)
 def test_every_method_learns(method, extracted, tmp_path):
     quick = replace(QUICK, bits=8 if METHODS[method].fit else 16)  # the toy's captions have 12 features
+    if method == "triplet-hard":
+        quick = replace(quick, batch=4)  # the fewer there are to choose from, the less hard
     untrained, _ = train.train(replace(quick, epochs=1, lr=1e-9), *extracted, tmp_path / "before")
     run, _ = train.train(replace(quick, method=method), *extracted, tmp_path)
     assert run.config["val_map_mean"] > untrained.config["val_map_mean"] + 0.1
@@ -302,6 +342,34 @@ def test_every_method_learns(method, extracted, tmp_path):
         assert [line["ridge"] for line in history(run)] == list(train.RIDGES)
         return
     assert line["loss"] == pytest.approx(sum(line["terms"].values()))
+
+
+@pytest.fixture(scope="module")
+def dense(make_cache, tmp_path_factory):
+    """Data in which about half of all pairs are relevant."""
+
+    def more(item):
+        return replace(item, labels=(item.labels[0], item.labels[0] + 1))
+
+    return make_cache(tmp_path_factory.mktemp("dense"), change=more)
+
+
+def test_batch_hard_triplets_collapse_to_the_margin_where_batch_all_does_not(dense, tmp_path):
+    config = replace(QUICK, epochs=8, margin=1.0, batch=8)
+    hard, _ = train.train(replace(config, method="triplet-hard"), *dense, tmp_path)
+    assert hard.config["collapsed"]
+    assert hard.config["collapsed_epochs"] > 0
+    last = history(hard)[-1]
+    assert last["active_share"] == 1
+    shares = {name: 1 if name == "i2i" else 0.5 for name in last["terms"]}  # the languages share the others
+    for name, loss in last["terms"].items():
+        assert loss == pytest.approx(16 * shares[name], rel=0.05), name  # about the margin, 1.0 x 16 bits
+    assert last["loss"] == pytest.approx(4 * 16, rel=0.02)
+    gentle, _ = train.train(replace(config, method="triplet"), *dense, tmp_path)
+    assert not gentle.config["collapsed"]
+    assert gentle.config["collapsed_epochs"] == 0
+    assert history(gentle)[-1]["loss"] < 0.5 * last["loss"]
+    assert gentle.config["val_map_mean"] > hard.config["val_map_mean"] + 0.1
 
 
 def test_collapsed_codes_are_called_so(extracted, tmp_path, monkeypatch):

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cmrhash.config import TrainConfig, check_train
+from cmrhash.config import TrainConfig, aligned, check_train
 from cmrhash_cli.output import (
     CACHE,
     RUNS,
@@ -37,8 +37,16 @@ def train(
     bits: Annotated[list[int] | None, typer.Option(help=f"Code length (repeatable); default {D.bits}.")] = None,
     lang: Annotated[list[str] | None, typer.Option(help="Language to train (repeatable); default: all.")] = None,
     method: Annotated[
-        str, typer.Option(help="triplet, triplet-seed, contrastive, cmpm, logistic, supcon, tie-ap or cca.")
+        str,
+        typer.Option(
+            help="triplet, triplet-hard, triplet-seed, contrastive, cmpm, cmpm-cmpc, acmr, acmr-label, corrnet, "
+            "logistic, supcon, tie-ap or cca."
+        ),
     ] = D.method,
+    alignment: Annotated[
+        str | None,
+        typer.Option(help="What closes the gap in --method acmr: adversarial, mmd, coral, correlation or none."),
+    ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of weights, batches, captions and dropout.")] = D.seed,
     epochs: Annotated[int, typer.Option(help="Passes over the train items.")] = D.epochs,
     batch: Annotated[int, typer.Option(help="Items a step.")] = D.batch,
@@ -65,9 +73,11 @@ def train(
     cmrhash train --bits 32
 
     cmrhash train --bits 16 --bits 32 --bits 48 --bits 64
+
+    cmrhash train --method acmr --alignment mmd
     """
     config = TrainConfig(
-        method=method,
+        method=aligned(method, alignment),
         seed=seed,
         langs=tuple(lang or ()),
         epochs=epochs,
@@ -158,6 +168,8 @@ def _warnings(run: Run) -> list[str]:
                 f"the codes of {name} have collapsed ({watch['constant_bits']:.0%} constant bits, "
                 f"{watch['distinct']:.1%} distinct codes): try a smaller --margin or --lr, or another method"
             )
+    if not run.config.get("collapsed") and run.config["collapsed_epochs"]:
+        lines.append(f"the codes had collapsed in {run.config['collapsed_epochs']} other epochs than the chosen one")
     if run.config["skipped_steps"]:
         lines.append(f"{run.config['skipped_steps']} steps with a non-finite loss were skipped")
     if run.config["chosen_on"] != "val":
