@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from cmrhash import metrics, runs
 from cmrhash.config import EvalConfig
-from cmrhash.data.dataset import ImageTextDataset
+from cmrhash.data.dataset import RELEVANCE, ImageTextDataset
 from cmrhash.encode import Encoded, encode, has_codes, read_codes, refuse_new_features
 from cmrhash.errors import DataError, StaleError, UsageError
 from cmrhash.files import write_bytes
@@ -135,7 +135,7 @@ def _score(
         "map_optimistic": maps["optimistic"][0],
         "map_pessimistic": maps["pessimistic"][0],
         "map_real": real,
-        "chance": relevance.chance,
+        "chance": metrics.mean_over_valid(metrics.relevant_share(items, relevant))[0],
         "queries": counted,
         "queries_without_relevant": len(queries) - counted,
         "database": len(database),
@@ -206,13 +206,13 @@ def _protocol(config: EvalConfig, dataset: ImageTextDataset, found: Sequence[run
         "dataset": dataset.name,
         "queries": f"{dataset.count('query')} query items, first caption; those without a relevant item are left out",
         "database": f"{dataset.count('database')} database items, {dataset.count('train')} train items, first caption",
-        "relevance": {"labels": "shares at least one label", "pairs": "the item's own counterpart"}[dataset.relevance],
+        "relevance": RELEVANCE[dataset.relevance],
         "metric": _metric(config),
         "ties": {"expected": "expected value over random order within equal Hamming distance"}.get(
             config.ties, f"{config.ties} order within equal Hamming distance"
         ),
         "epoch": "chosen on val, never on query",
-        "split": "the data set's own" if dataset.split_seed is None else f"drawn from seed {dataset.split_seed}",
+        "split": dataset.split,
         "encoders": {name: _encoder(name, made) for name, made in sorted(used.items())},
         "untrained_encoders": untrained,
         "map_real": "cosine of the real-valued embeddings, whole database",
