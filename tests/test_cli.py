@@ -110,6 +110,44 @@ def test_eval_tables_say_untrained_chance_and_protocol(here):
     assert "en" not in rest.split("\n\n")[0].split()
 
 
+def test_by_pairs_the_table_is_that_of_image_caption_work(here):
+    trained = invoke("train", "--bits", 8, "--relevance", "pairs", *QUICK)
+    assert trained.exit_code == 0, trained.output
+    assert "next: cmrhash eval --dataset toy --relevance pairs" in trained.stderr
+    done = invoke("eval", "--relevance", "pairs", "--lang", "de", "--map-at", 10)
+    assert done.exit_code == 0, done.output
+    title, head, _, codes, real, chance = [line for line in done.stdout.splitlines() if line.strip()][:6]
+    assert "R@k (hit@k)" in title
+    assert head.split("  ") != [head]
+    assert [head.count(name) for name in ("R@1 ", "R@5", "R@10", "MedR", "mAP@10")] == [2, 2, 2, 2, 2]
+    assert [line.split()[0] for line in (codes, real, chance)] == ["triplet", "real-valued", "chance"]
+    *figures, none = chance.split()[4:9]
+    assert list(map(float, figures)) == pytest.approx([0.05, 0.2375, 0.442, 13.67], abs=0.04)  # 2 captions among 40
+    assert none == "-"
+    assert "captions: all" in done.stdout
+
+
+def test_a_table_of_runs_that_differ_in_their_languages_says_so(here):
+    assert invoke("train", "--bits", 8, "--lang", "en", *QUICK).exit_code == 0
+    done = invoke("eval", "--bits", 8, "--direction", "t2i", "--direction", "t2t")
+    assert done.exit_code == 0, done.output
+    for words in ("triplet (de+en)", "triplet (en)", "de (by en)", "texts by texts"):
+        assert words in done.stdout
+    first = done.stdout.split("texts by texts")[0]
+    assert "t2i by tie order" in first
+    assert "i2t" not in first
+
+
+def test_compare_prints_its_table_and_the_grid_on_stderr(here):
+    grid = ["--method", "triplet", "--method", "cca", "--bits", 8, "--seeds", 2, "--epochs", 2, "--train-lang", "en"]
+    done = invoke("compare", *grid, "--lang", "de", "--metric", "r@10", "--device", "cpu")
+    assert done.exit_code == 0, done.output
+    assert "de (by en)" in done.stdout
+    assert "R@10 (hit@10)" in done.stdout
+    assert "grid: 8/8" in done.stderr
+    assert "--lang en --seed 1 && cmrhash eval" in done.stdout
+
+
 def test_eval_writes_trec_files(here):
     done = invoke("eval", "--bits", 8, "--lang", "de", "--trec", "trec")
     assert done.exit_code == 0, done.output
