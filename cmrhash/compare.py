@@ -9,6 +9,7 @@ import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import fields, replace
 from difflib import get_close_matches
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -105,16 +106,10 @@ def _train_all(
     found: dict[Cell, runs.Run] = {}
     epochs, total = config.epochs, config.epochs * len(cells)
     for cell in sorted(cells, key=lambda cell: not there[cell]):
-        before, which = len(found) * epochs, f"run {len(found) + 1} of {len(cells)}"
-
-        def inner(
-            _: str, done: int, of: int, note: str, *, cell: Cell = cell, at: tuple[int, str] = (before, which)
-        ) -> None:
-            progress("grid", at[0] + done, total, at[1])
-            progress("run", done, of, f"{cell}: {note}")
-
+        which = f"run {len(found) + 1} of {len(cells)}"
+        told = partial(_tell, progress, cell, len(found) * epochs, total, which)
         try:
-            run, _ = train(configs[cell], dataset, folder, out, encoders, progress=inner)
+            run, _ = train(configs[cell], dataset, folder, out, encoders, progress=told)
         except StaleError as error:
             if error.where != targets[cell]:
                 raise
@@ -123,9 +118,17 @@ def _train_all(
         if not has_codes(run, dataset, folder):
             encode(run, dataset, folder)
         found[cell] = run
-        if not there[cell]:
-            progress("grid", before + epochs, total, which)
+        if get_method(cell.method).fit and not there[cell]:  # a closed form tells of no epochs
+            progress("grid", len(found) * epochs, total, which)
     return [found[cell] for cell in cells]
+
+
+def _tell(
+    progress: Progress, cell: Cell, before: int, total: int, which: str, what: str, done: int, of: int, note: str
+) -> None:
+    """Progress of a training, and of the grid by it. before, total: epochs of the grid before this cell, and of all."""
+    progress("grid", before + done, total, which)
+    progress("run", done, of, f"{cell}{': ' if note else ''}{note}")
 
 
 def _rows(rows: Sequence[dict[str, Any]], metric: str, again: dict[Path, str]) -> list[dict[str, Any]]:
@@ -225,11 +228,12 @@ def _write(result: Evaluation, folder: Path) -> None:
     columns, cells = table(result.rows, ("**", "**"))
     lines = [columns, ["---"] * len(columns), *cells]
     markdown = "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n\n"
-    markdown += "\n".join(f"- {key}: {value}" for key, value in result.protocol.items()) + "\n"
+    markdown += "\n".join(f"- {line}" for line in result.in_words()) + "\n"
     text = io.StringIO()
     writer = csv.DictWriter(text, list(result.rows[0]))
     writer.writeheader()
-    writer.writerows(result.rows)
+    for row in result.rows:
+        writer.writerow({k: " ".join(map(str, v)) if isinstance(v, list) else v for k, v in row.items()})
     write_bytes(folder / "compare.json", json.dumps(result.as_json(), indent=1).encode())
     write_bytes(folder / "compare.csv", text.getvalue().encode())
     write_bytes(folder / "compare.md", markdown.encode())

@@ -56,6 +56,13 @@ class Evaluation:
         """What ``--json`` prints."""
         return {"protocol": self.protocol, "rows": self.rows}
 
+    def in_words(self) -> list[str]:
+        """The protocol for people, a line a point."""
+        points = {**self.protocol, **self.protocol["encoders"]}
+        del points["encoders"]
+        words = {key: ", ".join(map(str, value)) if isinstance(value, list) else value for key, value in points.items()}
+        return [f"{key}: {value}" for key, value in words.items() if value]
+
 
 def evaluate(config: EvalConfig, dataset: ImageTextDataset, folder: Path, out: Path) -> Evaluation:
     """Score every fitting run of the data set. folder: its cache; out: the folder of all runs.

@@ -25,7 +25,6 @@ from cmrhash_cli.output import (
     print_json,
     print_table,
     progress_bars,
-    protocol_lines,
     titled,
 )
 
@@ -74,7 +73,5 @@ def compare(
         columns, cells = table(result.rows)
         title = f"{data.name}: {result.protocol['metric']}, mean +- sd over seeds (* = collapsed)"
         again = f"to make a cell again: {result.rows[0]['command']}"
-        print_table(
-            titled(title, result.protocol), columns, cells, "\n".join([*protocol_lines(result.protocol), again])
-        )
+        print_table(titled(title, result.protocol), columns, cells, "\n".join([*result.in_words(), again]))
     note(f"written: {runs / data.name}/compare.md, .csv, .json", quiet)

@@ -24,7 +24,6 @@ from cmrhash_cli.output import (
     note,
     print_json,
     print_table,
-    protocol_lines,
     titled,
 )
 
@@ -106,7 +105,7 @@ def _print(result: Evaluation, at: tuple[int, ...]) -> None:
     across = [row for row in rows if row["direction"] in ("i2t", "t2i")]
     within = [row for row in rows if row["direction"] in ("t2t", "i2i")]
     title = f"{result.protocol['dataset']}: {'R@k (hit@k) and median rank' if pairs else metric}"
-    lines = "\n".join([*protocol_lines(result.protocol), *_scored(rows)])
+    lines = "\n".join([*result.in_words(), *_scored(rows)])
     several = len({tuple(row["trained_langs"]) for row in rows}) > 1
     if across:
         directions = [d for d in ("i2t", "t2i") if any(row["direction"] == d for row in across)]

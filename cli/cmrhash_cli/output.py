@@ -138,12 +138,6 @@ def titled(title: str, protocol: Mapping[str, Any]) -> str:
     return title + (" -- UNTRAINED ENCODERS" if protocol["untrained_encoders"] else "")
 
 
-def protocol_lines(protocol: Mapping[str, Any]) -> list[str]:
-    """What stands below a table: how its numbers were made."""
-    lines = [f"{key}: {value}" for key, value in protocol.items() if isinstance(value, str) and key != "dataset"]
-    return [*lines, *(f"{view}: {encoder}" for view, encoder in protocol["encoders"].items())]
-
-
 def _is_number(cell: str) -> bool:
     digits = cell.replace(".", "").replace(",", "").replace("-", "").replace(" ", "")
     return digits.isdigit() or not cell.strip(" -")
