@@ -89,10 +89,7 @@ def has_codes(run: runs.Run, dataset: ImageTextDataset, folder: Path) -> bool:
     if not path.exists():
         return False
     manifest = read_manifest(path)
-    made = manifest["recipe"]
-    features_are_there = any((folder / of["file"]).exists() for of in run.config["features"].values())
-    borrowed = borrowed_views(run, dataset, folder) if features_are_there else made.get("borrowed", {})
-    if made != _recipe(run, borrowed):
+    if manifest["recipe"] != _recipe(run, borrowed_views(run, dataset, folder)):
         return False
     return all((run.folder / name).exists() for name in manifest["indexes"])
 
@@ -139,8 +136,13 @@ def refuse_new_features(run: runs.Run, folder: Path) -> None:
 def borrowed_views(run: runs.Run, dataset: ImageTextDataset, folder: Path) -> dict[str, dict[str, str]]:
     """Views of languages without a head whose texts were encoded exactly as those of a trained language.
 
-    name -> "head" (the first trained language that fits), "file" and "sha256" of the features.
+    name -> "head" (the first trained language that fits), "file" and "sha256" of the features. Once all features of
+    the run are gone, those views that its codes hold.
     """
+    codes = run.folder / runs.CODES
+    if codes.exists() and not any((folder / of["file"]).exists() for of in run.config["features"].values()):
+        recorded: dict[str, dict[str, str]] = read_manifest(codes)["recipe"].get("borrowed", {})
+        return recorded
     borrowed = {}
     for lang in dataset.languages:
         fitting = [] if lang in run.langs else [of for of in _others(run, folder, lang) if not of["difference"]]

@@ -176,13 +176,12 @@ def hit_at(items: Counts, relevant: Counts, k: int) -> Floats:
     """
     n, r, before = _first_group(items, relevant)
     places = np.clip(_cut(k, items) - before, 0, n)
-    value = np.full(len(n), np.nan)
-    for q in np.flatnonzero(r > 0):
-        few, many = sorted((int(r[q]), int(places[q])))
-        j = np.arange(few)
-        # C(n - r, m) / C(n, m) is symmetric in r and m: take the shorter product
-        value[q] = 1.0 - np.prod((n[q] - many - j) / (n[q] - j))
-    return value
+    # C(n - r, m) / C(n, m) is symmetric in r and m: take the shorter product
+    few, many = np.minimum(r, places), np.maximum(r, places)
+    miss = np.ones(len(n))
+    for j in range(int(few.max(initial=0))):
+        miss *= np.where(j < few, (n - many - j) / np.maximum(n - j, 1), 1.0)
+    return np.where(r > 0, 1.0 - miss, np.nan)
 
 
 def mean_reciprocal_rank(items: Counts, relevant: Counts) -> Floats:

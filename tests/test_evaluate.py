@@ -500,6 +500,9 @@ def test_codes_outlive_the_features(english):
     for path in folder.glob("*.h5"):
         path.unlink()
     assert evaluate(EvalConfig(), dataset, folder, out).rows == before
+    assert [row for row in before if row["lang"] == "de"] == evaluate(
+        EvalConfig(langs=("de",)), dataset, folder, out
+    ).rows
 
 
 # ---------------------------------------------------------------------------------------------- rows and protocol
