@@ -134,8 +134,10 @@ def find_runs(
     missing = [b for b in bits if b not in {run.bits for run in fitting}]
     if not fitting or missing:
         there = ", ".join(run.folder.name for run in found) or "none"
-        wish = (f" with {missing[0]} bits" if missing else "") + f" by {relevance}"
-        fix = "run cmrhash train first, or ask for another --relevance"
+        wish, fix = f" with {missing[0]} bits" if missing else "", "run cmrhash train first"
+        others = sorted({run.relevance for run in found} - {relevance})
+        if others:
+            wish, fix = f"{wish} by {relevance}", f"{fix}, or ask for --relevance {others[0]}"
         raise UsageError(f"no such trained run{wish} (there: {there})", runs / dataset, fix)
     return sorted(fitting, key=lambda run: (run.method, run.langs, run.seed, run.bits))
 
