@@ -75,6 +75,7 @@ class TrainConfig:
     method: str = "triplet"  # a name out of methods.METHODS
     seed: int = 0  # initial weights, order of batches, choice of captions, dropout
     langs: tuple[str, ...] = ()  # languages to train; empty: all that are extracted
+    relevance: str | None = None  # who is relevant to whom: "labels" or "pairs"; None: the data set's own
     epochs: int = 60  # passes over the train items
     batch: int = 512  # items a step (halved until a pass has at least 4 steps)
     lr: float = 2e-3  # peak of the one-cycle schedule; times sqrt(halved / batch) where the batch was halved
@@ -92,13 +93,18 @@ class EvalConfig:
     """Codes -> distances -> metrics."""
 
     bits: tuple[int, ...] = ()  # empty: every trained length
-    langs: tuple[str, ...] = ()  # empty: every trained language
+    langs: tuple[str, ...] = ()  # empty: every language that a run can score
     methods: tuple[str, ...] = ()  # empty: every trained method
     seeds: tuple[int, ...] = ()  # empty: every trained seed
+    relevance: str | None = None  # "labels" or "pairs", of the runs as of the scores; None: the data set's own
+    directions: tuple[str, ...] = ("i2t", "t2i")  # out of "i2t", "t2i", "t2t", "i2i"
     map_at: int | None = None  # cut of mAP@k; None: the whole database
     map_at_rule: str = "min"  # what mAP@k divides by, see metrics.average_precision
     ties: str = "expected"  # "expected", "optimistic" or "pessimistic"
-    at: tuple[int, ...] = (1, 10, 50)  # cuts of P@k, R@k, nDCG@k and hit@k
+    at: tuple[int, ...] = ()  # cuts of P@k, R@k, nDCG@k and hit@k; empty: CUTS of the relevance
+
+
+CUTS = {"labels": (1, 10, 50), "pairs": (1, 5, 10)}  # by relevance; R@1, R@5 and R@10 are the customs of Flickr30k
 
 
 @dataclass(frozen=True)
@@ -107,8 +113,9 @@ class CompareConfig:
 
     methods: tuple[str, ...] = ("triplet",)
     bits: tuple[int, ...] = (16, 32, 48, 64)
-    langs: tuple[str, ...] = ()  # languages to show; empty: all
+    langs: tuple[str, ...] = ()  # languages to show; empty: all that the runs can score
     seeds: int = 3  # seeds a cell, from 0
+    metric: str | None = None  # of a cell: "map", "r@1", "r@5" or "r@10"; None: map by labels, r@1 by pairs
 
 
 def aligned(method: str, alignment: str | None) -> str:

@@ -2,11 +2,15 @@
 
 ``codes.h5`` holds, for each view, ``<view>.packed`` (M, ceil(bits/8)) uint8, ``<view>.embedding`` (M, bits) float32,
 ``<view>.item`` (M,) int64 for every valid row, and ``<view>.database`` (n,) int64: the rows that lie in
-``<view>.faiss``, in its order: of each database item the first caption.
+``<view>.faiss``, in its order: of each database item the first caption, or all of them where relevance is by pairs.
+
+A text head also encodes the other languages whose texts went through its own text encoder: views that the run has
+borrowed, so that training on one language can be scored on another.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,12 +21,12 @@ from numpy.typing import NDArray
 from cmrhash import runs
 from cmrhash.cache import read_manifest, read_sealed, write_sealed
 from cmrhash.codes import Codes, pack
-from cmrhash.data.dataset import ImageTextDataset
-from cmrhash.errors import DamagedError, StaleError
+from cmrhash.data.dataset import ImageTextDataset, with_relevance
+from cmrhash.errors import DamagedError, StaleError, UsageError
 from cmrhash.files import sha256
 from cmrhash.index import BinaryIndex
-from cmrhash.recipe import refuse_difference
-from cmrhash.views import View, open_view
+from cmrhash.recipe import first_difference, refuse_difference
+from cmrhash.views import View, feature_files, open_view, scored_rows
 
 if TYPE_CHECKING:
     from torch.nn import ModuleDict
@@ -30,33 +34,36 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Encoded:
-    """One view of a run. embedding: (M, bits) float32. database: (n,) rows in the index, in its order."""
+    """One view of a run. embedding: (M, bits) float32. database: (n,) rows in the index, in its order.
+
+    head: the view whose head made them, another one for a borrowed language.
+    """
 
     codes: Codes
     embedding: NDArray[np.float32]
     database: NDArray[np.int64]
     index: BinaryIndex
-
-    def first_rows(self, items: NDArray[np.int64]) -> NDArray[np.int64]:
-        """The first row (caption) of each of the items; they must all be there."""
-        rows = np.searchsorted(self.codes.item, items, side="left")
-        return rows.astype(np.int64)
+    head: str
 
 
 def encode(run: runs.Run, dataset: ImageTextDataset, folder: Path) -> None:
     """Write ``codes.h5`` and the indexes of a run. Raises StaleError if the features are not those of the training."""
     import torch
 
+    dataset = with_relevance(dataset, run.relevance)
     heads = load_heads(run)
+    borrowed = borrowed_views(run, dataset, folder)
+    in_database = np.flatnonzero(["database" in item.splits for item in dataset.items])
     arrays: dict[str, NDArray[Any]] = {}
     digests = {}
-    for name in heads:
-        view = _open_trained(run, dataset, folder, name)
+    for name in [*heads, *borrowed]:
+        made = borrowed.get(name) or {"head": name, **run.config["features"][name]}
+        view = _open_made(run, dataset, folder, name, made)
         x = torch.from_numpy(view.features.x[view.rows])
-        embedding = heads[name].embed(x).numpy()  # type: ignore[operator]
+        embedding = heads[made["head"]].embed(x).numpy()  # type: ignore[operator]
         item = view.features.item[view.rows].astype(np.int64)
         packed = pack(embedding)
-        database = view.start[[r for r in np.flatnonzero(view.has) if "database" in dataset.items[r].splits]]
+        database = scored_rows(dataset, item, in_database)
         index_path = run.folder / f"{name}.faiss"
         BinaryIndex.build(np.ascontiguousarray(packed[database]), run.bits).save(index_path)
         digests[index_path.name] = sha256(index_path)
@@ -67,11 +74,14 @@ def encode(run: runs.Run, dataset: ImageTextDataset, folder: Path) -> None:
             "database": database.astype(np.int64),
         }
         arrays |= {f"{name}.{part}": array for part, array in parts.items()}
-    write_sealed(run.folder / runs.CODES, arrays, {"kind": "codes", "recipe": _recipe(run), "indexes": digests})
+    write_sealed(
+        run.folder / runs.CODES, arrays, {"kind": "codes", "recipe": _recipe(run, borrowed), "indexes": digests}
+    )
 
 
-def has_codes(run: runs.Run) -> bool:
-    """True if ``codes.h5`` and its indexes are there and of these heads; False if they have to be made.
+def has_codes(run: runs.Run, dataset: ImageTextDataset, folder: Path) -> bool:
+    """True if ``codes.h5`` and its indexes are there, of these heads and of every language that can be borrowed now;
+    False if they have to be made. Codes outlive the features that they were made from.
 
     Raises DamagedError for a file that does not match its digest.
     """
@@ -79,7 +89,7 @@ def has_codes(run: runs.Run) -> bool:
     if not path.exists():
         return False
     manifest = read_manifest(path)
-    if manifest["recipe"] != _recipe(run):
+    if manifest["recipe"] != _recipe(run, borrowed_views(run, dataset, folder)):
         return False
     return all((run.folder / name).exists() for name in manifest["indexes"])
 
@@ -88,6 +98,7 @@ def read_codes(run: runs.Run) -> dict[str, Encoded]:
     """The views of a run, checked against their digests. Never imports torch."""
     path = run.folder / runs.CODES
     manifest, arrays = read_sealed(path)
+    borrowed = manifest["recipe"]["borrowed"]
     views = {}
     for index_name, digest in manifest["indexes"].items():
         index_path = run.folder / index_name
@@ -96,7 +107,8 @@ def read_codes(run: runs.Run) -> dict[str, Encoded]:
         name = index_name.removesuffix(".faiss")
         part = {key: arrays[f"{name}.{key}"] for key in ("packed", "embedding", "item", "database")}
         codes = Codes(part["packed"], run.bits, part["item"])
-        views[name] = Encoded(codes, part["embedding"], part["database"], BinaryIndex.load(index_path, run.bits))
+        index, head = BinaryIndex.load(index_path, run.bits), borrowed.get(name, {"head": name})["head"]
+        views[name] = Encoded(codes, part["embedding"], part["database"], index, head)
     return views
 
 
@@ -121,23 +133,68 @@ def refuse_new_features(run: runs.Run, folder: Path) -> None:
             raise StaleError(f"{path.name} was extracted again since this run was trained", run.folder, "train again")
 
 
-def _open_trained(run: runs.Run, dataset: ImageTextDataset, folder: Path, name: str) -> View:
-    """The view by the very feature file that the heads were trained on."""
-    made = run.config["features"][name]
+def borrowed_views(run: runs.Run, dataset: ImageTextDataset, folder: Path) -> dict[str, dict[str, str]]:
+    """Views of languages without a head whose texts were encoded exactly as those of a trained language.
+
+    name -> "head" (the first trained language that fits), "file" and "sha256" of the features. Once all features of
+    the run are gone, those views that its codes hold.
+    """
+    codes = run.folder / runs.CODES
+    if codes.exists() and not any((folder / of["file"]).exists() for of in run.config["features"].values()):
+        recorded: dict[str, dict[str, str]] = read_manifest(codes)["recipe"].get("borrowed", {})
+        return recorded
+    borrowed = {}
+    for lang in dataset.languages:
+        fitting = [] if lang in run.langs else [of for of in _others(run, folder, lang) if not of["difference"]]
+        if fitting:
+            borrowed[f"text-{lang}"] = {key: fitting[0][key] for key in ("head", "file", "sha256")}
+    return borrowed
+
+
+def refuse_language(run: runs.Run, dataset: ImageTextDataset, folder: Path, lang: str) -> None:
+    """Raise UsageError that says why the run cannot score a language: no features, or by another text encoder."""
+    others = _others(run, folder, lang)
+    if not others:
+        there = ", ".join(lang for lang in dataset.languages if feature_files(folder, f"text-{lang}"))
+        raise UsageError(
+            f"no features for language '{lang}' (there: {there})", folder, "run cmrhash extract --lang ..."
+        )
+    field, found, wanted = others[0]["difference"]
+    what = f"{run.folder.name} cannot score '{lang}': its texts were encoded with {field} = {found}"
+    what += f", those of {others[0]['head']} with {wanted}"
+    raise UsageError(what, folder / others[0]["file"], f"train with --lang {lang}, or extract both by one --text-model")
+
+
+def _others(run: runs.Run, folder: Path, lang: str) -> list[dict[str, Any]]:
+    """Every feature file of a language beside every trained one, with the first difference of their recipes."""
+    pairs = []
+    for trained in run.langs:
+        mine = folder / run.config["features"][f"text-{trained}"]["file"]
+        for path in feature_files(folder, f"text-{lang}") if mine.exists() else []:
+            asked, made = ({**read_manifest(file)["recipe"], "lang": ""} for file in (mine, path))
+            pair = {"head": f"text-{trained}", "file": path.name, "sha256": read_manifest(path)["payload_sha256"]}
+            pairs.append({**pair, "difference": first_difference(made, asked)})
+    return pairs
+
+
+def _open_made(run: runs.Run, dataset: ImageTextDataset, folder: Path, name: str, made: Mapping[str, Any]) -> View:
+    """The view by the very feature file that the run was made with."""
     encoder = made["file"].removeprefix(name + "-").removesuffix(".h5")
     view = open_view(folder, dataset, name, encoder)
     try:
         refuse_difference({"features": made["sha256"]}, {"features": view.features.sha256}, run.folder, "run")
     except StaleError as error:
-        raise StaleError(str(error), None, "the features were extracted again: train again") from None
+        raise StaleError(error.what, error.where, "the features were extracted again: train again") from None
     return view
 
 
-def _recipe(run: runs.Run) -> dict[str, Any]:
+def _recipe(run: runs.Run, borrowed: Mapping[str, Any]) -> dict[str, Any]:
     """What the codes depend on."""
     features = {name: made["sha256"] for name, made in run.config["features"].items()}
     return {
         "heads": run.config["files"][runs.HEADS],
         "items": run.config["items_sha256"],
         "features": features,
+        "borrowed": borrowed,
+        "captions": "all" if run.relevance == "pairs" else "first",
     }

@@ -17,11 +17,12 @@ from os import PathLike
 
 
 class CmrhashError(Exception):
-    """Base of all errors raised on purpose; ``str(error)`` is "what: where: fix" on one line."""
+    """Base of all errors raised on purpose; ``str(error)`` is "what: where: fix" on one line, also kept by parts."""
 
     exit_code = 1
 
     def __init__(self, what: str, where: str | PathLike[str] | None = None, fix: str | None = None) -> None:
+        self.what, self.where, self.fix = what, where, fix
         parts = [what, None if where is None else str(where), fix]
         message = ": ".join(part for part in parts if part)
         super().__init__(" ".join(message.split()))

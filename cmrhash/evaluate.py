@@ -1,12 +1,12 @@
 """A trained run -> mAP and its companions, each with the protocol that it was measured under.
 
-What is scored is what lies in the Faiss index: the codes of every database item (its first caption on the text side).
-No torch in here: a run whose codes exist is scored in the time that NumPy and Faiss need.
+What is scored is what lies in the Faiss index: of every database item the first caption, or all captions where
+relevance is by pairs. No torch in here: a run whose codes exist is scored in the time that NumPy and Faiss need.
 """
 
 from __future__ import annotations
 
-import hashlib
+import difflib
 import json
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -18,23 +18,35 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cmrhash import metrics, runs
-from cmrhash.config import EvalConfig
-from cmrhash.data.dataset import ImageTextDataset
-from cmrhash.encode import Encoded, encode, has_codes, read_codes, refuse_new_features
+from cmrhash.config import CUTS, EvalConfig
+from cmrhash.data.dataset import RELEVANCE, ImageTextDataset, with_relevance
+from cmrhash.encode import (
+    Encoded,
+    borrowed_views,
+    encode,
+    has_codes,
+    read_codes,
+    refuse_language,
+    refuse_new_features,
+)
 from cmrhash.errors import DataError, StaleError, UsageError
 from cmrhash.files import write_bytes
 from cmrhash.index import rank_histogram
 from cmrhash.relevance import Relevance
-from cmrhash.views import relevance_between
+from cmrhash.sides import DIRECTIONS, Search, Sides, language_of, searches, sides
 
-DIRECTIONS = ("i2t", "t2i")
 TIES = ("expected", "optimistic", "pessimistic")
+CAPTIONS = {
+    "labels": "first of each item",
+    "pairs": "all: each is a query, or lies in the database; a hit is any of the item's own",
+}
+PAIRS_METRIC = "R@k is hit@k, the share of queries with a hit in the top k; MedR: median rank of the first hit; "
 REAL_BLOCK = 1 << 19  # similarities that are sorted at a time: what stays in a core's cache
 
 
 @dataclass
 class Evaluation:
-    """protocol: how every number was made, in words. rows: one a run, language and direction. map_at: the cut."""
+    """protocol: how every number was made, in words. rows: one a run and search. map_at: the cut."""
 
     protocol: dict[str, Any]
     rows: list[dict[str, Any]]
@@ -44,6 +56,13 @@ class Evaluation:
         """What ``--json`` prints."""
         return {"protocol": self.protocol, "rows": self.rows}
 
+    def in_words(self) -> list[str]:
+        """The protocol for people, a line a point."""
+        points = {**self.protocol, **self.protocol["encoders"]}
+        del points["encoders"]
+        words = {key: ", ".join(map(str, value)) if isinstance(value, list) else value for key, value in points.items()}
+        return [f"{key}: {value}" for key, value in words.items() if value]
+
 
 def evaluate(config: EvalConfig, dataset: ImageTextDataset, folder: Path, out: Path) -> Evaluation:
     """Score every fitting run of the data set. folder: its cache; out: the folder of all runs.
@@ -51,71 +70,50 @@ def evaluate(config: EvalConfig, dataset: ImageTextDataset, folder: Path, out: P
     Codes that are missing or stale are made first (this needs torch). Raises UsageError for runs, languages or
     rules that do not exist, DataError if no query has a relevant item.
     """
-    _check(config)
-    found = runs.find_runs(out, dataset.name, config.bits, config.methods, config.seeds)
-    spoken = {lang for run in found for lang in run.langs}
-    unknown = [lang for lang in config.langs if lang not in spoken]
-    if unknown:
-        raise UsageError(f"no run has language '{unknown[0]}'", out, f"there are {', '.join(sorted(spoken))}")
-    rows: list[dict[str, Any]] = []
-    known: dict[bytes, Relevance] = {}  # the same for all runs that score the same items
+    dataset = with_relevance(dataset, config.relevance)
+    _check(config, dataset)
+    wanted = (config.bits, config.methods, config.seeds)
+    return score(config, runs.find_runs(out, dataset.name, dataset.relevance, *wanted), dataset, folder)
+
+
+def score(config: EvalConfig, found: Sequence[runs.Run], dataset: ImageTextDataset, folder: Path) -> Evaluation:
+    """Score these runs, which were trained by the relevance that the data set has here; as ``evaluate`` does."""
     for run in found:
         if run.config["items_sha256"] != dataset.sha256:
             raise StaleError("trained on other items or splits than the cache holds", run.folder, "train again")
         refuse_new_features(run, folder)
-        if not has_codes(run):
+    spoken = {lang for run in found for lang in run.langs}
+    spoken |= {language_of(view) for run in found for view in borrowed_views(run, dataset, folder)}
+    for lang in config.langs:
+        if lang not in spoken:
+            refuse_language(found[0], dataset, folder, lang)
+    rows: list[dict[str, Any]] = []
+    known: dict[bytes, Relevance] = {}  # the same for all runs that score the same items
+    for run in found:
+        if not has_codes(run, dataset, folder):
             encode(run, dataset, folder)
         views = read_codes(run)
         mine = [
-            {**_who(run, lang, direction), **_score(config, dataset, views, lang, direction, known)}
-            for lang in run.langs
-            if not config.langs or lang in config.langs
-            for direction in DIRECTIONS
+            {**_who(run, views, search), **_score(config, dataset, sides(dataset, views, search), search, known)}
+            for search in searches(dataset, views, config.directions, config.langs)
         ]
         rows += mine
-        report = Evaluation(_protocol(config, dataset, [run]), mine).as_json()
+        report = Evaluation(_protocol(config, dataset, [run], mine), mine).as_json()
         write_bytes(run.folder / runs.METRICS, json.dumps(report, indent=1).encode())
-    return Evaluation(_protocol(config, dataset, found), rows, config.map_at)
-
-
-@dataclass(frozen=True)
-class Sides:
-    """Who asks and what is searched. rows: (Q,) rows of ``source``, one a query item; database: (N,) the item of
-    each row in the index of ``sought``."""
-
-    source: Encoded
-    rows: NDArray[np.int64]
-    sought: Encoded
-    database: NDArray[np.int64]
-
-
-def sides(dataset: ImageTextDataset, views: dict[str, Encoded], lang: str, direction: str) -> Sides:
-    """The query and database sides of a direction: "i2t" or "t2i"."""
-    names = {"i2t": ("image", f"text-{lang}"), "t2i": (f"text-{lang}", "image")}[direction]
-    source, sought = (views[name] for name in names)
-    is_query = np.array(["query" in item.splits for item in dataset.items])
-    there = np.unique(source.codes.item)
-    queries = there[is_query[there]]
-    return Sides(source, source.first_rows(queries), sought, sought.codes.item[sought.database])
+    if not rows:
+        fix = "choose other directions"
+        raise UsageError("nothing to score: no item has two captions of a language", folder, fix)
+    return Evaluation(_protocol(config, dataset, found, rows), rows, config.map_at)
 
 
 def _score(
-    config: EvalConfig,
-    dataset: ImageTextDataset,
-    views: dict[str, Encoded],
-    lang: str,
-    direction: str,
-    known: dict[bytes, Relevance],
+    config: EvalConfig, dataset: ImageTextDataset, both: Sides, search: Search, known: dict[bytes, Relevance]
 ) -> dict[str, Any]:
-    both = sides(dataset, views, lang, direction)
-    source, rows, sought, database = both.source, both.rows, both.sought, both.database
-    queries = source.codes.item[rows]
-    key = hashlib.sha256(queries.tobytes() + b"|" + database.tobytes()).digest()
-    if key not in known:
-        known[key] = relevance_between(dataset, queries, database)
-    relevance = known[key]
-    packed = np.ascontiguousarray(source.codes.packed[rows])
-    hist = rank_histogram(packed, sought.index.packed, source.codes.bits, relevance)
+    if both.key not in known:
+        known[both.key] = both.relevance(dataset)
+    relevance = known[both.key]
+    packed = np.ascontiguousarray(both.source.codes.packed[both.rows])
+    hist = rank_histogram(packed, both.sought.index.packed, both.source.codes.bits, relevance)
     items, relevant = metrics.items_relevant(hist)
     by_ties = {"expected": (items, relevant)}
     by_ties["optimistic"] = metrics.split_ties(items, relevant, "optimistic")
@@ -126,33 +124,38 @@ def _score(
     }
     counted = maps["expected"][1]
     if not counted:
-        fix = "check labels and splits: a query needs a database item that shares a label"
-        raise DataError("no query has a relevant item in the database", f"{lang} {direction}", fix)
-    real = _map_real(source.embedding[rows], sought.embedding[sought.database], relevance)
+        fix = "check labels and splits: a query needs a relevant item in the database"
+        raise DataError("no query has a relevant item in the database", f"{search.source} {search.direction}", fix)
+    cuts = config.at or CUTS[dataset.relevance]
     return {
         "map": maps[config.ties][0],
-        "map_expected": maps["expected"][0],
-        "map_optimistic": maps["optimistic"][0],
-        "map_pessimistic": maps["pessimistic"][0],
-        "map_real": real,
-        "chance": relevance.chance,
+        **{f"map_{order}": mean for order, (mean, _) in maps.items()},
+        "chance": metrics.mean_over_valid(metrics.relevant_share(items, relevant))[0],
         "queries": counted,
-        "queries_without_relevant": len(queries) - counted,
-        "database": len(database),
-        **_at(config.at, hist, *by_ties[config.ties]),
+        "queries_without_relevant": len(both.rows) - counted,
+        "database": len(both.database),
+        **_at(cuts, hist, *by_ties[config.ties]),
+        **_first_found(cuts, *by_ties[config.ties]),
+        **{f"{name}_chance": value for name, value in _first_found(cuts, *metrics.one_group(items, relevant)).items()},
+        **_real(cuts, both, relevance),
         **_by_radius(items, relevant),
     }
 
 
 def _at(cuts: Sequence[int], hist: NDArray[np.int32], items: NDArray[Any], relevant: NDArray[Any]) -> dict[str, Any]:
-    """P@k, R@k, hit@k and nDCG@k (gain = shared labels; over random tie order), for each cut."""
+    """P@k, R@k and nDCG@k (gain = shared labels; over random tie order), for each cut."""
     named: dict[str, Callable[[int], NDArray[np.float64]]] = {
         "precision_at": lambda k: metrics.precision_at(items, relevant, k),
         "recall_at": lambda k: metrics.recall_at(items, relevant, k),
-        "hit_at": lambda k: metrics.hit_at(items, relevant, k),
         "ndcg_at": lambda k: metrics.ndcg_at(hist, k),
     }
     return {name: {str(k): metrics.mean_over_valid(function(k))[0] for k in cuts} for name, function in named.items()}
+
+
+def _first_found(cuts: Sequence[int], items: NDArray[Any], relevant: NDArray[Any]) -> dict[str, Any]:
+    """What depends on the nearest relevant item: hit@k (the R@k of image-caption work) and the median rank."""
+    hits = {str(k): metrics.mean_over_valid(metrics.hit_at(items, relevant, k))[0] for k in cuts}
+    return {"hit_at": hits, "median_rank": metrics.median_rank(items, relevant)}
 
 
 def _by_radius(items: NDArray[Any], relevant: NDArray[Any]) -> dict[str, Any]:
@@ -171,53 +174,85 @@ def _listed(values: NDArray[np.float64]) -> list[float | None]:
     return [None if np.isnan(v) else round(float(v), 6) for v in values]
 
 
-def _map_real(queries: NDArray[np.float32], database: NDArray[np.float32], relevance: Relevance) -> float:
-    """mAP of the real-valued embeddings by cosine, over the whole database: what binarisation is measured against."""
-    q, d = (x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12) for x in (queries, database))
+def _real(cuts: Sequence[int], both: Sides, relevance: Relevance) -> dict[str, Any]:
+    """The real-valued embeddings by cosine, over the whole database: what binarisation is measured against."""
+    ends = (both.source.embedding[both.rows], both.sought.embedding[both.sought.database])
+    q, d = (x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12) for x in ends)
     block = max(1, REAL_BLOCK // max(len(d), 1))
 
-    def some(first: int) -> NDArray[np.float64]:
+    def some(first: int) -> tuple[NDArray[Any], ...]:
         last = min(first + block, len(q))
-        return metrics.average_precision_real(q[first:last] @ d.T, relevance.gains(first, last, 0, len(d)))
+        similarity, gains = q[first:last] @ d.T, relevance.gains(first, last, 0, len(d))
+        return metrics.average_precision_real(similarity, gains), *metrics.nearest_relevant_real(similarity, gains)
 
     with ThreadPoolExecutor() as pool:
-        return metrics.mean_over_valid(np.concatenate(list(pool.map(some, range(0, len(q), block)))))[0]
+        parts = list(pool.map(some, range(0, len(q), block)))
+    ap, items, relevant = (np.concatenate(part) for part in zip(*parts, strict=True))
+    found = {f"{name}_real": value for name, value in _first_found(cuts, items, relevant).items()}
+    return {"map_real": metrics.mean_over_valid(ap)[0], **found}
 
 
-def _who(run: runs.Run, lang: str, direction: str) -> dict[str, Any]:
+def _who(run: runs.Run, views: dict[str, Encoded], search: Search) -> dict[str, Any]:
+    """Whose row it is. head_lang: the language whose head made the codes of the texts."""
+    heads = [language_of(views[view].head) for view in (search.source, search.sought) if view != "image"]
     return {
         "dataset": run.config["dataset"],
         "method": run.method,
         "bits": run.bits,
         "seed": run.seed,
-        "lang": lang,
-        "direction": direction,
+        "lang": search.lang,
+        "direction": search.direction,
+        "head_lang": heads[0] if heads else None,
+        **({"database_lang": language_of(search.sought), "database_head_lang": heads[1]} if heads[1:] else {}),
+        "trained_langs": list(run.langs),
+        "relevance": run.relevance,
         "collapsed": bool(run.config.get("collapsed", False)),
         "run": str(run.folder),
     }
 
 
-def _protocol(config: EvalConfig, dataset: ImageTextDataset, found: Sequence[runs.Run]) -> dict[str, Any]:
+def _protocol(
+    config: EvalConfig, dataset: ImageTextDataset, found: Sequence[runs.Run], rows: Sequence[dict[str, Any]]
+) -> dict[str, Any]:
     """How the numbers were made."""
-    shown = {"image", *(f"text-{lang}" for run in found for lang in config.langs or run.langs)}
+    heads = {row[key] for row in rows for key in ("head_lang", "database_head_lang") if row.get(key)}
+    shown = {"image", *(f"text-{lang}" for lang in heads)}
     used = {n: made for run in found for n, made in run.config["features"].items() if n in shown}
     untrained = [name for name, made in used.items() if made["weights"] == "random"]
     return {
         "dataset": dataset.name,
-        "queries": f"{dataset.count('query')} query items, first caption; those without a relevant item are left out",
-        "database": f"{dataset.count('database')} database items, {dataset.count('train')} train items, first caption",
-        "relevance": {"labels": "shares at least one label", "pairs": "the item's own counterpart"}[dataset.relevance],
-        "metric": _metric(config),
+        "queries": f"{dataset.count('query')} query items; those without a relevant item are left out",
+        "database": f"{dataset.count('database')} database items, {dataset.count('train')} train items",
+        "captions": CAPTIONS[dataset.relevance],
+        "relevance": RELEVANCE[dataset.relevance],
+        "metric": (PAIRS_METRIC if dataset.relevance == "pairs" else "") + _metric(config),
         "ties": {"expected": "expected value over random order within equal Hamming distance"}.get(
             config.ties, f"{config.ties} order within equal Hamming distance"
         ),
         "epoch": "chosen on val, never on query",
-        "split": "the data set's own" if dataset.split_seed is None else f"drawn from seed {dataset.split_seed}",
+        "split": dataset.split,
         "encoders": {name: _encoder(name, made) for name, made in sorted(used.items())},
         "untrained_encoders": untrained,
-        "map_real": "cosine of the real-valued embeddings, whole database",
+        "map_real" if dataset.relevance == "labels" else "real-valued": "cosine of the embeddings, whole database",
+        "trained_langs": "; ".join(sorted({"+".join(run.langs) for run in found})),
         "seeds": sorted({run.seed for run in found}),
+        **_extras(rows),
     }
+
+
+def _extras(rows: Sequence[dict[str, Any]]) -> dict[str, str]:
+    """What needs a word only where it occurs."""
+    extras = {}
+    ends = {
+        (row[f"{end}lang"], row[f"{end}head_lang"]) for row in rows for end in ("", "database_") if f"{end}lang" in row
+    }
+    borrowed = sorted((lang, head) for lang, head in ends if lang != head)
+    if borrowed:
+        what = ", ".join(f"{lang} by the head of {head}" for lang, head in borrowed)
+        extras["untrained languages"] = f"{what}, through the same text encoder"
+    if {"t2t", "i2i"} & {row["direction"] for row in rows}:
+        extras["within a view"] = "the query itself is left out of the database"
+    return extras
 
 
 def _encoder(view: str, made: dict[str, Any]) -> str:
@@ -239,46 +274,18 @@ def _metric(config: EvalConfig) -> str:
     return f"mAP@{config.map_at}, {divisor} (rule {config.map_at_rule})"
 
 
-def _check(config: EvalConfig) -> None:
+def _check(config: EvalConfig, dataset: ImageTextDataset) -> None:
     if config.ties not in TIES:
         raise UsageError(f"--ties {config.ties}", None, f"choose one of {', '.join(TIES)}")
     if config.map_at_rule not in metrics.RULES:
         raise UsageError(f"--map-at-rule {config.map_at_rule}", None, f"choose one of {', '.join(metrics.RULES)}")
+    for direction in config.directions:
+        if direction not in DIRECTIONS:
+            near = difflib.get_close_matches(direction, DIRECTIONS, 1)
+            hint = f"did you mean {near[0]}? " if near else ""
+            raise UsageError(f"--direction {direction}", None, f"{hint}choose out of {', '.join(DIRECTIONS)}")
+    if "i2i" in config.directions and dataset.relevance == "pairs":
+        raise UsageError("--direction i2i by pairs: an item has one image", None, "ask for i2i by --relevance labels")
     for k in (*config.at, *([] if config.map_at is None else [config.map_at])):
         if k < 1:
             raise UsageError(f"a cut at {k}", None, "give a whole number from 1")
-
-
-def write_trec(config: EvalConfig, dataset: ImageTextDataset, out: Path, target: Path) -> list[Path]:
-    """Write a run and a qrels file in TREC's text format for every run, language and direction, for other judges.
-
-    Ties stand in index order; the score is N - rank, because trec_eval orders equal scores by a rule of its own.
-    """
-    target.mkdir(parents=True, exist_ok=True)
-    ids = np.array([item.id.replace(" ", "_") for item in dataset.items])
-    written = []
-    for run in runs.find_runs(out, dataset.name, config.bits, config.methods, config.seeds):
-        views = read_codes(run)
-        for lang in [lang for lang in run.langs if not config.langs or lang in config.langs]:
-            for direction in DIRECTIONS:
-                stem = target / f"{run.folder.name}.{lang}.{direction}"
-                ranked, judged = (stem.with_name(stem.name + end) for end in (".run", ".qrels"))
-                _write_trec(ranked, judged, sides(dataset, views, lang, direction), dataset, ids)
-                written += [ranked, judged]
-    return written
-
-
-def _write_trec(ranked: Path, judged: Path, both: Sides, dataset: ImageTextDataset, ids: NDArray[np.str_]) -> None:
-    queries = both.source.codes.item[both.rows]
-    relevance = relevance_between(dataset, queries, both.database)
-    found = ids[both.database]
-    count = len(found)
-    with ranked.open("w", encoding="utf-8") as run_file, judged.open("w", encoding="utf-8") as qrels_file:
-        for at, row in enumerate(both.rows):
-            query = ids[queries[at]]
-            _, order = both.sought.index.search(both.source.codes.packed[row : row + 1], count)
-            run_file.writelines(
-                f"{query} Q0 {found[d]} {rank} {count - rank} cmrhash\n" for rank, d in enumerate(order[0], 1)
-            )
-            gains = relevance.gains(at, at + 1, 0, count)[0]
-            qrels_file.writelines(f"{query} 0 {found[d]} {gains[d]}\n" for d in np.flatnonzero(gains))

@@ -74,7 +74,7 @@ def get_method(name: str, relevance: str = "labels") -> Method:
         raise UsageError(f"unknown method '{name}'", None, f"{hint}choose one of {', '.join(METHODS)}")
     if METHODS[name].labels and relevance != "labels":
         without = ", ".join(other for other, method in METHODS.items() if not method.labels)
-        raise UsageError(f"method '{name}' learns from labels, the data set has none", None, f"choose one of {without}")
+        raise UsageError(f"method '{name}' learns from labels, relevance is by pairs", None, f"choose one of {without}")
     return METHODS[name]
 
 

@@ -63,6 +63,18 @@ def split_ties(items: Counts, relevant: Counts, order: Literal["optimistic", "pe
     return split[0], split[1]
 
 
+def one_group(items: Counts, relevant: Counts) -> tuple[Counts, Counts]:
+    """The same items, all tied: counts (Q, 1). Any metric of the result is what a random order is expected to get."""
+    n, r, _, _ = _groups(items, relevant)
+    return n.sum(axis=1, keepdims=True), r.sum(axis=1, keepdims=True)
+
+
+def relevant_share(items: Counts, relevant: Counts) -> Floats:
+    """Share of relevant items, R / N: about the AP of a random order."""
+    n, r = one_group(items, relevant)
+    return np.where(r > 0, r / np.maximum(n, 1), np.nan)[:, 0]
+
+
 def average_precision(items: Counts, relevant: Counts, k: int | None = None, rule: str = "min") -> Floats:
     """Expected AP, or AP@k under one of the four rules of the field (`RULES`); k = None: the whole ranking.
 
@@ -164,13 +176,12 @@ def hit_at(items: Counts, relevant: Counts, k: int) -> Floats:
     """
     n, r, before = _first_group(items, relevant)
     places = np.clip(_cut(k, items) - before, 0, n)
-    value = np.full(len(n), np.nan)
-    for q in np.flatnonzero(r > 0):
-        few, many = sorted((int(r[q]), int(places[q])))
-        j = np.arange(few)
-        # C(n - r, m) / C(n, m) is symmetric in r and m: take the shorter product
-        value[q] = 1.0 - np.prod((n[q] - many - j) / (n[q] - j))
-    return value
+    # C(n - r, m) / C(n, m) is symmetric in r and m: take the shorter product
+    few, many = np.minimum(r, places), np.maximum(r, places)
+    miss = np.ones(len(n))
+    for j in range(int(few.max(initial=0))):
+        miss *= np.where(j < few, (n - many - j) / np.maximum(n - j, 1), 1.0)
+    return np.where(r > 0, 1.0 - miss, np.nan)
 
 
 def mean_reciprocal_rank(items: Counts, relevant: Counts) -> Floats:
@@ -184,9 +195,16 @@ def mean_reciprocal_rank(items: Counts, relevant: Counts) -> Floats:
 
 
 def expected_rank(items: Counts, relevant: Counts) -> Floats:
-    """Expected rank (from 1) of the first relevant item, before + (n + 1) / (r + 1); for the median rank."""
+    """Expected rank (from 1) of the first relevant item, before + (n + 1) / (r + 1); `median_rank` is over these."""
     n, r, before = _first_group(items, relevant)
     return np.where(r > 0, before + (n + 1) / (r + 1), np.nan)
+
+
+def median_rank(items: Counts, relevant: Counts) -> float:
+    """MedR: median over the queries that have a relevant item of its `expected_rank`; NaN when none has."""
+    ranks = expected_rank(items, relevant)
+    valid = ranks[~np.isnan(ranks)]
+    return float(np.median(valid)) if len(valid) else float("nan")
 
 
 def ndcg_at(hist: Counts, k: int | None = None) -> Floats:
@@ -246,13 +264,7 @@ def average_precision_real(similarity: NDArray[np.floating[Any]], gains: NDArray
     out. Returns (Q,). Ties are exact here too. Holds several arrays of that size: hand it blocks of about 100
     queries. Raises DataError for NaN or infinity, UsageError for other dtypes or shapes.
     """
-    floats = similarity.dtype in (np.float32, np.float64)
-    if not floats or similarity.ndim != 2 or gains.shape != similarity.shape:
-        got = f"{similarity.dtype} {similarity.shape} and {gains.shape}"
-        raise UsageError(f"scores must be (Q, N) float32 or float64 and gains of their shape, got {got}")
-    if not np.isfinite(similarity).all():
-        row = int(np.argmin(np.isfinite(similarity).all(axis=1)))
-        raise DataError(f"similarities with NaN or infinite values, first in query {row}")
+    _check_real(similarity, gains)
     # (Q, N) falls with nearness; what is left out goes behind all else, where it changes no AP
     key = np.where(gains == EXCLUDED, np.inf, -similarity)
     order = key.argsort(axis=1)
@@ -263,6 +275,32 @@ def average_precision_real(similarity: NDArray[np.floating[Any]], gains: NDArray
     query, excess = _tie_excess(value, hit, hits, terms)
     sums = terms.sum(axis=1) - np.bincount(query, excess, minlength=len(hit))
     return _ratio(sums, hit.sum(axis=1))
+
+
+def nearest_relevant_real(similarity: NDArray[np.floating[Any]], gains: NDArray[Any]) -> tuple[Counts, Counts]:
+    """Counts of real-valued scores around the nearest relevant item: nearer items, and those with its score.
+
+    Arguments as for `average_precision_real`. Returns (items, relevant), (Q, 2) int64 each, all that `hit_at` and
+    `expected_rank` look at.
+    """
+    _check_real(similarity, gains)
+    there = gains != EXCLUDED
+    related = there & (gains > 0)
+    best = np.where(related, similarity, -np.inf).max(axis=1, initial=-np.inf)[:, None]
+    tied = similarity == best
+    relevant = np.count_nonzero(tied & related, axis=1)
+    items = np.count_nonzero(there & (similarity > best), axis=1), np.count_nonzero(there & tied, axis=1)
+    return np.stack(items, axis=1), np.stack((np.zeros_like(relevant), relevant), axis=1)
+
+
+def _check_real(similarity: NDArray[Any], gains: NDArray[Any]) -> None:
+    floats = similarity.dtype in (np.float32, np.float64)
+    if not floats or similarity.ndim != 2 or gains.shape != similarity.shape:
+        got = f"{similarity.dtype} {similarity.shape} and {gains.shape}"
+        raise UsageError(f"scores must be (Q, N) float32 or float64 and gains of their shape, got {got}")
+    if not np.isfinite(similarity).all():
+        row = int(np.argmin(np.isfinite(similarity).all(axis=1)))
+        raise DataError(f"similarities with NaN or infinite values, first in query {row}")
 
 
 def _tie_excess(value: Any, hit: Any, hits: Any, terms: Floats) -> tuple[Counts, Floats]:

@@ -17,13 +17,22 @@ def canonical(value: Mapping[str, Any]) -> bytes:
 
 def refuse_difference(made: Mapping[str, Any], asked: Mapping[str, Any], where: Path, what: str) -> None:
     """Raise StaleError that names the first field in which two recipes differ, with both values."""
+    difference = first_difference(made, asked)
+    if difference:
+        field, found, wanted = difference
+        message = f"{what} was made with {field} = {found}, asked for {wanted}"
+        raise StaleError(message, where, "ask for the same, or replace it with --overwrite")
+
+
+def first_difference(made: Mapping[str, Any], asked: Mapping[str, Any]) -> tuple[str, str, str] | None:
+    """The first field in which two recipes differ, with both values in words; None for equal recipes."""
     made_flat, asked_flat = dict(_flat(made)), dict(_flat(asked))
     for field in [*asked_flat, *made_flat]:
         if made_flat.get(field) != asked_flat.get(field):
             width = 12 if "sha256" in field else 80
             found, wanted = (str(flat.get(field, "nothing"))[:width] for flat in (made_flat, asked_flat))
-            message = f"{what} was made with {field} = {found}, asked for {wanted}"
-            raise StaleError(message, where, "ask for the same, or replace it with --overwrite")
+            return field, found, wanted
+    return None
 
 
 def _flat(recipe: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

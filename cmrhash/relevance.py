@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
-from functools import cached_property
 from itertools import chain
 from typing import Any
 
@@ -114,33 +113,6 @@ class Relevance:
             own = self._exclude[q0:q1]
             here = np.flatnonzero((own >= n0) & (own < n1))
             out[here, own[here] - n0] = EXCLUDED
-
-    @cached_property
-    def _sizes(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """(items, relevant), (Q,) each: rows that take part, and relevant ones."""
-        queries, rows = self.shape
-        step = max(1, (1 << 22) // max(1, rows))
-        relevant = np.zeros(queries, np.int64)
-        for q0 in range(0, queries, step):
-            q1 = min(q0 + step, queries)
-            for n0 in range(0, rows, SLAB_ROWS):
-                gains = self.gains(q0, q1, n0, min(n0 + SLAB_ROWS, rows))
-                # one comparison for 0 < gain <= 15: in uint8, 0 - 1 is 255
-                relevant[q0:q1] += np.count_nonzero((gains - np.uint8(1)) < MAX_GAIN, axis=1)
-        items = np.full(queries, rows, np.int64)
-        return (items if self._exclude is None else items - (self._exclude >= 0)), relevant
-
-    @property
-    def relevant_counts(self) -> NDArray[np.int64]:
-        """R of each query, (Q,) int64."""
-        return self._sizes[1]
-
-    @property
-    def chance(self) -> float:
-        """Share of relevant rows, R / N, mean over queries with R >= 1: about the mAP of a random order."""
-        items, relevant = self._sizes
-        valid = relevant > 0
-        return float((relevant[valid] / items[valid]).mean()) if valid.any() else float("nan")
 
 
 class _Labels:

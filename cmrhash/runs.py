@@ -1,4 +1,6 @@
-"""Run folders: ``runs/<dataset>/<method>-<bits>/``, what a training leaves behind. Standard library only.
+"""Run folders: ``runs/<dataset>/<method>-<bits>[-<langs>][-pairs][-seed<n>]/``, what a training leaves behind.
+
+Standard library only.
 
 config.json         method, bits, seed, languages, feature files and their digests, val mAP; sha256 of the others
 heads.safetensors   the heads of the best epoch
@@ -57,6 +59,11 @@ class Run:
         """Languages that have a text head."""
         return tuple(self.config["langs"])
 
+    @property
+    def relevance(self) -> str:
+        """Who was relevant to whom in the training: "labels" or "pairs"."""
+        return str(self.config["relevance"])
+
     def file(self, name: str) -> Path:
         """A file of the run, once its sha256 is the recorded one; raises DamagedError."""
         path = self.folder / name
@@ -65,9 +72,15 @@ class Run:
         return path
 
 
-def folder_of(runs: Path, dataset: str, method: str, bits: int, seed: int) -> Path:
-    """Where a run lives; seed 0 is the plain name."""
-    return runs / dataset / (f"{method}-{bits}" + (f"-seed{seed}" if seed else ""))
+def folder_of(
+    runs: Path, dataset: str, method: str, bits: int, seed: int, langs: Sequence[str] = (), relevance: str = ""
+) -> Path:
+    """Where a run lives; seed 0 is the plain name.
+
+    langs: of a run trained on a part of the languages; relevance: of one trained by another than the data set's own.
+    """
+    parts = [method, str(bits), "+".join(langs), relevance, f"seed{seed}" if seed else ""]
+    return runs / dataset / "-".join(part for part in parts if part)
 
 
 def open_run(folder: Path) -> Run:
@@ -97,23 +110,36 @@ def write_config(folder: Path, config: Mapping[str, Any]) -> Run:
 
 
 def find_runs(
-    runs: Path, dataset: str, bits: Sequence[int] = (), methods: Sequence[str] = (), seeds: Sequence[int] = ()
+    runs: Path,
+    dataset: str,
+    relevance: str,
+    bits: Sequence[int] = (),
+    methods: Sequence[str] = (),
+    seeds: Sequence[int] = (),
 ) -> list[Run]:
-    """Every finished run of a data set that fits, by method, seed and bits. Empty filters let all pass."""
+    """Every finished run of a data set that fits, by method, languages, seed and bits, whatever its folder is called.
+
+    relevance: that of the training; empty filters let all pass. Raises UsageError if there is none, or none of a
+    length.
+    """
     found = [open_run(path.parent) for path in sorted((runs / dataset).glob(f"*/{CONFIG}"))]
     fitting = [
         run
         for run in found
-        if (not bits or run.bits in bits)
+        if run.relevance == relevance
+        and (not bits or run.bits in bits)
         and (not methods or run.method in methods)
         and (not seeds or run.seed in seeds)
     ]
     missing = [b for b in bits if b not in {run.bits for run in fitting}]
     if not fitting or missing:
         there = ", ".join(run.folder.name for run in found) or "none"
-        wish = f" with {missing[0]} bits" if missing else ""
-        raise UsageError(f"no such trained run{wish} (there: {there})", runs / dataset, "run cmrhash train first")
-    return sorted(fitting, key=lambda run: (run.method, run.seed, run.bits))
+        wish, fix = f" with {missing[0]} bits" if missing else "", "run cmrhash train first"
+        others = sorted({run.relevance for run in found} - {relevance})
+        if others:
+            wish, fix = f"{wish} by {relevance}", f"{fix}, or ask for --relevance {others[0]}"
+        raise UsageError(f"no such trained run{wish} (there: {there})", runs / dataset, fix)
+    return sorted(fitting, key=lambda run: (run.method, run.langs, run.seed, run.bits))
 
 
 def write_lines(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:

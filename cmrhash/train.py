@@ -29,9 +29,10 @@ from cmrhash.heads import Head
 from cmrhash.methods import Batch, Method, Terms, get_method, total
 from cmrhash.parts import Shapes
 from cmrhash.recipe import refuse_difference
-from cmrhash.task import Task, prepare
+from cmrhash.task import Task, prepare, run_folder
 
 COMPARED = ("dataset", "relevance", "split_seed", "items_sha256", "langs", "train", "features")
+UNCOMPARED = ("device", "checkpoint_seconds", "langs", "relevance")  # the last two are compared as what they came to
 RIDGES = (1e-3, 1e-2, 1e-1, 1.0)  # of a closed form, on features of unit variance; chosen on val
 NAN_STEPS = 3  # non-finite losses in a row before training stops
 MIN_STEPS = 4  # the batch is halved until an epoch has as many
@@ -54,8 +55,8 @@ def train(
     a run of another recipe; an interrupted run is saved and goes on next time.
     """
     check_train(config)
-    method = get_method(config.method, dataset.relevance)
-    target = runs.folder_of(out, dataset.name, config.method, config.bits, config.seed)
+    method = get_method(config.method, config.relevance or dataset.relevance)
+    target = run_folder(config, dataset, folder, out)
     target.mkdir(parents=True, exist_ok=True)
     with locked(target / runs.CONFIG):
         task = prepare(config, dataset, folder, encoders)
@@ -232,15 +233,11 @@ def _judge(task: Task, heads: torch.nn.ModuleDict) -> dict[str, Any]:
     packed = {name: codes.pack(heads[name].embed(x).cpu().numpy()) for name, x in task.x.items()}  # type: ignore[operator]
     scores: dict[str, dict[str, float]] = {}
     watch: dict[str, dict[str, Any]] = {}
-    for lang in task.langs:
-        queries, database = task.probe.queries[lang], task.probe.database[lang]
-        for direction, (source, sought) in {
-            "i2t": ("image", f"text-{lang}"),
-            "t2i": (f"text-{lang}", "image"),
-        }.items():
-            q = packed[source][task.views[source].start[queries]]
-            d = packed[sought][task.views[sought].start[database]]
-            hist = index.rank_histogram(q, d, heads[source].bits, task.probe.relevance[lang])  # type: ignore[arg-type]
+    for lang, by_direction in task.probe.items():
+        for direction, probe in by_direction.items():
+            sought = probe.sought
+            q, d = packed[probe.source][probe.queries], packed[sought][probe.database]
+            hist = index.rank_histogram(q, d, heads[sought].bits, probe.relevance)  # type: ignore[arg-type]
             mean, count = metrics.mean_over_valid(metrics.average_precision(*metrics.items_relevant(hist)))
             if not count:
                 raise DataError("no val query has a relevant item", None, "check the labels of the val items")
@@ -290,7 +287,7 @@ def seeded(seed: int, device: torch.device) -> Iterator[None]:
 
 def _recipe(config: TrainConfig, task: Task, method: Method) -> dict[str, Any]:
     """All that decides the result, for the run's config; where the work is done and saved is left out."""
-    settings = {k: v for k, v in asdict(config).items() if k not in ("device", "checkpoint_seconds", "langs")}
+    settings = {k: v for k, v in asdict(config).items() if k not in UNCOMPARED}
     features = {
         name: {
             "file": view.path.name,

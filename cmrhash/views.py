@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -65,15 +66,15 @@ def open_view(folder: Path, dataset: ImageTextDataset, name: str, encoder: str |
 
 
 def languages_of(folder: Path, dataset: ImageTextDataset, asked: Sequence[str] = ()) -> list[str]:
-    """The asked languages, or all that are extracted; raises UsageError for one that is not."""
-    there = [lang for lang in dataset.languages if _candidates(folder, f"text-{lang}")]
+    """The asked languages, or all that are extracted, in the order of the data set; UsageError for one that is not."""
+    there = [lang for lang in dataset.languages if feature_files(folder, f"text-{lang}")]
     unknown = [lang for lang in asked if lang not in there]
     if unknown or not there:
         wish = f"no features for language '{unknown[0]}'" if unknown else "no text features"
         raise UsageError(
             f"{wish} (there: {', '.join(there) or 'none'})", folder, "run cmrhash extract --lang ... first"
         )
-    return list(dict.fromkeys(asked)) or there
+    return [lang for lang in there if not asked or lang in asked]
 
 
 def chosen_encoders(options: Sequence[str]) -> dict[str, str]:
@@ -87,16 +88,37 @@ def chosen_encoders(options: Sequence[str]) -> dict[str, str]:
     return chosen
 
 
-def relevance_between(dataset: ImageTextDataset, queries: NDArray[np.int64], database: NDArray[np.int64]) -> Relevance:
-    """Who is relevant to whom, between two lists of items, by the data set's rule."""
+def relevance_between(
+    dataset: ImageTextDataset,
+    queries: NDArray[np.int64],
+    database: NDArray[np.int64],
+    exclude: NDArray[np.int64] | None = None,
+) -> Relevance:
+    """Who is relevant to whom, between the items of two lists of rows, by the data set's rule.
+
+    exclude: (Q,) the database row that is the query itself, -1 for none.
+    """
     if dataset.relevance == "pairs":
-        return Relevance.by_pairs(queries, database)
+        return Relevance.by_pairs(queries, database, exclude)
     labels = [[dataset.items[row].labels for row in rows] for rows in (queries, database)]
-    return Relevance.by_labels(labels[0], labels[1], len(dataset.classes))
+    return Relevance.by_labels(labels[0], labels[1], len(dataset.classes), exclude)
+
+
+def scored_rows(
+    dataset: ImageTextDataset, item: NDArray[np.integer[Any]], items: NDArray[np.int64]
+) -> NDArray[np.int64]:
+    """The rows of a view that stand for the items when they are scored: by labels the first caption, by pairs all.
+
+    item: (M,) the item of each row, ascending; items that have no row are left out.
+    """
+    rows = np.flatnonzero(np.isin(item, items))
+    if dataset.relevance == "pairs" or not len(rows):
+        return rows
+    return rows[np.diff(item[rows], prepend=-1) > 0]
 
 
 def _find(folder: Path, name: str, encoder: str | None) -> Path:
-    there = _candidates(folder, name)
+    there = feature_files(folder, name)
     names = [path.name.removeprefix(name + "-").removesuffix(".h5") for path in there]
     if encoder is not None:
         there = [path for path, found in zip(there, names, strict=True) if found == encoder]
@@ -109,8 +131,8 @@ def _find(folder: Path, name: str, encoder: str | None) -> Path:
     raise UsageError(f"{name} features by {', '.join(names)}", folder, f"choose one with --encoder {view}={names[0]}")
 
 
-def _candidates(folder: Path, name: str) -> list[Path]:
-    """Feature files of a view; "text-pt" must not find those of "text-pt-BR"."""
+def feature_files(folder: Path, name: str) -> list[Path]:
+    """Feature files of a view, by any encoder; "text-pt" must not find those of "text-pt-BR"."""
     lang = name.removeprefix("text-") if name != "image" else None
     paths = sorted(folder.glob(f"{name}-*.h5"))
     return [path for path in paths if read_manifest(path)["recipe"].get("lang") == lang]

@@ -156,7 +156,14 @@ BITS = ["train", *QUICK]
         (r"no such trained run.*cmrhash train", ["eval", "--runs", "nowhere"]),
         (r"no such trained run with 64 bits \(there: triplet-8\)", ["eval", "--bits", "64"]),
         (r"no such trained run \(there: triplet-8\)", ["eval", "--method", "cca"]),
-        (r"no run has language 'fr'.*de, en", ["eval", "--lang", "fr"]),
+        (r"no such trained run by pairs \(there: triplet-8\).*--relevance labels", ["eval", "--relevance", "pairs"]),
+        (r"unknown relevance 'pair': did you mean pairs", ["eval", "--relevance", "pair"]),
+        (r"unknown relevance 'label': did you mean labels", [*BITS, "--relevance", "label"]),
+        (r"no features for language 'fr' \(there: de, en\)", ["eval", "--lang", "fr"]),
+        (r"--direction it2: did you mean .*i2t, t2i, t2t, i2i", ["eval", "--direction", "it2"]),
+        (r"unknown metric 'map50'.*map, r@1, r@5, r@10", ["compare", "--metric", "map50"]),
+        (r"no features for language 'fr' \(there: de, en\)", ["compare", "--lang", "fr"]),
+        (r"no features for language 'fr' \(there: de, en\)", ["compare", "--train-lang", "fr"]),
         (r"a cut at 0", ["eval", "--map-at", "0"]),
         (r"a cut at -1", ["eval", "--at", "-1"]),
         (r"--map-at-rule nope.*min, R, hits, first", ["eval", "--map-at-rule", "nope"]),
@@ -303,7 +310,8 @@ def test_a_data_set_that_has_changed(here, refused):
 
 def test_a_run_of_another_recipe(refused):
     refused(STALE, "train.lr = .*, asked for 0.1", *BITS, "--lr", "0.1")
-    refused(STALE, "langs", *BITS, "--lang", "de")
+    grid = ["compare", "--bits", "8", "--seeds", "1", "--device", "cpu"]
+    refused(STALE, r"triplet, 8 bits, seed 0: run was made with .*--runs, or delete it", *grid)
 
 
 def test_runs_of_other_features_or_items(here, refused, make_cache):

@@ -6,12 +6,15 @@ import shutil
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
 from cmrhash import __version__
+from cmrhash.runs import Run
 from cmrhash_cli.main import app
+from cmrhash_cli.train import _warnings
 
 SCRIPT = [sys.executable, "-c", "from cmrhash_cli.main import main; main()"]
 QUICK = ["--epochs", "2", "--batch", "16", "--hidden", "16", "--device", "cpu"]
@@ -93,8 +96,13 @@ def test_a_collapse_is_told_in_words(here, make_cache):
     gentle = invoke("train", "--method", "triplet", *common, "--batch", 8, "--lr", 0.02)
     assert gentle.exit_code == 0, gentle.output
     assert "collapsed" not in gentle.stderr
-    late = invoke("train", "--method", "triplet-hard", *common, "--batch", 16, "--lr", 0.1, "--runs", "late")
-    assert "warning: triplet-hard-16: the codes had collapsed in 7 other epochs than the chosen one" in late.stderr
+
+
+def test_a_collapse_of_other_epochs_than_the_chosen_one_is_told_too():
+    config = {"collapse": {}, "collapsed": False, "collapsed_epochs": 7, "skipped_steps": 0, "chosen_on": "val"}
+    assert _warnings(Run(Path("triplet-hard-16"), config)) == [
+        "the codes had collapsed in 7 other epochs than the chosen one"
+    ]
 
 
 def test_an_alignment_names_the_run(here):
@@ -133,6 +141,44 @@ def test_eval_tables_say_untrained_chance_and_protocol(here):
     for words in ("i2t", "t2i", "chance", "P@5 i2t", "20 query items", "shares at least one label", "random order"):
         assert words in rest
     assert "en" not in rest.split("\n\n")[0].split()
+
+
+def test_by_pairs_the_table_is_that_of_image_caption_work(here):
+    trained = invoke("train", "--bits", 8, "--relevance", "pairs", *QUICK)
+    assert trained.exit_code == 0, trained.output
+    assert "next: cmrhash eval --dataset toy --relevance pairs" in trained.stderr
+    done = invoke("eval", "--relevance", "pairs", "--lang", "de", "--map-at", 10)
+    assert done.exit_code == 0, done.output
+    title, head, _, codes, real, chance = [line for line in done.stdout.splitlines() if line.strip()][:6]
+    assert "R@k (hit@k)" in title
+    assert head.split("  ") != [head]
+    assert [head.count(name) for name in ("R@1 ", "R@5", "R@10", "MedR", "mAP@10")] == [2, 2, 2, 2, 2]
+    assert [line.split()[0] for line in (codes, real, chance)] == ["triplet", "real-valued", "chance"]
+    *figures, none = chance.split()[4:9]
+    assert list(map(float, figures)) == pytest.approx([0.05, 0.2375, 0.442, 13.67], abs=0.04)  # 2 captions among 40
+    assert none == "-"
+    assert "captions: all" in done.stdout
+
+
+def test_a_table_of_runs_that_differ_in_their_languages_says_so(here):
+    assert invoke("train", "--bits", 8, "--lang", "en", *QUICK).exit_code == 0
+    done = invoke("eval", "--bits", 8, "--direction", "t2i", "--direction", "t2t")
+    assert done.exit_code == 0, done.output
+    for words in ("triplet (de+en)", "triplet (en)", "de (by en)", "texts by texts"):
+        assert words in done.stdout
+    first = done.stdout.split("texts by texts")[0]
+    assert "t2i by tie order" in first
+    assert "i2t" not in first
+
+
+def test_compare_prints_its_table_and_the_grid_on_stderr(here):
+    grid = ["--method", "triplet", "--method", "cca", "--bits", 8, "--seeds", 2, "--epochs", 2, "--train-lang", "en"]
+    done = invoke("compare", *grid, "--lang", "de", "--metric", "r@10", "--device", "cpu")
+    assert done.exit_code == 0, done.output
+    assert "de (by en)" in done.stdout
+    assert "R@10 (hit@10)" in done.stdout
+    assert "grid: 8/8" in done.stderr
+    assert "--lang en --seed 1 && cmrhash eval" in done.stdout
 
 
 def test_eval_writes_trec_files(here):

@@ -4,6 +4,7 @@ import csv
 import json
 import shlex
 from dataclasses import replace
+from math import comb
 from statistics import mean, stdev
 
 import pytest
@@ -12,7 +13,7 @@ from typer.testing import CliRunner
 from cmrhash import runs
 from cmrhash.compare import compare, table
 from cmrhash.config import CompareConfig, EvalConfig, TrainConfig
-from cmrhash.errors import UsageError
+from cmrhash.errors import StaleError, UsageError
 from cmrhash.evaluate import evaluate
 from cmrhash_cli.main import app
 
@@ -71,19 +72,87 @@ def test_markdown_csv_and_json_lie_beside_the_runs(compared):
 
 def test_the_printed_command_makes_the_cell_again(compared, tmp_path):
     result, _, folder, _ = compared
-    first, second = result.rows[0]["command"].split(" && ")
+    *trainings, scoring = result.rows[0]["command"].split(" && ")
     where = ["--cache", str(folder.parent), "--runs", str(tmp_path / "runs")]
-    quick = ["--epochs", "2", "--batch", "16", "--lr", "0.02", "--hidden", "16", "--device", "cpu"]
-    assert CliRunner().invoke(app, [*shlex.split(first)[1:], *where, *quick]).exit_code == 0
-    scored = CliRunner().invoke(app, [*shlex.split(second)[1:], *where, "--json"])
-    maps = {row["direction"]: row["map"] for row in json.loads(scored.stdout)["rows"]}
-    runs_of_cell = [row for row in evaluate_all(compared) if row["bits"] == 8 and row["method"] == "triplet"]
-    assert maps == {row["direction"]: row["map"] for row in runs_of_cell if row["seed"] == 0 and row["lang"] == "de"}
+    assert len(trainings) == 2
+    for command in trainings:
+        assert "--epochs 2 --batch 16 --lr 0.02" in command
+        assert CliRunner().invoke(app, [*shlex.split(command)[1:], *where, "--device", "cpu"]).exit_code == 0
+    scored = CliRunner().invoke(app, [*shlex.split(scoring)[1:], *where, "--json"])
+    rows = json.loads(scored.stdout)["rows"]
+    cell = result.rows[0]
+    assert mean(row["map"] for row in rows if row["direction"] == cell["direction"]) == cell["mean"]
+    assert {row["lang"] for row in rows} == {"de"}
 
 
-def evaluate_all(compared):
-    _, dataset, folder, out = compared
-    return evaluate(EvalConfig(), dataset, folder, out).rows
+def test_the_command_names_every_setting_that_is_not_the_default(compared, tmp_path):
+    _, dataset, folder, _ = compared
+    config = replace(QUICK, langs=("en",), relevance="pairs", margin=0.125)
+    grid = CompareConfig(bits=(8,), seeds=1, langs=("de",))
+    row = compare(grid, config, dataset, folder, tmp_path, ("en=toy",)).rows[0]
+    assert row["command"] == (
+        "cmrhash train --dataset toy --method triplet --bits 8 --relevance pairs --epochs 2 --batch 16 --lr 0.02 "
+        "--hidden 16 --margin 0.125 --lang en --encoder en=toy --seed 0"
+        " && cmrhash eval --dataset toy --method triplet --bits 8 --relevance pairs --lang de"
+    )
+    assert (row["lang"], row["head_lang"], row["trained_langs"]) == ("de", "en", ["en"])
+    assert row["metric"] == "r@1"
+
+
+def test_by_pairs_a_cell_is_r_at_k_and_its_upper_bound_that_of_the_real_values(compared, tmp_path):
+    _, dataset, folder, _ = compared
+    config = replace(QUICK, relevance="pairs")
+    grid = CompareConfig(bits=(8, 16), seeds=2, langs=("de",), metric="r@5")
+    result = compare(grid, config, dataset, folder, tmp_path)
+    scored = evaluate(EvalConfig(relevance="pairs", langs=("de",)), dataset, folder, tmp_path).rows
+    for row in result.rows:
+        same = [r for r in scored if all(r[k] == row[k] for k in ("bits", "direction"))]
+        assert len(same) == 2
+        for name, key in (("mean", "hit_at"), ("real", "hit_at_real"), ("chance", "hit_at_chance")):
+            assert row[name] == pytest.approx(mean(r[key]["5"] for r in same))
+        assert row["real_sd"] == pytest.approx(stdev(r["hit_at_real"]["5"] for r in same))
+        wanted = {"i2t": 1 - comb(38, 5) / comb(40, 5), "t2i": 5 / 20}[row["direction"]]
+        assert row["chance"] == pytest.approx(wanted)
+
+
+def test_a_run_of_another_recipe_in_the_way_is_met_before_any_training_and_named(compared, tmp_path):
+    _, dataset, folder, _ = compared
+    compare(replace(GRID, methods=("logistic",), bits=(16,), seeds=1), QUICK, dataset, folder, tmp_path)
+    before = sorted(tmp_path.rglob(runs.CONFIG))
+    with pytest.raises(
+        StaleError, match=r"^logistic, 16 bits, seed 0: run was made with train.epochs = 2, asked for 1"
+    ):
+        compare(GRID, replace(QUICK, epochs=1), dataset, folder, tmp_path)
+    assert sorted(tmp_path.rglob(runs.CONFIG)) == before
+
+
+def test_progress_runs_over_the_whole_grid_and_starts_at_what_is_there(compared, tmp_path):
+    _, dataset, folder, _ = compared
+    grid = replace(GRID, bits=(8,), methods=("triplet", "cca"))
+    compare(replace(grid, methods=("triplet",), seeds=1), QUICK, dataset, folder, tmp_path)
+    seen = []
+    compare(grid, QUICK, dataset, folder, tmp_path, progress=lambda *a: seen.append(a))
+    done = [done for what, done, total, _ in seen if what == "grid"]
+    assert {total for what, _, total, _ in seen if what == "grid"} == {4 * QUICK.epochs}
+    assert done == sorted(done)
+    assert (done[0], done[-1]) == (QUICK.epochs, 4 * QUICK.epochs)
+    inner = [(done, note.split(":")[0]) for what, done, _, note in seen if what == "run"]
+    assert inner == [(epoch, "triplet, 8 bits, seed 1") for epoch in range(QUICK.epochs + 1)]
+
+
+def test_the_best_mean_of_a_column_is_bold_among_the_methods_of_a_direction():
+    def row(method, bits, mean, direction="i2t"):
+        who = {"method": method, "bits": bits, "lang": "de", "head_lang": "de", "direction": direction}
+        return {**who, "mean": mean, "sd": 0.01, "n": 2, "real": 0.7, "real_sd": 0.02, "chance": 0.1, "collapsed": 0}
+
+    rows = [row("a", 8, 0.5), row("a", 16, 0.6), row("b", 8, 0.55), row("b", 16, 0.4), row("a", 8, 0.9, "t2i")]
+    cells = table(rows, ("**", "**"))[1]
+    assert [line[3:5] for line in cells] == [
+        ["0.500 +- 0.010", "**0.600** +- 0.010"],
+        ["**0.550** +- 0.010", "0.400 +- 0.010"],
+        ["0.900 +- 0.010", "-"],
+    ]
+    assert cells[0][5:] == ["0.700 +- 0.020", "0.100", "2"]
 
 
 def test_a_method_without_its_labels_is_refused_before_any_training(make_cache, tmp_path):
@@ -97,6 +166,10 @@ def test_an_empty_grid_and_an_unknown_method_are_refused_before_any_training(mak
     made = make_cache(tmp_path / "cache")
     with pytest.raises(UsageError, match="--seeds 0"):
         compare(CompareConfig(seeds=0), QUICK, *made, tmp_path / "runs")
+    with pytest.raises(UsageError, match="did you mean r@1"):
+        compare(CompareConfig(metric="r1"), QUICK, *made, tmp_path / "runs")
+    with pytest.raises(UsageError, match="no features for language 'fr'"):
+        compare(CompareConfig(langs=("fr",)), QUICK, *made, tmp_path / "runs")
     with pytest.raises(UsageError, match="did you mean triplet"):
         compare(CompareConfig(methods=("logistic", "triplett")), QUICK, *made, tmp_path / "runs")
     assert not (tmp_path / "runs").exists()

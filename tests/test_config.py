@@ -17,7 +17,11 @@ from cmrhash_cli.main import app
 
 COMMANDS = {"extract": ExtractConfig, "train": TrainConfig, "eval": EvalConfig, "compare": CompareConfig}
 FIELD_OF = {"lang": "langs", "text_model": "text_models"}  # options that can be repeated have a plural field
-PLURAL = {"eval": {"method": "methods", "seed": "seeds"}, "compare": {"method": "methods"}}
+PLURAL = {
+    "eval": {"method": "methods", "seed": "seeds", "direction": "directions"},
+    "compare": {"method": "methods", "train_lang": "langs"},
+}
+TRAINED_BY = {"compare": ("epochs", "relevance", "device")}  # what a grid hands on to its trainings
 NOT_OPTIONS = {"train": {"checkpoint_seconds"}}
 NOT_FIELDS = {
     *("dataset", "cache", "runs", "overwrite", "as_json", "quiet", "debug", "encoder", "trec", "device", "help"),
@@ -31,7 +35,8 @@ def options(name):
 
 
 def fields(name):
-    return {f.name: f.default for f in dataclasses.fields(COMMANDS[name])}
+    handed_on = {f: getattr(TrainConfig, f) for f in TRAINED_BY.get(name, ())}
+    return {f.name: f.default for f in dataclasses.fields(COMMANDS[name])} | handed_on
 
 
 def field_of(name, option):

@@ -11,8 +11,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cmrhash.data.dataset import ImageTextDataset, Item, check, clean_text, common_missing, resolve_image, with_roles
-from cmrhash.errors import DataError
+from cmrhash.data.dataset import (
+    ImageTextDataset,
+    Item,
+    by_pairs,
+    check,
+    clean_text,
+    common_missing,
+    resolve_image,
+    with_relevance,
+    with_roles,
+)
+from cmrhash.errors import DataError, UsageError
 
 
 def item(name, *splits, **other):
@@ -139,6 +149,39 @@ def test_a_missing_val_part_is_taken_from_train_and_nothing_else_changes():
     assert len(rows_of(drawn, "val", "database")) == 2
     assert len(rows_of(drawn, "train", "database")) == 38
     assert drawn.split_seed == 5
+    assert drawn.split == "the data set's own; val drawn from seed 5"
+
+
+def test_the_split_is_told_in_words():
+    assert dataset([item("a", "query")]).split == "the data set's own"
+    assert with_roles(dataset(item(n) for n in range(20)), seed=3).split == "drawn from seed 3"
+
+
+def test_by_pairs_the_query_items_are_the_database():
+    brought = dataset([item("a", "query"), item("b", "query"), item("c", "train", "database"), item("d", "database")])
+    stored = replace(brought, sha256="of the stored items")
+    data = check(by_pairs(stored))
+    assert rows_of(data, "query", "database") == [0, 1]
+    assert (rows_of(data, "train"), rows_of(data)) == ([2], [3])
+    assert (data.relevance, data.sha256) == ("pairs", "of the stored items")
+    assert by_pairs(data) == data
+    assert stored.relevance == "labels"
+
+
+def test_by_pairs_queries_that_lie_in_a_larger_database_stay_there():
+    brought = dataset([item("a", "query", "database"), item("b", "database"), item("c", "train")])
+    assert by_pairs(brought).items == brought.items
+
+
+def test_a_relevance_is_chosen_by_name():
+    labelled = dataset([item("a", "query"), item("b", "train", "database")])
+    assert with_relevance(labelled, None) is with_relevance(labelled, "labels") is labelled
+    paired = with_relevance(labelled, "pairs")
+    assert paired == by_pairs(labelled) == with_relevance(paired, None)
+    with pytest.raises(UsageError, match="'test' has no labels: leave --relevance out"):
+        with_relevance(paired, "labels")
+    with pytest.raises(UsageError, match="unknown relevance 'pair': did you mean pairs"):
+        with_relevance(labelled, "pair")
 
 
 @given(count=st.integers(1, 80), relevance=st.sampled_from(["labels", "pairs"]), seed=st.integers(0, 99))

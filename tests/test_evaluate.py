@@ -12,16 +12,18 @@ import torch
 
 from cmrhash import evaluate as module
 from cmrhash import runs
-from cmrhash.cache import read_features
+from cmrhash.cache import FeatureWriter, read_features
 from cmrhash.config import EvalConfig, TrainConfig
 from cmrhash.data import manifest
 from cmrhash.encode import read_codes
 from cmrhash.errors import DamagedError, DataError, StaleError, UsageError
-from cmrhash.evaluate import evaluate, write_trec
+from cmrhash.evaluate import evaluate
 from cmrhash.heads import Head
 from cmrhash.index import BinaryIndex
 from cmrhash.metrics import average_precision_ranked
+from cmrhash.sides import Search, sides
 from cmrhash.train import train
+from cmrhash.trec import write_trec
 
 QUICK = TrainConfig(bits=8, epochs=4, batch=16, lr=0.01, hidden=16, dropout=0.1, device="cpu")
 
@@ -51,18 +53,22 @@ def run_of(out, bits=8):
 # ---------------------------------------------------------------------------------------------- the slow twin
 
 
-def embed(run, folder, view):
-    """{item: embedding of its first row} of a view, straight from heads and features."""
+def embed(run, folder, view, head=None):
+    """[(item, embedding)] of the valid rows of a view, straight from heads and features. head: another view's."""
     features = read_features(folder / f"{view}-toy.h5")
     state = safetensors.torch.load_file(run.folder / runs.HEADS)
-    head = Head(features.x.shape[1], run.bits, run.config["train"]["hidden"]).eval()
-    head.load_state_dict({k.removeprefix(view + "."): v for k, v in state.items() if k.startswith(view + ".")})
-    first = {}
-    for item, valid, x in zip(features.item.tolist(), features.valid, features.x, strict=True):
-        if valid and item not in first:
-            first[item] = x
+    mlp = Head(features.x.shape[1], run.bits, run.config["train"]["hidden"]).eval()
+    of = (head or view) + "."
+    mlp.load_state_dict({k.removeprefix(of): v for k, v in state.items() if k.startswith(of)})
+    rows = [
+        (item, x) for item, valid, x in zip(features.item.tolist(), features.valid, features.x, strict=True) if valid
+    ]
     with torch.no_grad():
-        return {item: head(torch.from_numpy(x)[None])[0].numpy() for item, x in first.items()}
+        return [(item, mlp(torch.from_numpy(x)[None])[0].numpy()) for item, x in rows]
+
+
+def first_captions(rows):
+    return [row for at, row in enumerate(rows) if at == 0 or rows[at - 1][0] != row[0]]
 
 
 def related(dataset, a, b):
@@ -71,15 +77,25 @@ def related(dataset, a, b):
     return bool(set(dataset.items[a].labels) & set(dataset.items[b].labels))
 
 
-def rankings(run, dataset, folder, lang, direction, distance):
-    """For each query item: [(distance, relevant)] over the database."""
-    names = ["image", f"text-{lang}"][:: 1 if direction == "i2t" else -1]
-    asks, sought = (embed(run, folder, name) for name in names)
-    roles = [item.splits for item in dataset.items]
+def rankings(run, dataset, folder, lang, direction, distance, other=None, head=None):
+    """For each query: [(distance, relevant)] over the database. other: language that is searched; head: see embed."""
+    text, found = f"text-{lang}", f"text-{other or lang}"
+    names = {"i2t": ("image", text), "t2i": (text, "image"), "t2t": (text, found), "i2i": ("image", "image")}[direction]
+    asks, sought = (embed(run, folder, name, head if name != "image" else None) for name in names)
+    if run.relevance == "pairs":
+        dataset = replace(dataset, relevance="pairs")
+        searched = {row for row, item in enumerate(dataset.items) if "query" in item.splits}
+    else:
+        asks, sought = first_captions(asks), first_captions(sought)
+        searched = {row for row, item in enumerate(dataset.items) if "database" in item.splits}
     return [
-        [(distance(q, d), related(dataset, a, b)) for b, d in sorted(sought.items()) if "database" in roles[b]]
-        for a, q in sorted(asks.items())
-        if "query" in roles[a]
+        [
+            (distance(q, d), related(dataset, a, b))
+            for place, (b, d) in enumerate(sought)
+            if b in searched and not (names[0] == names[1] and place == at)
+        ]
+        for at, (a, q) in enumerate(asks)
+        if "query" in dataset.items[a].splits
     ]
 
 
@@ -89,6 +105,27 @@ def hamming(a, b):
 
 def minus_cosine(a, b):
     return -float(a @ b / np.linalg.norm(a) / np.linalg.norm(b))
+
+
+def nearly_tied(ranking):
+    """Distances as numbers of groups whose members differ by rounding only: their order is the processor's."""
+    group, last, grouped = 0, None, []
+    for distance, relevant in sorted(ranking):
+        group += last is not None and distance - last > 1e-6
+        last = distance
+        grouped.append((group, relevant))
+    return grouped
+
+
+def in_order(ranking, sign):
+    """The hits with the relevant of a tie first (-1) or last (1)."""
+    return [hit for _, hit in sorted(ranking, key=lambda dh: (dh[0], sign * dh[1]))]
+
+
+def between_the_orders(value, slow, figure):
+    """The figure of real-valued rankings, which rounding may order in more than one way."""
+    bounds = [mean(figure(in_order(nearly_tied(r), sign)) for r in slow) for sign in (-1, 1)]
+    return min(bounds) - 1e-6 <= value <= max(bounds) + 1e-6
 
 
 def expected_ap(ranking):
@@ -136,11 +173,11 @@ def test_map_and_its_companions_equal_the_slow_twin(scored):
         slow = rankings(run, dataset, folder, row["lang"], row["direction"], hamming)
         assert row["map"] == row["map_expected"] == pytest.approx(mean(map(expected_ap, slow)), abs=1e-9)
         for order, sign in (("optimistic", -1), ("pessimistic", 1)):
-            ordered = [[hit for _, hit in sorted(r, key=lambda dh: (dh[0], sign * dh[1]))] for r in slow]
+            ordered = [in_order(r, sign) for r in slow]
             assert row[f"map_{order}"] == pytest.approx(mean(ap_at(h, len(h), "min") for h in ordered), abs=1e-9)
         assert row["chance"] == pytest.approx(mean(sum(hit for _, hit in r) / len(r) for r in slow))
         real = rankings(run, dataset, folder, row["lang"], row["direction"], minus_cosine)
-        assert row["map_real"] == pytest.approx(mean(map(expected_ap, real)), abs=1e-6)
+        assert between_the_orders(row["map_real"], real, lambda hits: ap_at(hits, len(hits), "min"))
         assert (row["queries"], row["queries_without_relevant"], row["database"]) == (20, 0, 100)
 
 
@@ -237,19 +274,235 @@ def test_items_that_lack_a_part_are_on_no_side_that_needs_it(make_cache, tmp_pat
         assert row["map"] == pytest.approx(mean(map(expected_ap, slow)), abs=1e-9)
 
 
-def test_relevance_by_pairs_seeks_the_own_counterpart(make_cache, tmp_path):
+# ---------------------------------------------------------------------------------------------- instance retrieval
+
+
+@pytest.fixture(scope="module")
+def paired(make_cache, tmp_path_factory):
+    """The same photos by pairs, an item with a single English caption among them: (runs, data set, folder, run)."""
+
     def change(item):
-        return replace(item, labels=(), splits=item.splits | ({"database"} if "query" in item.splits else set()))
+        return replace(item, texts={**item.texts, "en": item.texts["en"][:1]}) if item.id == "i12" else item
+
+    base = tmp_path_factory.mktemp("paired")
+    made = make_cache(base / "cache", change=change)
+    run, _ = train(replace(QUICK, relevance="pairs", method="supcon"), *made, base / "runs")
+    return base / "runs", *made, run
+
+
+def hit_within(hits, k):
+    return any(hits[:k])
+
+
+def first_rank(hits):
+    return hits.index(True) + 1 if True in hits else None
+
+
+def hit_chance(ranking, k):
+    """Probability that the top k of a random tie order hold a hit, group by group."""
+    before = 0
+    for distance in sorted({d for d, _ in ranking}):
+        group = [hit for d, hit in ranking if d == distance]
+        if any(group):
+            places = min(max(k - before, 0), len(group))
+            return 1 - math.comb(len(group) - sum(group), places) / math.comb(len(group), places)
+        before += len(group)
+    return None
+
+
+def expected_rank(ranking):
+    """Of the first hit, the mean over its group's orders."""
+    nearest = min((d for d, hit in ranking if hit), default=None)
+    if nearest is None:
+        return None
+    group = [hit for d, hit in ranking if d == nearest]
+    before = sum(d < nearest for d, _ in ranking)
+    n, r = len(group), sum(group)
+    first = [i * math.comb(n - i, r - 1) / math.comb(n, r) for i in range(1, n - r + 2)]
+    return before + sum(first)
+
+
+def median(values):
+    return float(np.median([v for v in values if v is not None]))
+
+
+@pytest.mark.parametrize("direction", ["i2t", "t2i", "t2t"])
+def test_by_pairs_all_captions_count_as_in_the_slow_twin(paired, direction):
+    out, dataset, folder, run = paired
+    rows = evaluate(EvalConfig(relevance="pairs", directions=(direction,)), dataset, folder, out).rows
+    found = [(row["lang"], row.get("database_lang")) for row in rows]
+    assert found == (
+        [(a, b) for a in ("de", "en") for b in ("de", "en")] if direction == "t2t" else [("de", None), ("en", None)]
+    )
+    for row in rows:
+        own = row["lang"], direction
+        slow = rankings(run, dataset, folder, *own, hamming, other=row.get("database_lang"))
+        queries = sum(any(hit for _, hit in r) for r in slow)
+        assert (row["queries"], row["queries_without_relevant"]) == (queries, len(slow) - queries)
+        assert row["map"] == pytest.approx(mean(map(expected_ap, slow)), abs=1e-9)
+        assert row["median_rank"] == pytest.approx(median(map(expected_rank, slow)))
+        real = rankings(run, dataset, folder, *own, minus_cosine, other=row.get("database_lang"))
+        ranks = [median(first_rank(in_order(nearly_tied(r), sign)) for r in real) for sign in (-1, 1)]
+        assert ranks[0] <= row["median_rank_real"] <= ranks[1]
+        for k in (1, 5, 10):
+            assert row["hit_at"][str(k)] == pytest.approx(mean(hit_chance(r, k) for r in slow))
+            assert row["hit_at_chance"][str(k)] == pytest.approx(
+                mean(hit_chance([(0, hit) for _, hit in r], k) for r in slow)
+            )
+            with_hit = [r for r in real if any(hit for _, hit in r)]
+            assert between_the_orders(row["hit_at_real"][str(k)], with_hit, lambda hits, k=k: hit_within(hits, k))
+
+
+def test_by_pairs_the_gallery_is_that_of_the_query_items(paired):
+    out, dataset, folder, _ = paired
+    result = evaluate(EvalConfig(relevance="pairs"), dataset, folder, out)
+    counts = {(row["lang"], row["direction"]): (row["queries"], row["database"]) for row in result.rows}
+    assert counts == {
+        ("de", "i2t"): (20, 40),
+        ("de", "t2i"): (40, 20),
+        ("en", "i2t"): (20, 39),
+        ("en", "t2i"): (39, 20),
+    }
+    assert set(result.rows[0]["hit_at"]) == {"1", "5", "10"}
+    assert {row["relevance"] for row in result.rows} == {"pairs"}
+    protocol = result.protocol
+    assert protocol["relevance"] == "the item's own counterpart"
+    assert protocol["captions"].startswith("all")
+    assert protocol["database"].startswith("20 database items, 80 train")
+
+
+def test_a_caption_without_another_one_has_no_counterpart_in_its_language(paired):
+    out, dataset, folder, _ = paired
+    rows = evaluate(EvalConfig(relevance="pairs", langs=("en",), directions=("t2t",)), dataset, folder, out).rows
+    assert [(row["queries"], row["queries_without_relevant"]) for row in rows] == [(38, 1)]
+
+
+def test_where_no_item_has_two_captions_a_language_is_not_searched_by_itself(make_cache, tmp_path):
+    def change(item):
+        texts = {lang: texts[:1] for lang, texts in item.texts.items()}
+        return replace(item, labels=(), texts=texts)
 
     made = make_cache(tmp_path, change=change, relevance="pairs")
-    run, _ = train(QUICK, *made, tmp_path / "runs")
-    result = evaluate(EvalConfig(), *made, tmp_path / "runs")
-    assert result.protocol["relevance"] == "the item's own counterpart"
-    for row in result.rows:
-        assert row["chance"] == pytest.approx(1 / 120)
-        slow = rankings(run, *made, row["lang"], row["direction"], hamming)
+    train(replace(QUICK, epochs=1), *made, tmp_path / "runs")
+    config = EvalConfig(directions=("t2t",))
+    rows = evaluate(config, *made, tmp_path / "runs").rows
+    assert [(row["lang"], row["database_lang"]) for row in rows] == [("de", "en"), ("en", "de")]
+    assert all(row["chance"] == pytest.approx(1 / 20) for row in rows)
+    with pytest.raises(UsageError, match="no item has two captions"):
+        evaluate(replace(config, langs=("en",)), *made, tmp_path / "runs")
+
+
+def test_runs_are_chosen_by_the_relevance_they_were_trained_by(mine):
+    dataset, folder, out = mine
+    with pytest.raises(UsageError, match=r"by pairs \(there: triplet-13, triplet-8\).*--relevance labels"):
+        evaluate(EvalConfig(relevance="pairs"), dataset, folder, out)
+    run, _ = train(replace(QUICK, relevance="pairs", epochs=1), dataset, folder, out)
+    run.folder.rename(run.folder.with_name("renamed"))
+    assert {row["bits"] for row in evaluate(EvalConfig(), dataset, folder, out).rows} == {8, 13}
+    rows = evaluate(EvalConfig(relevance="pairs"), dataset, folder, out).rows
+    assert {row["run"] for row in rows} == {str(run.folder.with_name("renamed"))}
+
+
+# ---------------------------------------------------------------------------------------------- texts by texts
+
+
+@pytest.mark.parametrize("overlap", [False, True])
+def test_texts_by_texts_and_images_by_images_leave_the_query_itself_out(make_cache, tmp_path, overlap):
+    def change(item):
+        return replace(item, splits=item.splits | {"database"} if overlap else item.splits)
+
+    made = make_cache(tmp_path, change=change)
+    run, _ = train(replace(QUICK, epochs=2), *made, tmp_path / "runs")
+    rows = evaluate(EvalConfig(directions=("t2t", "i2i")), *made, tmp_path / "runs").rows
+    who = [(row["lang"], row.get("database_lang"), row["direction"]) for row in rows]
+    assert who == [*((a, b, "t2t") for a in ("de", "en") for b in ("de", "en")), (None, None, "i2i")]
+    for row in rows:
+        slow = rankings(run, *made, row["lang"], row["direction"], hamming, other=row.get("database_lang"))
+        itself = overlap and row.get("database_lang") == row["lang"]
+        assert {len(r) for r in slow} == {119 if itself else 120 if overlap else 100}
         assert row["map"] == pytest.approx(mean(map(expected_ap, slow)), abs=1e-9)
-        assert row["recall_at"] == pytest.approx(row["hit_at"])
+        assert row["chance"] == pytest.approx(mean(sum(hit for _, hit in r) / len(r) for r in slow))
+        real = rankings(run, *made, row["lang"], row["direction"], minus_cosine, other=row.get("database_lang"))
+        assert between_the_orders(row["map_real"], real, lambda hits: ap_at(hits, len(hits), "min"))
+
+
+# ---------------------------------------------------------------------------------------------- borrowed languages
+
+
+@pytest.fixture
+def english(mine):
+    """A run trained on English alone beside the joint ones."""
+    dataset, folder, out = mine
+    run, _ = train(replace(QUICK, langs=("en",)), dataset, folder, out)
+    return dataset, folder, out, run
+
+
+def seal_text(folder, lang, name, change):
+    """Texts of a language as another encoder would leave them: the same rows under another recipe."""
+    old = read_features(folder / f"text-{lang}-toy.h5")
+    recipe = {**old.recipe, **change}
+    path = folder / f"text-{lang}-{name}.h5"
+    with FeatureWriter(path, old.item, old.ids, old.x.shape[1], recipe, len(old.x)) as writer:
+        writer.commit(0, old.x * 2, old.valid, old.source)
+        writer.seal({})
+    return path
+
+
+def test_a_head_scores_another_language_through_the_same_text_encoder(english):
+    dataset, folder, out, run = english
+    rows = [row for row in evaluate(EvalConfig(bits=(8,)), dataset, folder, out).rows if row["trained_langs"] == ["en"]]
+    assert [(row["lang"], row["head_lang"]) for row in rows] == [("de", "en")] * 2 + [("en", "en")] * 2
+    for row in rows:
+        head = "text-en" if row["lang"] == "de" else None
+        slow = rankings(run, dataset, folder, row["lang"], row["direction"], hamming, head=head)
+        assert row["map"] == pytest.approx(mean(map(expected_ap, slow)), abs=1e-9)
+    result = evaluate(EvalConfig(langs=("de",), directions=("t2t",)), dataset, folder, out)
+    assert [row["database_head_lang"] for row in result.rows] == ["de", "de", "en"]
+    assert "de by the head of en" in result.protocol["untrained languages"]
+
+
+def test_a_language_by_another_encoder_is_refused_and_left_out(english):
+    dataset, folder, out, run = english
+    (folder / "text-de-toy.h5").rename(folder.parent / "kept.h5")
+    shutil.rmtree(out / "toy" / "triplet-8")
+    shutil.rmtree(out / "toy" / "triplet-13")
+    with pytest.raises(UsageError, match=r"no features for language 'de' \(there: en\)"):
+        evaluate(EvalConfig(langs=("de",)), dataset, folder, out)
+    (folder.parent / "kept.h5").rename(folder / "text-de-toy.h5")
+    seal_text(folder, "de", "bert", {"weights_sha256": "0123456789abcdef"})
+    (folder / "text-de-toy.h5").unlink()
+    with pytest.raises(UsageError, match="weights_sha256 = 0123456789ab, those of text-en with nothing.*--lang de"):
+        evaluate(EvalConfig(langs=("de",)), dataset, folder, out)
+    assert {row["lang"] for row in evaluate(EvalConfig(), dataset, folder, out).rows} == {"en"}
+    assert run.langs == ("en",)
+
+
+def test_a_language_that_is_extracted_later_makes_the_codes_anew(english):
+    dataset, folder, out, run = english
+    (folder / "text-de-toy.h5").rename(folder.parent / "kept.h5")
+
+    def langs():
+        rows = evaluate(EvalConfig(bits=(8,), methods=("triplet",)), dataset, folder, out).rows
+        return {row["lang"] for row in rows if row["run"] == str(run.folder)}
+
+    shutil.rmtree(out / "toy" / "triplet-8")
+    assert langs() == {"en"}
+    (folder.parent / "kept.h5").rename(folder / "text-de-toy.h5")
+    assert langs() == {"de", "en"}
+    before = (run.folder / runs.CODES).stat().st_mtime_ns
+    assert langs() == {"de", "en"}
+    assert (run.folder / runs.CODES).stat().st_mtime_ns == before
+
+
+def test_codes_outlive_the_features(english):
+    dataset, folder, out, _ = english
+    before = evaluate(EvalConfig(), dataset, folder, out).rows
+    for path in folder.glob("*.h5"):
+        path.unlink()
+    assert evaluate(EvalConfig(), dataset, folder, out).rows == before
+    assert [row for row in before if row["lang"] == "de"] == evaluate(
+        EvalConfig(langs=("de",)), dataset, folder, out
+    ).rows
 
 
 # ---------------------------------------------------------------------------------------------- rows and protocol
@@ -304,9 +557,9 @@ def test_filters_choose_bits_languages_and_methods(mine):
         return {(r["method"], r["bits"], r["lang"]) for r in rows}
 
     assert found(bits=(13,)) == {("triplet", 13, "de"), ("triplet", 13, "en")}
-    assert found(langs=("de",)) == {("triplet", 8, "de"), ("triplet", 13, "de")}
-    assert found(methods=("triplet-seed",)) == {("triplet-seed", 8, "en")}
-    assert len(found()) == 5
+    assert found(langs=("de",)) == {("triplet", 8, "de"), ("triplet", 13, "de"), ("triplet-seed", 8, "de")}
+    assert found(methods=("triplet-seed",)) == {("triplet-seed", 8, "de"), ("triplet-seed", 8, "en")}
+    assert len(found()) == 6
     for filters in ({"bits": (64,)}, {"langs": ("fr",)}, {"methods": ("cca",)}):
         with pytest.raises(UsageError):
             found(**filters)
@@ -314,7 +567,15 @@ def test_filters_choose_bits_languages_and_methods(mine):
 
 @pytest.mark.parametrize(
     "config",
-    [EvalConfig(ties="lucky"), EvalConfig(map_at_rule="r"), EvalConfig(map_at=0), EvalConfig(at=(0,))],
+    [
+        EvalConfig(ties="lucky"),
+        EvalConfig(map_at_rule="r"),
+        EvalConfig(map_at=0),
+        EvalConfig(at=(0,)),
+        EvalConfig(directions=("t2v",)),
+        EvalConfig(relevance="pair"),
+        EvalConfig(relevance="pairs", directions=("i2i",)),
+    ],
 )
 def test_what_is_no_option_is_refused(scored, config):
     base, dataset, folder, _ = scored
@@ -410,9 +671,10 @@ def test_trec_files_are_judged_alike(mine, tmp_path):
             ranked = ir_measures.read_trec_run(stem + ".run")
             judged = ir_measures.read_trec_qrels(stem + ".qrels")
             theirs = {m.query_id: m.value for m in ir_measures.iter_calc([ir_measures.AP], judged, ranked)}
-            both = module.sides(dataset, views, lang, direction)
+            ends = ("image", f"text-{lang}")[:: 1 if direction == "i2t" else -1]
+            both = sides(dataset, views, Search(direction, *ends))
             _, order = both.sought.index.search(both.source.codes.packed[both.rows], len(both.database))
-            queries = both.source.codes.item[both.rows]
+            queries = both.queries
             hits = np.array(
                 [[related(dataset, q, both.database[d]) for d in row] for q, row in zip(queries, order, strict=True)]
             )
@@ -425,3 +687,20 @@ def test_trec_files_can_be_asked_for_before_any_codes_exist(mine, tmp_path):
     dataset, folder, out = mine
     evaluate(EvalConfig(langs=("de",)), dataset, folder, out)
     assert len(write_trec(EvalConfig(langs=("de",)), dataset, out, tmp_path / "trec")) == 2 * 2 * 2
+
+
+def test_trec_files_number_captions_and_leave_the_query_itself_out(paired, tmp_path):
+    out, dataset, folder, run = paired
+    config = EvalConfig(relevance="pairs", langs=("de",), directions=("t2i", "t2t"))
+    evaluate(config, dataset, folder, out)
+    names = [path.name for path in write_trec(config, dataset, out, tmp_path)]
+    stems = [f"{run.folder.name}.de.t2i", f"{run.folder.name}.de-de.t2t"]
+    assert names == [stem + end for stem in stems for end in (".run", ".qrels")]
+    captions = [f"i{n}#{c}" for n in range(0, 120, 6) for c in (0, 1)]
+    images, texts = ([line.split() for line in (tmp_path / (stem + ".run")).read_text().splitlines()] for stem in stems)
+    assert {line[0] for line in images} == {line[0] for line in texts} == set(captions)
+    assert {line[2] for line in images} == {f"i{n}" for n in range(0, 120, 6)}
+    assert sorted(line[2] for line in texts if line[0] == "i6#1") == sorted(set(captions) - {"i6#1"})
+    judged = [line.split() for line in (tmp_path / (stems[1] + ".qrels")).read_text().splitlines()]
+    assert ["i6#1", "0", "i6#0", "1"] in judged
+    assert len(judged) == len(captions)

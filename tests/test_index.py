@@ -247,10 +247,8 @@ def test_histogram_is_the_loop_over_pairs(bits, queries, rows, most, threads, bl
         if not kept:
             patch.setattr(relevance_module, "CACHE_BYTES", 0)
         hist = rank_histogram(query, database, bits, relevance, threads=threads, block_bytes=block, slab_rows=slab)
-        counts = relevance.relevant_counts
     assert hist.dtype == np.int32
     assert np.array_equal(hist, histogram_by_loop(query, database, bits, gains, relevance.levels))
-    assert np.array_equal(counts, hist[:, 1:].sum(axis=(1, 2)))
 
 
 def test_histogram_of_pairs_over_several_passes_and_threads():
@@ -264,8 +262,7 @@ def test_histogram_of_pairs_over_several_passes_and_threads():
     for q in range(301):
         for plane, mask in enumerate((item != q, item == q)):
             assert np.array_equal(hist[q, plane], np.bincount(distance[q, mask], minlength=49))
-    assert relevance.relevant_counts.tolist() == [5] * 300 + [0]
-    assert relevance.chance == pytest.approx(5 / 1500)
+    assert hist[:, 1].sum(axis=1).tolist() == [5] * 300 + [0]
 
 
 def test_the_caller_keeps_its_own_number_of_faiss_threads():

@@ -229,6 +229,15 @@ def test_an_unreadable_description_is_damage(tmp_path, content):
         manifest.load(tmp_path)
 
 
+def test_a_description_from_before_val_was_told_apart_is_read(tmp_path):
+    manifest.store(replace(example(tmp_path), split_seed=1, val_drawn=True), tmp_path)
+    assert manifest.load(tmp_path).val_drawn
+    about = json.loads((tmp_path / "dataset.json").read_bytes())
+    del about["val_drawn"]
+    (tmp_path / "dataset.json").write_text(json.dumps(about))
+    assert not manifest.load(tmp_path).val_drawn
+
+
 @pytest.mark.parametrize("field", ["name", "root", "relevance", "classes", "split_seed", "found"])
 def test_a_description_that_lacks_a_field_is_damage(tmp_path, field):
     manifest.store(example(tmp_path), tmp_path)

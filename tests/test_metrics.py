@@ -369,6 +369,55 @@ def test_nonsense_is_answered_with_what_would_work():
             metrics.average_precision(*wrong)
 
 
+# -- a random order, and real-valued scores --
+
+
+@settings(max_examples=40, deadline=None)
+@given(groups=GROUPS.filter(lambda groups: sum(map(len, groups)) <= 7), k=CUTS)
+def test_one_group_is_a_random_order(groups, k):
+    flat = [gain for group in groups for gain in group]
+    tied = metrics.one_group(*counts(groups))
+    if not any(flat):
+        assert np.isnan(metrics.hit_at(*tied, k))
+        assert np.isnan(metrics.relevant_share(*counts(groups)))
+        assert math.isnan(metrics.median_rank(*tied))
+        return
+    hits = [[gain > 0 for gain in order] for order in orders([flat])]
+    assert metrics.hit_at(*tied, k)[0] == pytest.approx(mean(any(order[:k]) for order in hits))
+    assert metrics.median_rank(*tied) == pytest.approx(mean(order.index(True) + 1 for order in hits))
+    assert metrics.relevant_share(*counts(groups))[0] == pytest.approx(mean(gain > 0 for gain in flat))
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    scores=st.lists(st.lists(st.integers(-2, 2), min_size=6, max_size=6), min_size=1, max_size=4),
+    seed=st.integers(0, 99),
+    k=CUTS,
+)
+def test_the_nearest_relevant_of_real_scores_is_that_of_all_tie_orders(scores, seed, k):
+    similarity = np.array(scores, np.float32)
+    gains = np.random.default_rng(seed).choice(np.array([0, 0, 1, 3, EXCLUDED], np.uint8), similarity.shape)
+    found = metrics.nearest_relevant_real(similarity, gains)
+    for query, (row, judged) in enumerate(zip(scores, gains.tolist(), strict=True)):
+        there = sorted((-score, gain) for score, gain in zip(row, judged, strict=True) if gain != EXCLUDED)
+        groups = [[g > 0 for _, g in group] for _, group in itertools.groupby(there, key=lambda pair: pair[0])]
+        hits = list(orders(groups))
+        hit, rank = metrics.hit_at(*found, k)[query], metrics.expected_rank(*found)[query]
+        if not any(hits[0]):
+            assert np.isnan(hit)
+            assert np.isnan(rank)
+            continue
+        assert hit == pytest.approx(mean(any(order[:k]) for order in hits))
+        assert rank == pytest.approx(mean(order.index(True) + 1 for order in hits))
+
+
+def test_the_median_rank_is_over_the_queries_that_have_a_relevant_item():
+    items = np.ones((4, 5), int)
+    relevant = np.eye(5, dtype=int)[[0, 1, 4, 2]]
+    relevant[3] = 0
+    assert metrics.median_rank(items, relevant) == 2
+
+
 # -- relevance --
 
 
@@ -385,14 +434,11 @@ def test_gains_are_the_shared_labels(query, database, cache):
         patch.setattr(relevance_module, "CACHE_BYTES", cache)
         gains = relevance.gains(0, len(query), 0, len(database))
         part = relevance.gains(len(query) // 2, len(query), len(database) // 2, len(database))
-        chance = relevance.chance
     assert gains.dtype == np.uint8
     assert np.array_equal(gains, expected)
     assert np.array_equal(part, expected[len(query) // 2 :, len(database) // 2 :])
     assert 1 <= relevance.levels <= 7
     assert expected.max(initial=0) <= relevance.levels
-    shares = [(row > 0).mean() for row in expected if row.any()]
-    assert chance == pytest.approx(mean(shares) if shares else np.nan, nan_ok=True)
 
 
 def test_many_shared_labels_count_as_fifteen():
@@ -400,7 +446,6 @@ def test_many_shared_labels_count_as_fifteen():
     relevance = Relevance.by_labels(many, [*many, [0], []], 600)
     assert relevance.levels == 15
     assert relevance.gains(0, 1, 0, 3).tolist() == [[15, 1, 0]]
-    assert relevance.relevant_counts.tolist() == [2]
 
 
 def test_the_query_itself_can_be_left_out():
@@ -416,8 +461,6 @@ def test_the_query_itself_can_be_left_out():
         patch.setattr(relevance_module, "CACHE_BYTES", 0)
         part = Relevance.by_labels(labels, labels, 2, exclude=np.arange(4)).gains(1, 4, 2, 4)
     assert part.tolist() == [[1, 0], [EXCLUDED, 0], [0, EXCLUDED]]
-    assert relevance.relevant_counts.tolist() == [1, 2, 1, 0]
-    assert relevance.chance == pytest.approx((1 / 3 + 2 / 3 + 1 / 3) / 3)
     for wrong in (np.arange(3), np.arange(4.0), np.array([0, 1, 2, 4]), np.array([-2, 0, 0, 0])):
         with pytest.raises(UsageError, match="exclude"):
             Relevance.by_labels(labels, labels, 2, exclude=wrong)

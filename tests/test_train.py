@@ -9,9 +9,11 @@ import pytest
 import safetensors.torch
 import torch
 
-from cmrhash import runs, train
+from cmrhash import metrics, runs, train
+from cmrhash.cache import read_features
 from cmrhash.config import TrainConfig
 from cmrhash.data import manifest
+from cmrhash.encode import load_heads
 from cmrhash.errors import CmrhashError, DamagedError, DataError, LockedError, StaleError, UsageError
 from cmrhash.files import locked
 from cmrhash.methods import METHODS, Method, Terms
@@ -86,11 +88,54 @@ def test_relevance_by_pairs_trains_without_labels(make_cache, tmp_path):
     made = make_cache(tmp_path / "cache", change=lambda item: replace(item, labels=()), relevance="pairs")
     run, _ = train.train(replace(QUICK, epochs=2), *made, tmp_path / "runs")
     assert run.config["train_items"] == 80
+    assert run.folder.name == "triplet-16"
+    with pytest.raises(UsageError, match="has no labels"):
+        train.train(replace(QUICK, relevance="labels"), *made, tmp_path / "runs")
+
+
+def test_runs_of_other_settings_live_side_by_side(extracted, finished, tmp_path):
+    quick = replace(QUICK, epochs=1)
+    names = {
+        "triplet-16": [quick, replace(quick, langs=("en", "de")), replace(quick, relevance="labels")],
+        "triplet-16-en": [replace(quick, langs=("en",))],
+        "triplet-16-en-pairs-seed2": [replace(quick, langs=("en",), relevance="pairs", seed=2)],
+        "triplet-16-pairs": [replace(quick, relevance="pairs")],
+    }
+    for name, configs in names.items():
+        made = [train.train(config, *extracted, tmp_path) for config in configs]
+        assert [run.folder.name for run, _ in made] == [name] * len(configs)
+        assert [fresh for _, fresh in made] == [True] + [False] * (len(configs) - 1)
+    assert runs.folder_of(tmp_path, "toy", "cca", 8, 0, ("de", "en")).name == "cca-8-de+en"
+
+
+def test_by_pairs_all_train_items_are_used_and_val_items_are_sought_by_all_captions(make_cache, tmp_path):
+    """A slow twin of the val score: every val caption by plain loops over the val items."""
+    made = make_cache(tmp_path, change=lambda i: replace(i, labels=()) if int(i.id[1:]) % 3 == 0 else i)
+    run, _ = train.train(replace(QUICK, epochs=2, relevance="pairs"), *made, tmp_path / "runs")
+    dataset, folder = made
+    assert run.config["train_items"] == 80
+    assert run.config["relevance"] == "pairs"
+    heads = load_heads(run)
+    val = {row for row, item in enumerate(dataset.items) if "val" in item.splits}
+    code = {}
+    for view in ("image", "text-de"):
+        features = read_features(folder / f"{view}-toy.h5")
+        rows = [(int(item), x) for item, x in zip(features.item, features.x, strict=True) if int(item) in val]
+        code[view] = [(item, heads[view].embed(torch.from_numpy(x)[None])[0].numpy() >= 0) for item, x in rows]
+    assert (len(code["image"]), len(code["text-de"])) == (20, 40)
+    for direction, (asks, lies) in {"i2t": ("image", "text-de"), "t2i": ("text-de", "image")}.items():
+        aps = []
+        for item, q in code[asks]:
+            found = [(int((q != d).sum()), other == item) for other, d in code[lies]]
+            items = np.array([[sum(d == at for d, _ in found) for at in range(17)]])
+            hits = np.array([[sum(d == at and hit for d, hit in found) for at in range(17)]])
+            aps.append(metrics.average_precision(items, hits)[0])
+        assert run.config["val_map"]["de"][direction] == pytest.approx(np.mean(aps))
 
 
 def test_a_method_that_learns_from_labels_is_refused_before_anything_is_written(make_cache, tmp_path):
     made = make_cache(tmp_path / "cache", change=lambda item: replace(item, labels=()), relevance="pairs")
-    with pytest.raises(UsageError, match="method 'acmr' learns from labels, the data set has none: choose ") as caught:
+    with pytest.raises(UsageError, match="method 'acmr' learns from labels, relevance is by pairs: choose ") as caught:
         train.train(replace(QUICK, method="acmr"), *made, tmp_path / "runs")
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "runs").exists()
@@ -226,12 +271,11 @@ def test_device_and_checkpoint_period_are_no_part_of_the_recipe(extracted, finis
     [
         ({"lr": 0.01}, {}, "train.lr"),
         ({"epochs": 3}, {}, "train.epochs"),
-        ({"langs": ("en",)}, {}, "langs"),
         ({}, {"shift": "train"}, "features.image.sha256"),
         ({}, {"weights": "trained"}, "features.image"),
         ({}, {"change": lambda i: replace(i, labels=i.labels[:1])}, "items_sha256"),
     ],
-    ids=["lr", "epochs", "langs", "features", "weights", "items"],
+    ids=["lr", "epochs", "features", "weights", "items"],
 )
 def test_a_run_of_another_recipe_is_refused_by_field(make_cache, extracted, tmp_path, changed, made, field, unfinished):
     config = replace(QUICK, epochs=2)
@@ -246,6 +290,14 @@ def test_a_run_of_another_recipe_is_refused_by_field(make_cache, extracted, tmp_
         train.train(replace(config, **changed), *other, tmp_path)
     for path, content in before.items():
         assert path.read_bytes() == content
+
+
+def test_a_run_named_otherwise_by_hand_is_refused_by_its_languages(extracted, tmp_path):
+    """A folder's name is no evidence: what a run was trained on stands in its config."""
+    english, _ = train.train(replace(QUICK, langs=("en",), epochs=1), *extracted, tmp_path)
+    english.folder.rename(tmp_path / "toy" / "triplet-16")
+    with pytest.raises(StaleError, match="langs"):
+        train.train(replace(QUICK, epochs=1), *extracted, tmp_path)
 
 
 def test_another_split_is_refused_by_its_seed(make_cache, extracted, tmp_path):
@@ -330,7 +382,7 @@ def test_no_valid_triplet_is_a_data_error(make_cache, tmp_path):
 
 @pytest.mark.parametrize("method", METHODS)
 def test_every_method_learns(method, extracted, tmp_path):
-    quick = replace(QUICK, bits=8 if METHODS[method].fit else 16)  # the toy's captions have 12 features
+    quick = replace(QUICK, bits=8 if METHODS[method].fit else 16, epochs=8)  # the toy's captions have 12 features
     if method == "triplet-hard":
         quick = replace(quick, batch=4)  # the fewer there are to choose from, the less hard
     untrained, _ = train.train(replace(quick, epochs=1, lr=1e-9), *extracted, tmp_path / "before")

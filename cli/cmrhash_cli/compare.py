@@ -14,27 +14,39 @@ from cmrhash_cli.output import (
     Dataset,
     Debug,
     Device,
+    Encoder,
+    Epochs,
     Json,
     Quiet,
+    Relevance,
     Runs,
+    ShownLang,
     note,
     print_json,
     print_table,
     progress_bars,
+    titled,
 )
 
-D = CompareConfig
+D, T = CompareConfig, TrainConfig
 
 
 def compare(
     dataset: Dataset = None,
     method: Annotated[list[str] | None, typer.Option(help="Method (repeatable); default: triplet.")] = None,
     bits: Annotated[list[int] | None, typer.Option(help="Code length (repeatable); default: 16, 32, 48, 64.")] = None,
-    lang: Annotated[list[str] | None, typer.Option(help="Language to show (repeatable); default: all.")] = None,
+    lang: ShownLang = None,
+    train_lang: Annotated[list[str] | None, typer.Option(help="Language to train (repeatable); default: all.")] = None,
     seeds: Annotated[int, typer.Option(help="Seeds a cell, from 0.")] = D.seeds,
+    metric: Annotated[
+        str | None, typer.Option(help="Of a cell: map, r@1, r@5 or r@10; default: map, by pairs r@1.")
+    ] = D.metric,
+    relevance: Relevance = T.relevance,
+    epochs: Epochs = T.epochs,
+    encoder: Encoder = None,
     cache: Cache = CACHE,
     runs: Runs = RUNS,
-    device: Device = TrainConfig.device,
+    device: Device = T.device,
     as_json: Json = False,
     quiet: Quiet = False,
     debug: Debug = False,
@@ -42,6 +54,8 @@ def compare(
     """Train what is missing, score all, print the table and write it beside the runs.
 
     cmrhash compare --method triplet --method tie-ap --bits 32 --bits 64 --seeds 3
+
+    cmrhash compare --method supcon --method tie-ap --relevance pairs --train-lang en --lang de
     """
     from cmrhash.data.manifest import open_extracted
 
@@ -49,17 +63,15 @@ def compare(
     from cmrhash.compare import compare as run
     from cmrhash.compare import table
 
-    grid = CompareConfig(tuple(method or D.methods), tuple(bits or D.bits), tuple(lang or ()), seeds)
+    grid = CompareConfig(tuple(method or D.methods), tuple(bits or D.bits), tuple(lang or ()), seeds, metric)
+    config = TrainConfig(langs=tuple(train_lang or ()), relevance=relevance, epochs=epochs, device=device)
     with progress_bars(quiet) as progress:
-        result = run(grid, TrainConfig(device=device), data, folder, runs, progress)
+        result = run(grid, config, data, folder, runs, tuple(encoder or ()), progress)
     if as_json:
         print_json(result.as_json())
     else:
         columns, cells = table(result.rows)
-        protocol = result.protocol
-        title = f"{data.name}: {protocol['metric']}, mean +- sd over seeds (* = collapsed)"
-        if protocol["untrained_encoders"]:
-            title += " -- UNTRAINED ENCODERS"
-        lines = [f"{key}: {value}" for key, value in protocol.items() if isinstance(value, str) and key != "dataset"]
-        print_table(title, columns, cells, "\n".join(lines) + f"\nto make a cell again: {result.rows[0]['command']}")
+        title = f"{data.name}: {result.protocol['metric']}, mean +- sd over seeds (* = collapsed)"
+        again = f"to make a cell again: {result.rows[0]['command']}"
+        print_table(titled(title, result.protocol), columns, cells, "\n".join([*result.in_words(), again]))
     note(f"written: {runs / data.name}/compare.md, .csv, .json", quiet)

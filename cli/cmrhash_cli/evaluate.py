@@ -2,44 +2,57 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cmrhash.config import EvalConfig
+from cmrhash.config import CUTS, EvalConfig
 from cmrhash_cli.output import (
     CACHE,
     RUNS,
+    Bits,
     Cache,
     Dataset,
     Debug,
     Json,
     Quiet,
+    Relevance,
     Runs,
+    ShownLang,
     note,
     print_json,
     print_table,
+    titled,
 )
 
 if TYPE_CHECKING:
     from cmrhash.evaluate import Evaluation
 
 D = EvalConfig
+Row = dict[str, Any]
 
 
 def evaluate(
     dataset: Dataset = None,
-    bits: Annotated[list[int] | None, typer.Option(help="Code length (repeatable); default: all trained.")] = None,
-    lang: Annotated[list[str] | None, typer.Option(help="Language (repeatable); default: all trained.")] = None,
+    bits: Bits = None,
+    lang: ShownLang = None,
     method: Annotated[list[str] | None, typer.Option(help="Method (repeatable); default: all trained.")] = None,
     seed: Annotated[list[int] | None, typer.Option(help="Seed (repeatable); default: all trained.")] = None,
+    relevance: Relevance = D.relevance,
+    direction: Annotated[
+        list[str] | None, typer.Option(help="i2t, t2i, t2t or i2i (repeatable); default: i2t and t2i.")
+    ] = None,
     map_at: Annotated[int | None, typer.Option(help="k of mAP@k; default: the whole database.")] = D.map_at,
     map_at_rule: Annotated[
         str, typer.Option(help="What AP@k divides by: min (relevant or k), R (all relevant), hits, or first.")
     ] = D.map_at_rule,
     ties: Annotated[str, typer.Option(help="Order at equal distance: expected, optimistic or pessimistic.")] = D.ties,
-    at: Annotated[list[int] | None, typer.Option(help="k of P@k, R@k, hit@k, nDCG@k (repeatable).")] = None,
+    at: Annotated[
+        list[int] | None,
+        typer.Option(help="k of P@k, R@k, hit@k, nDCG@k (repeatable); default: 1, 10, 50, by pairs 1, 5, 10."),
+    ] = None,
     trec: Annotated[
         Path | None, typer.Option(help="Write TREC run and qrels files into this folder, ties in index order.")
     ] = None,
@@ -49,25 +62,29 @@ def evaluate(
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
-    """Score trained runs: tie-aware mAP in both directions, with chance and protocol.
+    """Score trained runs: tie-aware mAP in both directions (by pairs R@k and median rank), with chance and protocol.
 
     cmrhash eval --lang de
 
     cmrhash eval --bits 32 --map-at 50 --map-at-rule hits --json
+
+    cmrhash eval --relevance pairs --direction i2t --direction t2i --direction t2t
     """
     config = EvalConfig(
-        tuple(bits or ()),
-        tuple(lang or ()),
-        tuple(method or ()),
-        tuple(seed or ()),
-        map_at,
-        map_at_rule,
-        ties,
-        tuple(at or D.at),
+        bits=tuple(bits or ()),
+        langs=tuple(lang or ()),
+        methods=tuple(method or ()),
+        seeds=tuple(seed or ()),
+        relevance=relevance,
+        directions=tuple(direction or D.directions),
+        map_at=map_at,
+        map_at_rule=map_at_rule,
+        ties=ties,
+        at=tuple(at or ()),
     )
     from cmrhash.data.manifest import open_extracted
     from cmrhash.evaluate import evaluate as run
-    from cmrhash.evaluate import write_trec
+    from cmrhash.trec import write_trec
 
     data, folder = open_extracted(cache, dataset)
     result = run(config, data, folder, runs)
@@ -81,38 +98,95 @@ def evaluate(
 
 
 def _print(result: Evaluation, at: tuple[int, ...]) -> None:
-    protocol = result.protocol
-    by_run: dict[tuple[Any, ...], dict[str, Any]] = {}
-    for row in result.rows:
-        key = (row["method"], row["bits"], row["seed"], row["lang"])
-        by_run.setdefault(key, {})[row["direction"]] = row
-    whole = result.map_at is None  # chance and the real-valued mAP are of the whole ranking: not beside mAP@k
-    columns = ["method", "bits", "seed", "lang", "i2t", "t2i"]
-    columns += ["chance", "real i2t", "real t2i", "i2t by tie order"] if whole else []
-    columns += [f"P@{k} {direction}" for k in at for direction in ("i2t", "t2i")]
-    title = f"{protocol['dataset']}: {protocol['metric'].split(',')[0]}"
-    if protocol["untrained_encoders"]:
-        title += " -- UNTRAINED ENCODERS"
-    lines = [f"{key}: {value}" for key, value in protocol.items() if isinstance(value, str) and key != "dataset"]
-    lines += [f"{view}: {encoder}" for view, encoder in protocol["encoders"].items()]
-    first = result.rows[0]
-    lines.append(f"scored: {first['queries']} queries, {first['queries_without_relevant']} without a relevant item")
-    print_table(title, columns, [_cells(key, rows, at, whole) for key, rows in by_run.items()], "\n".join(lines))
+    """A table of i2t and t2i, a line a run and language; then one of t2t and i2i, a line a search."""
+    rows, metric = result.rows, result.protocol["metric"].split(",")[0]
+    pairs = rows[0]["relevance"] == "pairs"
+    figures = _PairFigures(at, result.map_at) if pairs else _LabelFigures(at, result.map_at)
+    across = [row for row in rows if row["direction"] in ("i2t", "t2i")]
+    within = [row for row in rows if row["direction"] in ("t2t", "i2i")]
+    title = f"{result.protocol['dataset']}: {'R@k (hit@k) and median rank' if pairs else metric}"
+    lines = "\n".join([*result.in_words(), *_scored(rows)])
+    several = len({tuple(row["trained_langs"]) for row in rows}) > 1
+    if across:
+        directions = [d for d in ("i2t", "t2i") if any(row["direction"] == d for row in across)]
+        columns = ["method", "bits", "seed", "lang", *figures.columns(directions)]
+        by_run: dict[tuple[str, str | None], list[Row]] = {}
+        for row in across:
+            by_run.setdefault((row["run"], row["lang"]), []).append(row)
+        cells = [line for own in by_run.values() for line in figures.lines(_who(own[0], several), own)]
+        print_table(titled(title, result.protocol), columns, cells, "" if within else lines)
+    if within:
+        columns = ["method", "bits", "seed", "query", "database", *figures.columns([""])]
+        cells = [line for row in within for line in figures.lines(_who(row, several), [row])]
+        print_table(titled(f"{title}, texts by texts, images by images", result.protocol), columns, cells, lines)
 
 
-def _cells(key: tuple[Any, ...], rows: dict[str, Any], at: tuple[int, ...], whole: bool) -> list[str]:
-    """A line of the table: both directions of a run and language."""
-    method, bits, seed, lang = key
-    i2t, t2i = rows["i2t"], rows["t2i"]
-    figures = [i2t["map"], t2i["map"]] + ([i2t["chance"], i2t["map_real"], t2i["map_real"]] if whole else [])
-    ties = f"{i2t['map_pessimistic']:.3f}-{i2t['map_optimistic']:.3f}"
-    precision = [row["precision_at"][str(k)] for k in at for row in (i2t, t2i)]
+def _who(row: Row, several: bool) -> list[str]:
+    """The cells that name a line. several: runs differ in the languages they were trained on."""
+    method = row["method"] + (f" ({'+'.join(row['trained_langs'])})" if several else "")
+    method += " (collapsed)" if row["collapsed"] else ""
+    ends = [_lang(row["lang"], row["head_lang"])]
+    if row["direction"] == "t2t":
+        ends.append(_lang(row["database_lang"], row["database_head_lang"]))
+    return [method, str(row["bits"]), str(row["seed"]), *(ends if row["lang"] else ["image", "image"])]
+
+
+def _lang(lang: str, head: str) -> str:
+    return lang if lang == head else f"{lang} (by {head})"
+
+
+class _LabelFigures:
+    """mAP, chance and the real-valued mAP, a line for the directions of a run and language."""
+
+    def __init__(self, at: tuple[int, ...], map_at: int | None) -> None:
+        self.at = at
+        self.whole = map_at is None  # chance and the real-valued mAP are of the whole ranking: not beside mAP@k
+
+    def columns(self, directions: Sequence[str]) -> list[str]:
+        names = [direction or "mAP" for direction in directions]
+        if self.whole:
+            names += ["chance", *(f"real {d}".strip() for d in directions), f"{directions[0]} by tie order".strip()]
+        return [*names, *(f"P@{k} {direction}".strip() for k in self.at for direction in directions)]
+
+    def lines(self, who: list[str], rows: Sequence[Row]) -> Iterator[list[str]]:
+        figures = [row["map"] for row in rows]
+        ties = f"{rows[0]['map_pessimistic']:.3f}-{rows[0]['map_optimistic']:.3f}"
+        more = [f"{row['precision_at'][str(k)]:.3f}" for k in self.at for row in rows]
+        if self.whole:
+            figures += [rows[0]["chance"], *(row["map_real"] for row in rows)]
+            more.insert(0, ties)
+        yield [*who, *(f"{value:.3f}" for value in figures), *more]
+
+
+class _PairFigures:
+    """R@k and the median rank: a line for the codes, one for the real values, one for a random order."""
+
+    def __init__(self, at: tuple[int, ...], map_at: int | None) -> None:
+        self.at, self.map_at = at or CUTS["pairs"], map_at
+
+    def columns(self, directions: Sequence[str]) -> list[str]:
+        names = [*(f"R@{k}" for k in self.at), "MedR", *([f"mAP@{self.map_at}"] if self.map_at else [])]
+        return [f"{direction} {name}".strip() for direction in directions for name in names]
+
+    def lines(self, who: list[str], rows: Sequence[Row]) -> Iterator[list[str]]:
+        for which, name in (("", who[0]), ("_real", "  real-valued"), ("_chance", "  chance")):
+            cells = []
+            for row in rows:
+                cells += [f"{row['hit_at' + which][str(k)]:.3f}" for k in self.at]
+                cells.append(f"{row['median_rank' + which]:.1f}")
+                if self.map_at:
+                    cells.append("-" if which else f"{row['map']:.3f}")
+            yield [name, *who[1:], *cells]
+
+
+def _scored(rows: Sequence[Row]) -> list[str]:
+    """How many queries were scored, in one line for all searches that agree."""
+    counts: dict[tuple[int, int, int], list[str]] = {}
+    for row in rows:
+        langs = [lang for lang in (row["lang"], row.get("database_lang")) if lang]
+        key = (row["queries"], row["queries_without_relevant"], row["database"])
+        counts.setdefault(key, []).append(" ".join([row["direction"], "-".join(langs)]).strip())
     return [
-        method + (" (collapsed)" if i2t["collapsed"] else ""),
-        str(bits),
-        str(seed),
-        lang,
-        *(f"{value:.3f}" for value in figures),
-        *([ties] if whole else []),
-        *(f"{value:.3f}" for value in precision),
+        f"scored ({', '.join(dict.fromkeys(of))}): {queries} queries in {database}, {without} without a relevant item"
+        for (queries, without, database), of in counts.items()
     ]

@@ -149,8 +149,7 @@ def _notes(report: Report) -> Iterator[str]:
     """What a person should know: what was found and missed, the splits, doubts about the encoders."""
     data = report.dataset
     yield "found: " + ", ".join(f"{count} {what}" for what, count in data.found.items())
-    drawn = "" if data.split_seed is None else f" (drawn from seed {data.split_seed} and stored)"
-    yield "splits: " + ", ".join(f"{data.count(role)} {role}" for role in ROLES) + drawn
+    yield "splits: " + ", ".join(f"{data.count(role)} {role}" for role in ROLES) + f" ({data.split})"
     if report.untrained:
         yield "note: untrained encoders; figures made with them show the wiring, not the method"
     for lang, share in report.unknown_words.items():

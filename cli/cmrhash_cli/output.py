@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
@@ -18,6 +18,22 @@ from cmrhash.errors import CmrhashError
 Dataset = Annotated[str | None, typer.Option("--dataset", help="Data set in the cache; may be left out if only one.")]
 Cache = Annotated[Path, typer.Option("--cache", help="Folder of the feature files.")]
 Runs = Annotated[Path, typer.Option("--runs", help="Folder of the trained runs.")]
+Bits = Annotated[list[int] | None, typer.Option("--bits", help="Code length (repeatable); default: all trained.")]
+ShownLang = Annotated[
+    list[str] | None, typer.Option("--lang", help="Language to show (repeatable); default: all that a run can score.")
+]
+Epochs = Annotated[int, typer.Option("--epochs", help="Passes over the train items.")]
+Encoder = Annotated[
+    list[str] | None,
+    typer.Option("--encoder", help="image=NAME or LANG=NAME, when the cache holds several (repeatable)."),
+]
+Relevance = Annotated[
+    str | None,
+    typer.Option(
+        "--relevance",
+        help="labels (relevant: shares one) or pairs (only the item's own counterpart); default: the data set's own.",
+    ),
+]
 Device = Annotated[str, typer.Option("--device", help="auto (the GPU when there is one), cpu, cuda, cuda:1, ...")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is there, also if another recipe made it.")]
 Json = Annotated[bool, typer.Option("--json", help="Results as JSON on stdout.")]
@@ -117,8 +133,14 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]
         console.print(caption, soft_wrap=True)
 
 
+def titled(title: str, protocol: Mapping[str, Any]) -> str:
+    """The title of a table, with a warning if nobody ever trained its encoders."""
+    return title + (" -- UNTRAINED ENCODERS" if protocol["untrained_encoders"] else "")
+
+
 def _is_number(cell: str) -> bool:
-    return cell.replace(".", "").replace(",", "").replace("-", "").replace(" ", "").isdigit()
+    digits = cell.replace(".", "").replace(",", "").replace("-", "").replace(" ", "")
+    return digits.isdigit() or not cell.strip(" -")
 
 
 @contextmanager
@@ -153,8 +175,10 @@ def _bars() -> Iterator[Progress]:
         def show(what: str, done: int, total: int, note: str = "") -> None:
             if what not in tasks:
                 tasks[what] = bars.add_task(what, total=total, completed=done, rate="", note=note)
-            speed = bars.tasks[bars.task_ids.index(tasks[what])].speed
-            rate = f"{speed:.1f}/s" if speed else ""
+            task = bars.tasks[bars.task_ids.index(tasks[what])]
+            if done < task.completed:  # the next one of the same name
+                bars.reset(tasks[what], total=total, completed=done)
+            rate = f"{task.speed:.1f}/s" if task.speed else ""
             bars.update(tasks[what], completed=done, rate=rate, note=note)
 
         yield show
@@ -164,16 +188,19 @@ class _Lines:
     """Progress for a log file: a line at the start, at the end, and every ten seconds between."""
 
     def __init__(self) -> None:
-        self._shown: dict[str, tuple[float, int, float]] = {}  # what -> (start, done at the start, last shown)
+        # what -> (start, done at the start, last shown, last done)
+        self._shown: dict[str, tuple[float, int, float, int]] = {}
 
     def __call__(self, what: str, done: int, total: int, note: str = "") -> None:
         import time
 
         now = time.monotonic()
-        start, first, last = self._shown.get(what, (now, done, -1e9))
+        start, first, last, before = self._shown.get(what, (now, done, -1e9, done))
+        if done < before:  # the next one of the same name
+            start, first = now, done
         if now - last >= 10 or done == total:
             rate = (done - first) / (now - start) if done > first and now > start else 0
             left = f", {rate:.1f}/s, {(total - done) / rate:.0f} s left" if rate and done < total else ""
             print(f"{what}: {done}/{total}{left}{'  ' + note if note else ''}", file=sys.stderr)
             last = now
-        self._shown[what] = (start, first, last)
+        self._shown[what] = (start, first, last, done)

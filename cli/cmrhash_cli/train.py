@@ -16,9 +16,12 @@ from cmrhash_cli.output import (
     Dataset,
     Debug,
     Device,
+    Encoder,
+    Epochs,
     Json,
     Overwrite,
     Quiet,
+    Relevance,
     Runs,
     note,
     print_json,
@@ -48,7 +51,8 @@ def train(
         typer.Option(help="What closes the gap in --method acmr: adversarial, mmd, coral, correlation or none."),
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of weights, batches, captions and dropout.")] = D.seed,
-    epochs: Annotated[int, typer.Option(help="Passes over the train items.")] = D.epochs,
+    relevance: Relevance = D.relevance,
+    epochs: Epochs = D.epochs,
     batch: Annotated[int, typer.Option(help="Items a step.")] = D.batch,
     lr: Annotated[float, typer.Option(help="Peak of the one-cycle schedule.")] = D.lr,
     weight_decay: Annotated[float, typer.Option(help="AdamW's weight decay.")] = D.weight_decay,
@@ -56,10 +60,7 @@ def train(
     dropout: Annotated[float, typer.Option(help="Share of hidden units dropped.")] = D.dropout,
     input_dropout: Annotated[float, typer.Option(help="Share of features dropped.")] = D.input_dropout,
     margin: Annotated[float, typer.Option(help="Triplet margin as a share of the bits.")] = D.margin,
-    encoder: Annotated[
-        list[str] | None,
-        typer.Option(help="image=NAME or LANG=NAME, when the cache holds several (repeatable)."),
-    ] = None,
+    encoder: Encoder = None,
     cache: Cache = CACHE,
     runs: Runs = RUNS,
     device: Device = D.device,
@@ -80,6 +81,7 @@ def train(
         method=aligned(method, alignment),
         seed=seed,
         langs=tuple(lang or ()),
+        relevance=relevance,
         epochs=epochs,
         batch=batch,
         lr=lr,
@@ -104,10 +106,12 @@ def train(
         for length in lengths:
             one = replace(config, bits=length)
             run, fresh = run_one(one, data, folder, runs, tuple(encoder or ()), overwrite, progress)
-            if not has_codes(run):
+            if not has_codes(run, data, folder):
                 encode(run, data, folder)
             finished.append((run, fresh))
     _show(finished, as_json, quiet)
+    other = f" --relevance {relevance}" if relevance and relevance != data.relevance else ""
+    note(f"next: cmrhash eval --dataset {data.name}{other}", quiet)
 
 
 def _show(finished: list[tuple[Run, bool]], as_json: bool, quiet: bool) -> None:
@@ -132,7 +136,6 @@ def _show(finished: list[tuple[Run, bool]], as_json: bool, quiet: bool) -> None:
     for run, _ in finished:
         for line in _warnings(run):
             note(f"warning: {run.folder.name}: {line}", quiet)
-    note(f"next: cmrhash eval --dataset {finished[0][0].config['dataset']}", quiet)
 
 
 def _as_json(run: Run, fresh: bool) -> dict[str, Any]:
@@ -141,6 +144,7 @@ def _as_json(run: Run, fresh: bool) -> dict[str, Any]:
     history = [json.loads(line) for line in (run.folder / HISTORY).read_text().splitlines()]
     keys = (
         "dataset",
+        "relevance",
         "langs",
         "train",
         "train_items",

@@ -11,11 +11,13 @@ import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from difflib import get_close_matches
 from pathlib import Path, PurePosixPath
 
-from cmrhash.errors import DataError
+from cmrhash.errors import DataError, UsageError
 
 ROLES = ("train", "val", "query", "database")
+RELEVANCE = {"labels": "shares at least one label", "pairs": "the item's own counterpart"}
 
 # IAPR TC-12's protocol as shares, so that a smaller copy of it gets the same proportions:
 # 20,000 items -> 2,000 query, 18,000 database, 10,000 of these train, 500 of these held back as val.
@@ -47,6 +49,7 @@ class ImageTextDataset:
     relevance: "labels" (two items are relevant to each other if they share a label) or "pairs" (only an item's
     own counterpart is). found: what the reader saw and missed, in words and counts, for the user to read.
     split_seed: the seed that the roles were drawn from, None if the data set brings its own.
+    val_drawn: only val was drawn from that seed, out of the data set's own train items.
     sha256: of the items as they are stored in the cache, empty as long as they are not.
     protocol: how ``with_roles`` draws roles if the reader gives none: "database" (the shares of IAPR TC-12, train in
     the database) or "per-class" (a share of every class is test, which is queries and database at once).
@@ -61,6 +64,15 @@ class ImageTextDataset:
     split_seed: int | None = None
     sha256: str = ""
     protocol: str = "database"
+    val_drawn: bool = False
+
+    @property
+    def split(self) -> str:
+        """Where the roles come from, in words."""
+        drawn = f"drawn from seed {self.split_seed}"
+        if self.val_drawn:
+            drawn = f"the data set's own; val {drawn}"
+        return drawn if self.split_seed is not None else "the data set's own"
 
     @property
     def languages(self) -> tuple[str, ...]:
@@ -128,7 +140,8 @@ def with_roles(dataset: ImageTextDataset, seed: int) -> ImageTextDataset:
     protocol "per-class", which takes ``TEST_SHARE`` of every class as test and leaves the others to train.
     """
     rng = random.Random(seed)
-    if not any(item.splits for item in dataset.items):
+    brings = any(item.splits for item in dataset.items)
+    if not brings:
         roles = _draw_per_class(dataset, rng) if dataset.protocol == "per-class" else _draw(dataset, rng)
     elif dataset.count("train") and not dataset.count("val"):
         roles = [item.splits for item in dataset.items]
@@ -136,7 +149,39 @@ def with_roles(dataset: ImageTextDataset, seed: int) -> ImageTextDataset:
     else:
         return dataset
     items = tuple(replace(item, splits=r) for item, r in zip(dataset.items, roles, strict=True))
-    return replace(dataset, items=items, split_seed=seed)
+    return replace(dataset, items=items, split_seed=seed, val_drawn=brings)
+
+
+def with_relevance(dataset: ImageTextDataset, asked: str | None) -> ImageTextDataset:
+    """The data set under the relevance that is asked for; None: its own.
+
+    Raises UsageError for a relevance that does not exist, and for labels where there are none.
+    """
+    asked = asked or dataset.relevance
+    if asked not in RELEVANCE:
+        near = get_close_matches(asked, RELEVANCE, 1)
+        hint = f"did you mean {near[0]}? " if near else ""
+        raise UsageError(f"unknown relevance '{asked}'", None, f"{hint}choose one of {', '.join(RELEVANCE)}")
+    if asked == "pairs":
+        return by_pairs(dataset)
+    if dataset.relevance != "labels":
+        raise UsageError(f"data set '{dataset.name}' has no labels", None, "leave --relevance out, or give pairs")
+    return dataset
+
+
+def by_pairs(dataset: ImageTextDataset) -> ImageTextDataset:
+    """The data set for instance retrieval: an item is relevant to nothing but itself.
+
+    Unless all query items are in the database already, they become the database: the protocol of Flickr30k, whose
+    test items are searched among each other. ``sha256`` stays that of the items as they are stored.
+    """
+    if all("database" in item.splits for item in dataset.items if "query" in item.splits):
+        return replace(dataset, relevance="pairs")
+    items = tuple(
+        replace(item, splits=item.splits - {"database"} | ({"database"} if "query" in item.splits else set()))
+        for item in dataset.items
+    )
+    return replace(dataset, items=items, relevance="pairs")
 
 
 def _complete(dataset: ImageTextDataset) -> list[int]:

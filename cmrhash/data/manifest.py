@@ -147,6 +147,7 @@ def store(dataset: ImageTextDataset, folder: Path) -> None:
         "relevance": dataset.relevance,
         "classes": list(dataset.classes),
         "split_seed": dataset.split_seed,
+        "val_drawn": dataset.val_drawn,
         "found": dict(dataset.found),
         "items_sha256": hashlib.sha256(items).hexdigest(),
     }
@@ -202,6 +203,7 @@ def load(folder: Path) -> ImageTextDataset:
             about["found"],
             about["split_seed"],
             digest,
+            val_drawn=about.get("val_drawn", False),
         )
     except (KeyError, TypeError) as error:
         raise DamagedError(f"unreadable ({error})", about_path, "delete it and run cmrhash extract again") from None
