@@ -83,6 +83,7 @@ class TrainConfig:
     hidden: int = 1024  # width of the hidden layer; 0: a linear head
     dropout: float = 0.2  # share of hidden units dropped in training
     input_dropout: float = 0.1  # share of features dropped in training
+    first_caption: float = 0.5  # share of steps that an item's first caption, the one that is scored, is sure of
     margin: float = 0.25  # triplet margin as a share of the bits, on squared L2 distances of tanh embeddings
     device: str = "auto"
     checkpoint_seconds: float = 20.0  # how often an unfinished run is saved
@@ -142,3 +143,5 @@ def check_train(config: TrainConfig) -> None:
             raise UsageError(f"{option} {value}", None, f"give a finite number {'from' if zero else 'above'} 0")
         if "dropout" in name and value >= 1:
             raise UsageError(f"{option} {value}", None, "give a share below 1")
+    if not 0 <= config.first_caption <= 1:
+        raise UsageError(f"--first-caption {config.first_caption}", None, "give a share from 0 to 1")

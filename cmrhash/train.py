@@ -203,12 +203,14 @@ def _summary(seen: list[Terms]) -> dict[str, Any]:
 
 
 def _terms(config: TrainConfig, method: Method, task: Task, state: State, chosen: Tensor) -> Terms:
-    """The loss terms of a batch; an item with several captions brings a random one of each language."""
+    """The loss terms of a batch; an item with several captions brings one of each language."""
     items = task.train[chosen.numpy()]
     assert method.terms is not None
     views, features = {}, {}
     for name, view in task.views.items():
         pick = (torch.rand(len(items)).numpy() * view.count[items]).astype(np.int64)  # (B,) which caption
+        if task.labels is not None:  # by pairs all captions are scored alike
+            pick[torch.rand(len(items)).numpy() < config.first_caption] = 0
         x = task.x[name][torch.from_numpy(view.start[items] + pick).to(task.device)]  # (B, D)
         views[_short(name)] = state.heads[name](x)  # (B, K)
         features[_short(name)] = state.heads[name].scaled(x)  # type: ignore[operator]

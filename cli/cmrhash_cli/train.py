@@ -59,6 +59,9 @@ def train(
     hidden: Annotated[int, typer.Option(help="Width of the hidden layer; 0: a linear head.")] = D.hidden,
     dropout: Annotated[float, typer.Option(help="Share of hidden units dropped.")] = D.dropout,
     input_dropout: Annotated[float, typer.Option(help="Share of features dropped.")] = D.input_dropout,
+    first_caption: Annotated[
+        float, typer.Option(help="Share of steps that take an item's first caption; the others draw any.")
+    ] = D.first_caption,
     margin: Annotated[float, typer.Option(help="Triplet margin as a share of the bits.")] = D.margin,
     encoder: Encoder = None,
     cache: Cache = CACHE,
@@ -89,6 +92,7 @@ def train(
         hidden=hidden,
         dropout=dropout,
         input_dropout=input_dropout,
+        first_caption=first_caption,
         margin=margin,
         device=device,
     )
