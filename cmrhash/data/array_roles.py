@@ -63,12 +63,12 @@ def recognise(name: str) -> Slot | None:
     return next((slot for pattern, slot in _KNOWN if pattern.fullmatch(plain)), None)
 
 
-def choose(arrays: Sequence[Array], maps: Sequence[str]) -> dict[Slot, Array]:
-    """The array of each slot. What ``maps`` ("ROLE[.PART]=[FILE:]ARRAY") gives is not looked for by name.
+def choose(arrays: Sequence[Array], maps: Sequence[str], also: Sequence[str] = ("labels", INDEX)) -> dict[Slot, Array]:
+    """The array of each slot. Roles and arrays that ``maps`` ("ROLE[.PART]=[FILE:]ARRAY") names are not guessed at.
 
-    Of several arrays with known names those that cannot be features (raw pixels) step back. Raises UsageError, with a
-    list of all arrays, for a map that cannot be followed and for two arrays for one slot; DataError for an array that
-    cannot be read.
+    also: what is looked for by name besides images and texts. Of several arrays with known names those that cannot be
+    features (raw pixels) step back. Raises UsageError, with a list of all arrays, for a map that cannot be followed and
+    for two arrays for one slot; DataError for an array that cannot be read.
     """
     chosen = {}
     for option in maps:
@@ -78,10 +78,10 @@ def choose(arrays: Sequence[Array], maps: Sequence[str]) -> dict[Slot, Array]:
         chosen[slot] = _find(option, name, arrays)
     mapped = {what for what, _ in chosen}
     known: dict[Slot, list[Array]] = {}
-    for array in arrays:
-        slot_or_none = recognise(array.name)
-        if slot_or_none and slot_or_none[0] not in mapped:
-            known.setdefault(slot_or_none, []).append(array)
+    for array in [array for array in arrays if array not in chosen.values()]:
+        by_name = recognise(array.name)
+        if by_name and by_name[0] not in mapped and (by_name[0].startswith(("image", "text-")) or by_name[0] in also):
+            known.setdefault(by_name, []).append(array)
     for slot, candidates in known.items():
         usable = [array for array in candidates if not array.refused and len(array.shape) <= 2] or candidates
         if len(usable) > 1:

@@ -41,6 +41,7 @@ from cmrhash.data.dataset import ImageTextDataset, Item, Ready
 from cmrhash.errors import DataError, UsageError
 
 LABELS = "labels"
+STACKED = ("database", "train", "val", "query")  # the order of the items of a file that comes in parts
 Table = dict[str, NDArray[Any]]  # what -> (rows, D)
 Members = dict[str, NDArray[np.bool_]]  # part -> (items,) which are in it
 
@@ -55,16 +56,17 @@ def read(files: Sequence[Path], maps: Sequence[str]) -> ImageTextDataset:
     for what in ("image", "text"):
         if not any(view.partition("-")[0] == what for view in views):
             raise UsageError(f"no array is known to be the {what} features", files[0], advice(arrays, what))
-    parts = views["image"].keys()
-    uneven = [view for view in views if views[view].keys() != parts]
-    if uneven:
-        what = f"{in_words((uneven[0], ''))} has not the parts of image ({', '.join(filter(None, parts)) or 'none'})"
-        raise UsageError(what, files[0], advice(arrays, in_words((uneven[0], next(iter(parts))))))
+    parts = list(views["image"])  # [""] for arrays of all items
+    for view in views:
+        if set(views[view]) != set(parts):
+            have = [" ".join(part or "all items at once" for part in views[one]) for one in ("image", view)]
+            what = f"image has {have[0]}, but {in_words((view, ''))} has {have[1]}"
+            raise UsageError(what, files[0], advice(arrays, in_words((view, parts[0]))))
     found: Counter[str] = Counter()
-    blocks = {part: _block({what: views[what][part] for what in views}, found) for part in PARTS if part in parts}
-    table, members = _stacked(blocks, found) if blocks else (_block({w: a[""] for w, a in views.items()}, found), {})
+    blocks = {part: _block({what: views[what][part] for what in views}, found) for part in parts}
+    table, members = _stacked(blocks, found)
     count = len(table["image"])
-    if blocks:
+    if members:
         found["arrays of row numbers passed over, for the parts are arrays themselves"] = len(index)
     elif index:
         members = _members(index, count, found)
@@ -72,8 +74,8 @@ def read(files: Sequence[Path], maps: Sequence[str]) -> ImageTextDataset:
     splits = _roles(members, count, bool(classes), found) if members else [frozenset[str]()] * count
     items = tuple(Item(str(n), None, {}, labels[n], splits[n]) for n in range(count))
     ready = {view: _ready(table[view], views[view]) for view in table}
-    unlabelled = {"items without a label": sum(not own for own in labels)} if classes else {}
-    told = {"items": count, **_dims(ready), "classes": len(classes), **unlabelled, **+found}
+    labelled = {"classes": len(classes), "labelled items": sum(map(bool, labels))} if classes else {}
+    told = {"items": count, **_dims(ready), **labelled, **+found}
     relevance = "labels" if classes else "pairs"
     root = files[0].resolve().parent
     return ImageTextDataset(FEATURES_DATASET, root, items, classes, relevance, told, ready=ready)
@@ -89,8 +91,7 @@ def lay_over(dataset: ImageTextDataset, files: Sequence[Path], maps: Sequence[st
         if option.split(".")[0].split("=")[0] not in ("image", "text"):
             fix = "labels and parts are those of the data set; map image and text"
             raise UsageError(f"--map {option} with --dataset {dataset.name}", None, fix)
-    views = by_view(choose(arrays, maps))
-    views = {view: views[view] for view in views if view not in (LABELS, INDEX)}
+    views = by_view(choose(arrays, maps, also=()))
     if not views:
         raise UsageError("no array is known to be features", files[0], advice(arrays, "image"))
     found: Counter[str] = Counter()
@@ -142,7 +143,9 @@ def _oriented(array: Array, rows: set[int], found: Counter[str]) -> NDArray[Any]
 
 def _stacked(blocks: Mapping[str, Table], found: Counter[str]) -> tuple[Table, Members]:
     """The parts one below the other, the database first; train rows that stand in the database are there once."""
-    order = [part for part in ("database", "train", "val", "query") if part in blocks]
+    if "" in blocks:
+        return blocks[""], {}
+    order = [part for part in STACKED if part in blocks]
     for what in blocks[order[0]]:
         widths = {blocks[part][what].shape[1] for part in order}
         if len(widths) > 1:
@@ -244,7 +247,7 @@ def _laid(dataset: ImageTextDataset, view: str, arrays: Mapping[str, Array], fou
     fits["database"].append(has["database"] & ~learn & ~has["query"] & ~has["val"])  # what the other parts leave of it
     covered = np.zeros(count, bool)
     x: NDArray[Any] | None = None
-    for part in (part for part in ("database", "train", "val", "query") if part in arrays):
+    for part in (part for part in STACKED if part in arrays):
         block = _oriented(arrays[part], {int(rows.sum()) for rows in fits[part]}, found)
         if x is None:
             x = np.full((count, block.shape[1]), np.nan, np.result_type(block.dtype, np.float32))

@@ -6,7 +6,7 @@
 The folders may be called images, and sentences or texts. A photo belongs to the class whose folder it lies in, or that
 stands before its id (which begins with a digit: aeroplane_2008_000716). Both ways give the same items.
 
-Protocol: a fifth of every class, drawn from the seed, is test; the test items are both the queries and the database. The
+Protocol: a fifth of every class, drawn from the seed, is test; test items are both the queries and the database. The
 others train, 5 % of these held out as val.
 """
 
