@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,7 +56,7 @@ def extract(config: ExtractConfig, progress: Progress = lambda *_: None) -> Repo
     dataset = read_dataset(config)
     folder = config.cache / dataset.name
     langs = _languages(dataset, config.langs)
-    models = _text_models(config, langs, dataset)
+    models = _text_models(config, langs, dataset.ready)
     device = choose_device(config.device)
     image_encoder = None if "image" in dataset.ready else _image_encoder(config, device)
     encoders = _text_encoders(config, dataset, models, device)
@@ -111,10 +111,10 @@ def _image_encoder(config: ExtractConfig, device: torch.device) -> ImageEncoder:
     )
 
 
-def _text_models(config: ExtractConfig, langs: list[str], dataset: ImageTextDataset) -> dict[str, str]:
+def _text_models(config: ExtractConfig, langs: list[str], ready: Collection[str] = ()) -> dict[str, str]:
     """Language -> model, from "[LANG=]MODEL" options, the sample's untrained one, or the built-in table.
 
-    Languages with ready-made features have none.
+    ready: the views that have ready-made features, and so no model.
     """
     given: dict[str, str] = {}
     for option in config.text_models:
@@ -122,19 +122,17 @@ def _text_models(config: ExtractConfig, langs: list[str], dataset: ImageTextData
         lang, model = match.groups() if match else ("", option)
         if match and lang not in langs:
             raise UsageError(f"--text-model {option}", None, f"the languages are {', '.join(langs)}")
-        if match and model != OWN and f"text-{lang}" in dataset.ready:
+        if match and model != OWN and f"text-{lang}" in ready:
             raise UsageError(f"--text-model {option}", None, f"the {lang} texts have ready-made features: leave it out")
         given[lang] = model
     default = given.get("", RANDOM if config.dataset == SAMPLE_DATASET else None)
-    encoded = [lang for lang in langs if f"text-{lang}" not in dataset.ready]
+    encoded = [lang for lang in langs if f"text-{lang}" not in ready]
     models = {lang: given.get(lang, default or TEXT_MODELS.get(lang, "")) for lang in encoded}
     missing = [lang for lang, model in models.items() if not model]
     if missing:
         raise UsageError(f"no text model for language '{missing[0]}'", None, f"give --text-model {missing[0]}=DIR")
     if lost := [lang for lang, model in models.items() if model == OWN]:
-        raise UsageError(
-            f"data set '{dataset.name}' brings no {lost[0]} features of its own", None, "give a text model"
-        )
+        raise UsageError(f"the data set brings no {lost[0]} features of its own", None, "give a text model")
     return models
 
 

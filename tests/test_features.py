@@ -544,7 +544,7 @@ def test_options_that_contradict_the_files(tmp_path, data, changes, words, no_en
 
 def test_own_features_must_be_there(tmp_path, manifest_root, data):
     config = ExtractConfig("manifest", manifest_root, cache=tmp_path, image_weights="random", text_models=("own",))
-    with pytest.raises(UsageError, match="data set 'manifest' brings no de features of its own"):
+    with pytest.raises(UsageError, match="the data set brings no de features of its own"):
         extract(config)
     with pytest.raises(UsageError, match="--map image=x: give the file of that array with --features"):
         read_dataset(replace(config, maps=("image=x",)))
@@ -587,31 +587,41 @@ def references(file, _):
     file.create_dataset("image", (4,), h5py.ref_dtype)[:] = [file["x"].ref] * 4
 
 
-def unknown_filter(file, _):
-    plan = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
-    plan.set_chunk((4, 2))
-    plan.set_scaleoffset(h5py.h5z.SO_INT, 2)
-    h5py.h5d.create(file.id, b"image", h5py.h5t.STD_I32LE, h5py.h5s.create_simple((4, 2)), plan)
+def made(*args, **options):
+    return lambda file, _: file.create_dataset("image", *args, **options)
 
 
+def outside(file, secret):
+    file.create_dataset("image", (4, 2), "f4", external=[(str(secret), 0, h5py.h5f.UNLIMITED)])
+
+
+def linked(file, secret):
+    file["image"] = h5py.ExternalLink(str(secret), "x")
+
+
+def soft(file, _):
+    file["x"] = np.zeros((4, 2))
+    file["image"] = h5py.SoftLink("/x")
+
+
+ELSEWHERE, NO_NUMBERS, TOO_MUCH = "its data lie elsewhere", "not numbers", "declares more than the file holds"
 HOSTILE = {
-    "external storage": lambda file, secret: file.create_dataset(
-        "image", (4, 2), "f4", external=[(str(secret), 0, h5py.h5f.UNLIMITED)]
+    "external storage": (outside, ELSEWHERE),
+    "external link": (linked, ELSEWHERE),
+    "soft link": (soft, ELSEWHERE),
+    "virtual": (virtual, ELSEWHERE),
+    "references": (references, NO_NUMBERS),
+    "strings": (made(data=["a", "b"], dtype=h5py.string_dtype()), NO_NUMBERS),
+    "lists": (made((4,), h5py.vlen_dtype(np.float32)), NO_NUMBERS),
+    "complex": (made(data=np.zeros((4, 2), complex)), NO_NUMBERS),
+    "huge": (huge, TOO_MUCH),
+    "huge and packed": (made((1 << 30, 2), "f4", chunks=(1024, 2), compression="gzip"), TOO_MUCH),
+    "a huge chunk": (huge_chunk, TOO_MUCH),
+    "unknown filter": (
+        made(data=np.arange(8).reshape(4, 2), chunks=(4, 2), scaleoffset=4),
+        "packed by an unknown filter",
     ),
-    "external link": lambda file, secret: file.__setitem__("image", h5py.ExternalLink(str(secret), "x")),
-    "soft link": lambda file, _: file.update({"x": np.zeros((4, 2))}) or file.__setitem__("image", h5py.SoftLink("/x")),
-    "virtual": virtual,
-    "references": references,
-    "strings": lambda file, _: file.create_dataset("image", data=["a", "b"], dtype=h5py.string_dtype()),
-    "lists": lambda file, _: file.create_dataset("image", (4,), h5py.vlen_dtype(np.float32)),
-    "complex": lambda file, _: file.create_dataset("image", data=np.zeros((4, 2), complex)),
-    "huge": huge,
-    "huge and packed": lambda file, _: file.create_dataset(
-        "image", (1 << 30, 2), "f4", chunks=(1024, 2), compression="gzip"
-    ),
-    "a huge chunk": huge_chunk,
-    "unknown filter": unknown_filter,
-    "empty": lambda file, _: file.create_dataset("image", data=h5py.Empty("f4")),
+    "empty": (made(data=h5py.Empty("f4")), "empty"),
 }
 
 
@@ -623,8 +633,10 @@ def test_hdf5_is_read_for_plain_numbers_inside_the_file_only(tmp_path, kind):
     path = tmp_path / "f.h5"
     with h5py.File(path, "w") as file:
         file["text"] = np.zeros((4, 2))
-        HOSTILE[kind](file, secret)
-    with pytest.raises(DataError, match=r"f:image \(.*, .*\) cannot be image: .*f\.h5: say which with --map") as caught:
+        make, reason = HOSTILE[kind]
+        make(file, secret)
+    words = rf"f:image \(.*, {reason}\) cannot be image: .*f\.h5: say which with --map"
+    with pytest.raises(DataError, match=words) as caught:
         read(path)
     assert "\n" not in str(caught.value)
     (image,) = (array for array in list_arrays(path) if array.name == "image")
