@@ -8,9 +8,8 @@ Life of a file (the only module that imports h5py):
     resume   re-check the CRC of every committed block, encode only the others; the result has the same bytes
     seal     sha256 of the payload and a JSON manifest into the HDF5 user block, then rename to ``X.h5``
 
-Readers see sealed files only, and check the digest before the HDF5 library parses a byte: HDF5 itself notices few
-flipped bits, and a damaged or hostile file can crash it or make it read other files. In files of others, which have no
-digest, only plain numbers inside the file are read.
+Readers see sealed files only, and check the digest before HDF5 parses a byte: it notices few flipped bits itself, and a
+hostile file can crash it or make it read others. Of foreign files, which have no digest, only plain numbers are read.
 """
 
 from __future__ import annotations
@@ -354,8 +353,7 @@ def open_foreign(path: Path) -> Iterator[dict[str, Foreign]]:
         with h5py.File(path, "r") as h5:
             yield dict(_walk(h5, path.stat().st_size, set()))
     except (OSError, RuntimeError, ValueError, TypeError, KeyError) as error:
-        reason = str(error).split("\n")[0][:120]
-        raise DataError(f"not a readable HDF5 file ({reason})", path, "damaged? fetch it again") from None
+        raise DataError(f"not a readable HDF5 file ({str(error)[:120]})", path, "damaged? fetch it again") from None
 
 
 def _walk(group: h5py.Group, size: int, seen: set[int], prefix: str = "") -> Iterator[tuple[str, Foreign]]:
