@@ -15,6 +15,7 @@ from cmrhash.errors import UsageError
 CACHE = Path("cache")  # feature files, one folder a data set
 RUNS = Path("runs")  # trained heads, one folder a run
 SAMPLE_DATASET = "sample"  # the built-in data set, drawn on first use
+FEATURES_DATASET = "features"  # ready-made feature files, without photos or texts
 DATASETS = (  # names of the readers
     SAMPLE_DATASET,
     "iaprtc12",
@@ -25,9 +26,12 @@ DATASETS = (  # names of the readers
     "flickr8k",
     "fashion",
     "manifest",
+    FEATURES_DATASET,
 )
 MAX_BITS = 4096  # of a code
 RANDOM = "random"  # in place of weights or a model: seeded, untrained
+OWN = "own"  # in place of a text model: the ready-made features that come with the data set
+READY = "ready"  # what a feature file says of its weights if no encoder of ours made it
 
 
 @dataclass(frozen=True)
@@ -41,13 +45,15 @@ class ExtractConfig:
     langs: tuple[str, ...] = ()  # languages to extract; empty: all that the data set has
     image_model: str = "resnet18"  # any torchvision classifier
     image_weights: str | None = None  # "default", an enum's name, a file, "random"; None: random for the sample
-    text_models: tuple[str, ...] = ()  # "[LANG=]DIR_OR_ID" or "random"; empty: TEXT_MODELS, random for the sample
+    text_models: tuple[str, ...] = ()  # "[LANG=]DIR_OR_ID", RANDOM or OWN; empty: TEXT_MODELS, random for the sample
     pooling: str = "mean"  # how tokens become one text vector: "mean" or "cls"
     max_length: int = 512  # word pieces a caption; the model's own limit holds as well
     image_batch: int = 32  # images a forward pass
     device: str = "auto"  # "auto", "cpu", "cuda", "cuda:1", ...
     dtype: str = "auto"  # compute type of the encoders: "auto", "float32", "bfloat16", "float16"
     seed: int = 0  # draws roles that the data set does not bring, and untrained encoders
+    features: tuple[Path, ...] = ()  # .mat, .h5, .npz or .npy of ready-made features, in place of encoders
+    maps: tuple[str, ...] = ()  # "ROLE[.PART]=ARRAY": what the arrays of these files are; empty: by their names
     max_bad: float = 0.01  # share of images that may be unreadable before the exit code says so
     offline: bool = False  # never ask the network for weights
     overwrite: bool = False  # replace files that another recipe made

@@ -2,30 +2,33 @@
 
 ``cache/<dataset>/`` gets ``items.jsonl`` and ``dataset.json`` (the items with their roles), ``image-<encoder>.h5``,
 ``text-<lang>-<encoder>.h5`` and ``quarantine.jsonl`` (what could not be used, and why). Every item of the data set is
-accounted for: items = ok + quarantined, for the images and for each language.
+accounted for: items = ok + quarantined, for the images and for each language. Views that the data set brings ready-made
+features of need no encoder.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
-from cmrhash.config import RANDOM, SAMPLE_DATASET, TEXT_MODELS, ExtractConfig
+from cmrhash.config import OWN, RANDOM, SAMPLE_DATASET, TEXT_MODELS, ExtractConfig
 from cmrhash.data import read_dataset
 from cmrhash.data.dataset import ImageTextDataset
 from cmrhash.data.manifest import keep
 from cmrhash.device import choose_device
 from cmrhash.encoders import image as image_encoders
 from cmrhash.encoders import text as text_encoders
+from cmrhash.encoders.image import ImageEncoder
 from cmrhash.encoders.text import TextEncoder
 from cmrhash.errors import DataError, UsageError
 from cmrhash.extract_images import extract_images
+from cmrhash.extract_ready import extract_ready
 from cmrhash.extract_texts import captions_of, extract_texts
 from cmrhash.extracted import Extracted, Progress
 from cmrhash.files import write_bytes
@@ -53,24 +56,24 @@ def extract(config: ExtractConfig, progress: Progress = lambda *_: None) -> Repo
     dataset = read_dataset(config)
     folder = config.cache / dataset.name
     langs = _languages(dataset, config.langs)
-    models = _text_models(config, langs)
+    models = _text_models(config, langs, dataset.ready)
     device = choose_device(config.device)
-    image_encoder = image_encoders.load(
-        config.image_model,
-        config.image_weights or (RANDOM if config.dataset == SAMPLE_DATASET else "default"),
-        device=device,
-        dtype=config.dtype,
-        seed=config.seed,
-        offline=config.offline,
-    )
+    image_encoder = None if "image" in dataset.ready else _image_encoder(config, device)
     encoders = _text_encoders(config, dataset, models, device)
     dataset = keep(dataset, folder, config.overwrite)
 
     def images() -> Extracted:
+        if image_encoder is None:
+            return extract_ready(dataset, "image", folder, config, progress)
         return extract_images(dataset, image_encoder, folder, config, progress)
 
     def texts() -> list[Extracted]:
-        return [extract_texts(dataset, lang, encoders[lang], folder, config, progress) for lang in langs]
+        return [
+            extract_texts(dataset, lang, encoders[lang], folder, config, progress)
+            if lang in encoders
+            else extract_ready(dataset, f"text-{lang}", folder, config, progress)
+            for lang in langs
+        ]
 
     if device.type == "cpu":
         files = [images(), *texts()]
@@ -79,9 +82,8 @@ def extract(config: ExtractConfig, progress: Progress = lambda *_: None) -> Repo
             later = pool.submit(texts)
             files = [images(), *later.result()]
     _write_quarantine(folder, files)
-    recipes = [image_encoder.recipe, *(encoder.recipe for encoder in encoders.values())]
-    untrained = any(recipe["weights"] == RANDOM for recipe in recipes)
-    unknown = {lang: encoders[lang].unknown_share(captions_of(dataset, lang)[1][:1000]) for lang in langs}
+    untrained = any(e.recipe["weights"] == RANDOM for e in (image_encoder, *encoders.values()) if e)
+    unknown = {lang: one.unknown_share(captions_of(dataset, lang)[1][:1000]) for lang, one in encoders.items()}
     return Report(dataset, folder, files, untrained, unknown)
 
 
@@ -98,20 +100,39 @@ def _languages(dataset: ImageTextDataset, asked: Sequence[str]) -> list[str]:
     return list(dict.fromkeys(asked)) or list(dataset.languages)
 
 
-def _text_models(config: ExtractConfig, langs: list[str]) -> dict[str, str]:
-    """Language -> model, from "[LANG=]MODEL" options, the sample's untrained one, or the built-in table."""
+def _image_encoder(config: ExtractConfig, device: torch.device) -> ImageEncoder:
+    return image_encoders.load(
+        config.image_model,
+        config.image_weights or (RANDOM if config.dataset == SAMPLE_DATASET else "default"),
+        device=device,
+        dtype=config.dtype,
+        seed=config.seed,
+        offline=config.offline,
+    )
+
+
+def _text_models(config: ExtractConfig, langs: list[str], ready: Collection[str] = ()) -> dict[str, str]:
+    """Language -> model, from "[LANG=]MODEL" options, the sample's untrained one, or the built-in table.
+
+    ready: the views that have ready-made features, and so no model.
+    """
     given: dict[str, str] = {}
     for option in config.text_models:
         match = re.fullmatch(r"([A-Za-z0-9_-]+)=(.+)", option)
         lang, model = match.groups() if match else ("", option)
         if match and lang not in langs:
             raise UsageError(f"--text-model {option}", None, f"the languages are {', '.join(langs)}")
+        if match and model != OWN and f"text-{lang}" in ready:
+            raise UsageError(f"--text-model {option}", None, f"the {lang} texts have ready-made features: leave it out")
         given[lang] = model
     default = given.get("", RANDOM if config.dataset == SAMPLE_DATASET else None)
-    models = {lang: given.get(lang, default or TEXT_MODELS.get(lang, "")) for lang in langs}
+    encoded = [lang for lang in langs if f"text-{lang}" not in ready]
+    models = {lang: given.get(lang, default or TEXT_MODELS.get(lang, "")) for lang in encoded}
     missing = [lang for lang, model in models.items() if not model]
     if missing:
         raise UsageError(f"no text model for language '{missing[0]}'", None, f"give --text-model {missing[0]}=DIR")
+    if lost := [lang for lang, model in models.items() if model == OWN]:
+        raise UsageError(f"the data set brings no {lost[0]} features of its own", None, "give a text model")
     return models
 
 

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cmrhash.cache import Features, read_features, read_manifest, source_digest
+from cmrhash.config import READY
 from cmrhash.data.dataset import ImageTextDataset
 from cmrhash.errors import StaleError, UsageError
 from cmrhash.relevance import Relevance
@@ -52,7 +53,7 @@ def open_view(folder: Path, dataset: ImageTextDataset, name: str, encoder: str |
     ids = tuple(item.id for item in dataset.items)
     if features.ids != ids:
         raise StaleError("feature file of other items than items.jsonl", path, "run cmrhash extract --overwrite")
-    if name != "image":
+    if name != "image" and features.recipe["weights"] != READY:  # ready-made features are of no caption
         texts = [text for item in dataset.items for text in item.texts.get(name.removeprefix("text-"), ())]
         if features.source.tobytes() != b"".join(source_digest(text.encode()).tobytes() for text in texts):
             raise StaleError("captions changed since they were encoded", path, "run cmrhash extract --overwrite")
@@ -66,8 +67,12 @@ def open_view(folder: Path, dataset: ImageTextDataset, name: str, encoder: str |
 
 
 def languages_of(folder: Path, dataset: ImageTextDataset, asked: Sequence[str] = ()) -> list[str]:
-    """The asked languages, or all that are extracted, in the order of the data set; UsageError for one that is not."""
-    there = [lang for lang in dataset.languages if feature_files(folder, f"text-{lang}")]
+    """The asked languages, or all that are extracted; raises UsageError for one that is not.
+
+    A language is there by the data set's captions, or by ready-made features alone.
+    """
+    made = [read_manifest(path)["recipe"] for path in folder.glob("text-*.h5")]
+    there = sorted({own["lang"] for own in made if own["lang"] in dataset.languages or own["weights"] == READY})
     unknown = [lang for lang in asked if lang not in there]
     if unknown or not there:
         wish = f"no features for language '{unknown[0]}'" if unknown else "no text features"

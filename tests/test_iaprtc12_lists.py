@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cmrhash.data import iaprtc12_lists
+from cmrhash.config import ExtractConfig
+from cmrhash.data import iaprtc12_lists, read_dataset
 from cmrhash.data.dataset import check, with_roles
 from cmrhash.data.iaprtc12_lists import LABELS, WORDS
 from cmrhash.errors import CmrhashError, DataError
@@ -77,6 +80,24 @@ def test_counts_what_is_there_and_what_is_missing(root: Path) -> None:
         "photos in no list": 1,
         "items without an image": 1,
     }
+
+
+def test_the_words_are_there_for_the_asking(root: Path) -> None:
+    other = line("00/2.jpg", 4).replace("1", "0", 1)  # another word than in the train list, whose line counts
+    put(root / RETRIEVAL, other + line("00/4.jpg", 3).replace(" 1 0", " 1 1", 1))
+    dataset = iaprtc12_lists.read(root)
+    assert not dataset.ready
+    words = iaprtc12_lists.own_features(dataset)["text-en"].x
+    assert (words.shape, words.dtype) == ((4, WORDS), np.uint8)
+    plain = [int(n % 7 == 0) for n in range(WORDS)]
+    assert words[:3].tolist() == [plain] * 3
+    assert words[3].tolist() == [1, 1, *plain[2:]]
+
+
+def test_own_words_in_place_of_a_text_model(root: Path, tmp_path: Path) -> None:
+    config = ExtractConfig("iaprtc12-lists", root, cache=tmp_path / "cache", text_models=("en=own",))
+    assert list(read_dataset(config).ready) == ["text-en"]
+    assert not read_dataset(replace(config, text_models=())).ready
 
 
 @pytest.mark.parametrize("name", ["JPEGImages", "annotations", TRAIN, TEST, RETRIEVAL])

@@ -9,14 +9,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cmrhash.config import DATASETS
+from cmrhash.config import DATASETS, FEATURES_DATASET
 from cmrhash.data import READERS
 from cmrhash.data.layout import FOREIGN, decode, files_by_stem, need_file, need_folder, read_lines
 from cmrhash.errors import DataError
 
 
 def test_the_names_of_the_readers_are_those_of_the_command_line() -> None:
-    assert tuple(READERS) == DATASETS
+    assert (*READERS, FEATURES_DATASET) == DATASETS
 
 
 @pytest.mark.parametrize("name", [name for name in READERS if name != "sample"])

@@ -77,6 +77,48 @@ def test_the_seed_decides(root: Path) -> None:
     assert with_roles(undrawn, 1).items != with_roles(undrawn, 2).items
 
 
+@pytest.mark.parametrize("names", [("dataset", "sentence"), ("images", "sentences"), ("images", "texts")])
+def test_photos_of_all_classes_in_one_folder_are_the_same_items(
+    root: Path, tmp_path: Path, names: tuple[str, str]
+) -> None:
+    flat = tmp_path / "flat"
+    for old, new in zip(("dataset", "sentence"), names, strict=True):
+        for path in [path for path in (root / old).glob("*/*") if not path.parent.name.startswith(".")]:
+            put(flat / new / f"{path.parent.name}_{path.name}", path.read_bytes())
+    one, other = pascal.read(root), pascal.read(flat)
+    assert [(i.id, i.texts, i.labels) for i in other.items] == [(i.id, i.texts, i.labels) for i in one.items]
+    assert other.items[0].image == f"{names[0]}/bus_2008_0.jpg"
+    assert [i.splits for i in with_roles(other, 3).items] == [i.splits for i in with_roles(one, 3).items]
+
+
+@pytest.mark.parametrize(
+    ("stem", "ident"),
+    [
+        ("tv_monitor_2008_000123", "tv_monitor/2008_000123"),
+        ("bus_7", "bus/7"),
+        ("dining_table_a", "dining_table/a"),
+        ("2008_1", "2008/1"),
+    ],
+)
+def test_the_class_stands_before_the_id(root: Path, stem: str, ident: str) -> None:
+    put(root / f"dataset/{stem}.jpg")
+    assert ident in {item.id for item in pascal.read(root).items}
+
+
+def test_a_file_without_a_class_is_none_of_the_data_set(root: Path) -> None:
+    before = pascal.read(root)
+    put(root / "dataset/cover.jpg")
+    after = pascal.read(root)
+    assert after.items == before.items
+    assert after.found["files that are none of the data set's"] == 2
+
+
+def test_one_photo_in_both_ways_is_refused(root: Path) -> None:
+    put(root / "dataset/bus_2008_3.jpg")
+    with pytest.raises(DataError, match=r"two files for 'bus/2008_3'.*remove dataset/bus/2008_3\.jpg or the other"):
+        pascal.read(root)
+
+
 @pytest.mark.parametrize("gone", ["dataset", "sentence"])
 def test_a_missing_folder_is_named(root: Path, gone: str) -> None:
     (root / gone).rename(root / "elsewhere")

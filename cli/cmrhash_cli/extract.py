@@ -46,7 +46,10 @@ def extract(
     ] = D.image_weights,
     text_model: Annotated[
         list[str] | None,
-        typer.Option(help="[LANG=]DIR_OR_ID of a BERT-like model, or random (the sample's default); repeatable."),
+        typer.Option(
+            help="[LANG=]DIR_OR_ID of a BERT-like model, random (the sample's default), or own: "
+            "features that the data set brings along; repeatable."
+        ),
     ] = None,
     pooling: Annotated[str, typer.Option(help="Tokens to one vector: mean or cls.")] = D.pooling,
     max_length: Annotated[int, typer.Option(min=3, help="Word pieces a caption at most.")] = D.max_length,
@@ -54,6 +57,14 @@ def extract(
     device: Device = D.device,
     dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = D.dtype,
     seed: Annotated[int, typer.Option(min=0, help="Draws missing splits and untrained encoders.")] = D.seed,
+    features: Annotated[
+        list[Path] | None,
+        typer.Option(help="Ready-made features in place of an encoder: .mat, .h5, .npz or .npy (repeatable)."),
+    ] = None,
+    maps: Annotated[
+        list[str] | None,
+        typer.Option("--map", help="ROLE[.PART]=[FILE:]ARRAY: which array of these files is what (repeatable)."),
+    ] = None,
     max_bad: Annotated[float, typer.Option(min=0, max=1, help="Share of broken items to accept.")] = D.max_bad,
     offline: Annotated[bool, typer.Option("--offline", help="Never ask the network.")] = D.offline,
     overwrite: Overwrite = D.overwrite,
@@ -68,6 +79,8 @@ def extract(
     cmrhash extract --dataset iaprtc12 --root IAPR
 
     cmrhash extract --dataset manifest --root DIR --image-weights resnet18.pth --text-model MODEL_DIR
+
+    cmrhash extract --dataset features --features mirflickr.mat
     """
     config = ExtractConfig(
         dataset,
@@ -84,6 +97,8 @@ def extract(
         device,
         dtype,
         seed,
+        tuple(features or ()),
+        tuple(maps or ()),
         max_bad,
         offline,
         overwrite,

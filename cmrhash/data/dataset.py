@@ -13,6 +13,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from pathlib import Path, PurePosixPath
+from typing import Any
+
+from numpy.typing import NDArray
 
 from cmrhash.errors import DataError, UsageError
 
@@ -43,6 +46,19 @@ class Item:
 
 
 @dataclass(frozen=True)
+class Ready:
+    """Ready-made features of a view, used in place of an encoder's.
+
+    name: stands for the encoder in the feature file's name. source: file and arrays, for the user to read.
+    x: (items, D) real numbers of any type; rows that are not finite as float32 count as broken.
+    """
+
+    name: str
+    source: str
+    x: NDArray[Any]
+
+
+@dataclass(frozen=True)
 class ImageTextDataset:
     """A named list of items in a fixed order.
 
@@ -53,6 +69,8 @@ class ImageTextDataset:
     sha256: of the items as they are stored in the cache, empty as long as they are not.
     protocol: how ``with_roles`` draws roles if the reader gives none: "database" (the shares of IAPR TC-12, train in
     the database) or "per-class" (a share of every class is test, which is queries and database at once).
+    ready: features that the data set brings itself, by view: "image", "text-<lang>". They go into feature files and
+    are not stored with the items.
     """
 
     name: str
@@ -65,6 +83,7 @@ class ImageTextDataset:
     sha256: str = ""
     protocol: str = "database"
     val_drawn: bool = False
+    ready: Mapping[str, Ready] = field(default_factory=dict, compare=False)
 
     @property
     def split(self) -> str:
@@ -76,8 +95,9 @@ class ImageTextDataset:
 
     @property
     def languages(self) -> tuple[str, ...]:
-        """Every language that some item has a caption in, sorted."""
-        return tuple(sorted({lang for item in self.items for lang in item.texts}))
+        """Every language that some item has a caption in, or ready features, sorted."""
+        ready = {view.removeprefix("text-") for view in self.ready if view != "image"}
+        return tuple(sorted(ready | {lang for item in self.items for lang in item.texts}))
 
     def count(self, role: str) -> int:
         """How many items have that role."""
@@ -185,9 +205,13 @@ def by_pairs(dataset: ImageTextDataset) -> ImageTextDataset:
 
 
 def _complete(dataset: ImageTextDataset) -> list[int]:
+    """Rows of the items that have an image, a text and, for relevance by labels, a label; ready features are both."""
     by_labels = dataset.relevance == "labels"
+    image, text = "image" in dataset.ready, any(view != "image" for view in dataset.ready)
     return [
-        row for row, item in enumerate(dataset.items) if item.image and item.texts and (item.labels or not by_labels)
+        row
+        for row, item in enumerate(dataset.items)
+        if (image or item.image) and (text or item.texts) and (item.labels or not by_labels)
     ]
 
 

@@ -3,10 +3,10 @@
     JPEGImages/NN/ID.jpg        annotations/NN/ID.txt
     iapr_train, iapr_test, iapr_retrieval       a photo a line: NN/ID.jpg, 2,912 word bits, 255 label bits
 
-The bits stand apart by white space or commas; the words are passed over, since texts are encoded from the annotations
-(English; the plain text, or its DESCRIPTION where the file has one). Classes are the labels' places in the line, from 1
-on. Protocol: the lists' own; test is query, retrieval is database, train is train and database (5 % held out as val). A
-photo in several lists has the roles of all.
+The bits stand apart by white space or commas; the words are passed over unless asked for (``own_features``), since
+texts are encoded from the annotations (English; the plain text, or its DESCRIPTION where the file has one). Classes are
+the labels' places in the line, from 1 on. Protocol: the lists' own; test is query, retrieval is database, train is
+train and database (5 % held out as val). A photo in several lists has the roles of all.
 """
 
 from __future__ import annotations
@@ -17,7 +17,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from cmrhash.data.dataset import ImageTextDataset, Item, clean_text
+import numpy as np
+
+from cmrhash.data.dataset import ImageTextDataset, Item, Ready, clean_text
 from cmrhash.data.iaprtc12 import parse
 from cmrhash.data.layout import (
     IMAGE_SUFFIXES,
@@ -58,7 +60,8 @@ def read(root: Path) -> ImageTextDataset:
     texts = _scan(root, ANNOTATIONS, (".txt",), extra)
     photos: dict[str, _Photo] = {}
     for name, splits in LISTS.items():
-        for ident, labels in _entries(need_file(root, name)):
+        for ident, bits in _entries(need_file(root, name)):
+            labels = tuple(n for n, bit in enumerate(bits[WORDS:]) if bit == ord("1"))
             photo = photos.setdefault(ident, _Photo(labels, frozenset()))
             photo.splits |= splits
             extra["lines with other labels than the photo's first"] += photo.labels != labels
@@ -69,6 +72,16 @@ def read(root: Path) -> ImageTextDataset:
     extra["photos in no list"] = len(images.keys() - photos.keys())
     classes = tuple(str(n + 1) for n in range(LABELS))
     return ImageTextDataset("iaprtc12-lists", root, items, classes, found=report(items, classes, ["en"], extra))
+
+
+def own_features(dataset: ImageTextDataset) -> dict[str, Ready]:
+    """The lists' own words of every item, (items, WORDS) uint8 of 0 and 1: the bag of words that hashing papers use."""
+    row_of = {item.id: row for row, item in enumerate(dataset.items)}
+    words = np.zeros((len(dataset.items), WORDS), np.uint8)
+    for name in reversed(LISTS):  # of a photo in several lists the first line counts, as for its labels
+        for ident, bits in _entries(need_file(dataset.root, name)):
+            words[row_of[ident]] = np.frombuffer(bits[:WORDS], np.uint8) - ord("0")
+    return {"text-en": Ready("words", "the lists' word bits", words)}
 
 
 def _scan(root: Path, name: str, suffixes: tuple[str, ...], extra: Counter[str]) -> dict[str, str]:
@@ -84,8 +97,8 @@ def _scan(root: Path, name: str, suffixes: tuple[str, ...], extra: Counter[str])
     return files
 
 
-def _entries(path: Path) -> Iterator[tuple[str, tuple[int, ...]]]:
-    """(NN/ID, labels) of every line. Read as bytes: a list has 3,168 fields a line, and 18,000 lines."""
+def _entries(path: Path) -> Iterator[tuple[str, bytes]]:
+    """(NN/ID, a "0" or "1" for every word and label) of every line. Read as bytes: they are 18,000 of 3,168 fields."""
     with path.open("rb") as lines:
         for number, line in enumerate(lines, 1):
             fields = line.removeprefix(b"\xef\xbb\xbf").replace(b",", b" ").split(None, 1)
@@ -96,7 +109,7 @@ def _entries(path: Path) -> Iterator[tuple[str, tuple[int, ...]]]:
             if not photo or len(bits) != WORDS + LABELS or bits.strip(b"01"):
                 what = f"line {number} is not NN/ID.jpg with {WORDS} + {LABELS} bits: '{clean_text(decode(line[:40]))}'"
                 raise DataError(what, path, "mend that line")
-            yield photo[1].decode(), tuple(n for n, bit in enumerate(bits[WORDS:]) if bit == ord("1"))
+            yield photo[1].decode(), bits
 
 
 def _read_text(root: Path, path: str | None, extra: Counter[str]) -> dict[str, tuple[str, ...]]:
