@@ -38,7 +38,7 @@ class ExtractConfig:
     name: str | None = None  # folder below the cache; None: the reader's name
     cache: Path = CACHE
     langs: tuple[str, ...] = ()  # languages to extract; empty: all that the data set has
-    image_model: str = "resnet18"  # any torchvision classifier
+    image_model: str = "resnet18"  # any torchvision classifier, or a Faster R-CNN for its regions
     image_weights: str | None = None  # "default", an enum's name, a file, "random"; None: random for the sample
     text_models: tuple[str, ...] = ()  # "[LANG=]DIR_OR_ID" or "random"; empty: TEXT_MODELS, random for the sample
     pooling: str = "mean"  # how tokens become one text vector: "mean" or "cls"

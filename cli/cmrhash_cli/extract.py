@@ -39,7 +39,9 @@ def extract(
     ] = D.name,
     cache: Cache = CACHE,
     lang: Annotated[list[str] | None, typer.Option(help="Language to extract (repeatable); default: all.")] = None,
-    image_model: Annotated[str, typer.Option(help="Any torchvision classifier.")] = D.image_model,
+    image_model: Annotated[
+        str, typer.Option(help="Any torchvision classifier, or fasterrcnn_* for regions.")
+    ] = D.image_model,
     image_weights: Annotated[
         str | None,
         typer.Option(help="default, a weights enum's name, a file, or random (the sample's default)."),
