@@ -183,7 +183,7 @@ def test_frequencies_are_learned_on_train_captions_alone(file):
     [("bow", "mean", "binary"), ("bow", "tf-idf", "binary"), (None, "cls", "mean, sum, tf-idf"), (None, "", "mean")],
 )
 def test_a_pooling_that_a_model_does_not_have_is_refused_with_those_that_it_has(file, model, pooling, choices):
-    with pytest.raises(UsageError, match=f"--pooling {pooling}: choose one of {choices}"):
+    with pytest.raises(UsageError, match=f"--pooling {pooling}: {model or file}: choose one of {choices}"):
         load(model or file, pooling=pooling)
 
 
@@ -286,15 +286,16 @@ FORMAT = "give text, as word2vec, GloVe and fastText have it"
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        (b"# Read me first\n\nThese are words\n", f"line 1 is not a word and 3 numbers: .*: {FORMAT}"),
+        (b"# Read me first\n\nThese are words\n", f"line 1 is not a word and its numbers: .*: {FORMAT}"),
         (b"dog\ncat\n", "line 1 is not a word and its numbers"),
-        (b'{"dog": [1, 2, 3]}', "line 1 is not a word and 3 numbers"),
+        (b'{"dog": [1, 2, 3]}', "line 1 is not a word and its numbers"),
         (b"dog,1,2,3\ncat,4,5,6\n", "line 1 is not a word and its numbers"),
         (b"dog 1 2 3\ncat 4 5\n", "line 2 is not a word and 3 numbers"),
         (b"dog 1 2 3\nunused 4 5\n", "line 2 is not a word and 3 numbers"),
         (b"dog 1 2 3\ncat 4 5 x\n", "line 2 is not a word and 3 numbers"),
         (b"dog 1 2 3\ncat 4 nan 5\n", "line 2 is not a word and 3 numbers"),
-        (b"dog 1 2 inf\n", "line 1 is not a word and 3 numbers"),
+        (b"dog 1 2 inf\n", "line 1 is not a word and its numbers"),
+        (b"1 3\ndog 1 2 inf\n", "line 2 is not a word and 3 numbers"),
         (b"2 4\ndog 1 2 3\ncat 4 5 6\n", "line 2 is not a word and 4 numbers"),
         (b"2 2\ndog 1 2 3\ncat 4 5 6\n", "line 2 is not a word and 2 numbers"),
         (b"3 3\ndog 1 2 3\ncat 4 5 6\n", "2 of 3 word vectors: .*: cut short"),

@@ -33,7 +33,7 @@ def read_vectors(path: Path, wanted: AbstractSet[str]) -> dict[str, NDArray[np.f
     found: dict[str, NDArray[np.float32]] = {}
     keys = {word.encode(): word for word in wanted}
     with _opened(path) as file:
-        promised, dim, first, vectors = None, 0, True, 0
+        promised, dim, vectors = None, 0, 0
         for number, line in enumerate(file, 1):
             word, _, rest = line.rstrip(b" \r\n").partition(b" ")
             if not rest and not word:
@@ -42,16 +42,16 @@ def read_vectors(path: Path, wanted: AbstractSet[str]) -> dict[str, NDArray[np.f
                 promised, dim = int(word), int(rest)
                 continue
             fields, vectors = rest.count(b" ") + bool(rest), vectors + 1
-            dim = dim or fields
-            if fields < dim or not fields or (first and fields != dim):
-                raise _malformed(number, dim, path)
-            if first or (fields == dim and word in keys and keys[word] not in found):
+            vector = None
+            if vectors == 1 or (fields == dim and word in keys and keys[word] not in found):
                 vector = _numbers(rest)
-                if vector is None:
+                if vector is None or fields != (dim or fields):
                     raise _malformed(number, dim, path)
-                if word in keys:
-                    found[keys[word]] = vector
-            first = False
+                dim = fields
+            if fields < dim:
+                raise _malformed(number, dim, path)
+            if vector is not None and word in keys:
+                found[keys[word]] = vector
     if vectors < (promised or 1):
         raise EncoderError(f"{vectors} of {promised or 'its'} word vectors", path, "cut short: fetch the file again")
     return found
@@ -83,7 +83,7 @@ def _numbers(rest: bytes) -> NDArray[np.float32] | None:
 
 
 def _malformed(number: int, dim: int, path: Path) -> EncoderError:
-    numbers = f"{dim} numbers" if dim > 1 else "its numbers"
+    numbers = f"{dim} numbers" if dim else "its numbers"
     return EncoderError(f"line {number} is not a word and {numbers}", path, AS_TEXT)
 
 

@@ -104,7 +104,7 @@ def load(
     known = POOLING[BOW if model == BOW else "vectors"]
     pooling = known[0] if pooling is None else pooling
     if pooling not in known:
-        raise UsageError(f"--pooling {pooling}", None, f"choose one of {', '.join(known)}")
+        raise UsageError(f"--pooling {pooling}", model, f"choose one of {', '.join(known)}")
     if model in (BOW, TRAINED) or pooling == "tf-idf":
         _check_learnable(train, captions)
     if model == BOW:
@@ -143,7 +143,7 @@ def _bow(train: Sequence[str], size: int) -> WordEncoder:
     words = sorted(counts, key=lambda word: (-counts[word], word))[:size]
     recipe = {
         "encoder": BOW,
-        "weights": "none",
+        "weights": "trained",
         "weights_sha256": _digest(words),
         "words": len(words),
         "pooling": POOLING[BOW][0],
