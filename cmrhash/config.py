@@ -43,10 +43,12 @@ class ExtractConfig:
     name: str | None = None  # folder below the cache; None: the reader's name
     cache: Path = CACHE
     langs: tuple[str, ...] = ()  # languages to extract; empty: all that the data set has
-    image_model: str = "resnet18"  # any torchvision classifier
+    image_model: str = "resnet18"  # any torchvision classifier, or a Faster R-CNN for its regions
     image_weights: str | None = None  # "default", an enum's name, a file, "random"; None: random for the sample
-    text_models: tuple[str, ...] = ()  # "[LANG=]DIR_OR_ID", RANDOM or OWN; empty: TEXT_MODELS, random for the sample
-    pooling: str = "mean"  # how tokens become one text vector: "mean" or "cls"
+    # "[LANG=]MODEL": a transformer's directory or id, "bow", "word2vec", a file of word vectors, RANDOM or OWN; empty:
+    text_models: tuple[str, ...] = ()  # TEXT_MODELS, random for the sample
+    pooling: str | None = None  # how tokens become one text vector; None: the mean, where a model has a choice
+    vocabulary: int = 2912  # words of a bag of words; as in the papers on hashing IAPR TC-12
     max_length: int = 512  # word pieces a caption; the model's own limit holds as well
     image_batch: int = 32  # images a forward pass
     device: str = "auto"  # "auto", "cpu", "cuda", "cuda:1", ...

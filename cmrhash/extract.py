@@ -24,12 +24,12 @@ from cmrhash.data.manifest import keep
 from cmrhash.device import choose_device
 from cmrhash.encoders import image as image_encoders
 from cmrhash.encoders import text as text_encoders
+from cmrhash.encoders import words
 from cmrhash.encoders.image import ImageEncoder
-from cmrhash.encoders.text import TextEncoder
 from cmrhash.errors import DataError, UsageError
 from cmrhash.extract_images import extract_images
 from cmrhash.extract_ready import extract_ready
-from cmrhash.extract_texts import captions_of, extract_texts
+from cmrhash.extract_texts import CaptionEncoder, captions_of, extract_texts
 from cmrhash.extracted import Extracted, Progress
 from cmrhash.files import write_bytes
 
@@ -44,7 +44,7 @@ class Report:
     folder: Path
     files: list[Extracted]
     untrained: bool
-    unknown_words: dict[str, float]  # language -> share of word pieces outside the vocabulary
+    unknown_words: dict[str, float]  # language -> share of words or word pieces outside the vocabulary
 
 
 def extract(config: ExtractConfig, progress: Progress = lambda *_: None) -> Report:
@@ -138,16 +138,23 @@ def _text_models(config: ExtractConfig, langs: list[str], ready: Collection[str]
 
 def _text_encoders(
     config: ExtractConfig, dataset: ImageTextDataset, models: dict[str, str], device: torch.device
-) -> dict[str, TextEncoder]:
-    """One encoder a language; languages with the same trained model share it."""
-    loaded: dict[str, TextEncoder] = {}
-    for lang, model in models.items():
-        same = [other for other in loaded if models[other] == model != RANDOM]
-        train = [t for item in dataset.items if "train" in item.splits for t in item.texts.get(lang, ())]
-        loaded[lang] = (
-            loaded[same[0]]
-            if same
-            else text_encoders.load(
+) -> dict[str, CaptionEncoder]:
+    """One encoder a language; languages with the same trained transformer share it, and a file is read once."""
+    train = {
+        lang: [text for item in dataset.items if "train" in item.splits for text in item.texts.get(lang, ())]
+        for lang in models
+    }
+    made: dict[str, CaptionEncoder] = {}
+    for model in dict.fromkeys(models.values()):
+        langs = [lang for lang in models if models[lang] == model]
+        if words.takes(model):
+            captions = {lang: captions_of(dataset, lang)[1] for lang in langs}
+            made |= words.load(
+                model, train, captions, vocabulary=config.vocabulary, pooling=config.pooling, seed=config.seed
+            )
+            continue
+        for shared in [[lang] for lang in langs] if model == RANDOM else [langs]:
+            encoder = text_encoders.load(
                 model,
                 pooling=config.pooling,
                 max_length=config.max_length,
@@ -155,10 +162,10 @@ def _text_encoders(
                 dtype=config.dtype,
                 seed=config.seed,
                 offline=config.offline,
-                corpus=train if model == RANDOM else (),
+                corpus=train[shared[0]] if model == RANDOM else (),
             )
-        )
-    return loaded
+            made |= dict.fromkeys(shared, encoder)
+    return made
 
 
 # ---------------------------------------------------------------------------------------------- what was bad

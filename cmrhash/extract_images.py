@@ -19,6 +19,7 @@ from cmrhash.encoders.pixels import BadImage, decode, read_bytes
 from cmrhash.extracted import CODE, Extracted, Progress, ids_digest, made_with, refuse_changed, still_good
 
 IMAGE_BLOCK = 256  # images a commit: what a kill can cost, against one fsync
+LARGE = 640  # side in pixels above which an eighth of these is a commit: three blocks at a time lie in memory
 DECODERS = min(16, (os.cpu_count() or 1) + 1)  # threads; Pillow frees the interpreter lock
 
 
@@ -38,7 +39,8 @@ def extract_images(
         else:
             item = np.arange(rows, dtype=np.int32)
             ids = tuple(i.id for i in dataset.items)
-            with FeatureWriter(path, item, ids, encoder.dim, recipe, IMAGE_BLOCK, config.overwrite) as writer:
+            commit = max(1, IMAGE_BLOCK // 8) if encoder.crop.size > LARGE else IMAGE_BLOCK
+            with FeatureWriter(path, item, ids, encoder.dim, recipe, commit, config.overwrite) as writer:
                 for block in sorted(writer.done):  # a photo that changed since is encoded again
                     now = np.stack(list(pool.map(_file_digest, files[writer.slice(block)])))
                     if not np.array_equal(writer.committed("source", block), now):

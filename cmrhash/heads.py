@@ -59,10 +59,13 @@ class Head(nn.Module):
         self.layers = nn.Sequential(*layers)
 
     def standardise(self, x: Tensor) -> None:
-        """Learn mean and standard deviation from the training features x (N, D); constant features stay as they are."""
+        """Learn mean and standard deviation from the training features x (N, D); constant features stay as they are.
+
+        Constant by a feature's own measure: those of an untrained MobileNet or EfficientNet are 1e-9 to 1e-13.
+        """
         self.mean.copy_(x.mean(0))
         std = x.std(0, correction=0)
-        self.std.copy_(torch.where(std > 1e-6, std, torch.ones_like(std)))
+        self.std.copy_(torch.where(std > 1e-6 * self.mean.abs(), std, torch.ones_like(std)))
 
     def scaled(self, x: Tensor) -> Tensor:
         """(B, D) raw features -> (B, D) standardised ones, mean 0 and variance 1 over the training features."""

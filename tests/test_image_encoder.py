@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import re
 import shutil
 import socket
 import warnings
@@ -18,8 +19,10 @@ from torchvision.transforms import CenterCrop, Compose, Normalize, Resize, ToTen
 
 from cmrhash.device import choose_device, choose_dtype
 from cmrhash.encoders import image as image_encoders
-from cmrhash.encoders.weights import read_state
+from cmrhash.encoders.image import _classifier
+from cmrhash.encoders.weights import _today, read_state
 from cmrhash.errors import EncoderError, UsageError
+from cmrhash.heads import Head
 
 SMALL = "shufflenet_v2_x0_5"  # the quickest of torchvision's classifiers
 PRUNED = Path(__file__).parents[2] / "shared" / "weights" / "resnet18_pq_fp16.pth"
@@ -124,7 +127,44 @@ def test_the_features_are_those_before_the_last_layer(model, dim):
     assert features.shape == (2, encoder.dim) == (2, dim)
 
 
+@pytest.mark.parametrize(
+    ("model", "dim", "head"),
+    [
+        ("vgg16", 4096, "classifier.6"),  # fc7
+        ("vgg19", 4096, "classifier.6"),
+        ("efficientnet_b0", 1280, "classifier.1"),
+        ("mobilenet_v2", 1280, "classifier.1"),
+        ("densenet121", 1024, "classifier"),
+        ("inception_v3", 2048, "fc"),
+        ("vit_b_16", 768, "heads.head"),
+    ],
+)
+def test_it_is_the_classifying_layer_that_is_cut(model, dim, head):
+    with torch.device("meta"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        module, found = _classifier(model, None, None)
+    assert found == dim
+    cut = {name for name, part in module.named_modules() if isinstance(part, torch.nn.Identity)}
+    assert cut >= {head}
+    assert len(
+        [part for part in module.modules() if isinstance(part, torch.nn.Linear) and part.out_features == 1000]
+    ) == (
+        model == "inception_v3"  # its auxiliary head, which runs in training only
+    )
+
+
 # ---------------------------------------------------------------------------------------------- random weights
+
+
+@pytest.mark.parametrize("model", ["mobilenet_v3_small", "mobilenet_v2", "efficientnet_b0"])
+def test_however_faint_untrained_features_are_a_head_can_learn_from_them(model):
+    encoder = image_encoders.load(model, "random")
+    x = torch.from_numpy(encoder.encode(np.stack([encoder.crop(image) for image in photos(4)])))
+    assert 0 < x.abs().max() < 1e-6
+    head = Head(encoder.dim, 8)
+    head.standardise(x)
+    spread = ((x - head.mean) / head.std).std(0, correction=0)
+    assert (spread > 0.99).float().mean() > 0.5
 
 
 def test_the_same_seed_draws_the_same_network_and_another_seed_another():
@@ -174,6 +214,29 @@ def test_a_head_of_another_size_or_none_gives_the_same_network(folder, classes):
         return state | ({"fc.weight": torch.zeros(7, 1024), "fc.bias": torch.zeros(7)} if classes else {})
 
     assert load(saved(folder, "head.pth", change)).recipe == load(folder / "net.pth").recipe
+
+
+def test_names_from_before_torchvision_renamed_its_parts_are_accepted(tmp_path):
+    """As in the files that it publishes: ``denselayer1.norm.1``, ``mlp.linear_1``."""
+    state = network("densenet121").state_dict()
+    torch.save(state, tmp_path / "new.pth")
+    old = {re.sub(r"(denselayer\d+\.(norm|conv))([12])\.", r"\1.\3.", name): t for name, t in state.items()}
+    assert old.keys() != state.keys()
+    torch.save(old, tmp_path / "old.pth")
+    assert load(tmp_path / "old.pth", "densenet121").recipe == load(tmp_path / "new.pth", "densenet121").recipe
+    with torch.device("meta"):
+        vit = torchvision.models.get_model("vit_b_16", weights=None).state_dict()
+    now = [name for name in vit if ".mlp." in name]
+    old = [name.replace(".mlp.0.", ".mlp.linear_1.").replace(".mlp.3.", ".mlp.linear_2.") for name in now]
+    assert len(now) == 48
+    assert not set(old) & set(now)
+    assert [_today(name) for name in old] == [_today(name) for name in now] == now
+
+
+def test_a_model_that_asks_for_the_version_of_its_weights_is_told(tmp_path):
+    torch.save(network("mnasnet0_5").state_dict(), tmp_path / "net.pth")
+    save_file(network("mnasnet0_5").state_dict(), tmp_path / "net.safetensors")
+    assert load(tmp_path / "net.pth", "mnasnet0_5").recipe == load(tmp_path / "net.safetensors", "mnasnet0_5").recipe
 
 
 def test_files_from_before_batch_norm_counted_are_accepted(folder):
@@ -291,7 +354,7 @@ def test_a_model_unlike_any_other_names_some(tmp_path):
         image_encoders.load("xyzzy", "random")
 
 
-@pytest.mark.parametrize("model", ["fcn_resnet50", "fasterrcnn_resnet50_fpn", "r3d_18"])
+@pytest.mark.parametrize("model", ["fcn_resnet50", "maskrcnn_resnet50_fpn", "r3d_18"])
 def test_a_model_that_is_no_classifier_of_images_is_unknown(model):
     with pytest.raises(EncoderError, match=f"unknown image model '{model}'"):
         image_encoders.load(model, "random")

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 D = ExtractConfig
 ROLES = ("query", "database", "train", "val")
-MANY_UNKNOWN = 0.05  # share of unknown word pieces from which text model and language hardly match
+MANY_UNKNOWN = 0.05  # share of unknown words or word pieces from which text model and language hardly match
 
 
 def extract(
@@ -39,7 +39,9 @@ def extract(
     ] = D.name,
     cache: Cache = CACHE,
     lang: Annotated[list[str] | None, typer.Option(help="Language to extract (repeatable); default: all.")] = None,
-    image_model: Annotated[str, typer.Option(help="Any torchvision classifier.")] = D.image_model,
+    image_model: Annotated[
+        str, typer.Option(help="Any torchvision classifier, or fasterrcnn_* for regions.")
+    ] = D.image_model,
     image_weights: Annotated[
         str | None,
         typer.Option(help="default, a weights enum's name, a file, or random (the sample's default)."),
@@ -47,11 +49,17 @@ def extract(
     text_model: Annotated[
         list[str] | None,
         typer.Option(
-            help="[LANG=]DIR_OR_ID of a BERT-like model, random (the sample's default), or own: "
-            "features that the data set brings along; repeatable."
+            help="[LANG=]MODEL: directory or id of a BERT-like model, bow, word2vec, a file of word vectors, random "
+            "(the sample's default), or own: features that the data set brings along; repeatable."
         ),
     ] = None,
-    pooling: Annotated[str, typer.Option(help="Tokens to one vector: mean or cls.")] = D.pooling,
+    pooling: Annotated[
+        str | None,
+        typer.Option(help="Tokens to one vector: mean (default) or cls; of word vectors: mean, sum or tf-idf."),
+    ] = D.pooling,
+    vocabulary: Annotated[
+        int, typer.Option(min=1, help="Words of a bag of words: the most frequent ones.")
+    ] = D.vocabulary,
     max_length: Annotated[int, typer.Option(min=3, help="Word pieces a caption at most.")] = D.max_length,
     image_batch: Annotated[int, typer.Option(min=1, help="Images a forward pass.")] = D.image_batch,
     device: Device = D.device,
@@ -80,6 +88,8 @@ def extract(
 
     cmrhash extract --dataset manifest --root DIR --image-weights resnet18.pth --text-model MODEL_DIR
 
+    cmrhash extract --dataset iaprtc12 --root IAPR --text-model bow --text-model de=cc.de.300.vec.gz
+
     cmrhash extract --dataset features --features mirflickr.mat
     """
     config = ExtractConfig(
@@ -92,6 +102,7 @@ def extract(
         image_weights,
         tuple(text_model or ()),
         pooling,
+        vocabulary,
         max_length,
         image_batch,
         device,
@@ -169,6 +180,6 @@ def _notes(report: Report) -> Iterator[str]:
         yield "note: untrained encoders; figures made with them show the wiring, not the method"
     for lang, share in report.unknown_words.items():
         if share > MANY_UNKNOWN:
-            yield f"warning: {share:.0%} of the {lang} word pieces are unknown to its text model"
+            yield f"warning: {share:.0%} of the {lang} words are unknown to its text model"
     if any(file.quarantine for file in report.files):
         yield f"quarantined items and reasons: {report.folder / 'quarantine.jsonl'}"

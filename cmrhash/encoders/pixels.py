@@ -59,6 +59,36 @@ class Crop:
         return np.asarray(image.resize((self.size, self.size), how, box=box))  # (size, size, 3)
 
 
+@dataclass(frozen=True)
+class Letterbox:
+    """Resize the long side to ``size`` pixels and lay the photo at the top left of a square of the mean colour, so
+    that no border of it is lost; normalise by channel.
+    """
+
+    size: int
+    interpolation: str  # a name out of PIL.Image.Resampling
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    @property
+    def fill(self) -> tuple[int, ...]:
+        """The colour beside the photo, as near to nothing after normalisation as a byte can be."""
+        return tuple(round(255 * value) for value in self.mean)
+
+    def recipe(self) -> dict[str, Any]:
+        """All that changes the pixels."""
+        fields = {**asdict(self), "mean": list(self.mean), "std": list(self.std)}
+        return {"letterbox": fields.pop("size"), **fields, "rules": RULES}
+
+    def __call__(self, image: Image.Image) -> NDArray[np.uint8]:
+        """(size, size, 3) uint8."""
+        scale = self.size / max(image.size)
+        wide, high = (max(1, round(scale * side)) for side in image.size)
+        square = np.full((self.size, self.size, 3), self.fill, np.uint8)  # (S, S, 3)
+        square[:high, :wide] = np.asarray(image.resize((wide, high), Image.Resampling[self.interpolation]))
+        return square
+
+
 def read_bytes(path: Path) -> bytes:
     """The file's content; BadImage unless it is a regular file of a sane size (a FIFO would block for ever)."""
     try:

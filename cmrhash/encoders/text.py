@@ -110,7 +110,7 @@ def _batches(lengths: Sequence[int], budget: int) -> list[list[int]]:
 def load(
     model: str,
     *,
-    pooling: str = "mean",
+    pooling: str | None = None,
     max_length: int = 512,
     token_budget: int | None = None,
     device: torch.device | None = None,
@@ -123,9 +123,10 @@ def load(
 
     token_budget: word pieces a forward pass, padding included; None: what suits the device.
     model: a directory, an id of the hub, or "random": a small untrained BERT, drawn from ``seed``, whose vocabulary
-    is learned on ``corpus``. pooling: "mean" over the caption's word pieces or "cls".
+    is learned on ``corpus``. pooling: "mean" over the caption's word pieces, or "cls"; None: the mean.
     Raises EncoderError for a model that cannot be had or lacks weights, UsageError for an unknown pooling.
     """
+    pooling = POOLING[0] if pooling is None else pooling
     if pooling not in POOLING:
         raise UsageError(f"--pooling {pooling}", None, f"choose one of {', '.join(POOLING)}")
     device = device or torch.device("cpu")
@@ -173,7 +174,8 @@ def locate(model: str, offline: bool = False) -> Path:
 
     why = "offline mode is on" if offline else "the hub cannot be reached"
     what = f"text model '{model}' is not cached and {why}"
-    fix = f"pass --text-model [LANG=]DIR with {PARTS}, or random for a dry run"
+    others = "bow, word2vec or a file of word vectors"
+    fix = f"pass --text-model [LANG=]DIR with {PARTS}, or random for a dry run, or {others}"
     raise EncoderError(what, HF_HUB_CACHE, fix)
 
 

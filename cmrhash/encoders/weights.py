@@ -2,13 +2,30 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import re
+import socket
+from collections import OrderedDict
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
+from urllib.error import URLError
+from urllib.parse import urlparse
 
 import torch
 
+from cmrhash.config import RANDOM
 from cmrhash.errors import EncoderError
+
+# Parts that torchvision renamed after it had published files with them: DenseNet, ViT, and Faster R-CNN's two.
+OLD_NAMES = (
+    (r"(denselayer\d+\.(?:norm|conv))\.([12]\.)", r"\1\2"),
+    (r"(encoder_layer_\d+\.mlp)\.linear_1\.", r"\1.0."),
+    (r"(encoder_layer_\d+\.mlp)\.linear_2\.", r"\1.3."),
+    (r"(fpn\.(?:inner|layer)_blocks\.\d+)\.(weight|bias)$", r"\1.0.\2"),
+    (r"(rpn\.head\.conv)\.(weight|bias)$", r"\1.0.0.\2"),
+)
 
 
 def state_digest(model: torch.nn.Module) -> str:
@@ -57,3 +74,78 @@ def read_state(path: Path) -> dict[str, torch.Tensor]:
     if not all(isinstance(name, str) and isinstance(tensor, torch.Tensor) for name, tensor in entries):
         raise EncoderError("holds no state dict", path, "save model.state_dict() to it")
     return {name.removeprefix("module."): tensor for name, tensor in state.items()}
+
+
+def find_entry(entries: list[Any], weights: str) -> Any:
+    """The enum entry that is asked for, or that a file or random weights borrow their transforms from."""
+    by_name = {e.name: e for e in entries}
+    if weights in by_name:
+        return by_name[weights]
+    if weights in ("default", RANDOM) or Path(weights).exists():
+        return by_name.get("IMAGENET1K_V1", entries[0])
+    known = ", ".join(by_name)
+    raise EncoderError(f"no weights '{weights}'", None, f"give default, {known}, random, or a file that exists")
+
+
+def fetch(entry: Any, offline: bool) -> Path:
+    """The file of an enum entry: from torch's own cache, else from the network."""
+    folder = Path(torch.hub.get_dir()) / "checkpoints"
+    path = folder / Path(urlparse(entry.url).path).name
+    if path.exists():
+        return path  # read_state checks the digest in its name
+    host = urlparse(entry.url).hostname
+    fix = f"pass --image-weights FILE ({path.name}), or copy that file to {folder}, or use random for a dry run"
+    if offline:
+        raise EncoderError(f"{entry} is not in the local cache and offline mode is on", folder, fix)
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with _timeout(10):
+            torch.hub.download_url_to_file(entry.url, str(path), progress=False)
+        check_name_digest(path)
+    except (URLError, OSError) as error:
+        raise EncoderError(f"{entry} is not in {folder} and {host} cannot be reached ({error})", None, fix) from None
+    return path
+
+
+def load_state(
+    module: torch.nn.Module, state: dict[str, torch.Tensor], model: str, where: Any, head: str | None = None
+) -> None:
+    """Load a state dict, which must fit: all but the layer ``head``, which the caller cuts off anyway.
+
+    Raises EncoderError that names the first tensors which are missing, of another shape or unknown.
+    """
+    cut = f"{head}." if head else ()
+    state = {_today(name): tensor for name, tensor in state.items()}
+    own = {name: t for name, t in module.state_dict().items() if not name.startswith(cut)}
+    given = {name: t for name, t in state.items() if not name.startswith(cut)}
+    # files from before 2018 lack BatchNorm's counters, which no forward pass in eval mode reads
+    missing = [n for n in own if n not in given and not n.endswith("num_batches_tracked")]
+    wrong = [n for n in own if n in given and given[n].shape != own[n].shape]
+    extra = [n for n in given if n not in own]
+    for kind, names in (("lacks", missing), ("has another shape for", wrong), ("has unknown", extra)):
+        if names:
+            what = f"the file {kind} {len(names)} of {model}'s tensors ({', '.join(names[:3])})"
+            raise EncoderError(what, where, "give the weights of this --image-model")
+    if not all(torch.isfinite(t).all() for t in given.values() if t.is_floating_point()):
+        raise EncoderError("the weights hold NaN or infinity", where, "fetch the file again")
+    current: Any = OrderedDict(given)
+    current._metadata = module.state_dict()._metadata  # type: ignore[attr-defined]  # MNASNet asks for its version
+    module.load_state_dict(current, strict=False)
+
+
+def _today(name: str) -> str:
+    """A tensor's name as this torchvision has it."""
+    for old, new in OLD_NAMES:
+        name = re.sub(old, new, name)
+    return name
+
+
+@contextlib.contextmanager
+def _timeout(seconds: float) -> Iterator[None]:
+    """A bound on every socket operation, which the download itself does not set."""
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(seconds)
+    try:
+        yield
+    finally:
+        socket.setdefaulttimeout(before)

@@ -1,0 +1,107 @@
+"""Word vectors: read from the text files of word2vec, GloVe and fastText, or trained on captions by gensim."""
+
+from __future__ import annotations
+
+import gzip
+import logging
+import zlib
+from collections.abc import Iterator, Sequence
+from collections.abc import Set as AbstractSet
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cmrhash.errors import EncoderError, UsageError
+
+HEAD = 1 << 16  # bytes in which a binary file shows itself
+AS_TEXT = "give text, as word2vec, GloVe and fastText have it: a word and its numbers a line, plain or .gz"
+# Skip-gram with negative sampling (Mikolov et al., NIPS 2013); as many passes as captions need, which are few and
+# short, and no word left out: a rare one's vector still tells its captions from others.
+WORD2VEC: dict[str, Any] = {"vector_size": 300, "sg": 1, "window": 5, "negative": 5, "min_count": 1, "epochs": 20}
+
+
+def read_vectors(path: Path, wanted: AbstractSet[str]) -> dict[str, NDArray[np.float32]]:
+    """Word -> (D,) float32 for those of the wanted words that the file has; the others are not kept in memory.
+
+    The first line may be a header "count dim". A token may hold spaces, as some of GloVe's 840B do: the last D fields
+    are the numbers. Of a word that stands twice the first vector counts.
+    Raises EncoderError for a file that is binary, cut short or of another format.
+    """
+    found: dict[str, NDArray[np.float32]] = {}
+    keys = {word.encode(): word for word in wanted}
+    with _opened(path) as file:
+        promised, dim, vectors = None, 0, 0
+        for number, line in enumerate(file, 1):
+            word, _, rest = line.rstrip(b" \r\n").partition(b" ")
+            if not rest and not word:
+                continue
+            if number == 1 and rest.isdigit() and word.isdigit():
+                promised, dim = int(word), int(rest)
+                continue
+            fields, vectors = rest.count(b" ") + bool(rest), vectors + 1
+            vector = None
+            if vectors == 1 or (fields == dim and word in keys and keys[word] not in found):
+                vector = _numbers(rest)
+                if vector is None or fields != (dim or fields):
+                    raise _malformed(number, dim, path)
+                dim = fields
+            if fields < dim:
+                raise _malformed(number, dim, path)
+            if vector is not None and word in keys:
+                found[keys[word]] = vector
+    if vectors < (promised or 1):
+        raise EncoderError(f"{vectors} of {promised or 'its'} word vectors", path, "cut short: fetch the file again")
+    return found
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[BinaryIO]:
+    """The file's text, unpacked if need be, after a look at whether it is one."""
+    if not path.is_file():
+        raise EncoderError("no such file of word vectors", path, "check the path")
+    try:
+        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+            if b"\0" in file.read(HEAD):
+                what, fix = "the word vectors are binary", "save them as text: gensim's save_word2vec_format does"
+                raise EncoderError(what, path, fix)
+            file.seek(0)
+            yield file  # type: ignore[misc]
+    except (OSError, EOFError, zlib.error) as error:
+        raise EncoderError(f"cannot read the word vectors ({error})", path, "fetch the file again") from None
+
+
+def _numbers(rest: bytes) -> NDArray[np.float32] | None:
+    """(D,) float32 out of the fields of a line, None if they are not all finite numbers."""
+    try:
+        vector = np.array([float(field) for field in rest.split(b" ")], np.float32)
+    except ValueError:
+        return None
+    return vector if np.isfinite(vector).all() else None
+
+
+def _malformed(number: int, dim: int, path: Path) -> EncoderError:
+    numbers = f"{dim} numbers" if dim else "its numbers"
+    return EncoderError(f"line {number} is not a word and {numbers}", path, AS_TEXT)
+
+
+def train_word2vec(sentences: Sequence[Sequence[str]], seed: int) -> tuple[list[str], NDArray[np.float32], str]:
+    """Train skip-gram on sentences: (V words, (V, D) float32 vectors, version of gensim). Same seed, same bytes.
+
+    Raises UsageError without gensim.
+    """
+    try:
+        import gensim
+        from gensim.models import Word2Vec
+    except ImportError:
+        raise UsageError("word2vec needs gensim", None, 'pip install "cmrhash[words]"') from None
+    logging.getLogger("gensim").setLevel(logging.ERROR)  # it has advice for corpora as small as these
+    # one worker: several would take turns as they come; the hash of strings differs from process to process
+    model = Word2Vec(sentences, **WORD2VEC, seed=seed % 2**32, workers=1, hashfxn=_hash)
+    return list(model.wv.index_to_key), np.asarray(model.wv.vectors, np.float32), str(gensim.__version__)
+
+
+def _hash(word: Any) -> int:
+    return zlib.crc32(str(word).encode())
