@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import safetensors.torch
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from cmrhash import codes, index, metrics, runs
@@ -29,7 +30,7 @@ from cmrhash.heads import Head
 from cmrhash.methods import Batch, Method, Terms, get_method, total
 from cmrhash.parts import Shapes
 from cmrhash.recipe import refuse_difference
-from cmrhash.task import Task, prepare, run_folder
+from cmrhash.task import Probe, Task, prepare, run_folder
 
 COMPARED = ("dataset", "relevance", "split_seed", "items_sha256", "langs", "train", "features")
 UNCOMPARED = ("device", "checkpoint_seconds", "langs", "relevance")  # the last two are compared as what they came to
@@ -232,7 +233,7 @@ def _judge(task: Task, heads: torch.nn.ModuleDict) -> dict[str, Any]:
     """Tie-aware mAP of val queries by language and direction, and the collapse watch over the database's codes."""
     if task.probe is None:
         return {}
-    packed = {name: codes.pack(heads[name].embed(x).cpu().numpy()) for name, x in task.x.items()}  # type: ignore[operator]
+    packed = {name: _packed(heads[name], x, task.probe, name) for name, x in task.x.items()}  # type: ignore[arg-type]
     scores: dict[str, dict[str, float]] = {}
     watch: dict[str, dict[str, Any]] = {}
     for lang, by_direction in task.probe.items():
@@ -249,6 +250,16 @@ def _judge(task: Task, heads: torch.nn.ModuleDict) -> dict[str, Any]:
     mean = float(np.mean([value for by in scores.values() for value in by.values()]))
     collapsed = any(view["collapsed"] for view in watch.values())
     return {"val_map": scores, "val_map_mean": mean, "collapse": watch, "collapsed": collapsed}
+
+
+def _packed(head: Head, x: Tensor, probes: dict[str, dict[str, Probe]], view: str) -> NDArray[np.uint8]:
+    """The codes of a view, (M, ceil(bits / 8)) uint8, zeros in the rows (other captions) that no probe asks for."""
+    asked = [p.queries for by in probes.values() for p in by.values() if p.source == view]
+    asked += [p.database for by in probes.values() for p in by.values() if p.sought == view]
+    rows = np.unique(np.concatenate(asked))
+    packed = np.zeros((len(x), -(-head.bits // 8)), np.uint8)
+    packed[rows] = codes.pack(head.embed(x[torch.from_numpy(rows).to(x.device)]).cpu().numpy())
+    return packed
 
 
 # ---------------------------------------------------------------------------------------------- small parts
