@@ -40,7 +40,7 @@ class State:
         self.history.append(entry)
         if score > self.best_map or not self.best:
             self.best_map, self.best_epoch = score, self.epoch
-            self.best = {name: t.detach().cpu().clone() for name, t in self.heads.state_dict().items()}
+            self.best = {name: _copy(t) for name, t in self.heads.state_dict().items()}
         self.epoch += 1
         self._snapshot = self._tensors()
 
@@ -67,7 +67,7 @@ class State:
         tensors = {f"heads.{name}": t for name, t in self.heads.state_dict().items()}
         for at, slots in self.optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer.{at}.{slot}": t for slot, t in slots.items()}
-        return {name: t.detach().cpu().clone() for name, t in tensors.items()}
+        return {name: _copy(t) for name, t in tensors.items()}
 
     def save(self, target: Path, recipe: dict[str, Any]) -> None:
         """Write the end of the last whole epoch; the JSON that names the tensors' file comes last, in one move."""
@@ -108,15 +108,23 @@ class State:
         parts = {key: {n.removeprefix(key): t for n, t in tensors.items() if n.startswith(key)} for key in PARTS}
         self.heads.load_state_dict(parts["heads."])
         slots: dict[int, dict[str, Tensor]] = {}
+        parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
         for name, tensor in parts["optimizer."].items():
             at, slot = name.split(".")
-            slots.setdefault(int(at), {})[slot] = tensor
+            like = parameters[int(at)]  # moments lie in memory as their parameter does, channels last or not
+            laid = torch.empty_like(like, device="cpu").copy_(tensor) if tensor.shape == like.shape else tensor
+            slots.setdefault(int(at), {})[slot] = laid
         groups = self.optimizer.state_dict()["param_groups"]
         self.optimizer.load_state_dict({"state": slots, "param_groups": groups})
         self.best = parts["best."]
         self.epoch, self.best_epoch, self.best_map = about["epoch"], about["best_epoch"], about["best_map"]
         self.history = about["history"]
         self._snapshot = self._tensors()
+
+
+def _copy(tensor: Tensor) -> Tensor:
+    """A copy in plain memory order, as files have it."""
+    return tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
 
 
 def forget(target: Path) -> None:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cmrhash.config import TrainConfig
-from cmrhash.data.dataset import ROLES, ImageTextDataset
+from cmrhash.data.dataset import ImageTextDataset
 from cmrhash.device import choose_device
 from cmrhash.errors import DataError, UsageError
 from cmrhash.relevance import Relevance
@@ -57,37 +57,64 @@ def prepare(config: TrainConfig, dataset: ImageTextDataset, folder: Path, encode
         raise UsageError(f"--encoder for '{unknown[0]}', which is not trained", None, f"trained: {', '.join(names)}")
     views = {name: open_view(folder, dataset, name, chosen.get(name)) for name in names}
     x = {name: torch.from_numpy(view.features.x[view.rows]).to(device) for name, view in views.items()}
-    by_labels = dataset.relevance == "labels"
-    whole = np.all([view.has for view in views.values()], axis=0)
-    roles = {role: np.array([role in item.splits for item in dataset.items]) for role in ROLES}
-    labelled = np.array([bool(item.labels) or not by_labels for item in dataset.items])
-    rows = np.flatnonzero(whole & labelled & roles["train"])
-    if len(rows) < 2:
-        fix = "give items the split 'train', or leave all splits out to have them drawn"
-        raise DataError(f"{len(rows)} items to train on", folder, fix)
-    labels = None
-    if by_labels:
-        labels = torch.zeros(len(rows), len(dataset.classes), device=device)
-        for at, row in enumerate(rows):
-            labels[at, list(dataset.items[row].labels)] = 1
-    probe = _probe(dataset, langs, views, roles)
+    has = {name: view.has for name, view in views.items()}
+    rows = train_items(dataset, has, folder)
+    labels = labels_of(dataset, rows, device)
+    probe = val_probe(dataset, langs, has)
     return Task(dataset, langs, views, x, rows, labels, probe, device)
 
 
-def _probe(
-    dataset: ImageTextDataset, langs: list[str], views: dict[str, View], roles: dict[str, NDArray[np.bool_]]
-) -> Probe | None:
+Has = dict[str, NDArray[np.bool_]]  # view -> (items,) bool: the item can be used in it
+
+
+def train_items(dataset: ImageTextDataset, has: Has, where: Path) -> NDArray[np.int64]:
+    """(n,) items to learn from: of role train, there in every view, and for relevance by labels with a label.
+
+    Raises DataError that names ``where`` if there are fewer than two.
+    """
+    labelled = np.array([bool(item.labels) or dataset.relevance != "labels" for item in dataset.items])
+    rows = np.flatnonzero(np.all([*has.values()], axis=0) & labelled & _role(dataset, "train"))
+    if len(rows) < 2:
+        fix = "give items the split 'train', or leave all splits out to have them drawn"
+        raise DataError(f"{len(rows)} items to train on", where, fix)
+    return rows
+
+
+def labels_of(dataset: ImageTextDataset, rows: NDArray[np.int64], device: torch.device) -> Tensor | None:
+    """(n, classes) float32 of 0 and 1; None for relevance by pairs."""
+    if dataset.relevance != "labels":
+        return None
+    labels = torch.zeros(len(rows), len(dataset.classes))
+    for at, row in enumerate(rows):
+        labels[at, list(dataset.items[row].labels)] = 1
+    return labels.to(device)
+
+
+def val_probe(dataset: ImageTextDataset, langs: list[str], has: Has, at_most: int | None = None) -> Probe | None:
+    """The probe of items that can be used, None without any; at_most: queries, and database items, that it takes,
+    evenly over the data set.
+    """
     probe = Probe({}, {}, {})
-    by_labels = dataset.relevance == "labels"
-    searched = roles["database"] & ~roles["val"] & ~roles["query"]
+    val, query = _role(dataset, "val"), _role(dataset, "query")
+    searched = _role(dataset, "database") & ~val & ~query
     if not searched.any():  # the test items are their own database, as on Pascal Sentence: they must not choose
-        searched = roles["train"]
+        searched = _role(dataset, "train")
     for lang in langs:
-        has = views["image"].has & views[f"text-{lang}"].has
-        queries = np.flatnonzero(has & roles["val"])
-        database = np.flatnonzero(has & searched) if by_labels else queries
+        usable = has["image"] & has[f"text-{lang}"]
+        queries = _evenly(np.flatnonzero(usable & val), at_most)
+        database = _evenly(np.flatnonzero(usable & searched), at_most) if dataset.relevance == "labels" else queries
         if not len(queries) or not len(database):
             return None
         probe.queries[lang], probe.database[lang] = queries, database
         probe.relevance[lang] = relevance_between(dataset, queries, database)
     return probe
+
+
+def _role(dataset: ImageTextDataset, role: str) -> NDArray[np.bool_]:
+    return np.array([role in item.splits for item in dataset.items])
+
+
+def _evenly(items: NDArray[np.int64], at_most: int | None) -> NDArray[np.int64]:
+    if at_most is None or len(items) <= at_most:
+        return items
+    return items[np.arange(at_most) * len(items) // at_most]

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import safetensors.torch
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from cmrhash import codes, index, metrics, runs
@@ -28,7 +29,7 @@ from cmrhash.files import locked, sha256, write_bytes
 from cmrhash.heads import Head
 from cmrhash.methods import Batch, Method, Terms, get_method, total
 from cmrhash.recipe import refuse_difference
-from cmrhash.task import Task, prepare
+from cmrhash.task import Probe, Task, prepare
 
 COMPARED = ("dataset", "relevance", "split_seed", "items_sha256", "langs", "train", "features")
 RIDGES = (1e-3, 1e-2, 1e-1, 1.0)  # of a closed form, on features of unit variance; chosen on val
@@ -171,7 +172,7 @@ def _epoch(config: TrainConfig, method: Method, task: Task, state: State) -> dic
             loss.backward()  # type: ignore[no-untyped-call]
             state.optimizer.step()
             seen.append(Terms(*({name: v.detach() for name, v in part.items()} for part in terms)))
-    return {"epoch": state.epoch, **_summary(seen), "skipped": steps - len(seen)}
+    return {"epoch": state.epoch, **summary(seen), "skipped": steps - len(seen)}
 
 
 def _stop_after(bad_in_a_row: int, ids: list[str]) -> None:
@@ -180,7 +181,7 @@ def _stop_after(bad_in_a_row: int, ids: list[str]) -> None:
         raise CmrhashError(what, None, "lower --lr, or check the features with cmrhash extract")
 
 
-def _summary(seen: list[Terms]) -> dict[str, Any]:
+def summary(seen: list[Terms]) -> dict[str, Any]:
     """Mean loss by term over the steps of an epoch, and the sums of what was counted."""
     if not seen:
         raise CmrhashError("every step of an epoch had a non-finite loss", None, "lower --lr")
@@ -211,27 +212,35 @@ def _terms(config: TrainConfig, method: Method, task: Task, heads: torch.nn.Modu
 
 
 def _judge(task: Task, heads: torch.nn.ModuleDict) -> dict[str, Any]:
-    """Tie-aware mAP of val queries by language and direction, and the collapse watch over the database's codes."""
     if task.probe is None:
         return {}
     packed = {name: codes.pack(heads[name].embed(x).cpu().numpy()) for name, x in task.x.items()}  # type: ignore[operator]
+    return judge(task.probe, packed, {name: view.start for name, view in task.views.items()}, heads["image"].bits)  # type: ignore[arg-type]
+
+
+def judge(
+    probe: Probe, packed: dict[str, NDArray[np.uint8]], start: dict[str, NDArray[np.int64]], bits: int
+) -> dict[str, Any]:
+    """Tie-aware mAP of val queries by language and direction, and the collapse watch over the database's codes.
+
+    packed: codes by view, see codes.pack; start: (items,) the row of each item in these.
+    """
     scores: dict[str, dict[str, float]] = {}
     watch: dict[str, dict[str, Any]] = {}
-    for lang in task.langs:
-        queries, database = task.probe.queries[lang], task.probe.database[lang]
+    for lang in probe.queries:
+        queries, database = probe.queries[lang], probe.database[lang]
         for direction, (source, sought) in {
             "i2t": ("image", f"text-{lang}"),
             "t2i": (f"text-{lang}", "image"),
         }.items():
-            q = packed[source][task.views[source].start[queries]]
-            d = packed[sought][task.views[sought].start[database]]
-            hist = index.rank_histogram(q, d, heads[source].bits, task.probe.relevance[lang])  # type: ignore[arg-type]
+            q, d = packed[source][start[source][queries]], packed[sought][start[sought][database]]
+            hist = index.rank_histogram(q, d, bits, probe.relevance[lang])
             mean, count = metrics.mean_over_valid(metrics.average_precision(*metrics.items_relevant(hist)))
             if not count:
                 raise DataError("no val query has a relevant item", None, "check the labels of the val items")
             scores.setdefault(lang, {})[direction] = mean
             if len(d) > 1:
-                watch[sought] = asdict(codes.collapse(d, heads[sought].bits))  # type: ignore[arg-type]
+                watch[sought] = asdict(codes.collapse(d, bits))
     mean = float(np.mean([value for by in scores.values() for value in by.values()]))
     collapsed = any(view["collapsed"] for view in watch.values())
     return {"val_map": scores, "val_map_mean": mean, "collapse": watch, "collapsed": collapsed}
