@@ -2,7 +2,8 @@
 
 ``cache/<dataset>/`` gets ``items.jsonl`` and ``dataset.json`` (the items with their roles), ``image-<encoder>.h5``,
 ``text-<lang>-<encoder>.h5`` and ``quarantine.jsonl`` (what could not be used, and why). Every item of the data set is
-accounted for: items = ok + quarantined, for the images and for each language.
+accounted for: items = ok + quarantined, for the images and for each language. Encoders that are tuned first are kept in
+``tuned/``, and their features beside those of the encoders as they were.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from pathlib import Path
 
 import torch
 
-from cmrhash.config import RANDOM, SAMPLE_DATASET, TEXT_MODELS, ExtractConfig
+from cmrhash.config import RANDOM, SAMPLE_DATASET, TEXT_MODELS, ExtractConfig, FinetuneConfig
 from cmrhash.data import read_dataset
 from cmrhash.data.dataset import ImageTextDataset
 from cmrhash.data.manifest import keep
@@ -29,27 +30,33 @@ from cmrhash.extract_images import extract_images
 from cmrhash.extract_texts import captions_of, extract_texts
 from cmrhash.extracted import Extracted, Progress
 from cmrhash.files import write_bytes
+from cmrhash.finetune import finetune, tuning_method
+from cmrhash.tuned import Tuned
 
 QUARANTINE = "quarantine.jsonl"
 
 
 @dataclass
 class Report:
-    """What ``extract`` did. ``untrained``: some encoder has random weights."""
+    """What ``extract`` did. untrained: some encoder has random weights; tuned: the fine-tuning, if asked for."""
 
     dataset: ImageTextDataset
     folder: Path
     files: list[Extracted]
     untrained: bool
     unknown_words: dict[str, float]  # language -> share of word pieces outside the vocabulary
+    tuned: Tuned | None = None
 
 
-def extract(config: ExtractConfig, progress: Progress = lambda *_: None) -> Report:
-    """Read the data set, encode what is not in the cache yet, and say what became of every item.
+def extract(config: ExtractConfig, progress: Progress = lambda *_: None, tune: FinetuneConfig | None = None) -> Report:
+    """Read the data set, encode what is not in the cache yet, and say what became of every item. tune: train the
+    encoders on it first, and extract with what becomes of them.
 
     A second call with the same recipe finds everything there; after a kill it goes on where it was. A file of
     another recipe, or of photos that have changed since, is refused with StaleError unless ``overwrite``.
     """
+    if tune is not None:
+        tuning_method(tune)  # refused before anything is read or written
     dataset = read_dataset(config)
     folder = config.cache / dataset.name
     langs = _languages(dataset, config.langs)
@@ -65,6 +72,10 @@ def extract(config: ExtractConfig, progress: Progress = lambda *_: None) -> Repo
     )
     encoders = _text_encoders(config, dataset, models, device)
     dataset = keep(dataset, folder, config.overwrite)
+    tuned = None
+    if tune is not None:
+        tuned = finetune(tune, dataset, image_encoder, encoders, folder, config.dtype, config.overwrite, progress)
+        image_encoder, encoders = tuned.apply(image_encoder, encoders)
 
     def images() -> Extracted:
         return extract_images(dataset, image_encoder, folder, config, progress)
@@ -82,7 +93,7 @@ def extract(config: ExtractConfig, progress: Progress = lambda *_: None) -> Repo
     recipes = [image_encoder.recipe, *(encoder.recipe for encoder in encoders.values())]
     untrained = any(recipe["weights"] == RANDOM for recipe in recipes)
     unknown = {lang: encoders[lang].unknown_share(captions_of(dataset, lang)[1][:1000]) for lang in langs}
-    return Report(dataset, folder, files, untrained, unknown)
+    return Report(dataset, folder, files, untrained, unknown, tuned)
 
 
 # ---------------------------------------------------------------------------------------------- encoders

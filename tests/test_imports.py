@@ -13,7 +13,8 @@ import cmrhash
 TREE = Path(cmrhash.__file__).parent
 ORDER = """
     errors config files recipe device data encoders cache codes relevance index metrics losses cca heads methods
-    views runs extracted extract_images extract_texts extract task checkpoint train encode evaluate compare bench
+    views runs extracted extract_images extract_texts task checkpoint train tuned finetune_task finetune extract encode
+    evaluate compare bench
 """.split()
 HEAVY = ("torch", "torchvision", "transformers", "faiss", "h5py", "numpy")
 
