@@ -159,7 +159,7 @@ class Tuner:
                 for group in state.optimizer.param_groups:
                     peak = group["peak"] * math.sqrt(size / config.batch)
                     group["lr"] = one_cycle(state.epoch * steps + step, config.epochs * steps, peak)
-                terms, norm = self._step(batch, images, scaler)
+                terms, norm = self._step(step, batch, images, scaler)
                 seen.append(Terms(*({name: v.detach() for name, v in part.items()} for part in terms)))
                 norms.append(norm)
                 if len(norms) % LOOK == 0:
@@ -168,11 +168,15 @@ class Tuner:
         good = [terms for terms, finite in zip(seen, _finite(norms), strict=True) if finite]
         return {"epoch": state.epoch, **summary(good), "skipped": steps - len(good)}
 
-    def _step(self, batch: Tensor, images: NDArray[np.uint8], scaler: torch.amp.GradScaler) -> tuple[Terms, Tensor]:
+    def _step(
+        self, step: int, batch: Tensor, images: NDArray[np.uint8], scaler: torch.amp.GradScaler
+    ) -> tuple[Terms, Tensor]:
         """One step of the optimizer, left out where a gradient is not finite. Returns the loss terms and the
         gradients' L2 norm before clipping, which tells so.
         """
         learning = [m for m in self.model.modules() if isinstance(m, _BatchNorm) and m.training]
+        for module in learning:  # the mean over the epoch's batches, however few they are
+            module.momentum = 1 / (step + 1)
         statistics = [s for m in learning for s in (m.running_mean, m.running_var) if s is not None]
         before = [s.clone() for s in statistics]
         terms = self._terms(batch, images)

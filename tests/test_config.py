@@ -10,14 +10,28 @@ import pytest
 import typer
 
 from cmrhash import config
-from cmrhash.config import CompareConfig, EvalConfig, ExtractConfig, TrainConfig
+from cmrhash.config import CompareConfig, EvalConfig, ExtractConfig, FinetuneConfig, TrainConfig
 from cmrhash_cli.main import app
 
 COMMANDS = {"extract": ExtractConfig, "train": TrainConfig, "eval": EvalConfig, "compare": CompareConfig}
 FIELD_OF = {"lang": "langs", "text_model": "text_models"}  # options that can be repeated have a plural field
 PLURAL = {"eval": {"method": "methods", "seed": "seeds"}, "compare": {"method": "methods"}}
-NOT_OPTIONS = {"train": {"checkpoint_seconds"}}
-NOT_FIELDS = {"dataset", "cache", "runs", "overwrite", "as_json", "quiet", "debug", "encoder", "trec", "device", "help"}
+MORE = {"extract": FinetuneConfig}  # a second config, for what --finetune does
+NOT_OPTIONS = {"train": {"checkpoint_seconds"}, "extract": {"checkpoint_seconds"}}
+NOT_FIELDS = {
+    "dataset",
+    "cache",
+    "runs",
+    "overwrite",
+    "as_json",
+    "quiet",
+    "debug",
+    "encoder",
+    "trec",
+    "device",
+    "help",
+    "finetune",
+}
 
 
 def options(name):
@@ -26,7 +40,10 @@ def options(name):
 
 
 def fields(name):
-    return {f.name: f.default for f in dataclasses.fields(COMMANDS[name])}
+    configs = [COMMANDS[name], *([MORE[name]] if name in MORE else [])]
+    found = [(f.name, f.default) for each in configs for f in dataclasses.fields(each)]
+    assert len(dict(found)) == len(set(found)), "a field of two configs with two defaults"
+    return dict(found)
 
 
 def field_of(name, option):
@@ -100,10 +117,20 @@ def test_without_options_a_command_asks_for_the_config_as_it_is(monkeypatch, tmp
         assert asked[name] == wanted()
 
 
+def test_finetune_alone_asks_for_its_config_as_it_is(monkeypatch):
+    asked = []
+    monkeypatch.setattr("cmrhash.extract.extract", lambda *given: asked.extend(given) or sys.exit())
+    with pytest.raises(SystemExit):
+        typer.main.get_command(app)(["extract", "--finetune"], standalone_mode=False)
+    assert (asked[0], asked[2]) == (ExtractConfig(), FinetuneConfig())
+
+
 @pytest.mark.parametrize("bits", [0, -3, 4097])
 def test_impossible_code_lengths_are_refused(bits):
     with pytest.raises(config.UsageError, match=f"--bits {bits}"):
         config.check_train(TrainConfig(bits=bits))
+    with pytest.raises(config.UsageError, match=f"--bits {bits}"):
+        config.check_finetune(FinetuneConfig(bits=bits))
 
 
 @pytest.mark.parametrize("field", ["epochs", "batch", "lr", "margin", "hidden", "weight_decay", "dropout"])
@@ -111,6 +138,20 @@ def test_impossible_code_lengths_are_refused(bits):
 def test_numbers_that_nothing_can_be_trained_with_are_refused(field, value):
     with pytest.raises(config.UsageError, match=f"--{field.replace('_', '-')} "):
         config.check_train(TrainConfig(**{field: value}))
+
+
+@pytest.mark.parametrize("field", ["epochs", "batch", "lr", "image_lr", "text_lr", "weight_decay", "clip"])
+@pytest.mark.parametrize("value", [-1, float("nan"), float("inf")])
+def test_numbers_that_nothing_can_be_tuned_with_are_refused(field, value):
+    with pytest.raises(config.UsageError, match=f"--{field.replace('_', '-')} "):
+        config.check_finetune(FinetuneConfig(**{field: value}))
+
+
+def test_one_side_can_be_left_as_it_is_but_not_both():
+    config.check_finetune(FinetuneConfig(image_lr=0, weight_decay=0))
+    config.check_finetune(FinetuneConfig(text_lr=0))
+    with pytest.raises(config.UsageError, match="nothing would be tuned"):
+        config.check_finetune(FinetuneConfig(image_lr=0, text_lr=0))
 
 
 def test_zero_is_a_value_where_it_means_something():
