@@ -31,7 +31,7 @@ from cmrhash.extract_texts import captions_of, extract_texts
 from cmrhash.extracted import Extracted, Progress
 from cmrhash.files import write_bytes
 from cmrhash.finetune import finetune, tuning_method
-from cmrhash.tuned import Tuned
+from cmrhash.tuned import SUFFIX, Tuned
 
 QUARANTINE = "quarantine.jsonl"
 
@@ -76,6 +76,9 @@ def extract(config: ExtractConfig, progress: Progress = lambda *_: None, tune: F
     if tune is not None:
         tuned = finetune(tune, dataset, image_encoder, encoders, folder, config.dtype, config.overwrite, progress)
         image_encoder, encoders = tuned.apply(image_encoder, encoders)
+        if tuned.fresh and config.overwrite:
+            names = [f"image-{image_encoder.name}", *(f"text-{lang}-{encoders[lang].name}" for lang in langs)]
+            _remove(folder, [name for name in names if name.endswith(SUFFIX)])
 
     def images() -> Extracted:
         return extract_images(dataset, image_encoder, folder, config, progress)
@@ -149,6 +152,15 @@ def _text_encoders(
             )
         )
     return loaded
+
+
+def _remove(folder: Path, names: Sequence[str]) -> None:
+    """Features of the fine-tuning that was replaced: were they still there when this call is cut short, the next one
+    could only refuse them, and not go on.
+    """
+    for name in names:
+        for path in (folder / f"{name}.h5", folder / f"{name}.h5.part"):
+            path.unlink(missing_ok=True)
 
 
 # ---------------------------------------------------------------------------------------------- what was bad

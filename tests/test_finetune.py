@@ -388,6 +388,19 @@ def test_overwrite_tunes_and_extracts_anew(made, source, finished):
     assert contents(report.folder) == contents(finished.folder)
 
 
+def test_a_replacement_that_is_cut_short_goes_on_without_tuning_again(made, source):
+    def stop(what, *_):
+        if what == "en texts":
+            raise KeyboardInterrupt
+
+    other = replace(QUICK, epochs=1)
+    with pytest.raises(KeyboardInterrupt):
+        extract(config(source, made, overwrite=True), stop, other)
+    report = extract(config(source, made), tune=other)
+    assert not report.tuned.fresh
+    assert [file.fresh for file in report.files] == [False, False, True]
+
+
 def test_features_of_another_tuning_or_of_none_are_refused(made, source, frozen):
     path = made / "manifest" / f"{IMAGE}-tuned.h5"
     shutil.copy(frozen.folder / f"{IMAGE}.h5", path)
