@@ -45,7 +45,7 @@ class State:
         self.history.append(entry)
         if score > self.best_map or not self.best:
             self.best_map, self.best_epoch = score, self.epoch
-            self.best = {name: t.detach().cpu().clone() for name, t in self.heads.state_dict().items()}
+            self.best = {name: _copy(t) for name, t in self.heads.state_dict().items()}
         self.epoch += 1
         self._snapshot = self._tensors()
 
@@ -74,7 +74,7 @@ class State:
         tensors |= {f"parts.{name}": t for name, t in self.parts.state_dict().items()}
         for at, slots in self.optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer.{at}.{slot}": t for slot, t in slots.items()}
-        return {name: t.detach().cpu().clone() for name, t in tensors.items()}
+        return {name: _copy(t) for name, t in tensors.items()}
 
     def save(self, target: Path, recipe: dict[str, Any]) -> None:
         """Write the end of the last whole epoch; the JSON that names the tensors' file comes last, in one move."""
@@ -116,15 +116,23 @@ class State:
         self.heads.load_state_dict(saved["heads."])
         self.parts.load_state_dict(saved["parts."])
         slots: dict[int, dict[str, Tensor]] = {}
+        parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
         for name, tensor in saved["optimizer."].items():
             at, slot = name.split(".")
-            slots.setdefault(int(at), {})[slot] = tensor
+            like = parameters[int(at)]  # moments lie in memory as their parameter does, channels last or not
+            laid = torch.empty_like(like, device="cpu").copy_(tensor) if tensor.shape == like.shape else tensor
+            slots.setdefault(int(at), {})[slot] = laid
         groups = self.optimizer.state_dict()["param_groups"]
         self.optimizer.load_state_dict({"state": slots, "param_groups": groups})
         self.best = saved["best."]
         self.epoch, self.best_epoch, self.best_map = about["epoch"], about["best_epoch"], about["best_map"]
         self.history = about["history"]
         self._snapshot = self._tensors()
+
+
+def _copy(tensor: Tensor) -> Tensor:
+    """A copy in plain memory order, as files have it."""
+    return tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
 
 
 def forget(target: Path) -> None:

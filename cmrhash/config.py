@@ -98,6 +98,26 @@ class TrainConfig:
 
 
 @dataclass(frozen=True)
+class FinetuneConfig:
+    """Encoders -> the same encoders, trained with a method's losses through hash heads that are thrown away."""
+
+    method: str = "triplet"  # a name out of methods.METHODS, any without a closed form
+    bits: int = 32  # code length of the thrown-away heads; codes of any length are trained on the features later
+    epochs: int = 10  # passes over the train items
+    batch: int = 32  # items a step (halved until a pass has at least 4 steps)
+    lr: float = 1e-3  # peak of the one-cycle schedule, for the heads; scaled with a halved batch as in TrainConfig
+    image_lr: float | None = None  # that of the image encoder; 0: it stays as it is; None: lr, or for trained weights
+    text_lr: float | None = None  # ... of the text encoders                              lr * TRAINED_SHARE
+    weight_decay: float = 0.01  # AdamW
+    clip: float = 1.0  # L2 norm that the gradients of a step are scaled down to
+    seed: int = 0  # weights of the heads, order of batches, choice of captions, dropout
+    checkpoint_seconds: float = 60.0  # how often an unfinished run is saved, at the end of an epoch
+
+
+TRAINED_SHARE = 0.05  # of the heads' rate, for encoders whose weights already know something
+
+
+@dataclass(frozen=True)
 class EvalConfig:
     """Codes -> distances -> metrics."""
 
@@ -142,14 +162,34 @@ def aligned(method: str, alignment: str | None) -> str:
 
 def check_train(config: TrainConfig) -> None:
     """Raise UsageError for a number that cannot be trained with."""
-    if not 1 <= config.bits <= MAX_BITS:
-        raise UsageError(f"--bits {config.bits}", None, f"give a code length from 1 to {MAX_BITS}")
+    _check_bits(config.bits)
     for name in ("epochs", "batch", "lr", "margin", "weight_decay", "hidden", "dropout", "input_dropout"):
-        value, option = getattr(config, name), f"--{name.replace('_', '-')}"
-        zero = name in ("weight_decay", "hidden", "dropout", "input_dropout")
-        if not math.isfinite(value) or value < 0 or (value == 0 and not zero):
-            raise UsageError(f"{option} {value}", None, f"give a finite number {'from' if zero else 'above'} 0")
+        value, zero = getattr(config, name), name in ("weight_decay", "hidden", "dropout", "input_dropout")
+        _check_number(name, value, zero)
         if "dropout" in name and value >= 1:
-            raise UsageError(f"{option} {value}", None, "give a share below 1")
+            raise UsageError(f"--{name.replace('_', '-')} {value}", None, "give a share below 1")
     if not 0 <= config.first_caption <= 1:
         raise UsageError(f"--first-caption {config.first_caption}", None, "give a share from 0 to 1")
+
+
+def check_finetune(config: FinetuneConfig) -> None:
+    """Raise UsageError for a number that encoders cannot be tuned with."""
+    _check_bits(config.bits)
+    for name in ("epochs", "batch", "lr", "clip"):
+        _check_number(name, getattr(config, name), zero=False)
+    for name in ("weight_decay", "image_lr", "text_lr"):
+        value = getattr(config, name)
+        _check_number(name, 0 if value is None else value, zero=True)
+    if config.image_lr == config.text_lr == 0:
+        raise UsageError("--image-lr 0 with --text-lr 0", None, "nothing would be tuned: leave one of them out")
+
+
+def _check_bits(bits: int) -> None:
+    if not 1 <= bits <= MAX_BITS:
+        raise UsageError(f"--bits {bits}", None, f"give a code length from 1 to {MAX_BITS}")
+
+
+def _check_number(name: str, value: float, zero: bool) -> None:
+    if not math.isfinite(value) or value < 0 or (value == 0 and not zero):
+        option = f"--{name.replace('_', '-')} {value}"
+        raise UsageError(option, None, f"give a finite number {'from' if zero else 'above'} 0")

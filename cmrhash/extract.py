@@ -3,7 +3,8 @@
 ``cache/<dataset>/`` gets ``items.jsonl`` and ``dataset.json`` (the items with their roles), ``image-<encoder>.h5``,
 ``text-<lang>-<encoder>.h5`` and ``quarantine.jsonl`` (what could not be used, and why). Every item of the data set is
 accounted for: items = ok + quarantined, for the images and for each language. Views that the data set brings ready-made
-features of need no encoder.
+features of need no encoder. Encoders that are tuned first are kept in ``tuned/``, and their features beside those of
+the encoders as they were.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from pathlib import Path
 
 import torch
 
-from cmrhash.config import OWN, RANDOM, SAMPLE_DATASET, TEXT_MODELS, ExtractConfig
+from cmrhash.config import OWN, RANDOM, SAMPLE_DATASET, TEXT_MODELS, ExtractConfig, FinetuneConfig
 from cmrhash.data import read_dataset
 from cmrhash.data.dataset import ImageTextDataset
 from cmrhash.data.manifest import keep
@@ -26,33 +27,41 @@ from cmrhash.encoders import image as image_encoders
 from cmrhash.encoders import text as text_encoders
 from cmrhash.encoders import words
 from cmrhash.encoders.image import ImageEncoder
+from cmrhash.encoders.pixels import Crop
+from cmrhash.encoders.text import TextEncoder
 from cmrhash.errors import DataError, UsageError
 from cmrhash.extract_images import extract_images
 from cmrhash.extract_ready import extract_ready
 from cmrhash.extract_texts import CaptionEncoder, captions_of, extract_texts
 from cmrhash.extracted import Extracted, Progress
 from cmrhash.files import write_bytes
+from cmrhash.finetune import finetune, tuning_method
+from cmrhash.tuned import SUFFIX, Tuned
 
 QUARANTINE = "quarantine.jsonl"
 
 
 @dataclass
 class Report:
-    """What ``extract`` did. ``untrained``: some encoder has random weights."""
+    """What ``extract`` did. untrained: some encoder has random weights; tuned: the fine-tuning, if asked for."""
 
     dataset: ImageTextDataset
     folder: Path
     files: list[Extracted]
     untrained: bool
     unknown_words: dict[str, float]  # language -> share of words or word pieces outside the vocabulary
+    tuned: Tuned | None = None
 
 
-def extract(config: ExtractConfig, progress: Progress = lambda *_: None) -> Report:
-    """Read the data set, encode what is not in the cache yet, and say what became of every item.
+def extract(config: ExtractConfig, progress: Progress = lambda *_: None, tune: FinetuneConfig | None = None) -> Report:
+    """Read the data set, encode what is not in the cache yet, and say what became of every item. tune: train the
+    encoders on it first, and extract with what becomes of them.
 
     A second call with the same recipe finds everything there; after a kill it goes on where it was. A file of
     another recipe, or of photos that have changed since, is refused with StaleError unless ``overwrite``.
     """
+    if tune is not None:
+        tuning_method(tune)  # refused before anything is read or written
     dataset = read_dataset(config)
     folder = config.cache / dataset.name
     langs = _languages(dataset, config.langs)
@@ -61,6 +70,15 @@ def extract(config: ExtractConfig, progress: Progress = lambda *_: None) -> Repo
     image_encoder = None if "image" in dataset.ready else _image_encoder(config, device)
     encoders = _text_encoders(config, dataset, models, device)
     dataset = keep(dataset, folder, config.overwrite)
+    tuned = None
+    if tune is not None:
+        image, texts_by = _tunable(image_encoder, encoders, langs)
+        tuned = finetune(tune, dataset, image, texts_by, folder, config.dtype, config.overwrite, progress)
+        image_encoder, tuned_texts = tuned.apply(image, texts_by)
+        encoders = dict(tuned_texts)
+        if tuned.fresh and config.overwrite:
+            names = [f"image-{image_encoder.name}", *(f"text-{lang}-{encoders[lang].name}" for lang in langs)]
+            _remove(folder, [name for name in names if name.endswith(SUFFIX)])
 
     def images() -> Extracted:
         if image_encoder is None:
@@ -84,7 +102,7 @@ def extract(config: ExtractConfig, progress: Progress = lambda *_: None) -> Repo
     _write_quarantine(folder, files)
     untrained = any(e.recipe["weights"] == RANDOM for e in (image_encoder, *encoders.values()) if e)
     unknown = {lang: one.unknown_share(captions_of(dataset, lang)[1][:1000]) for lang, one in encoders.items()}
-    return Report(dataset, folder, files, untrained, unknown)
+    return Report(dataset, folder, files, untrained, unknown, tuned)
 
 
 # ---------------------------------------------------------------------------------------------- encoders
@@ -166,6 +184,29 @@ def _text_encoders(
             )
             made |= dict.fromkeys(shared, encoder)
     return made
+
+
+def _tunable(
+    image: ImageEncoder | None, texts: dict[str, CaptionEncoder], langs: list[str]
+) -> tuple[ImageEncoder, dict[str, TextEncoder]]:
+    """The encoders, all of them networks with weights to tune; UsageError names one that is not."""
+    if image is None or not isinstance(image.crop, Crop):
+        raise UsageError("--finetune needs a classifier as image encoder", None, "choose another --image-model")
+    tunable = {lang: encoder for lang, encoder in texts.items() if isinstance(encoder, TextEncoder)}
+    for lang in langs:
+        if lang not in tunable:
+            fix = f"give --text-model {lang}=DIR of a BERT-like model"
+            raise UsageError(f"--finetune has nothing to tune in the text features of '{lang}'", None, fix)
+    return image, tunable
+
+
+def _remove(folder: Path, names: Sequence[str]) -> None:
+    """Features of the fine-tuning that was replaced: were they still there when this call is cut short, the next one
+    could only refuse them, and not go on.
+    """
+    for name in names:
+        for path in (folder / f"{name}.h5", folder / f"{name}.h5.part"):
+            path.unlink(missing_ok=True)
 
 
 # ---------------------------------------------------------------------------------------------- what was bad

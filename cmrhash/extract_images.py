@@ -35,14 +35,14 @@ def extract_images(
         there = still_good(path, recipe, config.overwrite)
         fresh = there is None
         if there is not None:
-            refuse_changed(there.source, pool.map(_file_digest, files), dataset, path, there.item)
+            refuse_changed(there.source, pool.map(file_digest, files), dataset, path, there.item)
         else:
             item = np.arange(rows, dtype=np.int32)
             ids = tuple(i.id for i in dataset.items)
             commit = max(1, IMAGE_BLOCK // 8) if encoder.crop.size > LARGE else IMAGE_BLOCK
             with FeatureWriter(path, item, ids, encoder.dim, recipe, commit, config.overwrite) as writer:
                 for block in sorted(writer.done):  # a photo that changed since is encoded again
-                    now = np.stack(list(pool.map(_file_digest, files[writer.slice(block)])))
+                    now = np.stack(list(pool.map(file_digest, files[writer.slice(block)])))
                     if not np.array_equal(writer.committed("source", block), now):
                         writer.done.remove(block)
                 _encode_blocks(writer, files, encoder, config.image_batch, pool, progress)
@@ -98,7 +98,7 @@ def _ahead(
     """The missing blocks in order, each with the next one's images already being decoded."""
 
     def submit(block: int) -> list[Future[Loaded]]:
-        return [pool.submit(_load_image, path, encoder) for path in files[writer.slice(block)]]
+        return [pool.submit(load_image, path, encoder) for path in files[writer.slice(block)]]
 
     todo = [block for block in range(writer.blocks) if block not in writer.done]
     waiting = submit(todo[0]) if todo else []
@@ -111,7 +111,7 @@ def _ahead(
             future.cancel()
 
 
-def _load_image(path: Path | None, encoder: ImageEncoder) -> Loaded:
+def load_image(path: Path | None, encoder: ImageEncoder) -> Loaded:
     """A file's digest and pixels; zeros without a file, no pixels if it is bad."""
     if path is None:
         return np.zeros(16, np.uint8), None
@@ -125,7 +125,8 @@ def _load_image(path: Path | None, encoder: ImageEncoder) -> Loaded:
         return source_digest(content), None
 
 
-def _file_digest(path: Path | None) -> NDArray[np.uint8]:
+def file_digest(path: Path | None) -> NDArray[np.uint8]:
+    """(16,) uint8 digest of a file's bytes; zeros without a file or if it cannot be read."""
     try:
         return source_digest(read_bytes(path)) if path else np.zeros(16, np.uint8)
     except BadImage:

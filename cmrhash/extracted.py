@@ -21,7 +21,7 @@ from cmrhash.recipe import canonical, refuse_difference
 
 CODE = 1  # raised when a change of this package changes the features of an unchanged recipe
 
-Progress = Callable[[str, int, int], None]  # (what, done, total)
+Progress = Callable[..., None]  # (what, done, total[, note])
 
 
 @dataclass

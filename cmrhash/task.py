@@ -12,7 +12,7 @@ from torch import Tensor
 
 from cmrhash import runs
 from cmrhash.config import TrainConfig
-from cmrhash.data.dataset import ROLES, ImageTextDataset, with_relevance
+from cmrhash.data.dataset import ImageTextDataset, with_relevance
 from cmrhash.device import choose_device
 from cmrhash.errors import DataError, UsageError
 from cmrhash.relevance import Relevance
@@ -24,7 +24,7 @@ class Task:
     """All that a training needs, on the device. x: name -> features of the view's valid rows (M, D) float32.
 
     dataset: under the relevance that is trained by. train: (n,) int64 items; labels: (n, classes) float32 of these,
-    None for relevance by pairs. probe: by language and direction what an epoch is judged by; None without val items.
+    None for relevance by pairs. probes: what an epoch is judged by; None without val items.
     """
 
     dataset: ImageTextDataset
@@ -33,7 +33,7 @@ class Task:
     x: dict[str, Tensor]
     train: NDArray[np.int64]
     labels: Tensor | None
-    probe: dict[str, dict[str, Probe]] | None
+    probes: Probes | None
     device: torch.device
 
 
@@ -48,6 +48,10 @@ class Probe:
     relevance: Relevance
 
 
+Rows = dict[str, NDArray[np.int64]]  # view -> (M,) the item of each of its rows, ascending
+Probes = dict[str, dict[str, Probe]]  # language -> direction
+
+
 def run_folder(config: TrainConfig, dataset: ImageTextDataset, folder: Path, out: Path) -> Path:
     """Where the run of this config lives, by what it does not share with the plain run of the data set."""
     langs, every = languages_of(folder, dataset, config.langs), languages_of(folder, dataset)
@@ -57,9 +61,7 @@ def run_folder(config: TrainConfig, dataset: ImageTextDataset, folder: Path, out
 
 
 def prepare(config: TrainConfig, dataset: ImageTextDataset, folder: Path, encoders: tuple[str, ...] = ()) -> Task:
-    """Read the feature files and choose the items: those that are there in every view, and for relevance by labels
-    have one (an item without a label says nothing about who is relevant to it).
-    """
+    """Read the feature files and choose the items to learn from and to judge by."""
     dataset = with_relevance(dataset, config.relevance)
     device = choose_device(config.device)
     langs = languages_of(folder, dataset, config.langs)
@@ -70,47 +72,82 @@ def prepare(config: TrainConfig, dataset: ImageTextDataset, folder: Path, encode
         raise UsageError(f"--encoder for '{unknown[0]}', which is not trained", None, f"trained: {', '.join(names)}")
     views = {name: open_view(folder, dataset, name, chosen.get(name)) for name in names}
     x = {name: torch.from_numpy(view.features.x[view.rows]).to(device) for name, view in views.items()}
-    by_labels = dataset.relevance == "labels"
-    whole = np.all([view.has for view in views.values()], axis=0)
-    roles = {role: np.array([role in item.splits for item in dataset.items]) for role in ROLES}
-    labelled = np.array([bool(item.labels) or not by_labels for item in dataset.items])
-    rows = np.flatnonzero(whole & labelled & roles["train"])
-    if len(rows) < 2:
+    rows = {name: view.features.item[view.rows].astype(np.int64) for name, view in views.items()}
+    train = train_items(dataset, rows, folder)
+    return Task(
+        dataset, langs, views, x, train, labels_of(dataset, train, device), val_probes(dataset, langs, rows), device
+    )
+
+
+def train_items(dataset: ImageTextDataset, rows: Rows, where: Path) -> NDArray[np.int64]:
+    """(n,) items to learn from: of role train, there in every view, and for relevance by labels with a label (an item
+    without one says nothing about who is relevant to it).
+
+    Raises DataError that names ``where`` if there are fewer than two.
+    """
+    every = np.arange(len(dataset.items))
+    whole = np.all([np.isin(every, item) for item in rows.values()], axis=0)
+    labelled = np.array([bool(item.labels) or dataset.relevance != "labels" for item in dataset.items])
+    train = np.flatnonzero(whole & labelled & _role(dataset, "train"))
+    if len(train) < 2:
         fix = "give items the split 'train', or leave all splits out to have them drawn"
-        raise DataError(f"{len(rows)} items to train on", folder, fix)
-    labels = None
-    if by_labels:
-        labels = torch.zeros(len(rows), len(dataset.classes), device=device)
-        for at, row in enumerate(rows):
-            labels[at, list(dataset.items[row].labels)] = 1
-    probe = _probe(dataset, langs, views, roles)
-    return Task(dataset, langs, views, x, rows, labels, probe, device)
+        raise DataError(f"{len(train)} items to train on", where, fix)
+    return train
 
 
-def _probe(
-    dataset: ImageTextDataset, langs: list[str], views: dict[str, View], roles: dict[str, NDArray[np.bool_]]
-) -> dict[str, dict[str, Probe]] | None:
-    """Val items as queries, the database without val and query as their database; by pairs they are it themselves."""
-    probe: dict[str, dict[str, Probe]] = {}
+def labels_of(dataset: ImageTextDataset, items: NDArray[np.int64], device: torch.device) -> Tensor | None:
+    """(n, classes) float32 of 0 and 1; None for relevance by pairs."""
+    if dataset.relevance != "labels":
+        return None
+    labels = torch.zeros(len(items), len(dataset.classes))
+    for at, item in enumerate(items):
+        labels[at, list(dataset.items[item].labels)] = 1
+    return labels.to(device)
+
+
+def val_probes(dataset: ImageTextDataset, langs: list[str], rows: Rows, at_most: int | None = None) -> Probes | None:
+    """Val items as queries, the database without val and query as their database; by pairs they are it themselves.
+
+    None without val items. at_most: queries, and database items, that are taken, evenly over the data set.
+    """
+    probes: Probes = {}
     known: dict[bytes, Relevance] = {}  # by labels both directions share it, and so do languages that all items have
-    searched = roles["database"] & ~roles["val"] & ~roles["query"]
+    val, query = _role(dataset, "val"), _role(dataset, "query")
+    searched = _role(dataset, "database") & ~val & ~query
     if not searched.any():  # the test items are their own database, as on Pascal Sentence: they must not choose
-        searched = roles["train"]
+        searched = _role(dataset, "train")
     for lang in langs:
         both = ("image", f"text-{lang}")
-        has = np.all([views[name].has for name in both], axis=0)
-        queries = np.flatnonzero(has & roles["val"])
-        database = queries if dataset.relevance == "pairs" else np.flatnonzero(has & searched)
+        has = np.all([np.isin(np.arange(len(val)), rows[name]) for name in both], axis=0)
+        queries = _evenly(np.flatnonzero(has & val), at_most)
+        database = queries if dataset.relevance == "pairs" else _evenly(np.flatnonzero(has & searched), at_most)
         if not len(queries) or not len(database):
             return None
-        item = {name: views[name].features.item[views[name].rows].astype(np.int64) for name in both}
-        asks = {name: scored_rows(dataset, item[name], queries) for name in both}
-        lies = {name: scored_rows(dataset, item[name], database) for name in both}
-        probe[lang] = {}
+        asks = {name: scored_rows(dataset, rows[name], queries) for name in both}
+        lies = {name: scored_rows(dataset, rows[name], database) for name in both}
+        probes[lang] = {}
         for direction, (a, b) in {"i2t": both, "t2i": both[::-1]}.items():
-            asking, lying = item[a][asks[a]], item[b][lies[b]]
+            asking, lying = rows[a][asks[a]], rows[b][lies[b]]
             key = asking.tobytes() + b"|" + lying.tobytes()
             if key not in known:
                 known[key] = relevance_between(dataset, asking, lying)
-            probe[lang][direction] = Probe(a, asks[a], b, lies[b], known[key])
-    return probe
+            probes[lang][direction] = Probe(a, asks[a], b, lies[b], known[key])
+    return probes
+
+
+def asked_rows(probes: Probes, view: str) -> NDArray[np.int64]:
+    """The rows of a view that the probes need, ascending."""
+    every = [probe for by_direction in probes.values() for probe in by_direction.values()]
+    parts = [probe.queries for probe in every if probe.source == view]
+    parts += [probe.database for probe in every if probe.sought == view]
+    return np.unique(np.concatenate(parts))
+
+
+def _role(dataset: ImageTextDataset, role: str) -> NDArray[np.bool_]:
+    return np.array([role in item.splits for item in dataset.items])
+
+
+def _evenly(items: NDArray[np.int64], at_most: int | None) -> NDArray[np.int64]:
+    if at_most is None or len(items) <= at_most:
+        return items
+    return items[np.arange(at_most) * len(items) // at_most]

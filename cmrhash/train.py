@@ -30,7 +30,7 @@ from cmrhash.heads import Head
 from cmrhash.methods import Batch, Method, Terms, get_method, total
 from cmrhash.parts import Shapes
 from cmrhash.recipe import refuse_difference
-from cmrhash.task import Probe, Task, prepare, run_folder
+from cmrhash.task import Probes, Task, asked_rows, prepare, run_folder
 
 COMPARED = ("dataset", "relevance", "split_seed", "items_sha256", "langs", "train", "features")
 UNCOMPARED = ("device", "checkpoint_seconds", "langs", "relevance")  # the last two are compared as what they came to
@@ -39,6 +39,7 @@ NAN_STEPS = 3  # non-finite losses in a row before training stops
 MIN_STEPS = 4  # the batch is halved until an epoch has as many
 
 Progress = Callable[[str, int, int, str], None]  # (what, done, total, note)
+CodesOf = Callable[[str, NDArray[np.int64]], NDArray[np.uint8]]
 
 
 def train(
@@ -140,7 +141,7 @@ def _fresh(config: TrainConfig, method: Method, task: Task) -> State:
     """Fresh heads, drawn from the seed, that know the statistics of the training features; then the method's parts."""
     dims = {name: x.shape[1] for name, x in task.x.items()}
     classes = len(task.dataset.classes) if task.labels is not None else 0
-    shapes = Shapes(config.bits, classes, {_short(name): dim for name, dim in dims.items()})
+    shapes = Shapes(config.bits, classes, {short(name): dim for name, dim in dims.items()})
     with seeded(config.seed, task.device):
         heads = make_heads(config, dims, bounded=method.fit is None)
         parts = torch.nn.ModuleDict(method.parts(shapes) if method.parts else {})
@@ -180,7 +181,7 @@ def _epoch(config: TrainConfig, method: Method, task: Task, state: State) -> dic
             loss.backward()  # type: ignore[no-untyped-call]
             state.optimizer.step()
             seen.append(Terms(*({name: v.detach() for name, v in part.items()} for part in terms)))
-    return {"epoch": state.epoch, **_summary(seen), "skipped": steps - len(seen)}
+    return {"epoch": state.epoch, **summary(seen), "skipped": steps - len(seen)}
 
 
 def _stop_after(bad_in_a_row: int, ids: list[str]) -> None:
@@ -189,7 +190,7 @@ def _stop_after(bad_in_a_row: int, ids: list[str]) -> None:
         raise CmrhashError(what, None, "lower --lr, or check the features with cmrhash extract")
 
 
-def _summary(seen: list[Terms]) -> dict[str, Any]:
+def summary(seen: list[Terms]) -> dict[str, Any]:
     """Mean loss by term over the steps of an epoch, and the sums of what was counted."""
     if not seen:
         raise CmrhashError("every step of an epoch had a non-finite loss", None, "lower --lr")
@@ -213,8 +214,8 @@ def _terms(config: TrainConfig, method: Method, task: Task, state: State, chosen
         if task.labels is not None:  # by pairs all captions are scored alike
             pick[torch.rand(len(items)).numpy() < config.first_caption] = 0
         x = task.x[name][torch.from_numpy(view.start[items] + pick).to(task.device)]  # (B, D)
-        views[_short(name)] = state.heads[name](x)  # (B, K)
-        features[_short(name)] = state.heads[name].scaled(x)  # type: ignore[operator]
+        views[short(name)] = state.heads[name](x)  # (B, K)
+        features[short(name)] = state.heads[name].scaled(x)  # type: ignore[operator]
     relevant = torch.eye(len(items), dtype=torch.bool, device=task.device)
     y = None
     if task.labels is not None:
@@ -224,42 +225,46 @@ def _terms(config: TrainConfig, method: Method, task: Task, state: State, chosen
     return method.terms(views, batch)
 
 
-def _short(view: str) -> str:
+def short(view: str) -> str:
     """The name of a view for methods: "image", or the language alone."""
     return view.removeprefix("text-")
 
 
 def _judge(task: Task, heads: torch.nn.ModuleDict) -> dict[str, Any]:
-    """Tie-aware mAP of val queries by language and direction, and the collapse watch over the database's codes."""
-    if task.probe is None:
+    if task.probes is None:
         return {}
-    packed = {name: _packed(heads[name], x, task.probe, name) for name, x in task.x.items()}  # type: ignore[arg-type]
+
+    def codes_of(view: str, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
+        x = task.x[view][torch.from_numpy(rows).to(task.device)]
+        return codes.pack(heads[view].embed(x).cpu().numpy())  # type: ignore[operator]
+
+    return judge(task.probes, codes_of, heads["image"].bits)  # type: ignore[arg-type]
+
+
+def judge(probes: Probes, codes_of: CodesOf, bits: int) -> dict[str, Any]:
+    """Tie-aware mAP of val queries by language and direction, and the collapse watch over the database's codes.
+
+    codes_of: (view, rows) -> their codes, packed as by codes.pack; asked once a view, for the rows that are needed.
+    """
+    views = ["image", *(f"text-{lang}" for lang in probes)]
+    rows = {view: asked_rows(probes, view) for view in views}
+    packed = {view: codes_of(view, rows[view]) for view in views}
     scores: dict[str, dict[str, float]] = {}
     watch: dict[str, dict[str, Any]] = {}
-    for lang, by_direction in task.probe.items():
+    for lang, by_direction in probes.items():
         for direction, probe in by_direction.items():
-            sought = probe.sought
-            q, d = packed[probe.source][probe.queries], packed[sought][probe.database]
-            hist = index.rank_histogram(q, d, heads[sought].bits, probe.relevance)  # type: ignore[arg-type]
+            q = packed[probe.source][np.searchsorted(rows[probe.source], probe.queries)]
+            d = packed[probe.sought][np.searchsorted(rows[probe.sought], probe.database)]
+            hist = index.rank_histogram(q, d, bits, probe.relevance)
             mean, count = metrics.mean_over_valid(metrics.average_precision(*metrics.items_relevant(hist)))
             if not count:
                 raise DataError("no val query has a relevant item", None, "check the labels of the val items")
             scores.setdefault(lang, {})[direction] = mean
             if len(d) > 1:
-                watch[sought] = asdict(codes.collapse(d, heads[sought].bits))  # type: ignore[arg-type]
+                watch[probe.sought] = asdict(codes.collapse(d, bits))
     mean = float(np.mean([value for by in scores.values() for value in by.values()]))
     collapsed = any(view["collapsed"] for view in watch.values())
     return {"val_map": scores, "val_map_mean": mean, "collapse": watch, "collapsed": collapsed}
-
-
-def _packed(head: Head, x: Tensor, probes: dict[str, dict[str, Probe]], view: str) -> NDArray[np.uint8]:
-    """The codes of a view, (M, ceil(bits / 8)) uint8, zeros in the rows (other captions) that no probe asks for."""
-    asked = [p.queries for by in probes.values() for p in by.values() if p.source == view]
-    asked += [p.database for by in probes.values() for p in by.values() if p.sought == view]
-    rows = np.unique(np.concatenate(asked))
-    packed = np.zeros((len(x), -(-head.bits // 8)), np.uint8)
-    packed[rows] = codes.pack(head.embed(x[torch.from_numpy(rows).to(x.device)]).cpu().numpy())
-    return packed
 
 
 # ---------------------------------------------------------------------------------------------- small parts

@@ -129,11 +129,21 @@ def _find(folder: Path, name: str, encoder: str | None) -> Path:
         there = [path for path, found in zip(there, names, strict=True) if found == encoder]
     if len(there) == 1:
         return there[0]
-    view = name.removeprefix("text-")
     if not there:
         wish = f"no {name} features" + (f" by '{encoder}'" if encoder else "")
         raise UsageError(f"{wish} (there: {', '.join(names) or 'none'})", folder, "run cmrhash extract first")
-    raise UsageError(f"{name} features by {', '.join(names)}", folder, f"choose one with --encoder {view}={names[0]}")
+    raise UsageError(f"{name} features by {', '.join(names)}", folder, f"choose, such as with {_a_choice(folder)}")
+
+
+def _a_choice(folder: Path) -> str:
+    """Options that choose one encoder for every view that has several, the last of each."""
+    langs = sorted({read_manifest(path)["recipe"]["lang"] for path in folder.glob("text-*.h5")})
+    several = {view: feature_files(folder, view) for view in ("image", *(f"text-{lang}" for lang in langs))}
+    return " ".join(
+        f"--encoder {view.removeprefix('text-')}={paths[-1].stem.removeprefix(view + '-')}"
+        for view, paths in several.items()
+        if len(paths) > 1
+    )
 
 
 def feature_files(folder: Path, name: str) -> list[Path]:

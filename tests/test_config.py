@@ -11,7 +11,7 @@ import pytest
 import typer
 
 from cmrhash import config
-from cmrhash.config import CompareConfig, EvalConfig, ExtractConfig, TrainConfig
+from cmrhash.config import CompareConfig, EvalConfig, ExtractConfig, FinetuneConfig, TrainConfig
 from cmrhash.methods import METHODS
 from cmrhash_cli.main import app
 
@@ -21,11 +21,13 @@ PLURAL = {
     "eval": {"method": "methods", "seed": "seeds", "direction": "directions"},
     "compare": {"method": "methods", "train_lang": "langs"},
 }
+MORE = {"extract": FinetuneConfig}  # a second config, for what --finetune does
 TRAINED_BY = {"compare": ("epochs", "relevance", "device")}  # what a grid hands on to its trainings
-NOT_OPTIONS = {"train": {"checkpoint_seconds"}}
+NOT_OPTIONS = {"train": {"checkpoint_seconds"}, "extract": {"checkpoint_seconds"}}
 NOT_FIELDS = {
     *("dataset", "cache", "runs", "overwrite", "as_json", "quiet", "debug", "encoder", "trec", "device", "help"),
     "alignment",  # a way to say the method
+    "finetune",
 }
 
 
@@ -35,8 +37,10 @@ def options(name):
 
 
 def fields(name):
-    handed_on = {f: getattr(TrainConfig, f) for f in TRAINED_BY.get(name, ())}
-    return {f.name: f.default for f in dataclasses.fields(COMMANDS[name])} | handed_on
+    configs = [COMMANDS[name], *([MORE[name]] if name in MORE else [])]
+    found = [(f.name, f.default) for each in configs for f in dataclasses.fields(each)]
+    assert len(dict(found)) == len(set(found)), "a field of two configs with two defaults"
+    return dict(found) | {f: getattr(TrainConfig, f) for f in TRAINED_BY.get(name, ())}
 
 
 def field_of(name, option):
@@ -129,10 +133,20 @@ def test_an_alignment_is_another_name_of_a_method():
         config.aligned("acmr", "corral")
 
 
+def test_finetune_alone_asks_for_its_config_as_it_is(monkeypatch):
+    asked = []
+    monkeypatch.setattr("cmrhash.extract.extract", lambda *given: asked.extend(given) or sys.exit())
+    with pytest.raises(SystemExit):
+        typer.main.get_command(app)(["extract", "--finetune"], standalone_mode=False)
+    assert (asked[0], asked[2]) == (ExtractConfig(), FinetuneConfig())
+
+
 @pytest.mark.parametrize("bits", [0, -3, 4097])
 def test_impossible_code_lengths_are_refused(bits):
     with pytest.raises(config.UsageError, match=f"--bits {bits}"):
         config.check_train(TrainConfig(bits=bits))
+    with pytest.raises(config.UsageError, match=f"--bits {bits}"):
+        config.check_finetune(FinetuneConfig(bits=bits))
 
 
 @pytest.mark.parametrize("field", ["epochs", "batch", "lr", "margin", "hidden", "weight_decay", "dropout"])
@@ -140,6 +154,20 @@ def test_impossible_code_lengths_are_refused(bits):
 def test_numbers_that_nothing_can_be_trained_with_are_refused(field, value):
     with pytest.raises(config.UsageError, match=f"--{field.replace('_', '-')} "):
         config.check_train(TrainConfig(**{field: value}))
+
+
+@pytest.mark.parametrize("field", ["epochs", "batch", "lr", "image_lr", "text_lr", "weight_decay", "clip"])
+@pytest.mark.parametrize("value", [-1, float("nan"), float("inf")])
+def test_numbers_that_nothing_can_be_tuned_with_are_refused(field, value):
+    with pytest.raises(config.UsageError, match=f"--{field.replace('_', '-')} "):
+        config.check_finetune(FinetuneConfig(**{field: value}))
+
+
+def test_one_side_can_be_left_as_it_is_but_not_both():
+    config.check_finetune(FinetuneConfig(image_lr=0, weight_decay=0))
+    config.check_finetune(FinetuneConfig(text_lr=0))
+    with pytest.raises(config.UsageError, match="nothing would be tuned"):
+        config.check_finetune(FinetuneConfig(image_lr=0, text_lr=0))
 
 
 def test_zero_is_a_value_where_it_means_something():

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cmrhash.config import DATASETS, ExtractConfig
+from cmrhash.config import DATASETS, TRAINED_SHARE, ExtractConfig, FinetuneConfig, check_finetune
+from cmrhash.errors import UsageError
 from cmrhash_cli.output import (
     CACHE,
     Cache,
@@ -26,12 +27,15 @@ from cmrhash_cli.output import (
 if TYPE_CHECKING:
     from cmrhash.extract import Report
 
-D = ExtractConfig
+D, T = ExtractConfig, FinetuneConfig
 ROLES = ("query", "database", "train", "val")
+# options of --finetune only
+TUNING = ("method", "bits", "epochs", "batch", "lr", "image_lr", "text_lr", "weight_decay", "clip")
 MANY_UNKNOWN = 0.05  # share of unknown words or word pieces from which text model and language hardly match
 
 
 def extract(
+    ctx: typer.Context,
     dataset: Annotated[str, typer.Option(help=f"One of {', '.join(DATASETS)}.")] = D.dataset,
     root: Annotated[Path | None, typer.Option(help="The data set's folder.")] = D.root,
     name: Annotated[
@@ -64,7 +68,9 @@ def extract(
     image_batch: Annotated[int, typer.Option(min=1, help="Images a forward pass.")] = D.image_batch,
     device: Device = D.device,
     dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = D.dtype,
-    seed: Annotated[int, typer.Option(min=0, help="Draws missing splits and untrained encoders.")] = D.seed,
+    seed: Annotated[
+        int, typer.Option(min=0, help="Draws missing splits, untrained encoders, and all that is random in tuning.")
+    ] = D.seed,
     features: Annotated[
         list[Path] | None,
         typer.Option(help="Ready-made features in place of an encoder: .mat, .h5, .npz or .npy (repeatable)."),
@@ -75,6 +81,21 @@ def extract(
     ] = None,
     max_bad: Annotated[float, typer.Option(min=0, max=1, help="Share of broken items to accept.")] = D.max_bad,
     offline: Annotated[bool, typer.Option("--offline", help="Never ask the network.")] = D.offline,
+    finetune: Annotated[bool, typer.Option("--finetune", help="Train the encoders on this data set first.")] = False,
+    method: Annotated[
+        str, typer.Option(help="Losses of the fine-tuning, as of cmrhash train; any but a closed form.")
+    ] = T.method,
+    bits: Annotated[int, typer.Option(help="Code length of its hash heads, which are thrown away.")] = T.bits,
+    epochs: Annotated[int, typer.Option(help="Its passes over the train items.")] = T.epochs,
+    batch: Annotated[int, typer.Option(help="Its items a step.")] = T.batch,
+    lr: Annotated[float, typer.Option(help="Peak of its one-cycle schedule, for the heads.")] = T.lr,
+    image_lr: Annotated[
+        float | None,
+        typer.Option(help=f"... for the image encoder; 0: left as it is; default: --lr, x {TRAINED_SHARE} if trained."),
+    ] = T.image_lr,
+    text_lr: Annotated[float | None, typer.Option(help="... for the text encoders, likewise.")] = T.text_lr,
+    weight_decay: Annotated[float, typer.Option(help="AdamW's weight decay.")] = T.weight_decay,
+    clip: Annotated[float, typer.Option(help="L2 norm that its gradients are scaled down to.")] = T.clip,
     overwrite: Overwrite = D.overwrite,
     as_json: Json = False,
     quiet: Quiet = False,
@@ -91,7 +112,14 @@ def extract(
     cmrhash extract --dataset iaprtc12 --root IAPR --text-model bow --text-model de=cc.de.300.vec.gz
 
     cmrhash extract --dataset features --features mirflickr.mat
+
+    cmrhash extract --finetune
     """
+    given = [option for option in TUNING if ctx.get_parameter_source(option).name != "DEFAULT"]  # type: ignore[union-attr]
+    if given and not finetune:
+        raise UsageError(f"--{given[0].replace('_', '-')} without --finetune", None, "add it, or leave the option out")
+    tune = FinetuneConfig(method, bits, epochs, batch, lr, image_lr, text_lr, weight_decay, clip, seed)
+    check_finetune(tune)  # before anything heavy is imported
     config = ExtractConfig(
         dataset,
         root,
@@ -119,10 +147,20 @@ def extract(
     from cmrhash.extract import refuse_bad
 
     with progress_bars(quiet) as progress:
-        report = run(config, progress)
+        report = run(config, progress, tune if finetune else None)
     _show(report, as_json, quiet)
     refuse_bad(report, max_bad)
-    note(f"next: cmrhash train --dataset {report.dataset.name} --bits 32", quiet)
+    note(f"next: cmrhash train --dataset {report.dataset.name} --bits 32{_choice(report)}", quiet)
+
+
+def _choice(report: Report) -> str:
+    """The options that name the encoders of this call, if others have files there too."""
+    chosen = ""
+    for file in report.files:
+        view = "image" if file.stage == "image" else f"text-{file.stage}"
+        if len(list(file.path.parent.glob(f"{view}-*.h5"))) > 1:
+            chosen += f" --encoder {file.stage}={file.path.stem.removeprefix(view + '-')}"
+    return chosen
 
 
 def _show(report: Report, as_json: bool, quiet: bool) -> None:
@@ -156,6 +194,7 @@ def _as_json(report: Report) -> dict[str, Any]:
         "splits": {role: data.count(role) for role in ROLES},
         "untrained_encoders": report.untrained,
         "unknown_words": report.unknown_words,
+        "finetuned": _tuned_as_json(report),
         "files": [
             {
                 "file": str(file.path),
@@ -171,11 +210,33 @@ def _as_json(report: Report) -> dict[str, Any]:
     }
 
 
+def _tuned_as_json(report: Report) -> dict[str, Any] | None:
+    """What was tuned and how well it went; None without --finetune."""
+    if report.tuned is None:
+        return None
+    config = report.tuned.config
+    keys = ("epochs", "best_epoch", "chosen_on", "skipped_steps", "val_map", "val_map_mean", "collapsed")
+    return {
+        "folder": str(report.tuned.folder),
+        "fresh": report.tuned.fresh,
+        "views": sorted(config["weights"]),
+        "finetune": config["recipe"]["finetune"],
+        "rates": config["recipe"]["rates"],
+        **{key: config[key] for key in keys if key in config},
+    }
+
+
 def _notes(report: Report) -> Iterator[str]:
     """What a person should know: what was found and missed, the splits, doubts about the encoders."""
     data = report.dataset
     yield "found: " + ", ".join(f"{count} {what}" for what, count in data.found.items())
     yield "splits: " + ", ".join(f"{data.count(role)} {role}" for role in ROLES) + f" ({data.split})"
+    if tuned := report.tuned:
+        best = f"epoch {tuned.config['best_epoch'] + 1} of {tuned.config['epochs']}, by {tuned.config['chosen_on']}"
+        score = f" (mAP {tuned.config['val_map_mean']:.3f})" if "val_map_mean" in tuned.config else ""
+        yield f"tuned {'now' if tuned.fresh else 'before'}: {', '.join(sorted(tuned.config['weights']))}; {best}{score}"
+        if tuned.config["skipped_steps"]:
+            yield f"warning: {tuned.config['skipped_steps']} steps with a non-finite gradient were left out"
     if report.untrained:
         yield "note: untrained encoders; figures made with them show the wiring, not the method"
     for lang, share in report.unknown_words.items():

@@ -38,14 +38,21 @@ class ImageEncoder:
 
     @torch.inference_mode()
     def encode(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """(B, S, S, 3) uint8 RGB -> (B, D) float32. Normalised on the device: uint8 travels four times lighter."""
-        batch = torch.from_numpy(pixels).to(self.device, non_blocking=True).permute(0, 3, 1, 2)
+        """(B, S, S, 3) uint8 RGB -> (B, D) float32."""
+        out: NDArray[np.float32] = self.forward(torch.from_numpy(pixels)).cpu().numpy()  # (B, D)
+        return out
+
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        """(B, S, S, 3) uint8 RGB -> (B, D) float32 on the device, with a gradient for the module's parameters.
+        Normalised on the device: uint8 travels four times lighter.
+        """
+        batch = pixels.to(self.device, non_blocking=True).permute(0, 3, 1, 2)
         mean, std = (torch.tensor(v, device=self.device).view(1, 3, 1, 1) for v in (self.crop.mean, self.crop.std))
         batch = ((batch.float() / 255 - mean) / std).contiguous(memory_format=torch.channels_last)
         with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
             features = self.module(batch)
-        out: NDArray[np.float32] = features.float().flatten(1).cpu().numpy()  # (B, D)
-        return out
+        features = getattr(features, "logits", features)  # GoogLeNet and Inception in training: others beside them
+        return features.float().flatten(1)  # type: ignore[no-any-return]
 
 
 def load(

@@ -52,6 +52,7 @@ class TextEncoder:
     max_length: int
     token_budget: int
 
+    @torch.inference_mode()
     def encode(self, captions: Sequence[str]) -> NDArray[np.float32]:
         """N captions -> (N, D) float32. Sorted by length into batches of at most ``token_budget`` word pieces with
         their padding, so that little of the work is padding; the order of the result is that of the captions.
@@ -59,7 +60,7 @@ class TextEncoder:
         pieces = self.pieces(captions)
         out = np.empty((len(captions), self.dim), np.float32)  # (N, D)
         for rows in _batches([len(p) for p in pieces], self.token_budget):
-            out[rows] = self._forward([pieces[row] for row in rows])
+            out[rows] = self.forward([pieces[row] for row in rows]).cpu().numpy()
         return out
 
     def pieces(self, captions: Sequence[str]) -> list[list[int]]:
@@ -76,8 +77,8 @@ class TextEncoder:
         ids = [i for piece in self.pieces(captions) for i in piece]
         return sum(1 for i in ids if i == unknown) / max(len(ids), 1)
 
-    @torch.inference_mode()
-    def _forward(self, pieces: list[list[int]]) -> NDArray[np.float32]:
+    def forward(self, pieces: list[list[int]]) -> torch.Tensor:
+        """Word-piece ids of B captions -> (B, D) float32 on the device, with a gradient for the module's parameters."""
         width = -(-max(map(len, pieces)) // 8) * 8  # a multiple of 8 suits the matrix units
         width = min(width, max(self.max_length, max(map(len, pieces))))
         ids = torch.full((len(pieces), width), self.tokenizer.pad_token_id or 0)  # (B, T)
@@ -85,15 +86,12 @@ class TextEncoder:
         for row, piece in enumerate(pieces):
             ids[row, : len(piece)] = torch.tensor(piece)
             mask[row, : len(piece)] = 1
-        ids, mask = ids.to(self.device), mask.to(self.device)
+        ids, mask = (part.to(self.device, non_blocking=True) for part in (ids, mask))
         with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
             hidden = self.module(input_ids=ids, attention_mask=mask).last_hidden_state.float()  # (B, T, D)
         if self.pooling == "cls":
-            pooled = hidden[:, 0]
-        else:
-            pooled = (hidden * mask.unsqueeze(-1)).sum(1) / mask.sum(1, keepdim=True)
-        features: NDArray[np.float32] = pooled.cpu().numpy()
-        return features
+            return hidden[:, 0]  # type: ignore[no-any-return]
+        return (hidden * mask.unsqueeze(-1)).sum(1) / mask.sum(1, keepdim=True)  # type: ignore[no-any-return]
 
 
 def _batches(lengths: Sequence[int], budget: int) -> list[list[int]]:
