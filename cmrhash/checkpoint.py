@@ -15,7 +15,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from cmrhash.errors import DamagedError
+from cmrhash.errors import DamagedError, StaleError
 from cmrhash.files import sha256, write_bytes
 from cmrhash.recipe import refuse_difference
 
@@ -97,8 +97,18 @@ class State:
             if old != path:
                 old.unlink()
 
-    def resume(self, target: Path, recipe: dict[str, Any]) -> None:
-        """Go on from a checkpoint of the same recipe, if there is one."""
+    def resume(self, target: Path, recipe: dict[str, Any], overwrite: bool) -> None:
+        """Go on from a checkpoint of the same recipe, if there is one. Raises StaleError for another recipe's and
+        DamagedError for a damaged one; with ``overwrite`` it is removed instead.
+        """
+        try:
+            self._resume(target, recipe)
+        except (StaleError, DamagedError):
+            if not overwrite:
+                raise
+            forget(target)
+
+    def _resume(self, target: Path, recipe: dict[str, Any]) -> None:
         path = target / CHECKPOINT
         if not path.exists():
             return

@@ -31,7 +31,7 @@ from cmrhash.data.manifest import dump
 from cmrhash.device import choose_dtype
 from cmrhash.encoders.image import ImageEncoder
 from cmrhash.encoders.text import TextEncoder
-from cmrhash.errors import CmrhashError, DamagedError, StaleError, UsageError
+from cmrhash.errors import CmrhashError, UsageError
 from cmrhash.extract_images import DECODERS
 from cmrhash.extracted import CODE, Progress
 from cmrhash.files import locked
@@ -131,12 +131,7 @@ class Tuner:
     def run(self, target: Path, recipe: dict[str, Any], overwrite: bool, progress: Progress) -> State:
         """All epochs, from the last checkpoint on; interrupted, it leaves a checkpoint."""
         state, config = self.state, self.config
-        try:
-            state.resume(target, recipe)
-        except (StaleError, DamagedError):
-            if not overwrite:
-                raise
-            forget(target)
+        state.resume(target, recipe, overwrite)
         saved = time.monotonic()
         try:
             while state.epoch < config.epochs:

@@ -24,7 +24,7 @@ from cmrhash import codes, index, metrics, runs
 from cmrhash.checkpoint import State, forget
 from cmrhash.config import TrainConfig, check_train
 from cmrhash.data.dataset import ImageTextDataset
-from cmrhash.errors import CmrhashError, DamagedError, DataError, StaleError
+from cmrhash.errors import CmrhashError, DataError
 from cmrhash.files import locked, sha256, write_bytes
 from cmrhash.heads import Head
 from cmrhash.methods import Batch, Method, Terms, get_method, total
@@ -86,12 +86,7 @@ def _train(
     progress: Progress,
 ) -> runs.Run:
     state = _fresh(config, method, task)
-    try:
-        state.resume(target, recipe)
-    except (StaleError, DamagedError):
-        if not overwrite:
-            raise
-        forget(target)
+    state.resume(target, recipe, overwrite)
     what = f"{config.method} {config.bits} bits"
     saved = time.monotonic()
     progress(what, state.epoch, config.epochs, state.note())
