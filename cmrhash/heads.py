@@ -73,7 +73,11 @@ class Head(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, D) raw features -> (B, K) embeddings, in [-1, 1] if bounded; the sign is the code."""
-        embedding: Tensor = self.layers(self.scaled(x))
+        return self.project(self.scaled(x))
+
+    def project(self, scaled: Tensor) -> Tensor:
+        """(B, D) standardised features -> (B, K) embeddings."""
+        embedding: Tensor = self.layers(scaled)
         return torch.tanh(embedding) if self.bounded else embedding
 
     def set_linear(self, weight: Tensor) -> None:

@@ -209,8 +209,8 @@ def _terms(config: TrainConfig, method: Method, task: Task, state: State, chosen
         if task.labels is not None:  # by pairs all captions are scored alike
             pick[torch.rand(len(items)).numpy() < config.first_caption] = 0
         x = task.x[name][torch.from_numpy(view.start[items] + pick).to(task.device)]  # (B, D)
-        views[short(name)] = state.heads[name](x)  # (B, K)
         features[short(name)] = state.heads[name].scaled(x)  # type: ignore[operator]
+        views[short(name)] = state.heads[name].project(features[short(name)])  # type: ignore[operator]  # (B, K)
     relevant = torch.eye(len(items), dtype=torch.bool, device=task.device)
     y = None
     if task.labels is not None:
