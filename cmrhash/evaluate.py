@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cmrhash import metrics, runs
-from cmrhash.config import CUTS, EvalConfig
+from cmrhash.config import CUTS, READY, EvalConfig
 from cmrhash.data.dataset import RELEVANCE, ImageTextDataset, with_relevance
 from cmrhash.encode import (
     Encoded,
@@ -259,7 +259,8 @@ def _encoder(view: str, made: dict[str, Any]) -> str:
     """Name of the feature file's encoder, architecture, and the weights by the start of their sha256."""
     name = made["file"].removeprefix(view + "-").removesuffix(".h5")
     digest = made.get("weights_sha256", "")
-    return f"{name} ({made['encoder']}), {made['weights']} weights" + (f" {digest[:12]}" if digest else "")
+    what = "ready-made features" if made["weights"] == READY else f"({made['encoder']}), {made['weights']} weights"
+    return f"{name} {what}" + (f" {digest[:12]}" if digest else "")
 
 
 def _metric(config: EvalConfig) -> str:

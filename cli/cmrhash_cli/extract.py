@@ -142,7 +142,7 @@ def extract(
         offline,
         overwrite,
     )
-    note("loading encoders ...", quiet)
+    note("loading ...", quiet)
     from cmrhash.extract import extract as run
     from cmrhash.extract import refuse_bad
 
