@@ -105,7 +105,7 @@ class FinetuneConfig:
     bits: int = 32  # code length of the thrown-away heads; codes of any length are trained on the features later
     epochs: int = 10  # passes over the train items
     batch: int = 32  # items a step (halved until a pass has at least 4 steps)
-    lr: float = 1e-3  # peak of the one-cycle schedule, for the heads; scaled with a halved batch as in TrainConfig
+    lr: float = 4e-4  # peak of the one-cycle schedule, for the heads; scaled with a halved batch as in TrainConfig
     image_lr: float | None = None  # that of the image encoder; 0: it stays as it is; None: lr, or for trained weights
     text_lr: float | None = None  # ... of the text encoders                              lr * TRAINED_SHARE
     weight_decay: float = 0.01  # AdamW
