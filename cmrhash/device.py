@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 
 from cmrhash.errors import UsageError
 
+SMALL_BATCH = 128  # rows up to which a step on a CPU is too short to be shared out among threads
 FLOATS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -36,3 +40,17 @@ def choose_dtype(name: str, device: torch.device, untrained: bool) -> torch.dtyp
         return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
     # AMX makes bfloat16 several times faster; the AVX-512 instructions alone do on some processors only
     return torch.bfloat16 if torch.cpu._is_amx_tile_supported() else torch.float32
+
+
+@contextmanager
+def threads_for(device: torch.device, rows: int) -> Iterator[None]:
+    """One thread inside, for steps on a CPU of a few rows: two would win a fifth there, and lose ten times and more
+    where another program keeps a core busy, since each short operation waits for both.
+    """
+    before = torch.get_num_threads()
+    if device.type == "cpu" and rows <= SMALL_BATCH:
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

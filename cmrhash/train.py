@@ -24,6 +24,7 @@ from cmrhash import codes, index, metrics, runs
 from cmrhash.checkpoint import State, forget
 from cmrhash.config import TrainConfig, check_train
 from cmrhash.data.dataset import ImageTextDataset
+from cmrhash.device import threads_for
 from cmrhash.errors import CmrhashError, DataError
 from cmrhash.files import locked, sha256, write_bytes
 from cmrhash.heads import Head
@@ -91,13 +92,14 @@ def _train(
     saved = time.monotonic()
     progress(what, state.epoch, config.epochs, state.note())
     try:
-        while state.epoch < config.epochs:
-            entry = _epoch(config, method, task, state)
-            state.finish_epoch(entry | _judge(task, state.heads))
-            progress(what, state.epoch, config.epochs, state.note())
-            if time.monotonic() - saved > config.checkpoint_seconds:
-                state.save(target, recipe)
-                saved = time.monotonic()
+        with threads_for(task.device, batch_size(config.batch, len(task.train))):
+            while state.epoch < config.epochs:
+                entry = _epoch(config, method, task, state)
+                state.finish_epoch(entry | _judge(task, state.heads))
+                progress(what, state.epoch, config.epochs, state.note())
+                if time.monotonic() - saved > config.checkpoint_seconds:
+                    state.save(target, recipe)
+                    saved = time.monotonic()
     except KeyboardInterrupt:
         state.save(target, recipe)
         raise

@@ -13,6 +13,7 @@ from cmrhash import metrics, runs, train
 from cmrhash.cache import read_features
 from cmrhash.config import TrainConfig
 from cmrhash.data import manifest
+from cmrhash.device import threads_for
 from cmrhash.encode import load_heads
 from cmrhash.errors import CmrhashError, DamagedError, DataError, LockedError, StaleError, UsageError
 from cmrhash.files import locked
@@ -551,3 +552,15 @@ def test_one_cycle_of_few_steps_is_finite(steps):
 )
 def test_the_batch_is_halved_until_a_pass_has_four_steps(wanted, items, size):
     assert train.batch_size(wanted, items) == size
+
+
+@pytest.mark.parametrize(("batch", "threads"), [(16, 1), (256, 2)])
+def test_small_batches_take_one_thread_and_leave_the_others_as_they_were(batch, threads, monkeypatch):
+    before, asked = torch.get_num_threads(), []
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    monkeypatch.setattr(torch, "set_num_threads", asked.append)
+    with threads_for(torch.device("cpu"), batch):
+        assert (asked or [2])[-1] == threads
+    assert asked[-1] == 2
+    monkeypatch.undo()
+    assert torch.get_num_threads() == before
