@@ -101,7 +101,7 @@ class TrainConfig:
 class FinetuneConfig:
     """Encoders -> the same encoders, trained with a method's losses through hash heads that are thrown away."""
 
-    method: str = "triplet"  # a name out of methods.METHODS, any without a closed form
+    method: str = "tie-ap"  # a name out of methods.METHODS, any without a closed form; this one needs fewest epochs
     bits: int = 32  # code length of the thrown-away heads; codes of any length are trained on the features later
     epochs: int = 10  # passes over the train items
     batch: int = 32  # items a step (halved until a pass has at least 4 steps)
@@ -114,7 +114,7 @@ class FinetuneConfig:
     checkpoint_seconds: float = 60.0  # how often an unfinished run is saved, at the end of an epoch
 
 
-TRAINED_SHARE = 0.05  # of the heads' rate, for encoders whose weights already know something
+TRAINED_SHARE = 0.1  # of the heads' rate, for encoders whose weights already know something
 
 
 @dataclass(frozen=True)

@@ -19,8 +19,8 @@ from cmrhash.parts import Parts, Shapes, decoders, label_and_modality_classifier
 IMAGE = "image"
 Views = dict[str, Tensor]  # "image" first, then each language -> embeddings (B, K)
 
-# Weights of the parts beside a first of weight 1: the best of three to five powers of about 3 (CORAL: 10) on the val
-# items of Pascal Sentence, 64 bits, 3 seeds. Many are equal within the spread over seeds; a strong adversary hurts.
+# Weights of the parts, where the first of a method weighs 1: by val mAP on Pascal Sentence (64 bits, mean of 3 seeds)
+# out of three to five steps of about 3 (CORAL: 10), the smaller one of equals. More costs more than less.
 TRIPLET = 1.0  # acmr
 ADVERSARIAL, MMD, CORAL, CORRELATION = 0.03, 1.0, 100.0, 1.0  # acmr's modality gap
 CORRNET = 0.1  # lambda, on the mean correlation of a bit

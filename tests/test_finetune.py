@@ -28,7 +28,7 @@ from cmrhash_cli.main import app
 SMALL = "shufflenet_v2_x0_5"  # the quickest of torchvision's classifiers
 COUNT = 24  # items: 4 query, 4 val, 16 train
 STEPS = 4  # of an epoch
-QUICK = FinetuneConfig(bits=16, epochs=2, batch=4, lr=3e-3)
+QUICK = FinetuneConfig(method="triplet", bits=16, epochs=2, batch=4, lr=3e-3)
 IMAGE, EN, DE = f"image-{SMALL}-random", "text-en-bert-random", "text-de-bert-random"
 FOLDER = f"{SMALL}-random"  # of the tuned encoders
 WORDS = {"en": ["red", "green"], "de": ["rot", "grün"]}
@@ -504,7 +504,7 @@ def invoke(source, cache, *args):
     return CliRunner().invoke(app, ["extract", *where, *what, "--dtype", "float32", *map(str, args)])
 
 
-TYPED = ("--finetune", "--bits", 16, "--epochs", 2, "--batch", 4, "--lr", 3e-3)  # QUICK
+TYPED = ("--finetune", "--method", "triplet", "--bits", 16, "--epochs", 2, "--batch", 4, "--lr", 3e-3)  # QUICK
 
 
 def test_json_says_what_was_tuned(made, source):
