@@ -14,6 +14,7 @@ from cmrhash.cache import FeatureWriter, source_digest
 from cmrhash.data import manifest
 from cmrhash.data.dataset import ImageTextDataset, Item
 
+pytest_plugins = ["fault_table"]
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # two test processes share two cores
 

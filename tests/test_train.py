@@ -358,6 +358,7 @@ def with_nan(real, bad):
     return terms
 
 
+@pytest.mark.faults("training: NaN, no negative, collapse")
 def test_steps_with_a_nan_loss_are_skipped_and_counted(extracted, tmp_path, monkeypatch):
     use(monkeypatch, with_nan(METHODS["triplet"].terms, {1, 2, 4, 8}))
     run, _ = train.train(replace(QUICK, epochs=2), *extracted, tmp_path)
@@ -366,6 +367,7 @@ def test_steps_with_a_nan_loss_are_skipped_and_counted(extracted, tmp_path, monk
     assert all(np.isfinite(line["loss"]) for line in history(run))
 
 
+@pytest.mark.faults("training: NaN, no negative, collapse")
 def test_three_nan_losses_in_a_row_stop_training_in_one_line(extracted, tmp_path, monkeypatch):
     use(monkeypatch, with_nan(METHODS["triplet"].terms, {2, 3, 4}))
     with pytest.raises(CmrhashError, match=r"not finite in 3 steps in a row \(batch: i\d+, ") as caught:
@@ -375,6 +377,7 @@ def test_three_nan_losses_in_a_row_stop_training_in_one_line(extracted, tmp_path
     assert not list(tmp_path.rglob(runs.CONFIG))
 
 
+@pytest.mark.faults("training: NaN, no negative, collapse")
 def test_no_valid_triplet_is_a_data_error(make_cache, tmp_path):
     made = make_cache(tmp_path, change=lambda item: replace(item, labels=(0,)))
     with pytest.raises(DataError, match="without a single valid triplet"):
@@ -425,6 +428,7 @@ def test_batch_hard_triplets_collapse_to_the_margin_where_batch_all_does_not(den
     assert gentle.config["val_map_mean"] > hard.config["val_map_mean"] + 0.1
 
 
+@pytest.mark.faults("training: NaN, no negative, collapse")
 def test_collapsed_codes_are_called_so(extracted, tmp_path, monkeypatch):
     def pull_together(views, _):
         return Terms({name: (1 - embedding).pow(2).mean() for name, embedding in views.items()}, {})
