@@ -4,7 +4,8 @@ Life of a file (the only module that imports h5py):
 
     create   every dataset at its full size, contiguous, zero-filled and on disk, as ``X.h5.part``; a full disk shows
              here, before any encoder has run, and HDF5's own metadata never changes again
-    commit   a block of rows, then its CRC-32 as a commit record, then one fsync
+    commit   a block of rows, then its CRC-32 as a commit record, then one fsync; straight to their places on disk, for
+             HDF5 cannot let go of a file in which a write has failed
     resume   re-check the CRC of every committed block, encode only the others; the result has the same bytes
     seal     sha256 of the payload and a JSON manifest into the HDF5 user block, then rename to ``X.h5``
 
@@ -96,6 +97,7 @@ class FeatureWriter:
             "recipe": _as_bytes(canonical(recipe)),
         }
         self._shapes: dict[str, tuple[tuple[int, ...], Any]] = {
+            "item": ((self.rows,), np.int32),
             "x": ((self.rows, dim), np.float32),
             "valid": ((self.rows,), np.uint8),
             "source": ((self.rows, 16), np.uint8),
@@ -111,9 +113,11 @@ class FeatureWriter:
                 self._part.unlink()
             if not self._part.exists():
                 self._create()
-            self._file = self._stack.enter_context(h5py.File(self._part, "r+"))
-            self._check_part()
-            self.done = {b for b in range(self.blocks) if self._file["_commit"][b] == self._record(b)}
+            with h5py.File(self._part, "r") as self._file:
+                self._check_part()
+                self._places = {name: self._file[name].id.get_offset() for name in self._shapes}
+            self._disk = self._stack.enter_context(self._part.open("r+b", buffering=0))
+            self.done = {b for b in range(self.blocks) if self._rows("_commit", b, b + 1) == self._record(b)}
         except BaseException:
             self._stack.close()
             raise
@@ -128,13 +132,13 @@ class FeatureWriter:
 
     def committed(self, name: str, block: int) -> NDArray[Any]:
         """The rows of a committed block out of "x", "valid" or "source"."""
-        array: NDArray[Any] = self._file[name][self.slice(block)]
-        return array
+        rows = self.slice(block)
+        return self._rows(name, rows.start, rows.stop)
 
     def commit(self, block: int, x: NDArray[np.float32], valid: NDArray[np.bool_], source: NDArray[np.uint8]) -> None:
         """Write a block and make it last. Rows that are not valid must be zeros.
 
-        Raises CmrhashError for arrays that do not fit, which HDF5 would broadcast or cast without a word.
+        Raises CmrhashError for arrays that do not fit, and if they cannot be written.
         """
         rows = self.slice(block)
         values: dict[str, NDArray[Any]] = {"x": x, "valid": valid.astype(np.uint8), "source": source}
@@ -144,11 +148,11 @@ class FeatureWriter:
                 raise CmrhashError(f"block of {name}: {value.shape} {value.dtype}", self._part, "this is a bug")
         if not np.isfinite(x).all() or x[~valid].any():
             raise CmrhashError("features must be finite, and zero where not valid", self._part, "this is a bug")
-        for name, value in values.items():
-            self._file[name][rows] = value
-        self._file.flush()
-        self._file["_commit"][block] = self._record(block)
-        self._sync()
+        with _in_one_line(self._part):
+            for name, value in values.items():
+                self._write(name, rows.start, value)
+            self._write("_commit", block, np.uint64(self._record(block)))
+            os.fsync(self._disk.fileno())
         self.done.add(block)
 
     def seal(self, made_with: Mapping[str, Any]) -> None:
@@ -156,8 +160,8 @@ class FeatureWriter:
         missing = self.blocks - len(self.done)
         if missing:
             raise CmrhashError(f"{missing} of {self.blocks} blocks are missing", self._part, "this is a bug")
-        self._file.close()
-        _seal(self._part, self.path, {"kind": "features", "recipe": self.recipe, "made_with": dict(made_with)})
+        with _in_one_line(self._part):
+            _seal(self._part, self.path, {"kind": "features", "recipe": self.recipe, "made_with": dict(made_with)})
 
     def _create(self) -> None:
         new = self._part.with_name(self._part.name + ".new")
@@ -195,17 +199,43 @@ class FeatureWriter:
         for name, value in self._static.items():
             if not np.array_equal(self._file[name][...], value):
                 raise StaleError(f"unfinished file of other items ('{name}' differs)", self._part, "use --overwrite")
+        for name, (shape, dtype) in self._shapes.items():
+            found = self._file[name].shape, self._file[name].dtype
+            if found != (shape, dtype):
+                raise StaleError(f"unfinished file with {name} = {found}, not {shape}", self._part, "use --overwrite")
 
     def _record(self, block: int) -> int:
         """The commit record of what the file holds now: CRC-32 of every array's rows, and a bit that says "done"."""
         crc, rows = 0, self.slice(block)
         for name in ("x", "valid", "source", "item"):
-            crc = zlib.crc32(self._file[name][rows].tobytes(), crc)
+            crc = zlib.crc32(self._rows(name, rows.start, rows.stop).tobytes(), crc)
         return crc | 1 << 32
 
-    def _sync(self) -> None:
-        self._file.flush()
-        os.fsync(self._file.id.get_vfd_handle())
+    def _rows(self, name: str, start: int, stop: int) -> NDArray[Any]:
+        """Rows of an array as they are on disk."""
+        (_, *row), dtype = self._shapes[name]
+        size = math.prod(row) * np.dtype(dtype).itemsize
+        content = os.pread(self._disk.fileno(), (stop - start) * size, self._places[name] + start * size)
+        return np.frombuffer(content, dtype).reshape(-1, *row)
+
+    def _write(self, name: str, first: int, value: NDArray[Any] | np.uint64) -> None:
+        """Put rows where they belong, from row ``first`` on."""
+        (_, *row), dtype = self._shapes[name]
+        content = memoryview(value.tobytes())
+        at = self._places[name] + first * math.prod(row) * np.dtype(dtype).itemsize
+        while content:
+            written = os.pwrite(self._disk.fileno(), content, at)
+            content, at = content[written:], at + written
+
+
+@contextlib.contextmanager
+def _in_one_line(path: Path) -> Iterator[None]:
+    """A disk that takes no more, for the user."""
+    try:
+        yield
+    except OSError as error:
+        fix = "free some space; the same command goes on from there"
+        raise CmrhashError(f"cannot write ({error.strerror})", path, fix) from None
 
 
 def _reserve(path: Path, size: int) -> None:
@@ -250,15 +280,20 @@ def _seal(part: Path, path: Path, manifest: Mapping[str, Any]) -> None:
         digest, size = _payload(file)
         full = {"version": VERSION, **manifest, "payload_sha256": digest, "payload_bytes": size}
         body = canonical(full)
-        block = MAGIC + hashlib.sha256(body).hexdigest().encode() + b"\n" + body
+        block = _user_block(body)
         if len(block) > USER_BLOCK:
             raise CmrhashError(f"manifest of {len(body)} bytes", part, f"at most {USER_BLOCK - 90} fit")
         file.seek(0)
-        file.write(block.ljust(USER_BLOCK, b"\0"))
+        file.write(block)
         file.flush()
         os.fsync(file.fileno())
     os.replace(part, path)
     sync_folder(path.parent)
+
+
+def _user_block(body: bytes) -> bytes:
+    """All that stands before the payload, to the byte. body: the manifest as JSON."""
+    return (MAGIC + hashlib.sha256(body).hexdigest().encode() + b"\n" + body).ljust(USER_BLOCK, b"\0")
 
 
 # ---------------------------------------------------------------------------------------------- reading
@@ -271,9 +306,8 @@ def read_manifest(path: Path) -> dict[str, Any]:
             block = file.read(USER_BLOCK)
     except FileNotFoundError:
         raise DataError("no such file", path, "run cmrhash extract first") from None
-    head = len(MAGIC) + 65
-    body = block[head:].rstrip(b"\0")
-    if not block.startswith(MAGIC) or hashlib.sha256(body).hexdigest().encode() != block[len(MAGIC) : head - 1]:
+    body = block[len(MAGIC) + 65 :].rstrip(b"\0")
+    if block != _user_block(body):
         raise DamagedError("not a sealed file of cmrhash, or damaged", path, DELETE)
     manifest: dict[str, Any] = json.loads(body)
     if manifest["version"] != VERSION:
