@@ -33,13 +33,21 @@ from numpy.typing import NDArray
 from cmrhash.errors import CmrhashError, DamagedError, DataError, StaleError
 from cmrhash.files import locked, sync_folder
 from cmrhash.recipe import canonical, refuse_difference
+from cmrhash.sealed import (
+    COMMITTED,
+    DELETE,
+    MAGIC,
+    USER_BLOCK,
+    VERSION,
+    payload,
+    read_manifest,
+    refuse_payload,
+    write_block,
+    write_note,
+)
 
-MAGIC = b"cmrhash sealed HDF5\n"
-USER_BLOCK = 8192  # bytes before the HDF5 payload: MAGIC, sha256 of the manifest, the manifest, zeros
-VERSION = 1
 DEFLATE_MOST = 1032  # bytes that one deflated byte can become: a file that declares more holds less than it says
 FILTERS = (1, 2, 3, 32000)  # HDF5's numbers of deflate, shuffle, fletcher32 and lzf
-DELETE = "delete it and make it again"
 
 Arrays = Mapping[str, NDArray[Any]]
 
@@ -160,8 +168,11 @@ class FeatureWriter:
         missing = self.blocks - len(self.done)
         if missing:
             raise CmrhashError(f"{missing} of {self.blocks} blocks are missing", self._part, "this is a bug")
+        ok = sum(int(self.committed("valid", block).sum()) for block in range(self.blocks))
+        counts = {"rows": self.rows, "ok": ok, "dim": self._shapes["x"][0][1]}
+        manifest = {"kind": "features", "recipe": self.recipe, "made_with": dict(made_with), **counts}
         with _in_one_line(self._part):
-            _seal(self._part, self.path, {"kind": "features", "recipe": self.recipe, "made_with": dict(made_with)})
+            _seal(self._part, self.path, manifest)
 
     def _create(self) -> None:
         new = self._part.with_name(self._part.name + ".new")
@@ -177,6 +188,8 @@ class FeatureWriter:
                     file[name][...] = value
                 file.flush()
                 os.fsync(file.id.get_vfd_handle())
+                commits_at = file["_commit"].id.get_offset()
+            write_note(new, self.recipe, self.rows, self.blocks, commits_at)
         except (OSError, ValueError, RuntimeError) as error:
             new.unlink(missing_ok=True)
             fix = "free some space or choose another --cache"
@@ -209,7 +222,7 @@ class FeatureWriter:
         crc, rows = 0, self.slice(block)
         for name in ("x", "valid", "source", "item"):
             crc = zlib.crc32(self._rows(name, rows.start, rows.stop).tobytes(), crc)
-        return crc | 1 << 32
+        return crc | COMMITTED
 
     def _rows(self, name: str, start: int, stop: int) -> NDArray[Any]:
         """Rows of an array as they are on disk."""
@@ -277,54 +290,24 @@ def write_sealed(path: Path, arrays: Arrays, manifest: Mapping[str, Any]) -> Non
 
 def _seal(part: Path, path: Path, manifest: Mapping[str, Any]) -> None:
     with part.open("r+b") as file:
-        digest, size = _payload(file)
-        full = {"version": VERSION, **manifest, "payload_sha256": digest, "payload_bytes": size}
-        body = canonical(full)
-        block = _user_block(body)
-        if len(block) > USER_BLOCK:
-            raise CmrhashError(f"manifest of {len(body)} bytes", part, f"at most {USER_BLOCK - 90} fit")
-        file.seek(0)
-        file.write(block)
+        digest, size = payload(file)
+        write_block(file, MAGIC, {"version": VERSION, **manifest, "payload_sha256": digest, "payload_bytes": size})
         file.flush()
         os.fsync(file.fileno())
     os.replace(part, path)
     sync_folder(path.parent)
 
 
-def _user_block(body: bytes) -> bytes:
-    """All that stands before the payload, to the byte. body: the manifest as JSON."""
-    return (MAGIC + hashlib.sha256(body).hexdigest().encode() + b"\n" + body).ljust(USER_BLOCK, b"\0")
-
-
 # ---------------------------------------------------------------------------------------------- reading
-
-
-def read_manifest(path: Path) -> dict[str, Any]:
-    """The manifest of a sealed file, by its own digest; raises DamagedError, or StaleError for a newer version."""
-    try:
-        with path.open("rb") as file:
-            block = file.read(USER_BLOCK)
-    except FileNotFoundError:
-        raise DataError("no such file", path, "run cmrhash extract first") from None
-    body = block[len(MAGIC) + 65 :].rstrip(b"\0")
-    if block != _user_block(body):
-        raise DamagedError("not a sealed file of cmrhash, or damaged", path, DELETE)
-    manifest: dict[str, Any] = json.loads(body)
-    if manifest["version"] != VERSION:
-        fix = f"this cmrhash reads version {VERSION}; upgrade it, or {DELETE}"
-        raise StaleError(f"file format version {manifest['version']}", path, fix)
-    return manifest
 
 
 def read_sealed(path: Path) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
     """Manifest and arrays of a sealed file, after its digest has been checked."""
     manifest = read_manifest(path)
     with path.open("rb") as file:
-        digest, size = _payload(file)
-        if (digest, size) != (manifest["payload_sha256"], manifest["payload_bytes"]):
-            raise DamagedError("does not match its sha256", path, DELETE)
+        refuse_payload(file, manifest, path)
         with h5py.File(file, "r") as h5:
-            arrays = {name: _plain(h5, name, size, path)[...] for name in h5}
+            arrays = {name: _plain(h5, name, manifest["payload_bytes"], path)[...] for name in h5}
     return manifest, arrays
 
 
@@ -347,15 +330,6 @@ def _plain(h5: h5py.File, name: str, size: int, path: Path) -> h5py.Dataset:
     if data.external is not None or data.is_virtual or data.dtype.kind not in "uif" or data.nbytes > size:
         raise DamagedError(f"'{name}' is not a plain dataset", path, DELETE)
     return data
-
-
-def _payload(file: Any) -> tuple[str, int]:
-    """sha256 and size of all that follows the user block."""
-    file.seek(USER_BLOCK)
-    digest = hashlib.sha256()
-    while chunk := file.read(1 << 22):
-        digest.update(chunk)
-    return digest.hexdigest(), file.tell() - USER_BLOCK
 
 
 # ---------------------------------------------------------------------------------------------- files of others

@@ -18,8 +18,8 @@ from torch import Tensor
 from cmrhash.errors import DamagedError, StaleError
 from cmrhash.files import checked, read_json, sha256, write_bytes, write_json
 from cmrhash.recipe import refuse_difference
+from cmrhash.runs import CHECKPOINT
 
-CHECKPOINT = "checkpoint.json"  # names the tensors' file and its sha256; gone once the run is finished
 ANEW = "start anew with --overwrite"
 PREFIXES = ("heads.", "parts.", "optimizer.", "best.")  # of the tensors' names
 
