@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import stat
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -108,6 +109,8 @@ def read_note(path: Path) -> Unfinished | None:
 
 def _read_block(path: Path, magic: bytes) -> dict[str, Any] | None:
     """What the user block says, if it is of that kind and matches its digest."""
+    if not stat.S_ISREG(path.stat().st_mode):  # a pipe would block for ever
+        return None
     with path.open("rb") as file:
         block = file.read(USER_BLOCK)
     body = block[len(magic) + 65 :].rstrip(b"\0")
