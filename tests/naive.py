@@ -7,6 +7,7 @@ Such readers can crash the interpreter, hang, or run what a file holds: a child 
 from __future__ import annotations
 
 import json
+import os
 import resource
 import signal
 import subprocess
@@ -20,6 +21,8 @@ def outcomes(jobs, scratch):
     """What becomes of each job: "same", "wrong", "refused" or "crashed".
 
     jobs: (kind, file, harm): harm is the number of a bit to flip, or the number of bytes to keep as a string.
+    Kinds that write ("append", "save ...") take the size that a file may have at most; "same": what they said is on
+    disk, is.
     """
     plan = scratch / "jobs.json"
     plan.write_text(json.dumps([[kind, str(file), harm] for kind, file, harm in jobs]))
@@ -71,6 +74,80 @@ def read_json(path):
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
+def append(path):
+    """Blocks of 16 rows; returns how many it takes to be safe."""
+    import h5py
+
+    done = 0
+    try:
+        with h5py.File(path, "w") as file:
+            x = file.create_dataset("x", (0, 64), "f4", maxshape=(None, 64))
+            while done < 30:
+                x.resize(16 * done + 16, 0)
+                x[16 * done :] = done
+                file.flush()
+                done += 1
+    finally:
+        return done  # noqa: B012
+
+
+def appended(path):
+    import h5py
+
+    with h5py.File(path, "r") as file:
+        return int(sum((file["x"][row : row + 16] == row // 16).all() for row in range(0, len(file["x"]), 16)))
+
+
+def save(kind, path, value):
+    """Write over what was there; returns what is there now, if it can be believed."""
+    if kind == "save torch":
+        import torch
+
+        torch.save({"x": torch.full((50, 50), value)}, path)
+    elif kind == "save faiss":
+        import faiss
+        import numpy as np
+
+        index = faiss.IndexBinaryFlat(64)
+        index.add(np.full((1500, 8), value, np.uint8))
+        faiss.write_index_binary(index, str(path))
+    else:
+        path.write_text(json.dumps([value] * 3000))
+
+
+def saved(kind, path):
+    if kind == "save torch":
+        return next(iter(read_torch(path).values()))[0]
+    return read_faiss(path)[2][0] if kind == "save faiss" else read_json(path)[0][0]
+
+
+def forked(work):
+    """The number that work() returns in a process of its own; None if it raises or dies."""
+    if pid := os.fork():
+        _, status = os.waitpid(pid, 0)
+        code = os.waitstatus_to_exitcode(status)
+        return code if 0 <= code < 100 else None
+    code = 100
+    try:
+        code = work()
+    finally:
+        os._exit(code)
+
+
+def on_full_disk(kind, path, size):
+    def limited(write):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
+        return write() or 0
+
+    if kind == "append":
+        done = forked(lambda: limited(lambda: append(path)))
+        return "same" if done is not None and (forked(lambda: appended(path)) or 0) >= done else "wrong"
+    save(kind, path, 1)
+    finished = forked(lambda: limited(lambda: save(kind, path, 2))) is not None
+    found = forked(lambda: saved(kind, path))
+    return "same" if found == (2 if finished else 1) else "wrong"
+
+
 READERS = {"hdf5": read_hdf5, "torch": read_torch, "faiss": read_faiss, "json": read_json}
 
 
@@ -78,6 +155,9 @@ def work(plan, first):
     jobs = json.loads(Path(plan).read_text())
     wholes = {}
     for kind, name, harm in jobs[first:]:
+        if kind not in READERS:
+            print(on_full_disk(kind, Path(name), harm), flush=True)
+            continue
         file, read = Path(name), READERS[kind]
         if name not in wholes:
             wholes[name] = file.read_bytes(), read(file)

@@ -1,58 +1,19 @@
 """What goes wrong is said in one line, with the exit code of its kind, and leaves every file as it was."""
 
-import contextlib
 import hashlib
 import json
 import os
 import re
-import resource
 import shutil
-import sys
 from dataclasses import replace
 
-import numpy as np
 import pytest
-from PIL import Image
+from running import EXTRACT, QUICK, files, run, write_manifest, write_own
 
 from cmrhash.cache import MAGIC, USER_BLOCK
 from cmrhash.files import locked, read_json, write_json
-from cmrhash_cli.main import main
 
-QUICK = ["--epochs", "2", "--batch", "16", "--hidden", "16", "--bits", "8", "--device", "cpu"]
-ENCODERS = ["--image-model", "mobilenet_v3_small", "--image-weights", "random", "--text-model", "random"]
-EXTRACT = ["extract", "--dataset", "manifest", "--root", "mine", "--image-batch", "4", "--device", "cpu", *ENCODERS]
 USAGE, LOCKED, STALE, DATA, DAMAGED = 2, 3, 4, 5, 6
-
-
-def write_own(root, count=8, change=None):
-    """A small data set of photos and a manifest. change: entries -> entries."""
-    (root / "images").mkdir(parents=True)
-    rng = np.random.default_rng(0)
-    entries = []
-    for n in range(count):
-        Image.fromarray(rng.integers(0, 255, (20, 24, 3), np.uint8)).save(root / "images" / f"{n}.png")
-        texts = {"en": [f"dog {n}"], "de": [f"Hund {n}"]}
-        splits = ["query"] if n == 0 else ["database", "val" if n == 1 else "train"]
-        entry = {"id": f"i{n}", "image": f"images/{n}.png", "texts": texts, "labels": ["ab"[n % 2]], "splits": splits}
-        entries.append(entry)
-    write_manifest(root, change(entries) if change else entries)
-
-
-def write_manifest(root, entries):
-    lines = [entry if isinstance(entry, str) else json.dumps(entry) for entry in entries]
-    (root / "manifest.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
-
-
-def run(*args):
-    """Run a command as the script does; returns its exit code."""
-    before, sys.argv = sys.argv, ["cmrhash", *map(str, args)]
-    try:
-        main()
-    except SystemExit as end:
-        return end.code or 0
-    finally:
-        sys.argv = before
-    return 0
 
 
 @pytest.fixture(scope="module")
@@ -76,11 +37,6 @@ def here(prepared, tmp_path, monkeypatch):
     write_json(about, {**read_json(about, ""), "root": str((tmp_path / "mine").resolve())})
     monkeypatch.chdir(tmp_path)
     return tmp_path
-
-
-def files(folder):
-    """Content of every file but the locks, which name the last process."""
-    return {p: p.read_bytes() for p in folder.rglob("*") if p.is_file() and not p.name.endswith(".lock")}
 
 
 @pytest.fixture
@@ -432,29 +388,6 @@ def test_heads_that_are_gone(here, refused):
 def test_another_process_is_at_it(here, refused):
     with locked(here / RUN / "config.json"):
         refused(LOCKED, f"process {os.getpid()}", *BITS)
-
-
-@contextlib.contextmanager
-def largest_file(size):
-    """No file of this process may grow beyond ``size`` bytes: what a full disk looks like from inside."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-
-
-@pytest.mark.parametrize("size", [100, 10_000])
-def test_no_space_left(here, refused, size):
-    for command in (EXTRACT, [*BITS, "--bits", "64", "--dataset", "toy"]):
-        with largest_file(size):
-            refused(1, "space", *command)
-    (here / RUN / "codes.h5").unlink()
-    with largest_file(size):
-        refused(1, "space", "eval", "--dataset", "toy")
-    assert run(*EXTRACT, "-q") == run(*BITS, "--bits", "64", "--dataset", "toy", "-q") == 0
-    assert run("eval", "--dataset", "toy", "-q") == 0
 
 
 def test_a_folder_that_may_not_be_written(here, refused):
