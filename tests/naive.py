@@ -136,7 +136,7 @@ def forked(work):
 
 def on_full_disk(kind, path, size):
     def limited(write):
-        resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
         return write() or 0
 
     if kind == "append":

@@ -337,11 +337,18 @@ def empty(path):
 RUN = "runs/toy/triplet-8/"
 
 
-@pytest.mark.parametrize("harm", [flip_last, flip_first, cut, empty])
+HARMS = [
+    pytest.param(harm, marks=pytest.mark.faults(row))
+    for harm, row in ((flip_last, "flipped bit"), (flip_first, "flipped bit"), (cut, "cut short"), (empty, "cut short"))
+]
+
+
+@pytest.mark.parametrize("harm", HARMS)
 @pytest.mark.parametrize(
     ("name", "command"),
     [
         ("cache/toy/items.jsonl", BITS),
+        ("cache/toy/dataset.json", BITS),
         ("cache/toy/image-toy.h5", BITS),
         ("cache/toy/text-de-toy.h5", BITS),
         (RUN + "config.json", BITS),
@@ -355,18 +362,6 @@ RUN = "runs/toy/triplet-8/"
 def test_damaged_files(here, refused, name, command, harm):
     harm(here / name)
     refused(DAMAGED, re.escape(name.rpartition("/")[2]), *command)
-
-
-@pytest.mark.parametrize("harm", [flip_first, cut, empty])
-def test_a_damaged_account_of_the_data_set(here, refused, harm):
-    harm(here / "cache/toy/dataset.json")
-    refused(DAMAGED, "dataset.json", *BITS)
-
-
-@pytest.mark.parametrize("content", ["[]", "{}", '{"version": 1, "items_sha256": 5}', "null"])
-def test_an_account_of_the_data_set_that_is_something_else(here, refused, content):
-    (here / "cache/toy/dataset.json").write_text(content)
-    refused(DAMAGED, r"dataset\.json|items\.jsonl", *BITS)
 
 
 def test_a_damaged_extraction(here, refused):

@@ -496,39 +496,21 @@ def flip(path, at=-1):
     path.write_bytes(content)
 
 
-@pytest.mark.parametrize("damage", ["tensors", "cut tensors", "no tensors", "json", "not json"])
-def test_a_damaged_checkpoint_is_refused(extracted, tmp_path, damage):
+@pytest.mark.parametrize("damage", ["tensors", "no tensors", "json"])
+def test_a_damaged_checkpoint_is_refused_and_can_be_replaced(extracted, tmp_path, damage):
     with pytest.raises(KeyboardInterrupt):
         train.train(QUICK, *extracted, tmp_path, progress=stop_after(1, KeyboardInterrupt))
     folder = runs.folder_of(tmp_path, "toy", "triplet", 16, 0)
     about, (tensors,) = folder / CHECKPOINT, folder.glob("checkpoint-*.safetensors")
     {
         "tensors": lambda: flip(tensors),
-        "cut tensors": lambda: tensors.write_bytes(tensors.read_bytes()[:-100]),
         "no tensors": tensors.unlink,
         "json": lambda: about.write_text("{}"),
-        "not json": lambda: about.write_bytes(about.read_bytes()[:50]),
     }[damage]()
     with pytest.raises(DamagedError, match="--overwrite"):
         train.train(QUICK, *extracted, tmp_path)
     _, fresh = train.train(replace(QUICK, epochs=1), *extracted, tmp_path, overwrite=True)
     assert fresh
-
-
-@pytest.mark.parametrize("name", [runs.HEADS, runs.CONFIG])
-@pytest.mark.parametrize("how", ["flip", "cut", "empty"])
-def test_a_damaged_run_is_refused(extracted, finished, tmp_path, name, how):
-    folder = runs.folder_of(tmp_path, "toy", "triplet", 16, 0)
-    folder.mkdir(parents=True)
-    for part in (runs.HEADS, runs.HISTORY, runs.CONFIG):
-        (folder / part).write_bytes((finished.folder / part).read_bytes())
-    content = (folder / name).read_bytes()
-    if how == "flip":
-        flip(folder / name, len(content) // 2)
-    else:
-        (folder / name).write_bytes(content[: len(content) // 2 if how == "cut" else 0])
-    with pytest.raises(DamagedError):
-        train.train(QUICK, *extracted, tmp_path)
 
 
 # ---------------------------------------------------------------------------------------------- small parts
