@@ -23,7 +23,7 @@ from cmrhash.cache import read_sealed, write_sealed
 from cmrhash.codes import Codes, pack
 from cmrhash.data.dataset import ImageTextDataset, with_relevance
 from cmrhash.errors import StaleError, UsageError
-from cmrhash.files import checked, sha256
+from cmrhash.files import checked, locked, sha256
 from cmrhash.index import BinaryIndex
 from cmrhash.recipe import first_difference, refuse_difference
 from cmrhash.sealed import read_manifest
@@ -48,7 +48,14 @@ class Encoded:
 
 
 def encode(run: runs.Run, dataset: ImageTextDataset, folder: Path) -> None:
-    """Write ``codes.h5`` and the indexes of a run. Raises StaleError if the features are not those of the training."""
+    """Write ``codes.h5`` and the indexes of a run. Raises StaleError if the features are not those of the training, and
+    LockedError if another process does the same.
+    """
+    with locked(run.folder / runs.CODES):
+        _encode(run, dataset, folder)
+
+
+def _encode(run: runs.Run, dataset: ImageTextDataset, folder: Path) -> None:
     import torch
 
     dataset = with_relevance(dataset, run.relevance)

@@ -20,19 +20,32 @@ _DIGEST = re.compile(rb'^ "sha256": "([0-9a-f]{64})",\n', re.MULTILINE)  # a lin
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Write a file in one move: whoever reads it finds the old content or the new one."""
+    """Write a file in one move: whoever reads it finds the old content or the new one. Two who do so take turns."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".part")
-    try:
-        with partial.open("wb") as file:
-            file.write(content)
-            file.flush()
+    with _alone(partial) as file:
+        try:
+            file.truncate(0)
+            left = memoryview(content)
+            while left:
+                left = left[file.write(left) :]
             os.fsync(file.fileno())
-        os.replace(partial, path)
-    except OSError as error:
-        partial.unlink(missing_ok=True)
-        raise OSError(error.errno, error.strerror, str(path)) from None  # a failed write names no file
+            os.replace(partial, path)
+        except OSError as error:
+            partial.unlink(missing_ok=True)
+            raise OSError(error.errno, error.strerror, str(path)) from None  # a failed write names no file
     sync_folder(path.parent)
+
+
+@contextlib.contextmanager
+def _alone(partial: Path) -> Iterator[IO[bytes]]:
+    """The open file, once no other process writes it: who has finished has moved it away."""
+    while True:
+        with partial.open("ab", buffering=0) as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            if _is_at(partial, file):
+                yield file
+                return
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
@@ -113,7 +126,7 @@ def holder(path: Path) -> str:
     return ""
 
 
-def _is_at(path: Path, file: IO[str]) -> bool:
+def _is_at(path: Path, file: IO[Any]) -> bool:
     try:
         return os.path.samestat(os.fstat(file.fileno()), path.stat())
     except FileNotFoundError:

@@ -148,6 +148,42 @@ def on_full_disk(kind, path, size):
     return "same" if found == (2 if finished else 1) else "wrong"
 
 
+def meanwhile(kind, path):
+    """Two processes at one file, by turns: they tell each other through pipes."""
+    os.environ["HDF5_USE_FILE_LOCKING"] = "FALSE" if kind == "append twice" else "TRUE"
+    import h5py
+
+    with h5py.File(path, "w") as file:
+        file["x"] = [1.0] * 1000
+    (wait, go), (heard, tell) = os.pipe(), os.pipe()
+    if not os.fork():
+        try:
+            with h5py.File(path, "r" if kind == "write while read" else "a") as file:
+                if kind == "append twice":
+                    file["mine"] = [1.0] * 1000
+                elif kind == "read while written":
+                    file["x"][:500] = 2.0
+                    file.flush()
+                os.write(tell, b".")
+                os.read(wait, 1)
+        finally:
+            os._exit(0)
+    os.read(heard, 1)
+    wanted = {"write while read": "w", "append twice": "a", "read while written": "r"}[kind]
+    seen = None
+    try:
+        with h5py.File(path, wanted, locking=False if kind == "read while written" else None) as file:
+            seen = set(file["x"][...].tolist()) if wanted == "r" else file.update({"theirs": [1.0]})
+    except OSError:
+        pass
+    os.write(go, b".")
+    os.wait()
+    if kind == "read while written":
+        return "same" if seen in (None, {1.0}, {2.0}) else "wrong"
+    with h5py.File(path, "r") as file:
+        return "same" if kind == "write while read" or {"x", "mine"} <= set(file) else "wrong"
+
+
 READERS = {"hdf5": read_hdf5, "torch": read_torch, "faiss": read_faiss, "json": read_json}
 
 
@@ -156,7 +192,7 @@ def work(plan, first):
     wholes = {}
     for kind, name, harm in jobs[first:]:
         if kind not in READERS:
-            print(on_full_disk(kind, Path(name), harm), flush=True)
+            print(attempt(kind, Path(name), harm), flush=True)
             continue
         file, read = Path(name), READERS[kind]
         if name not in wholes:
@@ -171,6 +207,13 @@ def work(plan, first):
             outcome = "refused"
         signal.setitimer(signal.ITIMER_PROF, 0)
         print(outcome, flush=True)
+
+
+def attempt(kind, path, size):
+    """Kinds that write."""
+    if kind.startswith(("append t", "write", "read")):
+        return {0: "same"}.get(forked(lambda: meanwhile(kind, path) != "same"), "wrong")
+    return on_full_disk(kind, path, size)
 
 
 if __name__ == "__main__":
