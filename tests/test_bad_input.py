@@ -8,7 +8,7 @@ import shutil
 from dataclasses import replace
 
 import pytest
-from running import EXTRACT, QUICK, files, run, write_manifest, write_own
+from running import EXTRACT, QUICK, files, run, write_own
 
 from cmrhash.cache import MAGIC, USER_BLOCK
 from cmrhash.files import locked, read_json, write_json
@@ -238,43 +238,14 @@ def test_no_valid_triplet(here, refused, make_cache):
 # ---------------------------------------------------------------------------------------------- stale
 
 
-@pytest.mark.parametrize(
-    ("words", "args"),
-    [
-        ("pooling = mean, asked for cls", ["--pooling", "cls"]),
-        ("max_length = 512, asked for 9", ["--max-length", "9"]),
-        ("weights_(seed|sha256) = ", ["--seed", "1"]),
-        ("dtype = float32, asked for bfloat16", ["--dtype", "bfloat16"]),
-    ],
-)
-def test_features_of_another_recipe(refused, words, args):
-    refused(STALE, words, *EXTRACT, "--cache", "own", *args)
-
-
-def test_a_data_set_that_has_changed(here, refused):
-    own = [*EXTRACT, "--cache", "own"]
-    kept = (here / "mine/manifest.jsonl").read_text()
-    lines = [json.loads(line) for line in kept.splitlines()]
-    write_manifest(here / "mine", entry(lines, 3, texts={"en": ["a cat"]}))
-    refused(STALE, "'i3' differs", *own)
-    write_manifest(here / "mine", lines[:-1])
-    refused(STALE, "8 items are extracted, the data set has 7", *own)
-    write_manifest(here / "mine", lines)
-    shutil.copy(here / "mine/images/1.png", here / "mine/images/2.png")
-    refused(STALE, r"1 files or captions changed.*\(i2\)", *own)
-
-
-def test_a_run_of_another_recipe(refused):
-    refused(STALE, "train.lr = .*, asked for 0.1", *BITS, "--lr", "0.1")
+@pytest.mark.faults("stale: one field of the recipe")
+def test_a_run_of_another_recipe_in_a_table(refused):
     grid = ["compare", "--bits", "8", "--seeds", "1", "--device", "cpu"]
     refused(STALE, r"triplet, 8 bits, seed 0: run was made with .*--runs, or delete it", *grid)
 
 
-def test_runs_of_other_features_or_items(here, refused, make_cache):
-    make_cache(here / "cache", shift="train")
-    refused(STALE, "features.image.sha256", *BITS)
-    (here / "runs/toy/triplet-8/codes.h5").unlink()
-    refused(STALE, "train again", "eval")
+@pytest.mark.faults("stale: one field of the recipe")
+def test_runs_of_other_items(here, refused, make_cache):
     make_cache(here / "cache", change=lambda i: replace(i, labels=(1,)))
     refused(STALE, "items_sha256", *BITS)
     refused(STALE, "other items", "eval")
@@ -294,6 +265,7 @@ def newer_json(path):
     write_json(path, {**read_json(path, ""), "version": 2})
 
 
+@pytest.mark.faults("stale: one field of the recipe")
 @pytest.mark.parametrize(
     ("name", "renew", "command"),
     [

@@ -109,6 +109,7 @@ def test_blocks_that_do_not_fit_are_refused(tmp_path, x, valid, source):
         assert w.done == set()
 
 
+@pytest.mark.faults("stale: one field of the recipe")
 @pytest.mark.parametrize(
     ("recipe", "words"),
     [
@@ -127,6 +128,7 @@ def test_an_unfinished_file_of_another_recipe_is_refused_by_field(tmp_path, reci
         assert w.done == {0}
 
 
+@pytest.mark.faults("stale: one field of the recipe")
 def test_an_unfinished_file_of_other_items_is_refused(tmp_path):
     path = tmp_path / "x.h5"
     with writer(path):
@@ -135,6 +137,7 @@ def test_an_unfinished_file_of_other_items_is_refused(tmp_path):
         pass
 
 
+@pytest.mark.faults("second writer, reader meanwhile")
 def test_a_second_writer_is_told_who_holds_the_file(tmp_path):
     path = tmp_path / "x.h5"
     with writer(path), pytest.raises(LockedError, match="being written by process"), writer(path):

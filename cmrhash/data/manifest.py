@@ -124,17 +124,18 @@ def _item(row: dict[str, Any], number: dict[str, int]) -> Item:
 
 def dump(dataset: ImageTextDataset) -> bytes:
     """The data set's items in the manifest format, the same bytes for the same items."""
-    lines = []
-    for item in dataset.items:
-        entry = {
-            "id": item.id,
-            "image": item.image,
-            "texts": {lang: list(texts) for lang, texts in sorted(item.texts.items())},
-            "labels": [dataset.classes[label] for label in item.labels],
-            "splits": [role for role in ROLES if role in item.splits],
-        }
-        lines.append(json.dumps(entry, ensure_ascii=False))
+    lines = [json.dumps(_entry(dataset, item), ensure_ascii=False) for item in dataset.items]
     return ("\n".join(lines) + "\n").encode(errors="backslashreplace")  # of a lone surrogate: its JSON escape
+
+
+def _entry(dataset: ImageTextDataset, item: Item) -> dict[str, Any]:
+    return {
+        "id": item.id,
+        "image": item.image,
+        "texts": {lang: list(texts) for lang, texts in sorted(item.texts.items())},
+        "labels": [dataset.classes[label] for label in item.labels],
+        "splits": [role for role in ROLES if role in item.splits],
+    }
 
 
 def store(dataset: ImageTextDataset, folder: Path) -> None:
@@ -164,7 +165,7 @@ def keep(dataset: ImageTextDataset, folder: Path, overwrite: bool) -> ImageTextD
             refuse_difference(made, asked, folder, f"data set '{dataset.name}'")
         for old, new in zip(stored.items, dataset.items, strict=False):
             if old != new:
-                raise StaleError(f"item '{new.id}' differs from the extracted '{old.id}'", folder, "use --overwrite")
+                refuse_difference(_entry(stored, old), _entry(dataset, new), folder, f"item '{old.id}'")
         if len(stored.items) != len(dataset.items):
             what = f"{len(stored.items)} items are extracted, the data set has {len(dataset.items)}"
             raise StaleError(what, folder, "use --overwrite, or another --name")
