@@ -49,6 +49,9 @@ from cmrhash.sealed import (
 DEFLATE_MOST = 1032  # bytes that one deflated byte can become: a file that declares more holds less than it says
 FILTERS = (1, 2, 3, 32000)  # HDF5's numbers of deflate, shuffle, fletcher32 and lzf
 
+LAYOUT = {"x": (np.float32, 2), "item": (np.int32, 1), "valid": (np.uint8, 1), "source": (np.uint8, 2)}
+LAYOUT |= {"ids": (np.uint8, 1), "id_ends": (np.int64, 1)}  # what a feature file must hold: type and axes
+
 Arrays = Mapping[str, NDArray[Any]]
 
 
@@ -316,18 +319,26 @@ def read_features(path: Path) -> Features:
     manifest, a = read_sealed(path)
     if manifest.get("kind") != "features":
         raise DataError("not a feature file", path, "it is another artifact of cmrhash")
-    blob, ends = bytes(a["ids"]), a["id_ends"].tolist()
-    ids = tuple(blob[i:j].decode() for i, j in zip([0, *ends], ends, strict=False))
+    try:
+        fitting = all(a[name].dtype == dtype and a[name].ndim == ndim for name, (dtype, ndim) in LAYOUT.items())
+        rows = {len(a[name]) for name in ("x", "item", "valid", "source")}
+        blob, ends = bytes(a["ids"]), a["id_ends"].tolist()
+        ids = tuple(blob[i:j].decode() for i, j in zip([0, *ends], ends, strict=False))
+    except (KeyError, UnicodeDecodeError):
+        fitting = False
+    if not fitting or len(rows) > 1 or (a["item"] < 0).any() or (a["item"] >= len(ids)).any():
+        raise DamagedError("its arrays are not those of a feature file", path, DELETE)
     valid = a["valid"].astype(bool)
     return Features(a["x"], a["item"], valid, a["source"], ids, manifest["recipe"], manifest["payload_sha256"])
 
 
 def _plain(h5: h5py.File, name: str, size: int, path: Path) -> h5py.Dataset:
-    """The dataset, if it is nothing but bytes inside this file: no links, external storage or virtual parts."""
+    """The dataset, if it is nothing but bytes inside this file: no links, external storage, virtual or packed parts."""
     if not isinstance(h5.get(name, getlink=True), h5py.HardLink) or not isinstance(h5[name], h5py.Dataset):
         raise DamagedError(f"'{name}' is not a plain dataset", path, DELETE)
     data = h5[name]
-    if data.external is not None or data.is_virtual or data.dtype.kind not in "uif" or data.nbytes > size:
+    elsewhere = data.external is not None or data.is_virtual or data.chunks is not None
+    if elsewhere or data.dtype.kind not in "uif" or data.shape is None or data.nbytes > size:
         raise DamagedError(f"'{name}' is not a plain dataset", path, DELETE)
     return data
 

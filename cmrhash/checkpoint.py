@@ -118,8 +118,8 @@ class State:
         refuse_difference(about["recipe"], json.loads(json.dumps(recipe)), target, "unfinished run")
         tensors = read_tensors(tensors_path, ANEW)
         saved = {key: {n.removeprefix(key): t for n, t in tensors.items() if n.startswith(key)} for key in PREFIXES}
-        self.heads.load_state_dict(saved["heads."])
-        self.parts.load_state_dict(saved["parts."])
+        fill(self.heads, saved["heads."], tensors_path, ANEW)
+        fill(self.parts, saved["parts."], tensors_path, ANEW)
         slots: dict[int, dict[str, Tensor]] = {}
         parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
         for name, tensor in saved["optimizer."].items():
@@ -141,6 +141,14 @@ def read_tensors(path: Path, fix: str) -> dict[str, Tensor]:
         return safetensors.torch.load_file(path)
     except (safetensors.SafetensorError, OSError) as error:
         raise DamagedError(f"no safetensors ({str(error)[:120]})", path, fix) from None
+
+
+def fill(module: torch.nn.Module, state: dict[str, Tensor], path: Path, fix: str) -> None:
+    """Load a state dict; DamagedError if it is another module's."""
+    try:
+        module.load_state_dict(state)
+    except RuntimeError:
+        raise DamagedError("its tensors are not those that belong there", path, fix) from None
 
 
 def _copy(tensor: Tensor) -> Tensor:

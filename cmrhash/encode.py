@@ -22,7 +22,7 @@ from cmrhash import runs
 from cmrhash.cache import read_sealed, write_sealed
 from cmrhash.codes import Codes, pack
 from cmrhash.data.dataset import ImageTextDataset, with_relevance
-from cmrhash.errors import StaleError, UsageError
+from cmrhash.errors import DamagedError, StaleError, UsageError
 from cmrhash.files import checked, locked, sha256
 from cmrhash.index import BinaryIndex
 from cmrhash.recipe import first_difference, refuse_difference
@@ -111,10 +111,13 @@ def read_codes(run: runs.Run) -> dict[str, Encoded]:
     for index_name, digest in manifest["indexes"].items():
         index_path = checked(run.folder, index_name, digest, "delete it; eval makes it again")
         name = index_name.removesuffix(".faiss")
-        part = {key: arrays[f"{name}.{key}"] for key in ("packed", "embedding", "item", "database")}
-        codes = Codes(part["packed"], run.bits, part["item"])
+        parts = [f"{name}.{key}" for key in ("packed", "embedding", "item", "database")]
+        if lacking := [part for part in parts if part not in arrays]:
+            raise DamagedError(f"'{lacking[0]}' is not there", path, "delete it; eval makes it again")
+        packed, embedding, item, database = (arrays[part] for part in parts)
+        codes = Codes(packed, run.bits, item)
         index, head = BinaryIndex.load(index_path, run.bits), borrowed.get(name, {"head": name})["head"]
-        views[name] = Encoded(codes, part["embedding"], part["database"], index, head)
+        views[name] = Encoded(codes, embedding, database, index, head)
     return views
 
 
@@ -122,12 +125,13 @@ def load_heads(run: runs.Run) -> ModuleDict:
     """The trained heads of a run, in eval mode on the CPU, by view name."""
     import torch
 
-    from cmrhash.checkpoint import read_tensors
+    from cmrhash.checkpoint import fill, read_tensors
     from cmrhash.heads import Head
 
     dims = {name: made["dim"] for name, made in run.config["features"].items()}
     heads = torch.nn.ModuleDict({name: Head(dim, run.bits, **run.config["head"]) for name, dim in dims.items()})
-    heads.load_state_dict(read_tensors(run.file(runs.HEADS), runs.ANEW))
+    path = run.file(runs.HEADS)
+    fill(heads, read_tensors(path, runs.ANEW), path, runs.ANEW)
     return heads.eval()
 
 

@@ -21,7 +21,7 @@ from typing import Any, TypeVar
 import safetensors.torch
 
 from cmrhash import runs
-from cmrhash.checkpoint import State, read_tensors
+from cmrhash.checkpoint import State, fill, read_tensors
 from cmrhash.encoders.image import ImageEncoder
 from cmrhash.encoders.text import TextEncoder
 from cmrhash.encoders.weights import state_digest
@@ -69,7 +69,7 @@ class Tuned:
 
     def _load(self, encoder: E, name: str) -> E:
         path = checked(self.folder, name, self.config["files"].get(name), ANEW)
-        encoder.module.load_state_dict(read_tensors(path, ANEW))
+        fill(encoder.module, read_tensors(path, ANEW), path, ANEW)
         encoder.module.eval()
         made = {"tuned": self.digest, **encoder.recipe}
         made |= {"weights": "tuned", "weights_sha256": state_digest(encoder.module)}

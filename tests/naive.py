@@ -209,8 +209,39 @@ def work(plan, first):
         print(outcome, flush=True)
 
 
+def open_any(kind, path):
+    """Read a hostile file; "wrong" if code in it was run, or it brought data from elsewhere, or took all memory."""
+    import numpy as np
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+    try:
+        if kind == "open torch":
+            import torch
+
+            torch.load(path, weights_only=False)
+        else:
+            resource.setrlimit(resource.RLIMIT_AS, (2 << 30, hard))
+            if kind == "open hdf5":
+                import h5py
+
+                with h5py.File(path, "r") as file:
+                    np.asarray(file["image"][...], np.float32)
+            else:
+                loaded = np.load(path, allow_pickle=True)
+                np.asarray(loaded["image"] if path.suffix == ".npz" else loaded, np.float32)
+        outcome = "wrong" if path.stem not in ("soft link", "unknown filter") else "same"
+    except MemoryError:
+        outcome = "wrong"
+    except Exception:
+        outcome = "refused"
+    resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
+    return "wrong" if path.with_name("trap").exists() else outcome
+
+
 def attempt(kind, path, size):
-    """Kinds that write."""
+    """Kinds that are more than a reader and a harmed file."""
+    if kind.startswith("open"):
+        return open_any(kind, path)
     if kind.startswith(("append t", "write", "read")):
         return {0: "same"}.get(forked(lambda: meanwhile(kind, path) != "same"), "wrong")
     return on_full_disk(kind, path, size)

@@ -170,19 +170,6 @@ def test_a_missing_file_says_what_to_do(tmp_path):
         read_features(tmp_path / "none.h5")
 
 
-def test_links_out_of_the_file_are_not_followed(tmp_path):
-    """A file that was sealed by someone else, by our own code, but with a link to another file inside."""
-    secret = tmp_path / "secret.h5"
-    with h5py.File(secret, "w") as file:
-        file["x"] = [1.0]
-    part = tmp_path / "x.h5.part"
-    with h5py.File(part, "w", userblock_size=cache.USER_BLOCK) as file:
-        file["x"] = h5py.ExternalLink(str(secret), "x")
-    cache._seal(part, tmp_path / "x.h5", {"kind": "features"})
-    with pytest.raises(DamagedError, match="not a plain dataset"):
-        read_sealed(tmp_path / "x.h5")
-
-
 def test_arrays_made_in_one_go(tmp_path):
     path = tmp_path / "codes.h5"
     write_sealed(path, {"image.packed": SOURCE, "none": np.zeros((0, 2), np.int64)}, {"kind": "codes"})
