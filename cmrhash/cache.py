@@ -1,6 +1,6 @@
 """The feature cache: one ordinary .h5 a modality and encoder that survives a kill at any instant.
 
-Life of a file (the only module that imports h5py):
+Life of a file:
 
     create   every dataset at its full size, contiguous, zero-filled and on disk, as ``X.h5.part``; a full disk shows
              here, before any encoder has run, and HDF5's own metadata never changes again
@@ -10,7 +10,7 @@ Life of a file (the only module that imports h5py):
     seal     sha256 of the payload and a JSON manifest into the HDF5 user block, then rename to ``X.h5``
 
 Readers see sealed files only, and check the digest before HDF5 parses a byte: it notices few flipped bits itself, and a
-hostile file can crash it or make it read others. Of foreign files, which have no digest, only plain numbers are read.
+hostile file can crash it or make it read others. So it is with what never changes in an unfinished one.
 """
 
 from __future__ import annotations
@@ -39,15 +39,13 @@ from cmrhash.sealed import (
     MAGIC,
     USER_BLOCK,
     VERSION,
+    check_frame,
     payload,
     read_manifest,
     refuse_payload,
     write_block,
     write_note,
 )
-
-DEFLATE_MOST = 1032  # bytes that one deflated byte can become: a file that declares more holds less than it says
-FILTERS = (1, 2, 3, 32000)  # HDF5's numbers of deflate, shuffle, fletcher32 and lzf
 
 LAYOUT = {"x": (np.float32, 2), "item": (np.int32, 1), "valid": (np.uint8, 1), "source": (np.uint8, 2)}
 LAYOUT |= {"ids": (np.uint8, 1), "id_ends": (np.int64, 1)}  # what a feature file must hold: type and axes
@@ -84,7 +82,8 @@ def source_digest(content: bytes) -> NDArray[np.uint8]:
 class FeatureWriter:
     """Writes one feature file in blocks of rows; resumes an unfinished one of the same recipe.
 
-    An unfinished file of another recipe or other items is refused with StaleError, or removed if ``replace``.
+    An unfinished file of another recipe or other items is refused with StaleError, a damaged one with DamagedError, or
+    removed if ``replace``.
     Use as a context manager: it holds the file's lock, and leaves ``X.h5.part`` behind if not sealed.
     """
 
@@ -124,6 +123,7 @@ class FeatureWriter:
                 self._part.unlink()
             if not self._part.exists():
                 self._create()
+            check_frame(self._part)
             with h5py.File(self._part, "r") as self._file:
                 self._check_part()
                 self._places = {name: self._file[name].id.get_offset() for name in self._shapes}
@@ -191,8 +191,9 @@ class FeatureWriter:
                     file[name][...] = value
                 file.flush()
                 os.fsync(file.id.get_vfd_handle())
-                commits_at = file["_commit"].id.get_offset()
-            write_note(new, self.recipe, self.rows, self.blocks, commits_at)
+                places = {name: (file[name].id.get_offset(), file[name].nbytes) for name in self._shapes}
+            commits_at, changing = places["_commit"][0], [places[name] for name in places if name != "item"]
+            write_note(new, self.recipe, self.rows, self.blocks, commits_at, [p for p in changing if p[1]])
         except (OSError, ValueError, RuntimeError) as error:
             new.unlink(missing_ok=True)
             fix = "free some space or choose another --cache"
@@ -201,11 +202,12 @@ class FeatureWriter:
         sync_folder(self.path.parent)
 
     def _resumable(self) -> bool:
-        with h5py.File(self._part, "r") as self._file:
-            try:
+        try:
+            check_frame(self._part)
+            with h5py.File(self._part, "r") as self._file:
                 self._check_part()
-            except StaleError:
-                return False
+        except (StaleError, DamagedError):
+            return False
         return True
 
     def _check_part(self) -> None:
@@ -341,68 +343,6 @@ def _plain(h5: h5py.File, name: str, size: int, path: Path) -> h5py.Dataset:
     if elsewhere or data.dtype.kind not in "uif" or data.shape is None or data.nbytes > size:
         raise DamagedError(f"'{name}' is not a plain dataset", path, DELETE)
     return data
-
-
-# ---------------------------------------------------------------------------------------------- files of others
-
-
-@dataclass(frozen=True)
-class Foreign:
-    """An array in an HDF5 file that others wrote. shape: as that program shows it, MATLAB stores the axes in reverse.
-
-    dtype: "sparse" for MATLAB's compressed columns; then shape is (rows,), and the arrays are NAME.data, NAME.ir and
-    NAME.jc. refused: why it must not be read, or "".
-    """
-
-    shape: tuple[int, ...]
-    dtype: str
-    refused: str = ""
-    data: Any = None  # the open dataset
-
-    def read(self) -> NDArray[Any]:
-        """The array, as long as the file is open."""
-        array: NDArray[Any] = self.data[...]
-        return array.T if "MATLAB_class" in self.data.attrs else array
-
-
-@contextlib.contextmanager
-def open_foreign(path: Path) -> Iterator[dict[str, Foreign]]:
-    """Every array of an HDF5 file by its path, "." between groups. Raises DataError if it is none, or damaged."""
-    try:
-        with h5py.File(path, "r") as h5:
-            yield dict(_walk(h5, path.stat().st_size, set()))
-    except (OSError, RuntimeError, ValueError, TypeError, KeyError) as error:
-        raise DataError(f"not a readable HDF5 file ({str(error)[:120]})", path, "damaged? fetch it again") from None
-
-
-def _walk(group: h5py.Group, size: int, seen: set[int], prefix: str = "") -> Iterator[tuple[str, Foreign]]:
-    """What lies below a group, each group once, however often it is linked."""
-    seen.add(h5py.h5o.get_info(group.id).addr)
-    for key in (key for key in group if not key.startswith("#")):  # "#refs#": what MATLAB's cells point to
-        name = f"{prefix}{key}"
-        node = group[key] if isinstance(group.get(key, getlink=True), h5py.HardLink) else None
-        if node is None or (isinstance(node, h5py.Dataset) and (node.external is not None or node.is_virtual)):
-            yield name, Foreign((), "a link", "its data lie elsewhere")
-        elif isinstance(node, h5py.Dataset):
-            shape = (node.shape or ())[:: -1 if "MATLAB_class" in node.attrs else 1]
-            yield name, Foreign(shape, str(node.dtype), _refusal(node, size), node)
-        elif isinstance(node, h5py.Group) and h5py.h5o.get_info(node.id).addr not in seen:
-            if "MATLAB_sparse" in node.attrs and node.attrs.get_id("MATLAB_sparse").dtype.kind in "iu":
-                yield name, Foreign(tuple(map(int, np.ravel(node.attrs["MATLAB_sparse"]))), "sparse")
-            yield from _walk(node, size, seen, f"{name}.")
-
-
-def _refusal(data: h5py.Dataset, size: int) -> str:
-    """Why a dataset is not read: it must be numbers, and no more of them than its bytes can hold."""
-    plan = data.id.get_create_plist()
-    filters = [plan.get_filter(n)[0] for n in range(plan.get_nfilters())]
-    if data.dtype.kind not in "buif" or not data.size:
-        return "not numbers" if data.size else "empty"
-    if not set(filters) <= set(FILTERS):
-        return "packed by an unknown filter"
-    chunk = math.prod(data.chunks or (0,)) * data.dtype.itemsize
-    holds = min(data.id.get_storage_size(), size) * (DEFLATE_MOST if filters else 1)
-    return "declares more than the file holds" if max(data.nbytes, chunk) > holds else ""
 
 
 # ---------------------------------------------------------------------------------------------- small parts

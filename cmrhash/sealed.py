@@ -1,7 +1,8 @@
 """The first 8 KiB of our .h5 files, which HDF5 skips: what a file is, without HDF5 parsing a byte of it.
 
     sealed       MAGIC, sha256 of the manifest, the manifest (recipe, sha256 of all that follows, versions), zeros
-    unfinished   UNFINISHED, sha256 of the note, a note (recipe, rows, blocks, where the commit records lie), zeros
+    unfinished   UNFINISHED, sha256 of the note, a note (recipe, rows, blocks, where the commit records lie, which parts
+                 are still to change, sha256 of all others), zeros
 
 Standard library only.
 """
@@ -12,7 +13,7 @@ import hashlib
 import json
 import os
 import stat
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -85,13 +86,43 @@ def payload(file: IO[bytes]) -> tuple[str, int]:
     return digest.hexdigest(), file.tell() - USER_BLOCK
 
 
-def write_note(path: Path, recipe: Mapping[str, Any], rows: int, blocks: int, commits_at: int) -> None:
-    """Say in an unfinished file what it is. commits_at: where its commit records lie, (blocks,) uint64."""
+def write_note(
+    path: Path, recipe: Mapping[str, Any], rows: int, blocks: int, commits_at: int, changing: Sequence[tuple[int, int]]
+) -> None:
+    """Say in an unfinished file what it is. commits_at: where its commit records lie, (blocks,) uint64.
+
+    changing: (start, size) of every part that is written later; all others stay as they are now.
+    """
     note = {"version": VERSION, "recipe": recipe, "rows": rows, "blocks": blocks, "commits_at": commits_at}
     with path.open("r+b") as file:
-        write_block(file, UNFINISHED, note)
+        frame = {"changing": changing, "frame_sha256": _frame(file, changing)}
+        write_block(file, UNFINISHED, {**note, **frame})
         file.flush()
         os.fsync(file.fileno())
+
+
+def check_frame(path: Path) -> None:
+    """Raise DamagedError if an unfinished file differs where nothing is ever written, before HDF5 parses it.
+
+    A file without a note, as a seal leaves it that was cut short, passes.
+    """
+    note = _read_block(path, UNFINISHED)
+    if note is None or "frame_sha256" not in note:
+        return
+    with path.open("rb") as file:
+        if _frame(file, note["changing"]) != note["frame_sha256"]:
+            raise DamagedError("unfinished file is damaged", path, "delete it, or use --overwrite")
+
+
+def _frame(file: IO[bytes], changing: Sequence[Sequence[int]]) -> str:
+    """sha256 of the size, and of all that follows the user block and does not change."""
+    size = file.seek(0, os.SEEK_END)
+    digest, at = hashlib.sha256(b"%d" % size), USER_BLOCK
+    for start, length in [*sorted((a, b) for a, b in changing), (size, 0)]:
+        file.seek(at)
+        digest.update(file.read(max(start - at, 0)))
+        at = start + length
+    return digest.hexdigest()
 
 
 def read_note(path: Path) -> Unfinished | None:

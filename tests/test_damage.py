@@ -5,6 +5,7 @@ Beside it what becomes of the same numbers in plain files: HDF5, torch.save, Fai
 
 from __future__ import annotations
 
+import functools
 import json
 from types import SimpleNamespace
 
@@ -17,6 +18,7 @@ import safetensors.torch
 import torch
 
 from cmrhash import runs, tuned
+from cmrhash.cache import FeatureWriter
 from cmrhash.checkpoint import State
 from cmrhash.config import EvalConfig, TrainConfig
 from cmrhash.data import manifest
@@ -27,10 +29,12 @@ from cmrhash.encoders.pixels import Crop
 from cmrhash.errors import DamagedError
 from cmrhash.evaluate import evaluate
 from cmrhash.index import BinaryIndex
+from cmrhash.sealed import USER_BLOCK
 from cmrhash.train import train
 from cmrhash.views import open_view
 
 FLIPS, CUTS = 200, 12
+IDS = tuple(f"i{n}" for n in range(40))
 RECIPE = {"train": {"lr": 0.1}}
 
 
@@ -183,6 +187,44 @@ def refuse_all(made, what, row, faults, monkeypatch):
     finally:
         path.write_bytes(whole)
     getattr(made, load)()
+
+
+@pytest.mark.faults("flipped bit")
+def test_an_unfinished_file_is_refused_or_ends_as_it_would_have(tmp_path, monkeypatch, faults):
+    """Rows have their CRC and are written again; what HDF5 would parse has a digest; the note is written over."""
+    path, part = tmp_path / "image-x.h5", tmp_path / "image-x.h5.part"
+    x = np.random.default_rng(0).standard_normal((40, 6)).astype(np.float32)
+    writer = functools.partial(FeatureWriter, path, np.arange(40, dtype=np.int32), IDS, 6, {"a": 1}, 8)
+
+    def fill(w, blocks):
+        for block in set(blocks) - w.done:
+            w.commit(block, x[w.slice(block)], np.ones(8, bool), np.zeros((8, 16), np.uint8))
+
+    with writer() as w:
+        fill(w, range(2))
+    unfinished = part.read_bytes()
+    with writer() as w:
+        fill(w, range(5))
+        w.seal({})
+    whole = path.read_bytes()
+    for harm in [*flips(len(unfinished)), *(8 * USER_BLOCK + bit for bit in flips(len(unfinished) - USER_BLOCK))]:
+        path.unlink(missing_ok=True)
+        part.write_bytes(naive.harmed(unfinished, harm))
+        faults.tried += 1
+        try:
+            with writer() as w:
+                fill(w, range(5))
+                w.seal({})
+            faults.survived += path.read_bytes() == whole
+        except DamagedError as error:
+            faults.survived += part.name in str(error)
+    part.write_bytes(unfinished[:-1])
+    with pytest.raises(DamagedError), writer():
+        pass
+    with writer(replace=True) as w:
+        fill(w, range(5))
+        w.seal({})
+    assert path.read_bytes() == whole
 
 
 @pytest.mark.faults("flipped bit")
