@@ -30,13 +30,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cmrhash.errors import CmrhashError, DamagedError, DataError, StaleError
-from cmrhash.files import locked, sync_folder
+from cmrhash.files import locked, make_folder, sync
 from cmrhash.recipe import canonical, refuse_difference
 
 MAGIC = b"cmrhash sealed HDF5\n"
 USER_BLOCK = 8192  # bytes before the HDF5 payload: MAGIC, sha256 of the manifest, the manifest, zeros
 VERSION = 1
 DEFLATE_MOST = 1032  # bytes that one deflated byte can become: a file that declares more holds less than it says
+RECORDED = ("x", "valid", "source", "item")  # what a commit record covers: all that is written by rows
 FILTERS = (1, 2, 3, 32000)  # HDF5's numbers of deflate, shuffle, fletcher32 and lzf
 DELETE = "delete it and make it again"
 
@@ -90,11 +91,7 @@ class FeatureWriter:
         self.rows = len(item)
         self.blocks = -(-self.rows // block_rows)
         self._part = path.with_name(path.name + ".part")
-        self._static = {
-            "item": item.astype(np.int32),
-            **_id_arrays(ids),
-            "recipe": _as_bytes(canonical(recipe)),
-        }
+        self._static = {"item": item.astype(np.int32), **_id_arrays(ids), "recipe": _as_bytes(canonical(recipe))}
         self._shapes: dict[str, tuple[tuple[int, ...], Any]] = {
             "x": ((self.rows, dim), np.float32),
             "valid": ((self.rows,), np.uint8),
@@ -104,7 +101,7 @@ class FeatureWriter:
         self._stack = contextlib.ExitStack()
 
     def __enter__(self) -> FeatureWriter:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(self.path.parent)
         try:
             self._stack.enter_context(locked(self.path))
             if self.replace and self._part.exists() and not self._resumable():
@@ -113,7 +110,7 @@ class FeatureWriter:
                 self._create()
             self._file = self._stack.enter_context(h5py.File(self._part, "r+"))
             self._check_part()
-            self.done = {b for b in range(self.blocks) if self._file["_commit"][b] == self._record(b)}
+            self.done = {block for block in range(self.blocks) if self._intact(block)}
         except BaseException:
             self._stack.close()
             raise
@@ -161,8 +158,7 @@ class FeatureWriter:
 
     def _create(self) -> None:
         new = self._part.with_name(self._part.name + ".new")
-        arrays: dict[str, tuple[tuple[int, ...], Any]] = {n: (a.shape, a.dtype) for n, a in self._static.items()}
-        arrays |= self._shapes
+        arrays = {name: (value.shape, value.dtype) for name, value in self._static.items()} | self._shapes
         need = sum(int(np.prod(shape)) * np.dtype(dtype).itemsize for shape, dtype in arrays.values())
         try:
             _reserve(new, need)
@@ -178,7 +174,7 @@ class FeatureWriter:
             fix = "free some space or choose another --cache"
             raise CmrhashError(f"cannot set aside {need / 1e6:.1f} MB ({error})", new, fix) from None
         os.replace(new, self._part)
-        sync_folder(self.path.parent)
+        sync(self.path.parent)
 
     def _resumable(self) -> bool:
         with h5py.File(self._part, "r") as self._file:
@@ -196,10 +192,14 @@ class FeatureWriter:
             if not np.array_equal(self._file[name][...], value):
                 raise StaleError(f"unfinished file of other items ('{name}' differs)", self._part, "use --overwrite")
 
+    def _intact(self, block: int) -> bool:
+        """Committed, and still what was committed."""
+        return bool(self._file["_commit"][block] == self._record(block))
+
     def _record(self, block: int) -> int:
         """The commit record of what the file holds now: CRC-32 of every array's rows, and a bit that says "done"."""
         crc, rows = 0, self.slice(block)
-        for name in ("x", "valid", "source", "item"):
+        for name in RECORDED:
             crc = zlib.crc32(self._file[name][rows].tobytes(), crc)
         return crc | 1 << 32
 
@@ -230,7 +230,7 @@ def _preallocate(file: h5py.File, name: str, shape: tuple[int, ...], dtype: np.d
 def write_sealed(path: Path, arrays: Arrays, manifest: Mapping[str, Any]) -> None:
     """Write arrays that are made in one go (codes) as a sealed file; complete or not there at all."""
     part = path.with_name(path.name + ".part")
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     try:
         _reserve(part, sum(value.nbytes for value in arrays.values()))
         with h5py.File(part, "w", userblock_size=USER_BLOCK) as file:
@@ -258,7 +258,7 @@ def _seal(part: Path, path: Path, manifest: Mapping[str, Any]) -> None:
         file.flush()
         os.fsync(file.fileno())
     os.replace(part, path)
-    sync_folder(path.parent)
+    sync(path.parent)
 
 
 # ---------------------------------------------------------------------------------------------- reading

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from cmrhash.errors import DamagedError, StaleError
-from cmrhash.files import sha256, write_bytes
+from cmrhash.files import remove, sha256, write_bytes
 from cmrhash.recipe import refuse_difference
 
 CHECKPOINT = "checkpoint.json"  # names the tensors' file and its sha256; gone once the run is finished
@@ -147,6 +147,6 @@ def _copy(tensor: Tensor) -> Tensor:
 
 def forget(target: Path) -> None:
     """Remove a checkpoint; its JSON first, so that no JSON ever names tensors that are gone."""
-    (target / CHECKPOINT).unlink(missing_ok=True)
+    remove(target / CHECKPOINT)
     for path in target.glob("checkpoint-*.safetensors"):
         path.unlink()

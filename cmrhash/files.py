@@ -15,7 +15,7 @@ from cmrhash.errors import LockedError
 
 def write_bytes(path: Path, content: bytes) -> None:
     """Write a file in one move: whoever reads it finds the old content or the new one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     partial = path.with_name(path.name + ".part")
     try:
         with partial.open("wb") as file:
@@ -26,7 +26,14 @@ def write_bytes(path: Path, content: bytes) -> None:
     except OSError:
         partial.unlink(missing_ok=True)
         raise
-    sync_folder(path.parent)
+    sync(path.parent)
+
+
+def remove(path: Path) -> None:
+    """Remove a file if it is there, before anything that comes later is on disk."""
+    if path.exists():
+        path.unlink()
+        sync(path.parent)
 
 
 def sha256(path: Path) -> str:
@@ -54,9 +61,17 @@ def locked(path: Path) -> Iterator[None]:
         yield
 
 
-def sync_folder(folder: Path) -> None:
-    """Make a rename in the folder last through a power cut."""
-    handle = os.open(folder, os.O_RDONLY)
+def make_folder(folder: Path) -> None:
+    """Make a folder and those above it; they last through a power cut, and what is written into them with them."""
+    missing = [path for path in (folder, *folder.parents) if not path.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in missing:
+        sync(path.parent)
+
+
+def sync(path: Path) -> None:
+    """Make a file's content, or what a folder's files are called, last through a power cut."""
+    handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
     finally:

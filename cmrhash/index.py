@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from cmrhash.codes import check_bits, check_packed, pad
 from cmrhash.errors import CmrhashError, DamagedError, DataError, StaleError, UsageError
+from cmrhash.files import sync
 from cmrhash.relevance import EXCLUDED, SLAB_ROWS, Relevance
 
 faiss: Any = _faiss  # its own type stubs lack half of the calls below
@@ -89,6 +90,7 @@ class BinaryIndex:
             if size != data.nbytes:
                 raise OSError(f"{size} of {data.nbytes} bytes written")
             os.replace(part, path)
+            sync(path.parent)
         except OSError as error:
             reason = (error.strerror or str(error)).lower()
             raise CmrhashError(f"index not saved, {reason}", path, "check folder and free space") from error

@@ -27,7 +27,7 @@ from cmrhash.data.dataset import (
     resolve_image,
 )
 from cmrhash.errors import DamagedError, DataError, StaleError, UsageError
-from cmrhash.files import write_bytes
+from cmrhash.files import remove, write_bytes
 from cmrhash.recipe import refuse_difference
 
 MANIFEST = "manifest.jsonl"  # a user's
@@ -138,7 +138,9 @@ def dump(dataset: ImageTextDataset) -> bytes:
 
 
 def store(dataset: ImageTextDataset, folder: Path) -> None:
-    """Write ``items.jsonl`` and ``dataset.json`` into the folder of the cache, each in one move."""
+    """Write ``items.jsonl`` and ``dataset.json`` into the folder of the cache, each in one move; the latter goes first
+    and comes last, so that it never speaks of other items than there are.
+    """
     items = dump(dataset)
     about = {
         "version": VERSION,
@@ -151,6 +153,7 @@ def store(dataset: ImageTextDataset, folder: Path) -> None:
         "found": dict(dataset.found),
         "items_sha256": hashlib.sha256(items).hexdigest(),
     }
+    remove(folder / ABOUT)
     write_bytes(folder / ITEMS, items)
     write_bytes(folder / ABOUT, json.dumps(about, ensure_ascii=False, indent=1).encode(errors="backslashreplace"))
 
