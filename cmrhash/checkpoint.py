@@ -93,7 +93,7 @@ class State:
             "history": self.history,
         }
         write_bytes(target / CHECKPOINT, json.dumps(about).encode())
-        for old in target.glob("checkpoint-*.safetensors"):
+        for old in target.glob("checkpoint-*"):
             if old != path:
                 old.unlink()
 
@@ -146,7 +146,9 @@ def _copy(tensor: Tensor) -> Tensor:
 
 
 def forget(target: Path) -> None:
-    """Remove a checkpoint; its JSON first, so that no JSON ever names tensors that are gone."""
+    """Remove a checkpoint, also one that a kill left half-written; its JSON first, so that no JSON ever names tensors
+    that are gone.
+    """
     remove(target / CHECKPOINT)
-    for path in target.glob("checkpoint-*.safetensors"):
+    for path in target.glob("checkpoint*"):
         path.unlink()

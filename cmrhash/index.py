@@ -80,7 +80,7 @@ class BinaryIndex:
         path = Path(path)
         data = memoryview(faiss.serialize_index_binary(self._index))
         # not write_index_binary: on a full disk it returns normally and leaves a truncated file
-        part = path.with_name(f"{path.name}.{os.getpid()}.part")
+        part = path.with_name(f"{path.name}.part")
         try:
             with open(part, "wb") as file:
                 file.write(data)
