@@ -97,6 +97,7 @@ def check_features(folder: Path, said: Said, whole: dict[str, bytes]) -> int:
             w.seal({})
         finished -= set(done)
     assert path.read_bytes() == whole[FEATURES], "not the same bytes at the end"
+    assert not list(folder.rglob("*.part*")), "something half-written stays"
     return len(finished)
 
 
@@ -147,6 +148,7 @@ def numbered(found: Callable[[Path], int], *steps: Callable[[Path], None], repla
         shown, promised = found(folder), 0 if not said or said[-1] == "replacing" else int(said[-1])
         steps[-1](folder)
         assert found(folder) == len(steps), "the last step does not go through again"
+        assert not list(folder.rglob("*.part*")), "something half-written stays"
         return max(0, promised - shown)
 
     return Scene(do, check)

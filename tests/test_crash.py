@@ -6,8 +6,6 @@ What is written is recorded as system calls of a real process (`tracing`), what 
 
 import itertools
 import shutil
-import subprocess
-import sys
 
 import crash_naive
 import crash_scenes
@@ -99,9 +97,7 @@ def test_the_naive_way_for_comparison(model, recorded, tmp_path, faults):
         crash.rebuild(tmp_path / str(number))
         paths.append(tmp_path / str(number) / "image.h5")
         said.append(len(crash.said))
-    command = [sys.executable, crash_naive.__file__, *map(str, paths)]
-    shown = map(int, subprocess.run(command, check=True, capture_output=True, text=True, timeout=120).stdout.split())
-    for promised, path, blocks in zip(said, paths, shown, strict=True):
+    for promised, path, blocks in zip(said, paths, crash_naive.look(paths), strict=True):
         faults.naive_tried += 1
         faults.naive_survived += promised <= blocks < crash_naive.LOST if path.exists() else not promised
     assert 0 < faults.naive_survived < faults.naive_tried
