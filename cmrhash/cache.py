@@ -31,7 +31,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cmrhash.errors import CmrhashError, DamagedError, DataError, StaleError
-from cmrhash.files import locked, sync_folder
+from cmrhash.files import locked, make_folder, sync
 from cmrhash.recipe import canonical, refuse_difference
 from cmrhash.sealed import (
     COMMITTED,
@@ -47,6 +47,7 @@ from cmrhash.sealed import (
     write_note,
 )
 
+RECORDED = ("x", "valid", "source", "item")  # what a commit record covers: all that is written by rows
 LAYOUT = {"x": (np.float32, 2), "item": (np.int32, 1), "valid": (np.uint8, 1), "source": (np.uint8, 2)}
 LAYOUT |= {"ids": (np.uint8, 1), "id_ends": (np.int64, 1)}  # what a feature file must hold: type and axes
 
@@ -101,11 +102,7 @@ class FeatureWriter:
         self.rows = len(item)
         self.blocks = -(-self.rows // block_rows)
         self._part = path.with_name(path.name + ".part")
-        self._static = {
-            "item": item.astype(np.int32),
-            **_id_arrays(ids),
-            "recipe": _as_bytes(canonical(recipe)),
-        }
+        self._static = {"item": item.astype(np.int32), **_id_arrays(ids), "recipe": _as_bytes(canonical(recipe))}
         self._shapes: dict[str, tuple[tuple[int, ...], Any]] = {
             "item": ((self.rows,), np.int32),
             "x": ((self.rows, dim), np.float32),
@@ -116,7 +113,7 @@ class FeatureWriter:
         self._stack = contextlib.ExitStack()
 
     def __enter__(self) -> FeatureWriter:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(self.path.parent)
         try:
             self._stack.enter_context(locked(self.path))
             if self.replace and self._part.exists() and not self._resumable():
@@ -128,7 +125,7 @@ class FeatureWriter:
                 self._check_part()
                 self._places = {name: self._file[name].id.get_offset() for name in self._shapes}
             self._disk = self._stack.enter_context(self._part.open("r+b", buffering=0))
-            self.done = {b for b in range(self.blocks) if self._rows("_commit", b, b + 1) == self._record(b)}
+            self.done = {block for block in range(self.blocks) if self._intact(block)}
         except BaseException:
             self._stack.close()
             raise
@@ -163,7 +160,7 @@ class FeatureWriter:
             for name, value in values.items():
                 self._write(name, rows.start, value)
             self._write("_commit", block, np.uint64(self._record(block)))
-            os.fsync(self._disk.fileno())
+            self._sync()
         self.done.add(block)
 
     def seal(self, made_with: Mapping[str, Any]) -> None:
@@ -179,8 +176,7 @@ class FeatureWriter:
 
     def _create(self) -> None:
         new = self._part.with_name(self._part.name + ".new")
-        arrays: dict[str, tuple[tuple[int, ...], Any]] = {n: (a.shape, a.dtype) for n, a in self._static.items()}
-        arrays |= self._shapes
+        arrays = {name: (value.shape, value.dtype) for name, value in self._static.items()} | self._shapes
         need = sum(int(np.prod(shape)) * np.dtype(dtype).itemsize for shape, dtype in arrays.values())
         try:
             _reserve(new, need)
@@ -199,7 +195,7 @@ class FeatureWriter:
             fix = "free some space or choose another --cache"
             raise CmrhashError(f"cannot set aside {need / 1e6:.1f} MB ({error})", new, fix) from None
         os.replace(new, self._part)
-        sync_folder(self.path.parent)
+        sync(self.path.parent)
 
     def _resumable(self) -> bool:
         try:
@@ -222,12 +218,19 @@ class FeatureWriter:
             if found != (shape, dtype):
                 raise StaleError(f"unfinished file with {name} = {found}, not {shape}", self._part, "use --overwrite")
 
+    def _intact(self, block: int) -> bool:
+        """Committed, and still what was committed."""
+        return bool(self._rows("_commit", block, block + 1) == self._record(block))
+
     def _record(self, block: int) -> int:
         """The commit record of what the file holds now: CRC-32 of every array's rows, and a bit that says "done"."""
         crc, rows = 0, self.slice(block)
-        for name in ("x", "valid", "source", "item"):
+        for name in RECORDED:
             crc = zlib.crc32(self._rows(name, rows.start, rows.stop).tobytes(), crc)
         return crc | COMMITTED
+
+    def _sync(self) -> None:
+        os.fsync(self._disk.fileno())
 
     def _rows(self, name: str, start: int, stop: int) -> NDArray[Any]:
         """Rows of an array as they are on disk."""
@@ -278,7 +281,7 @@ def _preallocate(file: h5py.File, name: str, shape: tuple[int, ...], dtype: np.d
 def write_sealed(path: Path, arrays: Arrays, manifest: Mapping[str, Any]) -> None:
     """Write arrays that are made in one go (codes) as a sealed file; complete or not there at all."""
     part = path.with_name(path.name + ".part")
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     try:
         _reserve(part, sum(value.nbytes for value in arrays.values()))
         with h5py.File(part, "w", userblock_size=USER_BLOCK) as file:
@@ -300,7 +303,7 @@ def _seal(part: Path, path: Path, manifest: Mapping[str, Any]) -> None:
         file.flush()
         os.fsync(file.fileno())
     os.replace(part, path)
-    sync_folder(path.parent)
+    sync(path.parent)
 
 
 # ---------------------------------------------------------------------------------------------- reading

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from cmrhash.errors import DamagedError, StaleError
-from cmrhash.files import checked, read_json, sha256, write_bytes, write_json
+from cmrhash.files import checked, read_json, remove, sha256, write_bytes, write_json
 from cmrhash.recipe import refuse_difference
 from cmrhash.runs import CHECKPOINT
 
@@ -94,7 +94,7 @@ class State:
             "history": self.history,
         }
         write_json(target / CHECKPOINT, about)
-        for old in target.glob("checkpoint-*.safetensors"):
+        for old in target.glob("checkpoint-*"):
             if old != path:
                 old.unlink()
 
@@ -157,7 +157,9 @@ def _copy(tensor: Tensor) -> Tensor:
 
 
 def forget(target: Path) -> None:
-    """Remove a checkpoint; its JSON first, so that no JSON ever names tensors that are gone."""
-    (target / CHECKPOINT).unlink(missing_ok=True)
-    for path in target.glob("checkpoint-*.safetensors"):
+    """Remove a checkpoint, also one that a kill left half-written; its JSON first, so that no JSON ever names tensors
+    that are gone.
+    """
+    remove(target / CHECKPOINT)
+    for path in target.glob("checkpoint*"):
         path.unlink()

@@ -21,7 +21,7 @@ _DIGEST = re.compile(rb'^ "sha256": "([0-9a-f]{64})",\n', re.MULTILINE)  # a lin
 
 def write_bytes(path: Path, content: bytes) -> None:
     """Write a file in one move: whoever reads it finds the old content or the new one. Two who do so take turns."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     partial = path.with_name(path.name + ".part")
     with _alone(partial) as file:
         try:
@@ -34,7 +34,14 @@ def write_bytes(path: Path, content: bytes) -> None:
         except OSError as error:
             partial.unlink(missing_ok=True)
             raise OSError(error.errno, error.strerror, str(path)) from None  # a failed write names no file
-    sync_folder(path.parent)
+    sync(path.parent)
+
+
+def remove(path: Path) -> None:
+    """Remove a file if it is there, before anything that comes later is on disk."""
+    if path.exists():
+        path.unlink()
+        sync(path.parent)
 
 
 @contextlib.contextmanager
@@ -133,9 +140,17 @@ def _is_at(path: Path, file: IO[Any]) -> bool:
         return False
 
 
-def sync_folder(folder: Path) -> None:
-    """Make a rename in the folder last through a power cut."""
-    handle = os.open(folder, os.O_RDONLY)
+def make_folder(folder: Path) -> None:
+    """Make a folder and those above it; they last through a power cut, and what is written into them with them."""
+    missing = [path for path in (folder, *folder.parents) if not path.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in missing:
+        sync(path.parent)
+
+
+def sync(path: Path) -> None:
+    """Make a file's content, or what a folder's files are called, last through a power cut."""
+    handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
     finally:

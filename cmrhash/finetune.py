@@ -34,7 +34,7 @@ from cmrhash.encoders.text import TextEncoder
 from cmrhash.errors import CmrhashError, UsageError
 from cmrhash.extract_images import DECODERS
 from cmrhash.extracted import CODE, Progress
-from cmrhash.files import locked
+from cmrhash.files import locked, make_folder
 from cmrhash.finetune_task import Photos, TuneTask, choose, open_task
 from cmrhash.heads import Head
 from cmrhash.methods import METHODS, Batch, Method, Terms, get_method, total
@@ -66,7 +66,7 @@ def finetune(
     """
     method = tuning_method(config, dataset.relevance)
     target = folder / runs.TUNED / image.name
-    target.mkdir(parents=True, exist_ok=True)
+    make_folder(target)
     with locked(target / runs.CONFIG), ThreadPoolExecutor(DECODERS) as pool:
         choice = choose(dataset, list(texts))
         photos = Photos(dataset, np.union1d(choice.train, choice.judges), image, pool)

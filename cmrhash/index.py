@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from cmrhash.codes import check_bits, check_packed, pad
 from cmrhash.errors import CmrhashError, DamagedError, DataError, StaleError, UsageError
+from cmrhash.files import sync
 from cmrhash.relevance import EXCLUDED, SLAB_ROWS, Relevance
 
 faiss: Any = _faiss  # its own type stubs lack half of the calls below
@@ -79,7 +80,7 @@ class BinaryIndex:
         path = Path(path)
         data = memoryview(faiss.serialize_index_binary(self._index))
         # not write_index_binary: on a full disk it returns normally and leaves a truncated file
-        part = path.with_name(f"{path.name}.{os.getpid()}.part")
+        part = path.with_name(f"{path.name}.part")
         try:
             with open(part, "wb") as file:
                 file.write(data)
@@ -89,6 +90,7 @@ class BinaryIndex:
             if size != data.nbytes:
                 raise OSError(f"{size} of {data.nbytes} bytes written")
             os.replace(part, path)
+            sync(path.parent)
         except OSError as error:
             reason = (error.strerror or str(error)).lower()
             raise CmrhashError(f"index not saved, {reason}", path, "check folder and free space") from error

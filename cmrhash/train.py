@@ -26,7 +26,7 @@ from cmrhash.config import TrainConfig, check_train
 from cmrhash.data.dataset import ImageTextDataset
 from cmrhash.device import threads_for
 from cmrhash.errors import CmrhashError, DataError
-from cmrhash.files import locked, sha256, write_bytes
+from cmrhash.files import locked, make_folder, remove, sha256, write_bytes
 from cmrhash.heads import Head
 from cmrhash.methods import Batch, Method, Terms, get_method, total
 from cmrhash.parts import Shapes
@@ -60,7 +60,7 @@ def train(
     check_train(config)
     method = get_method(config.method, config.relevance or dataset.relevance)
     target = run_folder(config, dataset, folder, out)
-    target.mkdir(parents=True, exist_ok=True)
+    make_folder(target)
     with locked(target / runs.CONFIG):
         task = prepare(config, dataset, folder, encoders)
         recipe = _recipe(config, task, method)
@@ -108,7 +108,7 @@ def _train(
 
 def _finish(state: State, recipe: dict[str, Any], target: Path) -> runs.Run:
     """Write the run; its config goes first and comes last, so that it never speaks of other heads than there are."""
-    (target / runs.CONFIG).unlink(missing_ok=True)
+    remove(target / runs.CONFIG)
     write_bytes(target / runs.HEADS, safetensors.torch.save(state.best))
     runs.write_lines(target / runs.HISTORY, state.history)
     files = {name: sha256(target / name) for name in (runs.HEADS, runs.HISTORY)}

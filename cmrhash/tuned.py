@@ -26,7 +26,7 @@ from cmrhash.encoders.image import ImageEncoder
 from cmrhash.encoders.text import TextEncoder
 from cmrhash.encoders.weights import state_digest
 from cmrhash.errors import DamagedError
-from cmrhash.files import checked, sha256, write_bytes
+from cmrhash.files import checked, remove, sha256, sync, write_bytes
 from cmrhash.recipe import canonical
 
 SUFFIX = "-tuned"  # of an encoder's name, and so of its feature files
@@ -94,7 +94,7 @@ def write(
     """Write the encoders that were tuned, as they are in ``state.best`` below "encoders.<view>."; the config goes first
     and comes last, so that it never speaks of other weights than there are.
     """
-    (folder / runs.CONFIG).unlink(missing_ok=True)
+    remove(folder / runs.CONFIG)
     for old in folder.glob("text-*"):
         shutil.rmtree(old)
     (folder / IMAGE).unlink(missing_ok=True)
@@ -111,7 +111,10 @@ def write(
             encoder.module.config.save_pretrained(folder / part)  # type: ignore[union-attr, operator]
             encoder.tokenizer.save_pretrained(folder / part)
     runs.write_lines(folder / runs.HISTORY, state.history)
-    made = [path for path in folder.rglob("*") if path.is_file() and not path.name.startswith((".", "checkpoint"))]
+    there = (path for path in folder.rglob("*") if path.is_file() and path.suffix != ".part")
+    made = [path for path in there if not path.name.startswith((".", "checkpoint"))]
+    for path in sorted({*made, *(path.parent for path in made)}):  # what transformers wrote is not on disk yet
+        sync(path)
     files = {str(path.relative_to(folder)): sha256(path) for path in sorted(made)}
     content = {"recipe": recipe, "weights": weights, **state.result(), "files": files}
     return Tuned(folder, runs.write_config(folder, content).config, fresh=True)

@@ -77,7 +77,7 @@ def pytest_runtest_makereport(item, call):
     mark = item.get_closest_marker("faults")
     if mark and (report.when == "call" or report.failed) and not report.skipped:
         count = getattr(item, "funcargs", {}).get("faults")
-        if not count or not count.tried:
+        if not count or not count.tried + count.naive_tried:
             count = Count(tried=1, survived=int(report.passed))
         elif report.passed and (count.survived != count.tried or count.lost):
             report.outcome, report.longrepr = "failed", f"survived {count.survived} of {count.tried}, lost {count.lost}"

@@ -27,7 +27,7 @@ from cmrhash.data.dataset import (
     resolve_image,
 )
 from cmrhash.errors import DamagedError, DataError, StaleError, UsageError
-from cmrhash.files import read_json, write_bytes, write_json
+from cmrhash.files import read_json, remove, write_bytes, write_json
 from cmrhash.recipe import refuse_difference
 
 MANIFEST = "manifest.jsonl"  # a user's
@@ -139,7 +139,9 @@ def _entry(dataset: ImageTextDataset, item: Item) -> dict[str, Any]:
 
 
 def store(dataset: ImageTextDataset, folder: Path) -> None:
-    """Write ``items.jsonl`` and ``dataset.json`` into the folder of the cache, each in one move."""
+    """Write ``items.jsonl`` and ``dataset.json`` into the folder of the cache, each in one move; the latter goes first
+    and comes last, so that it never speaks of other items than there are.
+    """
     items = dump(dataset)
     about = {
         "version": VERSION,
@@ -152,6 +154,7 @@ def store(dataset: ImageTextDataset, folder: Path) -> None:
         "found": dict(dataset.found),
         "items_sha256": hashlib.sha256(items).hexdigest(),
     }
+    remove(folder / ABOUT)
     write_bytes(folder / ITEMS, items)
     write_json(folder / ABOUT, about)
 
