@@ -137,6 +137,19 @@ CUTS = {"labels": (1, 10, 50), "pairs": (1, 5, 10)}  # by relevance; R@1, R@5 an
 
 
 @dataclass(frozen=True)
+class SearchConfig:
+    """A sentence, a photo or an item -> what lies near it in the database."""
+
+    lang: str | None = None  # of the sentence, and of the captions that are found; None: told by its words
+    to: str | None = None  # "image", "text" or "both"; None: the other modality
+    k: int = 10  # how many to find
+    image_weights: str | None = None  # where the encoders' weights are now; None: where they were at extraction
+    text_models: tuple[str, ...] = ()  # "[LANG=]DIR", likewise
+    device: str = "auto"
+    offline: bool = False  # never ask the network for weights
+
+
+@dataclass(frozen=True)
 class CompareConfig:
     """A grid of runs -> one table."""
 

@@ -50,6 +50,12 @@ def manifest_root(tmp_path):
     return write_manifest(tmp_path / "mine", 40)
 
 
+@pytest.fixture(scope="session")
+def make_manifest():
+    """The function that writes such a data set."""
+    return write_manifest
+
+
 def write_manifest(root, count, splits=True):
     """Photos and ``manifest.jsonl``; every fifth item is a query, every fourth of the others val."""
     lines = []
