@@ -7,7 +7,7 @@ import html
 import os
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 from cmrhash.data.dataset import Item, clean_text, common_missing, resolve_image
@@ -72,7 +72,15 @@ def unquoted(text: str) -> str:
 def subfolders(folder: Path) -> list[Path]:
     """The folders in a folder, sorted, without hidden ones."""
     with os.scandir(folder) as entries:
-        return sorted(Path(e.path) for e in entries if not e.name.startswith(".") and e.is_dir())
+        return sorted(Path(e.path) for e in entries if not e.name.startswith(".") and _holds(e.is_dir))
+
+
+def _holds(question: Callable[[], bool]) -> bool:
+    """The answer of a directory entry: a link to itself, which has none, is neither file nor folder."""
+    try:
+        return question()
+    except OSError:
+        return False
 
 
 def below(root: Path, path: str | Path) -> str:
@@ -106,7 +114,7 @@ def files_by_stem(root: Path, folder: Path, suffixes: tuple[str, ...], extra: Co
     inside = below(root, folder)
     resolve_image(root, inside)
     with os.scandir(folder) as entries:
-        names = sorted((e.name, e.is_symlink()) for e in entries if e.is_file())
+        names = sorted((e.name, e.is_symlink()) for e in entries if _holds(e.is_file))
     files: dict[str, str] = {}
     for name, linked in names:
         stem, suffix = os.path.splitext(name)
