@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -50,6 +51,7 @@ Misuse: Any = typer.BadParameter.__mro__[2]  # the base of the parser's own erro
 
 def run(app: typer.Typer) -> None:
     """Run the command line. Exit codes: those of cmrhash.errors, 130 after Ctrl-C, 1 for what nobody foresaw."""
+    warnings.filterwarnings("ignore", module=r"PIL\.")  # its doubts about odd photos, of which quarantine.jsonl tells
     debug = "--debug" in sys.argv or os.environ.get("CMRHASH_DEBUG", "") not in ("", "0", "false")
     try:
         code = app(standalone_mode=False)
