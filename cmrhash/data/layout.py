@@ -20,16 +20,25 @@ _MARKS = (
     (codecs.BOM_UTF8, "utf-8-sig"),
     (codecs.BOM_UTF16_LE, "utf-16"),
     (codecs.BOM_UTF16_BE, "utf-16"),
+    (b"<\0", "utf-16-le"),  # XML without a byte order mark (its appendix F)
+    (b"\0<", "utf-16-be"),
+)
+# One byte a letter. Latin-1 is not among them: as on the web, it stands for what Windows wrote.
+_DECLARED = re.compile(
+    rb"""<\?xml[^>]{1,80}\bencoding=["'](iso-8859-(?!1\b)\d+|windows-\d+|koi8-[ru])["']""", re.IGNORECASE
 )
 
 
 def decode(raw: bytes) -> str:
-    """Any bytes as text: in the encoding of the byte order mark, else UTF-8, else what Windows wrote."""
+    """Any bytes as text: in the encoding of the byte order mark, else UTF-8, else what an XML declaration says, else
+    what Windows wrote.
+    """
     marked = [encoding for bom, encoding in _MARKS if raw.startswith(bom)]
-    for encoding in (*marked, "utf-8", "cp1252"):
+    declared = [found[1].decode() for found in [_DECLARED.match(raw)] if found]
+    for encoding in (*marked, "utf-8", *declared, "cp1252"):
         try:
             return raw.decode(encoding)
-        except UnicodeDecodeError:
+        except (UnicodeDecodeError, LookupError):  # the latter for a number that no encoding has
             continue
     return raw.decode("latin-1")
 
