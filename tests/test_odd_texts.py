@@ -150,7 +150,7 @@ signal.signal(signal.SIGALRM, late)
 texts = []
 for path in sys.argv[1:]:
     try:
-        signal.setitimer(signal.ITIMER_REAL, 2)
+        signal.setitimer(signal.ITIMER_REAL, 1)
         try:
             texts.append(ElementTree.parse(path).getroot().find("DESCRIPTION").text or "")
         finally:
