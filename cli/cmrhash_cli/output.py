@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import sys
@@ -46,6 +47,7 @@ Progress = Callable[..., None]
 
 
 INTERRUPTED = "interrupted: what was finished is kept; the same command goes on from there"
+MISNAMED = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG, errno.EACCES)  # a path
 Misuse: Any = typer.BadParameter.__mro__[2]  # the base of the parser's own errors, wherever Typer has it from
 
 
@@ -75,7 +77,7 @@ def run(app: typer.Typer) -> None:
         where = error.filename or ""
         _fail(
             f"{error.strerror or error}: {where}: check the path, its permissions and the space left",
-            1,
+            2 if error.errno in MISNAMED else 1,
             debug,
         )
     except Exception as error:

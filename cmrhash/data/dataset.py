@@ -179,7 +179,7 @@ def with_relevance(dataset: ImageTextDataset, asked: str | None) -> ImageTextDat
 
     Raises UsageError for a relevance that does not exist, and for labels where there are none.
     """
-    asked = asked or dataset.relevance
+    asked = dataset.relevance if asked is None else asked
     if asked not in RELEVANCE:
         near = get_close_matches(asked, RELEVANCE, 1)
         hint = f"did you mean {near[0]}? " if near else ""
