@@ -178,6 +178,8 @@ def _epoch(config: TrainConfig, method: Method, task: Task, state: State) -> dic
             loss.backward()  # type: ignore[no-untyped-call]
             state.optimizer.step()
             seen.append(Terms(*({name: v.detach() for name, v in part.items()} for part in terms)))
+    if not all(torch.isfinite(weight).all() for weight in state.heads.parameters()):  # a gradient can be NaN alone
+        raise CmrhashError(f"weights are not finite after epoch {state.epoch + 1}", None, "lower --lr")
     return {"epoch": state.epoch, **summary(seen), "skipped": steps - len(seen)}
 
 
