@@ -6,18 +6,21 @@ import contextlib
 import os
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from odd_photos import encoded, noise
+from odd_photos import ODD, encoded, noise
 from PIL import Image
 from torchvision.transforms import CenterCrop, InterpolationMode, Resize
 
 from cmrhash.encoders.pixels import BadImage, Crop, decode, read_bytes
 
+FUZZ = int(os.environ.get("CMRHASH_FUZZ", "1"))  # as in conftest.py
+CODES = {"read", "not-an-image", "corrupt", "too-large", "unsupported"}
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
@@ -29,32 +32,69 @@ def test_a_name_that_no_file_can_have_is_unreadable():
 
 # ---------------------------------------------------------------------------------------------- anything at all
 
-SEEDS = [encoded(noise(), kind) for kind in ("JPEG", "PNG", "GIF", "BMP", "TIFF", "WEBP")]
-CROP = Crop(16, 12, "BILINEAR", MEAN, STD)
-
-
-def decodes_or_is_bad(content):
-    with contextlib.suppress(BadImage):
-        image = decode(content)
-        assert image.mode == "RGB"
-        assert CROP(image).shape == (12, 12, 3)
+SEEDS = [odd.put for odd in ODD if isinstance(odd.put, bytes) and 100 < len(odd.put) < 20_000]
+MUTANTS = 1500 * FUZZ
 
 
 @given(st.sampled_from([b"", *(seed[:12] for seed in SEEDS)]), st.binary(max_size=200))
 @settings(max_examples=200, deadline=None)
 def test_arbitrary_bytes_never_raise_anything_but_bad_image(magic, content):
-    decodes_or_is_bad(magic + content)
+    with contextlib.suppress(BadImage):
+        assert decode(magic + content).mode == "RGB"
 
 
-@given(
-    st.sampled_from(SEEDS), st.lists(st.tuples(st.floats(0, 0.999), st.integers(1, 255)), max_size=4), st.floats(0, 1)
-)
-@settings(max_examples=200, deadline=None)
-def test_damaged_images_never_raise_anything_but_bad_image(seed, flips, kept):
-    content = bytearray(seed)
-    for place, bits in flips:
-        content[int(place * len(content))] ^= bits
-    decodes_or_is_bad(bytes(content[: int(kept * len(content)) or None]))
+def mutant(rng):
+    """A photo, odd or not, with bytes changed, cut out, repeated or taken from another one."""
+    content = bytearray(SEEDS[rng.integers(len(SEEDS))])
+    for _ in range(rng.integers(1, 5)):
+        at, size = rng.integers(len(content)), int(rng.choice([1, 1, 1, 2, 4, 30]))
+        other = SEEDS[rng.integers(len(SEEDS))]
+        new = [
+            rng.bytes(size),
+            bytes([content[at] ^ (1 << rng.integers(8))]),
+            bytes(content[at : at + size]) * 2,
+            b"",
+            other[at : at + size],
+            b"\xff" * size,
+        ][rng.integers(6)]
+        content[at : at + size] = new or b"\0"
+    return bytes(content[: len(content) if rng.random() < 0.8 else rng.integers(1, len(content))])
+
+
+READER = """
+import signal, sys
+from cmrhash.encoders.pixels import BadImage, Crop, decode
+
+crop = Crop(16, 12, "BILINEAR", (0, 0, 0), (1, 1, 1))
+source = sys.stdin.buffer
+while size := int.from_bytes(source.read(4), "big"):
+    signal.alarm(20)  # ends the process: an answer that takes longer is none
+    try:
+        answer = "read" if crop(decode(source.read(size))).shape == (12, 12, 3) else "shape"
+    except BadImage as bad:
+        answer = bad.code
+    except BaseException as error:
+        answer = repr(error)
+    print(answer, flush=True)
+"""
+
+
+def test_mutated_photos_are_read_or_refused_and_never_end_the_process():
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "PYTHONWARNINGS": "ignore"}
+    rng = np.random.default_rng(None if FUZZ > 1 else 0)
+    answers = Counter()
+    with subprocess.Popen([sys.executable, "-c", READER], stdin=-1, stdout=-1, env=env) as reader:
+        for _ in range(MUTANTS):
+            content = mutant(rng)
+            reader.stdin.write(len(content).to_bytes(4, "big") + content)
+            reader.stdin.flush()
+            answer = reader.stdout.readline().decode().strip()
+            assert answer in CODES, f"{answer or 'no answer'}: {content.hex()}"
+            answers[answer] += 1
+        reader.stdin.close()
+        assert reader.wait(60) == 0
+    assert answers["read"] > MUTANTS / 10
+    assert answers["corrupt"] > MUTANTS / 10
 
 
 # ---------------------------------------------------------------------------------------------- the crop
