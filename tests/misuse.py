@@ -353,7 +353,6 @@ LABEL_CALLS = [
         RIGHT,
         lambda: same(Relevance.by_labels([[]], [[], [0]], 3).gains(0, 1, 0, 2), [[0, 0]]),
     ),
-    Misuse("a label twice", RIGHT, lambda: same(Relevance.by_labels([[1, 1]], [[1, 1]], 3).gains(0, 1, 0, 1), [[1]])),
     Misuse("no classes at all", RIGHT, lambda: same(Relevance.by_labels([[]], [[]], 0).gains(0, 1, 0, 1), [[0]])),
     Misuse("itself beyond the database", "UsageError", lambda: Relevance.by_labels([[0]], [[0]], 3, np.array([1]))),
     Misuse("itself as a list", "UsageError", lambda: Relevance.by_labels([[0]], [[0]], 3, [0.0])),
