@@ -275,10 +275,14 @@ def read_manifest(path: Path) -> dict[str, Any]:
     body = block[head:].rstrip(b"\0")
     if not block.startswith(MAGIC) or hashlib.sha256(body).hexdigest().encode() != block[len(MAGIC) : head - 1]:
         raise DamagedError("not a sealed file of cmrhash, or damaged", path, DELETE)
-    manifest: dict[str, Any] = json.loads(body)
-    if manifest["version"] != VERSION:
+    try:
+        manifest: dict[str, Any] = json.loads(body)
+        version, _, _ = manifest["version"], manifest["payload_sha256"], manifest["payload_bytes"]
+    except (ValueError, KeyError, TypeError, RecursionError):  # sealed with a digest that fits, but not by us
+        raise DamagedError("its manifest is none of cmrhash", path, DELETE) from None
+    if version != VERSION:
         fix = f"this cmrhash reads version {VERSION}; upgrade it, or {DELETE}"
-        raise StaleError(f"file format version {manifest['version']}", path, fix)
+        raise StaleError(f"file format version {version}", path, fix)
     return manifest
 
 

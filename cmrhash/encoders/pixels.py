@@ -132,6 +132,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
         grey = np.asarray(image)  # (H, W) uint16 or int32; convert("L") would clip instead of scale
         if grey.min() < 0 or grey.max() > 65535:
             raise BadImage("unsupported", "grey values outside 16 bits")
+        grey = np.where(grey == image.info.get("transparency", -1), 65535, grey)
         return Image.fromarray((grey // 257).astype(np.uint8)).convert("RGB")
     if image.mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in image.info:
         image = image.convert("RGBA")
