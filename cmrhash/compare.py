@@ -79,7 +79,7 @@ def _check(grid: CompareConfig, relevance: str) -> str:
         raise UsageError(f"--seeds {grid.seeds}", None, "give a whole number from 1")
     for method in grid.methods:
         get_method(method, relevance)
-    metric = grid.metric or METRIC_OF[relevance]
+    metric = METRIC_OF[relevance] if grid.metric is None else grid.metric
     if metric not in METRICS:
         near = get_close_matches(metric, METRICS, 1)
         hint = f"did you mean {near[0]}? " if near else ""

@@ -29,6 +29,9 @@ DATASETS = (  # names of the readers
     FEATURES_DATASET,
 )
 MAX_BITS = 4096  # of a code
+MAX_HIDDEN = 1 << 16  # width of a head's hidden layer
+MAX_SEED = 2**32 - 1  # what every generator of random numbers takes
+MAX_IMAGE_BATCH = 4096  # images a forward pass; beyond a commit's images all the others are padding
 RANDOM = "random"  # in place of weights or a model: seeded, untrained
 OWN = "own"  # in place of a text model: the ready-made features that come with the data set
 READY = "ready"  # what a feature file says of its weights if no encoder of ours made it
@@ -137,6 +140,19 @@ CUTS = {"labels": (1, 10, 50), "pairs": (1, 5, 10)}  # by relevance; R@1, R@5 an
 
 
 @dataclass(frozen=True)
+class SearchConfig:
+    """A sentence, a photo or an item -> what lies near it in the database."""
+
+    lang: str | None = None  # of the sentence, and of the captions that are found; None: told by its words
+    to: str | None = None  # "image", "text" or "both"; None: the other modality
+    k: int = 10  # how many to find
+    image_weights: str | None = None  # where the encoders' weights are now; None: where they were at extraction
+    text_models: tuple[str, ...] = ()  # "[LANG=]DIR", likewise
+    device: str = "auto"
+    offline: bool = False  # never ask the network for weights
+
+
+@dataclass(frozen=True)
 class CompareConfig:
     """A grid of runs -> one table."""
 
@@ -163,11 +179,14 @@ def aligned(method: str, alignment: str | None) -> str:
 def check_train(config: TrainConfig) -> None:
     """Raise UsageError for a number that cannot be trained with."""
     _check_bits(config.bits)
+    _check_seed(config.seed)
     for name in ("epochs", "batch", "lr", "margin", "weight_decay", "hidden", "dropout", "input_dropout"):
         value, zero = getattr(config, name), name in ("weight_decay", "hidden", "dropout", "input_dropout")
         _check_number(name, value, zero)
         if "dropout" in name and value >= 1:
             raise UsageError(f"--{name.replace('_', '-')} {value}", None, "give a share below 1")
+    if config.hidden > MAX_HIDDEN:
+        raise UsageError(f"--hidden {config.hidden}", None, f"give a width from 0 to {MAX_HIDDEN}")
     if not 0 <= config.first_caption <= 1:
         raise UsageError(f"--first-caption {config.first_caption}", None, "give a share from 0 to 1")
 
@@ -175,6 +194,7 @@ def check_train(config: TrainConfig) -> None:
 def check_finetune(config: FinetuneConfig) -> None:
     """Raise UsageError for a number that encoders cannot be tuned with."""
     _check_bits(config.bits)
+    _check_seed(config.seed)
     for name in ("epochs", "batch", "lr", "clip"):
         _check_number(name, getattr(config, name), zero=False)
     for name in ("weight_decay", "image_lr", "text_lr"):
@@ -187,6 +207,11 @@ def check_finetune(config: FinetuneConfig) -> None:
 def _check_bits(bits: int) -> None:
     if not 1 <= bits <= MAX_BITS:
         raise UsageError(f"--bits {bits}", None, f"give a code length from 1 to {MAX_BITS}")
+
+
+def _check_seed(seed: int) -> None:
+    if not 0 <= seed <= MAX_SEED:
+        raise UsageError(f"--seed {seed}", None, f"give a whole number from 0 to {MAX_SEED}")
 
 
 def _check_number(name: str, value: float, zero: bool) -> None:

@@ -119,9 +119,10 @@ def _languages(dataset: ImageTextDataset, asked: Sequence[str]) -> list[str]:
 
 
 def _image_encoder(config: ExtractConfig, device: torch.device) -> ImageEncoder:
+    default = RANDOM if config.dataset == SAMPLE_DATASET else "default"
     return image_encoders.load(
         config.image_model,
-        config.image_weights or (RANDOM if config.dataset == SAMPLE_DATASET else "default"),
+        default if config.image_weights is None else config.image_weights,
         device=device,
         dtype=config.dtype,
         seed=config.seed,
@@ -138,6 +139,8 @@ def _text_models(config: ExtractConfig, langs: list[str], ready: Collection[str]
     for option in config.text_models:
         match = re.fullmatch(r"([A-Za-z0-9_-]+)=(.+)", option)
         lang, model = match.groups() if match else ("", option)
+        if not model:
+            raise UsageError("--text-model without a model", None, "give [LANG=]MODEL, or leave it out")
         if match and lang not in langs:
             raise UsageError(f"--text-model {option}", None, f"the languages are {', '.join(langs)}")
         if match and model != OWN and f"text-{lang}" in ready:

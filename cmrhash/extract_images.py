@@ -46,7 +46,7 @@ def extract_images(
                     if not np.array_equal(writer.committed("source", block), now):
                         writer.done.remove(block)
                 _encode_blocks(writer, files, encoder, config.image_batch, pool, progress)
-                writer.seal(made_with(encoder.device, batch=config.image_batch))
+                writer.seal(made_with(encoder.device, batch=config.image_batch, source=encoder.source))
             there = read_features(path)
         quarantine = [
             {"id": dataset.items[row].id, "stage": "image", **_diagnose(files[row])}

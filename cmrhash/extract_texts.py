@@ -102,7 +102,7 @@ def _store_words(path: Path, encoder: CaptionEncoder, recipe: Mapping[str, Any])
 def _made_with(encoder: CaptionEncoder) -> dict[str, Any]:
     if isinstance(encoder, WordEncoder):
         return made_with(torch.device("cpu"))
-    return made_with(encoder.device, token_budget=encoder.token_budget)
+    return made_with(encoder.device, token_budget=encoder.token_budget, source=encoder.source)
 
 
 def captions_of(dataset: ImageTextDataset, lang: str) -> tuple[NDArray[np.int32], list[str]]:

@@ -21,6 +21,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from cmrhash.codes import describe
 from cmrhash.errors import DataError, UsageError
 from cmrhash.relevance import EXCLUDED
 
@@ -294,9 +295,9 @@ def nearest_relevant_real(similarity: NDArray[np.floating[Any]], gains: NDArray[
 
 
 def _check_real(similarity: NDArray[Any], gains: NDArray[Any]) -> None:
-    floats = similarity.dtype in (np.float32, np.float64)
-    if not floats or similarity.ndim != 2 or gains.shape != similarity.shape:
-        got = f"{similarity.dtype} {similarity.shape} and {gains.shape}"
+    floats = isinstance(similarity, np.ndarray) and similarity.dtype in (np.float32, np.float64)
+    if not floats or similarity.ndim != 2 or np.shape(gains) != similarity.shape:
+        got = f"{describe(similarity)} and {describe(gains)}"
         raise UsageError(f"scores must be (Q, N) float32 or float64 and gains of their shape, got {got}")
     if not np.isfinite(similarity).all():
         row = int(np.argmin(np.isfinite(similarity).all(axis=1)))
@@ -326,9 +327,9 @@ def average_precision_ranked(relevant_in_rank_order: NDArray[np.bool_]) -> Float
 
 def _groups(items: Counts, relevant: Counts) -> tuple[Counts, Counts, Counts, Counts]:
     """Check counts and return (n, r, before, found), (Q, D) int64 each."""
-    whole = items.dtype.kind in "iu" and relevant.dtype.kind in "iu"
+    whole = all(isinstance(counts, np.ndarray) and counts.dtype.kind in "iu" for counts in (items, relevant))
     if not whole or items.ndim != 2 or items.shape != relevant.shape:
-        raise UsageError(f"counts must be two (Q, D) integer arrays, got {items.shape} and {relevant.shape}")
+        raise UsageError(f"counts must be two (Q, D) integer arrays, got {describe(items)} and {describe(relevant)}")
     n, r = items.astype(np.int64), relevant.astype(np.int64)
     if ((r < 0) | (r > n)).any():
         raise UsageError("counts must hold 0 <= relevant <= items at every distance")
@@ -346,8 +347,8 @@ def _cut(k: int | None, items: Counts) -> int:
     """Return k as an int; the size of the largest database for None."""
     if k is None:
         return max(1, _longest(items))
-    if isinstance(k, bool) or not isinstance(k, (int, np.integer)) or k < 1:
-        raise UsageError(f"k must be a whole number of at least 1, got {k!r}")
+    if isinstance(k, bool) or not isinstance(k, (int, np.integer)) or not 1 <= k < 2**63:
+        raise UsageError(f"k must be a whole number of at least 1, in 64 bits, got {k!r}")
     return int(k)
 
 

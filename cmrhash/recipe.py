@@ -11,8 +11,11 @@ from cmrhash.errors import StaleError
 
 
 def canonical(value: Mapping[str, Any]) -> bytes:
-    """JSON with sorted keys: equal content, equal bytes."""
-    return json.dumps(value, sort_keys=True, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
+    """JSON with sorted keys: equal content, equal bytes. A lone surrogate, as of a file name that is no UTF-8, becomes
+    its JSON escape.
+    """
+    text = json.dumps(value, sort_keys=True, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    return text.encode(errors="backslashreplace")
 
 
 def refuse_difference(made: Mapping[str, Any], asked: Mapping[str, Any], where: Path, what: str) -> None:

@@ -119,9 +119,12 @@ class _Labels:
     """Label lists as one flat array, row by row, without repeats."""
 
     def __init__(self, labels: Sequence[Sequence[int]], classes: int, name: str) -> None:
-        self.rows, self.classes = len(labels), classes
-        row = np.repeat(np.arange(self.rows), [len(row) for row in labels])
-        flat = np.array(list(chain.from_iterable(labels)) or np.empty(0, np.int64))
+        try:
+            self.rows, self.classes = len(labels), classes
+            row = np.repeat(np.arange(self.rows), [len(row) for row in labels])
+            flat = np.array(list(chain.from_iterable(labels)) or np.empty(0, np.int64))
+        except (TypeError, ValueError):
+            raise DataError(f"{name} labels must be a list of class ids for every row") from None
         if flat.dtype.kind not in "iu":
             raise DataError(f"{name} labels must be class ids, whole numbers; found {flat.dtype}")
         wrong = np.flatnonzero((flat < 0) | (flat >= classes))

@@ -144,6 +144,11 @@ def find_runs(
     return sorted(fitting, key=lambda run: (run.method, run.langs, run.seed, run.bits))
 
 
+def best_run(found: Sequence[Run]) -> Run:
+    """The one that is best on val, the first of equal ones."""
+    return max(found, key=lambda run: run.config["val_map_mean"] or 0.0)
+
+
 def write_lines(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
     """JSON lines, in one move."""
     write_bytes(path, "".join(json.dumps(row) + "\n" for row in rows).encode())

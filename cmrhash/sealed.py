@@ -57,6 +57,8 @@ def read_manifest(path: Path) -> dict[str, Any]:
         raise DataError("no such file", path, "run cmrhash extract first") from None
     if manifest is None:
         raise DamagedError("not a sealed file of cmrhash, or damaged", path, DELETE)
+    if not isinstance(manifest, dict) or not {"version", "payload_sha256", "payload_bytes"} <= manifest.keys():
+        raise DamagedError("its manifest is none of cmrhash", path, DELETE)  # a digest that fits, but not ours
     if manifest["version"] != VERSION:
         fix = f"this cmrhash reads version {VERSION}; upgrade it, or {DELETE}"
         raise StaleError(f"file format version {manifest['version']}", path, fix)
@@ -147,7 +149,10 @@ def _read_block(path: Path, magic: bytes) -> dict[str, Any] | None:
     body = block[len(magic) + 65 :].rstrip(b"\0")
     if block != _block(magic, body):
         return None
-    content: dict[str, Any] = json.loads(body)
+    try:
+        content: dict[str, Any] = json.loads(body)
+    except (ValueError, RecursionError):
+        return None
     return content
 
 

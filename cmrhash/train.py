@@ -23,7 +23,7 @@ from torch import Tensor
 from cmrhash import codes, index, metrics, runs
 from cmrhash.checkpoint import State, forget
 from cmrhash.config import TrainConfig, check_train
-from cmrhash.data.dataset import ImageTextDataset
+from cmrhash.data.dataset import ImageTextDataset, with_relevance
 from cmrhash.device import threads_for
 from cmrhash.errors import CmrhashError, DataError
 from cmrhash.files import locked, make_folder, remove, sha256, write_bytes
@@ -58,7 +58,7 @@ def train(
     a run of another recipe; an interrupted run is saved and goes on next time.
     """
     check_train(config)
-    method = get_method(config.method, config.relevance or dataset.relevance)
+    method = get_method(config.method, with_relevance(dataset, config.relevance).relevance)
     target = run_folder(config, dataset, folder, out)
     make_folder(target)
     with locked(target / runs.CONFIG):
@@ -178,6 +178,8 @@ def _epoch(config: TrainConfig, method: Method, task: Task, state: State) -> dic
             loss.backward()  # type: ignore[no-untyped-call]
             state.optimizer.step()
             seen.append(Terms(*({name: v.detach() for name, v in part.items()} for part in terms)))
+    if not all(torch.isfinite(weight).all() for weight in state.heads.parameters()):  # a gradient can be NaN alone
+        raise CmrhashError(f"weights are not finite after epoch {state.epoch + 1}", None, "lower --lr")
     return {"epoch": state.epoch, **summary(seen), "skipped": steps - len(seen)}
 
 

@@ -73,7 +73,9 @@ class Tuned:
         encoder.module.eval()
         made = {"tuned": self.digest, **encoder.recipe}
         made |= {"weights": "tuned", "weights_sha256": state_digest(encoder.module)}
-        return replace(encoder, name=encoder.name + SUFFIX, recipe=made)
+        # below the data set's folder, which may move: a text encoder is a folder, an image encoder's weights a file
+        source = str((path if name == IMAGE else path.parent).relative_to(self.folder.parent.parent))
+        return replace(encoder, name=encoder.name + SUFFIX, recipe=made, source=source)
 
 
 def find(folder: Path) -> Tuned | None:
@@ -109,6 +111,7 @@ def write(
         if lang == sharing[0]:
             write_bytes(folder / part / "model.safetensors", _weights(state, f"text-{lang}"))
             encoder.module.config.save_pretrained(folder / part)  # type: ignore[union-attr, operator]
+            encoder.tokenizer.backend_tokenizer.no_truncation()  # set by each call: no part of what it is
             encoder.tokenizer.save_pretrained(folder / part)
     runs.write_lines(folder / runs.HISTORY, state.history)
     there = (path for path in folder.rglob("*") if path.is_file() and path.suffix != ".part")

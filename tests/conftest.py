@@ -8,6 +8,7 @@ import socket
 
 import numpy as np
 import pytest
+from hypothesis import settings
 from PIL import Image
 
 from cmrhash.cache import FeatureWriter, source_digest
@@ -15,8 +16,20 @@ from cmrhash.data import manifest
 from cmrhash.data.dataset import ImageTextDataset, Item
 
 pytest_plugins = ["fault_table"]
+# How many times the usual number of examples a property is tried on, then other ones every time.
+FUZZ = int(os.environ.get("CMRHASH_FUZZ", "1"))
+settings.register_profile("tests", derandomize=FUZZ == 1, database=None, deadline=None)
+settings.load_profile("tests")
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # two test processes share two cores
+
+
+def pytest_collection_modifyitems(items):
+    for test in {item.obj for item in items if hasattr(item.obj, "hypothesis")}:
+        usual = (
+            test._hypothesis_internal_use_settings
+        )  # where Hypothesis keeps them; what it offers changes no test's own
+        test._hypothesis_internal_use_settings = settings(usual, max_examples=FUZZ * usual.max_examples)
 
 
 @pytest.fixture(autouse=True)
@@ -48,6 +61,12 @@ WORDS = {"en": ["dog", "cat", "tree", "house"], "de": ["Hund", "Katze", "Baum", 
 def manifest_root(tmp_path):
     """A user's own data set: 40 photos of 4 classes, one English and one German caption each, splits drawn later."""
     return write_manifest(tmp_path / "mine", 40)
+
+
+@pytest.fixture(scope="session")
+def make_manifest():
+    """The function that writes such a data set."""
+    return write_manifest
 
 
 def write_manifest(root, count, splits=True):

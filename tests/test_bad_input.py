@@ -62,8 +62,31 @@ def refused(here, capsys):
 # ---------------------------------------------------------------------------------------------- options
 
 BITS = ["train", *QUICK]
+HUGE = "9" * 20  # beyond 64 bits
+EMPTY = [  # what an unset variable of the shell leaves behind
+    (r"unknown data set ''", ["extract"], "--dataset"),
+    (r"--name : use letters", EXTRACT, "--name"),
+    (r"no language ''", EXTRACT, "--lang"),
+    (r"unknown image model ''", EXTRACT, "--image-model"),
+    (r"no such weights", EXTRACT, "--image-weights"),
+    (r"--text-model without a model", EXTRACT, "--text-model"),
+    (r"dtype ''", EXTRACT, "--dtype"),
+    (r"no extracted data set ''", BITS, "--dataset"),
+    (r"no features for language ''", BITS, "--lang"),
+    (r"unknown method ''", BITS, "--method"),
+    (r"unknown relevance ''", BITS, "--relevance"),
+    (r"device ''", BITS, "--device"),
+    (r"no extracted data set: \.", BITS, "--cache"),
+    (r"unknown relevance ''", ["eval"], "--relevance"),
+    (r"--ties : choose", ["eval"], "--ties"),
+    (r"--direction : choose", ["eval"], "--direction"),
+    (r"--map-at-rule : choose", ["eval"], "--map-at-rule"),
+    (r"no such trained run", ["eval"], "--method"),
+    (r"unknown metric ''", ["compare"], "--metric"),
+]
 
 
+@pytest.mark.faults("bad command line")
 @pytest.mark.parametrize(
     ("words", "args"),
     [
@@ -124,8 +147,39 @@ BITS = ["train", *QUICK]
         (r"a cut at -1", ["eval", "--at", "-1"]),
         (r"--map-at-rule nope.*min, R, hits, first", ["eval", "--map-at-rule", "nope"]),
         (r"--ties lucky.*expected, optimistic, pessimistic", ["eval", "--ties", "lucky"]),
+        (r"--bits 9{20}.*1 to 4096", [*BITS, "--bits", HUGE]),
+        (r"--seed 9{20}.*0 to 4294967295", [*BITS, "--seed", HUGE]),
+        (r"--seed 9{20}.*0 to 4294967295", [*EXTRACT, "--seed", HUGE]),
+        (r"--hidden 9{20}.*0 to 65536", [*BITS, "--hidden", HUGE]),
+        (r"--first-caption nan.*0 to 1", [*BITS, "--first-caption", "nan"]),
+        (r"unknown alignment 'mdm': did you mean mmd", [*BITS, "--method", "acmr", "--alignment", "mdm"]),
+        (r"--alignment with --method triplet", [*BITS, "--alignment", "mmd"]),
+        (r"--encoder =: write", [*BITS, "--encoder", "="]),
+        (r"in 64 bits, got 9{20}", ["eval", "--map-at", HUGE]),
+        (r"in 64 bits, got 9{20}", ["eval", "--at", HUGE]),
+        (r"with 9{20} bits", ["eval", "--bits", HUGE]),
+        (r"no trained run|no such trained run", ["eval", "--seed", HUGE]),
+        (r"--seeds 0", ["compare", "--seeds", "0"]),
+        (r"--bits 0", ["compare", "--bits", "0"]),
+        (r"--epochs 0", ["compare", "--epochs", "0"]),
+        (r"unknown method 'tripel': did you mean triplet", ["compare", "--method", "tripel"]),
+        (r"unknown path 'eval': did you mean evaluation", ["bench", "--path", "eval"]),
+        (r"'\.\.' \(there: toy\)", ["eval", "--dataset", ".."]),
+        (r"'toy/\.\./toy' \(there: toy\)", ["eval", "--dataset", "toy/../toy"]),
+        (r"'\\udcff' \(there: toy\)", ["eval", "--dataset", "\udcff"]),
+        (r"--name \\udcff: use letters", [*EXTRACT, "--name", "\udcff"]),
+        (r"name too long", [*EXTRACT, "--name", "x" * 300]),
+        (r"name too long", [*EXTRACT, "--text-model", "x" * 5000]),
+        (r"'\\udcff' is neither a directory", [*EXTRACT, "--text-model", "\udcff"]),
+        (r"no such weights file: mine", [*EXTRACT, "--image-weights", "mine"]),
+        (r"needs its files: give --features", ["extract", "--dataset", "features"]),
+        (r"--map x: give the file", [*EXTRACT, "--map", "x"]),
+        (r"--lr without --finetune", [*EXTRACT, "--lr", "0.1"]),
+        (r"--epochs 0", [*EXTRACT, "--finetune", "--epochs", "0"]),
+        (r"--method cca has no loss", [*EXTRACT, "--finetune", "--method", "cca"]),
+        *((words, [*command, option, ""]) for words, command, option in EMPTY),
     ],
-    ids=lambda value: " ".join(value[-2:]) if isinstance(value, list) else "",
+    ids=lambda value: ascii(" ".join(value[-2:]))[:40] if isinstance(value, list) else "",
 )
 def test_options_that_cannot_be(here, refused, words, args):
     (here / "cut.pth").write_bytes(b"PK\3\4 not all of it")
@@ -133,6 +187,7 @@ def test_options_that_cannot_be(here, refused, words, args):
     assert not (here.parent / "up").exists()
 
 
+@pytest.mark.faults("bad command line")
 @pytest.mark.parametrize(
     "args",
     [
@@ -143,8 +198,18 @@ def test_options_that_cannot_be(here, refused, words, args):
         ["extract", "--max-bad", "2"],
         ["extract", "--image-batch", "0"],
         ["trian"],
+        [""],
+        ["\udcff"],
+        ["eval", "toy"],
+        ["train", "--bits"],
+        ["train", "--bits", ""],
+        ["train", "--bits", "3.5"],
+        ["train", "--epochs", "\udcff"],
+        ["extract", "--image-batch", HUGE],
+        ["extract", "--max-bad", "nan"],
+        ["extract", "--root", "a\0b"],
     ],
-    ids=" ".join,
+    ids=lambda args: ascii(" ".join(args)),
 )
 def test_what_the_parser_refuses(here, capsys, args):
     before = files(here)
@@ -155,6 +220,7 @@ def test_what_the_parser_refuses(here, capsys, args):
     assert files(here) == before
 
 
+@pytest.mark.faults("bad command line")
 def test_two_data_sets_and_no_choice(here, refused, make_cache):
     make_cache(here / "cache", "other")
     for command in (BITS, ["eval"]):
@@ -168,6 +234,7 @@ def entry(entries, n, **fields):
     return [{**e, **fields} if at == n else e for at, e in enumerate(entries)]
 
 
+@pytest.mark.faults("bad labels, codes, features, Faiss calls")
 @pytest.mark.parametrize(
     ("words", "change"),
     [
@@ -195,6 +262,7 @@ def test_manifests_that_cannot_be(here, refused, words, change):
     assert not (here / "cache" / "manifest").exists()
 
 
+@pytest.mark.faults("bad command line")
 def test_folders_that_are_no_data_set(here, refused):
     refused(DATA, "no such folder: nowhere", "extract", "--dataset", "manifest", "--root", "nowhere")
     (here / "empty").mkdir()
@@ -224,12 +292,14 @@ def test_no_photo_at_all(here, refused):
     refused(DATA, "0 items to train on", "train", "--dataset", "manifest", *QUICK)
 
 
+@pytest.mark.faults("bad labels, codes, features, Faiss calls")
 def test_no_query_with_a_relevant_item(here, refused, make_cache):
     make_cache(here / "cache", change=lambda i: replace(i, labels=()) if "query" in i.splits else i)
     assert run(*BITS, "--overwrite", "-q") == 0
     refused(DATA, "no query has a relevant item", "eval")
 
 
+@pytest.mark.faults("training: NaN, no negative, collapse")
 def test_no_valid_triplet(here, refused, make_cache):
     make_cache(here / "cache", change=lambda i: replace(i, labels=(0,)))
     refused(DATA, "valid triplet", *BITS, "--overwrite")
@@ -357,10 +427,15 @@ def test_another_process_is_at_it(here, refused):
         refused(LOCKED, f"process {os.getpid()}", *BITS)
 
 
+@pytest.mark.faults("bad command line")
 def test_a_folder_that_may_not_be_written(here, refused):
     (here / "blocked").write_text("a file where a folder should be")
-    refused(1, "blocked", *BITS, "--runs", "blocked")
-    refused(1, "blocked", *EXTRACT, "--cache", "blocked")
+    refused(USAGE, "blocked", *BITS, "--runs", "blocked")
+    refused(USAGE, "blocked", *EXTRACT, "--cache", "blocked")
+    refused(USAGE, "blocked", "eval", "--trec", "blocked")
+    refused(USAGE, "no such trained run.*blocked", "eval", "--runs", "blocked")
+    refused(USAGE, "no extracted data set.*blocked", "eval", "--cache", "blocked")
+    refused(DATA, "no such folder: blocked", *EXTRACT, "--root", "blocked")
 
 
 def test_debug_shows_the_traceback_before_the_line(here, capsys):

@@ -1,10 +1,15 @@
 """The feature file: blocks, resume, seal, refusal. The crash enumeration has its own file."""
 
+import contextlib
+import hashlib
+import json
 import os
 
 import h5py
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from cmrhash import cache, files
 from cmrhash.cache import FeatureWriter, read_features, read_manifest, read_sealed, write_sealed
@@ -92,6 +97,7 @@ def test_a_file_with_missing_blocks_is_never_sealed(tmp_path):
             w.seal({})
 
 
+@pytest.mark.faults("bad labels, codes, features, Faiss calls")
 @pytest.mark.parametrize(
     ("x", "valid", "source"),
     [
@@ -233,3 +239,50 @@ def test_who_holds_a_lock(tmp_path):
     with files.locked(path):
         assert files.holder(path).startswith(f"process {os.getpid()} on ")
     assert files.holder(path) == ""
+
+
+# ---------------------------------------------------------------------------------------------- anything at all
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=5,
+)
+ALMOST = st.fixed_dictionaries({}, optional=dict.fromkeys(("version", "kind", "payload_sha256", "payload_bytes"), JSON))
+BODY = st.one_of(
+    st.binary(max_size=100),
+    (JSON | ALMOST).map(lambda value: json.dumps(value).encode()),
+    st.sampled_from([b"[" * 8000, b'{"a":' * 1600, b"\xff\xfe{\0}\0", b"1" * 5000, b""]),
+)
+
+
+def sealed_with(body):
+    """A user block whose digest fits whatever it is that stands there as manifest."""
+    return cache.MAGIC + hashlib.sha256(body).hexdigest().encode() + b"\n" + body
+
+
+@given(st.binary(max_size=200) | BODY.map(sealed_with))
+@settings(max_examples=200)
+def test_any_user_block_is_a_manifest_or_refused(tmp_path_factory, block):
+    path = tmp_path_factory.getbasetemp() / "block.h5"
+    path.write_bytes(block.ljust(cache.USER_BLOCK, b"\0"))
+    with contextlib.suppress(CmrhashError):
+        assert read_manifest(path)["version"] == cache.VERSION
+
+
+@pytest.fixture(scope="module")
+def sound(tmp_path_factory):
+    """A feature file that is not to be changed."""
+    return make(tmp_path_factory.mktemp("sound") / "x.h5")
+
+
+@given(st.lists(st.tuples(st.integers(0, 1000), st.integers(1, 255)), min_size=1, max_size=4))
+@settings(max_examples=200)
+def test_a_changed_user_block_is_refused_or_means_the_same(sound, tmp_path_factory, changes):
+    content = bytearray(sound.read_bytes()[: cache.USER_BLOCK])
+    for place, bits in changes:
+        content[place] ^= bits
+    path = tmp_path_factory.getbasetemp() / "changed.h5"
+    path.write_bytes(content)
+    with contextlib.suppress(CmrhashError):
+        assert read_manifest(path) == read_manifest(sound)

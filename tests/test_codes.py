@@ -46,14 +46,6 @@ def test_values_that_are_no_numbers_are_refused_and_located(bad):
         pack(x)
 
 
-@pytest.mark.parametrize(
-    "x", [np.ones(8), np.ones((2, 0)), np.ones((2, 8), bool), np.ones((2, 2), complex), [[1.0]], "codes"]
-)
-def test_pack_refuses_what_is_no_matrix_of_numbers(x):
-    with pytest.raises(UsageError, match="embeddings must be"):
-        pack(x)
-
-
 @pytest.mark.parametrize("width", [1, 4, 7, 8, 9, 16, 17])
 def test_pad_appends_zero_bytes_to_whole_words(width):
     packed = np.random.default_rng(0).integers(0, 256, (3, width), np.uint8)

@@ -52,7 +52,7 @@ def small_state():
 def write_tuned(folder):
     """Tuned encoders as a fine-tuning leaves them, of a linear image encoder and the smallest BERT."""
     crop = Crop(8, 8, "BILINEAR", (0.5,) * 3, (0.25,) * 3)
-    image = ImageEncoder("tiny", 4, {}, crop, torch.nn.Linear(6, 4), torch.device("cpu"), torch.float32)
+    image = ImageEncoder("tiny", 4, {}, "random", crop, torch.nn.Linear(6, 4), torch.device("cpu"), torch.float32)
     with pytest.MonkeyPatch.context() as patch:
         tiny = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1, "intermediate_size": 8}
         patch.setattr(text_encoders, "TINY", tiny)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import unicodedata
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cmrhash.data.dataset import (
@@ -233,16 +234,60 @@ def test_a_link_out_of_the_root_is_refused_and_one_inside_is_followed(tmp_path):
     assert resolve_image(root, "in.jpg").read_bytes() == b"x"
 
 
+@pytest.fixture(scope="module")
+def tree(tmp_path_factory):
+    """A data set's folder with links to everywhere, beside one that must not be reached."""
+    base = tmp_path_factory.mktemp("tree")
+    for name in ("root/a/b", "outside"):
+        (base / name).mkdir(parents=True)
+    for name in ("root/x.jpg", "root/a/x.jpg", "outside/x.jpg"):
+        (base / name).write_bytes(b"x")
+    for name, target in {
+        "in": "a",
+        "out": "../outside",
+        "up": "..",
+        "root": "/",
+        "loop": "loop",
+        "here": ".",
+        "a/out.jpg": "../../outside/x.jpg",
+        "a/up": "../in/../..",
+        "hop": "loop/../../outside",
+    }.items():
+        (base / "root" / name).symlink_to(target)
+    return base / "root"
+
+
+STEP = st.sampled_from([*"a b in out up root loop here hop x.jpg out.jpg .. . ~ /".split(), "", "\\", "\0", "..\\"])
+PATH = st.lists(STEP | st.text(st.characters(exclude_categories=()), max_size=3), max_size=6).map("/".join)
+
+
+@given(PATH)
+@settings(max_examples=500, deadline=None)
+def test_no_string_leads_out_of_the_root(tree, image):
+    try:
+        path = resolve_image(tree, image)
+    except DataError as error:
+        assert "\n" not in str(error)
+        return
+    real = os.path.realpath(path)
+    assert real == os.path.realpath(tree) or real.startswith(os.path.realpath(tree) + os.sep)
+    with contextlib.suppress(OSError, ValueError):
+        assert path.stat().st_ino != (tree.parent / "outside" / "x.jpg").stat().st_ino
+
+
 def test_a_root_that_is_itself_a_link_is_fine(tmp_path):
     (tmp_path / "real").mkdir()
     (tmp_path / "link").symlink_to(tmp_path / "real")
     assert resolve_image(tmp_path / "link", "a/b.jpg") == tmp_path / "link" / "a" / "b.jpg"
 
 
-def test_a_link_that_points_at_itself_is_a_fault_of_the_data(tmp_path):
+def test_a_link_that_points_at_itself_leads_nowhere(tmp_path):
+    """One broken photo: no reason to refuse the others."""
     os.symlink(tmp_path / "loop.jpg", tmp_path / "loop.jpg")
-    with pytest.raises(DataError, match=r"loop\.jpg"):
-        resolve_image(tmp_path, "loop.jpg")
+    assert resolve_image(tmp_path, "loop.jpg") == tmp_path / "loop.jpg"
+    os.symlink(tmp_path / "loop.jpg" / ".." / ".." / "x", tmp_path / "out.jpg")
+    with pytest.raises(DataError, match=r"out\.jpg"):
+        resolve_image(tmp_path, "out.jpg")
 
 
 # ---------------------------------------------------------------------------------------------- captions

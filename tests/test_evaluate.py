@@ -242,6 +242,7 @@ def test_what_is_scored_lies_in_the_index(scored, monkeypatch):
     assert abs(row["map"] - before["map"]) > 0.02  # the test would see it
 
 
+@pytest.mark.faults("bad labels, codes, features, Faiss calls")
 def test_a_query_without_a_label_is_left_out_and_counted(make_cache, tmp_path):
     made = make_cache(tmp_path, change=lambda i: replace(i, labels=()) if i.id in ("i0", "i6") else i)
     run, _ = train(replace(QUICK, epochs=1), *made, tmp_path / "runs")
@@ -251,6 +252,7 @@ def test_a_query_without_a_label_is_left_out_and_counted(make_cache, tmp_path):
     assert row["map"] == pytest.approx(mean(map(expected_ap, slow)), abs=1e-9)
 
 
+@pytest.mark.faults("bad labels, codes, features, Faiss calls")
 def test_no_query_with_a_relevant_item_is_a_data_error(make_cache, tmp_path):
     made = make_cache(tmp_path, change=lambda i: replace(i, labels=()) if "query" in i.splits else i)
     train(replace(QUICK, epochs=1), *made, tmp_path / "runs")

@@ -310,6 +310,7 @@ def test_parts_that_the_data_set_does_not_have_are_not_bad(clean):
     refuse_bad(clean, 0)
 
 
+@pytest.mark.faults("bad labels, codes, features, Faiss calls")
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_features_that_are_not_finite_are_quarantined(source, tmp_path, monkeypatch, clean, value):
     def spoil(encoder):
@@ -338,6 +339,7 @@ def test_features_that_are_not_finite_are_quarantined(source, tmp_path, monkeypa
     assert english.quarantine == []
 
 
+@pytest.mark.faults("bad labels, codes, features, Faiss calls")
 def test_an_item_without_any_finite_caption_is_quarantined(source, tmp_path, monkeypatch):
     monkeypatch.setattr(TextEncoder, "encode", lambda self, texts: np.full((len(texts), self.dim), np.nan, np.float32))
     report = extract(config(source, tmp_path, langs=("de",)))

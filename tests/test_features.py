@@ -227,12 +227,14 @@ def test_labels(tmp_path, data, labels, classes):
     assert [item.labels for item in dataset.items] == [(n % 3,) for n in range(N)]
 
 
+@pytest.mark.faults("bad labels, codes, features, Faiss calls")
 @pytest.mark.parametrize("labels", [np.full((N, 3), 0.5), np.full((N, 1), 0.5), np.full(N, np.nan), np.eye(N) * 2])
 def test_labels_that_are_none(tmp_path, data, labels):
     with pytest.raises(DataError, match=r"f:label .* holds other values \(.*labels are 0/1 or -1/1"):
         read(npz(tmp_path / "f.npz", {"image": data["I"], "text": data["T"], "label": labels}))
 
 
+@pytest.mark.faults("bad labels, codes, features, Faiss calls")
 def test_arrays_of_different_numbers_of_items(tmp_path, data):
     file = npz(tmp_path / "f.npz", {"image": data["I"], "text": data["T"][:-1]})
     with pytest.raises(DataError, match=r"different numbers of items: f:image \(30 x 8.*f:text \(29 x 6"):
@@ -337,6 +339,7 @@ def test_row_numbers_by_map(tmp_path, data):
     assert (dataset.count("query"), dataset.count("train")) == (5, 10)
 
 
+@pytest.mark.faults("bad labels, codes, features, Faiss calls")
 @pytest.mark.parametrize("wrong", [[-1, 3], [0, N], [1, N + 1], [0.5, 2], [np.nan, 2], [np.inf]])
 def test_row_numbers_that_are_none(tmp_path, data, wrong):
     file = npz(tmp_path / "f.npz", whole(data, query_idx=np.array(wrong)))
@@ -344,6 +347,7 @@ def test_row_numbers_that_are_none(tmp_path, data, wrong):
         read(file)
 
 
+@pytest.mark.faults("bad labels, codes, features, Faiss calls")
 def test_queries_that_are_trained_on_are_refused(tmp_path, data):
     file = npz(tmp_path / "f.npz", whole(data, query_idx=QUERY, train_idx=REST - 1))
     with pytest.raises(DataError, match=r"query items are also train or val \(1: 4\)"):
@@ -395,6 +399,7 @@ def test_all_items_at_once_follow_their_order(tmp_path, data):
     assert over.languages == ("de", "en")
 
 
+@pytest.mark.faults("bad labels, codes, features, Faiss calls")
 @pytest.mark.parametrize(
     ("roles_of", "keys", "maps", "words"),
     [
@@ -494,6 +499,7 @@ def test_an_unfinished_file_goes_on_to_the_same_bytes(tmp_path, data, no_encoder
     assert again.read_bytes() == done.read_bytes()
 
 
+@pytest.mark.faults("bad labels, codes, features, Faiss calls")
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf, 1e300])
 def test_rows_that_float32_cannot_hold_are_quarantined(tmp_path, data, no_encoder, bad):
     image = data["I"].astype(float)

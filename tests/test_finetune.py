@@ -450,6 +450,7 @@ def with_nan(real, bad):
     return terms
 
 
+@pytest.mark.faults("training: NaN, no negative, collapse")
 def test_steps_with_a_nan_are_skipped_and_counted(source, tmp_path, monkeypatch):
     use(monkeypatch, with_nan(METHODS["triplet"].terms, {1, 2, 4, 8}))
     report = extract(config(source, tmp_path), tune=QUICK)
@@ -459,6 +460,7 @@ def test_steps_with_a_nan_are_skipped_and_counted(source, tmp_path, monkeypatch)
     assert all(torch.isfinite(t).all() for t in image_weights(report).values())
 
 
+@pytest.mark.faults("training: NaN, no negative, collapse")
 def test_a_skipped_step_changes_nothing(source, tmp_path, monkeypatch):
     """Neither weights nor moments, nor the statistics of a forward pass that overflowed itself."""
     changed, forward, step = [], image_encoders.ImageEncoder.forward, finetune.Tuner._step
@@ -486,6 +488,7 @@ def test_a_skipped_step_changes_nothing(source, tmp_path, monkeypatch):
     assert report.files[0].bad == 0
 
 
+@pytest.mark.faults("training: NaN, no negative, collapse")
 def test_three_in_a_row_stop_it_in_one_line(source, tmp_path, monkeypatch):
     use(monkeypatch, with_nan(METHODS["triplet"].terms, {2, 3, 4}))
     with pytest.raises(CmrhashError, match=r"not finite in 3 steps in a row \(from step 2 of the epoch\): lower --lr"):

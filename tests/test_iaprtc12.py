@@ -161,31 +161,6 @@ def test_another_folder_named_images_is_passed_over(root: Path) -> None:
     assert iaprtc12.read(root).found["images"] == 5
 
 
-@pytest.mark.parametrize(
-    ("raw", "text"),
-    [
-        (b"", ""),
-        (b"<DOC></DOC>", ""),
-        (b"<DESCRIPTION></DESCRIPTION>", ""),
-        (b"<description> a </description>", "a"),
-        (b"<DESCRIPTION>a\r\n  b;\x00c</DESCRIPTION>", "a b; c"),
-        (b"<DESCRIPTION>no end <NOTES>n</NOTES>", "no end"),
-        (
-            b"<DESCRIPTION>fish & chips &amp; caf&eacute; &#228; 1 < 2</DESCRIPTION>",
-            "fish & chips & café ä 1 < 2",
-        ),
-        ("<DESCRIPTION>Gebäude – „für“</DESCRIPTION>".encode("cp1252"), "Gebäude – „für“"),
-        ("<DESCRIPTION>Gebäude</DESCRIPTION>".encode("utf-8-sig"), "Gebäude"),
-        ("<DESCRIPTION>Gebäude</DESCRIPTION>".encode("utf-16"), "Gebäude"),
-        (b"<DESCRIPTION>\x81\xe4</DESCRIPTION>", "ä"),
-        (b"\xff\xfe<", ""),
-        (b"<DESCRIPTION>one</DESCRIPTION><DESCRIPTION>two</DESCRIPTION>", "one"),
-    ],
-)
-def test_parse(raw: bytes, text: str) -> None:
-    assert iaprtc12.parse(raw) == text
-
-
 pieces = st.sampled_from([b"<DESCRIPTION>", b"</DESCRIPTION>", b"&#xD800;", b"&#99999999;", b"\xff\xfe", b"<", b" "])
 
 

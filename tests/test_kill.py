@@ -74,10 +74,10 @@ def kill_until_done(order, folder, do, args, events, seed):
 
 
 @pytest.mark.faults("killed for real, extraction resumed")
-@pytest.mark.parametrize("data", ["photos", "ready"])
-def test_a_killed_extraction_goes_on_to_the_same_files(data, order, commands, tmp_path, faults):
+@pytest.mark.parametrize(("data", "span"), [("photos", (3, 30)), ("ready", (2, 12))])
+def test_a_killed_extraction_goes_on_to_the_same_files(data, span, order, commands, tmp_path, faults):
     assert order(tmp_path / "whole", "cmrhash", commands[data]) == 0
-    kills = kill_until_done(order, tmp_path / "killed", "cmrhash", commands[data], {"disk": (3, 30)}, seed=0)
+    kills = kill_until_done(order, tmp_path / "killed", "cmrhash", commands[data], {"disk": span}, seed=0)
     assert len(kills) >= 5
     same = files(tmp_path / "killed" / "cache") == files(tmp_path / "whole" / "cache")
     finished = said(tmp_path / "killed")

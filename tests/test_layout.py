@@ -53,6 +53,7 @@ def test_files_by_stem_counts_what_it_passes_over(tmp_path: Path) -> None:
         (tmp_path / name).touch()
     (tmp_path / "folder.jpg").mkdir()
     (tmp_path / "link.jpg").symlink_to("b.jpg")
+    (tmp_path / "loop.jpg").symlink_to("loop.jpg")
     extra: Counter[str] = Counter()
     files = files_by_stem(tmp_path, tmp_path, (".jpg", ".jpeg"), extra)
     assert list(files.items()) == [("a", "a.JPEG"), ("b", "b.jpg"), ("link", "link.jpg")]

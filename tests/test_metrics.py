@@ -348,25 +348,10 @@ def test_no_queries_give_no_values():
     assert metrics.average_precision_real(np.zeros((0, 4), np.float32), np.zeros((0, 4), np.uint8)).shape == (0,)
 
 
-def test_nonsense_is_answered_with_what_would_work():
+def test_an_unknown_rule_is_answered_with_the_nearest():
     items, relevant = random_counts(3, 5, 10)
     with pytest.raises(UsageError, match=r"unknown rule 'mim': did you mean 'min'\? rules: min, R, hits, first"):
         metrics.average_precision(items, relevant, 5, "mim")
-    for k in (0, -1, 2.5, "5", True):
-        with pytest.raises(UsageError, match="k must be"):
-            metrics.average_precision(items, relevant, k)
-    with pytest.raises(UsageError, match="radius"):
-        metrics.precision_within(items, relevant, -1)
-    with pytest.raises(UsageError, match="optimistic or pessimistic"):
-        metrics.split_ties(items, relevant, "best")
-    for wrong in (
-        (items[0], relevant[0]),
-        (items, relevant[:2]),
-        (items / 2, relevant),
-        (relevant, items + 1),
-    ):
-        with pytest.raises(UsageError, match="counts"):
-            metrics.average_precision(*wrong)
 
 
 # -- a random order, and real-valued scores --
@@ -469,12 +454,6 @@ def test_the_query_itself_can_be_left_out():
 def test_labels_outside_the_classes_are_refused_with_their_place():
     with pytest.raises(DataError, match=r"2 database labels outside 0 ... 2: 3 in row 1, -1 in row 2"):
         Relevance.by_labels([[0]], [[0], [1, 3], [-1]], 3)
-    with pytest.raises(DataError, match="query labels must be class ids"):
-        Relevance.by_labels([["girl"]], [[0]], 3)
-    with pytest.raises(DataError, match="whole numbers"):
-        Relevance.by_labels([[0.5]], [[0]], 3)
-    with pytest.raises(UsageError, match="items must be"):
-        Relevance.by_pairs(np.zeros((2, 2), int), np.arange(3))
 
 
 def test_gains_that_are_kept_cannot_be_written_to():

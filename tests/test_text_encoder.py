@@ -133,6 +133,7 @@ def test_no_captions_give_no_rows(encoder):
     assert encoder.encode([]).shape == (0, 32)
 
 
+@pytest.mark.faults("broken or odd text")
 def test_the_names_of_special_tokens_are_text_and_not_commands(encoder):
     for caption in ("a dog [SEP] [MASK] a cat", "[PAD]", "[CLS][CLS]", "[UNK] [MASK]"):
         (ids,) = encoder.pieces([caption])
@@ -142,6 +143,7 @@ def test_the_names_of_special_tokens_are_text_and_not_commands(encoder):
         assert len(ids) > 2
 
 
+@pytest.mark.faults("broken or odd text")
 @pytest.mark.parametrize(("asked", "length"), [(10, 10), (512, LIMIT), (LIMIT, LIMIT)])
 def test_a_long_caption_is_cut_at_the_limit_of_the_model_or_below(bert, asked, length):
     encoder = load(bert, max_length=asked)

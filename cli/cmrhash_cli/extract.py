@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cmrhash.config import DATASETS, TRAINED_SHARE, ExtractConfig, FinetuneConfig, check_finetune
+from cmrhash.config import DATASETS, MAX_IMAGE_BATCH, TRAINED_SHARE, ExtractConfig, FinetuneConfig, check_finetune
 from cmrhash.errors import UsageError
 from cmrhash_cli.output import (
     CACHE,
@@ -65,7 +65,9 @@ def extract(
         int, typer.Option(min=1, help="Words of a bag of words: the most frequent ones.")
     ] = D.vocabulary,
     max_length: Annotated[int, typer.Option(min=3, help="Word pieces a caption at most.")] = D.max_length,
-    image_batch: Annotated[int, typer.Option(min=1, help="Images a forward pass.")] = D.image_batch,
+    image_batch: Annotated[
+        int, typer.Option(min=1, max=MAX_IMAGE_BATCH, help="Images a forward pass.")
+    ] = D.image_batch,
     device: Device = D.device,
     dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = D.dtype,
     seed: Annotated[

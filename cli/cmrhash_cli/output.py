@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import sys
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -45,11 +47,13 @@ Progress = Callable[..., None]
 
 
 INTERRUPTED = "interrupted: what was finished is kept; the same command goes on from there"
+MISNAMED = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG, errno.EACCES)  # a path
 Misuse: Any = typer.BadParameter.__mro__[2]  # the base of the parser's own errors, wherever Typer has it from
 
 
 def run(app: typer.Typer) -> None:
     """Run the command line. Exit codes: those of cmrhash.errors, 130 after Ctrl-C, 1 for what nobody foresaw."""
+    warnings.filterwarnings("ignore", module=r"PIL\.")  # its doubts about odd photos, of which quarantine.jsonl tells
     debug = "--debug" in sys.argv or os.environ.get("CMRHASH_DEBUG", "") not in ("", "0", "false")
     try:
         code = app(standalone_mode=False)
@@ -73,7 +77,7 @@ def run(app: typer.Typer) -> None:
         where = error.filename or ""
         _fail(
             f"{error.strerror or error}: {where}: check the path, its permissions and the space left",
-            1,
+            2 if error.errno in MISNAMED else 1,
             debug,
         )
     except Exception as error:

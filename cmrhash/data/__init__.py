@@ -56,7 +56,7 @@ def read_dataset(config: ExtractConfig) -> ImageTextDataset:
         elif config.maps:
             raise UsageError(f"--map {config.maps[0]}", None, "give the file of that array with --features")
     dataset = with_roles(dataset, config.seed)
-    name = config.name or dataset.name
+    name = dataset.name if config.name is None else config.name
     if not re.fullmatch(r"[\w][\w.-]*", name):
         raise UsageError(f"--name {name}", None, "use letters, digits, '.', '_' and '-'")
     return check(replace(dataset, name=name))

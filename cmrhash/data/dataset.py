@@ -7,6 +7,7 @@ protocols of the field the training items are also part of the database. Query n
 from __future__ import annotations
 
 import hashlib
+import os
 import random
 import unicodedata
 from collections import Counter
@@ -117,13 +118,14 @@ def clean_text(text: str) -> str:
 def resolve_image(root: Path, image: str) -> Path:
     """The file of an item's image; it must lie below ``root`` once links are followed.
 
-    Raises DataError for an absolute path, a way out by "..", or a link that leaves the root.
+    Raises DataError for an absolute path, a way out by "..", or a link that leaves the root. A link to itself leads
+    nowhere: that is one broken photo, found when it is read.
     """
     path = root / PurePosixPath(image)
     escapes = PurePosixPath(image).is_absolute() or ".." in PurePosixPath(image).parts or "\\" in image
     try:
-        escapes = escapes or not path.resolve().is_relative_to(root.resolve())
-    except (OSError, RuntimeError, ValueError):  # a link to itself, a name that no file can have
+        escapes = escapes or not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(root))
+    except (OSError, ValueError):  # a name that no file can have
         escapes = True
     if escapes:
         raise DataError(f"image path {image!r} leaves the data set's folder", root, "use paths below the root")
@@ -184,7 +186,7 @@ def with_relevance(dataset: ImageTextDataset, asked: str | None) -> ImageTextDat
 
     Raises UsageError for a relevance that does not exist, and for labels where there are none.
     """
-    asked = asked or dataset.relevance
+    asked = dataset.relevance if asked is None else asked
     if asked not in RELEVANCE:
         near = get_close_matches(asked, RELEVANCE, 1)
         hint = f"did you mean {near[0]}? " if near else ""

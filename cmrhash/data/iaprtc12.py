@@ -151,11 +151,12 @@ def _places(tables: Iterable[_Table]) -> dict[int, str]:
 
 
 def _read_texts(table: _Table, lang: str, found: dict[str, int]) -> dict[int, str]:
-    """The descriptions by id; an empty one is missing and counted, and no other language takes its place."""
+    """The descriptions by id; an empty one, as is what only bears the name of a file (a FIFO would block for ever), is
+    missing and counted, and no other language takes its place.
+    """
     texts: dict[int, str] = {}
     for number, (_, path) in table.files.items():
-        with open(path, "rb") as file:
-            text = parse(file.read())
+        text = parse(Path(path).read_bytes()) if os.path.isfile(path) else ""
         if text:
             texts[number] = text
     found[f"empty {lang} descriptions"] = len(table.files) - len(texts)

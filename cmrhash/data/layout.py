@@ -7,7 +7,7 @@ import html
 import os
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 from cmrhash.data.dataset import Item, clean_text, common_missing, resolve_image
@@ -20,16 +20,25 @@ _MARKS = (
     (codecs.BOM_UTF8, "utf-8-sig"),
     (codecs.BOM_UTF16_LE, "utf-16"),
     (codecs.BOM_UTF16_BE, "utf-16"),
+    (b"<\0", "utf-16-le"),  # XML without a byte order mark (its appendix F)
+    (b"\0<", "utf-16-be"),
+)
+# One byte a letter. Latin-1 is not among them: as on the web, it stands for what Windows wrote.
+_DECLARED = re.compile(
+    rb"""<\?xml[^>]{1,80}\bencoding=["'](iso-8859-(?!1\b)\d+|windows-\d+|koi8-[ru])["']""", re.IGNORECASE
 )
 
 
 def decode(raw: bytes) -> str:
-    """Any bytes as text: in the encoding of the byte order mark, else UTF-8, else what Windows wrote."""
+    """Any bytes as text: in the encoding of the byte order mark, else UTF-8, else what an XML declaration says, else
+    what Windows wrote.
+    """
     marked = [encoding for bom, encoding in _MARKS if raw.startswith(bom)]
-    for encoding in (*marked, "utf-8", "cp1252"):
+    declared = [found[1].decode() for found in [_DECLARED.match(raw)] if found]
+    for encoding in (*marked, "utf-8", *declared, "cp1252"):
         try:
             return raw.decode(encoding)
-        except UnicodeDecodeError:
+        except (UnicodeDecodeError, LookupError):  # the latter for a number that no encoding has
             continue
     return raw.decode("latin-1")
 
@@ -72,7 +81,15 @@ def unquoted(text: str) -> str:
 def subfolders(folder: Path) -> list[Path]:
     """The folders in a folder, sorted, without hidden ones."""
     with os.scandir(folder) as entries:
-        return sorted(Path(e.path) for e in entries if not e.name.startswith(".") and e.is_dir())
+        return sorted(Path(e.path) for e in entries if not e.name.startswith(".") and _holds(e.is_dir))
+
+
+def _holds(question: Callable[[], bool]) -> bool:
+    """The answer of a directory entry: a link to itself, which has none, is neither file nor folder."""
+    try:
+        return question()
+    except OSError:
+        return False
 
 
 def below(root: Path, path: str | Path) -> str:
@@ -106,7 +123,7 @@ def files_by_stem(root: Path, folder: Path, suffixes: tuple[str, ...], extra: Co
     inside = below(root, folder)
     resolve_image(root, inside)
     with os.scandir(folder) as entries:
-        names = sorted((e.name, e.is_symlink()) for e in entries if e.is_file())
+        names = sorted((e.name, e.is_symlink()) for e in entries if _holds(e.is_file))
     files: dict[str, str] = {}
     for name, linked in names:
         stem, suffix = os.path.splitext(name)

@@ -26,11 +26,14 @@ from cmrhash.errors import EncoderError
 
 @dataclass
 class ImageEncoder:
-    """Pixels -> features. name: for file names; dim: features an image; recipe: all that changes the numbers."""
+    """Pixels -> features. name: for file names; dim: features an image; recipe: all that changes the numbers;
+    source: the ``weights`` that `load` takes for the same encoder.
+    """
 
     name: str
     dim: int
     recipe: dict[str, Any]
+    source: str
     crop: Crop | Letterbox
     module: torch.nn.Module
     device: torch.device
@@ -76,10 +79,12 @@ def load(
     untrained = weights == RANDOM
     state: dict[str, torch.Tensor] | None = None
     where: Any = None
+    source = RANDOM
     crop: Crop | Letterbox
     if not untrained:
         path = Path(weights) if weights not in (e.name for e in entries) and weights != "default" else None
         state, where = read_state(path or fetch(entry, offline)), path or entry.url
+        source = str(path.resolve()) if path else entry.name
     with torch.random.fork_rng(devices=[]), _quiet():
         torch.manual_seed(seed)
         if model in regions.models():
@@ -101,7 +106,7 @@ def load(
     if untrained:
         recipe["weights_seed"] = seed
     module = module.to(device=device, memory_format=torch.channels_last)
-    return ImageEncoder(model + "-random" * untrained, dim, recipe, crop, module, device, compute)
+    return ImageEncoder(model + "-random" * untrained, dim, recipe, source, crop, module, device, compute)
 
 
 def _entries(model: str) -> list[Any]:

@@ -113,7 +113,7 @@ def decode(content: bytes) -> Image.Image:
         if image.width * image.height > MAX_PIXELS:
             raise BadImage("too-large", f"{image.width} x {image.height} pixels, at most {MAX_PIXELS} are decoded")
         image.load()
-        return _to_rgb(ImageOps.exif_transpose(image))
+        return to_rgb(ImageOps.exif_transpose(image))
     except BadImage:
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
@@ -124,13 +124,15 @@ def decode(content: bytes) -> Image.Image:
         raise BadImage("corrupt", f"{type(error).__name__}: {error}") from None
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
+def to_rgb(image: Image.Image) -> Image.Image:
+    """8-bit RGB of an image of any mode, transparency on white; BadImage for one without a range of its own."""
     if image.mode == "F":
         raise BadImage("unsupported", "floating-point pixels have no agreed range")
     if image.mode.startswith("I"):
         grey = np.asarray(image)  # (H, W) uint16 or int32; convert("L") would clip instead of scale
         if grey.min() < 0 or grey.max() > 65535:
             raise BadImage("unsupported", "grey values outside 16 bits")
+        grey = np.where(grey == image.info.get("transparency", -1), 65535, grey)
         return Image.fromarray((grey // 257).astype(np.uint8)).convert("RGB")
     if image.mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in image.info:
         image = image.convert("RGBA")

@@ -39,11 +39,14 @@ SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 
 @dataclass
 class TextEncoder:
-    """Captions -> features. name: for file names; dim: features a caption; recipe: all that changes the numbers."""
+    """Captions -> features. name: for file names; dim: features a caption; recipe: all that changes the numbers;
+    source: the ``model`` that `load` takes for the same encoder.
+    """
 
     name: str
     dim: int
     recipe: dict[str, Any]
+    source: str
     tokenizer: Any
     module: torch.nn.Module
     device: torch.device
@@ -131,11 +134,13 @@ def load(
     untrained = model == RANDOM
     if untrained:
         tokenizer, module = _untrained(corpus, seed)
-        name = "bert-random"
+        name, source = "bert-random", RANDOM
     else:
         folder = locate(model, offline)
         tokenizer, module = _pretrained(folder)
-        name = folder.resolve().name if Path(model).expanduser().is_dir() else model.replace("/", "--")
+        own = Path(model).expanduser().is_dir()
+        source = str(folder.resolve()) if own else model
+        name = folder.resolve().name if own else model.replace("/", "--")
     compute = choose_dtype(dtype, device, untrained)
     limit = _limit(tokenizer, module.config)
     recipe = {
@@ -152,7 +157,7 @@ def load(
     dim, length = module.config.hidden_size, min(max_length, limit)
     module = module.eval().to(device)
     budget = token_budget or (GPU_TOKENS if device.type == "cuda" else CPU_TOKENS)
-    return TextEncoder(name, dim, recipe, tokenizer, module, device, compute, pooling, length, budget)
+    return TextEncoder(name, dim, recipe, source, tokenizer, module, device, compute, pooling, length, budget)
 
 
 def locate(model: str, offline: bool = False) -> Path:
@@ -277,4 +282,5 @@ def _untrained(corpus: Sequence[str], seed: int) -> tuple[Any, Any]:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         module = transformers.BertModel(transformers.BertConfig(vocab_size=len(number), **TINY))
+    module.pooler = None  # never used
     return tokenizer, module

@@ -119,7 +119,8 @@ def split(text: str) -> list[str]:
     return unicodedata.normalize("NFC", text).translate(_SPACES).split()
 
 
-def _lower(text: str) -> list[str]:
+def lower_words(text: str) -> list[str]:
+    """The same in lower case."""
     return [word.lower() for word in split(text)]
 
 
@@ -139,7 +140,7 @@ _SPACES = _Spaces()
 
 def _bow(train: Sequence[str], size: int) -> WordEncoder:
     """The most frequent words, in the order of the alphabet where they are equally frequent; binary occurrence."""
-    counts = Counter(word for caption in train for word in _lower(caption))
+    counts = Counter(word for caption in train for word in lower_words(caption))
     words = sorted(counts, key=lambda word: (-counts[word], word))[:size]
     recipe = {
         "encoder": BOW,
@@ -154,7 +155,7 @@ def _bow(train: Sequence[str], size: int) -> WordEncoder:
 
 
 def _trained(train: Sequence[str], pooling: str, seed: int) -> WordEncoder:
-    words, vectors, version = train_word2vec([_lower(caption) for caption in train], seed)
+    words, vectors, version = train_word2vec([lower_words(caption) for caption in train], seed)
     how = {"gensim": version, "settings": dict(WORD2VEC), "seed": seed}  # first: they say why the weights differ
     return _pooled(TRAINED, {"encoder": TRAINED, **how}, words, vectors, pooling, train)
 

@@ -1,0 +1,138 @@
+"""cmrhash search: a sentence, a photo or an item -> what lies near it in the database."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from cmrhash.config import SearchConfig
+from cmrhash_cli.output import (
+    CACHE,
+    RUNS,
+    Cache,
+    Dataset,
+    Debug,
+    Device,
+    Json,
+    Quiet,
+    Relevance,
+    Runs,
+    note,
+    print_json,
+    print_table,
+)
+
+if TYPE_CHECKING:
+    from cmrhash.hasher import Hasher, Hit
+
+D = SearchConfig
+PHOTOS = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")
+
+
+def search(
+    query: Annotated[str | None, typer.Argument(help="A sentence, or the path of a photo.")] = None,
+    item: Annotated[str | None, typer.Option("--id", help="Ask by an item of the data set instead.")] = None,
+    lang: Annotated[
+        str | None, typer.Option(help="Language of the sentence and of found captions; default: by the words.")
+    ] = D.lang,
+    to: Annotated[str | None, typer.Option(help="image, text or both; default: the other modality.")] = D.to,
+    k: Annotated[int, typer.Option("--k", help="How many to show.")] = D.k,
+    run: Annotated[Path | None, typer.Option(help="Folder of a trained run; default: the best one on val.")] = None,
+    bits: Annotated[int | None, typer.Option(help="Code length of the run; default: any.")] = None,
+    method: Annotated[str | None, typer.Option(help="Method of the run; default: any.")] = None,
+    relevance: Relevance = None,
+    dataset: Dataset = None,
+    image_weights: Annotated[
+        str | None, typer.Option(help="Where the image encoder's weights are now, if they moved.")
+    ] = D.image_weights,
+    text_model: Annotated[
+        list[str] | None, typer.Option(help="[LANG=]DIR: where a text encoder is now, if it moved (repeatable).")
+    ] = None,
+    offline: Annotated[bool, typer.Option("--offline", help="Never ask the network for weights.")] = D.offline,
+    device: Device = D.device,
+    cache: Cache = CACHE,
+    runs: Runs = RUNS,
+    as_json: Json = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Find images by a sentence, captions by a photo, or either by an item of the data set.
+
+    cmrhash search "Vier Motorradfahrer auf einem Feldweg" --lang de
+
+    cmrhash search photo.jpg --lang en --k 5
+
+    cmrhash search --id 17 --to image
+    """
+    config = SearchConfig(lang, to, k, image_weights, tuple(text_model or ()), device, offline)
+    from cmrhash.errors import UsageError
+
+    if (query is None) == (item is None):
+        raise UsageError("nothing to look for" if query is None else "a query and --id", None, "give one of them")
+    hasher = _open(config, run, bits, method, relevance, dataset, cache, runs)
+    hits = _find(hasher, config, query, item)
+    if as_json:
+        results = [hit.as_json() for hit in hits]
+        print_json({"query": query or {"id": item}, "run": str(hasher.run.folder), "results": results})
+        return
+    note(f"run: {hasher.run.folder}, {len(hasher.dataset.items)} items", quiet)
+    _print(hasher, hits)
+
+
+def _open(
+    config: SearchConfig,
+    run: Path | None,
+    bits: int | None,
+    method: str | None,
+    relevance: str | None,
+    dataset: str | None,
+    cache: Path,
+    out: Path,
+) -> Hasher:
+    """The hasher of the run that is asked for, or else of the one that is best on val."""
+    from cmrhash.data.manifest import open_extracted
+    from cmrhash.hasher import Hasher
+    from cmrhash.runs import best_run, find_runs, open_run
+
+    chosen = open_run(run) if run else None
+    data, folder = open_extracted(cache, chosen.config["dataset"] if chosen else dataset)
+    if chosen is None:
+        wanted = ([bits] if bits else [], [method] if method else [])
+        chosen = best_run(find_runs(out, data.name, relevance or data.relevance, *wanted))
+    return Hasher(
+        chosen,
+        data,
+        folder,
+        device=config.device,
+        image_weights=config.image_weights,
+        text_models=_by_language(config.text_models),
+        offline=config.offline,
+    )
+
+
+def _by_language(options: Sequence[str]) -> dict[str, str]:
+    """ "[LANG=]DIR" options -> {LANG: DIR}, "" for all languages."""
+    parts = [re.fullmatch(r"(?:([A-Za-z0-9_-]+)=)?(.+)", option, re.S) for option in options]
+    return {match[1] or "": match[2] for match in parts if match}
+
+
+def _find(hasher: Hasher, config: SearchConfig, query: str | None, item: str | None) -> list[Hit]:
+    if item is not None:
+        return hasher.search_item(item, lang=config.lang, to=config.to, k=config.k)
+    assert query is not None
+    photo = Path(query).suffix.lower() in PHOTOS or Path(query).is_file()
+    return hasher.search(Path(query) if photo else query, lang=config.lang, to=config.to, k=config.k)
+
+
+def _print(hasher: Hasher, hits: Sequence[Hit]) -> None:
+    rows = [
+        [str(h.rank), str(h.distance), h.id, h.modality, h.caption or "", ", ".join(h.labels[:4]), h.image or ""]
+        for h in hits
+    ]
+    title = f"{hasher.dataset.name}: nearest by {hasher.run.method}, {hasher.run.bits} bits"
+    columns = ["rank", "distance", "id", "found", f"caption ({hits[0].lang})" if hits else "caption", "labels", "image"]
+    print_table(title, columns, rows, f"images below {hasher.dataset.root}" if any(h.image for h in hits) else "")

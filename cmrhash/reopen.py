@@ -1,0 +1,102 @@
+"""The encoders that made feature files, opened again, so that a query is encoded as the database was."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from cmrhash.config import RANDOM, READY
+from cmrhash.data.dataset import ImageTextDataset
+from cmrhash.encoders import image as image_encoders
+from cmrhash.encoders import text as text_encoders
+from cmrhash.encoders.image import ImageEncoder
+from cmrhash.errors import EncoderError, UsageError
+from cmrhash.extract_texts import CaptionEncoder, captions_of, load_words, words_path
+from cmrhash.recipe import first_difference
+from cmrhash.sealed import read_manifest
+
+SAME = ("encoder", "weights_sha256", "tokenizer_sha256", "pooling", "max_length", "crop")  # what has to agree
+
+
+def image_encoder(path: Path, device: torch.device, weights: str | None = None, offline: bool = False) -> ImageEncoder:
+    """The image encoder of a feature file ``image-<encoder>.h5``. weights: where its weights are now, if they moved.
+
+    Raises EncoderError if they cannot be found or are other ones, UsageError for ready-made features.
+    """
+    manifest = _manifest(path)
+    recipe = manifest["recipe"]
+    source = weights or _source(manifest, path, "--image-weights FILE")
+    encoder = image_encoders.load(
+        recipe["encoder"],
+        source,
+        device=device,
+        dtype=recipe["dtype"],
+        seed=recipe.get("weights_seed", 0),
+        offline=offline,
+    )
+    _refuse_other(recipe, encoder.recipe, path, source)
+    return encoder
+
+
+def text_encoder(
+    path: Path,
+    dataset: ImageTextDataset,
+    device: torch.device,
+    model: str | None = None,
+    offline: bool = False,
+) -> CaptionEncoder:
+    """The text encoder of a feature file ``text-<lang>-<encoder>.h5``. model: where it is now, if it moved.
+
+    Raises as ``image_encoder`` does. An untrained one learns its vocabulary on the train captions once more.
+    """
+    manifest = _manifest(path)
+    recipe = manifest["recipe"]
+    if words_path(path).exists():
+        return load_words(path)
+    source = model or _source(manifest, path, f"--text-model {recipe['lang']}=DIR")
+    corpus: list[str] = []
+    if source == RANDOM:
+        item, captions = captions_of(dataset, recipe["lang"])
+        corpus = [text for n, text in zip(item, captions, strict=True) if "train" in dataset.items[n].splits]
+    encoder = text_encoders.load(
+        source,
+        pooling=recipe["pooling"],
+        max_length=recipe["max_length"],
+        device=device,
+        dtype=recipe["dtype"],
+        seed=recipe.get("weights_seed", 0),
+        offline=offline,
+        corpus=corpus,
+    )
+    _refuse_other(recipe, encoder.recipe, path, source)
+    return encoder
+
+
+def _manifest(path: Path) -> dict[str, Any]:
+    manifest = read_manifest(path)
+    if manifest["recipe"]["weights"] == READY:
+        what = "these features came ready-made: no encoder is known that makes them of a query"
+        raise UsageError(what, path, "ask by an item of the data set (--id), or extract with an encoder")
+    return manifest
+
+
+def _source(manifest: Mapping[str, Any], path: Path, option: str) -> str:
+    """Where the weights are, as far as the file knows; tuned ones lie below its own folder."""
+    source = manifest["made_with"].get("source")
+    if not source:
+        raise EncoderError("the file does not say where its encoder's weights are", path, f"give {option}")
+    inside = path.parent / str(source)
+    return str(inside) if manifest["recipe"].get("tuned") and inside.exists() else str(source)
+
+
+def _refuse_other(made: Mapping[str, Any], found: Mapping[str, Any], path: Path, source: str) -> None:
+    """A text encoder's name of its architecture may differ: a tuned one that was untrained is of a known kind now."""
+    fields = [field for field in SAME if field in made and not (field == "encoder" and "tuned" in made)]
+    difference = first_difference({f: made[f] for f in fields}, {f: found.get(f) for f in fields})
+    if difference:
+        field, was, now = difference
+        what = f"{path.name} was made with {field} = {was}, {source} has {now}"
+        raise EncoderError(what, path, "give the very encoder that it was made with, or extract again")
