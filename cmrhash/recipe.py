@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -13,6 +14,11 @@ from cmrhash.errors import StaleError
 def canonical(value: Mapping[str, Any]) -> bytes:
     """JSON with sorted keys: equal content, equal bytes."""
     return json.dumps(value, sort_keys=True, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
+
+
+def fingerprint(recipe: Mapping[str, Any]) -> str:
+    """The start of the sha256 of a recipe: what the features of tuned encoders are known by."""
+    return hashlib.sha256(canonical(recipe)).hexdigest()[:16]
 
 
 def refuse_difference(made: Mapping[str, Any], asked: Mapping[str, Any], where: Path, what: str) -> None:
