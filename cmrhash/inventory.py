@@ -80,7 +80,7 @@ class Entry:
     @property
     def words(self) -> str:
         """State and detail."""
-        return f"{self.state} {self.detail}".strip()
+        return f"{self.state} ({self.detail})" if self.detail else self.state
 
 
 @dataclass(frozen=True)
@@ -162,14 +162,14 @@ def _entry(held: Holding, path: Path, kind: str, look: Look) -> Entry:
     try:
         state, detail = look(facts)
     except StaleError as error:
-        state, detail, fix = FORMAT, f"({error.what})", error.fix
+        state, detail, fix = FORMAT, error.what, error.fix
     except CmrhashError as error:
-        state, detail, fix = DAMAGED, f"({error.what})", error.fix
+        state, detail, fix = DAMAGED, error.what, error.fix
     except OSError as error:
         why = (error.strerror or str(error)).lower()
-        state, detail, fix = DAMAGED, f"({why})", "check the file and its permissions"
-    except BROKEN:
-        state, detail, fix = DAMAGED, "(not what this cmrhash writes)", REMAKE.get(kind, DELETE)
+        state, detail, fix = DAMAGED, why, "check the file and its permissions"
+    except BROKEN:  # its digest is right: another version wrote it
+        state, detail, fix = FORMAT, "fields are missing", REMAKE.get(kind, DELETE)
     fix = FIX.get(state, "") if fix is None else fix
     return Entry(held.name, path, kind, state, detail, fix or "", facts, _size(path))
 
@@ -215,7 +215,7 @@ def _unfinished(held: Holding, path: Path, facts: Facts) -> tuple[str, str]:
     if path.name.startswith("words-") or not VIEW.fullmatch(path.name):
         return (LEFT, "") if VIEW.fullmatch(path.name) else (FOREIGN, "")
     if note and held.ids and note.recipe.get("items", held.ids) != held.ids:
-        return ITEMS, f"({UNFINISHED}, {far})"
+        return ITEMS, f"{UNFINISHED}, {far}"
     return UNFINISHED, far
 
 
@@ -251,14 +251,14 @@ def _run(held: Holding, folder: Path, facts: Facts) -> tuple[str, str]:
     there = {name: held.manifests[name]["payload_sha256"] for name in made if name in held.manifests}
     changed = sorted(name for name, digest in there.items() if digest != made[name])
     if changed:
-        return FEATURES, f"({', '.join(changed)})"
+        return FEATURES, ", ".join(changed)
     codes = _codes(run)
     if codes == CODES:
         return CODES, ""
     if not all((held.folder / name).exists() for name in made):
-        return GONE, f"({codes})"
+        return GONE, codes
     again = _trained_again(folder, run.config, "train")
-    return TRAINED, again or ("" if codes == "codes left" else f"({codes})")
+    return TRAINED, again or ("" if codes == "codes left" else codes)
 
 
 def _codes(run: runs.Run) -> str:
@@ -285,7 +285,7 @@ def _training(folder: Path, settings: str, facts: Facts | None = None) -> tuple[
             facts |= {key: about["recipe"][settings][key] for key in ("method", "bits", "seed")}
     if who:
         return BUSY, f"by {who}, {far}".rstrip(", ")
-    return (UNFINISHED, f"({far})") if about else (LEFT, "(nothing saved yet)")
+    return (UNFINISHED, far) if about else (LEFT, "nothing saved yet")
 
 
 def _trained_again(folder: Path, recipe: Mapping[str, Any], settings: str) -> str:
@@ -293,7 +293,7 @@ def _trained_again(folder: Path, recipe: Mapping[str, Any], settings: str) -> st
     about = checkpoint(folder)
     if not about or is_finished(about, recipe):
         return ""
-    return f"(another one at epoch {about['epoch']} of {about['recipe'][settings]['epochs']})"
+    return f"another one at epoch {about['epoch']} of {about['recipe'][settings]['epochs']}"
 
 
 def _refuse_missing(folder: Path, names: Mapping[str, str], fix: str) -> None:

@@ -68,7 +68,8 @@ def exit_code(checked: Sequence[Checked]) -> int:
 
 def _check(entry: Entry, held: Holding, photos: _Photos | None) -> Iterator[Checked]:
     """The lines of an entry: one of a file, several of a run."""
-    line = Checked(entry.path, entry.status, entry.words, entry.fix, entry.bytes)
+    words = entry.detail if entry.state == entry.status else entry.words
+    line = Checked(entry.path, entry.status, words, entry.fix, entry.bytes)
     if entry.kind in ("run", "tuned"):
         yield replace(line, bytes=0)
         if entry.status != "busy":

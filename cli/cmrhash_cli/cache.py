@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from cmrhash.verify import Checked
 
 PLAIN = ("whole", "sealed", "trained", "tuned")  # states that say no more than that
+ALONE = ("damaged", "another format")  # states whose reason differs from file to file
 V, P = VerifyConfig, PruneConfig
 One = Annotated[str | None, typer.Option("--dataset", help="Only this data set; default: all.")]
 
@@ -56,15 +57,15 @@ def ls(
         print_json({"files": [_as_json(entry) for entry in own], "runs": [_as_json(entry) for entry in trained]})
         return
     if own:
-        columns = ["data set", "file", "view", "encoder", "rows", "ok", "size", "state"]
-        print_table(f"features in {cache}", columns, [_file_cells(entry, cache) for entry in own])
+        columns = ["data set", "file", "view", "rows", "ok", "size", "state"]
+        print_table(f"features in {cache}", columns, [_file_cells(entry, cache) for entry in own], folded="state")
     if trained:
         columns = ["run", "val mAP", "bits", "size", "state"]
-        print_table(f"runs in {runs}", columns, [_run_cells(entry, runs) for entry in trained])
+        print_table(f"runs in {runs}", columns, [_run_cells(entry, runs) for entry in trained], folded="state")
     if not found:
         note(f"nothing in {cache} and {runs}: run cmrhash extract first", quiet)
-    for line in dict.fromkeys(f"{entry.state}: {entry.fix}" for entry in found if entry.fix):
-        note(line, quiet)
+    for line in dict.fromkeys(_advice(entry) for entry in found if entry.fix):
+        print(line)
 
 
 def verify(
@@ -136,7 +137,7 @@ def prune(
         return
     rows = [[one.what, f"left alone: {left}" if left else one.why, _size(one.bytes)] for one, left in done]
     if rows:
-        print_table("deleted" if yes else "would be deleted", ["what", "why", "size"], rows)
+        print_table("deleted" if yes else "would be deleted", ["what", "why", "size"], rows, folded="why")
         print(f"{_size(freed)} freed" if yes else f"{_size(freed)} would be freed: cmrhash cache prune --yes deletes")
     else:
         note("nothing to delete", quiet)
@@ -149,20 +150,28 @@ def _file_cells(entry: Entry, cache: Path) -> list[str]:
     facts = entry.facts
     name = str(entry.path.relative_to(cache / entry.dataset))
     numbers = [str(facts[key]) if facts.get(key) is not None else "-" for key in ("rows", "ok")]
-    view = facts.get("view", entry.kind)
-    return [entry.dataset, name, view, str(facts.get("encoder", "")), *numbers, _size(entry.bytes), entry.words]
+    return [entry.dataset, name, facts.get("view", entry.kind), *numbers, _size(entry.bytes), _state(entry)]
 
 
 def _run_cells(entry: Entry, runs: Path) -> list[str]:
     facts = entry.facts
     score = facts.get("val_map")
     numbers = ["-" if score is None else f"{score:.3f}", str(facts.get("bits", "-"))]
-    return [str(entry.path.relative_to(runs)), *numbers, _size(entry.bytes), entry.words]
+    return [str(entry.path.relative_to(runs)), *numbers, _size(entry.bytes), _state(entry)]
+
+
+def _state(entry: Entry) -> str:
+    """What is wrong with a single file is said below the table."""
+    return entry.state if entry.state in ALONE else entry.words
+
+
+def _advice(entry: Entry) -> str:
+    return f"{entry.path}: {entry.words}: {entry.fix}" if entry.state in ALONE else f"{entry.state}: {entry.fix}"
 
 
 def _line(checked: Checked) -> str:
     status = "DAMAGED" if checked.status == "damaged" else checked.status
-    words = "" if checked.status == "whole" and checked.words in PLAIN else f": {checked.words}"
+    words = f": {checked.words}" if checked.words and checked.words not in PLAIN else ""
     return f"{status:10} {checked.path}{words}" + (f": {checked.fix}" if checked.fix else "")
 
 
