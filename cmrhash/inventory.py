@@ -121,10 +121,9 @@ def holdings(cache: Path, out: Path, only: str | None = None) -> list[Holding]:
 def _holding(folder: Path, own_runs: Path) -> Holding:
     manifests = {}
     for path in folder.glob("*.h5"):
-        try:
-            manifests[path.name] = read_manifest(path)
-        except (CmrhashError, OSError, *BROKEN):
-            continue
+        with contextlib.suppress(CmrhashError, OSError, *BROKEN):
+            if path.is_file():  # a pipe would be waited for
+                manifests[path.name] = read_manifest(path)
     try:
         dataset = manifest.load(folder)
     except (CmrhashError, OSError, *BROKEN):
@@ -182,6 +181,8 @@ def _items(held: Holding, facts: Facts) -> tuple[str, str]:
 
 def _sealed(held: Holding, path: Path, facts: Facts) -> tuple[str, str]:
     """A feature file, or the words of one."""
+    if not path.is_file():
+        return FOREIGN, "no file"
     with path.open("rb") as file:
         if not VIEW.fullmatch(path.name) and file.read(len(MAGIC)) != MAGIC:
             return FOREIGN, ""
@@ -205,6 +206,8 @@ def _sealed(held: Holding, path: Path, facts: Facts) -> tuple[str, str]:
 
 def _unfinished(held: Holding, path: Path, facts: Facts) -> tuple[str, str]:
     """An extraction under way, or that was; the words of one are written in one go."""
+    if not path.is_file():
+        return FOREIGN, "no file"
     who = holder(path.with_suffix(""))
     note = read_note(path)
     if note:
