@@ -101,7 +101,7 @@ def delete(doomed: Iterable[Doomed], cache: Path, out: Path) -> Iterator[tuple[D
 
 def _of(config: PruneConfig, held: Holding) -> Iterator[Doomed]:
     found = list(entries(held))
-    doomed = [one for entry in found for one in _of_entry(config, entry, found, held)]
+    doomed = [one for entry in found for one in _of_entry(config, entry, found, held) if one.files]
     yield from doomed
     yield from _partials(held)
     yield from _locks(held, {lock_of(one.lock) for one in doomed if one.lock})
