@@ -16,7 +16,6 @@ import subprocess
 import sys
 import warnings
 from collections.abc import Callable, Mapping
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +54,7 @@ def describe(cache: Path, out: Path) -> dict[str, dict[str, Any]]:
         "machine": _machine(),
         "packages": {name: _version(name, imported[name]) for name in PACKAGES},
         "extras": {name: _version(name, imported[name]) for name in EXTRAS},
-        "devices": {"devices": f"torch: {torch}"} if isinstance(torch, str) else _devices(torch),
+        "devices": {"torch": torch} if isinstance(torch, str) else _devices(torch),
         "folders": _folders(cache, out, imported),
         "variables": {name: _clean(os.environ[name]) for name in VARIABLES if name in os.environ},
     }
@@ -156,8 +155,8 @@ def _devices(torch: Any) -> dict[str, Any]:
             "--dtype auto": _tried(lambda: _dtype(choose_dtype("auto", choose_device("auto"), untrained=False))),
             "threads": torch.get_num_threads(),
         }
-    notes = {f"warning {at}": _clean(str(warning.message)) for at, warning in enumerate(said, 1)}
-    return found | notes
+    messages = dict.fromkeys(_clean(str(warning.message)) for warning in said)
+    return found | {f"warning {at}": message for at, message in enumerate(messages, 1)}
 
 
 def _cuda(torch: Any) -> str:
@@ -176,17 +175,16 @@ def _dtype(dtype: Any) -> str:
 
 def _folders(cache: Path, out: Path, imported: Mapping[str, Any]) -> dict[str, Any]:
     hub, torch = imported["huggingface_hub"], imported["torch"]
-    places: dict[str, Callable[[], Path]] = {
-        "cache": lambda: cache,
-        "runs": lambda: out,
-        "Hugging Face": lambda: Path(hub.constants.HF_HUB_CACHE),
-        "torch hub": lambda: Path(torch.hub.get_dir()),
+    return {
+        "cache": _tried(lambda: _place(cache)),
+        "runs": _tried(lambda: _place(out)),
+        "Hugging Face": hub if isinstance(hub, str) else _tried(lambda: _place(Path(hub.constants.HF_HUB_CACHE))),
+        "torch hub": torch if isinstance(torch, str) else _tried(lambda: _place(Path(torch.hub.get_dir()))),
     }
-    return {name: _tried(partial(_place, place)) for name, place in places.items()}
 
 
-def _place(where: Callable[[], Path]) -> dict[str, Any]:
-    folder = where().absolute()
+def _place(folder: Path) -> dict[str, Any]:
+    folder = folder.absolute()
     there = folder.exists()
     above = next(path for path in (folder, *folder.parents) if path.exists())
     writable = "writable" if os.access(above, os.W_OK) else "not writable"
