@@ -20,7 +20,7 @@ from cmrhash.data import manifest
 from cmrhash.data.dataset import ids_digest
 from cmrhash.files import locked
 from cmrhash.inventory import survey
-from cmrhash.prune import delete, plan
+from cmrhash.prune import Doomed, delete, plan
 from cmrhash.train import train
 from cmrhash_cli.main import app
 
@@ -611,6 +611,17 @@ def test_a_run_that_names_files_outside_has_no_say(here):
     assert precious.read_text() == "mine"
 
 
+@pytest.mark.parametrize("way", ["cache/toy/../../precious.txt", "precious.txt", "cache/toy/none.txt", "cache/toy"])
+def test_deletion_keeps_to_files_below_the_two_folders(here, way):
+    Path("precious.txt").write_text("mine")
+    path = Path(way)
+    info = path.stat() if path.exists() else Path("precious.txt").stat()
+    ((_, left),) = delete([Doomed(way, "", {path: (info.st_size, info.st_mtime_ns)})], CACHE, RUNS)
+    assert left
+    assert Path("precious.txt").read_text() == "mine"
+    assert TOY.is_dir()
+
+
 def test_what_a_killed_process_left_goes_once_it_is_old(here):
     left = [
         *(TOY / f"{name}.part" for name in ("items.jsonl", "dataset.json", "quarantine.jsonl", "words-en-bow.h5")),
@@ -636,7 +647,8 @@ def test_what_a_killed_process_left_goes_once_it_is_old(here):
 def test_lock_files_of_others_stay(here):
     (TOY / ".yarn.lock").write_text("# yarn lockfile v1\n")
     (TOY / ".image-toy.h5.lock").write_text("process 1 on host\nand more")
-    (TOY / ".poetry.lock").symlink_to("/etc/hostname")
+    (here / "elsewhere").write_text("process 1 on host\n")
+    (TOY / ".poetry.lock").symlink_to(here / "elsewhere")
     before = contents()
     locks = {path for path in TOY.iterdir() if path.name.endswith(".lock")}
     invoke("cache", "prune", "--yes")
