@@ -1,15 +1,16 @@
 """The feature cache: one ordinary .h5 a modality and encoder that survives a kill at any instant.
 
-Life of a file (the only module that imports h5py):
+Life of a file:
 
     create   every dataset at its full size, contiguous, zero-filled and on disk, as ``X.h5.part``; a full disk shows
              here, before any encoder has run, and HDF5's own metadata never changes again
-    commit   a block of rows, then its CRC-32 as a commit record, then one fsync
+    commit   a block of rows, then its CRC-32 as a commit record, then one fsync; straight to their places on disk, for
+             HDF5 cannot let go of a file in which a write has failed
     resume   re-check the CRC of every committed block, encode only the others; the result has the same bytes
     seal     sha256 of the payload and a JSON manifest into the HDF5 user block, then rename to ``X.h5``
 
 Readers see sealed files only, and check the digest before HDF5 parses a byte: it notices few flipped bits itself, and a
-hostile file can crash it or make it read others. Of foreign files, which have no digest, only plain numbers are read.
+hostile file can crash it or make it read others. So it is with what never changes in an unfinished one.
 """
 
 from __future__ import annotations
@@ -38,6 +39,7 @@ from cmrhash.sealed import (
     MAGIC,
     USER_BLOCK,
     VERSION,
+    check_frame,
     payload,
     read_manifest,
     refuse_payload,
@@ -45,8 +47,8 @@ from cmrhash.sealed import (
     write_note,
 )
 
-DEFLATE_MOST = 1032  # bytes that one deflated byte can become: a file that declares more holds less than it says
-FILTERS = (1, 2, 3, 32000)  # HDF5's numbers of deflate, shuffle, fletcher32 and lzf
+LAYOUT = {"x": (np.float32, 2), "item": (np.int32, 1), "valid": (np.uint8, 1), "source": (np.uint8, 2)}
+LAYOUT |= {"ids": (np.uint8, 1), "id_ends": (np.int64, 1)}  # what a feature file must hold: type and axes
 
 Arrays = Mapping[str, NDArray[Any]]
 
@@ -80,7 +82,8 @@ def source_digest(content: bytes) -> NDArray[np.uint8]:
 class FeatureWriter:
     """Writes one feature file in blocks of rows; resumes an unfinished one of the same recipe.
 
-    An unfinished file of another recipe or other items is refused with StaleError, or removed if ``replace``.
+    An unfinished file of another recipe or other items is refused with StaleError, a damaged one with DamagedError, or
+    removed if ``replace``.
     Use as a context manager: it holds the file's lock, and leaves ``X.h5.part`` behind if not sealed.
     """
 
@@ -104,6 +107,7 @@ class FeatureWriter:
             "recipe": _as_bytes(canonical(recipe)),
         }
         self._shapes: dict[str, tuple[tuple[int, ...], Any]] = {
+            "item": ((self.rows,), np.int32),
             "x": ((self.rows, dim), np.float32),
             "valid": ((self.rows,), np.uint8),
             "source": ((self.rows, 16), np.uint8),
@@ -119,9 +123,12 @@ class FeatureWriter:
                 self._part.unlink()
             if not self._part.exists():
                 self._create()
-            self._file = self._stack.enter_context(h5py.File(self._part, "r+"))
-            self._check_part()
-            self.done = {b for b in range(self.blocks) if self._file["_commit"][b] == self._record(b)}
+            check_frame(self._part)
+            with h5py.File(self._part, "r") as self._file:
+                self._check_part()
+                self._places = {name: self._file[name].id.get_offset() for name in self._shapes}
+            self._disk = self._stack.enter_context(self._part.open("r+b", buffering=0))
+            self.done = {b for b in range(self.blocks) if self._rows("_commit", b, b + 1) == self._record(b)}
         except BaseException:
             self._stack.close()
             raise
@@ -136,13 +143,13 @@ class FeatureWriter:
 
     def committed(self, name: str, block: int) -> NDArray[Any]:
         """The rows of a committed block out of "x", "valid" or "source"."""
-        array: NDArray[Any] = self._file[name][self.slice(block)]
-        return array
+        rows = self.slice(block)
+        return self._rows(name, rows.start, rows.stop)
 
     def commit(self, block: int, x: NDArray[np.float32], valid: NDArray[np.bool_], source: NDArray[np.uint8]) -> None:
         """Write a block and make it last. Rows that are not valid must be zeros.
 
-        Raises CmrhashError for arrays that do not fit, which HDF5 would broadcast or cast without a word.
+        Raises CmrhashError for arrays that do not fit, and if they cannot be written.
         """
         rows = self.slice(block)
         values: dict[str, NDArray[Any]] = {"x": x, "valid": valid.astype(np.uint8), "source": source}
@@ -152,11 +159,11 @@ class FeatureWriter:
                 raise CmrhashError(f"block of {name}: {value.shape} {value.dtype}", self._part, "this is a bug")
         if not np.isfinite(x).all() or x[~valid].any():
             raise CmrhashError("features must be finite, and zero where not valid", self._part, "this is a bug")
-        for name, value in values.items():
-            self._file[name][rows] = value
-        self._file.flush()
-        self._file["_commit"][block] = self._record(block)
-        self._sync()
+        with _in_one_line(self._part):
+            for name, value in values.items():
+                self._write(name, rows.start, value)
+            self._write("_commit", block, np.uint64(self._record(block)))
+            os.fsync(self._disk.fileno())
         self.done.add(block)
 
     def seal(self, made_with: Mapping[str, Any]) -> None:
@@ -164,10 +171,11 @@ class FeatureWriter:
         missing = self.blocks - len(self.done)
         if missing:
             raise CmrhashError(f"{missing} of {self.blocks} blocks are missing", self._part, "this is a bug")
-        counts = {"rows": self.rows, "ok": int(self._file["valid"][...].sum()), "dim": self._shapes["x"][0][1]}
-        self._file.close()
+        ok = sum(int(self.committed("valid", block).sum()) for block in range(self.blocks))
+        counts = {"rows": self.rows, "ok": ok, "dim": self._shapes["x"][0][1]}
         manifest = {"kind": "features", "recipe": self.recipe, "made_with": dict(made_with), **counts}
-        _seal(self._part, self.path, manifest)
+        with _in_one_line(self._part):
+            _seal(self._part, self.path, manifest)
 
     def _create(self) -> None:
         new = self._part.with_name(self._part.name + ".new")
@@ -183,8 +191,9 @@ class FeatureWriter:
                     file[name][...] = value
                 file.flush()
                 os.fsync(file.id.get_vfd_handle())
-                commits_at = file["_commit"].id.get_offset()
-            write_note(new, self.recipe, self.rows, self.blocks, commits_at)
+                places = {name: (file[name].id.get_offset(), file[name].nbytes) for name in self._shapes}
+            commits_at, changing = places["_commit"][0], [places[name] for name in places if name != "item"]
+            write_note(new, self.recipe, self.rows, self.blocks, commits_at, [p for p in changing if p[1]])
         except (OSError, ValueError, RuntimeError) as error:
             new.unlink(missing_ok=True)
             fix = "free some space or choose another --cache"
@@ -193,11 +202,12 @@ class FeatureWriter:
         sync_folder(self.path.parent)
 
     def _resumable(self) -> bool:
-        with h5py.File(self._part, "r") as self._file:
-            try:
+        try:
+            check_frame(self._part)
+            with h5py.File(self._part, "r") as self._file:
                 self._check_part()
-            except StaleError:
-                return False
+        except (StaleError, DamagedError):
+            return False
         return True
 
     def _check_part(self) -> None:
@@ -207,17 +217,43 @@ class FeatureWriter:
         for name, value in self._static.items():
             if not np.array_equal(self._file[name][...], value):
                 raise StaleError(f"unfinished file of other items ('{name}' differs)", self._part, "use --overwrite")
+        for name, (shape, dtype) in self._shapes.items():
+            found = self._file[name].shape, self._file[name].dtype
+            if found != (shape, dtype):
+                raise StaleError(f"unfinished file with {name} = {found}, not {shape}", self._part, "use --overwrite")
 
     def _record(self, block: int) -> int:
         """The commit record of what the file holds now: CRC-32 of every array's rows, and a bit that says "done"."""
         crc, rows = 0, self.slice(block)
         for name in ("x", "valid", "source", "item"):
-            crc = zlib.crc32(self._file[name][rows].tobytes(), crc)
+            crc = zlib.crc32(self._rows(name, rows.start, rows.stop).tobytes(), crc)
         return crc | COMMITTED
 
-    def _sync(self) -> None:
-        self._file.flush()
-        os.fsync(self._file.id.get_vfd_handle())
+    def _rows(self, name: str, start: int, stop: int) -> NDArray[Any]:
+        """Rows of an array as they are on disk."""
+        (_, *row), dtype = self._shapes[name]
+        size = math.prod(row) * np.dtype(dtype).itemsize
+        content = os.pread(self._disk.fileno(), (stop - start) * size, self._places[name] + start * size)
+        return np.frombuffer(content, dtype).reshape(-1, *row)
+
+    def _write(self, name: str, first: int, value: NDArray[Any] | np.uint64) -> None:
+        """Put rows where they belong, from row ``first`` on."""
+        (_, *row), dtype = self._shapes[name]
+        content = memoryview(value.tobytes())
+        at = self._places[name] + first * math.prod(row) * np.dtype(dtype).itemsize
+        while content:
+            written = os.pwrite(self._disk.fileno(), content, at)
+            content, at = content[written:], at + written
+
+
+@contextlib.contextmanager
+def _in_one_line(path: Path) -> Iterator[None]:
+    """A disk that takes no more, for the user."""
+    try:
+        yield
+    except OSError as error:
+        fix = "free some space; the same command goes on from there"
+        raise CmrhashError(f"cannot write ({error.strerror})", path, fix) from None
 
 
 def _reserve(path: Path, size: int) -> None:
@@ -285,82 +321,28 @@ def read_features(path: Path) -> Features:
     manifest, a = read_sealed(path)
     if manifest.get("kind") != "features":
         raise DataError("not a feature file", path, "it is another artifact of cmrhash")
-    blob, ends = bytes(a["ids"]), a["id_ends"].tolist()
-    ids = tuple(blob[i:j].decode() for i, j in zip([0, *ends], ends, strict=False))
+    try:
+        fitting = all(a[name].dtype == dtype and a[name].ndim == ndim for name, (dtype, ndim) in LAYOUT.items())
+        rows = {len(a[name]) for name in ("x", "item", "valid", "source")}
+        blob, ends = bytes(a["ids"]), a["id_ends"].tolist()
+        ids = tuple(blob[i:j].decode() for i, j in zip([0, *ends], ends, strict=False))
+    except (KeyError, UnicodeDecodeError):
+        fitting = False
+    if not fitting or len(rows) > 1 or (a["item"] < 0).any() or (a["item"] >= len(ids)).any():
+        raise DamagedError("its arrays are not those of a feature file", path, DELETE)
     valid = a["valid"].astype(bool)
     return Features(a["x"], a["item"], valid, a["source"], ids, manifest["recipe"], manifest["payload_sha256"])
 
 
 def _plain(h5: h5py.File, name: str, size: int, path: Path) -> h5py.Dataset:
-    """The dataset, if it is nothing but bytes inside this file: no links, external storage or virtual parts."""
+    """The dataset, if it is nothing but bytes inside this file: no links, external storage, virtual or packed parts."""
     if not isinstance(h5.get(name, getlink=True), h5py.HardLink) or not isinstance(h5[name], h5py.Dataset):
         raise DamagedError(f"'{name}' is not a plain dataset", path, DELETE)
     data = h5[name]
-    if data.external is not None or data.is_virtual or data.dtype.kind not in "uif" or data.nbytes > size:
+    elsewhere = data.external is not None or data.is_virtual or data.chunks is not None
+    if elsewhere or data.dtype.kind not in "uif" or data.shape is None or data.nbytes > size:
         raise DamagedError(f"'{name}' is not a plain dataset", path, DELETE)
     return data
-
-
-# ---------------------------------------------------------------------------------------------- files of others
-
-
-@dataclass(frozen=True)
-class Foreign:
-    """An array in an HDF5 file that others wrote. shape: as that program shows it, MATLAB stores the axes in reverse.
-
-    dtype: "sparse" for MATLAB's compressed columns; then shape is (rows,), and the arrays are NAME.data, NAME.ir and
-    NAME.jc. refused: why it must not be read, or "".
-    """
-
-    shape: tuple[int, ...]
-    dtype: str
-    refused: str = ""
-    data: Any = None  # the open dataset
-
-    def read(self) -> NDArray[Any]:
-        """The array, as long as the file is open."""
-        array: NDArray[Any] = self.data[...]
-        return array.T if "MATLAB_class" in self.data.attrs else array
-
-
-@contextlib.contextmanager
-def open_foreign(path: Path) -> Iterator[dict[str, Foreign]]:
-    """Every array of an HDF5 file by its path, "." between groups. Raises DataError if it is none, or damaged."""
-    try:
-        with h5py.File(path, "r") as h5:
-            yield dict(_walk(h5, path.stat().st_size, set()))
-    except (OSError, RuntimeError, ValueError, TypeError, KeyError) as error:
-        raise DataError(f"not a readable HDF5 file ({str(error)[:120]})", path, "damaged? fetch it again") from None
-
-
-def _walk(group: h5py.Group, size: int, seen: set[int], prefix: str = "") -> Iterator[tuple[str, Foreign]]:
-    """What lies below a group, each group once, however often it is linked."""
-    seen.add(h5py.h5o.get_info(group.id).addr)
-    for key in (key for key in group if not key.startswith("#")):  # "#refs#": what MATLAB's cells point to
-        name = f"{prefix}{key}"
-        node = group[key] if isinstance(group.get(key, getlink=True), h5py.HardLink) else None
-        if node is None or (isinstance(node, h5py.Dataset) and (node.external is not None or node.is_virtual)):
-            yield name, Foreign((), "a link", "its data lie elsewhere")
-        elif isinstance(node, h5py.Dataset):
-            shape = (node.shape or ())[:: -1 if "MATLAB_class" in node.attrs else 1]
-            yield name, Foreign(shape, str(node.dtype), _refusal(node, size), node)
-        elif isinstance(node, h5py.Group) and h5py.h5o.get_info(node.id).addr not in seen:
-            if "MATLAB_sparse" in node.attrs and node.attrs.get_id("MATLAB_sparse").dtype.kind in "iu":
-                yield name, Foreign(tuple(map(int, np.ravel(node.attrs["MATLAB_sparse"]))), "sparse")
-            yield from _walk(node, size, seen, f"{name}.")
-
-
-def _refusal(data: h5py.Dataset, size: int) -> str:
-    """Why a dataset is not read: it must be numbers, and no more of them than its bytes can hold."""
-    plan = data.id.get_create_plist()
-    filters = [plan.get_filter(n)[0] for n in range(plan.get_nfilters())]
-    if data.dtype.kind not in "buif" or not data.size:
-        return "not numbers" if data.size else "empty"
-    if not set(filters) <= set(FILTERS):
-        return "packed by an unknown filter"
-    chunk = math.prod(data.chunks or (0,)) * data.dtype.itemsize
-    holds = min(data.id.get_storage_size(), size) * (DEFLATE_MOST if filters else 1)
-    return "declares more than the file holds" if max(data.nbytes, chunk) > holds else ""
 
 
 # ---------------------------------------------------------------------------------------------- small parts

@@ -23,7 +23,7 @@ from cmrhash.cache import read_sealed, write_sealed
 from cmrhash.codes import Codes, pack
 from cmrhash.data.dataset import ImageTextDataset, with_relevance
 from cmrhash.errors import DamagedError, StaleError, UsageError
-from cmrhash.files import sha256
+from cmrhash.files import checked, locked, sha256
 from cmrhash.index import BinaryIndex
 from cmrhash.recipe import first_difference, refuse_difference
 from cmrhash.sealed import read_manifest
@@ -48,7 +48,14 @@ class Encoded:
 
 
 def encode(run: runs.Run, dataset: ImageTextDataset, folder: Path) -> None:
-    """Write ``codes.h5`` and the indexes of a run. Raises StaleError if the features are not those of the training."""
+    """Write ``codes.h5`` and the indexes of a run. Raises StaleError if the features are not those of the training, and
+    LockedError if another process does the same.
+    """
+    with locked(run.folder / runs.CODES):
+        _encode(run, dataset, folder)
+
+
+def _encode(run: runs.Run, dataset: ImageTextDataset, folder: Path) -> None:
     import torch
 
     dataset = with_relevance(dataset, run.relevance)
@@ -102,27 +109,29 @@ def read_codes(run: runs.Run) -> dict[str, Encoded]:
     borrowed = manifest["recipe"]["borrowed"]
     views = {}
     for index_name, digest in manifest["indexes"].items():
-        index_path = run.folder / index_name
-        if sha256(index_path) != digest:
-            raise DamagedError("does not match its sha256", index_path, "delete it; eval makes it again")
+        index_path = checked(run.folder, index_name, digest, "delete it; eval makes it again")
         name = index_name.removesuffix(".faiss")
-        part = {key: arrays[f"{name}.{key}"] for key in ("packed", "embedding", "item", "database")}
-        codes = Codes(part["packed"], run.bits, part["item"])
+        parts = [f"{name}.{key}" for key in ("packed", "embedding", "item", "database")]
+        if lacking := [part for part in parts if part not in arrays]:
+            raise DamagedError(f"'{lacking[0]}' is not there", path, "delete it; eval makes it again")
+        packed, embedding, item, database = (arrays[part] for part in parts)
+        codes = Codes(packed, run.bits, item)
         index, head = BinaryIndex.load(index_path, run.bits), borrowed.get(name, {"head": name})["head"]
-        views[name] = Encoded(codes, part["embedding"], part["database"], index, head)
+        views[name] = Encoded(codes, embedding, database, index, head)
     return views
 
 
 def load_heads(run: runs.Run) -> ModuleDict:
     """The trained heads of a run, in eval mode on the CPU, by view name."""
-    import safetensors.torch
     import torch
 
+    from cmrhash.checkpoint import fill, read_tensors
     from cmrhash.heads import Head
 
     dims = {name: made["dim"] for name, made in run.config["features"].items()}
     heads = torch.nn.ModuleDict({name: Head(dim, run.bits, **run.config["head"]) for name, dim in dims.items()})
-    heads.load_state_dict(safetensors.torch.load_file(run.file(runs.HEADS)))
+    path = run.file(runs.HEADS)
+    fill(heads, read_tensors(path, runs.ANEW), path, runs.ANEW)
     return heads.eval()
 
 

@@ -18,6 +18,7 @@ from cmrhash.encoders.text import TextEncoder
 from cmrhash.encoders.words import WordEncoder, rebuild
 from cmrhash.errors import DataError
 from cmrhash.extracted import CODE, Extracted, Progress, made_with, refuse_changed, still_good
+from cmrhash.files import locked
 from cmrhash.recipe import refuse_difference
 from cmrhash.sealed import read_manifest
 
@@ -94,7 +95,8 @@ def load_words(path: Path) -> WordEncoder:
 
 def _store_words(path: Path, encoder: CaptionEncoder, recipe: Mapping[str, Any]) -> None:
     if isinstance(encoder, WordEncoder):
-        write_sealed(words_path(path), encoder.arrays(), {"kind": "words", "recipe": dict(recipe)})
+        with locked(words_path(path)):
+            write_sealed(words_path(path), encoder.arrays(), {"kind": "words", "recipe": dict(recipe)})
 
 
 def _made_with(encoder: CaptionEncoder) -> dict[str, Any]:

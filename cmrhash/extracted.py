@@ -67,7 +67,9 @@ def refuse_changed(
     changed = np.flatnonzero((current != before).any(1))
     if len(changed):
         names = ", ".join(dataset.items[row].id for row in item[changed[:3]])
-        what = f"{len(changed)} files or captions changed since they were encoded ({names})"
+        made, asked = (digests[changed[0]].tobytes().hex()[:12] for digests in (before, current))
+        what = f"{len(changed)} files or captions changed since they were encoded"
+        what += f" ({names}: {names.partition(',')[0]} was made with source = {made}, is {asked})"
         raise StaleError(what, path, "use --overwrite to encode anew")
 
 

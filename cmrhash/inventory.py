@@ -20,7 +20,7 @@ from cmrhash import runs
 from cmrhash.data import manifest
 from cmrhash.data.dataset import ImageTextDataset, ids_digest
 from cmrhash.errors import CmrhashError, DamagedError, StaleError, UsageError
-from cmrhash.files import holder
+from cmrhash.files import holder, read_json
 from cmrhash.recipe import fingerprint
 from cmrhash.sealed import DELETE, MAGIC, read_manifest, read_note
 
@@ -47,6 +47,7 @@ FIX = {
     WORDS: "cmrhash extract makes them again once they are deleted, as by cmrhash cache prune",
     LEFT: "of a process that was killed: cmrhash cache prune deletes it",
 }
+ANEW = "start anew with --overwrite"
 REMAKE = {"run": "train again with --overwrite", "tuned": "tune anew with cmrhash extract --finetune --overwrite"}
 VIEW = re.compile(r"(image|text|words)-.+\.h5(\.part)?")  # files that extract makes
 RUN_FILES = (
@@ -248,6 +249,8 @@ def _run(held: Holding, folder: Path, facts: Facts) -> tuple[str, str]:
     facts |= {"method": run.method, "bits": run.bits, "seed": run.seed, "langs": list(run.langs)}
     facts |= {"relevance": run.relevance, "val_map": run.config.get("val_map_mean")}
     _refuse_missing(folder, run.config["files"], REMAKE["run"])
+    if who := holder(folder / runs.CODES):
+        return BUSY, f"by {who}"
     if held.dataset and run.config["items_sha256"] != held.dataset.sha256:
         return ITEMS, ""
     made = {of["file"]: of["sha256"] for of in run.config["features"].values()}
@@ -309,17 +312,13 @@ def _refuse_missing(folder: Path, names: Mapping[str, str], fix: str) -> None:
 
 
 def checkpoint(folder: Path) -> dict[str, Any] | None:
-    """What the checkpoint of an unfinished training says of itself; raises DamagedError if its tensors are gone."""
+    """What the checkpoint of an unfinished training says of itself; raises DamagedError."""
     path = folder / runs.CHECKPOINT
     if not path.exists():
         return None
-    try:
-        about: dict[str, Any] = json.loads(path.read_bytes())
-        whole = (folder / about["file"]).is_file() and isinstance(about["recipe"], dict)
-    except BROKEN:
-        whole = False
-    if not whole:
-        raise DamagedError("its unfinished training is damaged", path, "start anew with --overwrite")
+    about = read_json(path, ANEW)
+    if not (folder / about["file"]).is_file():
+        raise DamagedError(f"{about['file']} is missing", folder, ANEW)
     return about
 
 

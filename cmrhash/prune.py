@@ -51,7 +51,7 @@ DRAWING = re.compile(r"\.[\w.-]+\.part-\d+")  # a sample that is being drawn
 
 @dataclass(frozen=True)
 class Doomed:
-    """Files that go together. what: their name for people; why: the reason; lock: what must not be held meanwhile.
+    """Files that go together. what: their name for people; why: the reason; locks: what must not be held meanwhile.
 
     files: path -> (size, time of the last change in ns) as they were found.
     """
@@ -59,7 +59,7 @@ class Doomed:
     what: str
     why: str
     files: dict[Path, tuple[int, int]]
-    lock: Path | None = None
+    locks: tuple[Path, ...] = ()
 
     @property
     def bytes(self) -> int:
@@ -80,13 +80,15 @@ def delete(doomed: Iterable[Doomed], cache: Path, out: Path) -> Iterator[tuple[D
     """Delete what was planned; yields each with "", or with the reason why all of it was left alone."""
     for one in doomed:
         try:
-            with locked(one.lock) if one.lock else contextlib.nullcontext():
+            with contextlib.ExitStack() as stack:
+                for path in one.locks:
+                    stack.enter_context(locked(path))
                 reason = _refusal(one, (cache, out))
                 if not reason:
                     for path in one.files:
                         _unlink(path)
-                    if one.lock:
-                        lock_of(one.lock).unlink()
+                    for path in one.locks:
+                        lock_of(path).unlink()
         except LockedError as error:
             reason = error.what
         except OSError as error:
@@ -104,7 +106,7 @@ def _of(config: PruneConfig, held: Holding) -> Iterator[Doomed]:
     doomed = [one for entry in found for one in _of_entry(config, entry, found, held) if one.files]
     yield from doomed
     yield from _partials(held)
-    yield from _locks(held, {lock_of(one.lock) for one in doomed if one.lock})
+    yield from _locks(held, {lock_of(path) for one in doomed for path in one.locks})
 
 
 def _of_entry(config: PruneConfig, entry: Entry, found: list[Entry], held: Holding) -> Iterator[Doomed]:
@@ -124,16 +126,16 @@ def _of_entry(config: PruneConfig, entry: Entry, found: list[Entry], held: Holdi
 
 def _of_run(config: PruneConfig, entry: Entry) -> Iterator[Doomed]:
     """A run that nothing would score; or of one that is kept, codes of other heads and checkpoints."""
-    folder, lock = entry.path, entry.path / runs.CONFIG
+    folder, locks = entry.path, (entry.path / runs.CONFIG, entry.path / runs.CODES)
     if entry.status == "busy":
         return
     unwanted = entry.state in (OTHER_ITEMS, FEATURES) or entry.status == "leftover"
     if unwanted or (config.gone and entry.status == "gone") or (config.unfinished and entry.status == "unfinished"):
-        yield _doom(folder, entry.words, own_files(folder), lock)
+        yield _doom(folder, entry.words, own_files(folder), *locks)
         return
     if entry.state == CODES:
         indexes = [*folder.glob("image.faiss"), *folder.glob("text-*.faiss")]
-        yield _doom(folder / runs.CODES, entry.words, [folder / runs.CODES, *indexes], lock)
+        yield _doom(folder / runs.CODES, entry.words, [folder / runs.CODES, *indexes], *locks)
     if entry.status in ("whole", "gone", "stale"):
         yield from _checkpoint(config, folder)
 
@@ -200,13 +202,13 @@ def _files(held: Holding) -> Iterator[Path]:
         yield from sorted(path for path in folder.glob("*") if path.is_file())
 
 
-def _doom(what: Path | str, why: str, files: Iterable[Path], lock: Path | None = None) -> Doomed:
+def _doom(what: Path | str, why: str, files: Iterable[Path], *locks: Path) -> Doomed:
     known = {}
     first = (runs.CONFIG, runs.CHECKPOINT)  # so that they never speak of files that are gone
     for path in sorted(files, key=lambda path: (path.name not in first, path)):
         with contextlib.suppress(OSError):
             known[path] = _signature(path)
-    return Doomed(str(what), why, known, lock)
+    return Doomed(str(what), why, known, locks)
 
 
 def _signature(path: Path) -> tuple[int, int]:

@@ -1,7 +1,8 @@
 """The first 8 KiB of our .h5 files, which HDF5 skips: what a file is, without HDF5 parsing a byte of it.
 
     sealed       MAGIC, sha256 of the manifest, the manifest (recipe, sha256 of all that follows, versions), zeros
-    unfinished   UNFINISHED, sha256 of the note, a note (recipe, rows, blocks, where the commit records lie), zeros
+    unfinished   UNFINISHED, sha256 of the note, a note (recipe, rows, blocks, where the commit records lie, which parts
+                 are still to change, sha256 of all others), zeros
 
 Standard library only.
 """
@@ -11,7 +12,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+import stat
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -40,11 +42,11 @@ class Unfinished:
 def write_block(file: IO[bytes], magic: bytes, content: Mapping[str, Any]) -> None:
     """Write the user block of an open file. Raises CmrhashError if the content does not fit in."""
     body = canonical(content)
-    block = magic + hashlib.sha256(body).hexdigest().encode() + b"\n" + body
+    block = _block(magic, body)
     if len(block) > USER_BLOCK:
         raise CmrhashError(f"manifest of {len(body)} bytes", file.name, f"at most {USER_BLOCK - 90} fit")
     file.seek(0)
-    file.write(block.ljust(USER_BLOCK, b"\0"))
+    file.write(block)
 
 
 def read_manifest(path: Path) -> dict[str, Any]:
@@ -84,13 +86,43 @@ def payload(file: IO[bytes]) -> tuple[str, int]:
     return digest.hexdigest(), file.tell() - USER_BLOCK
 
 
-def write_note(path: Path, recipe: Mapping[str, Any], rows: int, blocks: int, commits_at: int) -> None:
-    """Say in an unfinished file what it is. commits_at: where its commit records lie, (blocks,) uint64."""
+def write_note(
+    path: Path, recipe: Mapping[str, Any], rows: int, blocks: int, commits_at: int, changing: Sequence[tuple[int, int]]
+) -> None:
+    """Say in an unfinished file what it is. commits_at: where its commit records lie, (blocks,) uint64.
+
+    changing: (start, size) of every part that is written later; all others stay as they are now.
+    """
     note = {"version": VERSION, "recipe": recipe, "rows": rows, "blocks": blocks, "commits_at": commits_at}
     with path.open("r+b") as file:
-        write_block(file, UNFINISHED, note)
+        frame = {"changing": changing, "frame_sha256": _frame(file, changing)}
+        write_block(file, UNFINISHED, {**note, **frame})
         file.flush()
         os.fsync(file.fileno())
+
+
+def check_frame(path: Path) -> None:
+    """Raise DamagedError if an unfinished file differs where nothing is ever written, before HDF5 parses it.
+
+    A file without a note, as a seal leaves it that was cut short, passes.
+    """
+    note = _read_block(path, UNFINISHED)
+    if note is None or "frame_sha256" not in note:
+        return
+    with path.open("rb") as file:
+        if _frame(file, note["changing"]) != note["frame_sha256"]:
+            raise DamagedError("unfinished file is damaged", path, "delete it, or use --overwrite")
+
+
+def _frame(file: IO[bytes], changing: Sequence[Sequence[int]]) -> str:
+    """sha256 of the size, and of all that follows the user block and does not change."""
+    size = file.seek(0, os.SEEK_END)
+    digest, at = hashlib.sha256(b"%d" % size), USER_BLOCK
+    for start, length in [*sorted((a, b) for a, b in changing), (size, 0)]:
+        file.seek(at)
+        digest.update(file.read(max(start - at, 0)))
+        at = start + length
+    return digest.hexdigest()
 
 
 def read_note(path: Path) -> Unfinished | None:
@@ -107,11 +139,17 @@ def read_note(path: Path) -> Unfinished | None:
 
 def _read_block(path: Path, magic: bytes) -> dict[str, Any] | None:
     """What the user block says, if it is of that kind and matches its digest."""
+    if not stat.S_ISREG(path.stat().st_mode):  # a pipe would block for ever
+        return None
     with path.open("rb") as file:
         block = file.read(USER_BLOCK)
-    head = len(magic) + 65
-    body = block[head:].rstrip(b"\0")
-    if not block.startswith(magic) or hashlib.sha256(body).hexdigest().encode() != block[len(magic) : head - 1]:
+    body = block[len(magic) + 65 :].rstrip(b"\0")
+    if block != _block(magic, body):
         return None
     content: dict[str, Any] = json.loads(body)
     return content
+
+
+def _block(magic: bytes, body: bytes) -> bytes:
+    """The whole block, to the byte."""
+    return (magic + hashlib.sha256(body).hexdigest().encode() + b"\n" + body).ljust(USER_BLOCK, b"\0")

@@ -17,9 +17,9 @@ from cmrhash.data.dataset import ImageTextDataset, resolve_image
 from cmrhash.errors import CmrhashError, DamagedError, DataError, StaleError, UsageError
 from cmrhash.extract_images import DECODERS, file_digest
 from cmrhash.extract_texts import captions_of
-from cmrhash.files import sha256
-from cmrhash.inventory import BROKEN, REMAKE, Entry, Holding, checkpoint, entries, holdings
-from cmrhash.sealed import check_payload, read_manifest
+from cmrhash.files import checked as checked_file
+from cmrhash.inventory import ANEW, BROKEN, REMAKE, Entry, Holding, checkpoint, entries, holdings
+from cmrhash.sealed import check_frame, check_payload, read_manifest
 
 AGAIN = "encode anew with cmrhash extract --overwrite"
 EVAL = "delete it; cmrhash eval makes it again"
@@ -76,6 +76,8 @@ def _check(entry: Entry, held: Holding, photos: _Photos | None) -> Iterator[Chec
             yield from _trained(entry)
     elif entry.path.suffix == ".h5" and entry.status in ("whole", "stale", "busy"):
         yield _sealed(line, entry, held, photos)
+    elif entry.path.suffix == ".part" and entry.status == "unfinished":
+        yield _part(line)
     else:
         yield line
 
@@ -100,6 +102,15 @@ def _sealed(line: Checked, entry: Entry, held: Holding, photos: _Photos | None) 
     missing = photos and entry.kind == "image" and features.recipe["weights"] != READY and not photos.there
     note = f", photos not compared: {held.dataset.root} is not there" if missing else ""
     return replace(line, status="stale", words=stale, fix=AGAIN) if stale else replace(line, words=line.words + note)
+
+
+def _part(line: Checked) -> Checked:
+    """An unfinished file; its rows are checked against their records by the extract that goes on with it."""
+    try:
+        check_frame(line.path)
+    except (CmrhashError, OSError, *BROKEN) as error:
+        return _damaged(line, error, "delete it, or extract with --overwrite")
+    return line
 
 
 def _differs(features: Features, dataset: ImageTextDataset, photos: _Photos | None) -> str:
@@ -164,14 +175,14 @@ def _trained(entry: Entry) -> Iterator[Checked]:
     try:
         about = checkpoint(folder)
         if about:
-            yield _digest(folder / about["file"], about["sha256"], "start anew with --overwrite")
+            yield _digest(folder, about["file"], about["tensors_sha256"], ANEW)
         if not (folder / runs.CONFIG).exists():
             return
         files: Mapping[str, str] = runs.open_run(folder).config["files"]
     except (CmrhashError, OSError, *BROKEN):
         return  # the line of the folder says so
     for name, digest in files.items():
-        yield _digest(folder / name, digest, REMAKE[entry.kind])
+        yield _digest(folder, name, digest, REMAKE[entry.kind])
     if not (folder / runs.CODES).exists():
         return
     codes = Checked(folder / runs.CODES, "whole", "whole", bytes=(folder / runs.CODES).stat().st_size)
@@ -184,17 +195,17 @@ def _trained(entry: Entry) -> Iterator[Checked]:
     yield codes
     for name, digest in indexes.items():
         if (folder / name).exists():
-            yield _digest(folder / name, digest, EVAL)
+            yield _digest(folder, name, digest, EVAL)
 
 
-def _digest(path: Path, digest: str, fix: str) -> Checked:
+def _digest(folder: Path, name: str, digest: str, fix: str) -> Checked:
+    path = folder / name
     try:
-        size = path.stat().st_size
-        if sha256(path) == digest:
-            return Checked(path, "whole", "whole", "", size)
-        return Checked(path, "damaged", "does not match its sha256", fix, size)
+        return Checked(path, "whole", "whole", bytes=checked_file(folder, name, digest, fix).stat().st_size)
+    except DamagedError as error:
+        return Checked(path, "damaged", error.what if path.is_file() else "missing", fix)
     except OSError as error:
-        return Checked(path, "damaged", "missing" if isinstance(error, FileNotFoundError) else str(error.strerror), fix)
+        return Checked(path, "damaged", (error.strerror or str(error)).lower(), fix)
 
 
 def _damaged(line: Checked, error: Exception, fix: str) -> Checked:

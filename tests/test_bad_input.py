@@ -1,58 +1,19 @@
 """What goes wrong is said in one line, with the exit code of its kind, and leaves every file as it was."""
 
-import contextlib
 import hashlib
 import json
 import os
 import re
-import resource
 import shutil
-import sys
 from dataclasses import replace
 
-import numpy as np
 import pytest
-from PIL import Image
+from running import EXTRACT, QUICK, files, run, write_own
 
 from cmrhash.cache import MAGIC, USER_BLOCK
-from cmrhash.files import locked
-from cmrhash_cli.main import main
+from cmrhash.files import locked, read_json, write_json
 
-QUICK = ["--epochs", "2", "--batch", "16", "--hidden", "16", "--bits", "8", "--device", "cpu"]
-ENCODERS = ["--image-model", "mobilenet_v3_small", "--image-weights", "random", "--text-model", "random"]
-EXTRACT = ["extract", "--dataset", "manifest", "--root", "mine", "--image-batch", "4", "--device", "cpu", *ENCODERS]
 USAGE, LOCKED, STALE, DATA, DAMAGED = 2, 3, 4, 5, 6
-
-
-def write_own(root, count=8, change=None):
-    """A small data set of photos and a manifest. change: entries -> entries."""
-    (root / "images").mkdir(parents=True)
-    rng = np.random.default_rng(0)
-    entries = []
-    for n in range(count):
-        Image.fromarray(rng.integers(0, 255, (20, 24, 3), np.uint8)).save(root / "images" / f"{n}.png")
-        texts = {"en": [f"dog {n}"], "de": [f"Hund {n}"]}
-        splits = ["query"] if n == 0 else ["database", "val" if n == 1 else "train"]
-        entry = {"id": f"i{n}", "image": f"images/{n}.png", "texts": texts, "labels": ["ab"[n % 2]], "splits": splits}
-        entries.append(entry)
-    write_manifest(root, change(entries) if change else entries)
-
-
-def write_manifest(root, entries):
-    lines = [entry if isinstance(entry, str) else json.dumps(entry) for entry in entries]
-    (root / "manifest.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
-
-
-def run(*args):
-    """Run a command as the script does; returns its exit code."""
-    before, sys.argv = sys.argv, ["cmrhash", *map(str, args)]
-    try:
-        main()
-    except SystemExit as end:
-        return end.code or 0
-    finally:
-        sys.argv = before
-    return 0
 
 
 @pytest.fixture(scope="module")
@@ -73,14 +34,9 @@ def here(prepared, tmp_path, monkeypatch):
     """A copy of it as the current folder."""
     shutil.copytree(prepared, tmp_path, dirs_exist_ok=True)
     about = tmp_path / "own/manifest/dataset.json"  # it names the folder of the photos, which are copied as well
-    about.write_text(about.read_text().replace(str(prepared.resolve()), str(tmp_path.resolve())))
+    write_json(about, {**read_json(about, ""), "root": str((tmp_path / "mine").resolve())})
     monkeypatch.chdir(tmp_path)
     return tmp_path
-
-
-def files(folder):
-    """Content of every file but the locks, which name the last process."""
-    return {p: p.read_bytes() for p in folder.rglob("*") if p.is_file() and not p.name.endswith(".lock")}
 
 
 @pytest.fixture
@@ -282,43 +238,14 @@ def test_no_valid_triplet(here, refused, make_cache):
 # ---------------------------------------------------------------------------------------------- stale
 
 
-@pytest.mark.parametrize(
-    ("words", "args"),
-    [
-        ("pooling = mean, asked for cls", ["--pooling", "cls"]),
-        ("max_length = 512, asked for 9", ["--max-length", "9"]),
-        ("weights_(seed|sha256) = ", ["--seed", "1"]),
-        ("dtype = float32, asked for bfloat16", ["--dtype", "bfloat16"]),
-    ],
-)
-def test_features_of_another_recipe(refused, words, args):
-    refused(STALE, words, *EXTRACT, "--cache", "own", *args)
-
-
-def test_a_data_set_that_has_changed(here, refused):
-    own = [*EXTRACT, "--cache", "own"]
-    kept = (here / "mine/manifest.jsonl").read_text()
-    lines = [json.loads(line) for line in kept.splitlines()]
-    write_manifest(here / "mine", entry(lines, 3, texts={"en": ["a cat"]}))
-    refused(STALE, "'i3' differs", *own)
-    write_manifest(here / "mine", lines[:-1])
-    refused(STALE, "8 items are extracted, the data set has 7", *own)
-    write_manifest(here / "mine", lines)
-    shutil.copy(here / "mine/images/1.png", here / "mine/images/2.png")
-    refused(STALE, r"1 files or captions changed.*\(i2\)", *own)
-
-
-def test_a_run_of_another_recipe(refused):
-    refused(STALE, "train.lr = .*, asked for 0.1", *BITS, "--lr", "0.1")
+@pytest.mark.faults("stale: one field of the recipe")
+def test_a_run_of_another_recipe_in_a_table(refused):
     grid = ["compare", "--bits", "8", "--seeds", "1", "--device", "cpu"]
     refused(STALE, r"triplet, 8 bits, seed 0: run was made with .*--runs, or delete it", *grid)
 
 
-def test_runs_of_other_features_or_items(here, refused, make_cache):
-    make_cache(here / "cache", shift="train")
-    refused(STALE, "features.image.sha256", *BITS)
-    (here / "runs/toy/triplet-8/codes.h5").unlink()
-    refused(STALE, "train again", "eval")
+@pytest.mark.faults("stale: one field of the recipe")
+def test_runs_of_other_items(here, refused, make_cache):
     make_cache(here / "cache", change=lambda i: replace(i, labels=(1,)))
     refused(STALE, "items_sha256", *BITS)
     refused(STALE, "other items", "eval")
@@ -334,26 +261,19 @@ def newer_sealed(path):
     path.write_bytes(content)
 
 
-def newer_config(path):
-    config = json.loads(path.read_text())
-    del config["sha256"]
-    config["version"] = 2
-    digest = hashlib.sha256((json.dumps(config, ensure_ascii=False, indent=1, sort_keys=True) + "\n").encode())
-    path.write_text(json.dumps({**config, "sha256": digest.hexdigest()}))
-
-
 def newer_json(path):
-    path.write_text(json.dumps({**json.loads(path.read_text()), "version": 2}))
+    write_json(path, {**read_json(path, ""), "version": 2})
 
 
+@pytest.mark.faults("stale: one field of the recipe")
 @pytest.mark.parametrize(
     ("name", "renew", "command"),
     [
         ("cache/toy/dataset.json", newer_json, BITS),
         ("cache/toy/dataset.json", newer_json, ["eval"]),
         ("cache/toy/image-toy.h5", newer_sealed, BITS),
-        ("runs/toy/triplet-8/config.json", newer_config, BITS),
-        ("runs/toy/triplet-8/config.json", newer_config, ["eval"]),
+        ("runs/toy/triplet-8/config.json", newer_json, BITS),
+        ("runs/toy/triplet-8/config.json", newer_json, ["eval"]),
         ("runs/toy/triplet-8/codes.h5", newer_sealed, ["eval"]),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
@@ -389,11 +309,18 @@ def empty(path):
 RUN = "runs/toy/triplet-8/"
 
 
-@pytest.mark.parametrize("harm", [flip_last, flip_first, cut, empty])
+HARMS = [
+    pytest.param(harm, marks=pytest.mark.faults(row))
+    for harm, row in ((flip_last, "flipped bit"), (flip_first, "flipped bit"), (cut, "cut short"), (empty, "cut short"))
+]
+
+
+@pytest.mark.parametrize("harm", HARMS)
 @pytest.mark.parametrize(
     ("name", "command"),
     [
         ("cache/toy/items.jsonl", BITS),
+        ("cache/toy/dataset.json", BITS),
         ("cache/toy/image-toy.h5", BITS),
         ("cache/toy/text-de-toy.h5", BITS),
         (RUN + "config.json", BITS),
@@ -407,18 +334,6 @@ RUN = "runs/toy/triplet-8/"
 def test_damaged_files(here, refused, name, command, harm):
     harm(here / name)
     refused(DAMAGED, re.escape(name.rpartition("/")[2]), *command)
-
-
-@pytest.mark.parametrize("harm", [flip_first, cut, empty])
-def test_a_damaged_account_of_the_data_set(here, refused, harm):
-    harm(here / "cache/toy/dataset.json")
-    refused(DAMAGED, "dataset.json", *BITS)
-
-
-@pytest.mark.parametrize("content", ["[]", "{}", '{"version": 1, "items_sha256": 5}', "null"])
-def test_an_account_of_the_data_set_that_is_something_else(here, refused, content):
-    (here / "cache/toy/dataset.json").write_text(content)
-    refused(DAMAGED, r"dataset\.json|items\.jsonl", *BITS)
 
 
 def test_a_damaged_extraction(here, refused):
@@ -440,29 +355,6 @@ def test_heads_that_are_gone(here, refused):
 def test_another_process_is_at_it(here, refused):
     with locked(here / RUN / "config.json"):
         refused(LOCKED, f"process {os.getpid()}", *BITS)
-
-
-@contextlib.contextmanager
-def largest_file(size):
-    """No file of this process may grow beyond ``size`` bytes: what a full disk looks like from inside."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-
-
-@pytest.mark.parametrize("size", [100, 10_000])
-def test_no_space_left(here, refused, size):
-    for command in (EXTRACT, [*BITS, "--bits", "64", "--dataset", "toy"]):
-        with largest_file(size):
-            refused(1, "space", *command)
-    (here / RUN / "codes.h5").unlink()
-    with largest_file(size):
-        refused(1, "space", "eval", "--dataset", "toy")
-    assert run(*EXTRACT, "-q") == run(*BITS, "--bits", "64", "--dataset", "toy", "-q") == 0
-    assert run("eval", "--dataset", "toy", "-q") == 0
 
 
 def test_a_folder_that_may_not_be_written(here, refused):

@@ -627,18 +627,6 @@ def test_a_deleted_file_is_made_again_to_the_same_bytes(mine, scored, name):
     assert [r["map"] for r in rows] == [r["map"] for r in scored[3].rows if r["bits"] == 8]
 
 
-@pytest.mark.parametrize("name", [runs.CODES, "image.faiss", "text-de.faiss"])
-@pytest.mark.parametrize("how", ["flip", "cut", "empty"])
-def test_a_damaged_file_is_refused(mine, name, how):
-    dataset, folder, out = mine
-    path = run_of(out).folder / name
-    content = bytearray(path.read_bytes())
-    content[-1] ^= 1
-    path.write_bytes({"flip": content, "cut": content[:-9], "empty": b""}[how])
-    with pytest.raises(DamagedError, match=name):
-        evaluate(EvalConfig(bits=(8,)), dataset, folder, out)
-
-
 def test_damaged_heads_make_no_codes(mine):
     dataset, folder, out = mine
     folder_of_run = run_of(out).folder

@@ -9,8 +9,6 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-import torch
-import torchvision
 from PIL import Image
 
 from cmrhash import extract as extract_module
@@ -351,100 +349,22 @@ def test_an_item_without_any_finite_caption_is_quarantined(source, tmp_path, mon
 # ---------------------------------------------------------------------------------------------- stale files
 
 
-@pytest.mark.parametrize(
-    ("changes", "words"),
-    [
-        ({"seed": 1}, rf"feature file was made with weights_sha256 = \w+, asked for \w+: .*{IMAGES}"),
-        ({"pooling": "cls"}, rf"feature file was made with pooling = mean, asked for cls: .*{DE}"),
-        ({"max_length": 4}, rf"feature file was made with max_length = 512, asked for 4: .*{DE}"),
-        ({"dtype": "bfloat16"}, rf"feature file was made with dtype = float32, asked for bfloat16: .*{IMAGES}"),
-    ],
-)
-def test_another_recipe_is_refused_by_its_field_and_nothing_is_touched(made, source, changes, words):
-    before = contents(made / "manifest")
-    with pytest.raises(StaleError, match=words):
-        extract(config(source, made, **changes))
-    assert contents(made / "manifest") == before
-
-
 def test_another_recipe_replaces_the_files_if_it_may(made, source):
     changed = config(source, made, seed=1, pooling="cls", max_length=4)
     assert all(f.fresh for f in extract(replace(changed, overwrite=True)).files)
     assert not any(f.fresh for f in extract(changed).files)
 
 
-def test_other_weights_of_the_same_model_are_refused(source, tmp_path):
-    for seed, name in ((1, "one.pth"), (2, "two.pth")):
-        torch.manual_seed(seed)
-        torch.save(torchvision.models.get_model(SMALL, weights=None).state_dict(), tmp_path / name)
-    settings = config(source, tmp_path / "cache", langs=("en",), dtype="float32")
-    report = extract(replace(settings, image_weights=str(tmp_path / "one.pth")))
-    assert report.files[0].path.name == f"image-{SMALL}.h5"
-    with pytest.raises(StaleError, match="made with weights_sha256 = "):
-        extract(replace(settings, image_weights=str(tmp_path / "two.pth")))
-    (tmp_path / "two.pth").unlink()
-    (tmp_path / "one.pth").rename(tmp_path / "moved.pth")
-    assert not extract(replace(settings, image_weights=str(tmp_path / "moved.pth"))).files[0].fresh
-
-
 def change_photo(root):
     draw(root, 7, 99)
-
-
-def remove_photo(root):
-    (root / "7.jpg").unlink()
-
-
-def change_caption(root):
-    write(root, [entry(n) | ({"texts": {"en": ["bird"]}} if n == 7 else {}) for n in range(COUNT)])
 
 
 def add_item(root):
     write(root, [entry(n) for n in range(COUNT)] + [entry(4) | {"id": "new"}])
 
 
-def remove_item(root):
-    write(root, [entry(n) for n in range(COUNT - 1)])
-
-
-def insert_item(root):
-    write(root, [entry(4) | {"id": "new"}] + [entry(n) for n in range(COUNT)])
-
-
-def rename_class(root):
-    write(root, [entry(n) | {"labels": ["animal"]} for n in range(COUNT)])
-
-
-def change_role(root):
-    write(root, [entry(n) | ({"splits": ["database"]} if n == 7 else {}) for n in range(COUNT)])
-
-
 def draw_roles(root):
     write(root, [{k: v for k, v in entry(n).items() if k != "splits"} for n in range(COUNT)])
-
-
-@pytest.mark.parametrize(
-    ("change", "words"),
-    [
-        (change_photo, rf"1 files or captions changed since they were encoded \(i7\): .*{IMAGES}: use --overwrite"),
-        (remove_photo, rf"1 files or captions changed since they were encoded \(i7\): .*{IMAGES}: use --overwrite"),
-        (change_caption, "item 'i7' differs from the extracted 'i7'"),
-        (change_role, "item 'i7' differs from the extracted 'i7'"),
-        (insert_item, "item 'new' differs from the extracted 'i0'"),
-        (add_item, "10 items are extracted, the data set has 11"),
-        (remove_item, "10 items are extracted, the data set has 9"),
-        (rename_class, "made with classes = .*'cat', 'dog'.*, asked for .*'animal'"),
-        (draw_roles, "made with split_seed = None, asked for 0"),
-    ],
-)
-def test_a_data_set_that_changed_is_refused_and_no_feature_is_touched(mine, made, change, words):
-    change(mine)
-    before = contents(made / "manifest")
-    with pytest.raises(StaleError, match=words):
-        extract(config(mine, made))
-    now = contents(made / "manifest")
-    moved = {"dataset.json"}  # the root may have been noted before a changed photo was met
-    assert {name: now[name] for name in before.keys() - moved} == {name: before[name] for name in before.keys() - moved}
 
 
 def test_a_data_set_that_changed_replaces_the_files_if_it_may(mine, made, tmp_path):
@@ -454,6 +374,7 @@ def test_a_data_set_that_changed_replaces_the_files_if_it_may(mine, made, tmp_pa
     assert contents(report.folder) == contents(extract(config(mine, tmp_path / "anew")).folder)
 
 
+@pytest.mark.faults("stale: one field of the recipe")
 def test_a_file_left_over_from_captions_that_changed_since_is_not_used(mine, made):
     change = {"texts": {"en": ["dog", "dog"], "de": ["Vogel", "Vogel"]}}
     write(mine, [entry(n) | (change if n == 7 else {}) for n in range(COUNT)])
@@ -464,6 +385,7 @@ def test_a_file_left_over_from_captions_that_changed_since_is_not_used(mine, mad
         open_view(report.folder, dataset, "text-de")
 
 
+@pytest.mark.faults("stale: one field of the recipe")
 def test_another_seed_of_drawn_roles_is_refused(mine, tmp_path):
     draw_roles(mine)
     extract(config(mine, tmp_path / "cache"))
@@ -471,6 +393,7 @@ def test_another_seed_of_drawn_roles_is_refused(mine, tmp_path):
         extract(config(mine, tmp_path / "cache", seed=1))
 
 
+@pytest.mark.faults("not stale: moved, touched, elsewhere")
 def test_a_data_set_that_moved_is_the_same(mine, source, made):
     old = json.loads((made / "manifest" / "dataset.json").read_text())["root"]
     assert old == str(source.resolve())

@@ -199,6 +199,7 @@ def test_an_index_of_another_width_and_no_index_are_told_apart(tmp_path):
         BinaryIndex.build(np.zeros((3, 4), np.uint8), 32).save(tmp_path / "missing" / "image.faiss")
 
 
+@pytest.mark.faults("disk full")
 @pytest.mark.parametrize("limit", [40, 50_000])
 def test_a_full_disk_is_one_line_and_leaves_the_old_file(tmp_path, limit):
     path = tmp_path / "image.faiss"

@@ -28,6 +28,7 @@ CACHE, RUNS = Path("cache"), Path("runs")
 TOY, RUN = CACHE / "toy", RUNS / "toy" / "triplet-8"
 SMALL = TrainConfig(bits=8, epochs=2, batch=16, hidden=16, device="cpu")
 TRAIN = ["train", "--bits", 8, "--epochs", 2, "--batch", 16, "--hidden", 16, "--device", "cpu", "--dataset", "toy"]
+CHANGED = "damaged (not what was written, its sha256 differs)"
 RECIPE = {"kind": "image", "encoder": "other"}
 
 
@@ -238,10 +239,13 @@ STATES = {
         {
             "cache/toy/image-toy.h5": "damaged (not a sealed file of cmrhash, or damaged)",
             "runs/toy/triplet-8": "damaged (heads.safetensors is missing)",
-            "runs/toy/triplet-16": "damaged (its unfinished training is damaged)",
+            "runs/toy/triplet-16": CHANGED,
         },
     ),
-    "a damaged config": (lambda: flip(RUN / runs.CONFIG, 50), {"runs/toy/triplet-8": "damaged (not what train wrote)"}),
+    "a damaged config": (
+        lambda: flip(RUN / runs.CONFIG, 50),
+        {"runs/toy/triplet-8": CHANGED},
+    ),
     "damaged items": (
         lambda: flip(TOY / manifest.ITEMS),
         {"cache/toy/items.jsonl": "damaged (not the items that were stored)"},
@@ -294,7 +298,9 @@ def test_what_another_process_is_writing(here):
         assert found.pop("cache/toy/image-toy.h5").startswith(who)
         assert found.pop("runs/toy/triplet-8").startswith(who)
         assert found == {}
-        assert pruned(unfinished=True, gone=True) == {"2 lock files in cache/toy": "nobody holds them"}
+        assert {what for what in pruned(unfinished=True, gone=True) if "lock file" not in what} == set()
+    with locked(RUN / runs.CODES):  # it is being encoded
+        assert states()[str(RUN)].startswith(who)
     assert "cache/toy/image-other.h5.part" in pruned(unfinished=True)
 
 
@@ -371,16 +377,18 @@ def test_every_flipped_bit_is_found(here, faults):
     """In every file that has a digest, one bit near the end."""
     half_trained()
     tuned("a", manifest.load(TOY).sha256)
-    kept = {path for path in contents() if path.suffix not in (".jpg",) and path.name != runs.METRICS}
-    for path in sorted(kept - {RUNS / "toy/triplet-16" / runs.CHECKPOINT, TOY / manifest.ABOUT}):
+    told_by = {RUN / runs.CONFIG: RUN, TOY / "tuned/a" / runs.CONFIG: TOY / "tuned/a"}
+    told_by |= {RUNS / "toy/triplet-16" / runs.CHECKPOINT: RUNS / "toy/triplet-16"}
+    told_by |= {TOY / manifest.ABOUT: TOY / manifest.ITEMS}
+    for path in sorted(path for path in contents() if path.suffix != ".jpg" and path.name != runs.METRICS):
         content = path.read_bytes()
         flip(path)
         code, lines = verified("--no-sources")
         faults.tried += 1
         bad = {where for where, line in lines.items() if line.startswith("DAMAGED")}
-        faults.survived += code == 6 and bad == {str(path.parent if path.name == runs.CONFIG else path)}
+        faults.survived += code == 6 and bad == {str(told_by.get(path, path))}
         path.write_bytes(content)
-    assert faults.tried == 15
+    assert faults.tried == 17
     assert verified("--no-sources")[0] == 0
 
 
@@ -434,6 +442,14 @@ def test_photos_that_cannot_be_compared(here):
     assert f"image-toy.h5: sealed, photos not compared: {here / 'elsewhere'} is not there" in done.stdout
 
 
+def test_an_unfinished_file_that_is_damaged(here):
+    half_extracted()
+    flip(TOY / "image-other.h5.part", feature_files.USER_BLOCK + 20)
+    code, lines = verified()
+    assert code == 6
+    assert lines["cache/toy/image-other.h5.part"].startswith("DAMAGED")
+
+
 @pytest.mark.parametrize("name", ["an extraction", "features gone", "no codes", "killed while space was set aside"])
 def test_what_is_neither_stale_nor_damaged(here, name):
     STATES[name][0]()
@@ -482,7 +498,7 @@ def test_what_a_command_would_use_stays(here):
     half_extracted()
     half_trained_again()
     before = contents()
-    assert set(pruned()) == {"1 lock file in runs/toy", "4 lock files in cache/toy"}
+    assert set(pruned()) == {"2 lock files in runs/toy", "4 lock files in cache/toy"}
     assert invoke("cache", "prune", "--yes").exit_code == 0
     assert contents() == before
     assert not json.loads(invoke(*TRAIN, "--json").stdout)[0]["trained"]
@@ -683,7 +699,7 @@ def test_after_a_prune_extract_finds_what_it_had(tmp_path, monkeypatch):
     assert states() == {}
     kinds = [entry.kind for entry in survey(CACHE, RUNS)]
     assert kinds == ["items", "image", "text", "text", "words", "words"]
-    assert list(pruned()) == ["3 lock files in cache/manifest"]
+    assert list(pruned()) == ["5 lock files in cache/manifest"]
     invoke("cache", "prune", "--yes")
     before = contents()
     again = json.loads(invoke(*command).stdout)

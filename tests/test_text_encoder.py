@@ -328,13 +328,7 @@ def test_a_tokenizer_with_more_words_than_the_model_is_refused(changed):
         load(changed)
 
 
-def test_pickled_weights_are_not_even_opened(changed):
-    torch.save(load_file(changed / "model.safetensors"), changed / "pytorch_model.bin")
-    (changed / "model.safetensors").unlink()
-    with pytest.raises(EncoderError, match="safetensors"):
-        load(changed)
-
-
+@pytest.mark.faults("hostile file")
 @pytest.mark.parametrize("field", ["_attn_implementation", "_attn_implementation_internal"])
 def test_a_config_that_chooses_an_attention_kernel_is_refused(changed, field):
     edit_config(changed, **{field: "someone/kernel"})
@@ -342,6 +336,7 @@ def test_a_config_that_chooses_an_attention_kernel_is_refused(changed, field):
         load(changed)
 
 
+@pytest.mark.faults("hostile file")
 def test_code_in_the_directory_is_not_run_and_nobody_is_asked_whether_it_should_be(changed, monkeypatch, tmp_path):
     trap, asked = tmp_path / "trap", []
     monkeypatch.setattr(builtins, "input", lambda *words: asked.append(words) or "y")

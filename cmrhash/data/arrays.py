@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cmrhash.cache import DEFLATE_MOST, Foreign, open_foreign
 from cmrhash.errors import DataError, UsageError
+from cmrhash.foreign import DEFLATE_MOST, Foreign, open_foreign
 
 HDF5_STARTS = (0, 512, 1024, 2048, 4096, 8192)  # where its signature may stand; MATLAB's is at 512
 DENSE_ALWAYS = 1 << 30  # bytes that a sparse array may take when written out, however small its file

@@ -27,7 +27,7 @@ from cmrhash.data.dataset import (
     resolve_image,
 )
 from cmrhash.errors import DamagedError, DataError, StaleError, UsageError
-from cmrhash.files import write_bytes
+from cmrhash.files import read_json, write_bytes, write_json
 from cmrhash.recipe import refuse_difference
 
 MANIFEST = "manifest.jsonl"  # a user's
@@ -125,17 +125,18 @@ def _item(row: dict[str, Any], number: dict[str, int]) -> Item:
 
 def dump(dataset: ImageTextDataset) -> bytes:
     """The data set's items in the manifest format, the same bytes for the same items."""
-    lines = []
-    for item in dataset.items:
-        entry = {
-            "id": item.id,
-            "image": item.image,
-            "texts": {lang: list(texts) for lang, texts in sorted(item.texts.items())},
-            "labels": [dataset.classes[label] for label in item.labels],
-            "splits": [role for role in ROLES if role in item.splits],
-        }
-        lines.append(json.dumps(entry, ensure_ascii=False))
+    lines = [json.dumps(_entry(dataset, item), ensure_ascii=False) for item in dataset.items]
     return ("\n".join(lines) + "\n").encode(errors="backslashreplace")  # of a lone surrogate: its JSON escape
+
+
+def _entry(dataset: ImageTextDataset, item: Item) -> dict[str, Any]:
+    return {
+        "id": item.id,
+        "image": item.image,
+        "texts": {lang: list(texts) for lang, texts in sorted(item.texts.items())},
+        "labels": [dataset.classes[label] for label in item.labels],
+        "splits": [role for role in ROLES if role in item.splits],
+    }
 
 
 def store(dataset: ImageTextDataset, folder: Path) -> None:
@@ -153,7 +154,7 @@ def store(dataset: ImageTextDataset, folder: Path) -> None:
         "items_sha256": hashlib.sha256(items).hexdigest(),
     }
     write_bytes(folder / ITEMS, items)
-    write_bytes(folder / ABOUT, json.dumps(about, ensure_ascii=False, indent=1).encode(errors="backslashreplace"))
+    write_json(folder / ABOUT, about)
 
 
 def keep(dataset: ImageTextDataset, folder: Path, overwrite: bool) -> ImageTextDataset:
@@ -165,7 +166,7 @@ def keep(dataset: ImageTextDataset, folder: Path, overwrite: bool) -> ImageTextD
             refuse_difference(made, asked, folder, f"data set '{dataset.name}'")
         for old, new in zip(stored.items, dataset.items, strict=False):
             if old != new:
-                raise StaleError(f"item '{new.id}' differs from the extracted '{old.id}'", folder, "use --overwrite")
+                refuse_difference(_entry(stored, old), _entry(dataset, new), folder, f"item '{old.id}'")
         if len(stored.items) != len(dataset.items):
             what = f"{len(stored.items)} items are extracted, the data set has {len(dataset.items)}"
             raise StaleError(what, folder, "use --overwrite, or another --name")
@@ -181,13 +182,12 @@ def load(folder: Path) -> ImageTextDataset:
     Raises StaleError for a newer version, DamagedError if the items are not the ones that were stored.
     """
     about_path, items_path = folder / ABOUT, folder / ITEMS
-    try:
-        about, content = json.loads(about_path.read_bytes()), items_path.read_bytes()
-        version, digest = about["version"], about["items_sha256"]
-    except FileNotFoundError as error:
-        raise DamagedError("incomplete data set folder", error.filename, "run cmrhash extract again") from None
-    except (ValueError, KeyError, TypeError) as error:
-        raise DamagedError(f"unreadable ({error})", about_path, "delete it and run cmrhash extract again") from None
+    again = "delete it and run cmrhash extract again"
+    for path in (about_path, items_path):
+        if not path.is_file():
+            raise DamagedError("incomplete data set folder", path, "run cmrhash extract again")
+    about, content = read_json(about_path, again), items_path.read_bytes()
+    version, digest = about["version"], about["items_sha256"]
     if version != VERSION:
         fix = f"this cmrhash reads version {VERSION}; upgrade it, or extract again"
         raise StaleError(f"data set format version {version}", about_path, fix)
@@ -204,10 +204,10 @@ def load(folder: Path) -> ImageTextDataset:
             about["found"],
             about["split_seed"],
             digest,
-            val_drawn=about.get("val_drawn", False),
+            val_drawn=about["val_drawn"],
         )
     except (KeyError, TypeError) as error:
-        raise DamagedError(f"unreadable ({error})", about_path, "delete it and run cmrhash extract again") from None
+        raise DamagedError(f"unreadable ({error})", about_path, again) from None
     return check(dataset)
 
 
