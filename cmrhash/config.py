@@ -163,6 +163,25 @@ class CompareConfig:
     metric: str | None = None  # of a cell: "map", "r@1", "r@5" or "r@10"; None: map by labels, r@1 by pairs
 
 
+@dataclass(frozen=True)
+class VerifyConfig:
+    """What ``cache verify`` looks at besides the digests of our own files."""
+
+    sources: bool = True  # photos and captions, against what the features were made from
+
+
+@dataclass(frozen=True)
+class PruneConfig:
+    """What ``cache prune`` takes besides what no command would use again."""
+
+    unfinished: bool = False  # extractions, trainings and fine-tunings that the same command would go on with
+    gone: bool = False  # runs whose features are gone, though extracting these again would make them good
+    yes: bool = False  # delete, and not only say what would be deleted
+
+
+LEFT_BEHIND = 3600.0  # seconds that a partial file without a lock lies untouched before it counts as left behind
+
+
 def aligned(method: str, alignment: str | None) -> str:
     """The name of ``method`` with that alignment, one of ALIGNMENTS; raises UsageError for any but "acmr"."""
     if alignment is None:

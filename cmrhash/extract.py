@@ -21,7 +21,7 @@ import torch
 from cmrhash.config import OWN, RANDOM, SAMPLE_DATASET, TEXT_MODELS, ExtractConfig, FinetuneConfig
 from cmrhash.data import read_dataset
 from cmrhash.data.dataset import ImageTextDataset
-from cmrhash.data.manifest import keep
+from cmrhash.data.manifest import QUARANTINE, keep
 from cmrhash.device import choose_device
 from cmrhash.encoders import image as image_encoders
 from cmrhash.encoders import text as text_encoders
@@ -37,8 +37,6 @@ from cmrhash.extracted import Extracted, Progress
 from cmrhash.files import write_bytes
 from cmrhash.finetune import finetune, tuning_method
 from cmrhash.tuned import SUFFIX, Tuned
-
-QUARANTINE = "quarantine.jsonl"
 
 
 @dataclass

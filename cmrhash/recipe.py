@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -16,6 +17,11 @@ def canonical(value: Mapping[str, Any]) -> bytes:
     """
     text = json.dumps(value, sort_keys=True, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
     return text.encode(errors="backslashreplace")
+
+
+def fingerprint(recipe: Mapping[str, Any]) -> str:
+    """The start of the sha256 of a recipe: what the features of tuned encoders are known by."""
+    return hashlib.sha256(canonical(recipe)).hexdigest()[:16]
 
 
 def refuse_difference(made: Mapping[str, Any], asked: Mapping[str, Any], where: Path, what: str) -> None:

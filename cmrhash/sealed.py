@@ -134,9 +134,8 @@ def read_note(path: Path) -> Unfinished | None:
         return None
     with path.open("rb") as file:
         file.seek(note["commits_at"])
-        records = memoryview(file.read(8 * note["blocks"]))
-    whole = records[: len(records) // 8 * 8]
-    done = sum(int.from_bytes(whole[at : at + 8], "little") & COMMITTED != 0 for at in range(0, len(whole), 8))
+        records = file.read(min(8 * note["blocks"], path.stat().st_size))
+    done = sum(int.from_bytes(records[at : at + 8], "little") & COMMITTED != 0 for at in range(0, len(records), 8))
     return Unfinished(note["recipe"], note["rows"], note["blocks"], done)
 
 

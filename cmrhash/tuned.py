@@ -11,7 +11,6 @@ An encoder that was left as it was (learning rate 0) has no file here.
 
 from __future__ import annotations
 
-import hashlib
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -27,7 +26,7 @@ from cmrhash.encoders.text import TextEncoder
 from cmrhash.encoders.weights import state_digest
 from cmrhash.errors import DamagedError
 from cmrhash.files import checked, remove, sha256, sync, write_bytes
-from cmrhash.recipe import canonical
+from cmrhash.recipe import fingerprint
 
 SUFFIX = "-tuned"  # of an encoder's name, and so of its feature files
 IMAGE = "image.safetensors"
@@ -45,8 +44,8 @@ class Tuned:
 
     @property
     def digest(self) -> str:
-        """The start of the sha256 of its recipe: what the features of its encoders are known by."""
-        return hashlib.sha256(canonical(self.config["recipe"])).hexdigest()[:16]
+        """What the features of its encoders are known by."""
+        return fingerprint(self.config["recipe"])
 
     def apply(
         self, image: ImageEncoder, texts: Mapping[str, TextEncoder]

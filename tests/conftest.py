@@ -13,7 +13,7 @@ from PIL import Image
 
 from cmrhash.cache import FeatureWriter, source_digest
 from cmrhash.data import manifest
-from cmrhash.data.dataset import ImageTextDataset, Item
+from cmrhash.data.dataset import ImageTextDataset, Item, ids_digest
 
 pytest_plugins = ["fault_table"]
 # How many times the usual number of examples a property is tried on, then other ones every time.
@@ -102,7 +102,8 @@ def make_cache():
             item = Item(f"i{n}", f"{n}.jpg", texts, labels, frozenset(roles))
             items.append(change(item) if change else item)
         classes = tuple("abcdef") if relevance == "labels" else ()
-        manifest.store(ImageTextDataset(name, cache, tuple(items), classes, relevance), cache / name)
+        data = ImageTextDataset(name, cache, tuple(items), classes, relevance)
+        manifest.store(data, cache / name)
         rng = np.random.default_rng(0)
         for view, dim in (("image", 16), ("text-de", 12), ("text-en", 12)):
             kind, _, lang = view.partition("-")
@@ -114,6 +115,7 @@ def make_cache():
             valid = np.array([bool(lang or items[n].image) for n, _ in rows])
             x[~valid] = 0
             recipe = {"kind": kind, "encoder": "toy", "weights": weights, **({"lang": lang} if lang else {})}
+            recipe["items"] = ids_digest(data)
             item = np.array([n for n, _ in rows], np.int32)
             ids = tuple(i.id for i in items)
             with FeatureWriter(cache / name / f"{view}-toy.h5", item, ids, dim, recipe, len(rows)) as writer:

@@ -66,9 +66,9 @@ def test_shell_completion_can_be_installed():
     assert "--install-completion" in invoke("--help").stdout
 
 
-@pytest.mark.parametrize("command", ["extract", "train", "eval"])
+@pytest.mark.parametrize("command", ["extract", "train", "eval", "cache ls", "cache verify", "cache prune", "env"])
 def test_help_gives_examples(command):
-    shown = invoke(command, "-h").stdout
+    shown = invoke(*command.split(), "-h").stdout
     assert f"cmrhash {command}" in shown.split("Options")[0].split("\n", 2)[2]
 
 

@@ -2,6 +2,7 @@
 
 import ast
 import dataclasses
+import importlib
 import inspect
 import re
 import subprocess
@@ -11,9 +12,18 @@ import pytest
 import typer
 
 from cmrhash import config
-from cmrhash.config import CompareConfig, EvalConfig, ExtractConfig, FinetuneConfig, SearchConfig, TrainConfig
+from cmrhash.config import (
+    CompareConfig,
+    EvalConfig,
+    ExtractConfig,
+    FinetuneConfig,
+    PruneConfig,
+    SearchConfig,
+    TrainConfig,
+    VerifyConfig,
+)
 from cmrhash.methods import METHODS
-from cmrhash_cli.main import app
+from cmrhash_cli.main import app, cache
 
 COMMANDS = {
     "extract": ExtractConfig,
@@ -21,6 +31,8 @@ COMMANDS = {
     "eval": EvalConfig,
     "compare": CompareConfig,
     "search": SearchConfig,
+    "cache verify": VerifyConfig,
+    "cache prune": PruneConfig,
 }
 FIELD_OF = {"lang": "langs", "text_model": "text_models"}  # options that can be repeated have a plural field
 PLURAL = {
@@ -39,9 +51,16 @@ NOT_FIELDS = {
 CHOICE = {"search": {"query", "item", "run", "bits", "method", "relevance"}}  # what is asked, and of which run
 
 
+def commands():
+    """{words: command} as the shell sees them, those of a group by both its words."""
+    top = typer.main.get_command(app).commands
+    groups = {name: group.commands for name, group in top.items() if hasattr(group, "commands")}
+    return top | {f"{name} {each}": command for name, own in groups.items() for each, command in own.items()}
+
+
 def options(name):
     """{name: option} of a command as the shell sees it."""
-    return {option.name: option for option in typer.main.get_command(app).commands[name].params}
+    return {option.name: option for option in commands()[name].params}
 
 
 def fields(name):
@@ -56,7 +75,7 @@ def field_of(name, option):
 
 
 def test_the_commands_of_the_config_are_there():
-    assert set(COMMANDS) <= set(typer.main.get_command(app).commands)
+    assert set(COMMANDS) <= set(commands())
 
 
 @pytest.mark.parametrize("name", COMMANDS)
@@ -81,7 +100,10 @@ def test_every_field_has_an_option_and_every_option_a_field(name):
     assert given - set(fields(name)) <= NOT_FIELDS | CHOICE.get(name, set())
 
 
-@pytest.mark.parametrize("function", [command.callback for command in app.registered_commands])
+REGISTERED = [*app.registered_commands, *cache.registered_commands]
+
+
+@pytest.mark.parametrize("function", [command.callback for command in REGISTERED])
 def test_every_option_is_read(function):
     body = ast.parse(inspect.getsource(function)).body[0]
     read = {n.id for part in body.body for n in ast.walk(part) if isinstance(n, ast.Name)}
@@ -89,9 +111,9 @@ def test_every_option_is_read(function):
     assert unread <= {"debug"}  # that one is read where errors are caught, before any command runs
 
 
-@pytest.mark.parametrize("name", sorted(typer.main.get_command(app).commands))
+@pytest.mark.parametrize("name", sorted(commands()))
 def test_every_command_and_option_has_help(name):
-    assert typer.main.get_command(app).commands[name].help
+    assert commands()[name].help
     for option in options(name).values():
         assert option.help, option.name
 
@@ -111,14 +133,22 @@ def test_without_options_a_command_asks_for_the_config_as_it_is(monkeypatch, tmp
         return call
 
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("cmrhash.extract.extract", remember("extract"))
-    monkeypatch.setattr("cmrhash.train.train", remember("train"))
-    monkeypatch.setattr("cmrhash.evaluate.evaluate", remember("eval"))
-    monkeypatch.setattr("cmrhash.compare.compare", remember("compare"))
+    doors = {
+        "extract": "extract.extract",
+        "train": "train.train",
+        "eval": "evaluate.evaluate",
+        "compare": "compare.compare",
+        "cache verify": "verify.verify",
+        "cache prune": "prune.plan",
+    }
+    for door in doors.values():  # all before any is changed: some import each other
+        importlib.import_module(f"cmrhash.{door.partition('.')[0]}")
+    for name, door in doors.items():
+        monkeypatch.setattr(f"cmrhash.{door}", remember(name))
     monkeypatch.setattr("cmrhash.data.manifest.open_extracted", lambda *_: (None, tmp_path))
-    for name in ("extract", "train", "eval", "compare"):
+    for name in doors:
         with pytest.raises(Stop):
-            typer.main.get_command(app)([name], standalone_mode=False)
+            typer.main.get_command(app)(name.split(), standalone_mode=False)
         assert asked[name] == COMMANDS[name]()
 
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import typer
 
 from cmrhash_cli.bench import bench
+from cmrhash_cli.cache import ls, prune, verify
 from cmrhash_cli.compare import compare
+from cmrhash_cli.env import env
 from cmrhash_cli.evaluate import evaluate
 from cmrhash_cli.extract import extract
 from cmrhash_cli.output import print_version, run
@@ -35,6 +37,13 @@ app.command("eval")(evaluate)
 app.command("search")(search)
 app.command("compare")(compare)
 app.command("bench")(bench)
+app.command("env")(env)
+
+cache = typer.Typer(help="Look after what lies in the cache and among the runs.")
+cache.command("ls")(ls)
+cache.command("verify")(verify)
+cache.command("prune")(prune)
+app.add_typer(cache, name="cache")
 
 
 def main() -> None:

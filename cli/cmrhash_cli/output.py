@@ -118,8 +118,13 @@ def print_json(value: Any) -> None:
     print(json.dumps(value, indent=1, ensure_ascii=False, default=str))
 
 
-def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], caption: str = "") -> None:
-    """A result for people, on stdout: a table, plain when it is piped; the first columns are names, numbers right."""
+def print_table(
+    title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], caption: str = "", folded: str = ""
+) -> None:
+    """A result for people, on stdout: a table, plain when it is piped; the first columns are names, numbers right.
+
+    folded: the column whose cells may go over several lines in a narrow terminal.
+    """
     from rich import box
     from rich.console import Console
     from rich.table import Table
@@ -129,7 +134,7 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, title_style="bold")
     for at, column in enumerate(columns):
         numeric = bool(rows) and all(_is_number(row[at]) for row in rows)
-        table.add_column(column, justify="right" if numeric else "left", no_wrap=True)
+        table.add_column(column, justify="right" if numeric else "left", no_wrap=column != folded)
     for row in rows:
         table.add_row(*row)
     console.print(table)

@@ -32,6 +32,7 @@ from cmrhash.recipe import refuse_difference
 
 MANIFEST = "manifest.jsonl"  # a user's
 ITEMS, ABOUT = "items.jsonl", "dataset.json"  # ours: the items, and what is said of them as a whole
+QUARANTINE = "quarantine.jsonl"  # what could not be used, and why
 FIELDS = ("id", "image", "texts", "labels", "splits")
 VERSION = 1
 

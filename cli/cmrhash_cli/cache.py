@@ -1,0 +1,200 @@
+"""cmrhash cache ls, verify, prune: what lies in the cache and among the runs."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from cmrhash.config import PruneConfig, VerifyConfig
+from cmrhash_cli.output import (
+    CACHE,
+    RUNS,
+    Cache,
+    Debug,
+    Json,
+    Quiet,
+    Runs,
+    note,
+    print_json,
+    print_table,
+    progress_bars,
+)
+
+if TYPE_CHECKING:
+    from cmrhash.inventory import Entry
+    from cmrhash.prune import Doomed
+    from cmrhash.verify import Checked
+
+PLAIN = ("whole", "sealed", "trained", "tuned")  # states that say no more than that
+ALONE = ("damaged", "another format")  # states whose reason differs from file to file
+V, P = VerifyConfig, PruneConfig
+One = Annotated[str | None, typer.Option("--dataset", help="Only this data set; default: all.")]
+
+
+def ls(
+    dataset: One = None,
+    cache: Cache = CACHE,
+    runs: Runs = RUNS,
+    as_json: Json = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """List feature files and runs with their size and state; quick, it reads no payload.
+
+    cmrhash cache ls
+
+    cmrhash cache ls --dataset iaprtc12 --json
+    """
+    from cmrhash.inventory import survey
+
+    found = survey(cache, runs, dataset)
+    own, trained = ([entry for entry in found if (entry.kind == "run") is wanted] for wanted in (False, True))
+    if as_json:
+        print_json({"files": [_as_json(entry) for entry in own], "runs": [_as_json(entry) for entry in trained]})
+        return
+    if own:
+        columns = ["data set", "file", "view", "rows", "ok", "size", "state"]
+        print_table(f"features in {cache}", columns, [_file_cells(entry, cache) for entry in own], folded="state")
+    if trained:
+        columns = ["run", "val mAP", "bits", "size", "state"]
+        print_table(f"runs in {runs}", columns, [_run_cells(entry, runs) for entry in trained], folded="state")
+    if not found:
+        note(f"nothing in {cache} and {runs}: run cmrhash extract first", quiet)
+    for line in dict.fromkeys(_advice(entry) for entry in found if entry.fix):
+        print(line)
+
+
+def verify(
+    dataset: One = None,
+    sources: Annotated[bool, typer.Option(help="Compare photos and captions as well.")] = V.sources,
+    cache: Cache = CACHE,
+    runs: Runs = RUNS,
+    as_json: Json = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Read everything again: digests of all files, photos and captions against the features.
+
+    Ends in 6 if anything is damaged, in 4 if anything is stale, in 0 if all is whole.
+
+    cmrhash cache verify
+
+    cmrhash cache verify --dataset flickr --no-sources
+    """
+    from cmrhash.verify import exit_code
+    from cmrhash.verify import verify as run
+
+    start, found = time.monotonic(), []
+    with progress_bars(quiet) as progress:
+        for checked in run(VerifyConfig(sources), cache, runs, dataset, progress):
+            found.append(checked)
+            if not as_json:
+                print(_line(checked))
+    counts = _counts(found)
+    size, seconds = sum(one.bytes for one in found), time.monotonic() - start
+    if as_json:
+        files = [{"file": str(o.path), "status": o.status, "state": o.words, "fix": o.fix} for o in found]
+        print_json({**counts, "bytes": size, "seconds": round(seconds, 3), "files": files})
+    else:
+        words = ", ".join(f"{count} {status}" for status, count in counts.items())
+        print(f"{len(found)} looked at, {_size(size)} in {seconds:.1f} s: {words}")
+    raise typer.Exit(exit_code(found))
+
+
+def prune(
+    dataset: One = None,
+    unfinished: Annotated[
+        bool, typer.Option("--unfinished", help="Also extractions and trainings that could be gone on with.")
+    ] = P.unfinished,
+    gone: Annotated[
+        bool, typer.Option("--gone", help="Also runs whose features are gone (extracting again would bring them back).")
+    ] = P.gone,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Delete; without it they are only listed.")] = P.yes,
+    cache: Cache = CACHE,
+    runs: Runs = RUNS,
+    as_json: Json = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """List what no command would use again, and with --yes delete it.
+
+    cmrhash cache prune
+
+    cmrhash cache prune --unfinished --yes
+    """
+    from cmrhash.prune import delete, plan
+
+    config = PruneConfig(unfinished, gone, yes)
+    found = plan(config, cache, runs, dataset)
+    done = list(delete(found, cache, runs)) if config.yes else [(one, "") for one in found]
+    freed = sum(one.bytes for one, left in done if not left)
+    if as_json:
+        print_json({"deleted": yes, "bytes": freed, "things": [_doomed_as_json(one, left) for one, left in done]})
+        return
+    rows = [[one.what, f"left alone: {left}" if left else one.why, _size(one.bytes)] for one, left in done]
+    if rows:
+        print_table("deleted" if yes else "would be deleted", ["what", "why", "size"], rows, folded="why")
+        print(f"{_size(freed)} freed" if yes else f"{_size(freed)} would be freed: cmrhash cache prune --yes deletes")
+    else:
+        note("nothing to delete", quiet)
+
+
+# ---------------------------------------------------------------------------------------------- lines and cells
+
+
+def _file_cells(entry: Entry, cache: Path) -> list[str]:
+    facts = entry.facts
+    name = str(entry.path.relative_to(cache / entry.dataset))
+    numbers = [str(facts[key]) if facts.get(key) is not None else "-" for key in ("rows", "ok")]
+    return [entry.dataset, name, facts.get("view", entry.kind), *numbers, _size(entry.bytes), _state(entry)]
+
+
+def _run_cells(entry: Entry, runs: Path) -> list[str]:
+    facts = entry.facts
+    score = facts.get("val_map")
+    numbers = ["-" if score is None else f"{score:.3f}", str(facts.get("bits", "-"))]
+    return [str(entry.path.relative_to(runs)), *numbers, _size(entry.bytes), _state(entry)]
+
+
+def _state(entry: Entry) -> str:
+    """What is wrong with a single file is said below the table."""
+    return entry.state if entry.state in ALONE else entry.words
+
+
+def _advice(entry: Entry) -> str:
+    return f"{entry.path}: {entry.words}: {entry.fix}" if entry.state in ALONE else f"{entry.state}: {entry.fix}"
+
+
+def _line(checked: Checked) -> str:
+    status = "DAMAGED" if checked.status == "damaged" else checked.status
+    words = f": {checked.words}" if checked.words and checked.words not in PLAIN else ""
+    return f"{status:10} {checked.path}{words}" + (f": {checked.fix}" if checked.fix else "")
+
+
+def _counts(found: Sequence[Checked]) -> dict[str, int]:
+    """How many there are of each status; the three that decide are always named."""
+    counts = dict.fromkeys(("whole", "stale", "damaged"), 0)
+    for one in found:
+        counts[one.status] = counts.get(one.status, 0) + 1
+    return counts
+
+
+def _as_json(entry: Entry) -> dict[str, Any]:
+    own = {"dataset": entry.dataset, "path": str(entry.path), "kind": entry.kind, "status": entry.status}
+    return {**own, "state": entry.words, "fix": entry.fix, "bytes": entry.bytes, **entry.facts}
+
+
+def _doomed_as_json(one: Doomed, left: str) -> dict[str, Any]:
+    return {"what": one.what, "why": one.why, "left": left, "bytes": one.bytes, "files": list(map(str, one.files))}
+
+
+def _size(count: int) -> str:
+    """A number of bytes for people."""
+    for unit, size in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if count >= size:
+            return f"{count / size:.1f} {unit}"
+    return f"{count} B"

@@ -1,0 +1,21 @@
+"""cmrhash env: what cmrhash runs on, for bug reports."""
+
+from __future__ import annotations
+
+from cmrhash_cli.output import CACHE, RUNS, Cache, Debug, Json, Runs, print_json
+
+
+def env(cache: Cache = CACHE, runs: Runs = RUNS, as_json: Json = False, debug: Debug = False) -> None:
+    """Say what cmrhash runs on: versions, machine, devices, folders. Paste it into a bug report.
+
+    cmrhash env
+
+    cmrhash env --json
+    """
+    from cmrhash.environment import as_markdown, describe
+
+    found = describe(cache, runs)
+    if as_json:
+        print_json(found)
+    else:
+        print(as_markdown(found))
