@@ -19,9 +19,9 @@ from pathlib import Path
 import torch
 
 from cmrhash.config import OWN, RANDOM, SAMPLE_DATASET, TEXT_MODELS, ExtractConfig, FinetuneConfig
-from cmrhash.data import read_dataset
 from cmrhash.data.dataset import ImageTextDataset
 from cmrhash.data.manifest import QUARANTINE, keep
+from cmrhash.data.readers import read_dataset
 from cmrhash.device import choose_device
 from cmrhash.encoders import image as image_encoders
 from cmrhash.encoders import text as text_encoders

@@ -19,11 +19,12 @@ from cmrhash import extract as extract_module
 from cmrhash import extract_ready
 from cmrhash.cache import read_features
 from cmrhash.config import EvalConfig, ExtractConfig, TrainConfig
-from cmrhash.data import features, read_dataset
+from cmrhash.data import features
 from cmrhash.data.array_roles import choose, recognise
 from cmrhash.data.arrays import list_arrays
 from cmrhash.data.dataset import ImageTextDataset, Item, check, with_roles
 from cmrhash.data.manifest import open_extracted
+from cmrhash.data.readers import read_dataset
 from cmrhash.encoders import text as text_encoders
 from cmrhash.errors import CmrhashError, DataError, StaleError, UsageError
 from cmrhash.evaluate import evaluate

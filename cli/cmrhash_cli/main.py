@@ -49,3 +49,7 @@ app.add_typer(cache, name="cache")
 def main() -> None:
     """The ``cmrhash`` script: runs a command and turns errors into one line and an exit code."""
     run(app)
+
+
+if __name__ == "__main__":
+    main()
