@@ -316,8 +316,9 @@ def test_runs_of_other_features(here, make_cache, capsys, command, words):
 
 
 def moved(here, monkeypatch):
-    shutil.move(here, here.with_name("elsewhere"))
-    monkeypatch.chdir(here.with_name("elsewhere"))
+    there = here.with_name(here.name + " moved")
+    shutil.move(here, there)
+    monkeypatch.chdir(there)
 
 
 def touched(here, _):
@@ -403,7 +404,7 @@ def test_what_changes_no_number_is_found_there(here, as_before, monkeypatch, cap
     change, paths = HARMLESS.get(what, (lambda *_: os.umask(0o077), {}))
     before = {path.relative_to(here): content for path, content in contents(here).items() if path.suffix == ".h5"}
     change(here, monkeypatch)
-    root = here if here.exists() else here.with_name("elsewhere")
+    root = here if here.exists() else here.with_name(here.name + " moved")
     up = "../" if what == "called from elsewhere" else ""
     for command in SAME:
         faults.tried += 1
