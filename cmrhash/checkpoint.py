@@ -16,10 +16,11 @@ import torch
 from torch import Tensor
 
 from cmrhash.errors import DamagedError, StaleError
-from cmrhash.files import sha256, write_bytes
+from cmrhash.files import checked, read_json, sha256, write_bytes, write_json
 from cmrhash.recipe import refuse_difference
 
 CHECKPOINT = "checkpoint.json"  # names the tensors' file and its sha256; gone once the run is finished
+ANEW = "start anew with --overwrite"
 PREFIXES = ("heads.", "parts.", "optimizer.", "best.")  # of the tensors' names
 
 
@@ -86,13 +87,13 @@ class State:
         about = {
             "recipe": recipe,
             "file": path.name,
-            "sha256": sha256(path),
+            "tensors_sha256": sha256(path),
             "epoch": self.epoch,
             "best_epoch": self.best_epoch,
             "best_map": self.best_map,
             "history": self.history,
         }
-        write_bytes(target / CHECKPOINT, json.dumps(about).encode())
+        write_json(target / CHECKPOINT, about)
         for old in target.glob("checkpoint-*.safetensors"):
             if old != path:
                 old.unlink()
@@ -112,16 +113,10 @@ class State:
         path = target / CHECKPOINT
         if not path.exists():
             return
-        try:
-            about = json.loads(path.read_bytes())
-            tensors_path = target / about["file"]
-            intact = sha256(tensors_path) == about["sha256"]
-        except (ValueError, KeyError, OSError):
-            intact = False
-        if not intact:
-            raise DamagedError("unfinished run is damaged", path, "start anew with --overwrite")
+        about = read_json(path, ANEW)
+        tensors_path = checked(target, about["file"], about["tensors_sha256"], ANEW)
         refuse_difference(about["recipe"], json.loads(json.dumps(recipe)), target, "unfinished run")
-        tensors = safetensors.torch.load_file(tensors_path)
+        tensors = read_tensors(tensors_path, ANEW)
         saved = {key: {n.removeprefix(key): t for n, t in tensors.items() if n.startswith(key)} for key in PREFIXES}
         self.heads.load_state_dict(saved["heads."])
         self.parts.load_state_dict(saved["parts."])
@@ -138,6 +133,14 @@ class State:
         self.epoch, self.best_epoch, self.best_map = about["epoch"], about["best_epoch"], about["best_map"]
         self.history = about["history"]
         self._snapshot = self._tensors()
+
+
+def read_tensors(path: Path, fix: str) -> dict[str, Tensor]:
+    """The tensors of a file that has the right digest; DamagedError if it is not safetensors all the same."""
+    try:
+        return safetensors.torch.load_file(path)
+    except (safetensors.SafetensorError, OSError) as error:
+        raise DamagedError(f"no safetensors ({str(error)[:120]})", path, fix) from None
 
 
 def _copy(tensor: Tensor) -> Tensor:

@@ -22,8 +22,8 @@ from cmrhash import runs
 from cmrhash.cache import read_manifest, read_sealed, write_sealed
 from cmrhash.codes import Codes, pack
 from cmrhash.data.dataset import ImageTextDataset, with_relevance
-from cmrhash.errors import DamagedError, StaleError, UsageError
-from cmrhash.files import sha256
+from cmrhash.errors import StaleError, UsageError
+from cmrhash.files import checked, sha256
 from cmrhash.index import BinaryIndex
 from cmrhash.recipe import first_difference, refuse_difference
 from cmrhash.views import View, feature_files, open_view, scored_rows
@@ -101,9 +101,7 @@ def read_codes(run: runs.Run) -> dict[str, Encoded]:
     borrowed = manifest["recipe"]["borrowed"]
     views = {}
     for index_name, digest in manifest["indexes"].items():
-        index_path = run.folder / index_name
-        if sha256(index_path) != digest:
-            raise DamagedError("does not match its sha256", index_path, "delete it; eval makes it again")
+        index_path = checked(run.folder, index_name, digest, "delete it; eval makes it again")
         name = index_name.removesuffix(".faiss")
         part = {key: arrays[f"{name}.{key}"] for key in ("packed", "embedding", "item", "database")}
         codes = Codes(part["packed"], run.bits, part["item"])
@@ -114,14 +112,14 @@ def read_codes(run: runs.Run) -> dict[str, Encoded]:
 
 def load_heads(run: runs.Run) -> ModuleDict:
     """The trained heads of a run, in eval mode on the CPU, by view name."""
-    import safetensors.torch
     import torch
 
+    from cmrhash.checkpoint import read_tensors
     from cmrhash.heads import Head
 
     dims = {name: made["dim"] for name, made in run.config["features"].items()}
     heads = torch.nn.ModuleDict({name: Head(dim, run.bits, **run.config["head"]) for name, dim in dims.items()})
-    heads.load_state_dict(safetensors.torch.load_file(run.file(runs.HEADS)))
+    heads.load_state_dict(read_tensors(run.file(runs.HEADS), runs.ANEW))
     return heads.eval()
 
 

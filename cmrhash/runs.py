@@ -12,15 +12,14 @@ metrics.json        what eval printed last
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cmrhash.errors import DamagedError, StaleError, UsageError
-from cmrhash.files import sha256, write_bytes
+from cmrhash.errors import StaleError, UsageError
+from cmrhash.files import checked, read_json, write_bytes, write_json
 
 CONFIG, HEADS, HISTORY, CODES, METRICS = (
     "config.json",
@@ -30,6 +29,7 @@ CONFIG, HEADS, HISTORY, CODES, METRICS = (
     "metrics.json",
 )
 VERSION = 1
+ANEW = "train again with --overwrite"
 
 
 @dataclass(frozen=True)
@@ -66,10 +66,7 @@ class Run:
 
     def file(self, name: str) -> Path:
         """A file of the run, once its sha256 is the recorded one; raises DamagedError."""
-        path = self.folder / name
-        if not path.is_file() or sha256(path) != self.config["files"].get(name):
-            raise DamagedError("missing, or does not match its sha256", path, "train again with --overwrite")
-        return path
+        return checked(self.folder, name, self.config["files"].get(name), ANEW)
 
 
 def folder_of(
@@ -88,14 +85,7 @@ def open_run(folder: Path) -> Run:
     path = folder / CONFIG
     if not path.is_file():
         raise UsageError("no trained run", folder, "run cmrhash train first")
-    try:
-        config = json.loads(path.read_bytes())
-        digest = config.pop("sha256")
-        intact = digest == hashlib.sha256(_dumps(config)).hexdigest()
-    except (ValueError, KeyError, AttributeError):
-        intact = False
-    if not intact:
-        raise DamagedError("not what train wrote", path, "train again with --overwrite")
+    config = read_json(path, ANEW)
     if config["version"] != VERSION:
         fix = f"this cmrhash reads version {VERSION}; upgrade it, or train again"
         raise StaleError(f"run format version {config['version']}", path, fix)
@@ -105,7 +95,7 @@ def open_run(folder: Path) -> Run:
 def write_config(folder: Path, config: Mapping[str, Any]) -> Run:
     """Finish a run: its config, with a digest over itself, in one move."""
     full = {"version": VERSION, **config}
-    write_bytes(folder / CONFIG, _dumps({**full, "sha256": hashlib.sha256(_dumps(full)).hexdigest()}))
+    write_json(folder / CONFIG, full)
     return Run(folder, full)
 
 
@@ -150,7 +140,3 @@ def best_run(found: Sequence[Run]) -> Run:
 def write_lines(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
     """JSON lines, in one move."""
     write_bytes(path, "".join(json.dumps(row) + "\n" for row in rows).encode())
-
-
-def _dumps(config: Mapping[str, Any]) -> bytes:
-    return (json.dumps(config, ensure_ascii=False, indent=1, sort_keys=True) + "\n").encode()

@@ -21,17 +21,18 @@ from typing import Any, TypeVar
 import safetensors.torch
 
 from cmrhash import runs
-from cmrhash.checkpoint import State
+from cmrhash.checkpoint import State, read_tensors
 from cmrhash.encoders.image import ImageEncoder
 from cmrhash.encoders.text import TextEncoder
 from cmrhash.encoders.weights import state_digest
 from cmrhash.errors import DamagedError
-from cmrhash.files import sha256, write_bytes
+from cmrhash.files import checked, sha256, write_bytes
 from cmrhash.recipe import canonical
 
 FOLDER = "tuned"  # below the data set's
 SUFFIX = "-tuned"  # of an encoder's name, and so of its feature files
 IMAGE = "image.safetensors"
+ANEW = "tune anew with cmrhash extract --finetune --overwrite"
 E = TypeVar("E", ImageEncoder, TextEncoder)
 
 
@@ -56,6 +57,8 @@ class Tuned:
         The modules are the given ones, changed. Raises DamagedError if a file is not what was written.
         """
         weights = self.config["weights"]
+        for name, digest in self.config["files"].items():
+            checked(self.folder, name, digest, ANEW)
         if "image" in weights:
             image = self._load(image, weights["image"])
         done: dict[str, TextEncoder] = {}
@@ -66,10 +69,8 @@ class Tuned:
         return image, done
 
     def _load(self, encoder: E, name: str) -> E:
-        path = self.folder / name
-        if not path.is_file() or sha256(path) != self.config["files"].get(name):
-            raise _damaged(path)
-        encoder.module.load_state_dict(safetensors.torch.load_file(path))
+        path = checked(self.folder, name, self.config["files"].get(name), ANEW)
+        encoder.module.load_state_dict(read_tensors(path, ANEW))
         encoder.module.eval()
         made = {"tuned": self.digest, **encoder.recipe}
         made |= {"weights": "tuned", "weights_sha256": state_digest(encoder.module)}
@@ -87,7 +88,7 @@ def find(folder: Path) -> Tuned | None:
     try:
         return Tuned(folder, runs.open_run(folder).config, fresh=False)
     except DamagedError:
-        raise _damaged(folder / runs.CONFIG) from None
+        raise DamagedError("tuned encoders: not what was written", folder / runs.CONFIG, ANEW) from None
 
 
 def write(
@@ -124,8 +125,3 @@ def _weights(state: State, view: str) -> bytes:
     start = f"encoders.{view}."
     own = {name.removeprefix(start): t for name, t in state.best.items() if name.startswith(start)}
     return safetensors.torch.save(own, {"format": "pt"})
-
-
-def _damaged(path: Path) -> DamagedError:
-    fix = "tune anew with cmrhash extract --finetune --overwrite"
-    return DamagedError("tuned encoders: missing, or not what was written", path, fix)

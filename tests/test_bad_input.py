@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from cmrhash.cache import MAGIC, USER_BLOCK
-from cmrhash.files import locked
+from cmrhash.files import locked, read_json, write_json
 from cmrhash_cli.main import main
 
 QUICK = ["--epochs", "2", "--batch", "16", "--hidden", "16", "--bits", "8", "--device", "cpu"]
@@ -73,7 +73,7 @@ def here(prepared, tmp_path, monkeypatch):
     """A copy of it as the current folder."""
     shutil.copytree(prepared, tmp_path, dirs_exist_ok=True)
     about = tmp_path / "own/manifest/dataset.json"  # it names the folder of the photos, which are copied as well
-    about.write_text(about.read_text().replace(str(prepared.resolve()), str(tmp_path.resolve())))
+    write_json(about, {**read_json(about, ""), "root": str((tmp_path / "mine").resolve())})
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -334,16 +334,8 @@ def newer_sealed(path):
     path.write_bytes(content)
 
 
-def newer_config(path):
-    config = json.loads(path.read_text())
-    del config["sha256"]
-    config["version"] = 2
-    digest = hashlib.sha256((json.dumps(config, ensure_ascii=False, indent=1, sort_keys=True) + "\n").encode())
-    path.write_text(json.dumps({**config, "sha256": digest.hexdigest()}))
-
-
 def newer_json(path):
-    path.write_text(json.dumps({**json.loads(path.read_text()), "version": 2}))
+    write_json(path, {**read_json(path, ""), "version": 2})
 
 
 @pytest.mark.parametrize(
@@ -352,8 +344,8 @@ def newer_json(path):
         ("cache/toy/dataset.json", newer_json, BITS),
         ("cache/toy/dataset.json", newer_json, ["eval"]),
         ("cache/toy/image-toy.h5", newer_sealed, BITS),
-        ("runs/toy/triplet-8/config.json", newer_config, BITS),
-        ("runs/toy/triplet-8/config.json", newer_config, ["eval"]),
+        ("runs/toy/triplet-8/config.json", newer_json, BITS),
+        ("runs/toy/triplet-8/config.json", newer_json, ["eval"]),
         ("runs/toy/triplet-8/codes.h5", newer_sealed, ["eval"]),
     ],
     ids=lambda value: value if isinstance(value, str) else "",

@@ -27,7 +27,7 @@ from cmrhash.data.dataset import (
     resolve_image,
 )
 from cmrhash.errors import DamagedError, DataError, StaleError, UsageError
-from cmrhash.files import write_bytes
+from cmrhash.files import read_json, write_bytes, write_json
 from cmrhash.recipe import refuse_difference
 
 MANIFEST = "manifest.jsonl"  # a user's
@@ -152,7 +152,7 @@ def store(dataset: ImageTextDataset, folder: Path) -> None:
         "items_sha256": hashlib.sha256(items).hexdigest(),
     }
     write_bytes(folder / ITEMS, items)
-    write_bytes(folder / ABOUT, json.dumps(about, ensure_ascii=False, indent=1).encode(errors="backslashreplace"))
+    write_json(folder / ABOUT, about)
 
 
 def keep(dataset: ImageTextDataset, folder: Path, overwrite: bool) -> ImageTextDataset:
@@ -180,13 +180,12 @@ def load(folder: Path) -> ImageTextDataset:
     Raises StaleError for a newer version, DamagedError if the items are not the ones that were stored.
     """
     about_path, items_path = folder / ABOUT, folder / ITEMS
-    try:
-        about, content = json.loads(about_path.read_bytes()), items_path.read_bytes()
-        version, digest = about["version"], about["items_sha256"]
-    except FileNotFoundError as error:
-        raise DamagedError("incomplete data set folder", error.filename, "run cmrhash extract again") from None
-    except (ValueError, KeyError, TypeError) as error:
-        raise DamagedError(f"unreadable ({error})", about_path, "delete it and run cmrhash extract again") from None
+    again = "delete it and run cmrhash extract again"
+    for path in (about_path, items_path):
+        if not path.is_file():
+            raise DamagedError("incomplete data set folder", path, "run cmrhash extract again")
+    about, content = read_json(about_path, again), items_path.read_bytes()
+    version, digest = about["version"], about["items_sha256"]
     if version != VERSION:
         fix = f"this cmrhash reads version {VERSION}; upgrade it, or extract again"
         raise StaleError(f"data set format version {version}", about_path, fix)
@@ -203,10 +202,10 @@ def load(folder: Path) -> ImageTextDataset:
             about["found"],
             about["split_seed"],
             digest,
-            val_drawn=about.get("val_drawn", False),
+            val_drawn=about["val_drawn"],
         )
     except (KeyError, TypeError) as error:
-        raise DamagedError(f"unreadable ({error})", about_path, "delete it and run cmrhash extract again") from None
+        raise DamagedError(f"unreadable ({error})", about_path, again) from None
     return check(dataset)
 
 
