@@ -145,7 +145,7 @@ class FlatWriter:
     def add(self, packed: NDArray[np.uint8]) -> None:
         """Append codes (n, ceil(bits / 8)) uint8; raises as ``codes.check_packed``."""
         check_packed(packed, self.bits)
-        self._file.write(memoryview(pad(packed)))
+        self._file.write(pad(packed).data)
         self.rows += len(packed)
 
     def __exit__(self, *_: object) -> None:

@@ -11,7 +11,15 @@ import pytest
 import typer
 
 from cmrhash import config
-from cmrhash.config import CompareConfig, EvalConfig, ExtractConfig, FinetuneConfig, SearchConfig, TrainConfig
+from cmrhash.config import (
+    CompareConfig,
+    EvalConfig,
+    ExtractConfig,
+    FinetuneConfig,
+    IndexConfig,
+    SearchConfig,
+    TrainConfig,
+)
 from cmrhash.methods import METHODS
 from cmrhash_cli.main import app
 
@@ -20,6 +28,7 @@ COMMANDS = {
     "train": TrainConfig,
     "eval": EvalConfig,
     "compare": CompareConfig,
+    "index": IndexConfig,
     "search": SearchConfig,
 }
 FIELD_OF = {"lang": "langs", "text_model": "text_models"}  # options that can be repeated have a plural field
@@ -36,7 +45,8 @@ NOT_FIELDS = {
     "alignment",  # a way to say the method
     "finetune",
 }
-CHOICE = {"search": {"query", "item", "run", "bits", "method", "relevance"}}  # what is asked, and of which run
+WHICH_RUN = {"run", "bits", "method", "relevance"}
+CHOICE = {"search": {"query", "item", *WHICH_RUN}, "index": WHICH_RUN}  # what is asked, and of which run
 
 
 def options(name):

@@ -12,9 +12,9 @@ import cmrhash
 
 TREE = Path(cmrhash.__file__).parent
 ORDER = """
-    errors config files recipe device cache data encoders codes relevance index metrics losses alignment cca heads
-    parts methods views runs extracted extract_images extract_texts extract_ready task checkpoint train tuned
-    finetune_task finetune extract encode sides reopen hasher evaluate trec compare bench
+    errors config files recipe device cache data encoders codes relevance index stores metrics losses alignment cca
+    heads parts methods views runs extracted extract_images extract_texts extract_ready task checkpoint train tuned
+    finetune_task finetune extract encode sides deploy reopen hasher evaluate trec compare bench
 """.split()
 HEAVY = ("torch", "torchvision", "transformers", "faiss", "h5py", "numpy")
 
@@ -58,7 +58,7 @@ def test_imports_run_one_way():
             continue
         later = [name for name in theirs - {mine} if ORDER.index(name) > ORDER.index(mine)]
         assert not later, f"{path.relative_to(TREE)} imports {later}, which come after it"
-        assert mine in ("data", "encoders") or mine not in theirs
+        assert mine in ("data", "encoders", "stores") or mine not in theirs
 
 
 def test_the_library_knows_nothing_of_the_command_line():
@@ -67,7 +67,10 @@ def test_the_library_knows_nothing_of_the_command_line():
         assert not roots & {"cmrhash_cli", "typer", "click", "rich"}, path
 
 
-@pytest.mark.parametrize(("library", "door"), [("h5py", "cache.py"), ("faiss", "index.py")])
+@pytest.mark.parametrize(
+    ("library", "door"),
+    [("h5py", "cache.py"), ("faiss", "index.py"), ("psycopg", "postgresql.py"), ("pymilvus", "milvus.py")],
+)
 def test_a_library_with_traps_has_one_door(library, door):
     users = {p.name for p in sources(TREE, cli_tree()) if library in {name.split(".")[0] for name in imported(p)}}
     assert users == {door}
