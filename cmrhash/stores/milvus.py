@@ -1,11 +1,12 @@
 """``milvus+http://HOST:PORT``, ``milvus:FILE``: collections in Milvus, binary vectors by Hamming. The only door to it.
 
-    cmrhash_collections                 name, codes, bits, rows, approximate, meta; codes: who holds them now
+    cmrhash_collections                 name, codes, about (JSON); codes: who holds them, by the latest version
     cmrhash_<name>_<16 hex>_<16 hex>    key, code: BINARY_VECTOR of whole bytes, the bits beyond the code are zeros
 
-Milvus has no transactions and its embedded form no aliases, so a change of a whole collection becomes visible by one
-upsert in the list. Adding and removing change the collection in place. One writer at a time. FILE is a database of
-milvus-lite; its versions from 3.0 on have no binary vectors.
+Milvus has no transactions, its embedded form no aliases, and an upsert is a moment of neither: so a line of the list is
+never changed, but one with a higher version put beside it, and then the old one removed. Adding and removing codes
+change a collection in place. One writer at a time. FILE is a database of milvus-lite, whose versions from 3.0 on have
+no binary vectors.
 """
 
 from __future__ import annotations
@@ -67,7 +68,7 @@ class MilvusStore:
 
     def names(self) -> list[str]:
         """The collections, sorted."""
-        return sorted(row["name"] for row in self._registered('name != ""'))
+        return sorted({line["name"] for line in self._lines('name != ""')})
 
     def about(self, name: str) -> Collection:
         """One of them."""
@@ -124,10 +125,18 @@ class MilvusStore:
     def search(self, name: str, packed: NDArray[np.uint8], k: int) -> Found:
         """The k nearest of each query; 16,384 at most."""
         target, about = self._find(name)
+        try:
+            return self._search(target, about, packed, k)
+        except CmrhashError:
+            if self._find(name)[0] == target:
+                raise
+            return self.search(name, packed, k)  # it was replaced just then
+
+    def _search(self, target: str, about: Collection, packed: NDArray[np.uint8], k: int) -> Found:
         wanted = check_query(packed, about, k)
         if wanted > MOST:
             raise UsageError(f"k = {k}", self.url, f"Milvus finds {MOST} at most")
-        found = self._nearest(target, packed, wanted, self._probes) if wanted else [[] for _ in packed]
+        found = self._nearest(target, packed, wanted, self._probes) if wanted and len(packed) else [[] for _ in packed]
         short = [at for at, line in enumerate(found) if len(line) < wanted]
         if short:
             for at, line in zip(short, self._nearest(target, packed[short], wanted, 0), strict=True):
@@ -139,7 +148,7 @@ class MilvusStore:
         """Remove a collection."""
         target, _ = self._find(name)
         with self._in_words():
-            self._delete(LIST, [name], "name")
+            self._delete(LIST, [line["id"] for line in self._lines(_is_name(name))], "id")
             self._client.drop_collection(target)
 
     def close(self) -> None:
@@ -204,29 +213,35 @@ class MilvusStore:
         for part in _filters(field, keys):
             self._client.delete(target, filter=part)
 
-    def _registered(self, filter: str) -> list[dict[str, Any]]:
-        """Rows of the list of collections; none if there is no list yet."""
+    def _lines(self, filter: str) -> list[dict[str, Any]]:
+        """Lines of the list of collections, the latest first; none if there is no list yet."""
         with self._in_words():
             if not self._client.has_collection(LIST):
                 return []
-            fields = ["name", "codes", "about"]
-            return [dict(row) for row in self._client.query(LIST, filter=filter, output_fields=fields, limit=MOST)]
+            fields = ["id", "name", "codes", "about"]
+            found = self._client.query(LIST, filter=filter, output_fields=fields, limit=MOST)
+        lines = [{**line, "about": json.loads(line["about"])} for line in found]
+        return sorted(lines, key=lambda line: -line["about"]["version"])
 
     def _register(self, about: Collection, target: str, rows: int) -> None:
         """Say which collection holds the codes now."""
         if not self._client.has_collection(LIST):
-            self._make(LIST, {"name": MAX_KEY, "codes": MAX_KEY, "about": 65_535}, "unused", 8)
+            self._make(LIST, {"id": MAX_KEY, "name": MAX_KEY, "codes": MAX_KEY, "about": 65_535}, "unused", 8)
             self._index(LIST, "unused", 0)
+        old = self._lines(_is_name(about.name))
+        version = old[0]["about"]["version"] + 1 if old else 0
         told = {"bits": about.bits, "rows": rows, "meta": dict(about.meta), "approximate": about.approximate}
-        row = {"name": about.name, "codes": target, "about": json.dumps(told), "unused": b"\0"}
-        self._client.upsert(LIST, [row])
+        line = {"id": secrets.token_hex(8), "name": about.name, "codes": target, "unused": b"\0"}
+        self._client.insert(LIST, [{**line, "about": json.dumps({**told, "version": version})}])
+        self._delete(LIST, [line["id"] for line in old], "id")
 
     def _find(self, name: str) -> tuple[str, Collection]:
         """A collection, and the one of Milvus that holds its codes."""
-        rows = self._registered(next(_filters("name", [check_name(name)])))
-        if not rows:
+        lines = self._lines(_is_name(check_name(name)))
+        if not lines:
             raise missing_collection(name, self.names(), self.url)
-        return rows[0]["codes"], Collection(name=name, **json.loads(rows[0]["about"]))
+        told = lines[0]["about"]
+        return lines[0]["codes"], Collection(name, told["bits"], told["rows"], told["meta"], told["approximate"])
 
     def _nearest(self, target: str, packed: NDArray[np.uint8], k: int, probes: int) -> list[list[tuple[int, str]]]:
         """(distance, key) of the k nearest of each query. probes: 0 for all lists of an approximate index."""
@@ -235,6 +250,11 @@ class MilvusStore:
         with self._in_words():
             found = self._client.search(target, data=codes, anns_field="code", limit=k, search_params=how)
         return [sorted((int(hit["distance"]), hit["id"]) for hit in hits) for hits in found]
+
+
+def _is_name(name: str) -> str:
+    """The expression for the lines of one collection."""
+    return next(_filters("name", [name]))
 
 
 def _filters(field: str, keys: Sequence[str]) -> Iterator[str]:

@@ -46,6 +46,7 @@ except ImportError:
 T = TypeVar("T")
 Rows = list[tuple[Any, ...]]
 TIMEOUT = 10  # seconds to reach the server, unless the URL says otherwise
+ATTEMPTS = 9  # to search a collection that is being replaced all the time
 MAX_CANDIDATES = 1000  # the largest hnsw.ef_search; more neighbours than that are searched exactly
 
 REGISTRY = """CREATE TABLE IF NOT EXISTS cmrhash_collections (
@@ -179,12 +180,16 @@ class PostgresStore:
             yield self._db
 
     def _again(self, work: Callable[[], T]) -> T:
-        """Do it, once more if the server had gone away, or another table has just taken the place of the one found."""
+        """Do it, once more if the server had gone away, and again while others take the place of the table found."""
         with self._in_words():
-            try:
-                return work()
-            except (psycopg.OperationalError, errors.UndefinedTable):
-                return work()
+            for _ in range(ATTEMPTS):
+                try:
+                    return work()
+                except errors.UndefinedTable:
+                    continue
+                except psycopg.OperationalError:
+                    break
+            return work()
 
     @contextmanager
     def _in_words(self) -> Iterator[None]:
