@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from contextlib import closing
 from dataclasses import asdict
 from typing import Annotated
@@ -78,5 +79,6 @@ def index(
         print_json({"store": target.url, "run": str(hasher.run.folder), "collections": collections})
         return
     rows = [[one.name, str(one.bits), f"{one.rows:,}"] for one in made]
-    print_table(f"{hasher.run.folder} in {target.url}", ["collection", "bits", "codes"], rows)
-    note(f"next: cmrhash search QUERY --store {target.url} --run {hasher.run.folder}", quiet)
+    print_table(str(hasher.run.folder), ["collection", "bits", "codes"], rows, f"in {target.url}")
+    again = f"--store {shlex.quote(target.url)} --run {shlex.quote(str(hasher.run.folder))}"
+    note(f"next: cmrhash search QUERY {again}", quiet)
