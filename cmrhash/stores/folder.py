@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 
 from cmrhash.codes import check_bits
 from cmrhash.config import BATCH_ROWS, IVF_ROWS, PROBES
-from cmrhash.errors import CmrhashError, DamagedError, DataError, UsageError
+from cmrhash.errors import CmrhashError, DataError, UsageError
 from cmrhash.files import checked, locked, read_json, sha256, sync_folder, write_json
 from cmrhash.index import ApproximateIndex, BinaryIndex, FlatWriter
 from cmrhash.stores import Batch, Collection, Found, check_name, check_query, checked_batches, missing_collection
@@ -121,7 +121,7 @@ class FolderStore:
         if opened is None or opened.manifest != manifest:
             try:
                 opened = self._opened[name] = _Opened(self.folder, name, manifest)
-            except DamagedError:
+            except (CmrhashError, OSError, RuntimeError):  # ours, the system's and Faiss' words for a file that is gone
                 if self._manifest(name) == manifest:
                     raise
                 return self._open(name)  # it was replaced just then
