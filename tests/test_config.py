@@ -17,6 +17,7 @@ from cmrhash.config import (
     EvalConfig,
     ExtractConfig,
     FinetuneConfig,
+    IndexConfig,
     PruneConfig,
     SearchConfig,
     TrainConfig,
@@ -30,6 +31,7 @@ COMMANDS = {
     "train": TrainConfig,
     "eval": EvalConfig,
     "compare": CompareConfig,
+    "index": IndexConfig,
     "search": SearchConfig,
     "cache verify": VerifyConfig,
     "cache prune": PruneConfig,
@@ -48,7 +50,8 @@ NOT_FIELDS = {
     "alignment",  # a way to say the method
     "finetune",
 }
-CHOICE = {"search": {"query", "item", "run", "bits", "method", "relevance"}}  # what is asked, and of which run
+WHICH_RUN = {"run", "bits", "method", "relevance"}
+CHOICE = {"search": {"query", "item", *WHICH_RUN}, "index": WHICH_RUN}  # what is asked, and of which run
 
 
 def commands():
@@ -120,6 +123,8 @@ def test_every_command_and_option_has_help(name):
 
 def test_without_options_a_command_asks_for_the_config_as_it_is(monkeypatch, tmp_path):
     """What the library is called with when nothing is typed, down to the last field."""
+    import cmrhash.compare  # noqa: F401  before anything is patched: it would keep what it imports by name
+
     asked = {}
 
     class Stop(Exception):

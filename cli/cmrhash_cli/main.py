@@ -10,6 +10,7 @@ from cmrhash_cli.compare import compare
 from cmrhash_cli.env import env
 from cmrhash_cli.evaluate import evaluate
 from cmrhash_cli.extract import extract
+from cmrhash_cli.index import index
 from cmrhash_cli.output import print_version, run
 from cmrhash_cli.search import search
 from cmrhash_cli.train import train
@@ -34,6 +35,7 @@ def _global(
 app.command("extract")(extract)
 app.command("train")(train)
 app.command("eval")(evaluate)
+app.command("index")(index)
 app.command("search")(search)
 app.command("compare")(compare)
 app.command("bench")(bench)
