@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
+from torch import Tensor
 
 from cmrhash.errors import UsageError
 
@@ -40,6 +41,11 @@ def choose_dtype(name: str, device: torch.device, untrained: bool) -> torch.dtyp
         return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
     # AMX makes bfloat16 several times faster; the AVX-512 instructions alone do on some processors only
     return torch.bfloat16 if torch.cpu._is_amx_tile_supported() else torch.float32
+
+
+def send(tensor: Tensor, device: torch.device) -> Tensor:
+    """A CPU's tensor on the device. A GPU fetches it from pinned memory, so that the host need not wait for it."""
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
 
 
 @contextmanager

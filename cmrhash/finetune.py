@@ -33,7 +33,7 @@ from cmrhash.checkpoint import State, forget
 from cmrhash.config import RANDOM, TRAINED_SHARE, FinetuneConfig, TrainConfig, check_finetune
 from cmrhash.data.dataset import ImageTextDataset
 from cmrhash.data.manifest import dump
-from cmrhash.device import choose_dtype
+from cmrhash.device import choose_dtype, send
 from cmrhash.encoders.image import ImageEncoder
 from cmrhash.encoders.text import TextEncoder
 from cmrhash.errors import CmrhashError, PeerError, UsageError
@@ -254,7 +254,7 @@ class Tuner:
         relevant = torch.eye(len(items), dtype=torch.bool, device=self.device)
         y = None
         if task.labels is not None:
-            y = task.labels[batch.to(self.device)]  # (B, classes)
+            y = task.labels[send(batch, self.device)]  # (B, classes)
             relevant |= y @ y.T > 0.5
         margin = TrainConfig.margin * self.config.bits
         return self.method.terms(views, Batch(relevant, self.config.bits, margin, y, features, self.state.parts))

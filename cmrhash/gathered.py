@@ -112,39 +112,47 @@ class WholeBatchNorm(_BatchNorm):
         """(B, C, ...) own rows -> the same shape."""
         if not self.training:
             return super().forward(x)
-        axes, shape = [0, *range(2, x.dim())], [1, -1] + [1] * (x.dim() - 2)
-        count = x.new_tensor([x.numel() / x.shape[1]])
-        sums = _total(torch.cat([x.sum(axes), count]))  # (C + 1,)
-        mean, count = sums[:-1] / sums[-1], sums[-1].detach()
-        centred = x - mean.view(shape)
-        variance = _total(centred.pow(2).sum(axes)) / count
-        self._learn(mean.detach(), variance.detach() * count / (count - 1).clamp_min(1))
-        scaled = centred * (variance + self.eps).rsqrt().view(shape)
-        return scaled * self.weight.view(shape) + self.bias.view(shape) if self.affine else scaled
+        scaled, mean, variance, count = _Normalise.apply(x, self.eps)
+        self._learn(mean, variance * count / (count - 1).clamp_min(1))
+        shape = [1, -1] + [1] * (x.dim() - 2)
+        out: Tensor = scaled * self.weight.view(shape) + self.bias.view(shape) if self.affine else scaled
+        return out
 
     def _learn(self, mean: Tensor, variance: Tensor) -> None:
         if self.running_mean is None or self.running_var is None or self.num_batches_tracked is None:
             return
         self.num_batches_tracked.add_(1)
         share = 1 / float(self.num_batches_tracked) if self.momentum is None else self.momentum
-        self.running_mean.lerp_(mean, share)
-        self.running_var.lerp_(variance, share)
+        self.running_mean.lerp_(mean.to(self.running_mean), share)
+        self.running_var.lerp_(variance.to(self.running_var), share)
 
     def _check_input_dim(self, input: Tensor) -> None:
         pass
 
 
-def _total(x: Tensor) -> Tensor:
-    return _Total.apply(x)  # type: ignore[no-any-return]
+class _Normalise(Function):
+    """x (B, C, ...) -> (x - mean) / std of all ranks' rows, their mean (C,), variance (C,) and the count of each.
 
-
-class _Total(Function):
-    """The sum over all ranks; each of them has a part in the loss through it, so the gradient is a sum as well."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        return ranks.total(x.clone())
+    Sums are float64, as in torch's own on a CPU. The gradient is that of any BatchNorm, with g the incoming one:
+    dx = (g - mean(g) - scaled * mean(g * scaled)) / std, with means over all ranks' rows.
+    """
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor]:
-        return (ranks.total(grad.clone(memory_format=torch.contiguous_format)),)
+    def forward(ctx: Any, x: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        ctx.axes, ctx.shape = [0, *range(2, x.dim())], [1, -1] + [1] * (x.dim() - 2)
+        count = ranks.total(torch.tensor([x.numel() / x.shape[1]], dtype=torch.float64))
+        mean = ranks.total(x.sum(ctx.axes, dtype=torch.float64)) / count
+        centred = x - mean.view(ctx.shape).to(x.dtype)
+        variance = ranks.total(centred.pow(2).sum(ctx.axes, dtype=torch.float64)) / count
+        scale = (variance + eps).rsqrt().view(ctx.shape).to(x.dtype)
+        scaled = centred * scale
+        ctx.save_for_backward(scaled, scale, count)
+        ctx.mark_non_differentiable(mean, variance, count)
+        return scaled, mean, variance, count
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor, *_: Tensor) -> tuple[Tensor, None]:
+        scaled, scale, count = ctx.saved_tensors
+        sums = torch.stack([part.sum(ctx.axes, dtype=torch.float64) for part in (grad, grad * scaled)])  # (2, C)
+        mean, along = (ranks.total(sums) / count).to(grad.dtype)
+        return (grad - mean.view(ctx.shape) - scaled * along.view(ctx.shape)) * scale, None
