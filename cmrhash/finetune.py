@@ -5,8 +5,8 @@ Every epoch draws its random numbers from (seed, epoch) alone, so a run that was
 on a CPU to the same bits. Only whole epochs are saved: the one that was under way is done again.
 
 Several processes (see ranks.py) share each step: every one encodes its part of the batch's items, the features are
-gathered, and heads and loss see the whole batch on every rank. Order, captions, losses, gradients and BatchNorm are
-those of one process, up to the order of sums; dropout is not, each rank draws its own. Rank 0 writes.
+gathered, and heads and loss see the whole batch on every rank. Without dropout all is as with one process, up to the
+order of sums. With it the order of items is the same, and each rank draws its own dropout. Rank 0 writes.
 """
 
 from __future__ import annotations

@@ -97,8 +97,8 @@ def over_all_ranks(module: nn.Module, device: torch.device) -> None:
 
 
 class WholeBatchNorm(_BatchNorm):
-    """A BatchNorm whose training statistics are those of all ranks' rows: mean, then variance around it, so that
-    values and gradients are those of one process up to the order of sums. The given layer lends all that it has.
+    """A BatchNorm whose training statistics are those of all ranks' rows, so that values and gradients are those of one
+    process up to the order of sums. The given layer lends all that it has.
     """
 
     def __init__(self, layer: _BatchNorm) -> None:
@@ -131,7 +131,7 @@ class WholeBatchNorm(_BatchNorm):
 
 
 class _Normalise(Function):
-    """x (B, C, ...) -> (x - mean) / std of all ranks' rows, their mean (C,), variance (C,) and the count of each.
+    """x (B, C, ...) -> (x - mean) / std of all ranks' rows, and their mean, variance and count (C,).
 
     Sums are float64, as in torch's own on a CPU. The gradient is that of any BatchNorm, with g the incoming one:
     dx = (g - mean(g) - scaled * mean(g * scaled)) / std, with means over all ranks' rows.
@@ -140,12 +140,15 @@ class _Normalise(Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         ctx.axes, ctx.shape = [0, *range(2, x.dim())], [1, -1] + [1] * (x.dim() - 2)
-        count = ranks.total(torch.tensor([x.numel() / x.shape[1]], dtype=torch.float64))
-        mean = ranks.total(x.sum(ctx.axes, dtype=torch.float64)) / count
-        centred = x - mean.view(ctx.shape).to(x.dtype)
-        variance = ranks.total(centred.pow(2).sum(ctx.axes, dtype=torch.float64)) / count
+        rows = torch.full((x.shape[1],), x.numel() // x.shape[1], dtype=torch.float64)
+        own = x.sum(ctx.axes, dtype=torch.float64) / rows
+        spread = (x - own.view(ctx.shape).to(x.dtype)).pow(2).sum(ctx.axes, dtype=torch.float64)
+        every = ranks.gather(torch.stack([rows, own, spread])[None], [1] * ranks.world())  # (ranks, 3, C)
+        count = every[:, 0].sum(0)
+        mean = (every[:, 0] * every[:, 1]).sum(0) / count
+        variance = (every[:, 2] + every[:, 0] * (every[:, 1] - mean).pow(2)).sum(0) / count
         scale = (variance + eps).rsqrt().view(ctx.shape).to(x.dtype)
-        scaled = centred * scale
+        scaled = (x - mean.view(ctx.shape).to(x.dtype)) * scale
         ctx.save_for_backward(scaled, scale, count)
         ctx.mark_non_differentiable(mean, variance, count)
         return scaled, mean, variance, count

@@ -7,20 +7,6 @@ from cmrhash import ranks
 from cmrhash.errors import UsageError
 
 
-@pytest.fixture
-def started(monkeypatch):
-    """A function that sets the environment as torchrun does."""
-
-    def start(rank, world, **changes):
-        names = {"RANK": rank, "WORLD_SIZE": world, "LOCAL_RANK": rank, "MASTER_ADDR": "localhost", "MASTER_PORT": 1}
-        for name, value in (names | changes).items():
-            monkeypatch.delenv(name, raising=False)
-            if value is not None:
-                monkeypatch.setenv(name, str(value))
-
-    return start
-
-
 def test_alone_nothing_happens(started):
     started(None, None)
     assert (ranks.rank(), ranks.world(), ranks.part(7), ranks.counts(7)) == (0, 1, slice(0, 7), [7])
