@@ -45,7 +45,7 @@ def place(tmp_path_factory):
         with worker.precise():
             worker.tune(place, "one")
         for process in processes:
-            process.wait(timeout=120)
+            process.wait(timeout=300)
     finally:
         for process in processes:
             process.kill()
