@@ -12,7 +12,7 @@ import cmrhash
 
 TREE = Path(cmrhash.__file__).parent
 ORDER = """
-    errors config files recipe device cache data encoders codes relevance index metrics losses alignment cca heads
+    errors config files recipe device ranks cache data encoders codes relevance index metrics losses alignment cca heads
     parts methods views runs extracted extract_images extract_texts extract_ready task checkpoint train tuned
     finetune_task finetune extract encode sides reopen hasher evaluate trec compare bench
 """.split()
