@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 
 from cmrhash.cache import FeatureWriter, read_features, source_digest
 from cmrhash.config import ExtractConfig
-from cmrhash.data.dataset import ImageTextDataset, resolve_image
+from cmrhash.data.dataset import ImageTextDataset, ids_digest, resolve_image
 from cmrhash.encoders.image import ImageEncoder
 from cmrhash.encoders.pixels import BadImage, decode, read_bytes
-from cmrhash.extracted import CODE, Extracted, Progress, ids_digest, made_with, refuse_changed, still_good
+from cmrhash.extracted import CODE, Extracted, Progress, made_with, refuse_changed, still_good
 
 IMAGE_BLOCK = 256  # images a commit: what a kill can cost, against one fsync
 LARGE = 640  # side in pixels above which an eighth of these is a commit: three blocks at a time lie in memory

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from cmrhash.cache import FeatureWriter, read_features, source_digest
 from cmrhash.config import READY, ExtractConfig
-from cmrhash.data.dataset import ImageTextDataset
-from cmrhash.extracted import CODE, Extracted, Progress, ids_digest, made_with, still_good
+from cmrhash.data.dataset import ImageTextDataset, ids_digest
+from cmrhash.extracted import CODE, Extracted, Progress, made_with, still_good
 
 READY_BLOCK = 1024  # rows a commit
 BROKEN = {"code": "non-finite", "path": "", "reason": "its ready-made features are not finite as float32"}

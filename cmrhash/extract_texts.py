@@ -11,14 +11,15 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from cmrhash.cache import FeatureWriter, read_features, read_manifest, read_sealed, source_digest, write_sealed
+from cmrhash.cache import FeatureWriter, read_features, read_sealed, source_digest, write_sealed
 from cmrhash.config import ExtractConfig
-from cmrhash.data.dataset import ImageTextDataset
+from cmrhash.data.dataset import ImageTextDataset, ids_digest
 from cmrhash.encoders.text import TextEncoder
 from cmrhash.encoders.words import WordEncoder, rebuild
 from cmrhash.errors import DataError
-from cmrhash.extracted import CODE, Extracted, Progress, ids_digest, made_with, refuse_changed, still_good
+from cmrhash.extracted import CODE, Extracted, Progress, made_with, refuse_changed, still_good
 from cmrhash.recipe import refuse_difference
+from cmrhash.sealed import read_manifest
 
 TEXT_BLOCK = 1024  # captions a commit; sorted by length inside a block
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib.metadata
 import platform
 from collections.abc import Callable, Iterator
@@ -17,7 +16,7 @@ from numpy.typing import NDArray
 from cmrhash.cache import Features, read_features
 from cmrhash.data.dataset import ImageTextDataset
 from cmrhash.errors import StaleError
-from cmrhash.recipe import canonical, refuse_difference
+from cmrhash.recipe import refuse_difference
 
 CODE = 1  # raised when a change of this package changes the features of an unchanged recipe
 
@@ -70,11 +69,6 @@ def refuse_changed(
         names = ", ".join(dataset.items[row].id for row in item[changed[:3]])
         what = f"{len(changed)} files or captions changed since they were encoded ({names})"
         raise StaleError(what, path, "use --overwrite to encode anew")
-
-
-def ids_digest(dataset: ImageTextDataset) -> str:
-    """sha256 over the ids in their order."""
-    return hashlib.sha256(canonical({"ids": [item.id for item in dataset.items]})).hexdigest()
 
 
 def made_with(device: torch.device, **more: Any) -> dict[str, Any]:

@@ -9,6 +9,7 @@ import os
 import socket
 from collections.abc import Iterator
 from pathlib import Path
+from typing import IO
 
 from cmrhash.errors import LockedError
 
@@ -41,17 +42,46 @@ def locked(path: Path) -> Iterator[None]:
 
     Raises LockedError that names the holder.
     """
-    lock = path.with_name(f".{path.name}.lock")
-    with lock.open("a+") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            file.seek(0)
-            raise LockedError(f"being written by {file.read().strip()}", path, "wait for it, or end it") from None
-        file.truncate(0)
-        file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
-        file.flush()
-        yield
+    lock = lock_of(path)
+    while True:
+        with lock.open("a+") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                file.seek(0)
+                raise LockedError(f"being written by {file.read().strip()}", path, "wait for it, or end it") from None
+            if not _is_at(lock, file):
+                continue  # cleared away before it was held: whoever comes next would lock another file
+            file.truncate(0)
+            file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+            file.flush()
+            yield
+            return
+
+
+def lock_of(path: Path) -> Path:
+    """The lock file of ``path``."""
+    return path.with_name(f".{path.name}.lock")
+
+
+def holder(path: Path) -> str:
+    """Who holds the lock of ``path``, as "process 17 on host"; "" if nobody does."""
+    try:
+        with lock_of(path).open() as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return file.read().strip() or "another process"
+    except OSError:  # there is none, or it cannot be asked
+        pass
+    return ""
+
+
+def _is_at(path: Path, file: IO[str]) -> bool:
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), path.stat())
+    except FileNotFoundError:
+        return False
 
 
 def sync_folder(folder: Path) -> None:

@@ -65,7 +65,7 @@ def finetune(
     recipe; an interrupted fine-tuning is saved and goes on next time.
     """
     method = tuning_method(config, dataset.relevance)
-    target = folder / tuned.FOLDER / image.name
+    target = folder / runs.TUNED / image.name
     target.mkdir(parents=True, exist_ok=True)
     with locked(target / runs.CONFIG), ThreadPoolExecutor(DECODERS) as pool:
         choice = choose(dataset, list(texts))

@@ -6,6 +6,7 @@ protocols of the field the training items are also part of the database. Query n
 
 from __future__ import annotations
 
+import hashlib
 import random
 import unicodedata
 from collections import Counter
@@ -18,6 +19,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from cmrhash.errors import DataError, UsageError
+from cmrhash.recipe import canonical
 
 ROLES = ("train", "val", "query", "database")
 RELEVANCE = {"labels": "shares at least one label", "pairs": "the item's own counterpart"}
@@ -126,6 +128,11 @@ def resolve_image(root: Path, image: str) -> Path:
     if escapes:
         raise DataError(f"image path {image!r} leaves the data set's folder", root, "use paths below the root")
     return path
+
+
+def ids_digest(dataset: ImageTextDataset) -> str:
+    """sha256 over the ids in their order."""
+    return hashlib.sha256(canonical({"ids": [item.id for item in dataset.items]})).hexdigest()
 
 
 def check(dataset: ImageTextDataset) -> ImageTextDataset:
