@@ -270,14 +270,20 @@ def _seal(part: Path, path: Path, manifest: Mapping[str, Any]) -> None:
 # ---------------------------------------------------------------------------------------------- reading
 
 
-def read_sealed(path: Path) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
-    """Manifest and arrays of a sealed file, after its digest has been checked."""
+@contextlib.contextmanager
+def open_sealed(path: Path) -> Iterator[tuple[dict[str, Any], dict[str, h5py.Dataset]]]:
+    """Manifest and arrays of a sealed file, after its digest has been checked; what is sliced of an array is read."""
     manifest = read_manifest(path)
     with path.open("rb") as file:
         refuse_payload(file, manifest, path)
         with h5py.File(file, "r") as h5:
-            arrays = {name: _plain(h5, name, manifest["payload_bytes"], path)[...] for name in h5}
-    return manifest, arrays
+            yield manifest, {name: _plain(h5, name, manifest["payload_bytes"], path) for name in h5}
+
+
+def read_sealed(path: Path) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
+    """The same, with all arrays in memory."""
+    with open_sealed(path) as (manifest, arrays):
+        return manifest, {name: data[...] for name, data in arrays.items()}
 
 
 def read_features(path: Path) -> Features:
@@ -368,9 +374,8 @@ def _refusal(data: h5py.Dataset, size: int) -> str:
 
 def _id_arrays(ids: tuple[str, ...]) -> dict[str, NDArray[Any]]:
     """Ids as one UTF-8 blob and the end of each: fixed-width HDF5 strings would cut long ones without a word."""
-    encoded = [i.encode() for i in ids]
-    ends = np.cumsum([len(e) for e in encoded], dtype=np.int64)
-    return {"ids": _as_bytes(b"".join(encoded)), "id_ends": ends}
+    lengths = np.fromiter((len(i.encode()) for i in ids), np.int64, len(ids))
+    return {"ids": _as_bytes("".join(ids).encode()), "id_ends": np.cumsum(lengths)}
 
 
 def _as_bytes(content: bytes) -> NDArray[np.uint8]:

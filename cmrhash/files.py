@@ -7,20 +7,22 @@ import fcntl
 import hashlib
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO
 
 from cmrhash.errors import LockedError
 
 
-def write_bytes(path: Path, content: bytes) -> None:
-    """Write a file in one move: whoever reads it finds the old content or the new one."""
+def write_bytes(path: Path, content: bytes | Iterable[bytes]) -> None:
+    """Write a file in one move, of pieces that are made as they are written if there are many: whoever reads it finds
+    the old content or the new one.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".part")
     try:
         with partial.open("wb") as file:
-            file.write(content)
+            file.writelines([content] if isinstance(content, bytes) else content)
             file.flush()
             os.fsync(file.fileno())
         os.replace(partial, path)
@@ -37,16 +39,16 @@ def sha256(path: Path) -> str:
 
 
 @contextlib.contextmanager
-def locked(path: Path) -> Iterator[None]:
+def locked(path: Path, wait: bool = False) -> Iterator[None]:
     """Hold a hidden lock file beside ``path``; the kernel frees it when the process ends, however it ends.
 
-    Raises LockedError that names the holder.
+    Raises LockedError that names the holder, unless it is to wait for that one.
     """
     lock = lock_of(path)
     while True:
         with lock.open("a+") as file:
             try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
             except OSError:
                 file.seek(0)
                 raise LockedError(f"being written by {file.read().strip()}", path, "wait for it, or end it") from None
