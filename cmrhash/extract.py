@@ -18,11 +18,11 @@ from pathlib import Path
 
 import torch
 
+from cmrhash import ranks
 from cmrhash.config import OWN, RANDOM, SAMPLE_DATASET, TEXT_MODELS, ExtractConfig, FinetuneConfig
 from cmrhash.data import read_dataset
 from cmrhash.data.dataset import ImageTextDataset
 from cmrhash.data.manifest import keep
-from cmrhash.device import choose_device
 from cmrhash.encoders import image as image_encoders
 from cmrhash.encoders import text as text_encoders
 from cmrhash.encoders import words
@@ -58,27 +58,19 @@ def extract(config: ExtractConfig, progress: Progress = lambda *_: None, tune: F
     encoders on it first, and extract with what becomes of them.
 
     A second call with the same recipe finds everything there; after a kill it goes on where it was. A file of
-    another recipe, or of photos that have changed since, is refused with StaleError unless ``overwrite``.
+    another recipe, or of photos that have changed since, is refused with StaleError unless ``overwrite``. Several
+    processes share the fine-tuning; rank 0 extracts with what it leaves, the others are done and report no files.
     """
     if tune is not None:
         tuning_method(tune)  # refused before anything is read or written
-    dataset = read_dataset(config)
+    device = ranks.device_of(config.device)
+    if tune is None:
+        tuned, (dataset, langs, image_encoder, encoders) = None, _open(config, device)
+    else:
+        tuned, (dataset, langs, image_encoder, encoders) = _open_tuned(config, device, tune, progress)
     folder = config.cache / dataset.name
-    langs = _languages(dataset, config.langs)
-    models = _text_models(config, langs, dataset.ready)
-    device = choose_device(config.device)
-    image_encoder = None if "image" in dataset.ready else _image_encoder(config, device)
-    encoders = _text_encoders(config, dataset, models, device)
-    dataset = keep(dataset, folder, config.overwrite)
-    tuned = None
-    if tune is not None:
-        image, texts_by = _tunable(image_encoder, encoders, langs)
-        tuned = finetune(tune, dataset, image, texts_by, folder, config.dtype, config.overwrite, progress)
-        image_encoder, tuned_texts = tuned.apply(image, texts_by)
-        encoders = dict(tuned_texts)
-        if tuned.fresh and config.overwrite:
-            names = [f"image-{image_encoder.name}", *(f"text-{lang}-{encoders[lang].name}" for lang in langs)]
-            _remove(folder, [name for name in names if name.endswith(SUFFIX)])
+    if tuned and ranks.rank():
+        return Report(dataset, folder, [], False, {}, tuned)
 
     def images() -> Extracted:
         if image_encoder is None:
@@ -106,6 +98,37 @@ def extract(config: ExtractConfig, progress: Progress = lambda *_: None, tune: F
 
 
 # ---------------------------------------------------------------------------------------------- encoders
+
+
+# data set, languages, the image encoder and those of the languages, but of views with ready-made features
+Opened = tuple[ImageTextDataset, list[str], ImageEncoder | None, dict[str, CaptionEncoder]]
+
+
+def _open(config: ExtractConfig, device: torch.device) -> Opened:
+    """The data set, which the cache now knows, and the encoders that are asked for."""
+    dataset = read_dataset(config)
+    langs = _languages(dataset, config.langs)
+    models = _text_models(config, langs, dataset.ready)
+    image_encoder = None if "image" in dataset.ready else _image_encoder(config, device)
+    encoders = _text_encoders(config, dataset, models, device)
+    return keep(dataset, config.cache / dataset.name, config.overwrite), langs, image_encoder, encoders
+
+
+def _open_tuned(
+    config: ExtractConfig, device: torch.device, tune: FinetuneConfig, progress: Progress
+) -> tuple[Tuned, Opened]:
+    """Likewise, and the encoders are tuned, by all processes that there are."""
+    with ranks.group(device):
+        with ranks.first():
+            dataset, langs, image_encoder, encoders = _open(config, device)
+        folder = config.cache / dataset.name
+        image, texts = _tunable(image_encoder, encoders, langs)
+        tuned = finetune(tune, dataset, image, texts, folder, config.dtype, config.overwrite, progress)
+    image, texts = tuned.apply(image, texts)
+    if tuned.fresh and config.overwrite and not ranks.rank():
+        names = [f"image-{image.name}", *(f"text-{lang}-{texts[lang].name}" for lang in langs)]
+        _remove(folder, [name for name in names if name.endswith(SUFFIX)])
+    return tuned, (dataset, langs, image, dict(texts))
 
 
 def _languages(dataset: ImageTextDataset, asked: Sequence[str]) -> list[str]:

@@ -143,11 +143,14 @@ def extract(
         overwrite,
     )
     note("loading ...", quiet)
+    from cmrhash import ranks
     from cmrhash.extract import extract as run
     from cmrhash.extract import refuse_bad
 
-    with progress_bars(quiet) as progress:
+    with progress_bars(quiet or ranks.rank() > 0) as progress:
         report = run(config, progress, tune if finetune else None)
+    if ranks.rank():
+        return  # one process speaks for all
     _show(report, as_json, quiet)
     refuse_bad(report, max_bad)
     note(f"next: cmrhash train --dataset {report.dataset.name} --bits 32{_choice(report)}", quiet)
