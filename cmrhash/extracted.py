@@ -62,6 +62,7 @@ class Encoded:
     def finish(self, progress: Progress) -> Extracted:
         """Merge the shards if this is the last one, and give account of every item."""
         start, target = time.monotonic(), self.target
+        was_whole = target.whole
         target.merge(self.beside, lambda done, total: progress(f"{target.path.name} merged", done, total))
         item = target.item if target.whole else target.item[target.rows]
         items = np.arange(len(target.ids)) if target.whole else np.unique(item)
@@ -75,7 +76,7 @@ class Encoded:
             len(item),
             int(has.sum()),
             self.seconds + time.monotonic() - start,
-            self.fresh,
+            self.fresh or target.whole > was_whole,
             [{"id": target.ids[n], "stage": self.stage, **self.reason(n)} for n in lacking],
             target.missing,
         )
