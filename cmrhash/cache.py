@@ -32,13 +32,21 @@ from numpy.typing import NDArray
 from cmrhash.errors import CmrhashError, DamagedError, DataError, StaleError
 from cmrhash.files import locked, sync_folder
 from cmrhash.recipe import canonical, refuse_difference
+from cmrhash.sealed import (
+    COMMITTED,
+    DELETE,
+    MAGIC,
+    USER_BLOCK,
+    VERSION,
+    payload,
+    read_manifest,
+    refuse_payload,
+    write_block,
+    write_note,
+)
 
-MAGIC = b"cmrhash sealed HDF5\n"
-USER_BLOCK = 8192  # bytes before the HDF5 payload: MAGIC, sha256 of the manifest, the manifest, zeros
-VERSION = 1
 DEFLATE_MOST = 1032  # bytes that one deflated byte can become: a file that declares more holds less than it says
 FILTERS = (1, 2, 3, 32000)  # HDF5's numbers of deflate, shuffle, fletcher32 and lzf
-DELETE = "delete it and make it again"
 
 Arrays = Mapping[str, NDArray[Any]]
 
@@ -156,8 +164,10 @@ class FeatureWriter:
         missing = self.blocks - len(self.done)
         if missing:
             raise CmrhashError(f"{missing} of {self.blocks} blocks are missing", self._part, "this is a bug")
+        counts = {"rows": self.rows, "ok": int(self._file["valid"][...].sum()), "dim": self._shapes["x"][0][1]}
         self._file.close()
-        _seal(self._part, self.path, {"kind": "features", "recipe": self.recipe, "made_with": dict(made_with)})
+        manifest = {"kind": "features", "recipe": self.recipe, "made_with": dict(made_with), **counts}
+        _seal(self._part, self.path, manifest)
 
     def _create(self) -> None:
         new = self._part.with_name(self._part.name + ".new")
@@ -173,6 +183,8 @@ class FeatureWriter:
                     file[name][...] = value
                 file.flush()
                 os.fsync(file.id.get_vfd_handle())
+                commits_at = file["_commit"].id.get_offset()
+            write_note(new, self.recipe, self.rows, self.blocks, commits_at)
         except (OSError, ValueError, RuntimeError) as error:
             new.unlink(missing_ok=True)
             fix = "free some space or choose another --cache"
@@ -201,7 +213,7 @@ class FeatureWriter:
         crc, rows = 0, self.slice(block)
         for name in ("x", "valid", "source", "item"):
             crc = zlib.crc32(self._file[name][rows].tobytes(), crc)
-        return crc | 1 << 32
+        return crc | COMMITTED
 
     def _sync(self) -> None:
         self._file.flush()
@@ -247,14 +259,8 @@ def write_sealed(path: Path, arrays: Arrays, manifest: Mapping[str, Any]) -> Non
 
 def _seal(part: Path, path: Path, manifest: Mapping[str, Any]) -> None:
     with part.open("r+b") as file:
-        digest, size = _payload(file)
-        full = {"version": VERSION, **manifest, "payload_sha256": digest, "payload_bytes": size}
-        body = canonical(full)
-        block = MAGIC + hashlib.sha256(body).hexdigest().encode() + b"\n" + body
-        if len(block) > USER_BLOCK:
-            raise CmrhashError(f"manifest of {len(body)} bytes", part, f"at most {USER_BLOCK - 90} fit")
-        file.seek(0)
-        file.write(block.ljust(USER_BLOCK, b"\0"))
+        digest, size = payload(file)
+        write_block(file, MAGIC, {"version": VERSION, **manifest, "payload_sha256": digest, "payload_bytes": size})
         file.flush()
         os.fsync(file.fileno())
     os.replace(part, path)
@@ -264,34 +270,20 @@ def _seal(part: Path, path: Path, manifest: Mapping[str, Any]) -> None:
 # ---------------------------------------------------------------------------------------------- reading
 
 
-def read_manifest(path: Path) -> dict[str, Any]:
-    """The manifest of a sealed file, by its own digest; raises DamagedError, or StaleError for a newer version."""
-    try:
-        with path.open("rb") as file:
-            block = file.read(USER_BLOCK)
-    except FileNotFoundError:
-        raise DataError("no such file", path, "run cmrhash extract first") from None
-    head = len(MAGIC) + 65
-    body = block[head:].rstrip(b"\0")
-    if not block.startswith(MAGIC) or hashlib.sha256(body).hexdigest().encode() != block[len(MAGIC) : head - 1]:
-        raise DamagedError("not a sealed file of cmrhash, or damaged", path, DELETE)
-    manifest: dict[str, Any] = json.loads(body)
-    if manifest["version"] != VERSION:
-        fix = f"this cmrhash reads version {VERSION}; upgrade it, or {DELETE}"
-        raise StaleError(f"file format version {manifest['version']}", path, fix)
-    return manifest
+@contextlib.contextmanager
+def open_sealed(path: Path) -> Iterator[tuple[dict[str, Any], dict[str, h5py.Dataset]]]:
+    """Manifest and arrays of a sealed file, after its digest has been checked; what is sliced of an array is read."""
+    manifest = read_manifest(path)
+    with path.open("rb") as file:
+        refuse_payload(file, manifest, path)
+        with h5py.File(file, "r") as h5:
+            yield manifest, {name: _plain(h5, name, manifest["payload_bytes"], path) for name in h5}
 
 
 def read_sealed(path: Path) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
-    """Manifest and arrays of a sealed file, after its digest has been checked."""
-    manifest = read_manifest(path)
-    with path.open("rb") as file:
-        digest, size = _payload(file)
-        if (digest, size) != (manifest["payload_sha256"], manifest["payload_bytes"]):
-            raise DamagedError("does not match its sha256", path, DELETE)
-        with h5py.File(file, "r") as h5:
-            arrays = {name: _plain(h5, name, size, path)[...] for name in h5}
-    return manifest, arrays
+    """The same, with all arrays in memory."""
+    with open_sealed(path) as (manifest, arrays):
+        return manifest, {name: data[...] for name, data in arrays.items()}
 
 
 def read_features(path: Path) -> Features:
@@ -313,15 +305,6 @@ def _plain(h5: h5py.File, name: str, size: int, path: Path) -> h5py.Dataset:
     if data.external is not None or data.is_virtual or data.dtype.kind not in "uif" or data.nbytes > size:
         raise DamagedError(f"'{name}' is not a plain dataset", path, DELETE)
     return data
-
-
-def _payload(file: Any) -> tuple[str, int]:
-    """sha256 and size of all that follows the user block."""
-    file.seek(USER_BLOCK)
-    digest = hashlib.sha256()
-    while chunk := file.read(1 << 22):
-        digest.update(chunk)
-    return digest.hexdigest(), file.tell() - USER_BLOCK
 
 
 # ---------------------------------------------------------------------------------------------- files of others
@@ -391,9 +374,8 @@ def _refusal(data: h5py.Dataset, size: int) -> str:
 
 def _id_arrays(ids: tuple[str, ...]) -> dict[str, NDArray[Any]]:
     """Ids as one UTF-8 blob and the end of each: fixed-width HDF5 strings would cut long ones without a word."""
-    encoded = [i.encode() for i in ids]
-    ends = np.cumsum([len(e) for e in encoded], dtype=np.int64)
-    return {"ids": _as_bytes(b"".join(encoded)), "id_ends": ends}
+    lengths = np.fromiter((len(i.encode()) for i in ids), np.int64, len(ids))
+    return {"ids": _as_bytes("".join(ids).encode()), "id_ends": np.cumsum(lengths)}
 
 
 def _as_bytes(content: bytes) -> NDArray[np.uint8]:

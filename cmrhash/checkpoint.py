@@ -18,8 +18,8 @@ from torch import Tensor
 from cmrhash.errors import DamagedError, StaleError
 from cmrhash.files import sha256, write_bytes
 from cmrhash.recipe import refuse_difference
+from cmrhash.runs import CHECKPOINT
 
-CHECKPOINT = "checkpoint.json"  # names the tensors' file and its sha256; gone once the run is finished
 PREFIXES = ("heads.", "parts.", "optimizer.", "best.")  # of the tensors' names
 
 

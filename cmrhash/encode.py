@@ -19,13 +19,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cmrhash import runs
-from cmrhash.cache import read_manifest, read_sealed, write_sealed
+from cmrhash.cache import read_sealed, write_sealed
 from cmrhash.codes import Codes, pack
 from cmrhash.data.dataset import ImageTextDataset, with_relevance
 from cmrhash.errors import DamagedError, StaleError, UsageError
 from cmrhash.files import sha256
 from cmrhash.index import BinaryIndex
 from cmrhash.recipe import first_difference, refuse_difference
+from cmrhash.sealed import read_manifest
 from cmrhash.views import View, feature_files, open_view, scored_rows
 
 if TYPE_CHECKING:
@@ -75,7 +76,7 @@ def encode(run: runs.Run, dataset: ImageTextDataset, folder: Path) -> None:
         }
         arrays |= {f"{name}.{part}": array for part, array in parts.items()}
     write_sealed(
-        run.folder / runs.CODES, arrays, {"kind": "codes", "recipe": _recipe(run, borrowed), "indexes": digests}
+        run.folder / runs.CODES, arrays, {"kind": "codes", "recipe": run.codes_recipe(borrowed), "indexes": digests}
     )
 
 
@@ -89,7 +90,7 @@ def has_codes(run: runs.Run, dataset: ImageTextDataset, folder: Path) -> bool:
     if not path.exists():
         return False
     manifest = read_manifest(path)
-    if manifest["recipe"] != _recipe(run, borrowed_views(run, dataset, folder)):
+    if manifest["recipe"] != run.codes_recipe(borrowed_views(run, dataset, folder)):
         return False
     return all((run.folder / name).exists() for name in manifest["indexes"])
 
@@ -186,15 +187,3 @@ def _open_made(run: runs.Run, dataset: ImageTextDataset, folder: Path, name: str
     except StaleError as error:
         raise StaleError(error.what, error.where, "the features were extracted again: train again") from None
     return view
-
-
-def _recipe(run: runs.Run, borrowed: Mapping[str, Any]) -> dict[str, Any]:
-    """What the codes depend on."""
-    features = {name: made["sha256"] for name, made in run.config["features"].items()}
-    return {
-        "heads": run.config["files"][runs.HEADS],
-        "items": run.config["items_sha256"],
-        "features": features,
-        "borrowed": borrowed,
-        "captions": "all" if run.relevance == "pairs" else "first",
-    }

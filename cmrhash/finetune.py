@@ -11,7 +11,6 @@ order of sums. With it the order of items is the same, and each rank draws its o
 
 from __future__ import annotations
 
-import hashlib
 import math
 import time
 from collections import OrderedDict
@@ -32,7 +31,7 @@ from cmrhash import codes, gathered, ranks, runs, tuned
 from cmrhash.checkpoint import State, forget
 from cmrhash.config import RANDOM, TRAINED_SHARE, FinetuneConfig, TrainConfig, check_finetune
 from cmrhash.data.dataset import ImageTextDataset
-from cmrhash.data.manifest import dump
+from cmrhash.data.manifest import items_digest
 from cmrhash.device import choose_dtype, send
 from cmrhash.encoders.image import ImageEncoder
 from cmrhash.encoders.text import TextEncoder
@@ -71,7 +70,7 @@ def finetune(
     recipe; an interrupted fine-tuning is saved and goes on next time.
     """
     method = tuning_method(config, dataset.relevance)
-    target = folder / tuned.FOLDER / image.name
+    target = folder / runs.TUNED / image.name
     target.mkdir(parents=True, exist_ok=True)
     lock = nullcontext() if ranks.rank() else locked(target / runs.CONFIG)
     with lock, ranks.group(image.device), ThreadPoolExecutor(DECODERS) as pool:
@@ -379,7 +378,7 @@ def _recipe(
         "code": CODE,
         "dataset": dataset.name,
         "relevance": dataset.relevance,
-        "items_sha256": hashlib.sha256(dump(dataset)).hexdigest(),
+        "items_sha256": items_digest(dataset),
         "photos_sha256": photos,
         "langs": list(texts),
         "finetune": {k: v for k, v in asdict(config).items() if k != "checkpoint_seconds"},

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from functools import cache
@@ -23,6 +23,7 @@ from cmrhash.device import choose_device
 from cmrhash.errors import PeerError, UsageError
 
 PATIENCE = timedelta(minutes=30)  # for a process that neither answers nor ends
+LONG = timedelta(days=30)  # for one that has more to do
 STARTED = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")  # what torchrun sets
 _opened = count()
 
@@ -95,7 +96,9 @@ def group(device: torch.device) -> Iterator[None]:
         dist.init_process_group(backend, store=store, rank=rank(), world_size=world(), timeout=PATIENCE)
     try:
         yield
-    except BaseException:
+    except BaseException as error:
+        if not isinstance(error, PeerError):
+            speaks()  # before the others notice that this process ended
         if not cuda:  # NCCL would wait for collectives that can no longer end; those who wait for us see our end
             dist.destroy_process_group()
         raise
@@ -106,6 +109,18 @@ def group(device: torch.device) -> Iterator[None]:
 def _store() -> Any:
     """Where processes find each other: torchrun's own, or that of rank 0."""
     return next(dist.rendezvous("env://", rank(), world(), timeout=PATIENCE))[0]  # type: ignore[attr-defined]
+
+
+@cache
+def speaks() -> bool:
+    """Whether an error of this process is the first one of this run, which is the one that the user is told."""
+    if world() == 1 or os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":  # only torchrun's own store stays
+        return True
+    try:
+        attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+        return bool(_store().add(f"cmrhash-failed-{attempt}", 1) == 1)
+    except RuntimeError:  # torchrun is gone
+        return True
 
 
 def barrier() -> None:
@@ -121,6 +136,20 @@ def first() -> Iterator[None]:
     yield
     if not rank():
         barrier()
+
+
+def meeting() -> Callable[[], None]:
+    """Where the processes will wait for each other, for as long as one of them works; called while all are there."""
+    if world() == 1:
+        return lambda: None
+    with _peers():
+        far: Any = dist.new_group(timeout=LONG, backend="gloo")
+
+    def wait() -> None:
+        with _peers():
+            dist.all_reduce(torch.zeros(1), group=far)
+
+    return wait
 
 
 def agree(what: str, content: bytes) -> None:

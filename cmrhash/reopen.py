@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 
-from cmrhash.cache import read_manifest
 from cmrhash.config import RANDOM, READY
 from cmrhash.data.dataset import ImageTextDataset
 from cmrhash.encoders import image as image_encoders
@@ -17,6 +16,7 @@ from cmrhash.encoders.image import ImageEncoder
 from cmrhash.errors import EncoderError, UsageError
 from cmrhash.extract_texts import CaptionEncoder, captions_of, load_words, words_path
 from cmrhash.recipe import first_difference
+from cmrhash.sealed import read_manifest
 
 SAME = ("encoder", "weights_sha256", "tokenizer_sha256", "pooling", "max_length", "crop")  # what has to agree
 

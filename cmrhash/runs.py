@@ -29,6 +29,8 @@ CONFIG, HEADS, HISTORY, CODES, METRICS = (
     "codes.h5",
     "metrics.json",
 )
+CHECKPOINT = "checkpoint.json"  # of an unfinished run: names the tensors' file and its sha256
+TUNED = "tuned"  # below a data set's folder in the cache: fine-tunings, kept as runs are
 VERSION = 1
 
 
@@ -63,6 +65,16 @@ class Run:
     def relevance(self) -> str:
         """Who was relevant to whom in the training: "labels" or "pairs"."""
         return str(self.config["relevance"])
+
+    def codes_recipe(self, borrowed: Mapping[str, Any]) -> dict[str, Any]:
+        """What the codes of this run depend on. borrowed: views that it has by another language's head."""
+        return {
+            "heads": self.config["files"][HEADS],
+            "items": self.config["items_sha256"],
+            "features": {name: made["sha256"] for name, made in self.config["features"].items()},
+            "borrowed": borrowed,
+            "captions": "all" if self.relevance == "pairs" else "first",
+        }
 
     def file(self, name: str) -> Path:
         """A file of the run, once its sha256 is the recorded one; raises DamagedError."""

@@ -29,7 +29,6 @@ from cmrhash.errors import DamagedError
 from cmrhash.files import sha256, write_bytes
 from cmrhash.recipe import canonical
 
-FOLDER = "tuned"  # below the data set's
 SUFFIX = "-tuned"  # of an encoder's name, and so of its feature files
 IMAGE = "image.safetensors"
 E = TypeVar("E", ImageEncoder, TextEncoder)

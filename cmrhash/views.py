@@ -14,11 +14,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cmrhash.cache import Features, read_features, read_manifest, source_digest
+from cmrhash.cache import Features, read_features, source_digest
 from cmrhash.config import READY
 from cmrhash.data.dataset import ImageTextDataset
 from cmrhash.errors import StaleError, UsageError
 from cmrhash.relevance import Relevance
+from cmrhash.sealed import read_manifest
 
 
 @dataclass(frozen=True)

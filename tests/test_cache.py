@@ -1,12 +1,15 @@
 """The feature file: blocks, resume, seal, refusal. The crash enumeration has its own file."""
 
+import os
+
 import h5py
 import numpy as np
 import pytest
 
-from cmrhash import cache
+from cmrhash import cache, files
 from cmrhash.cache import FeatureWriter, read_features, read_manifest, read_sealed, write_sealed
 from cmrhash.errors import CmrhashError, DamagedError, DataError, LockedError, StaleError
+from cmrhash.sealed import Unfinished, read_note
 
 ROWS, DIM, BLOCK = 10, 3, 4
 IDS = tuple(f"Bild {n} ü" for n in range(ROWS))
@@ -203,3 +206,57 @@ def test_arrays_made_in_one_go(tmp_path):
     assert arrays["none"].shape == (0, 2)
     with pytest.raises(DataError, match="not a feature file"):
         read_features(path)
+
+
+# ---------------------------------------------------------------------------------------------- what it says of itself
+
+
+def test_a_finished_file_says_how_much_it_holds(tmp_path):
+    with writer(tmp_path / "x.h5") as w:
+        fill(w, bad=(2, 7))
+        w.seal({})
+    manifest = read_manifest(tmp_path / "x.h5")
+    assert {key: manifest[key] for key in ("rows", "ok", "dim")} == {"rows": ROWS, "ok": ROWS - 2, "dim": DIM}
+
+
+def test_an_unfinished_file_says_how_far_it_is(tmp_path):
+    part = tmp_path / "x.h5.part"
+    for blocks in ([], [2], [0]):
+        with writer(tmp_path / "x.h5") as w:
+            fill(w, blocks)
+            done = len(w.done)
+            assert read_note(part) == Unfinished(RECIPE, ROWS, 3, done)
+    assert done == 2
+    kept = part.read_bytes()
+    part.write_bytes(kept[: cache.USER_BLOCK + 100])  # cut short before the records
+    assert read_note(part).done == 0
+    part.write_bytes(b"\0" * cache.USER_BLOCK + kept[cache.USER_BLOCK :])  # as earlier versions left it
+    assert read_note(part) is None
+    with writer(tmp_path / "x.h5") as w:
+        assert w.done == {0, 2}
+
+
+def test_a_lock_that_is_cleared_away_is_not_held_twice(tmp_path):
+    """Who waits with an open lock file that is deleted meanwhile must not think that he holds the one that counts."""
+    path, flock = tmp_path / "x.h5", files.fcntl.flock
+
+    def delete_first(file, how):
+        flock(file, how)
+        if not deleted:
+            deleted.append(files.lock_of(path).unlink())
+
+    deleted = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(files.fcntl, "flock", delete_first)
+        with files.locked(path), pytest.raises(LockedError), files.locked(path):
+            pass
+    assert deleted
+
+
+def test_who_holds_a_lock(tmp_path):
+    path = tmp_path / "x.h5"
+    assert files.holder(path) == ""
+    assert not files.lock_of(path).exists()
+    with files.locked(path):
+        assert files.holder(path).startswith(f"process {os.getpid()} on ")
+    assert files.holder(path) == ""

@@ -113,7 +113,7 @@ def test_the_whole_fine_tuning_is_that_of_one_process(place):
     assert [line["processes"] for line in one + two] == [1, 1, 2, 2]
 
 
-def test_rank_0_alone_extracts_with_what_came_of_it(place):
+def test_both_extract_with_what_came_of_it_into_whole_files(place):
     for cache in ("one", "two"):
         assert len(list((place / cache / "manifest").glob("*-tuned.h5"))) == 3
     assert not list((place / "two").rglob("*.part"))

@@ -12,9 +12,9 @@ import cmrhash
 
 TREE = Path(cmrhash.__file__).parent
 ORDER = """
-    errors config files recipe device ranks cache data encoders codes relevance index metrics losses alignment cca heads
-    parts methods views runs extracted extract_images extract_texts extract_ready task checkpoint train tuned
-    finetune_task gathered finetune extract encode sides reopen hasher evaluate trec compare bench
+    errors config files recipe sealed device ranks cache data encoders codes relevance index metrics losses alignment
+    cca heads parts methods views runs shards extracted extract_images extract_texts extract_ready task checkpoint train
+    tuned finetune_task gathered finetune extract encode sides reopen hasher evaluate trec compare bench
 """.split()
 HEAVY = ("torch", "torchvision", "transformers", "faiss", "h5py", "numpy")
 

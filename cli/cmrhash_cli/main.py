@@ -40,3 +40,7 @@ app.command("bench")(bench)
 def main() -> None:
     """The ``cmrhash`` script: runs a command and turns errors into one line and an exit code."""
     run(app)
+
+
+if __name__ == "__main__":
+    main()

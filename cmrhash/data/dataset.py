@@ -6,6 +6,7 @@ protocols of the field the training items are also part of the database. Query n
 
 from __future__ import annotations
 
+import hashlib
 import random
 import unicodedata
 from collections import Counter
@@ -18,6 +19,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from cmrhash.errors import DataError, UsageError
+from cmrhash.recipe import canonical
 
 ROLES = ("train", "val", "query", "database")
 RELEVANCE = {"labels": "shares at least one label", "pairs": "the item's own counterpart"}
@@ -29,7 +31,7 @@ QUERY_SHARE, TRAIN_SHARE, VAL_SHARE = 0.10, 0.50, 0.05
 TEST_SHARE = 0.20
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)  # a million of them shall fit
 class Item:
     """One photo with its captions.
 
@@ -128,12 +130,18 @@ def resolve_image(root: Path, image: str) -> Path:
     return path
 
 
+def ids_digest(dataset: ImageTextDataset) -> str:
+    """sha256 over the ids in their order."""
+    return hashlib.sha256(canonical({"ids": [item.id for item in dataset.items]})).hexdigest()
+
+
 def check(dataset: ImageTextDataset) -> ImageTextDataset:
     """Return the data set if every promise of this module holds for it, else raise DataError."""
     if not dataset.items:
         raise DataError("the data set has no items", dataset.root, "check --root and the layout it should have")
-    doubles = [i for i, n in Counter(item.id for item in dataset.items).items() if n > 1]
-    _refuse("the same id stands more than once", doubles, dataset.root, "give every item its own id")
+    if len({item.id for item in dataset.items}) < len(dataset.items):
+        doubles = [i for i, n in Counter(item.id for item in dataset.items).items() if n > 1]
+        _refuse("the same id stands more than once", doubles, dataset.root, "give every item its own id")
     unknown = [i.id for i in dataset.items if any(not 0 <= c < len(dataset.classes) for c in i.labels)]
     _refuse("items with a label outside the list of classes", unknown, dataset.root, "mend the labels")
     unnamed = [ascii(i.id) for i in dataset.items if not (i.id.strip() and i.id.isprintable())]
@@ -168,7 +176,8 @@ def with_roles(dataset: ImageTextDataset, seed: int) -> ImageTextDataset:
         _carve_val(roles, rng)
     else:
         return dataset
-    items = tuple(replace(item, splits=r) for item, r in zip(dataset.items, roles, strict=True))
+    same = {r: r for r in roles}  # one object for equal roles, for there are few
+    items = tuple(replace(item, splits=same[r]) for item, r in zip(dataset.items, roles, strict=True))
     return replace(dataset, items=items, split_seed=seed, val_drawn=brings)
 
 
@@ -224,10 +233,12 @@ def _draw(dataset: ImageTextDataset, rng: random.Random) -> list[frozenset[str]]
         trains = len(complete) - queries
     rest = frozenset({"database"}) if by_labels else frozenset[str]()
     roles = [rest] * len(dataset.items)
+    query = frozenset({"query"}) if by_labels else frozenset({"query", "database"})
     for row in complete[:queries]:
-        roles[row] = frozenset({"query"}) if by_labels else frozenset({"query", "database"})
+        roles[row] = query
+    train = rest | {"train"}
     for row in complete[queries : queries + trains]:
-        roles[row] = rest | {"train"}
+        roles[row] = train
     _carve_val(roles, rng)
     return roles
 

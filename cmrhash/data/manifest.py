@@ -11,7 +11,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable
+import sys
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from difflib import get_close_matches
 from pathlib import Path
@@ -27,13 +29,14 @@ from cmrhash.data.dataset import (
     resolve_image,
 )
 from cmrhash.errors import DamagedError, DataError, StaleError, UsageError
-from cmrhash.files import write_bytes
+from cmrhash.files import locked, sha256, write_bytes
 from cmrhash.recipe import refuse_difference
 
 MANIFEST = "manifest.jsonl"  # a user's
 ITEMS, ABOUT = "items.jsonl", "dataset.json"  # ours: the items, and what is said of them as a whole
 FIELDS = ("id", "image", "texts", "labels", "splits")
 VERSION = 1
+AGAIN = "delete it and run cmrhash extract again"
 
 
 def read(root: Path) -> ImageTextDataset:
@@ -46,10 +49,13 @@ def read(root: Path) -> ImageTextDataset:
     path = root / MANIFEST
     if not path.is_file():
         raise DataError(f"no {MANIFEST}", root, "write one JSON object a line, or check --root")
-    rows = list(_rows(path))
-    classes = tuple(sorted({label for row in rows for label in row["labels"]}))
-    number = {label: n for n, label in enumerate(classes)}
-    items = tuple(_item(row, number) for row in rows)
+    met: defaultdict[str, int] = defaultdict(lambda: len(met))  # label -> its number, in the order of the lines
+    same: dict[Any, Any] = {}
+    read = [_item(row, met, same) for row in _rows(path)]
+    classes = tuple(sorted(met))
+    place = {met[label]: n for n, label in enumerate(classes)}
+    sort = {labels: tuple(sorted(place[n] for n in labels)) for labels in {item.labels for item in read}}
+    items = tuple(replace(item, labels=sort[item.labels]) for item in read)
     for item in items:
         if item.image:
             resolve_image(root, item.image)
@@ -60,7 +66,7 @@ def read(root: Path) -> ImageTextDataset:
     return replace(dataset, found={"items": len(items), **common_missing(items, dataset.languages)})
 
 
-def _rows(path: Path) -> Iterable[dict[str, Any]]:
+def _rows(path: Path) -> Iterator[dict[str, Any]]:
     with path.open("rb") as lines:
         for number, line in enumerate(lines, 1):
             if not line.strip():
@@ -116,15 +122,17 @@ def _captions(lang: str, value: Any) -> tuple[str, ...]:
     return tuple(text for text in cleaned if text)
 
 
-def _item(row: dict[str, Any], number: dict[str, int]) -> Item:
+def _item(row: dict[str, Any], number: Mapping[str, int], same: dict[Any, Any]) -> Item:
+    """same: labels and splits that earlier items had too; of equal ones one is kept, for a million items have few."""
     labels = tuple(sorted({number[label] for label in row["labels"]}))
-    texts = {lang: captions for lang, captions in sorted(row["texts"].items()) if captions}
-    return Item(row["id"], row["image"], texts, labels, row["splits"])
+    labels, splits = (same.setdefault(value, value) for value in (labels, row["splits"]))
+    texts = {sys.intern(lang): captions for lang, captions in sorted(row["texts"].items()) if captions}
+    return Item(row["id"], row["image"], texts, labels, splits)
 
 
-def dump(dataset: ImageTextDataset) -> bytes:
-    """The data set's items in the manifest format, the same bytes for the same items."""
-    lines = []
+def dump(dataset: ImageTextDataset) -> Iterator[bytes]:
+    """The lines of the data set's items in the manifest format, the same bytes for the same items."""
+    encode = json.JSONEncoder(ensure_ascii=False).encode
     for item in dataset.items:
         entry = {
             "id": item.id,
@@ -133,13 +141,27 @@ def dump(dataset: ImageTextDataset) -> bytes:
             "labels": [dataset.classes[label] for label in item.labels],
             "splits": [role for role in ROLES if role in item.splits],
         }
-        lines.append(json.dumps(entry, ensure_ascii=False))
-    return ("\n".join(lines) + "\n").encode(errors="backslashreplace")  # of a lone surrogate: its JSON escape
+        yield (encode(entry) + "\n").encode(errors="backslashreplace")  # of a lone surrogate: its JSON escape
+
+
+def items_digest(dataset: ImageTextDataset) -> str:
+    """sha256 of ``items.jsonl`` for these items."""
+    digest = hashlib.sha256()
+    for _ in _digested(dump(dataset), digest):
+        pass
+    return digest.hexdigest()
+
+
+def _digested(lines: Iterable[bytes], digest: hashlib._Hash) -> Iterator[bytes]:
+    for line in lines:
+        digest.update(line)
+        yield line
 
 
 def store(dataset: ImageTextDataset, folder: Path) -> None:
     """Write ``items.jsonl`` and ``dataset.json`` into the folder of the cache, each in one move."""
-    items = dump(dataset)
+    digest = hashlib.sha256()
+    write_bytes(folder / ITEMS, _digested(dump(dataset), digest))
     about = {
         "version": VERSION,
         "name": dataset.name,
@@ -149,29 +171,35 @@ def store(dataset: ImageTextDataset, folder: Path) -> None:
         "split_seed": dataset.split_seed,
         "val_drawn": dataset.val_drawn,
         "found": dict(dataset.found),
-        "items_sha256": hashlib.sha256(items).hexdigest(),
+        "items_sha256": digest.hexdigest(),
     }
-    write_bytes(folder / ITEMS, items)
     write_bytes(folder / ABOUT, json.dumps(about, ensure_ascii=False, indent=1).encode(errors="backslashreplace"))
 
 
 def keep(dataset: ImageTextDataset, folder: Path, overwrite: bool) -> ImageTextDataset:
     """Write the items into the cache once; later runs must bring the same ones (the folder itself may have moved)."""
-    if (folder / ABOUT).exists() and not overwrite:
-        stored = load(folder)
-        for field_name in ("split_seed", "relevance", "classes"):
-            made, asked = ({field_name: getattr(d, field_name)} for d in (stored, dataset))
-            refuse_difference(made, asked, folder, f"data set '{dataset.name}'")
-        for old, new in zip(stored.items, dataset.items, strict=False):
-            if old != new:
-                raise StaleError(f"item '{new.id}' differs from the extracted '{old.id}'", folder, "use --overwrite")
-        if len(stored.items) != len(dataset.items):
-            what = f"{len(stored.items)} items are extracted, the data set has {len(dataset.items)}"
-            raise StaleError(what, folder, "use --overwrite, or another --name")
-        if stored.root == dataset.root.resolve():
-            return dataset
-    store(dataset, folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    with locked(folder / ABOUT, wait=True):  # several processes may do an extraction together
+        if (folder / ABOUT).exists() and not overwrite:
+            about = _about(folder)
+            for field in ("split_seed", "relevance", "classes"):
+                made, asked = {field: about.get(field)}, {field: getattr(dataset, field)}
+                refuse_difference(made, asked, folder, f"data set '{dataset.name}'")
+            if items_digest(dataset) != about["items_sha256"]:
+                _refuse_other_items(dataset, load(folder), folder)
+            if about.get("root") == str(dataset.root.resolve()):
+                return dataset
+        store(dataset, folder)
     return dataset
+
+
+def _refuse_other_items(dataset: ImageTextDataset, stored: ImageTextDataset, folder: Path) -> None:
+    for old, new in zip(stored.items, dataset.items, strict=False):
+        if old != new:
+            raise StaleError(f"item '{new.id}' differs from the extracted '{old.id}'", folder, "use --overwrite")
+    if len(stored.items) != len(dataset.items):
+        what = f"{len(stored.items)} items are extracted, the data set has {len(dataset.items)}"
+        raise StaleError(what, folder, "use --overwrite, or another --name")
 
 
 def load(folder: Path) -> ImageTextDataset:
@@ -179,35 +207,42 @@ def load(folder: Path) -> ImageTextDataset:
 
     Raises StaleError for a newer version, DamagedError if the items are not the ones that were stored.
     """
-    about_path, items_path = folder / ABOUT, folder / ITEMS
-    try:
-        about, content = json.loads(about_path.read_bytes()), items_path.read_bytes()
-        version, digest = about["version"], about["items_sha256"]
-    except FileNotFoundError as error:
-        raise DamagedError("incomplete data set folder", error.filename, "run cmrhash extract again") from None
-    except (ValueError, KeyError, TypeError) as error:
-        raise DamagedError(f"unreadable ({error})", about_path, "delete it and run cmrhash extract again") from None
-    if version != VERSION:
-        fix = f"this cmrhash reads version {VERSION}; upgrade it, or extract again"
-        raise StaleError(f"data set format version {version}", about_path, fix)
-    if hashlib.sha256(content).hexdigest() != digest:
-        raise DamagedError("not the items that were stored", items_path, "delete the folder's .json* and extract again")
+    about, same = _about(folder), dict[Any, Any]()
     try:
         number = {label: n for n, label in enumerate(about["classes"])}
         dataset = ImageTextDataset(
             about["name"],
             Path(about["root"]),
-            tuple(_item(row, number) for row in _rows(items_path)),
+            tuple(_item(row, number, same) for row in _rows(folder / ITEMS)),
             tuple(about["classes"]),
             about["relevance"],
             about["found"],
             about["split_seed"],
-            digest,
+            about["items_sha256"],
             val_drawn=about.get("val_drawn", False),
         )
     except (KeyError, TypeError) as error:
-        raise DamagedError(f"unreadable ({error})", about_path, "delete it and run cmrhash extract again") from None
+        raise DamagedError(f"unreadable ({error})", folder / ABOUT, AGAIN) from None
     return check(dataset)
+
+
+def _about(folder: Path) -> dict[str, Any]:
+    """What is said of the items as a whole, once these are the ones that it speaks of."""
+    about_path, items_path = folder / ABOUT, folder / ITEMS
+    try:
+        about: dict[str, Any] = json.loads(about_path.read_bytes())
+        digest = sha256(items_path)
+        version, wanted = about["version"], about["items_sha256"]
+    except FileNotFoundError as error:
+        raise DamagedError("incomplete data set folder", error.filename, "run cmrhash extract again") from None
+    except (ValueError, KeyError, TypeError) as error:
+        raise DamagedError(f"unreadable ({error})", about_path, AGAIN) from None
+    if version != VERSION:
+        fix = f"this cmrhash reads version {VERSION}; upgrade it, or extract again"
+        raise StaleError(f"data set format version {version}", about_path, fix)
+    if digest != wanted:
+        raise DamagedError("not the items that were stored", items_path, "delete the folder's .json* and extract again")
+    return about
 
 
 def open_extracted(cache: Path, name: str | None) -> tuple[ImageTextDataset, Path]:
