@@ -59,6 +59,7 @@ class ExtractConfig:
     seed: int = 0  # draws roles that the data set does not bring, and untrained encoders
     features: tuple[Path, ...] = ()  # .mat, .h5, .npz or .npy of ready-made features, in place of encoders
     maps: tuple[str, ...] = ()  # "ROLE[.PART]=ARRAY": what the arrays of these files are; empty: by their names
+    shard: str | None = None  # "3/8": the third of eight processes, each of which does its part; None: all of it
     max_bad: float = 0.01  # share of images that may be unreadable before the exit code says so
     offline: bool = False  # never ask the network for weights
     overwrite: bool = False  # replace files that another recipe made

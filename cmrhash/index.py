@@ -59,7 +59,7 @@ class BinaryIndex:
 
     def rows(self, start: int, stop: int) -> NDArray[np.uint8]:
         """Those of some rows; a copy. Of a mapped file no more than these are read."""
-        return np.ascontiguousarray(self.stored[start:stop, : -(-self.bits // 8)])
+        return self.stored[start:stop, : -(-self.bits // 8)].copy()
 
     @property
     def stored(self) -> NDArray[np.uint8]:

@@ -12,10 +12,10 @@ import cmrhash
 
 TREE = Path(cmrhash.__file__).parent
 ORDER = """
-    errors config files recipe sealed device cache foreign data encoders codes relevance index stores metrics losses
-    alignment cca heads parts methods views runs extracted extract_images extract_texts extract_ready task
-    checkpoint train tuned finetune_task finetune extract encode sides deploy reopen hasher evaluate trec compare bench
-    inventory verify prune environment
+    errors config files recipe sealed device ranks cache foreign data encoders codes relevance index stores metrics
+    losses alignment cca heads parts methods views runs shards extracted extract_images extract_texts extract_ready
+    task checkpoint train tuned finetune_task gathered finetune extract encode sides deploy reopen hasher evaluate
+    trec compare bench inventory verify prune environment
 """.split()
 HEAVY = ("torch", "torchvision", "transformers", "faiss", "h5py", "numpy")
 

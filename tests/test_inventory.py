@@ -699,7 +699,7 @@ def test_after_a_prune_extract_finds_what_it_had(tmp_path, monkeypatch):
     assert states() == {}
     kinds = [entry.kind for entry in survey(CACHE, RUNS)]
     assert kinds == ["items", "image", "text", "text", "words", "words"]
-    assert list(pruned()) == ["5 lock files in cache/manifest"]
+    assert list(pruned()) == ["7 lock files in cache/manifest"]
     invoke("cache", "prune", "--yes")
     before = contents()
     again = json.loads(invoke(*command).stdout)

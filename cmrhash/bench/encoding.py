@@ -25,6 +25,7 @@ from cmrhash.encoders import image as image_encoders
 from cmrhash.encoders import text as text_encoders
 from cmrhash.encoders.pixels import decode
 from cmrhash.extract_images import extract_images
+from cmrhash.shards import Shard
 
 PHOTOS, BATCH = 64, 32
 CAPTIONS = 128
@@ -58,7 +59,8 @@ def _images() -> Iterator[Case]:
             return _sums(found)
 
         def ours() -> NDArray[np.float32]:
-            return _sums([read_features(extract_images(dataset, encoder, root, config, lambda *_: None).path).x])
+            done = extract_images(dataset, encoder, root, config, Shard(), lambda *_: None)
+            return _sums([read_features(done.target.path).x])
 
         def limit() -> None:
             for rows in pieces(PHOTOS, BATCH):
