@@ -111,10 +111,10 @@ def test_without_options_a_command_asks_for_the_config_as_it_is(monkeypatch, tmp
         return call
 
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("cmrhash.compare.compare", remember("compare"))  # first: it keeps the train that it finds
     monkeypatch.setattr("cmrhash.extract.extract", remember("extract"))
     monkeypatch.setattr("cmrhash.train.train", remember("train"))
     monkeypatch.setattr("cmrhash.evaluate.evaluate", remember("eval"))
-    monkeypatch.setattr("cmrhash.compare.compare", remember("compare"))
     monkeypatch.setattr("cmrhash.data.manifest.open_extracted", lambda *_: (None, tmp_path))
     for name in ("extract", "train", "eval", "compare"):
         with pytest.raises(Stop):
