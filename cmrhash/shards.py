@@ -194,7 +194,8 @@ class Target:
                 with open_features(self._shard_path(number)) as (_, arrays):
                     self._refuse_other_rows(self._shard_path(number), arrays["item"], rows)
                     for block in range(rows.start // self.block_rows, -(-rows.stop // self.block_rows)):
-                        at = slice(*(row - rows.start for row in (writer.slice(block).start, writer.slice(block).stop)))
+                        there = writer.slice(block)
+                        at = slice(there.start - rows.start, there.stop - rows.start)
                         writer.commit(block, arrays["x"][at], arrays["valid"][at].astype(bool), arrays["source"][at])
                 progress(rows.stop, writer.rows)
             valid = _valid(writer)

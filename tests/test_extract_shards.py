@@ -106,8 +106,7 @@ def test_shards_give_the_cache_of_one_process(source, clean, tmp_path, order):
     assert contents(report.folder) == contents(clean.folder)
 
 
-@pytest.mark.faults("killed for real, extraction resumed")
-def test_a_killed_shard_goes_on_where_it_was(source, clean, tmp_path):
+def test_an_interrupted_shard_goes_on_where_it_was(source, clean, tmp_path):
     def kill(what, done, _):
         if what.startswith("images") and done >= 8:
             raise KeyboardInterrupt

@@ -3,6 +3,7 @@
 import itertools
 import os
 import random
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -35,15 +36,23 @@ def target(folder, number=1, of=1, recipe=RECIPE, overwrite=False, item=ITEM, ch
     return Target(folder / "X.h5", item, IDS, DIM, recipe, BLOCK, Shard(number, of), overwrite, now)
 
 
-def encode(made, blocks=99, changed=(), device="cpu"):
-    """Encode what is missing, at most that many blocks; returns the rows that were encoded."""
+def interrupt():
+    raise KeyboardInterrupt
+
+
+def kill(*_):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def encode(made, blocks=99, changed=(), device="cpu", stop=interrupt):
+    """Encode what is missing, and ``stop`` after that many blocks; returns the rows that were encoded."""
     encoded = []
     with made.writer() as writer:
         for block in range(writer.blocks):
             if block in writer.done:
                 continue
             if len(encoded) == blocks:
-                raise KeyboardInterrupt
+                stop()
             rows = made.rows_of(block)
             valid = np.array([row not in BAD for row in range(rows.start, rows.stop)])
             x = X[rows] + [[row in changed] for row in range(rows.start, rows.stop)]
@@ -138,13 +147,17 @@ def test_in_any_order_of_finishing_the_last_one_makes_the_file_of_one_process(tm
     assert not [path for path in tmp_path.iterdir() if "shard" in path.name]  # the locks are gone as well
 
 
-def test_processes_that_run_at_once_make_one_file(tmp_path, whole):
-    code = "import sys, test_shards as t; t.run(t.Path(sys.argv[1]), int(sys.argv[2]), 4)"
+def process(folder, code, *args):
+    """Another process that runs code with this file as ``t`` and a folder as ``folder``."""
     tests = Path(__file__).parent
     path = os.pathsep.join([str(tests), str(tests.parent), os.environ.get("PYTHONPATH", "")])
-    start = [sys.executable, "-c", code, str(tmp_path)]
-    running = [subprocess.Popen([*start, str(n)], env=os.environ | {"PYTHONPATH": path}) for n in range(1, 5)]
-    assert [process.wait(60) for process in running] == [0] * 4
+    start = [sys.executable, "-c", f"import sys, test_shards as t; folder = t.Path(sys.argv[1]); {code}", str(folder)]
+    return subprocess.Popen([*start, *map(str, args)], env=os.environ | {"PYTHONPATH": path})
+
+
+def test_processes_that_run_at_once_make_one_file(tmp_path, whole):
+    running = [process(tmp_path, "t.run(folder, int(sys.argv[2]), 4)", n) for n in range(1, 5)]
+    assert [each.wait(60) for each in running] == [0] * 4
     assert is_whole(tmp_path, whole)
 
 
@@ -202,8 +215,8 @@ def test_one_process_makes_shards_that_are_there_superfluous(tmp_path, whole):
 @pytest.mark.faults("killed for real, extraction resumed")
 def test_a_killed_shard_goes_on_where_it_was(tmp_path, whole):
     run(tmp_path, 1, 2)
-    with pytest.raises(KeyboardInterrupt):
-        encode(target(tmp_path, 2, 2), blocks=1)
+    killed = process(tmp_path, "t.encode(t.target(folder, 2, 2), blocks=1, stop=t.kill)")
+    assert killed.wait(60) == -signal.SIGKILL
     assert left(tmp_path) == ["X.h5.shard-1-of-2", "X.h5.shard-2-of-2.part"]
     again = target(tmp_path, 2, 2)
     assert not again.found()
@@ -213,26 +226,19 @@ def test_a_killed_shard_goes_on_where_it_was(tmp_path, whole):
 
 
 @pytest.mark.faults("killed for real, extraction resumed")
-@pytest.mark.parametrize("after", [1, 2, 3])
-def test_a_killed_merge_is_done_again(tmp_path, whole, after):
-    merged = []
-
-    def kill(*_):
-        merged.append(1)
-        if len(merged) == after:
-            raise KeyboardInterrupt
-
+@pytest.mark.parametrize("at", [4, 8, 18])  # rows that are merged
+def test_a_killed_merge_is_done_again(tmp_path, whole, at):
     for number in (1, 2):
         run(tmp_path, number, 3)
-    encode(target(tmp_path, 3, 3))
-    with pytest.raises(KeyboardInterrupt):
-        merge(target(tmp_path, 3, 3), progress=kill)
+    stop = "lambda done, _: done < int(sys.argv[2]) or t.kill()"
+    code = f"made = t.target(folder, 3, 3); t.encode(made); t.merge(made, progress={stop})"
+    assert process(tmp_path, code, at).wait(60) == -signal.SIGKILL
+    assert len(left(tmp_path)) == 4  # the unfinished file, and every shard
     assert not (tmp_path / "X.h5").exists()
     assert run(tmp_path, 1, 3).whole
     assert is_whole(tmp_path, whole)
 
 
-@pytest.mark.faults("killed for real, extraction resumed")
 def test_shards_that_a_kill_left_behind_are_removed_later(tmp_path, whole, monkeypatch):
     run(tmp_path, 1, 2)
     monkeypatch.setattr(shards, "remove_shards", lambda *_: None)
