@@ -23,7 +23,7 @@ from cmrhash.cache import FeatureWriter, open_features
 from cmrhash.errors import DamagedError, LockedError, StaleError, UsageError
 from cmrhash.files import lock_of, locked, sync
 from cmrhash.recipe import first_difference, refuse_difference
-from cmrhash.sealed import read_manifest, read_note
+from cmrhash.sealed import SHARD, merging, read_manifest, read_note
 
 Sources = Callable[[slice], NDArray[np.uint8]]  # rows -> (M, 16), what they would be made from now
 
@@ -132,7 +132,7 @@ class Target:
         """
         if self.whole:
             return
-        lock = self.path.with_name(f"{self.path.name}.shards")
+        lock = merging(self.path)
         with locked(lock, wait=True):
             if self._was_merged():
                 return
@@ -284,8 +284,9 @@ def _shards(path: Path) -> list[tuple[Path, int, int]]:
     """The shards of a feature file that are there, finished or not: path, number, of how many."""
     found = {}
     for name in glob.glob(f"{glob.escape(path.name)}.shard-*", root_dir=path.parent):
-        if match := re.fullmatch(r"(.*\.shard-(\d+)-of-(\d+))(\.part(\.new)?)?", name):
-            found[path.with_name(match[1])] = int(match[2]), int(match[3])
+        shard = name.removesuffix(".new").removesuffix(".part")
+        if match := SHARD.fullmatch(shard):
+            found[path.with_name(shard)] = int(match[2]), int(match[3])
     return [(shard, number, of) for shard, (number, of) in sorted(found.items())]
 
 
