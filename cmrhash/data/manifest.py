@@ -231,9 +231,9 @@ def load(folder: Path) -> ImageTextDataset:
             )
             return check(dataset)
         except DataError as error:
-            raise DamagedError(f"unreadable ({error.what})", folder / ABOUT, AGAIN) from None
+            raise DamagedError(f"unreadable ({error.what[:120]})", folder / ABOUT, AGAIN) from None
         except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
-            raise DamagedError(f"unreadable ({error})", folder / ABOUT, AGAIN) from None
+            raise DamagedError(f"unreadable ({str(error)[:120]})", folder / ABOUT, AGAIN) from None
 
 
 @contextlib.contextmanager
