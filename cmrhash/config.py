@@ -107,7 +107,7 @@ class FinetuneConfig:
 
     method: str = "tie-ap"  # a name out of methods.METHODS, any without a closed form; this one needs fewest epochs
     bits: int = 32  # code length of the thrown-away heads; codes of any length are trained on the features later
-    epochs: int = 10  # passes over the train items
+    epochs: int = 25  # passes over the train items; on the sample val mAP is .880 after 8, .925 after 25
     batch: int = 32  # items a step (halved until a pass has at least 4 steps)
     lr: float = 4e-4  # peak of the one-cycle schedule, for the heads; scaled with a halved batch as in TrainConfig
     image_lr: float | None = None  # that of the image encoder; 0: it stays as it is; None: lr, or for trained weights

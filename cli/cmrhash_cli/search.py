@@ -128,10 +128,17 @@ def _find(hasher: Hasher, config: SearchConfig, query: str | None, item: str | N
 
 
 def _print(hasher: Hasher, hits: Sequence[Hit]) -> None:
+    caption = f"caption ({hits[0].lang})" if hits else "caption"
+    columns = ["rank", "distance", "id", "found", caption, "labels", "image"]
     rows = [
-        [str(h.rank), str(h.distance), h.id, h.modality, h.caption or "", ", ".join(h.labels[:4]), h.image or ""]
+        [str(h.rank), str(h.distance), h.id, h.modality, h.caption or "", _shortened(h.labels), h.image or ""]
         for h in hits
     ]
     title = f"{hasher.dataset.name}: nearest by {hasher.run.method}, {hasher.run.bits} bits"
-    columns = ["rank", "distance", "id", "found", f"caption ({hits[0].lang})" if hits else "caption", "labels", "image"]
-    print_table(title, columns, rows, f"images below {hasher.dataset.root}" if any(h.image for h in hits) else "")
+    where = f"images below {hasher.dataset.root}" if any(h.image for h in hits) else ""
+    print_table(title, columns, rows, where, folded=caption)
+
+
+def _shortened(labels: Sequence[str]) -> str:
+    """The first three; --json has all."""
+    return ", ".join(labels[:3]) + (", ..." if labels[3:] else "")
