@@ -57,7 +57,7 @@ def _evaluation(queries: int, items: int, bits: int, share: float) -> Iterator[C
         onehot = np.zeros((items, CLASSES), np.float32)
         for row, own in enumerate(labels[queries:]):
             onehot[row, own] = 1
-        signs = 2 * np.unpackbits(packed, axis=1, count=bits, bitorder="little").astype(np.int8) - 1
+        signs = 2 * np.unpackbits(packed, axis=1, count=bits, bitorder="little").astype(np.float32) - 1
         return np.array([_sorted_ap(signs[q], signs[queries:], onehot, labels[q]) for q in range(asked)])
 
     def ours() -> NDArray[np.float64]:
