@@ -80,7 +80,7 @@ def test_an_unknown_path_is_answered_with_the_nearest():
 @pytest.mark.parametrize(
     "make",
     [
-        lambda: retrieval._evaluation(40, 600, 48, 1.0),
+        lambda: retrieval._evaluation(40, 600, 136, 1.0),
         lambda: retrieval._search(6, 5000, 64, 0.5),
         lambda: training._step(8, 1),
         lambda: training._step(8, 2, 0.5),

@@ -22,22 +22,32 @@ from cmrhash.relevance import Relevance
 
 CLASSES, TOP = 255, 10
 # What a compiler makes of the counting itself: distances by popcount into a histogram by relevance, nothing else.
-# Four tables, so that no increment waits for the one before it.
+# Eight tables, so that no increment waits for the one before it.
 FUSED = """
 #include <stdint.h>
-void count(const uint64_t *q, const uint64_t *d, const uint8_t *relevant, int64_t queries, int64_t rows, int words,
-           int levels, int32_t *out) {
-    static int32_t table[4][2 * 4097];
-    for (int64_t i = 0; i < queries; i++) {
-        for (int t = 0; t < 4; t++) for (int k = 0; k < 2 * levels; k++) table[t][k] = 0;
-        const uint8_t *bits = relevant + i * ((rows + 7) / 8);
-        for (int64_t j = 0; j < rows; j++) {
-            int distance = 0;
-            for (int w = 0; w < words; w++) distance += __builtin_popcountll(q[i * words + w] ^ d[j * words + w]);
-            table[j & 3][2 * distance + ((bits[j >> 3] >> (j & 7)) & 1)]++;
+#include <string.h>
+enum { BLOCK = 1024 };
+void count(const uint64_t *q, const uint64_t *d, const uint8_t *relevant, int64_t queries, int64_t rows, int32_t *out) {
+    static int32_t table[8][2 * LEVELS];
+    uint32_t cell[BLOCK];
+    for (int64_t i = 0; i < queries; i++, q += WORDS, relevant += (rows + 7) / 8, out += 2 * LEVELS) {
+        memset(table, 0, sizeof table);
+        for (int64_t j = 0; j < rows; j += BLOCK) {
+            int n = rows - j < BLOCK ? rows - j : BLOCK;
+            for (int k = 0; k < n; k++) {
+                uint32_t distance = 0;
+                for (int w = 0; w < WORDS; w++) distance += __builtin_popcountll(q[w] ^ d[(j + k) * WORDS + w]);
+                cell[k] = 2 * distance + ((relevant[(j + k) >> 3] >> (k & 7)) & 1);
+            }
+            for (int k = n; k % 8; k++) cell[k] = 2 * LEVELS;
+            for (int k = 0; k < n; k += 8)
+                for (int t = 0; t < 8; t++)
+                    if (cell[k + t] < 2 * LEVELS) table[t][cell[k + t]]++;
         }
-        for (int k = 0; k < 2 * levels; k++)
-            out[i * 2 * levels + k] = table[0][k] + table[1][k] + table[2][k] + table[3][k];
+        for (int k = 0; k < 2 * LEVELS; k++) {
+            out[k] = 0;
+            for (int t = 0; t < 8; t++) out[k] += table[t][k];
+        }
     }
 }
 """
@@ -57,7 +67,7 @@ def _evaluation(queries: int, items: int, bits: int, share: float) -> Iterator[C
         onehot = np.zeros((items, CLASSES), np.float32)
         for row, own in enumerate(labels[queries:]):
             onehot[row, own] = 1
-        signs = 2 * np.unpackbits(packed, axis=1, count=bits, bitorder="little").astype(np.int8) - 1
+        signs = 2 * np.unpackbits(packed, axis=1, count=bits, bitorder="little").astype(np.float32) - 1
         return np.array([_sorted_ap(signs[q], signs[queries:], onehot, labels[q]) for q in range(asked)])
 
     def ours() -> NDArray[np.float64]:
@@ -84,19 +94,20 @@ def _fused(query: NDArray[np.uint8], database: NDArray[np.uint8], bits: int) -> 
     with tempfile.TemporaryDirectory() as folder:
         source, library = File(folder) / "fused.c", File(folder) / "fused.so"
         source.write_text(FUSED)
-        flags = ["-O3", "-march=native", "-shared", "-fPIC", "-o", str(library)]
+        q, d = (np.ascontiguousarray(pad(part)).view(np.uint64) for part in (query, database))
+        sizes = [f"-DWORDS={q.shape[1]}", f"-DLEVELS={bits + 1}"]
+        flags = ["-O3", "-march=native", "-shared", "-fPIC", *sizes, "-o", str(library)]
         if not compiler or subprocess.run([compiler, *flags, str(source)], capture_output=True).returncode:
             yield None
             return
         count = ctypes.CDLL(str(library)).count
-        q, d = (np.ascontiguousarray(pad(part)).view(np.uint64) for part in (query, database))
         relevant = np.random.default_rng(1).integers(0, 256, (len(q), -(-len(d) // 8)), np.uint8)
         out = np.empty((len(q), bits + 1, 2), np.int32)
 
         def run() -> float:
-            pointers = [ctypes.c_void_p(array.ctypes.data) for array in (q, d, relevant)]
-            sizes = ctypes.c_int64(len(q)), ctypes.c_int64(len(d)), q.shape[1], bits + 1
-            count(*pointers, *sizes, ctypes.c_void_p(out.ctypes.data))
+            pointers = [ctypes.c_void_p(array.ctypes.data) for array in (q, d, relevant, out)]
+            count(*pointers[:3], ctypes.c_int64(len(q)), ctypes.c_int64(len(d)), pointers[3])
+            assert out.sum() == len(q) * len(d)
             return float(out.sum())
 
         yield run

@@ -83,13 +83,13 @@ PATHS = {
     "cache-write": Path(
         "20,000 x 768 features written, committed and sealed; against a row at a time",
         "the same bytes written to a plain file",
-        20,
+        5,
         _write,
     ),
     "cache-read": Path(
         "20,000 x 768 features read, digest checked; against a row at a time",
         "numpy.load of a plain file",
-        5,
+        2,
         _read,
     ),
 }
