@@ -15,6 +15,7 @@ from cmrhash import config
 from cmrhash.config import (
     CompareConfig,
     EvalConfig,
+    ExportConfig,
     ExtractConfig,
     FinetuneConfig,
     PruneConfig,
@@ -31,6 +32,7 @@ COMMANDS = {
     "eval": EvalConfig,
     "compare": CompareConfig,
     "search": SearchConfig,
+    "export": ExportConfig,
     "cache verify": VerifyConfig,
     "cache prune": PruneConfig,
 }
@@ -48,7 +50,10 @@ NOT_FIELDS = {
     "alignment",  # a way to say the method
     "finetune",
 }
-CHOICE = {"search": {"query", "item", "run", "bits", "method", "relevance"}}  # what is asked, and of which run
+CHOICE = {  # what is asked, and of which run
+    "search": {"query", "item", "run", "bits", "method", "relevance"},
+    "export": {"target", "run", "bits", "method", "relevance"},
+}
 
 
 def commands():
