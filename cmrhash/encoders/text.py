@@ -5,10 +5,11 @@ Everything is loaded from a directory that is known to be there, so nothing wait
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -69,7 +70,10 @@ class TextEncoder:
         """Word-piece ids of each caption. "[SEP]" in a caption is text, not a command to the model."""
         if not captions:
             return []
-        encoded = self.tokenizer(list(captions), truncation=True, max_length=self.max_length, split_special_tokens=True)
+        with _unchanged(self.tokenizer.backend_tokenizer):
+            encoded = self.tokenizer(
+                list(captions), truncation=True, max_length=self.max_length, split_special_tokens=True
+            )
         ids: list[list[int]] = encoded["input_ids"]
         return ids
 
@@ -94,6 +98,19 @@ class TextEncoder:
         if self.pooling == "cls":
             return hidden[:, 0]  # type: ignore[no-any-return]
         return (hidden * mask.unsqueeze(-1)).sum(1) / mask.sum(1, keepdim=True)  # type: ignore[no-any-return]
+
+
+@contextlib.contextmanager
+def _unchanged(backend: Any) -> Iterator[None]:
+    """A call leaves its own truncation and padding in the tokenizer; what is saved or digested is the file's."""
+    truncation, padding = backend.truncation, backend.padding
+    yield
+    if truncation:
+        backend.enable_truncation(**truncation)
+    else:
+        backend.no_truncation()
+    if padding:
+        backend.enable_padding(**padding)
 
 
 def _batches(lengths: Sequence[int], budget: int) -> list[list[int]]:
