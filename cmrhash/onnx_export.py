@@ -168,7 +168,6 @@ def _tokenizer(encoder: TextEncoder, path: Path) -> Path:
     """The tokenizer as the ``tokenizers`` library reads it in any language, with truncation and padding set."""
     from tokenizers import Tokenizer
 
-    encoder.tokenizer.backend_tokenizer.no_truncation()
     own: Any = Tokenizer.from_str(encoder.tokenizer.backend_tokenizer.to_str())
     own.enable_truncation(encoder.max_length)
     pad = encoder.tokenizer.pad_token

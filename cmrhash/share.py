@@ -12,7 +12,8 @@ from typing import Any
 import safetensors.numpy
 import safetensors.torch
 
-from cmrhash import __version__, reopen, runs
+import cmrhash
+from cmrhash import reopen, runs
 from cmrhash.card import card
 from cmrhash.config import RANDOM
 from cmrhash.embed import Embedder
@@ -67,7 +68,7 @@ def save(source: Source, target: Path, *, with_encoders: bool = False, overwrite
         sync(path)
     config = {
         "version": VERSION,
-        "cmrhash": __version__,
+        "cmrhash": cmrhash.__version__,
         "bits": run.bits,
         "method": run.method,
         "source": run.config["source"],
@@ -124,7 +125,6 @@ def _put_in(embedder: Embedder, view: str, path: Path) -> None:
     else:
         write_bytes(path / "model.safetensors", _tensors(encoder.module))
         encoder.module.config.save_pretrained(path)  # type: ignore[union-attr, operator]
-        encoder.tokenizer.backend_tokenizer.no_truncation()  # set by each call: no part of what it is
         encoder.tokenizer.save_pretrained(path)
         for written in path.iterdir():
             if written.name not in MODEL:
