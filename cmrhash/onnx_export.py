@@ -129,7 +129,11 @@ def _image(encoder: ImageEncoder, head: Head, folder: Path) -> dict[str, Any]:
     path = folder / "image.onnx"
     _export(graph, {"pixels": torch.from_numpy(inputs["pixels"][:2])}, {"pixels": {0: "batch"}}, path)
     about = {"inputs": {"pixels": f"(batch, {size}, {size}, 3) uint8, RGB"}, "crop": encoder.crop.recipe()}
-    return {**_about(path, graph), **about, **_checked(path, graph, [inputs, {"pixels": inputs["pixels"][:1]}])}
+    return {
+        **_about(path, graph, encoder),
+        **about,
+        **_checked(path, graph, [inputs, {"pixels": inputs["pixels"][:1]}]),
+    }
 
 
 def _text(encoder: TextEncoder, head: Head, folder: Path, view: str, texts: Sequence[str]) -> dict[str, Any]:
@@ -146,7 +150,7 @@ def _text(encoder: TextEncoder, head: Head, folder: Path, view: str, texts: Sequ
         "max_length": encoder.max_length,
         "pooling": encoder.pooling,
     }
-    return {**_about(path, graph), **about, **_checked(path, graph, feeds)}
+    return {**_about(path, graph, encoder), **about, **_checked(path, graph, feeds)}
 
 
 def _tokens(encoder: TextEncoder, texts: Sequence[str]) -> dict[str, NDArray[np.int64]]:
@@ -199,12 +203,13 @@ def _export(graph: nn.Module, inputs: Mapping[str, Tensor], shapes: Mapping[str,
         program.save(path, external_data=size >= ONE_FILE)
 
 
-def _about(path: Path, graph: nn.Module) -> dict[str, Any]:
+def _about(path: Path, graph: nn.Module, encoder: ImageEncoder | TextEncoder) -> dict[str, Any]:
     files = [path, path.with_name(path.name + ".data")]
     head: Any = graph.head
     return {
         "files": {file.name: sha256(file) for file in files if file.exists()},
         "opset": OPSET,
+        "dtype": {"graph": "float32", "run": encoder.recipe["dtype"]},  # where they differ, some bits may
         "outputs": {"embedding": f"(batch, {head.bits}) float32", "codes": f"(batch, {-(-head.bits // 8)}) uint8"},
     }
 

@@ -30,6 +30,7 @@ from cmrhash.recipe import canonical
 OF_DATA = ("kind", "lang", "code", "items")  # of a feature file's recipe: what does not concern its encoder
 OF_MACHINE = ("name_or_path", "_name_or_path", "tokenizer_file", "vocab_file")  # that transformers writes: paths
 ONNX = "onnx.json"
+GRAPHS = ("image.onnx*", "text-*.onnx*", "text-*.tokenizer.json")  # what onnx_export writes beside
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,8 @@ def save(source: Source, target: Path, *, with_encoders: bool = False, overwrite
     make_folder(target)
     for name in (CONFIG, ONNX):
         remove(target / name)
+    for graph in (path for pattern in GRAPHS for path in target.glob(pattern)):
+        graph.unlink()  # of the heads that were there before
     shutil.rmtree(target / "encoders", ignore_errors=True)
     for view, entry in entries.items():
         if entry["part"] and not (target / entry["part"]).exists():

@@ -447,8 +447,10 @@ def test_the_command_prints_a_table_and_keeps_what_is_there(untrained, tmp_path,
     assert run("export", tmp_path / "out") == 2
     assert capsys.readouterr().err.count("\n") == 1
     (tmp_path / "out/mine.txt").write_text("kept")
+    (tmp_path / "out/image.onnx").write_text("of other heads")
     assert run("export", tmp_path / "out", "--overwrite", "--quiet", "--device", "cpu") == 0
     assert (tmp_path / "out/mine.txt").read_text() == "kept"
+    assert not (tmp_path / "out/image.onnx").exists()
 
 
 def test_without_the_packages_onnx_is_refused_before_any_work(untrained, tmp_path, monkeypatch, capsys):
