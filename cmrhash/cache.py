@@ -309,32 +309,53 @@ def _seal(part: Path, path: Path, manifest: Mapping[str, Any]) -> None:
 # ---------------------------------------------------------------------------------------------- reading
 
 
-def read_sealed(path: Path) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
-    """Manifest and arrays of a sealed file, after its digest has been checked."""
+@contextlib.contextmanager
+def open_sealed(path: Path) -> Iterator[tuple[dict[str, Any], dict[str, h5py.Dataset]]]:
+    """Manifest and arrays of a sealed file, after its digest has been checked; what is sliced of an array is read."""
     manifest = read_manifest(path)
     with path.open("rb") as file:
         refuse_payload(file, manifest, path)
         with h5py.File(file, "r") as h5:
-            arrays = {name: _plain(h5, name, manifest["payload_bytes"], path)[...] for name in h5}
-    return manifest, arrays
+            yield manifest, {name: _plain(h5, name, manifest["payload_bytes"], path) for name in h5}
+
+
+def read_sealed(path: Path) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
+    """The same, with all arrays in memory."""
+    with open_sealed(path) as (manifest, arrays):
+        return manifest, {name: data[...] for name, data in arrays.items()}
+
+
+@contextlib.contextmanager
+def open_features(path: Path) -> Iterator[tuple[dict[str, Any], dict[str, h5py.Dataset]]]:
+    """Likewise of a sealed feature file, or a shard of one, whose arrays are those that such a file has."""
+    with open_sealed(path) as (manifest, arrays):
+        if manifest.get("kind") != "features":
+            raise DataError("not a feature file", path, "it is another artifact of cmrhash")
+        fitting = LAYOUT.keys() <= arrays.keys() and all(
+            arrays[name].dtype == dtype and arrays[name].ndim == ndim for name, (dtype, ndim) in LAYOUT.items()
+        )
+        if not fitting or len({len(arrays[name]) for name in ("x", "item", "valid", "source")}) > 1:
+            raise _other_arrays(path)
+        yield manifest, arrays
 
 
 def read_features(path: Path) -> Features:
     """Read a sealed feature file whole (a few hundred MB at most; training works on it in memory)."""
-    manifest, a = read_sealed(path)
-    if manifest.get("kind") != "features":
-        raise DataError("not a feature file", path, "it is another artifact of cmrhash")
+    with open_features(path) as (manifest, arrays):
+        a = {name: arrays[name][...] for name in LAYOUT}
+    blob, ends = bytes(a["ids"]), a["id_ends"].tolist()
     try:
-        fitting = all(a[name].dtype == dtype and a[name].ndim == ndim for name, (dtype, ndim) in LAYOUT.items())
-        rows = {len(a[name]) for name in ("x", "item", "valid", "source")}
-        blob, ends = bytes(a["ids"]), a["id_ends"].tolist()
         ids = tuple(blob[i:j].decode() for i, j in zip([0, *ends], ends, strict=False))
-    except (KeyError, UnicodeDecodeError):
-        fitting = False
-    if not fitting or len(rows) > 1 or (a["item"] < 0).any() or (a["item"] >= len(ids)).any():
-        raise DamagedError("its arrays are not those of a feature file", path, DELETE)
+    except UnicodeDecodeError:
+        raise _other_arrays(path) from None
+    if (a["item"] < 0).any() or (a["item"] >= len(ids)).any():
+        raise _other_arrays(path)
     valid = a["valid"].astype(bool)
     return Features(a["x"], a["item"], valid, a["source"], ids, manifest["recipe"], manifest["payload_sha256"])
+
+
+def _other_arrays(path: Path) -> DamagedError:
+    return DamagedError("its arrays are not those of a feature file", path, DELETE)
 
 
 def _plain(h5: h5py.File, name: str, size: int, path: Path) -> h5py.Dataset:
@@ -353,9 +374,8 @@ def _plain(h5: h5py.File, name: str, size: int, path: Path) -> h5py.Dataset:
 
 def _id_arrays(ids: tuple[str, ...]) -> dict[str, NDArray[Any]]:
     """Ids as one UTF-8 blob and the end of each: fixed-width HDF5 strings would cut long ones without a word."""
-    encoded = [i.encode() for i in ids]
-    ends = np.cumsum([len(e) for e in encoded], dtype=np.int64)
-    return {"ids": _as_bytes(b"".join(encoded)), "id_ends": ends}
+    lengths = np.fromiter((len(i.encode()) for i in ids), np.int64, len(ids))
+    return {"ids": _as_bytes("".join(ids).encode()), "id_ends": np.cumsum(lengths)}
 
 
 def _as_bytes(content: bytes) -> NDArray[np.uint8]:

@@ -27,13 +27,18 @@ PREFIXES = ("heads.", "parts.", "optimizer.", "best.")  # of the tensors' names
 class State:
     """What changes while training: heads, the method's own parts, optimizer, epoch, the best epoch so far, history.
 
-    The best epoch is kept of the heads alone: parts are of no use after training.
+    The best epoch is kept of the heads alone: parts are of no use after training. keeps: False for a process that
+    another one of the same training saves for; it then holds no copies.
     """
 
     def __init__(
-        self, heads: torch.nn.ModuleDict, parts: torch.nn.ModuleDict, optimizer: torch.optim.Optimizer
+        self,
+        heads: torch.nn.ModuleDict,
+        parts: torch.nn.ModuleDict,
+        optimizer: torch.optim.Optimizer,
+        keeps: bool = True,
     ) -> None:
-        self.heads, self.parts, self.optimizer = heads, parts, optimizer
+        self.heads, self.parts, self.optimizer, self.keeps = heads, parts, optimizer, keeps
         self.epoch = 0
         self.best_epoch, self.best_map = -1, -math.inf
         self.best: dict[str, Tensor] = {}
@@ -44,9 +49,9 @@ class State:
         """Remember an epoch with its judgement, and where a restart would go on."""
         score = entry.get("val_map_mean", float(self.epoch))  # without val items the last epoch counts
         self.history.append(entry)
-        if score > self.best_map or not self.best:
+        if score > self.best_map or self.best_epoch < 0:
             self.best_map, self.best_epoch = score, self.epoch
-            self.best = {name: _copy(t) for name, t in self.heads.state_dict().items()}
+            self.best = {name: _copy(t) for name, t in self.heads.state_dict().items()} if self.keeps else {}
         self.epoch += 1
         self._snapshot = self._tensors()
 
@@ -71,6 +76,8 @@ class State:
 
     def _tensors(self) -> dict[str, Tensor]:
         """A copy of heads, parts and optimizer as they are at the end of an epoch."""
+        if not self.keeps:
+            return {}
         tensors = {f"heads.{name}": t for name, t in self.heads.state_dict().items()}
         tensors |= {f"parts.{name}": t for name, t in self.parts.state_dict().items()}
         for at, slots in self.optimizer.state_dict()["state"].items():
@@ -129,7 +136,7 @@ class State:
             slots.setdefault(int(at), {})[slot] = laid
         groups = self.optimizer.state_dict()["param_groups"]
         self.optimizer.load_state_dict({"state": slots, "param_groups": groups})
-        self.best = saved["best."]
+        self.best = saved["best."] if self.keeps else {}
         self.epoch, self.best_epoch, self.best_map = about["epoch"], about["best_epoch"], about["best_map"]
         self.history = about["history"]
         self._snapshot = self._tensors()

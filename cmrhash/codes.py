@@ -108,6 +108,13 @@ def check_bits(bits: int) -> int:
     return int(bits)
 
 
+def check_k(k: int) -> int:
+    """Return how many neighbours are asked for, or raise UsageError when it is not a whole number >= 1."""
+    if isinstance(k, bool) or not isinstance(k, (int, np.integer)) or k < 1:
+        raise UsageError(f"k must be a whole number of at least 1, got {k!r}")
+    return int(k)
+
+
 def check_packed(packed: NDArray[np.uint8], bits: int, name: str = "codes") -> None:
     """Raise unless ``packed`` is (N, ceil(bits / 8)) uint8 with zeros beyond ``bits``.
 

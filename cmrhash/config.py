@@ -59,6 +59,7 @@ class ExtractConfig:
     seed: int = 0  # draws roles that the data set does not bring, and untrained encoders
     features: tuple[Path, ...] = ()  # .mat, .h5, .npz or .npy of ready-made features, in place of encoders
     maps: tuple[str, ...] = ()  # "ROLE[.PART]=ARRAY": what the arrays of these files are; empty: by their names
+    shard: str | None = None  # "3/8": the third of eight processes, each of which does its part; None: all of it
     max_bad: float = 0.01  # share of images that may be unreadable before the exit code says so
     offline: bool = False  # never ask the network for weights
     overwrite: bool = False  # replace files that another recipe made
@@ -150,6 +151,22 @@ class SearchConfig:
     text_models: tuple[str, ...] = ()  # "[LANG=]DIR", likewise
     device: str = "auto"
     offline: bool = False  # never ask the network for weights
+    store: str | None = None  # URL of a store to search in; None: the run's own index
+    probes: int | None = None  # how much of a store's approximate index is looked at, see PROBES; 0: an exact search
+
+
+@dataclass(frozen=True)
+class IndexConfig:
+    """The database codes of a run -> collections in a store, where others search them."""
+
+    store: str | None = None  # faiss:DIR, postgresql://..., milvus+http://... or milvus:FILE; must be given
+    approximate: bool | None = None  # an approximate index; None: in a Faiss folder beyond IVF_ROWS codes
+
+
+IVF_ROWS = 4_000_000  # codes: an exhaustive search of a Faiss folder takes about 4 ms of one core for them
+PROBES = {"faiss": 16, "postgresql": 100, "milvus": 16}  # nprobe of IVF: lists; ef_search of HNSW: candidates
+BATCH_ROWS = 1 << 16  # codes that are on their way to a store at once
+MAX_KEY = 1024  # bytes of a key in UTF-8
 
 
 @dataclass(frozen=True)

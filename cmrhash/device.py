@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
+from torch import Tensor
 
 from cmrhash.errors import UsageError
 
@@ -38,8 +39,18 @@ def choose_dtype(name: str, device: torch.device, untrained: bool) -> torch.dtyp
         return torch.float32
     if device.type == "cuda":
         return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
-    # AMX makes bfloat16 several times faster; the AVX-512 instructions alone do on some processors only
-    return torch.bfloat16 if torch.cpu._is_amx_tile_supported() else torch.float32
+    return torch.bfloat16 if _cpu_has_bfloat16() else torch.float32
+
+
+def _cpu_has_bfloat16() -> bool:
+    """Instructions that multiply bfloat16: with AVX-512's (AMD Zen 4) encoders take half the time, with AMX less."""
+    kinds = ("_is_amx_tile_supported", "_is_avx512_bf16_supported")  # the latter came with torch 2.7
+    return any(getattr(torch.cpu, kind, lambda: False)() for kind in kinds)
+
+
+def send(tensor: Tensor, device: torch.device) -> Tensor:
+    """A CPU's tensor on the device. A GPU fetches it from pinned memory, so that the host need not wait for it."""
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
 
 
 @contextmanager

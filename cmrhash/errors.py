@@ -3,6 +3,7 @@
     CmrhashError            1   anything else of ours
     |-- UsageError          2   an option or argument that the user can mend on the command line
     |   `-- EncoderError    2   an encoder or its weights cannot be had, or are not what they should be
+    |-- PeerError           1   another process of the same run ended, or does something else
     |-- LockedError         3   another process is writing the same file
     |-- StaleError          4   made by another recipe, or by another version, than asked for
     |-- DataError           5   the data set, or what is in its files
@@ -36,6 +37,10 @@ class UsageError(CmrhashError):
 
 class EncoderError(UsageError):
     """An encoder is unknown, cannot be found without network, or its weights do not fit."""
+
+
+class PeerError(CmrhashError):
+    """Of several processes that work on one thing, another one ended or cannot be reached; see ``ranks``."""
 
 
 class LockedError(CmrhashError):

@@ -18,37 +18,44 @@ from pathlib import Path
 
 import torch
 
+from cmrhash import ranks, shards
 from cmrhash.config import OWN, RANDOM, SAMPLE_DATASET, TEXT_MODELS, ExtractConfig, FinetuneConfig
-from cmrhash.data import read_dataset
 from cmrhash.data.dataset import ImageTextDataset
 from cmrhash.data.manifest import QUARANTINE, keep
-from cmrhash.device import choose_device
+from cmrhash.data.readers import read_dataset
 from cmrhash.encoders import image as image_encoders
 from cmrhash.encoders import text as text_encoders
 from cmrhash.encoders import words
 from cmrhash.encoders.image import ImageEncoder
 from cmrhash.encoders.pixels import Crop
 from cmrhash.encoders.text import TextEncoder
-from cmrhash.errors import DataError, UsageError
+from cmrhash.errors import CmrhashError, DataError, UsageError
 from cmrhash.extract_images import extract_images
 from cmrhash.extract_ready import extract_ready
 from cmrhash.extract_texts import CaptionEncoder, captions_of, extract_texts
-from cmrhash.extracted import Extracted, Progress
-from cmrhash.files import write_bytes
+from cmrhash.extracted import Encoded, Extracted, Progress
+from cmrhash.files import locked, write_bytes
 from cmrhash.finetune import finetune, tuning_method
+from cmrhash.shards import Shard
 from cmrhash.tuned import SUFFIX, Tuned
+
+# data set, languages, the image encoder and those of the languages, but of views with ready-made features
+Opened = tuple[ImageTextDataset, list[str], ImageEncoder | None, dict[str, CaptionEncoder]]
 
 
 @dataclass
 class Report:
-    """What ``extract`` did. untrained: some encoder has random weights; tuned: the fine-tuning, if asked for."""
+    """What ``extract`` did. untrained: some encoder has random weights; shard: what fell to this process; tuned: the
+    fine-tuning, if asked for.
+    """
 
     dataset: ImageTextDataset
     folder: Path
     files: list[Extracted]
     untrained: bool
     unknown_words: dict[str, float]  # language -> share of words or word pieces outside the vocabulary
-    tuned: Tuned | None = None
+    shard: Shard
+    tuned: Tuned | None
 
 
 def extract(config: ExtractConfig, progress: Progress = lambda *_: None, tune: FinetuneConfig | None = None) -> Report:
@@ -56,54 +63,101 @@ def extract(config: ExtractConfig, progress: Progress = lambda *_: None, tune: F
     encoders on it first, and extract with what becomes of them.
 
     A second call with the same recipe finds everything there; after a kill it goes on where it was. A file of
-    another recipe, or of photos that have changed since, is refused with StaleError unless ``overwrite``.
+    another recipe, or of photos that have changed since, is refused with StaleError unless ``overwrite``. Of several
+    processes each does a shard of every file, as it does of a fine-tuning; rank 0 reports, the others report no files.
     """
     if tune is not None:
         tuning_method(tune)  # refused before anything is read or written
-    dataset = read_dataset(config)
-    folder = config.cache / dataset.name
-    langs = _languages(dataset, config.langs)
-    models = _text_models(config, langs, dataset.ready)
-    device = choose_device(config.device)
-    image_encoder = None if "image" in dataset.ready else _image_encoder(config, device)
-    encoders = _text_encoders(config, dataset, models, device)
-    dataset = keep(dataset, folder, config.overwrite)
-    tuned = None
-    if tune is not None:
-        image, texts_by = _tunable(image_encoder, encoders, langs)
-        tuned = finetune(tune, dataset, image, texts_by, folder, config.dtype, config.overwrite, progress)
-        image_encoder, tuned_texts = tuned.apply(image, texts_by)
-        encoders = dict(tuned_texts)
-        if tuned.fresh and config.overwrite:
-            names = [f"image-{image_encoder.name}", *(f"text-{lang}-{encoders[lang].name}" for lang in langs)]
-            _remove(folder, [name for name in names if name.endswith(SUFFIX)])
+    shard, device = _shard(config, tune), ranks.device_of(config.device)
+    with ranks.group(device):
+        meet = ranks.meeting()
+        tuned, opened = (None, _open(config, device)) if tune is None else _open_tuned(config, device, tune, progress)
+        dataset, _, image_encoder, encoders = opened
+        folder = config.cache / dataset.name
+        encoded = _encode(opened, folder, config, shard, device, _labelled(progress, shard))
+        meet()
+        files = [] if ranks.rank() else [one.finish(progress) for one in encoded]
+        if ranks.world() > 1 and any(file.missing for file in files):
+            raise CmrhashError("shards of other processes are not there", folder, "all need the same cache folder")
+        _write_quarantine(folder, [file for file in files if not file.missing])
+        meet()
+    untrained = any(e.recipe["weights"] == RANDOM for e in (image_encoder, *encoders.values()) if e)
+    unknown = {lang: one.unknown_share(captions_of(dataset, lang)[1][:1000]) for lang, one in encoders.items()}
+    return Report(dataset, folder, files, untrained, unknown, shard, tuned)
 
-    def images() -> Extracted:
+
+def _shard(config: ExtractConfig, tune: FinetuneConfig | None) -> Shard:
+    """What falls to this process: by --shard, or its rank among those that torchrun has started."""
+    shard = shards.parse(config.shard)
+    if ranks.world() == 1 and tune is None:
+        return shard
+    if config.shard and tune:
+        fix = "tune in one call, then give --image-weights and --text-model of the tuned encoders"
+        raise UsageError("--shard with --finetune", None, fix)
+    if config.shard and ranks.world() > 1:
+        raise UsageError("--shard under torchrun", None, "leave it out: each process does its own shard")
+    return Shard(ranks.rank() + 1, ranks.world())
+
+
+def _labelled(progress: Progress, shard: Shard) -> Progress:
+    """Says of which shard the figures are, if there are several."""
+    return progress if shard.of == 1 else lambda what, *figures: progress(f"{what} of shard {shard}", *figures)
+
+
+def _encode(
+    opened: Opened, folder: Path, config: ExtractConfig, shard: Shard, device: torch.device, progress: Progress
+) -> list[Encoded]:
+    """This process's part of every feature file."""
+    dataset, langs, image_encoder, encoders = opened
+
+    def images() -> Encoded:
         if image_encoder is None:
-            return extract_ready(dataset, "image", folder, config, progress)
-        return extract_images(dataset, image_encoder, folder, config, progress)
+            return extract_ready(dataset, "image", folder, config, shard, progress)
+        return extract_images(dataset, image_encoder, folder, config, shard, progress)
 
-    def texts() -> list[Extracted]:
+    def texts() -> list[Encoded]:
         return [
-            extract_texts(dataset, lang, encoders[lang], folder, config, progress)
+            extract_texts(dataset, lang, encoders[lang], folder, config, shard, progress)
             if lang in encoders
-            else extract_ready(dataset, f"text-{lang}", folder, config, progress)
+            else extract_ready(dataset, f"text-{lang}", folder, config, shard, progress)
             for lang in langs
         ]
 
     if device.type == "cpu":
-        files = [images(), *texts()]
-    else:  # the GPU waits for image decoders most of the time: captions go through it meanwhile
-        with ThreadPoolExecutor(1) as pool:
-            later = pool.submit(texts)
-            files = [images(), *later.result()]
-    _write_quarantine(folder, files)
-    untrained = any(e.recipe["weights"] == RANDOM for e in (image_encoder, *encoders.values()) if e)
-    unknown = {lang: one.unknown_share(captions_of(dataset, lang)[1][:1000]) for lang, one in encoders.items()}
-    return Report(dataset, folder, files, untrained, unknown, tuned)
+        return [images(), *texts()]
+    # the GPU waits for image decoders most of the time: captions go through it meanwhile
+    with ThreadPoolExecutor(1) as pool:
+        later = pool.submit(texts)
+        return [images(), *later.result()]
 
 
 # ---------------------------------------------------------------------------------------------- encoders
+
+
+def _open(config: ExtractConfig, device: torch.device) -> Opened:
+    """The data set, which the cache now knows, and the encoders that are asked for."""
+    dataset = read_dataset(config)
+    langs = _languages(dataset, config.langs)
+    models = _text_models(config, langs, dataset.ready)
+    image_encoder = None if "image" in dataset.ready else _image_encoder(config, device)
+    encoders = _text_encoders(config, dataset, models, device)
+    return keep(dataset, config.cache / dataset.name, config.overwrite), langs, image_encoder, encoders
+
+
+def _open_tuned(
+    config: ExtractConfig, device: torch.device, tune: FinetuneConfig, progress: Progress
+) -> tuple[Tuned, Opened]:
+    """Likewise, and the encoders are tuned, by all processes that there are."""
+    with ranks.first():
+        dataset, langs, image_encoder, encoders = _open(config, device)
+    folder = config.cache / dataset.name
+    image, texts = _tunable(image_encoder, encoders, langs)
+    tuned = finetune(tune, dataset, image, texts, folder, config.dtype, config.overwrite, progress)
+    image, texts = tuned.apply(image, texts)
+    if tuned.fresh and config.overwrite and not ranks.rank():
+        names = [f"image-{image.name}", *(f"text-{lang}-{texts[lang].name}" for lang in langs)]
+        _remove(folder, [name for name in names if name.endswith(SUFFIX)])
+    return tuned, (dataset, langs, image, dict(texts))
 
 
 def _languages(dataset: ImageTextDataset, asked: Sequence[str]) -> list[str]:
@@ -215,12 +269,15 @@ def _remove(folder: Path, names: Sequence[str]) -> None:
 
 def _write_quarantine(folder: Path, files: list[Extracted]) -> None:
     """Write the reasons of this call; those of languages that it did not touch stay."""
+    if not files:
+        return
     path = folder / QUARANTINE
-    before = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-    entries = [entry for entry in map(json.loads, before) if entry["stage"] not in {file.stage for file in files}]
-    entries += [entry for file in files for entry in file.quarantine]
-    lines = [json.dumps(entry, ensure_ascii=False) + "\n" for entry in entries]
-    write_bytes(path, "".join(lines).encode(errors="backslashreplace"))
+    with locked(path, wait=True):
+        before = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+        entries = [entry for entry in map(json.loads, before) if entry["stage"] not in {file.stage for file in files}]
+        entries += [entry for file in files for entry in file.quarantine]
+        lines = (json.dumps(entry, ensure_ascii=False) + "\n" for entry in entries)
+        write_bytes(path, (line.encode(errors="backslashreplace") for line in lines))
 
 
 def refuse_bad(report: Report, max_bad: float) -> None:

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cmrhash.cache import FeatureWriter, read_features, source_digest
+from cmrhash.cache import FeatureWriter, source_digest
 from cmrhash.config import ExtractConfig
 from cmrhash.data.dataset import ImageTextDataset, ids_digest, resolve_image
 from cmrhash.encoders.image import ImageEncoder
 from cmrhash.encoders.pixels import BadImage, decode, read_bytes
-from cmrhash.extracted import CODE, Extracted, Progress, made_with, refuse_changed, still_good
+from cmrhash.extracted import CODE, Encoded, Progress, made_with
+from cmrhash.shards import Shard, Target
 
 IMAGE_BLOCK = 256  # images a commit: what a kill can cost, against one fsync
 LARGE = 640  # side in pixels above which an eighth of these is a commit: three blocks at a time lie in memory
@@ -24,51 +25,46 @@ DECODERS = min(16, (os.cpu_count() or 1) + 1)  # threads; Pillow frees the inter
 
 
 def extract_images(
-    dataset: ImageTextDataset, encoder: ImageEncoder, folder: Path, config: ExtractConfig, progress: Progress
-) -> Extracted:
+    dataset: ImageTextDataset,
+    encoder: ImageEncoder,
+    folder: Path,
+    config: ExtractConfig,
+    shard: Shard,
+    progress: Progress,
+) -> Encoded:
     """Write ``image-<encoder>.h5``, or find it there; one row an item, zeros and not valid where no image is usable."""
-    start, rows = time.monotonic(), len(dataset.items)
+    start = time.monotonic()
     path = folder / f"image-{encoder.name}.h5"
     recipe = {"kind": "image", "code": CODE, "items": ids_digest(dataset), **encoder.recipe}
-    files = [resolve_image(dataset.root, item.image) if item.image else None for item in dataset.items]
+    item, ids = np.arange(len(dataset.items), dtype=np.int32), tuple(i.id for i in dataset.items)
+    commit = max(1, IMAGE_BLOCK // 8) if encoder.crop.size > LARGE else IMAGE_BLOCK
+
+    def files(rows: slice) -> list[Path | None]:
+        return [resolve_image(dataset.root, i.image) if i.image else None for i in dataset.items[rows]]
+
+    def now(rows: slice) -> NDArray[np.uint8]:
+        return np.stack(list(pool.map(file_digest, files(rows))))
+
     with ThreadPoolExecutor(DECODERS) as pool:
-        there = still_good(path, recipe, config.overwrite)
-        fresh = there is None
-        if there is not None:
-            refuse_changed(there.source, pool.map(file_digest, files), dataset, path, there.item)
-        else:
-            item = np.arange(rows, dtype=np.int32)
-            ids = tuple(i.id for i in dataset.items)
-            commit = max(1, IMAGE_BLOCK // 8) if encoder.crop.size > LARGE else IMAGE_BLOCK
-            with FeatureWriter(path, item, ids, encoder.dim, recipe, commit, config.overwrite) as writer:
-                for block in sorted(writer.done):  # a photo that changed since is encoded again
-                    now = np.stack(list(pool.map(file_digest, files[writer.slice(block)])))
-                    if not np.array_equal(writer.committed("source", block), now):
-                        writer.done.remove(block)
-                _encode_blocks(writer, files, encoder, config.image_batch, pool, progress)
-                writer.seal(made_with(encoder.device, batch=config.image_batch, source=encoder.source))
-            there = read_features(path)
-        quarantine = [
-            {"id": dataset.items[row].id, "stage": "image", **_diagnose(files[row])}
-            for row in np.flatnonzero(~there.valid)
-        ]
-    ok = int(there.valid.sum())
-    return Extracted(path, "image", rows, rows, ok, time.monotonic() - start, fresh, quarantine)
+        target = Target(path, item, ids, encoder.dim, recipe, commit, shard, config.overwrite, now)
+        fresh = not target.found()
+        if fresh:
+            with target.writer() as writer:
+                loaded = _ahead(pool, encoder, lambda block: files(target.rows_of(block)), writer)
+                _encode_blocks(writer, loaded, encoder, config.image_batch, progress)
+                target.seal(writer, made_with(encoder.device, batch=config.image_batch, source=encoder.source))
+    seconds = time.monotonic() - start
+    return Encoded(target, "image", seconds, fresh, lambda n: _diagnose(files(slice(n, n + 1))[0]))
 
 
 def _encode_blocks(
-    writer: FeatureWriter,
-    files: list[Path | None],
-    encoder: ImageEncoder,
-    batch: int,
-    pool: ThreadPoolExecutor,
-    progress: Progress,
+    writer: FeatureWriter, blocks: Iterator[Block], encoder: ImageEncoder, batch: int, progress: Progress
 ) -> None:
     """Encode the blocks that are missing, while the images of the next block are decoded."""
     size = encoder.crop.size
     done = sum(writer.slice(b).stop - writer.slice(b).start for b in writer.done)
     progress("images", done, writer.rows)
-    for block, loaded in _ahead(pool, encoder, files, writer):
+    for block, loaded in blocks:
         count = len(loaded)
         # a bad image is a black one here, so that its neighbours meet the same batch as in a clean run
         pixels = np.zeros((-(-count // batch) * batch, size, size, 3), np.uint8)  # (B', S, S, 3)
@@ -90,15 +86,16 @@ def _encode_blocks(
 
 
 Loaded = tuple[NDArray[np.uint8], NDArray[np.uint8] | None]  # digest of the file, pixels
+Block = tuple[int, list[Future[Loaded]]]  # its number, its images
 
 
 def _ahead(
-    pool: ThreadPoolExecutor, encoder: ImageEncoder, files: list[Path | None], writer: FeatureWriter
-) -> Iterator[tuple[int, list[Future[Loaded]]]]:
+    pool: ThreadPoolExecutor, encoder: ImageEncoder, files: Callable[[int], list[Path | None]], writer: FeatureWriter
+) -> Iterator[Block]:
     """The missing blocks in order, each with the next one's images already being decoded."""
 
     def submit(block: int) -> list[Future[Loaded]]:
-        return [pool.submit(load_image, path, encoder) for path in files[writer.slice(block)]]
+        return [pool.submit(load_image, path, encoder) for path in files(block)]
 
     todo = [block for block in range(writer.blocks) if block not in writer.done]
     waiting = submit(todo[0]) if todo else []

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,16 +10,17 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from cmrhash.cache import FeatureWriter, read_features, read_sealed, source_digest, write_sealed
+from cmrhash.cache import read_sealed, source_digest, write_sealed
 from cmrhash.config import ExtractConfig
 from cmrhash.data.dataset import ImageTextDataset, ids_digest
 from cmrhash.encoders.text import TextEncoder
 from cmrhash.encoders.words import WordEncoder, rebuild
 from cmrhash.errors import DataError
-from cmrhash.extracted import CODE, Extracted, Progress, made_with, refuse_changed, still_good
+from cmrhash.extracted import CODE, Encoded, Progress, made_with
 from cmrhash.files import locked
 from cmrhash.recipe import refuse_difference
 from cmrhash.sealed import read_manifest
+from cmrhash.shards import Shard, Target
 
 TEXT_BLOCK = 1024  # captions a commit; sorted by length inside a block
 
@@ -33,45 +33,49 @@ def extract_texts(
     encoder: CaptionEncoder,
     folder: Path,
     config: ExtractConfig,
+    shard: Shard,
     progress: Progress,
-) -> Extracted:
+) -> Encoded:
     """Write ``text-<lang>-<encoder>.h5``, or find it there; one row a caption, those of an item side by side."""
-    start, what = time.monotonic(), f"{lang} texts"
+    start = time.monotonic()
     path = folder / f"text-{lang}-{encoder.name}.h5"
     recipe = {"kind": "text", "lang": lang, "code": CODE, "items": ids_digest(dataset), **encoder.recipe}
     item, captions = captions_of(dataset, lang)
-    now = [source_digest(caption.encode()) for caption in captions]
-    there = still_good(path, recipe, config.overwrite)
-    fresh = there is None
-    if there is not None:
-        refuse_changed(there.source, iter(now), dataset, path, item)
-        if not words_path(path).exists():
-            _store_words(path, encoder, recipe)
-    else:
-        ids = tuple(i.id for i in dataset.items)
-        with FeatureWriter(path, item, ids, encoder.dim, recipe, TEXT_BLOCK, config.overwrite) as writer:
+
+    def now(rows: slice) -> NDArray[np.uint8]:
+        return np.stack([source_digest(caption.encode()) for caption in captions[rows]])
+
+    def store_words() -> None:
+        if isinstance(encoder, WordEncoder):
+            with locked(words_path(path), wait=True):
+                write_sealed(words_path(path), encoder.arrays(), {"kind": "words", "recipe": recipe})
+
+    ids = tuple(i.id for i in dataset.items)
+    target = Target(path, item, ids, encoder.dim, recipe, TEXT_BLOCK, shard, config.overwrite, now)
+    fresh = not target.found()
+    if fresh:
+        with target.writer() as writer:
             for block in range(writer.blocks):
-                rows = writer.slice(block)
-                if block in writer.done and np.array_equal(writer.committed("source", block), np.stack(now[rows])):
+                if block in writer.done:
                     continue
-                progress(what, rows.start, writer.rows)
+                rows = target.rows_of(block)
+                progress(f"{lang} texts", rows.start - target.rows.start, writer.rows)
                 x = encoder.encode(captions[rows])
                 valid = np.asarray(np.isfinite(x).all(1))
                 x[~valid] = 0
-                writer.commit(block, x, valid, np.stack(now[rows]))
-                progress(what, rows.stop, writer.rows)
-            _store_words(path, encoder, recipe)
-            writer.seal(_made_with(encoder))
-        there = read_features(path)
-    good = set(there.item[there.valid].tolist())
-    quarantine = [
-        {"id": i.id, "stage": lang, "code": code, "path": "", "reason": reason}
-        for row, i in enumerate(dataset.items)
-        if row not in good
-        for code, reason in [_text_reason(lang, lang in i.texts)]
-    ]
-    items = len(dataset.items)
-    return Extracted(path, lang, items, len(captions), len(good), time.monotonic() - start, fresh, quarantine)
+                writer.commit(block, x, valid, now(rows))
+                progress(f"{lang} texts", rows.stop - target.rows.start, writer.rows)
+            if shard.of == 1:
+                store_words()
+            target.seal(writer, _made_with(encoder))
+    elif target.whole and not words_path(path).exists():
+        store_words()
+
+    def reason(n: int) -> dict[str, str]:
+        code, words = _text_reason(lang, lang in dataset.items[n].texts)
+        return {"code": code, "path": "", "reason": words}
+
+    return Encoded(target, lang, time.monotonic() - start, fresh, reason, store_words)
 
 
 def words_path(path: Path) -> Path:
@@ -93,12 +97,6 @@ def load_words(path: Path) -> WordEncoder:
     return rebuild(path.stem.removeprefix(f"text-{recipe['lang']}-"), own, arrays)
 
 
-def _store_words(path: Path, encoder: CaptionEncoder, recipe: Mapping[str, Any]) -> None:
-    if isinstance(encoder, WordEncoder):
-        with locked(words_path(path)):
-            write_sealed(words_path(path), encoder.arrays(), {"kind": "words", "recipe": dict(recipe)})
-
-
 def _made_with(encoder: CaptionEncoder) -> dict[str, Any]:
     if isinstance(encoder, WordEncoder):
         return made_with(torch.device("cpu"))
@@ -107,8 +105,9 @@ def _made_with(encoder: CaptionEncoder) -> dict[str, Any]:
 
 def captions_of(dataset: ImageTextDataset, lang: str) -> tuple[NDArray[np.int32], list[str]]:
     """Every caption in that language: (N,) int32 item of each, and the N captions."""
-    rows = [(n, text) for n, item in enumerate(dataset.items) for text in item.texts.get(lang, ())]
-    return np.array([n for n, _ in rows], np.int32), [text for _, text in rows]
+    counts = [len(item.texts.get(lang, ())) for item in dataset.items]
+    captions = [text for item in dataset.items for text in item.texts.get(lang, ())]
+    return np.repeat(np.arange(len(counts), dtype=np.int32), counts), captions
 
 
 def _text_reason(lang: str, has_text: bool) -> tuple[str, str]:

@@ -1,22 +1,19 @@
-"""What images and captions share on their way into the cache: the account of a file, and what makes one stale."""
+"""What images and captions share on their way into the cache: what becomes of a feature file, and its account."""
 
 from __future__ import annotations
 
 import importlib.metadata
 import platform
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
-from cmrhash.cache import Features, read_features
-from cmrhash.data.dataset import ImageTextDataset
-from cmrhash.errors import StaleError
-from cmrhash.recipe import refuse_difference
+from cmrhash.shards import Target
 
 CODE = 1  # raised when a change of this package changes the features of an unchanged recipe
 
@@ -28,7 +25,8 @@ class Extracted:
     """One feature file as ``extract`` leaves it.
 
     stage: "image" or the language. items = ok + quarantined. bad: how many of these are broken files or features
-    rather than parts that the data set does not have.
+    rather than parts that the data set does not have. missing: shards that are not there yet; until they are, path and
+    counts are those of this process's shard, and nobody has been quarantined.
     """
 
     path: Path
@@ -39,6 +37,7 @@ class Extracted:
     seconds: float
     fresh: bool  # False: it was there already
     quarantine: list[dict[str, str]] = field(default_factory=list)
+    missing: tuple[int, ...] = ()
 
     @property
     def bad(self) -> int:
@@ -46,31 +45,41 @@ class Extracted:
         return sum(entry["code"] not in ("no-image", "no-text") for entry in self.quarantine)
 
 
-def still_good(path: Path, recipe: dict[str, Any], overwrite: bool) -> Features | None:
-    """The finished file if it is there and of this recipe; None if it has to be made."""
-    if overwrite or not path.exists():
-        return None
-    features = read_features(path)
-    refuse_difference(features.recipe, recipe, path, "feature file")
-    return features
+@dataclass
+class Encoded:
+    """A feature file, or this process's shard of it, once it is sealed.
 
+    reason: item -> code, path and reason of one that has no features. beside: writes what lies beside the whole file.
+    """
 
-def refuse_changed(
-    before: NDArray[np.uint8],
-    now: Iterator[NDArray[np.uint8]],
-    dataset: ImageTextDataset,
-    path: Path,
-    item: NDArray[np.int32],
-) -> None:
-    """Raise StaleError if a photo or caption is not the one that its features were made from."""
-    current = np.stack(list(now)) if len(before) else before
-    changed = np.flatnonzero((current != before).any(1))
-    if len(changed):
-        names = ", ".join(dataset.items[row].id for row in item[changed[:3]])
-        made, asked = (digests[changed[0]].tobytes().hex()[:12] for digests in (before, current))
-        what = f"{len(changed)} files or captions changed since they were encoded"
-        what += f" ({names}: {names.partition(',')[0]} was made with source = {made}, is {asked})"
-        raise StaleError(what, path, "use --overwrite to encode anew")
+    target: Target
+    stage: str
+    seconds: float
+    fresh: bool
+    reason: Callable[[int], dict[str, str]]
+    beside: Callable[[], None] = lambda: None
+
+    def finish(self, progress: Progress) -> Extracted:
+        """Merge the shards if this is the last one, and give account of every item."""
+        start, target = time.monotonic(), self.target
+        was_whole = target.whole
+        target.merge(self.beside, lambda done, total: progress(f"{target.path.name} merged", done, total))
+        item = target.item if target.whole else target.item[target.rows]
+        items = np.arange(len(target.ids)) if target.whole else np.unique(item)
+        has = np.zeros(len(target.ids), bool)
+        has[item[target.valid]] = True
+        lacking = np.flatnonzero(~has).tolist() if target.whole else []
+        return Extracted(
+            target.path if target.whole else target.own,
+            self.stage,
+            len(items),
+            len(item),
+            int(has.sum()),
+            self.seconds + time.monotonic() - start,
+            self.fresh or target.whole > was_whole,
+            [{"id": target.ids[n], "stage": self.stage, **self.reason(n)} for n in lacking],
+            target.missing,
+        )
 
 
 def made_with(device: torch.device, **more: Any) -> dict[str, Any]:

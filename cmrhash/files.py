@@ -10,31 +10,51 @@ import os
 import re
 import socket
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
 
 from cmrhash.errors import DamagedError, LockedError
 
+PIECE = 1 << 20  # bytes: a file that is made piece by piece is written in pieces of at least that size
 _DIGEST = re.compile(rb'^ "sha256": "([0-9a-f]{64})",\n', re.MULTILINE)  # a line of a JSON object's own
 
 
-def write_bytes(path: Path, content: bytes) -> None:
-    """Write a file in one move: whoever reads it finds the old content or the new one. Two who do so take turns."""
+def write_bytes(path: Path, content: bytes | Iterable[bytes]) -> None:
+    """Write a file in one move: whoever reads it finds the old content or the new one. Two who do so take turns.
+
+    content: or the pieces of it, which are made as they are written.
+    """
     make_folder(path.parent)
     partial = path.with_name(path.name + ".part")
     with _alone(partial) as file:
         try:
             file.truncate(0)
-            left = memoryview(content)
-            while left:
-                left = left[file.write(left) :]
+            for piece in _pieces(content):
+                left = memoryview(piece)
+                while left:
+                    left = left[file.write(left) :]
             os.fsync(file.fileno())
             os.replace(partial, path)
         except OSError as error:
             partial.unlink(missing_ok=True)
             raise OSError(error.errno, error.strerror, str(path)) from None  # a failed write names no file
     sync(path.parent)
+
+
+def _pieces(content: bytes | Iterable[bytes]) -> Iterator[bytes]:
+    """Pieces that are worth a call to the system: the file itself is not buffered, so that a full disk is met once."""
+    if isinstance(content, bytes):
+        yield content
+        return
+    held, size = list[bytes](), 0
+    for piece in content:
+        held.append(piece)
+        size += len(piece)
+        if size >= PIECE:
+            yield b"".join(held)
+            held, size = [], 0
+    yield b"".join(held)
 
 
 def remove(path: Path) -> None:
@@ -93,16 +113,16 @@ def checked(folder: Path, name: str, digest: object, fix: str) -> Path:
 
 
 @contextlib.contextmanager
-def locked(path: Path) -> Iterator[None]:
+def locked(path: Path, wait: bool = False) -> Iterator[None]:
     """Hold a hidden lock file beside ``path``; the kernel frees it when the process ends, however it ends.
 
-    Raises LockedError that names the holder.
+    Raises LockedError that names the holder, unless it is to wait for that one.
     """
     lock = lock_of(path)
     while True:
         with lock.open("a+") as file:
             try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
             except OSError:
                 file.seek(0)
                 raise LockedError(f"being written by {file.read().strip()}", path, "wait for it, or end it") from None

@@ -3,16 +3,20 @@ that is best on val are kept, and their features are extracted and trained on as
 
 Every epoch draws its random numbers from (seed, epoch) alone, so a run that was killed goes on from its checkpoint,
 on a CPU to the same bits. Only whole epochs are saved: the one that was under way is done again.
+
+Several processes (see ranks.py) share each step: every one encodes its part of the batch's items, the features are
+gathered, and heads and loss see the whole batch on every rank. Without dropout all is as with one process, up to the
+order of sums. With it the order of items is the same, and each rank draws its own dropout. Rank 0 writes.
 """
 
 from __future__ import annotations
 
-import hashlib
 import math
 import time
 from collections import OrderedDict
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -23,15 +27,15 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from cmrhash import codes, runs, tuned
+from cmrhash import codes, gathered, ranks, runs, tuned
 from cmrhash.checkpoint import State, forget
 from cmrhash.config import RANDOM, TRAINED_SHARE, FinetuneConfig, TrainConfig, check_finetune
 from cmrhash.data.dataset import ImageTextDataset
-from cmrhash.data.manifest import dump
-from cmrhash.device import choose_dtype
+from cmrhash.data.manifest import items_digest
+from cmrhash.device import choose_dtype, send
 from cmrhash.encoders.image import ImageEncoder
 from cmrhash.encoders.text import TextEncoder
-from cmrhash.errors import CmrhashError, UsageError
+from cmrhash.errors import CmrhashError, PeerError, UsageError
 from cmrhash.extract_images import DECODERS
 from cmrhash.extracted import CODE, Progress
 from cmrhash.files import locked, make_folder
@@ -39,13 +43,14 @@ from cmrhash.finetune_task import Photos, TuneTask, choose, open_task
 from cmrhash.heads import Head
 from cmrhash.methods import METHODS, Batch, Method, Terms, get_method, total
 from cmrhash.parts import Shapes
-from cmrhash.recipe import refuse_difference
+from cmrhash.recipe import canonical, refuse_difference
 from cmrhash.train import NAN_STEPS, batch_size, judge, one_cycle, seeded, short, summary
 from cmrhash.tuned import Tuned
 
 LOOK = 16  # steps between two looks at the gradients, each of which waits for the device
 JUDGE_BATCH = 64  # items a forward pass
 FLOAT16_SCALE = 2.0**12  # of the loss at the start of an epoch, against underflow
+RANK_SEED = 10_007  # between the seeds of two ranks' dropout, more than there are epochs
 
 
 def finetune(
@@ -67,11 +72,13 @@ def finetune(
     method = tuning_method(config, dataset.relevance)
     target = folder / runs.TUNED / image.name
     make_folder(target)
-    with locked(target / runs.CONFIG), ThreadPoolExecutor(DECODERS) as pool:
+    lock = nullcontext() if ranks.rank() else locked(target / runs.CONFIG)
+    with lock, ranks.group(image.device), ThreadPoolExecutor(DECODERS) as pool:
         choice = choose(dataset, list(texts))
         photos = Photos(dataset, np.union1d(choice.train, choice.judges), image, pool)
         recipe = _recipe(config, dataset, image, texts, photos.digest(), method)
         done = None if overwrite else tuned.find(target)
+        ranks.agree("recipe and cache", canonical({"done": done is not None, **recipe}))
         if done:
             refuse_difference(done.config["recipe"], recipe, target, "fine-tuning")
             return done
@@ -81,11 +88,23 @@ def finetune(
         wide = {lang: shared[id(encoder)] for lang, encoder in texts.items()}
         task = open_task(choice, replace(image, dtype=compute), wide, photos, progress)
         state = Tuner(config, method, task, compute).run(target, recipe, overwrite, progress)
-        rates = recipe["rates"]
-        kept = {lang: encoder for lang, encoder in wide.items() if rates[f"text-{lang}"]}
-        result = tuned.write(target, recipe, state, image if rates["image"] else None, kept)
-        forget(target)
-        return result
+        with ranks.first():
+            return _written(target, recipe, state, image, wide)
+
+
+def _written(
+    target: Path, recipe: dict[str, Any], state: State, image: ImageEncoder, texts: dict[str, TextEncoder]
+) -> Tuned:
+    """What rank 0 writes of the encoders that have a rate, and the others read."""
+    if ranks.rank():
+        found = tuned.find(target)
+        assert found is not None
+        return replace(found, fresh=True)
+    rates = recipe["rates"]
+    kept = {lang: encoder for lang, encoder in texts.items() if rates[f"text-{lang}"]}
+    result = tuned.write(target, recipe, state, image if rates["image"] else None, kept)
+    forget(target)
+    return result
 
 
 def tuning_method(config: FinetuneConfig, relevance: str = "labels") -> Method:
@@ -109,6 +128,11 @@ class Tuner:
         self.config, self.method, self.task, self.compute = config, method, task, compute
         self.device = task.image.device
         self.encoders = task.encoders()
+        self.draws = torch.default_generator  # of what all ranks must draw alike
+        size, _ = self._steps()
+        if size < ranks.world():
+            fix = f"give --batch {ranks.world()} or more and 4 times as many train items, or start fewer processes"
+            raise UsageError(f"{size} items a step for {ranks.world()} processes", None, fix)
         dims = {"image": task.image.dim, **{f"text-{lang}": encoder.dim for lang, encoder in task.texts.items()}}
         classes = len(task.dataset.classes) if task.labels is not None else 0
         shapes = Shapes(config.bits, classes, {short(view): dim for view, dim in dims.items()})
@@ -122,29 +146,39 @@ class Tuner:
         groups = [{"params": [*self.heads.parameters(), *parts.parameters()], "peak": config.lr}]
         for view, module in modules.items():
             module.requires_grad_(view not in self.frozen)
+            if self._learns_statistics(view):
+                gathered.over_all_ranks(module, self.device)
             if view not in self.frozen:
                 groups.append({"params": list(module.parameters()), "peak": rates[view]})
         # fused: it is told by a tensor on the device, not by Python, to leave a step out
         optimizer = torch.optim.AdamW(groups, lr=config.lr, weight_decay=config.weight_decay, fused=True)
-        self.state = State(self.model, parts, optimizer)
+        self.state = State(self.model, parts, optimizer, keeps=not ranks.rank())
 
     def run(self, target: Path, recipe: dict[str, Any], overwrite: bool, progress: Progress) -> State:
         """All epochs, from the last checkpoint on; interrupted, it leaves a checkpoint."""
         state, config = self.state, self.config
-        state.resume(target, recipe, overwrite)
+        with ranks.first():
+            state.resume(target, recipe, overwrite and not ranks.rank())
+        ranks.agree(f"checkpoint in {target}", str(state.epoch).encode())
+        gathered.same_start(self.model)
+        gathered.same_start(state.parts)
         saved = time.monotonic()
         try:
             while state.epoch < config.epochs:
                 entry = self._epoch(progress)
                 state.finish_epoch(entry | self._judge())
                 if time.monotonic() - saved > config.checkpoint_seconds and state.epoch < config.epochs:
-                    state.save(target, recipe)
+                    self._save(target, recipe)
                     saved = time.monotonic()
-        except KeyboardInterrupt:
-            state.save(target, recipe)
+        except (KeyboardInterrupt, PeerError):
+            self._save(target, recipe)
             raise
         self._show(progress, state.epoch)
         return state
+
+    def _save(self, target: Path, recipe: dict[str, Any]) -> None:
+        if not ranks.rank():
+            self.state.save(target, recipe)
 
     def _epoch(self, progress: Progress) -> dict[str, Any]:
         """One pass over the train items; returns its line of the history, without the judgement."""
@@ -154,9 +188,11 @@ class Tuner:
         norms: list[Tensor] = []
         scaler = self._scaler()
         self._set_modes()
-        with seeded(config.seed * 1_000_003 + state.epoch + 1, self.device):
-            batches = list(torch.split(torch.randperm(len(task.train)), size))[:steps]
-            pixels = task.photos.batches([task.train[batch.numpy()] for batch in batches])
+        seed, own = config.seed * 1_000_003 + state.epoch + 1, ranks.part(size)
+        with seeded(seed, self.device):
+            self.draws = _draws(seed)
+            batches = list(torch.split(torch.randperm(len(task.train), generator=self.draws), size))[:steps]
+            pixels = task.photos.batches([task.train[batch[own].numpy()] for batch in batches])
             for step, (batch, images) in enumerate(zip(batches, pixels, strict=True)):
                 for group in state.optimizer.param_groups:
                     peak = group["peak"] * math.sqrt(size / config.batch)
@@ -168,7 +204,7 @@ class Tuner:
                     _finite(norms)
                 self._show(progress, state.epoch, step + 1)
         good = [terms for terms, finite in zip(seen, _finite(norms), strict=True) if finite]
-        return {"epoch": state.epoch, **summary(good), "skipped": steps - len(good)}
+        return {"epoch": state.epoch, **summary(good), "skipped": steps - len(good), "processes": ranks.world()}
 
     def _step(
         self, step: int, batch: Tensor, images: NDArray[np.uint8], scaler: torch.amp.GradScaler
@@ -184,6 +220,8 @@ class Tuner:
         terms = self._terms(batch, images)
         self.state.optimizer.zero_grad(set_to_none=True)
         scaler.scale(total(terms)).backward()  # type: ignore[no-untyped-call]
+        whole = (*self.heads.parameters(), *self.state.parts.parameters())
+        gathered.sum_gradients(self.model["encoders"].parameters(), whole)
         scaler.unscale_(self.state.optimizer)
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip)
         scaler.step(self.state.optimizer)
@@ -193,24 +231,29 @@ class Tuner:
         return terms, norm
 
     def _terms(self, batch: Tensor, images: NDArray[np.uint8]) -> Terms:
-        """The loss terms of a batch; an item with several captions brings a random one of each language."""
+        """The loss terms of a batch, of which this rank encodes its part, with the images (own items, S, S, 3); an item
+        with several captions brings a random one of each language.
+        """
         task = self.task
         items = task.train[batch.numpy()]
+        own, rows = ranks.part(len(items)), ranks.counts(len(items))
         assert self.method.terms is not None
-        encoded = {"image": task.image.forward(torch.from_numpy(images))}  # view -> (B, D)
+        encoded = {"image": task.image.forward(torch.from_numpy(images))}  # view -> (own items, D)
         for lang, encoder in task.texts.items():
             captions = [task.pieces[lang][item] for item in items.tolist()]
-            pick = (torch.rand(len(items)) * torch.tensor([len(c) for c in captions])).long().tolist()
-            encoded[f"text-{lang}"] = encoder.forward([c[p] for c, p in zip(captions, pick, strict=True)])
+            counts = torch.tensor([len(c) for c in captions])
+            pick = (torch.rand(len(items), generator=self.draws) * counts).long().tolist()
+            encoded[f"text-{lang}"] = encoder.forward([c[p] for c, p in zip(captions, pick, strict=True)][own])
         views, features = {}, {}
-        for view, x in encoded.items():
+        for view, part in encoded.items():
+            x = gathered.gather(part, rows)  # (B, D)
             scaled = self.heads[view].get_submodule("scale")(x)
             views[short(view)] = self.heads[view].get_submodule("head")(scaled)  # (B, K)
             features[short(view)] = scaled.detach()  # a target to reconstruct, not a way to make it easier
         relevant = torch.eye(len(items), dtype=torch.bool, device=self.device)
         y = None
         if task.labels is not None:
-            y = task.labels[batch.to(self.device)]  # (B, classes)
+            y = task.labels[send(batch, self.device)]  # (B, classes)
             relevant |= y @ y.T > 0.5
         margin = TrainConfig.margin * self.config.bits
         return self.method.terms(views, Batch(relevant, self.config.bits, margin, y, features, self.state.parts))
@@ -224,18 +267,22 @@ class Tuner:
         return judge(self.task.probes, self._codes_of, self.config.bits)
 
     def _codes_of(self, view: str, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
+        """Each rank encodes its part of the batches, which are those of one process."""
         task, of = self.task, self.task.rows[view]
         items = of[rows]
+        batches = [slice(at, at + JUDGE_BATCH) for at in range(0, len(items), JUDGE_BATCH)]
+        sizes = [sum(len(items[batch]) for batch in batches[ranks.part(len(batches), r)]) for r in range(ranks.world())]
+        own = batches[ranks.part(len(batches))]
         if view == "image":
-            batches = [items[at : at + JUDGE_BATCH] for at in range(0, len(items), JUDGE_BATCH)]
-            parts = [task.image.forward(torch.from_numpy(images)) for images in task.photos.batches(batches)]
+            pixels = task.photos.batches([items[batch] for batch in own])
+            parts = [task.image.forward(torch.from_numpy(images)) for images in pixels]
         else:
             lang = view.removeprefix("text-")
             which = rows - np.searchsorted(of, items)  # of the item's captions
             pieces = [task.pieces[lang][item][at] for item, at in zip(items.tolist(), which.tolist(), strict=True)]
-            batched = [pieces[at : at + JUDGE_BATCH] for at in range(0, len(pieces), JUDGE_BATCH)]
-            parts = [task.texts[lang].forward(batch) for batch in batched]
-        return codes.pack(self.heads[view](torch.cat(parts)).cpu().numpy())
+            parts = [task.texts[lang].forward(pieces[batch]) for batch in own]
+        none = torch.empty(0, (task.image if view == "image" else task.texts[lang]).dim, device=self.device)
+        return codes.pack(self.heads[view](ranks.gather(torch.cat([none, *parts]), sizes)).cpu().numpy())
 
     def _set_modes(self) -> None:
         """Training mode, but for the BatchNorm of trained weights: its statistics, of a million photos, are better than
@@ -246,10 +293,13 @@ class Tuner:
         for view, encoder in self.encoders.items():
             if view in self.frozen:
                 encoder.module.eval()
-            elif encoder.recipe["weights"] != RANDOM:
+            elif not self._learns_statistics(view):
                 for part in encoder.module.modules():
                     if isinstance(part, _BatchNorm):
                         part.eval()
+
+    def _learns_statistics(self, view: str) -> bool:
+        return view not in self.frozen and self.encoders[view].recipe["weights"] == RANDOM
 
     def _steps(self) -> tuple[int, int]:
         """Items a step, steps an epoch."""
@@ -294,6 +344,16 @@ def _rates(config: FinetuneConfig, image: ImageEncoder, texts: Mapping[str, Text
     return {"image": rate(config.image_lr, image), **by_lang}
 
 
+def _draws(seed: int) -> torch.Generator:
+    """Where order and captions are drawn from. One process draws its dropout from there as well; of several, each
+    draws its own elsewhere, as often as it likes, and all of them draw the rest alike.
+    """
+    if ranks.world() == 1:
+        return torch.default_generator
+    torch.manual_seed(seed + RANK_SEED * (ranks.rank() + 1))
+    return torch.Generator().manual_seed(seed)
+
+
 def _finite(norms: list[Tensor]) -> list[bool]:
     """Which steps of an epoch were done; raises CmrhashError if NAN_STEPS in a row were not."""
     finite: list[bool] = torch.isfinite(torch.stack(norms)).tolist()
@@ -318,7 +378,7 @@ def _recipe(
         "code": CODE,
         "dataset": dataset.name,
         "relevance": dataset.relevance,
-        "items_sha256": hashlib.sha256(dump(dataset)).hexdigest(),
+        "items_sha256": items_digest(dataset),
         "photos_sha256": photos,
         "langs": list(texts),
         "finetune": {k: v for k, v in asdict(config).items() if k != "checkpoint_seconds"},

@@ -9,9 +9,11 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from cmrhash import ranks
 from cmrhash.data.dataset import ImageTextDataset, resolve_image
 from cmrhash.encoders.image import ImageEncoder
 from cmrhash.encoders.text import TextEncoder
@@ -30,7 +32,8 @@ Items = NDArray[np.int64]
 
 class Photos:
     """The crops of some items' images, decoded by threads ahead of the batch that wants them; kept in memory if all
-    of them fit into MEMORY. items: (n,) ascending.
+    of them fit into MEMORY. items: (n,) ascending. Of several processes each opens its part of the files first, and
+    later those of the others that it is asked for.
     """
 
     def __init__(self, dataset: ImageTextDataset, items: Items, encoder: ImageEncoder, pool: ThreadPoolExecutor):
@@ -38,11 +41,17 @@ class Photos:
         named = {row: dataset.items[row].image for row in items.tolist()}
         self.files = {row: resolve_image(dataset.root, image) for row, image in named.items() if image}
         self.kept: NDArray[np.uint8] | None = None  # (n, S, S, 3)
+        self.there = np.zeros(len(items), bool)  # of kept
 
     def digest(self) -> str:
         """sha256 over the files' bytes."""
-        digests = self.pool.map(file_digest, self.files.values())
-        return hashlib.sha256(b"".join(digest.tobytes() for digest in digests)).hexdigest()
+        files = list(self.files.values())
+        own = [digest.tobytes() for digest in self.pool.map(file_digest, files[ranks.part(len(files))])]
+        digests = (
+            torch.frombuffer(bytearray(b"".join(own)), dtype=torch.uint8) if own else torch.empty(0, dtype=torch.uint8)
+        )
+        every = ranks.gather(digests, [16 * count for count in ranks.counts(len(files))])
+        return hashlib.sha256(every.numpy().tobytes()).hexdigest()
 
     def look(self, progress: Progress) -> NDArray[np.bool_]:
         """Decode every image once: (n,) bool, which of them can be used."""
@@ -50,31 +59,38 @@ class Photos:
         if count * size * size * 3 <= MEMORY:
             self.kept = np.zeros((count, size, size, 3), np.uint8)
         usable = np.zeros(count, bool)
-        progress("photos", 0, count)
-        blocks = [range(first, min(first + BLOCK, count)) for first in range(0, count, BLOCK)]
+        own = ranks.part(count)
+        progress("photos", 0, own.stop - own.start)
+        blocks = [range(first, min(first + BLOCK, own.stop)) for first in range(own.start, own.stop, BLOCK)]
         decoded = self._decoded(self.items[block.start : block.stop].tolist() for block in blocks)
         for block, loaded in zip(blocks, decoded, strict=True):
             for at, (_, pixels) in zip(block, loaded, strict=True):
                 usable[at] = pixels is not None
                 if pixels is not None and self.kept is not None:
-                    self.kept[at] = pixels
-            progress("photos", block.stop, count)
-        return usable
+                    self.kept[at], self.there[at] = pixels, True
+            progress("photos", block.stop - own.start, own.stop - own.start)
+        return ranks.gather(torch.from_numpy(usable[own]), ranks.counts(count)).numpy()
 
     def batches(self, batches: Sequence[Items]) -> Iterator[NDArray[np.uint8]]:
         """For every batch of items (B,) their pixels (B, S, S, 3) uint8.
 
         Raises DataError if an image can no longer be read.
         """
-        if self.kept is not None:
-            for batch in batches:
-                yield self.kept[np.searchsorted(self.items, batch)]
-            return
-        for batch, loaded in zip(batches, self._decoded(batch.tolist() for batch in batches), strict=True):
+        places = [np.searchsorted(self.items, batch) for batch in batches]
+        absent = [place[~self.there[place]] for place in places]
+        decoded = self._decoded(self.items[some].tolist() for some in absent)
+        for place, some, loaded in zip(places, absent, decoded, strict=True):
             pixels = [image for _, image in loaded if image is not None]
-            if len(pixels) < len(batch):
-                raise DataError("an image was removed or changed meanwhile", self.files[int(batch[0])].parent)
-            yield np.stack(pixels)
+            if len(pixels) < len(some):
+                raise DataError(
+                    "an image was removed or changed meanwhile", self.files[int(self.items[some[0]])].parent
+                )
+            if self.kept is None:
+                yield np.stack(pixels)
+                continue
+            for at, image in zip(some, pixels, strict=True):
+                self.kept[at], self.there[at] = image, True
+            yield self.kept[place]
 
     def _decoded(self, batches: Iterable[list[int]]) -> Iterator[list[Loaded]]:
         """The batches in order, the next ones being decoded meanwhile."""

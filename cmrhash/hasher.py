@@ -4,7 +4,8 @@
     for hit in hasher.search("ein schwarzer Hund im Schnee", lang="de", k=5):
         print(hit.distance, hit.id, hit.caption)
 
-The codes of the database come out of the run; torch is imported when the first query has to be encoded.
+The codes of the database come out of the run, or lie in a store (``Hasher.load(..., store=URL)``); torch is imported
+when the first query has to be encoded.
 """
 
 from __future__ import annotations
@@ -23,12 +24,14 @@ from cmrhash import runs
 from cmrhash.config import CACHE
 from cmrhash.data.dataset import ImageTextDataset, with_relevance
 from cmrhash.data.manifest import open_extracted
+from cmrhash.deploy import collection_of, keys_of, refuse_other_codes
 from cmrhash.embed import Embedder
 from cmrhash.encode import Encoded, encode, has_codes, load_heads, read_codes, refuse_new_features
 from cmrhash.encoders.words import lower_words
 from cmrhash.errors import StaleError, UsageError
 from cmrhash.pretrained import PretrainedHasher
 from cmrhash.sides import language_of
+from cmrhash.stores import CodeStore, open_store
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -61,7 +64,10 @@ class Hit:
 
 
 class Hasher(Embedder):
-    """A finished run with its data set. image_weights, text_models: where the encoders are now, if they moved."""
+    """A finished run with its data set. image_weights, text_models: where the encoders are now, if they moved.
+
+    store: URL of the store to search in, None for the run's own indexes; probes: see ``stores.open_store``.
+    """
 
     def __init__(
         self,
@@ -72,6 +78,8 @@ class Hasher(Embedder):
         image_weights: str | None = None,
         text_models: Mapping[str, str] | None = None,
         offline: bool = False,
+        store: str | None = None,
+        probes: int | None = None,
     ) -> None:
         if run.config["items_sha256"] != dataset.sha256:
             raise StaleError("trained on other items or splits than the cache holds", run.folder, "train again")
@@ -84,6 +92,8 @@ class Hasher(Embedder):
             encode(run, dataset, folder)
         self.views: dict[str, Encoded] = read_codes(run)
         self._place = {item.id: row for row, item in enumerate(dataset.items)}
+        self._store: CodeStore | None = open_store(store, probes) if store is not None else None
+        self._keys: dict[str, dict[str, int]] = {}  # of a view in the store -> place in the database
 
     @classmethod
     def load(cls, run: str | Path, cache: str | Path = CACHE, **options: Any) -> Hasher:
@@ -94,6 +104,11 @@ class Hasher(Embedder):
         """
         opened = runs.open_run(Path(run))
         return cls(opened, *open_extracted(Path(cache), opened.config["dataset"]), **options)
+
+    def close(self) -> None:
+        """Let go of the store's files or connection, if there is one."""
+        if self._store:
+            self._store.close()
 
     @property
     def langs(self) -> tuple[str, ...]:
@@ -167,19 +182,36 @@ class Hasher(Embedder):
             raise UsageError(f"--to {to}", None, f"choose one of {', '.join(TARGETS)}")
         found = []
         for view in {"image": ["image"], "text": [f"text-{lang}"], "both": ["image", f"text-{lang}"]}[to]:
-            distances, places = self.views[view].index.search(code[None], k)
-            found += [(int(d), view, int(p)) for d, p in zip(distances[0], places[0], strict=True)]
+            search = self._search_store if self._store else self._search_index
+            found += [(distance, view, place) for distance, place in search(view, code, k)]
         found.sort(key=lambda hit: hit[0])  # stable: images before texts, then the order of the index
         return [self._hit(rank, *hit, lang) for rank, hit in enumerate(found[:k], 1)]
 
-    def _hit(self, rank: int, distance: int, view: str, place: int, lang: str) -> Hit:
+    def _search_index(self, view: str, code: NDArray[np.uint8], k: int) -> list[tuple[int, int | str]]:
+        """(distance, place in the database) of the k nearest, by the run's own index."""
+        distances, places = self.views[view].index.search(code[None], k)
+        return list(zip(distances[0].tolist(), places[0].tolist(), strict=True))
+
+    def _search_store(self, view: str, code: NDArray[np.uint8], k: int) -> list[tuple[int, int | str]]:
+        """The same by the store. A key that the data set knows nothing of, since others put it there, stays a key."""
+        assert self._store is not None
+        if view not in self._keys:
+            keys = keys_of(self.run, self.dataset, self.views[view])
+            self._keys[view] = {key: place for place, key in enumerate(keys)}
+        refuse_other_codes(self.run, view, self._store)
+        distances, found = self._store.search(collection_of(self.run, view), code[None], k)
+        return [(d, self._keys[view].get(key, key)) for d, key in zip(distances[0].tolist(), found[0], strict=True)]
+
+    def _hit(self, rank: int, distance: int, view: str, place: int | str, lang: str) -> Hit:
+        modality = "image" if view == "image" else "text"
+        if isinstance(place, str):
+            return Hit(rank, distance, place, modality, lang, None, (), None)
         codes, row = self.views[view].codes, int(self.views[view].database[place])
         item = self.dataset.items[int(codes.item[row])]
         captions = item.texts.get(lang, ())
         mine = np.flatnonzero(codes.item == codes.item[row])
         nth = int(np.searchsorted(mine, row)) if view != "image" and len(mine) == len(captions) else 0
         labels = tuple(self.dataset.classes[label] for label in item.labels)
-        modality = "image" if view == "image" else "text"
         return Hit(rank, distance, item.id, modality, lang, captions[nth] if captions else None, labels, item.image)
 
     def _shown(self, lang: str | None) -> str:

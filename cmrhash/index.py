@@ -1,4 +1,4 @@
-"""Faiss binary index: build, save, load, search; and the histogram that every metric is computed from.
+"""Faiss binary indexes: build, save, load, search; and the histogram that every metric is computed from.
 
 The only file that imports Faiss. Faiss itself trusts its callers (a wrong width passes under ``python -O``, a
 k beyond the index comes back padded, a full disk goes unnoticed), so everything is checked here, before Faiss
@@ -18,7 +18,7 @@ import faiss as _faiss
 import numpy as np
 from numpy.typing import NDArray
 
-from cmrhash.codes import check_bits, check_packed, pad
+from cmrhash.codes import check_bits, check_k, check_packed, pad
 from cmrhash.errors import CmrhashError, DamagedError, DataError, StaleError, UsageError
 from cmrhash.files import sync
 from cmrhash.relevance import EXCLUDED, SLAB_ROWS, Relevance
@@ -27,6 +27,9 @@ faiss: Any = _faiss  # its own type stubs lack half of the calls below
 
 # Query rows x database rows of one histogram step, as int32 distances: a step stays in the L2 cache.
 BLOCK_BYTES = 1 << 19
+TRAIN_ROWS = 64  # codes for each list that an approximate index learns its lists from
+SLAB = 1 << 20  # rows that are added to it at once
+AGAIN = "run cmrhash eval again to build it"
 
 
 class BinaryIndex:
@@ -52,8 +55,20 @@ class BinaryIndex:
     @property
     def packed(self) -> NDArray[np.uint8]:
         """The codes that lie in the Faiss index, (N, ceil(bits / 8)) uint8; a copy."""
-        rows = faiss.vector_to_array(self._index.xb).reshape(len(self), self._index.code_size)
-        return np.ascontiguousarray(rows[:, : -(-self.bits // 8)])
+        return self.rows(0, len(self))
+
+    def rows(self, start: int, stop: int) -> NDArray[np.uint8]:
+        """Those of some rows; a copy. Of a mapped file no more than these are read."""
+        return self.stored[start:stop, : -(-self.bits // 8)].copy()
+
+    @property
+    def stored(self) -> NDArray[np.uint8]:
+        """All as they lie in the index or in the mapped file, (N, 8 * ceil(bits / 64)) uint8; not a copy."""
+        width = _width(self.bits)
+        if not len(self):
+            return np.empty((0, width), np.uint8)
+        rows: NDArray[np.uint8] = faiss.rev_swig_ptr(self._index.xb.data(), self._index.xb.size()).reshape(-1, width)
+        return rows
 
     def search(self, packed_queries: NDArray[np.uint8], k: int) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
         """Find the k nearest codes of each query.
@@ -63,9 +78,7 @@ class BinaryIndex:
         Raises UsageError for k < 1, and as ``codes.check_packed`` does for the queries.
         """
         check_packed(packed_queries, self.bits, "query codes")
-        if isinstance(k, bool) or not isinstance(k, (int, np.integer)) or k < 1:
-            raise UsageError(f"k must be a whole number of at least 1, got {k!r}")
-        found = min(int(k), len(self))
+        found = min(check_k(k), len(self))
         if found == 0 or len(packed_queries) == 0:
             shape = (len(packed_queries), found)
             return np.empty(shape, np.int32), np.empty(shape, np.int64)
@@ -77,63 +90,114 @@ class BinaryIndex:
 
         Raises CmrhashError when it cannot be written (no space, no such folder); nothing is left behind.
         """
-        path = Path(path)
-        data = memoryview(faiss.serialize_index_binary(self._index))
-        # not write_index_binary: on a full disk it returns normally and leaves a truncated file
-        part = path.with_name(f"{path.name}.part")
-        try:
-            with open(part, "wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-                size = os.fstat(file.fileno()).st_size
-            if size != data.nbytes:
-                raise OSError(f"{size} of {data.nbytes} bytes written")
-            os.replace(part, path)
-            sync(path.parent)
-        except OSError as error:
-            reason = (error.strerror or str(error)).lower()
-            raise CmrhashError(f"index not saved, {reason}", path, "check folder and free space") from error
-        finally:
-            with suppress(OSError):
-                part.unlink()
+        _save(self._index, Path(path))
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str], bits: int) -> BinaryIndex:
-        """Read what `save` wrote.
+    def load(cls, path: str | os.PathLike[str], bits: int, mapped: bool = False) -> BinaryIndex:
+        """Read what `save` or a `FlatWriter` wrote.
 
+        mapped: leave the codes on disk, whose pages are read as searches touch them, for files larger than memory.
         The header must be, byte for byte, the one that an index of these codes has, so a damaged one never
         reaches Faiss' parser, which can allocate or hang on it. Flipped code bytes look like codes: the
         caller's sha256 is what tells. Raises UsageError when there is no such file, StaleError when it holds
         codes of another width, DamagedError when it is not an index.
         """
-        width = 8 * -(-check_bits(bits) // 64)  # bytes of a stored row
-        again = "run cmrhash eval again to build it"
-        damaged = DamagedError("not a whole index file", path, again)
+        width = _width(bits)
+        damaged = DamagedError("not a whole index file", path, AGAIN)
         try:
-            data = np.fromfile(path, np.uint8)
+            data = np.memmap(path, np.uint8, "r") if mapped and os.path.getsize(path) else np.fromfile(path, np.uint8)
         except OSError as error:
-            raise UsageError(f"index not readable, {(error.strerror or '').lower()}", path, again) from error
-        header = len(faiss.serialize_index_binary(_flat(np.empty((0, width), np.uint8))))
+            raise UsageError(f"index not readable, {(error.strerror or '').lower()}", path, AGAIN) from error
+        header = len(_header(width, 0))
         if len(data) < header or data[:4].tobytes() != b"IBxF":
             raise damaged
         stored, stored_width = data[4:12].view("<i4").tolist()  # bits and bytes of a stored row
         if stored == 8 * stored_width != 8 * width and stored_width % 8 == 0:
-            raise StaleError(f"index of {stored}-bit rows, {bits} bits need {8 * width}", path, again)
-        if (len(data) - header) % width:
+            raise StaleError(f"index of {stored}-bit rows, {bits} bits need {8 * width}", path, AGAIN)
+        rows, rest = divmod(len(data) - header, width)
+        if rest or data[:header].tobytes() != _header(width, rows):
             raise damaged
-        rows = data[header:].reshape(-1, width)
-        index = _flat(rows)
-        if not np.array_equal(faiss.serialize_index_binary(index)[:header], data[:header]):
-            raise damaged
+        if mapped:
+            index = faiss.read_index_binary(str(path), faiss.IO_FLAG_MMAP_IFC)
+            index.use_heap = False
+            return cls(index, int(bits))
+        codes = data[header:].reshape(-1, width)
         used = -(-bits // 8)
         try:
-            check_packed(rows[:, :used], bits, "stored codes")
+            check_packed(codes[:, :used], bits, "stored codes")
         except DataError as error:
             raise damaged from error
-        if rows[:, used:].any():
+        if codes[:, used:].any():
             raise damaged
-        return cls(index, int(bits))
+        return cls(_flat(codes), int(bits))
+
+
+class FlatWriter:
+    """Writes the file of a `BinaryIndex` batch by batch, so that memory stays flat. Use as a context manager."""
+
+    def __init__(self, path: Path, bits: int) -> None:
+        self.path, self.bits, self.rows = path, check_bits(bits), 0
+
+    def __enter__(self) -> FlatWriter:
+        self._file = self.path.open("wb")
+        self._file.write(_header(_width(self.bits), 0))
+        return self
+
+    def add(self, packed: NDArray[np.uint8]) -> None:
+        """Append codes (n, ceil(bits / 8)) uint8; raises as ``codes.check_packed``."""
+        check_packed(packed, self.bits)
+        self._file.write(pad(packed).data)
+        self.rows += len(packed)
+
+    def __exit__(self, *_: object) -> None:
+        with self._file:
+            self._file.seek(0)
+            self._file.write(_header(_width(self.bits), self.rows))  # how many there are is known only now
+            self._file.flush()
+            os.fsync(self._file.fileno())
+
+
+class ApproximateIndex:
+    """``IndexBinaryIVF`` beside a `BinaryIndex`: about 4 sqrt(N) lists, of which a search looks into a few."""
+
+    def __init__(self, index: Any, bits: int) -> None:
+        self._index = index
+        self.bits = bits
+
+    @classmethod
+    def build(cls, flat: BinaryIndex) -> ApproximateIndex:
+        """Sort the rows of an exhaustive index, at least one, into lists."""
+        count, width = len(flat), _width(flat.bits)
+        lists = max(1, min(round(4 * count**0.5), count // TRAIN_ROWS))
+        quantizer = faiss.IndexBinaryFlat(8 * width)
+        index = faiss.IndexBinaryIVF(quantizer, 8 * width, lists)
+        index.cp.max_points_per_centroid = TRAIN_ROWS
+        index.cp.min_points_per_centroid = 1  # fewer are no reason to warn: a small index is a small one
+        index.train(flat.stored[np.linspace(0, count - 1, min(count, TRAIN_ROWS * lists)).astype(np.int64)])
+        for start in range(0, count, SLAB):
+            index.add(flat.stored[start : start + SLAB])
+        return cls(index, flat.bits)
+
+    def search(
+        self, packed_queries: NDArray[np.uint8], k: int, probes: int
+    ) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
+        """As `BinaryIndex.search`, in ``probes`` lists a query. Rows are -1 where these hold fewer than k codes."""
+        check_packed(packed_queries, self.bits, "query codes")
+        self._index.nprobe = min(probes, self._index.nlist)
+        distances, rows = self._index.search(pad(packed_queries), min(check_k(k), int(self._index.ntotal)))
+        return distances, rows
+
+    def save(self, path: Path) -> None:
+        """Write a file that ``faiss.read_index_binary`` also reads, as `BinaryIndex.save`."""
+        _save(self._index, path)
+
+    @classmethod
+    def load(cls, path: Path, bits: int) -> ApproximateIndex:
+        """Read what `save` wrote; that the file is whole is for the caller's sha256 to say, before."""
+        index = faiss.read_index_binary(str(path), faiss.IO_FLAG_MMAP)
+        # no threads that touch the pages of each search's lists beforehand: starting them takes 30 times the search
+        faiss.downcast_InvertedLists(index.invlists).prefetch_nthread = 0
+        return cls(index, bits)
 
 
 def rank_histogram(
@@ -208,6 +272,44 @@ def _count(
         for one, cells in pointers[:count]:
             faiss.ivec_hist(rows, one, distances * (EXCLUDED + 1), cells)
         hist[q0 : q0 + count] += counts[:count, :, :levels].transpose(0, 2, 1)
+
+
+def _width(bits: int) -> int:
+    """Bytes of a stored row: whole 8-byte words."""
+    return 8 * -(-check_bits(bits) // 64)
+
+
+def _header(width: int, rows: int) -> bytes:
+    """The bytes before the codes in the file of an exhaustive index: those of an empty one, with the numbers of these.
+
+    Four bytes "IBxF", bits and width int32, rows int64, is_trained, metric int32, then how many bytes follow.
+    """
+    header = bytearray(faiss.serialize_index_binary(_flat(np.empty((0, width), np.uint8))))
+    header[12:20] = rows.to_bytes(8, "little")
+    header[-8:] = (rows * width).to_bytes(8, "little")
+    return bytes(header)
+
+
+def _save(index: Any, path: Path) -> None:
+    data = memoryview(faiss.serialize_index_binary(index))
+    # not write_index_binary: on a full disk it returns normally and leaves a truncated file
+    part = path.with_name(f"{path.name}.part")
+    try:
+        with open(part, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+            size = os.fstat(file.fileno()).st_size
+        if size != data.nbytes:
+            raise OSError(f"{size} of {data.nbytes} bytes written")
+        os.replace(part, path)
+        sync(path.parent)
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        raise CmrhashError(f"index not saved, {reason}", path, "check folder and free space") from error
+    finally:
+        with suppress(OSError):
+            part.unlink()
 
 
 def _flat(padded: NDArray[np.uint8]) -> Any:

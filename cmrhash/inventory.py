@@ -22,17 +22,17 @@ from cmrhash.data.dataset import ImageTextDataset, ids_digest
 from cmrhash.errors import CmrhashError, DamagedError, StaleError, UsageError
 from cmrhash.files import holder, read_json
 from cmrhash.recipe import fingerprint
-from cmrhash.sealed import DELETE, MAGIC, read_manifest, read_note
+from cmrhash.sealed import DELETE, MAGIC, SHARD, merging, read_manifest, read_note
 
 WHOLE, SEALED, TRAINED, TUNED = "whole", "sealed", "trained", "tuned"  # states, in words
-BUSY, UNFINISHED, LEFT = "being written", "unfinished", "left behind"
+BUSY, UNFINISHED, PIECE, LEFT = "being written", "unfinished", "shard", "left behind"
 ITEMS, FEATURES, CODES, WORDS = "items changed", "features changed", "codes of other heads", "words of other features"
 GONE, FORMAT, DAMAGED, FOREIGN = "features gone", "another format", "damaged", "not of cmrhash"
 STATUS = {
     **dict.fromkeys((WHOLE, SEALED, TRAINED, TUNED), "whole"),
     **dict.fromkeys((ITEMS, FEATURES, CODES, WORDS, FORMAT), "stale"),
     BUSY: "busy",
-    UNFINISHED: "unfinished",
+    **dict.fromkeys((UNFINISHED, PIECE), "unfinished"),
     LEFT: "leftover",
     GONE: "gone",
     DAMAGED: "damaged",
@@ -40,6 +40,7 @@ STATUS = {
 }
 FIX = {
     UNFINISHED: "the command that made it goes on from there",
+    PIECE: "waits for the other ones; cmrhash extract without --shard makes do without it",
     GONE: "cmrhash extract makes the same ones again",
     ITEMS: "made for other items than the data set has now: extract with --overwrite, train again, or prune",
     FEATURES: "extracted again since the training: train again with --overwrite, or prune",
@@ -49,7 +50,7 @@ FIX = {
 }
 ANEW = "start anew with --overwrite"
 REMAKE = {"run": "train again with --overwrite", "tuned": "tune anew with cmrhash extract --finetune --overwrite"}
-VIEW = re.compile(r"(image|text|words)-.+\.h5(\.part)?")  # files that extract makes
+VIEW = re.compile(r"(image|text|words)-.+\.h5(\.shard-\d+-of-\d+)?(\.part)?")  # files that extract makes
 RUN_FILES = (
     *(runs.CONFIG, runs.CHECKPOINT, runs.HEADS, runs.HISTORY, runs.CODES, runs.METRICS),
     *("checkpoint-*.safetensors", "image.faiss", "text-*.faiss"),
@@ -81,6 +82,8 @@ class Entry:
     @property
     def words(self) -> str:
         """State and detail."""
+        if self.state == PIECE:
+            return f"{self.state} {self.detail}"
         return f"{self.state} ({self.detail})" if self.detail else self.state
 
 
@@ -137,11 +140,11 @@ def entries(held: Holding) -> Iterator[Entry]:
     folder = held.folder
     if folder.is_dir():
         yield _entry(held, folder / manifest.ITEMS, "items", partial(_items, held))
-    for path in sorted(folder.glob("*.h5")):
+    for path in _feature_files(folder):
         yield _entry(held, path, _kind(held, path), partial(_sealed, held, path))
-    for path in sorted(folder.glob("*.h5.part")):
+    for path in _feature_files(folder, ".part"):
         yield _entry(held, path, path.name.partition("-")[0], partial(_unfinished, held, path))
-    for path in sorted(folder.glob("*.h5.part.new")):
+    for path in _feature_files(folder, ".part.new"):
         yield _entry(held, path, path.name.partition("-")[0], partial(_created, path))
     for path in run_folders(folder / runs.TUNED):
         yield _entry(held, path, "tuned", partial(_tuned, held, path))
@@ -187,10 +190,11 @@ def _sealed(held: Holding, path: Path, facts: Facts) -> tuple[str, str]:
     with path.open("rb") as file:
         if not VIEW.fullmatch(path.name) and file.read(len(MAGIC)) != MAGIC:
             return FOREIGN, ""
-    made = held.manifests.get(path.name) or read_manifest(path)
+    made, shard = held.manifests.get(path.name) or read_manifest(path), SHARD.fullmatch(path.name)
     recipe = made["recipe"]
     view = {"image": "image"}.get(recipe["kind"]) or f"text-{recipe['lang']}"
-    encoder = path.stem.removeprefix("words" + view.removeprefix("text") if made["kind"] == "words" else view)
+    before = "words" + view.removeprefix("text") if made["kind"] == "words" else view
+    encoder = Path(shard[1] if shard else path).stem.removeprefix(before)
     facts |= {"view": view, "encoder": encoder.removeprefix("-"), "weights": recipe.get("weights", "")}
     facts |= {key: made[key] for key in ("rows", "ok", "dim") if key in made}
     who = holder(path)
@@ -202,6 +206,9 @@ def _sealed(held: Holding, path: Path, facts: Facts) -> tuple[str, str]:
         of = held.manifests.get(path.name.replace("words-", "text-", 1))
         if of is None or of["recipe"] != recipe:
             return WORDS, ""
+    if shard:
+        who = holder(merging(path.with_name(shard[1])))
+        return (BUSY, f"merged by {who}") if who else (PIECE, f"{shard[2]} of {shard[3]}")
     return SEALED, ""
 
 
@@ -213,7 +220,9 @@ def _unfinished(held: Holding, path: Path, facts: Facts) -> tuple[str, str]:
     note = read_note(path)
     if note:
         facts |= {"rows": note.rows, "blocks": note.blocks, "done": note.done}
-    far = f"{note.done} of {note.blocks} blocks" if note else ""
+    shard = SHARD.fullmatch(path.with_suffix("").name)
+    of = f"shard {shard[2]} of {shard[3]}, " if shard else ""
+    far = of + (f"{note.done} of {note.blocks} blocks" if note else "")
     if who:
         return BUSY, f"by {who}, {far}".rstrip(", ")
     if path.name.startswith("words-") or not VIEW.fullmatch(path.name):
@@ -358,8 +367,15 @@ def _kind(held: Holding, path: Path) -> str:
 
 
 def _of_a_data_set(folder: Path) -> Iterator[Path]:
-    for pattern in (manifest.ABOUT, manifest.ITEMS, "*.h5", "*.h5.part", runs.TUNED):
+    for pattern in (manifest.ABOUT, manifest.ITEMS, runs.TUNED):
         yield from folder.glob(pattern)
+    yield from _feature_files(folder)
+    yield from _feature_files(folder, ".part")
+
+
+def _feature_files(folder: Path, suffix: str = "") -> list[Path]:
+    """Files that are called X.h5 or X.h5.shard-1-of-2 and that suffix."""
+    return sorted(path for name in ("*.h5", "*.h5.shard-*[0-9]") for path in folder.glob(name + suffix))
 
 
 def _folders(folder: Path) -> list[Path]:

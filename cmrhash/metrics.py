@@ -262,20 +262,36 @@ def average_precision_real(similarity: NDArray[np.floating[Any]], gains: NDArray
     """Expected AP of real-valued scores over the whole ranking.
 
     similarity: (Q, N) float32 or float64, higher = nearer; gains: (Q, N), 0 = not relevant, EXCLUDED = left
-    out. Returns (Q,). Ties are exact here too. Holds several arrays of that size: hand it blocks of about 100
-    queries. Raises DataError for NaN or infinity, UsageError for other dtypes or shapes.
+    out. Returns (Q,). Ties are exact here too. Raises DataError for NaN or infinity, UsageError for other dtypes or
+    shapes.
     """
     _check_real(similarity, gains)
-    # (Q, N) falls with nearness; what is left out goes behind all else, where it changes no AP
-    key = np.where(gains == EXCLUDED, np.inf, -similarity)
-    order = key.argsort(axis=1)
-    value = np.take_along_axis(key, order, axis=1)
-    hit = np.take_along_axis((gains > 0) & (gains != EXCLUDED), order, axis=1)
-    hits = hit.cumsum(axis=1, dtype=np.int64)
-    terms = hits / np.arange(1, hit.shape[1] + 1) * hit  # (Q, N) precision at each relevant item
-    query, excess = _tie_excess(value, hit, hits, terms)
-    sums = terms.sum(axis=1) - np.bincount(query, excess, minlength=len(hit))
-    return _ratio(sums, hit.sum(axis=1))
+    harmonic = _prefix(1.0 / np.arange(1, similarity.shape[1] + 1))
+    sums, relevant = np.zeros(len(similarity)), np.zeros(len(similarity), np.int64)
+    for q, (key, gain) in enumerate(zip(-similarity, gains, strict=True)):  # the key falls with nearness
+        excluded = gain == EXCLUDED
+        if excluded.any():
+            key, gain = key[~excluded], gain[~excluded]
+        related = np.sort(key[gain > 0])
+        relevant[q] = len(related)
+        if len(related):
+            sums[q] = _precision_sum(*_tie_groups(np.sort(key), related), harmonic).sum()
+    return _ratio(sums, relevant)
+
+
+def _tie_groups(key: NDArray[Any], related: NDArray[Any]) -> tuple[Counts, Counts, Counts, Counts, Counts]:
+    """The groups of equal keys that have a relevant item, as `_precision_sum` takes them. Only the relevant ones are
+    looked up among all: sorting plain values is several times faster than sorting places.
+
+    key: (N,) sorted; related: (R,) those of the relevant items, sorted, R > 0.
+    """
+    found = np.flatnonzero(np.concatenate(([True], related[1:] != related[:-1])))  # relevant items before the group
+    value, r = related[found], np.diff(found, append=len(related))
+    before = np.searchsorted(key, value)
+    n = r.copy()
+    wider = np.flatnonzero(key.take(before + r, mode="clip") == value)  # irrelevant items tie as well
+    n[wider] = np.searchsorted(key, value[wider], "right") - before[wider]
+    return n, r, n, before, found
 
 
 def nearest_relevant_real(similarity: NDArray[np.floating[Any]], gains: NDArray[Any]) -> tuple[Counts, Counts]:
@@ -302,20 +318,6 @@ def _check_real(similarity: NDArray[Any], gains: NDArray[Any]) -> None:
     if not np.isfinite(similarity).all():
         row = int(np.argmin(np.isfinite(similarity).all(axis=1)))
         raise DataError(f"similarities with NaN or infinite values, first in query {row}")
-
-
-def _tie_excess(value: Any, hit: Any, hits: Any, terms: Floats) -> tuple[Counts, Floats]:
-    """For each tie group of sorted rows: its query, and what the order as found has over the mean order."""
-    tied = np.zeros((len(value), value.shape[1] + 1), bool)  # [q, i]: items i and i - 1 of q tie
-    tied[:, 1:-1] = value[:, 1:] == value[:, :-1]
-    query, first = np.nonzero(~tied[:, :-1] & tied[:, 1:])
-    last = np.nonzero(tied[:, :-1] & ~tied[:, 1:])[1]
-    n, found = last - first + 1, hits[query, first] - hit[query, first]
-    harmonic = _prefix(1.0 / np.arange(1, value.shape[1] + 1))
-    expected = _precision_sum(n, hits[query, last] - found, n, first, found, harmonic)
-    spans = np.stack((first, last + 1), axis=1) + query[:, None] * value.shape[1]  # in the flattened terms
-    as_found = np.add.reduceat(np.append(terms, 0.0), spans.ravel())[::2] if len(spans) else np.zeros(0)
-    return query, as_found - expected
 
 
 def average_precision_ranked(relevant_in_rank_order: NDArray[np.bool_]) -> Floats:

@@ -35,13 +35,14 @@ from cmrhash.inventory import (
 )
 from cmrhash.inventory import ITEMS as OTHER_ITEMS
 from cmrhash.inventory import WORDS as OTHER_WORDS
+from cmrhash.sealed import SHARD, merging
 
 CHECKPOINTS = (runs.CHECKPOINT, "checkpoint-*.safetensors")
-# written in one move and under no lock: X.part, X.<process>.part for an index
+# written in one move and under no lock
 PARTIAL = re.compile(
     rf"({re.escape(ITEMS)}|{re.escape(ABOUT)}|{re.escape(QUARANTINE)}|words-.+\.h5|compare\.(json|csv|md)"
     r"|(config|checkpoint|metrics)\.json|history\.jsonl|codes\.h5|(heads|image|model|checkpoint-\d+)\.safetensors"
-    r"|(image|text-[\w-]+)\.faiss(\.\d+)?)\.part"
+    r"|(image|text-[\w-]+)\.faiss)\.part"
 )
 LOCK = re.compile(r"\.(.+)\.lock")
 HOLDER = re.compile(rb"(process \d+ on .*\n)?")  # what is written into it
@@ -117,9 +118,11 @@ def _of_entry(config: PruneConfig, entry: Entry, found: list[Entry], held: Holdi
         yield from _of_tuned(config, entry, found, held)
     elif path.name.endswith(".part.new") and entry.status == "leftover":
         yield _doom(path, entry.words, [path], path.with_suffix("").with_suffix(""))
-    elif VIEW.fullmatch(path.name) and path.suffix == ".part":
+    elif VIEW.fullmatch(path.name) and path.suffix != ".h5":  # an unfinished file, or a shard
         if entry.state == OTHER_ITEMS or (config.unfinished and entry.status == "unfinished"):
-            yield _doom(path, entry.words, [path], path.with_suffix(""))
+            own = path.with_name(path.name.removesuffix(".part"))
+            shard = SHARD.fullmatch(own.name)
+            yield _doom(path, entry.words, [path], own, *([merging(own.with_name(shard[1]))] if shard else []))
     elif VIEW.fullmatch(path.name) and entry.state in (OTHER_ITEMS, OTHER_WORDS):
         yield _doom(path, entry.words, [path], path)
 

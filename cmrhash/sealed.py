@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import stat
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -27,6 +28,7 @@ USER_BLOCK = 8192  # bytes before the HDF5 payload
 VERSION = 1
 COMMITTED = 1 << 32  # the bit of a commit record that says "done"; the lower ones are the block's CRC-32
 DELETE = "delete it and make it again"
+SHARD = re.compile(r"(.+)\.shard-(\d+)-of-(\d+)")  # the part of a feature file that one of several processes makes
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,11 @@ class Unfinished:
     rows: int
     blocks: int
     done: int
+
+
+def merging(path: Path) -> Path:
+    """What is locked while a feature file is made of its shards."""
+    return path.with_name(f"{path.name}.shards")
 
 
 def write_block(file: IO[bytes], magic: bytes, content: Mapping[str, Any]) -> None:

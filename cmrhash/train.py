@@ -86,7 +86,7 @@ def _train(
     overwrite: bool,
     progress: Progress,
 ) -> runs.Run:
-    state = _fresh(config, method, task)
+    state = fresh(config, method, task)
     state.resume(target, recipe, overwrite)
     what = f"{config.method} {config.bits} bits"
     saved = time.monotonic()
@@ -94,7 +94,7 @@ def _train(
     try:
         with threads_for(task.device, batch_size(config.batch, len(task.train))):
             while state.epoch < config.epochs:
-                entry = _epoch(config, method, task, state)
+                entry = one_epoch(config, method, task, state)
                 state.finish_epoch(entry | _judge(task, state.heads))
                 progress(what, state.epoch, config.epochs, state.note())
                 if time.monotonic() - saved > config.checkpoint_seconds:
@@ -121,7 +121,7 @@ def _finish(state: State, recipe: dict[str, Any], target: Path) -> runs.Run:
 def _fit(config: TrainConfig, method: Method, task: Task) -> State:
     """A closed form: one "epoch" for every ridge, the best on val is kept."""
     assert method.fit is not None
-    state = _fresh(replace(config, hidden=0), method, task)
+    state = fresh(replace(config, hidden=0), method, task)
     means = {}
     for name, view in task.views.items():  # an item's captions count as one, their mean
         x = state.heads[name].scaled(task.x[name]).cpu()  # type: ignore[operator]
@@ -135,7 +135,7 @@ def _fit(config: TrainConfig, method: Method, task: Task) -> State:
     return state
 
 
-def _fresh(config: TrainConfig, method: Method, task: Task) -> State:
+def fresh(config: TrainConfig, method: Method, task: Task) -> State:
     """Fresh heads, drawn from the seed, that know the statistics of the training features; then the method's parts."""
     dims = {name: x.shape[1] for name, x in task.x.items()}
     classes = len(task.dataset.classes) if task.labels is not None else 0
@@ -153,7 +153,7 @@ def _fresh(config: TrainConfig, method: Method, task: Task) -> State:
     return State(heads, parts, optimizer)
 
 
-def _epoch(config: TrainConfig, method: Method, task: Task, state: State) -> dict[str, Any]:
+def one_epoch(config: TrainConfig, method: Method, task: Task, state: State) -> dict[str, Any]:
     """One pass over the train items; returns its line of the history, without the judgement."""
     items = len(task.train)
     size = batch_size(config.batch, items)

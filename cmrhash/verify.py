@@ -19,7 +19,7 @@ from cmrhash.extract_images import DECODERS, file_digest
 from cmrhash.extract_texts import captions_of
 from cmrhash.files import checked as checked_file
 from cmrhash.inventory import ANEW, BROKEN, REMAKE, Entry, Holding, checkpoint, entries, holdings
-from cmrhash.sealed import check_frame, check_payload, read_manifest
+from cmrhash.sealed import SHARD, check_frame, check_payload, read_manifest
 
 AGAIN = "encode anew with cmrhash extract --overwrite"
 EVAL = "delete it; cmrhash eval makes it again"
@@ -74,10 +74,10 @@ def _check(entry: Entry, held: Holding, photos: _Photos | None) -> Iterator[Chec
         yield replace(line, bytes=0)
         if entry.status != "busy":
             yield from _trained(entry)
-    elif entry.path.suffix == ".h5" and entry.status in ("whole", "stale", "busy"):
-        yield _sealed(line, entry, held, photos)
     elif entry.path.suffix == ".part" and entry.status == "unfinished":
         yield _part(line)
+    elif _is_sealed(entry.path) and entry.status in ("whole", "stale", "busy", "unfinished"):
+        yield _sealed(line, entry, held, photos)
     else:
         yield line
 
@@ -85,10 +85,15 @@ def _check(entry: Entry, held: Holding, photos: _Photos | None) -> Iterator[Chec
 # ---------------------------------------------------------------------------------------------- feature files
 
 
+def _is_sealed(path: Path) -> bool:
+    return path.suffix == ".h5" or SHARD.fullmatch(path.name) is not None
+
+
 def _sealed(line: Checked, entry: Entry, held: Holding, photos: _Photos | None) -> Checked:
-    """A feature file, or the words of one."""
+    """A feature file, the words of one, or a shard, whose sources the extract that merges it has compared."""
     try:
-        if entry.status == "stale" or entry.kind == "words" or held.dataset is None:
+        shard = entry.path.suffix != ".h5"
+        if shard or entry.status == "stale" or entry.kind == "words" or held.dataset is None:
             check_payload(entry.path)
             return line
         features = read_features(entry.path)

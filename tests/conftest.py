@@ -45,6 +45,20 @@ def no_network(monkeypatch):
     monkeypatch.setattr(socket.socket, "connect", guarded)
 
 
+@pytest.fixture
+def started(monkeypatch):
+    """A function that sets the environment as torchrun does."""
+
+    def start(rank, world, **changes):
+        names = {"RANK": rank, "WORLD_SIZE": world, "LOCAL_RANK": rank, "MASTER_ADDR": "localhost", "MASTER_PORT": 1}
+        for name, value in (names | changes).items():
+            monkeypatch.delenv(name, raising=False)
+            if value is not None:
+                monkeypatch.setenv(name, str(value))
+
+    return start
+
+
 def draw_photo(path, seed, size=(40, 32)):
     """A small JPEG of coloured noise around a mean colour."""
     rng = np.random.default_rng(seed)

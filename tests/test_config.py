@@ -18,6 +18,7 @@ from cmrhash.config import (
     ExportConfig,
     ExtractConfig,
     FinetuneConfig,
+    IndexConfig,
     PruneConfig,
     SearchConfig,
     TrainConfig,
@@ -31,6 +32,7 @@ COMMANDS = {
     "train": TrainConfig,
     "eval": EvalConfig,
     "compare": CompareConfig,
+    "index": IndexConfig,
     "search": SearchConfig,
     "export": ExportConfig,
     "cache verify": VerifyConfig,
@@ -50,9 +52,11 @@ NOT_FIELDS = {
     "alignment",  # a way to say the method
     "finetune",
 }
+WHICH_RUN = {"run", "bits", "method", "relevance"}
 CHOICE = {  # what is asked, and of which run
-    "search": {"query", "item", "run", "bits", "method", "relevance"},
-    "export": {"target", "run", "bits", "method", "relevance"},
+    "search": {"query", "item", *WHICH_RUN},
+    "export": {"target", *WHICH_RUN},
+    "index": WHICH_RUN,
 }
 
 
@@ -125,6 +129,8 @@ def test_every_command_and_option_has_help(name):
 
 def test_without_options_a_command_asks_for_the_config_as_it_is(monkeypatch, tmp_path):
     """What the library is called with when nothing is typed, down to the last field."""
+    import cmrhash.compare  # noqa: F401  before anything is patched: it would keep what it imports by name
+
     asked = {}
 
     class Stop(Exception):

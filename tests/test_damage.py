@@ -94,7 +94,7 @@ INDEX = [(BinaryIndex, "load"), (faiss, "read_index_binary"), (faiss, "deseriali
 # what -> file, how the commands load it, the parsers that must never see it, the plain format for the same content
 ARTIFACTS = {
     "features": ("cache/toy/image-toy.h5", "view", [(h5py, "File")], "hdf5"),
-    "items": ("cache/toy/items.jsonl", "items", [(manifest, "_rows")], "json"),
+    "items": ("cache/toy/items.jsonl", "items", [(manifest, "_stored")], "json"),
     "data set": ("cache/toy/dataset.json", "items", [(json, "loads")], "json"),
     "run": ("runs/toy/triplet-8/config.json", "run", [(json, "loads")], "json"),
     "heads": ("runs/toy/triplet-8/heads.safetensors", "heads", TENSORS, "torch"),

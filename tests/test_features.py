@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import tracemalloc
 from dataclasses import replace
 
 import h5py
@@ -19,11 +20,12 @@ from cmrhash import extract as extract_module
 from cmrhash import extract_ready
 from cmrhash.cache import read_features
 from cmrhash.config import EvalConfig, ExtractConfig, TrainConfig
-from cmrhash.data import features, read_dataset
+from cmrhash.data import features
 from cmrhash.data.array_roles import choose, recognise
 from cmrhash.data.arrays import list_arrays
 from cmrhash.data.dataset import ImageTextDataset, Item, check, with_roles
 from cmrhash.data.manifest import open_extracted
+from cmrhash.data.readers import read_dataset
 from cmrhash.encoders import text as text_encoders
 from cmrhash.errors import CmrhashError, DataError, StaleError, UsageError
 from cmrhash.evaluate import evaluate
@@ -497,6 +499,22 @@ def test_an_unfinished_file_goes_on_to_the_same_bytes(tmp_path, data, no_encoder
     assert part.exists()
     again = extract(asked(tmp_path, file, cache=tmp_path / "other")).files[0].path
     assert again.read_bytes() == done.read_bytes()
+
+
+@pytest.mark.parametrize("changes", [{}, {"shard": "1/2"}])
+def test_no_matrix_is_ever_in_memory_as_a_whole(tmp_path, no_encoder, monkeypatch, changes):
+    monkeypatch.setattr(extract_ready, "READY_BLOCK", 256)
+    x = np.random.default_rng(0).standard_normal((8000, 1024), np.float32)
+    files = spread(tmp_path, {"image": x, "text": x})
+    size = x.nbytes
+    del x
+    for fresh in (True, False):
+        tracemalloc.start()
+        report = extract(asked(tmp_path, *files, maps=("image=image:image", "text=text:text"), **changes))
+        _, peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        assert [f.fresh for f in report.files] == [fresh] * 2
+        assert peak < size / 2
 
 
 @pytest.mark.faults("bad labels, codes, features, Faiss calls")

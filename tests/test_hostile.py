@@ -29,8 +29,9 @@ from running import EXTRACT, QUICK, run, write_own
 
 from cmrhash import cache, runs, sealed
 from cmrhash.checkpoint import State
-from cmrhash.data import features
+from cmrhash.data import features, manifest
 from cmrhash.data.arrays import list_arrays
+from cmrhash.data.dataset import ImageTextDataset, Item
 from cmrhash.encode import load_heads, read_codes
 from cmrhash.encoders import text as text_encoders
 from cmrhash.errors import DamagedError, DataError, EncoderError, UsageError
@@ -251,6 +252,54 @@ def test_a_sealed_file_of_other_arrays(tmp_path, change):
     forge(path, lambda file: [file.create_dataset(name, data=x) for name, x in arrays.items()])
     with pytest.raises(DamagedError, match="its arrays are not those of a feature file"):
         cache.read_features(path)
+
+
+# ---------------------------------------------------------------------------------------------- items
+
+ENTRY = {"id": "a", "image": "a.jpg", "texts": {"en": ["x"]}, "labels": ["dog"], "splits": ["train"]}
+LINES = {
+    **{f"without {name}": {key: value for key, value in ENTRY.items() if key != name} for name in ENTRY},
+    "a number for an id": ENTRY | {"id": 3},
+    "an id of a line feed": ENTRY | {"id": "a\nb"},
+    "a list for a path": ENTRY | {"image": ["a.jpg"]},
+    "a list for texts": ENTRY | {"texts": ["x"]},
+    "a string for captions": ENTRY | {"texts": {"en": "x"}},
+    "an object for captions": ENTRY | {"texts": {"en": {"x": 1}}},
+    "numbers for captions": ENTRY | {"texts": {"en": [1]}},
+    "a path for a language": ENTRY | {"texts": {"../en": ["x"]}},
+    "a string for labels": ENTRY | {"labels": "dog"},
+    "another label": ENTRY | {"labels": ["cat"]},
+    "a list as a label": ENTRY | {"labels": [["dog"]]},
+    "a string for splits": ENTRY | {"splits": "train"},
+    "another split": ENTRY | {"splits": ["test"]},
+    "two splits that exclude each other": ENTRY | {"splits": ["train", "query"]},
+    "a list": [ENTRY],
+    "a number": 3,
+    "no JSON": b"{",
+    "no UTF-8": b'{"id": "\xff"}',
+    "too deep": b"[" * 100_000,
+    "the same twice": b"\n".join([json.dumps(ENTRY).encode()] * 2),
+    "an empty line": json.dumps(ENTRY).encode() + b"\n",
+    "nothing": b"",
+}
+
+
+@pytest.mark.faults(EVIDENCE)
+@pytest.mark.parametrize("kind", LINES)
+def test_items_with_the_right_digest(tmp_path, kind):
+    root = Path("/photos")
+    manifest.store(ImageTextDataset("toy", root, (Item("a", None, {}, (0,)),), ("dog",)), tmp_path)
+    line = LINES[kind] if isinstance(LINES[kind], bytes) else json.dumps(LINES[kind]).encode()
+    content = line + b"\n" if line else b""
+    (tmp_path / "items.jsonl").write_bytes(content)
+    about = read_json(tmp_path / "dataset.json", "")
+    write_json(tmp_path / "dataset.json", about | {"items_sha256": hashlib.sha256(content).hexdigest()})
+    with pytest.raises(
+        DamagedError, match=r"unreadable \(.*dataset\.json: delete it and run cmrhash extract"
+    ) as caught:
+        manifest.load(tmp_path)
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 400 + len(str(tmp_path))
 
 
 # ---------------------------------------------------------------------------------------------- NumPy and MATLAB

@@ -12,9 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cmrhash.config import ExtractConfig
-from cmrhash.data import iaprtc12_lists, read_dataset
+from cmrhash.data import iaprtc12_lists
 from cmrhash.data.dataset import check, with_roles
 from cmrhash.data.iaprtc12_lists import LABELS, WORDS
+from cmrhash.data.readers import read_dataset
 from cmrhash.errors import CmrhashError, DataError
 
 TRAIN, TEST, RETRIEVAL = iaprtc12_lists.LISTS

@@ -62,6 +62,7 @@ def test_search_is_brute_force_in_order_of_distance_and_row(bits, rows, k, share
     assert np.array_equal(distances, np.take_along_axis(full, order, axis=1))
     assert len(index) == rows
     assert np.array_equal(index.packed, database)
+    assert not np.shares_memory(index.packed, index.stored)  # the codes outlive the index
 
 
 def test_search_takes_rows_that_are_not_contiguous():

@@ -21,6 +21,8 @@ from cmrhash.data.dataset import ids_digest
 from cmrhash.files import locked
 from cmrhash.inventory import survey
 from cmrhash.prune import Doomed, delete, plan
+from cmrhash.sealed import merging
+from cmrhash.shards import Shard, Target
 from cmrhash.train import train
 from cmrhash_cli.main import app
 
@@ -181,8 +183,49 @@ def tuned(name, sha256):
     return recipe
 
 
+def shards():
+    """Of three shards of a feature file the second, and two of three blocks of the third."""
+    data = manifest.load(TOY)
+    recipe, ids = RECIPE | {"items": ids_digest(data)}, tuple(item.id for item in data.items)
+
+    def target(number):
+        return Target(
+            TOY / "image-other.h5", np.arange(120, dtype=np.int32), ids, 4, recipe, 14, Shard(number, 3), False
+        )
+
+    for number, blocks in ((2, 3), (3, 2)):
+        with target(number).writer() as writer:
+            for block in range(blocks):
+                rows = writer.slice(block).stop - writer.slice(block).start
+                writer.commit(
+                    block, np.ones((rows, 4), np.float32), np.ones(rows, bool), np.zeros((rows, 16), np.uint8)
+                )
+            if blocks == writer.blocks:
+                target(number).seal(writer, {})
+
+
 STATES = {
     "all is whole": (lambda: None, {}),
+    "shards": (
+        shards,
+        {
+            "cache/toy/image-other.h5.shard-2-of-3": "shard 2 of 3",
+            "cache/toy/image-other.h5.shard-3-of-3.part": "unfinished (shard 3 of 3, 2 of 3 blocks)",
+        },
+    ),
+    "shards of other items": (
+        lambda: (shards(), other_items()),
+        {
+            "cache/toy/image-other.h5.shard-2-of-3": "items changed",
+            "cache/toy/image-other.h5.shard-3-of-3.part": "items changed (unfinished, shard 3 of 3, 2 of 3 blocks)",
+            **{f"cache/toy/{view}-toy.h5": "items changed" for view in ("image", "text-de", "text-en")},
+            "runs/toy/triplet-8": "items changed",
+        },
+    ),
+    "a shard killed while space was set aside": (
+        lambda: (TOY / "image-other.h5.shard-2-of-3.part.new").touch(),
+        {"cache/toy/image-other.h5.shard-2-of-3.part.new": "left behind"},
+    ),
     "an extraction": (half_extracted, {"cache/toy/image-other.h5.part": "unfinished (2 of 3 blocks)"}),
     "an extraction of other items": (
         lambda: (half_extracted(), other_items()),
@@ -442,6 +485,16 @@ def test_photos_that_cannot_be_compared(here):
     assert f"image-toy.h5: sealed, photos not compared: {here / 'elsewhere'} is not there" in done.stdout
 
 
+@pytest.mark.parametrize("name", ["image-other.h5.shard-2-of-3", "image-other.h5.shard-3-of-3.part"])
+def test_a_shard_that_is_damaged(here, name):
+    shards()
+    assert verified()[0] == 0
+    flip(TOY / name, feature_files.USER_BLOCK + 20)
+    code, lines = verified()
+    assert code == 6
+    assert lines[f"cache/toy/{name}"].startswith("DAMAGED")
+
+
 def test_an_unfinished_file_that_is_damaged(here):
     half_extracted()
     flip(TOY / "image-other.h5.part", feature_files.USER_BLOCK + 20)
@@ -450,7 +503,9 @@ def test_an_unfinished_file_that_is_damaged(here):
     assert lines["cache/toy/image-other.h5.part"].startswith("DAMAGED")
 
 
-@pytest.mark.parametrize("name", ["an extraction", "features gone", "no codes", "killed while space was set aside"])
+@pytest.mark.parametrize(
+    "name", ["an extraction", "shards", "features gone", "no codes", "killed while space was set aside"]
+)
 def test_what_is_neither_stale_nor_damaged(here, name):
     STATES[name][0]()
     code, lines = verified()
@@ -527,8 +582,23 @@ WHY = {
     "words": {"cache/toy/words-en-bow.h5": "words of other features"},
     "tuned encoders": {"cache/toy/tuned/b": "items changed"},
     "killed while space was set aside": {"cache/toy/image-other.h5.part.new": "left behind"},
+    "a shard killed while space was set aside": {"cache/toy/image-other.h5.shard-2-of-3.part.new": "left behind"},
+    "shards of other items": {
+        "cache/toy/image-other.h5.shard-2-of-3": "items changed",
+        "cache/toy/image-other.h5.shard-3-of-3.part": "items changed (unfinished, shard 3 of 3, 2 of 3 blocks)",
+        **{f"cache/toy/{view}-toy.h5": "items changed" for view in ("image", "text-de", "text-en")},
+        "runs/toy/triplet-8": "items changed",
+    },
 }
-KEPT = ("an extraction", "a training", "a training anew", "features gone", "features and codes gone", "nothing trained")
+KEPT = (
+    "shards",
+    "an extraction",
+    "a training",
+    "a training anew",
+    "features gone",
+    "features and codes gone",
+    "nothing trained",
+)
 KEPT += ("a newer cmrhash", "an older cmrhash", "files of others", "damaged files", "no items")
 
 
@@ -556,6 +626,23 @@ def test_unfinished_and_gone_go_only_when_asked(here):
     (TOY / "text-de-toy.h5").unlink()
     assert "runs/toy/triplet-8" not in pruned()
     assert pruned(gone=True)["runs/toy/triplet-8"] == "features gone (codes left)"
+
+
+def test_shards_go_only_when_asked_and_while_nobody_is_at_them(here):
+    shards()
+    names = [f"cache/toy/image-other.h5.shard-{name}" for name in ("2-of-3", "3-of-3.part")]
+    assert [what for what in pruned(unfinished=True) if "lock file" not in what] == names
+    before = contents()
+    planned = plan(PruneConfig(unfinished=True), CACHE, RUNS)
+    merger = merging(TOY / "image-other.h5")
+    with locked(merger):
+        assert states()[names[0]].startswith(f"being written (merged by process {os.getpid()} on ")
+        left = {one.what: left for one, left in delete(planned, CACHE, RUNS)}
+        assert all(left[name].startswith(f"being written by process {os.getpid()} on ") for name in names)
+    assert contents() == before
+    assert invoke("cache", "prune", "--unfinished", "--yes").exit_code == 0
+    assert {str(path) for path in before.keys() - contents().keys()} == set(names)
+    assert list(TOY.glob(".*.lock")) == []
 
 
 def test_a_checkpoint_that_outlived_its_training(here, monkeypatch):
@@ -642,7 +729,7 @@ def test_what_a_killed_process_left_goes_once_it_is_old(here):
     left = [
         *(TOY / f"{name}.part" for name in ("items.jsonl", "dataset.json", "quarantine.jsonl", "words-en-bow.h5")),
         *(RUN / f"{name}.part" for name in ("config.json", "codes.h5", "metrics.json", "heads.safetensors")),
-        *(RUN / f"{name}.part" for name in ("image.faiss.4711", "text-pt-BR.faiss.12", "checkpoint-3.safetensors")),
+        *(RUN / f"{name}.part" for name in ("image.faiss", "text-pt-BR.faiss", "checkpoint-3.safetensors")),
         *(RUNS / "toy/compare.csv.part", TOY / ".drawn.part-99/00/1.jpg", TOY / ".drawn.part-99/a/b.txt"),
     ]
     kept = [RUN / "mine.part", TOY / "thesis.jsonl.part", RUN / "image.faiss.part.txt", TOY / "drawn/x.part"]
@@ -699,7 +786,7 @@ def test_after_a_prune_extract_finds_what_it_had(tmp_path, monkeypatch):
     assert states() == {}
     kinds = [entry.kind for entry in survey(CACHE, RUNS)]
     assert kinds == ["items", "image", "text", "text", "words", "words"]
-    assert list(pruned()) == ["5 lock files in cache/manifest"]
+    assert list(pruned()) == ["7 lock files in cache/manifest"]
     invoke("cache", "prune", "--yes")
     before = contents()
     again = json.loads(invoke(*command).stdout)

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cmrhash.config import DATASETS, FEATURES_DATASET
-from cmrhash.data import READERS
 from cmrhash.data.layout import FOREIGN, decode, files_by_stem, need_file, need_folder, read_lines
+from cmrhash.data.readers import READERS
 from cmrhash.errors import DataError
 
 

@@ -306,3 +306,15 @@ def test_a_misspelled_field_is_named_and_a_field_of_ones_own_is_not(tmp_path, sl
     (tmp_path / "manifest.jsonl").write_text(json.dumps(line | {slip: None}))
     with pytest.raises(DataError, match=f"line 1 .*unknown field '{slip}', did you mean '{field}'"):
         manifest.read(tmp_path)
+
+
+def test_equal_labels_and_splits_are_kept_once(tmp_path):
+    """A million items have few of them."""
+    lines = [json.dumps({"id": str(n), "labels": ["b", "a"], "splits": ["train", "database"]}) for n in range(3)]
+    (tmp_path / "manifest.jsonl").write_text("\n".join(lines))
+    read = manifest.read(tmp_path)
+    manifest.store(read, tmp_path / "cache")
+    for data in (read, manifest.load(tmp_path / "cache")):
+        assert data.items[0].labels == (0, 1)
+        assert len({(id(item.labels), id(item.splits)) for item in data.items}) == 1
+        assert not hasattr(data.items[0], "__dict__")

@@ -9,6 +9,8 @@ import typer
 
 from cmrhash_cli.output import Debug, Json, Quiet, print_json, print_table, progress_bars
 
+CAPTION = "CPU seconds of one thread, best of 3 in turns; seconds differ by machine, ratios travel"
+
 
 def bench(
     path: Annotated[list[str] | None, typer.Option(help="Hot path (repeatable); default: all.")] = None,
@@ -16,9 +18,9 @@ def bench(
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
-    """Time the hot paths against what one would otherwise write, in one run and one thread.
+    """Time the hot paths against what one would otherwise write and against the machine's limit, on one thread.
 
-    cmrhash bench --path evaluation
+    cmrhash bench --path evaluation-32 --path search
     """
     for library in ("OMP", "OPENBLAS", "MKL"):  # read when NumPy and torch are imported: both ways get one thread
         os.environ[f"{library}_NUM_THREADS"] = "1"
@@ -30,8 +32,17 @@ def bench(
         print_json(result)
         return
     rows = [
-        [r["path"], r["what"], f"{r['naive_s']:.3f}", f"{r['ours_s']:.4f}", f"{r['ratio']:.0f}", f"{r['target']:.0f}"]
+        [
+            r["path"],
+            f"{r['naive_s']:.3f}",
+            f"{r['ours_s']:.4f}",
+            f"{r['ratio']:.1f}",
+            f"{r['target']:g}",
+            "" if r["limit_share"] is None else f"{100 * r['limit_share']:.0f} %",
+            "" if r["peak_mb"] is None else f"{r['peak_mb']:.0f}",
+        ]
         for r in result["rows"]
     ]
-    caption = "CPU seconds, best of 3 in turns, one thread; seconds differ by machine, ratios travel"
-    print_table("naive way / cmrhash", ["path", "what", "naive s", "ours s", "ratio", "at least"], rows, caption)
+    columns = ["path", "naive s", "ours s", "ratio", "at least", "of the limit", "peak MB"]
+    notes = [f"{r['path']}: {r['what']}; limit: {r['limit']}" for r in result["rows"]]
+    print_table(f"naive way / cmrhash ({result['machine']['processor']})", columns, rows, "\n".join([*notes, CAPTION]))

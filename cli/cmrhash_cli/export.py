@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from cmrhash.config import ExportConfig
-from cmrhash_cli.chosen import OneLength, OneMethod, OneRun, chosen_run
+from cmrhash_cli.chosen import OneLength, OneMethod, OneRun, by_language, chosen_run
 from cmrhash_cli.output import (
     CACHE,
     RUNS,
@@ -25,7 +25,6 @@ from cmrhash_cli.output import (
     print_json,
     print_table,
 )
-from cmrhash_cli.search import _by_language
 
 D = ExportConfig
 
@@ -79,7 +78,7 @@ def export(
         folder,
         device="cpu" if config.onnx else config.device,
         image_weights=config.image_weights,
-        text_models=_by_language(config.text_models),
+        text_models=by_language(config.text_models),
         offline=config.offline,
     )
     hasher.save_pretrained(target, with_encoders=config.with_encoders, overwrite=overwrite)

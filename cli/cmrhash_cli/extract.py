@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -81,6 +82,9 @@ def extract(
         list[str] | None,
         typer.Option("--map", help="ROLE[.PART]=[FILE:]ARRAY: which array of these files is what (repeatable)."),
     ] = None,
+    shard: Annotated[
+        str | None, typer.Option(help="I/N: do the I-th of N parts; the last process to finish merges them.")
+    ] = D.shard,
     max_bad: Annotated[float, typer.Option(min=0, max=1, help="Share of broken items to accept.")] = D.max_bad,
     offline: Annotated[bool, typer.Option("--offline", help="Never ask the network.")] = D.offline,
     finetune: Annotated[bool, typer.Option("--finetune", help="Train the encoders on this data set first.")] = False,
@@ -140,19 +144,30 @@ def extract(
         seed,
         tuple(features or ()),
         tuple(maps or ()),
+        shard,
         max_bad,
         offline,
         overwrite,
     )
-    note("loading ...", quiet)
+    note("loading ...", quiet or os.environ.get("RANK", "0") != "0")
+    from cmrhash import ranks
     from cmrhash.extract import extract as run
     from cmrhash.extract import refuse_bad
 
-    with progress_bars(quiet) as progress:
+    with progress_bars(quiet or ranks.rank() > 0) as progress:
         report = run(config, progress, tune if finetune else None)
+    if ranks.rank():
+        return  # one process speaks for all
     _show(report, as_json, quiet)
     refuse_bad(report, max_bad)
-    note(f"next: cmrhash train --dataset {report.dataset.name} --bits 32{_choice(report)}", quiet)
+    waiting = [file for file in report.files if file.missing]
+    for file in waiting:
+        missing = ", ".join(f"{number}/{report.shard.of}" for number in file.missing)
+        note(f"{file.path.name.partition('.shard-')[0]} waits for shard {missing}", quiet)
+    if waiting:
+        note(f"shard {report.shard} is done; whoever finishes last merges them", quiet)
+    else:
+        note(f"next: cmrhash train --dataset {report.dataset.name} --bits 32{_choice(report)}", quiet)
 
 
 def _choice(report: Report) -> str:
@@ -175,7 +190,7 @@ def _show(report: Report, as_json: bool, quiet: bool) -> None:
                 str(file.rows),
                 str(file.items),
                 str(file.ok),
-                str(len(file.quarantine)),
+                str(file.items - file.ok),
                 f"{file.seconds:.1f} s" if file.fresh else "was there",
             ]
             for file in report.files
@@ -203,9 +218,10 @@ def _as_json(report: Report) -> dict[str, Any]:
                 "items": file.items,
                 "rows": file.rows,
                 "ok": file.ok,
-                "quarantined": len(file.quarantine),
+                "quarantined": file.items - file.ok,
                 "seconds": round(file.seconds, 3),
                 "fresh": file.fresh,
+                "missing_shards": list(file.missing),
             }
             for file in report.files
         ],

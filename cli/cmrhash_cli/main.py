@@ -11,6 +11,7 @@ from cmrhash_cli.env import env
 from cmrhash_cli.evaluate import evaluate
 from cmrhash_cli.export import export
 from cmrhash_cli.extract import extract
+from cmrhash_cli.index import index
 from cmrhash_cli.output import print_version, run
 from cmrhash_cli.search import search
 from cmrhash_cli.train import train
@@ -35,6 +36,7 @@ def _global(
 app.command("extract")(extract)
 app.command("train")(train)
 app.command("eval")(evaluate)
+app.command("index")(index)
 app.command("search")(search)
 app.command("export")(export)
 app.command("compare")(compare)
@@ -51,3 +53,7 @@ app.add_typer(cache, name="cache")
 def main() -> None:
     """The ``cmrhash`` script: runs a command and turns errors into one line and an exit code."""
     run(app)
+
+
+if __name__ == "__main__":
+    main()

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from cmrhash.config import SearchConfig
+from cmrhash_cli.chosen import OneLength, OneMethod, OneRun, by_language, chosen_run
 from cmrhash_cli.output import (
     CACHE,
     RUNS,
@@ -27,7 +28,9 @@ from cmrhash_cli.output import (
 )
 
 if TYPE_CHECKING:
+    from cmrhash.data.dataset import ImageTextDataset
     from cmrhash.hasher import Hasher, Hit
+    from cmrhash.runs import Run
 
 D = SearchConfig
 PHOTOS = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")
@@ -41,9 +44,17 @@ def search(
     ] = D.lang,
     to: Annotated[str | None, typer.Option(help="image, text or both; default: the other modality.")] = D.to,
     k: Annotated[int, typer.Option("--k", help="How many to show.")] = D.k,
-    run: Annotated[Path | None, typer.Option(help="Folder of a trained run; default: the best one on val.")] = None,
-    bits: Annotated[int | None, typer.Option(help="Code length of the run; default: any.")] = None,
-    method: Annotated[str | None, typer.Option(help="Method of the run; default: any.")] = None,
+    store: Annotated[
+        str | None,
+        typer.Option(help="Search in the store of this URL, see cmrhash index.", envvar="CMRHASH_STORE"),
+    ] = D.store,
+    probes: Annotated[
+        int | None,
+        typer.Option(help="Lists or candidates of the store's approximate index to look at; 0: search exactly."),
+    ] = D.probes,
+    run: OneRun = None,
+    bits: OneLength = None,
+    method: OneMethod = None,
     relevance: Relevance = None,
     dataset: Dataset = None,
     image_weights: Annotated[
@@ -67,14 +78,16 @@ def search(
     cmrhash search photo.jpg --lang en --k 5
 
     cmrhash search --id 17 --to image
+
+    cmrhash search "a red circle" --store postgresql://me@host/photos
     """
-    config = SearchConfig(lang, to, k, image_weights, tuple(text_model or ()), device, offline)
+    config = SearchConfig(lang, to, k, image_weights, tuple(text_model or ()), device, offline, store, probes)
     from cmrhash.errors import UsageError
 
     if (query is None) == (item is None):
         raise UsageError("nothing to look for" if query is None else "a query and --id", None, "give one of them")
-    hasher = _open(config, run, bits, method, relevance, dataset, cache, runs)
-    hits = _find(hasher, config, query, item)
+    with closing(_open(config, *chosen_run(run, bits, method, relevance, dataset, cache, runs))) as hasher:
+        hits = _find(hasher, config, query, item)
     if as_json:
         results = [hit.as_json() for hit in hits]
         print_json({"query": query or {"id": item}, "run": str(hasher.run.folder), "results": results})
@@ -83,41 +96,20 @@ def search(
     _print(hasher, hits)
 
 
-def _open(
-    config: SearchConfig,
-    run: Path | None,
-    bits: int | None,
-    method: str | None,
-    relevance: str | None,
-    dataset: str | None,
-    cache: Path,
-    out: Path,
-) -> Hasher:
-    """The hasher of the run that is asked for, or else of the one that is best on val."""
-    from cmrhash.data.manifest import open_extracted
+def _open(config: SearchConfig, run: Run, dataset: ImageTextDataset, folder: Path) -> Hasher:
     from cmrhash.hasher import Hasher
-    from cmrhash.runs import best_run, find_runs, open_run
 
-    chosen = open_run(run) if run else None
-    data, folder = open_extracted(cache, chosen.config["dataset"] if chosen else dataset)
-    if chosen is None:
-        wanted = ([bits] if bits else [], [method] if method else [])
-        chosen = best_run(find_runs(out, data.name, relevance or data.relevance, *wanted))
     return Hasher(
-        chosen,
-        data,
+        run,
+        dataset,
         folder,
         device=config.device,
         image_weights=config.image_weights,
-        text_models=_by_language(config.text_models),
+        text_models=by_language(config.text_models),
         offline=config.offline,
+        store=config.store,
+        probes=config.probes,
     )
-
-
-def _by_language(options: Sequence[str]) -> dict[str, str]:
-    """ "[LANG=]DIR" options -> {LANG: DIR}, "" for all languages."""
-    parts = [re.fullmatch(r"(?:([A-Za-z0-9_-]+)=)?(.+)", option, re.S) for option in options]
-    return {match[1] or "": match[2] for match in parts if match}
 
 
 def _find(hasher: Hasher, config: SearchConfig, query: str | None, item: str | None) -> list[Hit]:

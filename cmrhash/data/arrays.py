@@ -85,7 +85,13 @@ def _list_npy(path: Path) -> Array:
     with path.open("rb") as file:
         shape, dtype = _npy_header(file)
     refused = _why_not(shape, dtype, path.stat().st_size)
-    return Array(path, path.stem, shape, str(dtype), lambda: np.load(path, allow_pickle=False), refused)
+
+    def read() -> NDArray[Any]:
+        """Mapped, not read: what a block of it needs comes when it is needed."""
+        array: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
+        return array
+
+    return Array(path, path.stem, shape, str(dtype), read, refused)
 
 
 def _list_npz(path: Path) -> Iterator[Array]:

@@ -32,7 +32,7 @@ QUERY_SHARE, TRAIN_SHARE, VAL_SHARE = 0.10, 0.50, 0.05
 TEST_SHARE = 0.20
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)  # a million of them shall fit
 class Item:
     """One photo with its captions.
 
@@ -141,8 +141,9 @@ def check(dataset: ImageTextDataset) -> ImageTextDataset:
     """Return the data set if every promise of this module holds for it, else raise DataError."""
     if not dataset.items:
         raise DataError("the data set has no items", dataset.root, "check --root and the layout it should have")
-    doubles = [i for i, n in Counter(item.id for item in dataset.items).items() if n > 1]
-    _refuse("the same id stands more than once", doubles, dataset.root, "give every item its own id")
+    if len({item.id for item in dataset.items}) < len(dataset.items):
+        doubles = [i for i, n in Counter(item.id for item in dataset.items).items() if n > 1]
+        _refuse("the same id stands more than once", doubles, dataset.root, "give every item its own id")
     unknown = [i.id for i in dataset.items if any(not 0 <= c < len(dataset.classes) for c in i.labels)]
     _refuse("items with a label outside the list of classes", unknown, dataset.root, "mend the labels")
     unnamed = [ascii(i.id) for i in dataset.items if not (i.id.strip() and i.id.isprintable())]
@@ -177,7 +178,8 @@ def with_roles(dataset: ImageTextDataset, seed: int) -> ImageTextDataset:
         _carve_val(roles, rng)
     else:
         return dataset
-    items = tuple(replace(item, splits=r) for item, r in zip(dataset.items, roles, strict=True))
+    same = {r: r for r in roles}  # one object for equal roles, for there are few
+    items = tuple(replace(item, splits=same[r]) for item, r in zip(dataset.items, roles, strict=True))
     return replace(dataset, items=items, split_seed=seed, val_drawn=brings)
 
 
@@ -233,10 +235,12 @@ def _draw(dataset: ImageTextDataset, rng: random.Random) -> list[frozenset[str]]
         trains = len(complete) - queries
     rest = frozenset({"database"}) if by_labels else frozenset[str]()
     roles = [rest] * len(dataset.items)
+    query = frozenset({"query"}) if by_labels else frozenset({"query", "database"})
     for row in complete[:queries]:
-        roles[row] = frozenset({"query"}) if by_labels else frozenset({"query", "database"})
+        roles[row] = query
+    train = rest | {"train"}
     for row in complete[queries : queries + trains]:
-        roles[row] = rest | {"train"}
+        roles[row] = train
     _carve_val(roles, rng)
     return roles
 

@@ -72,7 +72,8 @@ def read(files: Sequence[Path], maps: Sequence[str]) -> ImageTextDataset:
         members = _members(index, count, found)
     classes, labels = _labels(table.pop(LABELS), views[LABELS]) if LABELS in views else ((), [()] * count)
     splits = _roles(members, count, bool(classes), found) if members else [frozenset[str]()] * count
-    items = tuple(Item(str(n), None, {}, labels[n], splits[n]) for n in range(count))
+    none: dict[str, tuple[str, ...]] = {}
+    items = tuple(Item(str(n), None, none, labels[n], splits[n]) for n in range(count))
     ready = {view: _ready(table[view], views[view]) for view in table}
     labelled = {"classes": len(classes), "labelled items": sum(map(bool, labels))} if classes else {}
     told = {"items": count, **_dims(ready), **labelled, **+found}
@@ -210,7 +211,9 @@ def _roles(members: Members, count: int, by_labels: bool, found: Counter[str]) -
             found[f"rows taken as {part}, which the files do not name"] = int(taken.sum())
     database = database if by_labels else database | query
     by_role = {"train": train, "val": val, "query": query, "database": database}
-    return [frozenset(role for role, among in by_role.items() if among[row]) for row in range(count)]
+    roles = (frozenset(role for role, among in by_role.items() if among[row]) for row in range(count))
+    same: dict[frozenset[str], frozenset[str]] = {}  # one object for equal roles, for there are few
+    return [same.setdefault(r, r) for r in roles]
 
 
 # ---------------------------------------------------------------------------------------------- labels

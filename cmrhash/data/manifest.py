@@ -9,13 +9,16 @@ cache, so that an extracted data set can itself be read as one.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
-from collections.abc import Iterable
+import sys
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from cmrhash.data.dataset import (
     ROLES,
@@ -27,7 +30,7 @@ from cmrhash.data.dataset import (
     resolve_image,
 )
 from cmrhash.errors import DamagedError, DataError, StaleError, UsageError
-from cmrhash.files import read_json, remove, write_bytes, write_json
+from cmrhash.files import locked, make_folder, read_json, remove, write_bytes, write_json
 from cmrhash.recipe import refuse_difference
 
 MANIFEST = "manifest.jsonl"  # a user's
@@ -35,6 +38,7 @@ ITEMS, ABOUT = "items.jsonl", "dataset.json"  # ours: the items, and what is sai
 QUARANTINE = "quarantine.jsonl"  # what could not be used, and why
 FIELDS = ("id", "image", "texts", "labels", "splits")
 VERSION = 1
+AGAIN = "delete it and run cmrhash extract again"
 
 
 def read(root: Path) -> ImageTextDataset:
@@ -47,10 +51,13 @@ def read(root: Path) -> ImageTextDataset:
     path = root / MANIFEST
     if not path.is_file():
         raise DataError(f"no {MANIFEST}", root, "write one JSON object a line, or check --root")
-    rows = list(_rows(path))
-    classes = tuple(sorted({label for row in rows for label in row["labels"]}))
-    number = {label: n for n, label in enumerate(classes)}
-    items = tuple(_item(row, number) for row in rows)
+    met: defaultdict[str, int] = defaultdict(lambda: len(met))  # label -> its number, in the order of the lines
+    same: dict[Any, Any] = {}
+    read = [_item(row, met, same) for row in _rows(path)]
+    classes = tuple(sorted(met))
+    place = {met[label]: n for n, label in enumerate(classes)}
+    sort = {labels: tuple(sorted(place[n] for n in labels)) for labels in {item.labels for item in read}}
+    items = tuple(replace(item, labels=sort[item.labels]) for item in read)
     for item in items:
         if item.image:
             resolve_image(root, item.image)
@@ -61,7 +68,7 @@ def read(root: Path) -> ImageTextDataset:
     return replace(dataset, found={"items": len(items), **common_missing(items, dataset.languages)})
 
 
-def _rows(path: Path) -> Iterable[dict[str, Any]]:
+def _rows(path: Path) -> Iterator[dict[str, Any]]:
     with path.open("rb") as lines:
         for number, line in enumerate(lines, 1):
             if not line.strip():
@@ -117,16 +124,20 @@ def _captions(lang: str, value: Any) -> tuple[str, ...]:
     return tuple(text for text in cleaned if text)
 
 
-def _item(row: dict[str, Any], number: dict[str, int]) -> Item:
+def _item(row: dict[str, Any], number: Mapping[str, int], same: dict[Any, Any]) -> Item:
+    """same: labels and splits that earlier items had too; of equal ones one is kept, for a million items have few."""
     labels = tuple(sorted({number[label] for label in row["labels"]}))
-    texts = {lang: captions for lang, captions in sorted(row["texts"].items()) if captions}
-    return Item(row["id"], row["image"], texts, labels, row["splits"])
+    labels, splits = (same.setdefault(value, value) for value in (labels, row["splits"]))
+    texts = {sys.intern(lang): captions for lang, captions in sorted(row["texts"].items()) if captions}
+    return Item(row["id"], row["image"], texts, labels, splits)
 
 
-def dump(dataset: ImageTextDataset) -> bytes:
-    """The data set's items in the manifest format, the same bytes for the same items."""
-    lines = [json.dumps(_entry(dataset, item), ensure_ascii=False) for item in dataset.items]
-    return ("\n".join(lines) + "\n").encode(errors="backslashreplace")  # of a lone surrogate: its JSON escape
+def dump(dataset: ImageTextDataset) -> Iterator[bytes]:
+    """The lines of the data set's items in the manifest format, the same bytes for the same items."""
+    encode = json.JSONEncoder(ensure_ascii=False).encode
+    for item in dataset.items:
+        line = encode(_entry(dataset, item)) + "\n"
+        yield line.encode(errors="backslashreplace")  # of a lone surrogate: its JSON escape
 
 
 def _entry(dataset: ImageTextDataset, item: Item) -> dict[str, Any]:
@@ -139,11 +150,27 @@ def _entry(dataset: ImageTextDataset, item: Item) -> dict[str, Any]:
     }
 
 
+def items_digest(dataset: ImageTextDataset) -> str:
+    """sha256 of ``items.jsonl`` for these items."""
+    digest = hashlib.sha256()
+    for _ in _digested(dump(dataset), digest):
+        pass
+    return digest.hexdigest()
+
+
+def _digested(lines: Iterable[bytes], digest: hashlib._Hash) -> Iterator[bytes]:
+    for line in lines:
+        digest.update(line)
+        yield line
+
+
 def store(dataset: ImageTextDataset, folder: Path) -> None:
     """Write ``items.jsonl`` and ``dataset.json`` into the folder of the cache, each in one move; the latter goes first
     and comes last, so that it never speaks of other items than there are.
     """
-    items = dump(dataset)
+    digest = hashlib.sha256()
+    remove(folder / ABOUT)
+    write_bytes(folder / ITEMS, _digested(dump(dataset), digest))
     about = {
         "version": VERSION,
         "name": dataset.name,
@@ -153,30 +180,35 @@ def store(dataset: ImageTextDataset, folder: Path) -> None:
         "split_seed": dataset.split_seed,
         "val_drawn": dataset.val_drawn,
         "found": dict(dataset.found),
-        "items_sha256": hashlib.sha256(items).hexdigest(),
+        "items_sha256": digest.hexdigest(),
     }
-    remove(folder / ABOUT)
-    write_bytes(folder / ITEMS, items)
     write_json(folder / ABOUT, about)
 
 
 def keep(dataset: ImageTextDataset, folder: Path, overwrite: bool) -> ImageTextDataset:
     """Write the items into the cache once; later runs must bring the same ones (the folder itself may have moved)."""
-    if (folder / ABOUT).exists() and not overwrite:
-        stored = load(folder)
-        for field_name in ("split_seed", "relevance", "classes"):
-            made, asked = ({field_name: getattr(d, field_name)} for d in (stored, dataset))
-            refuse_difference(made, asked, folder, f"data set '{dataset.name}'")
-        for old, new in zip(stored.items, dataset.items, strict=False):
-            if old != new:
-                refuse_difference(_entry(stored, old), _entry(dataset, new), folder, f"item '{old.id}'")
-        if len(stored.items) != len(dataset.items):
-            what = f"{len(stored.items)} items are extracted, the data set has {len(dataset.items)}"
-            raise StaleError(what, folder, "use --overwrite, or another --name")
-        if stored.root == dataset.root.resolve():
-            return dataset
-    store(dataset, folder)
+    make_folder(folder)
+    with locked(folder / ABOUT, wait=True):  # several processes may do an extraction together
+        if (folder / ABOUT).exists() and not overwrite:
+            with _opened(folder) as (about, _):
+                for field in ("split_seed", "relevance", "classes"):
+                    made, asked = {field: about.get(field)}, {field: getattr(dataset, field)}
+                    refuse_difference(made, asked, folder, f"data set '{dataset.name}'")
+                if items_digest(dataset) != about["items_sha256"]:
+                    _refuse_other_items(dataset, load(folder), folder)
+            if about.get("root") == str(dataset.root.resolve()):
+                return dataset
+        store(dataset, folder)
     return dataset
+
+
+def _refuse_other_items(dataset: ImageTextDataset, stored: ImageTextDataset, folder: Path) -> None:
+    for old, new in zip(stored.items, dataset.items, strict=False):
+        if old != new:
+            refuse_difference(_entry(stored, old), _entry(dataset, new), folder, f"item '{old.id}'")
+    if len(stored.items) != len(dataset.items):
+        what = f"{len(stored.items)} items are extracted, the data set has {len(dataset.items)}"
+        raise StaleError(what, folder, "use --overwrite, or another --name")
 
 
 def load(folder: Path) -> ImageTextDataset:
@@ -184,34 +216,73 @@ def load(folder: Path) -> ImageTextDataset:
 
     Raises StaleError for a newer version, DamagedError if the items are not the ones that were stored.
     """
+    with _opened(folder) as (about, lines):
+        try:
+            dataset = ImageTextDataset(
+                about["name"],
+                Path(about["root"]),
+                _stored(lines, about["classes"]),
+                tuple(about["classes"]),
+                about["relevance"],
+                about["found"],
+                about["split_seed"],
+                about["items_sha256"],
+                val_drawn=about["val_drawn"],
+            )
+            return check(dataset)
+        except DataError as error:
+            raise DamagedError(f"unreadable ({error.what[:120]})", folder / ABOUT, AGAIN) from None
+        except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
+            raise DamagedError(f"unreadable ({str(error)[:120]})", folder / ABOUT, AGAIN) from None
+
+
+@contextlib.contextmanager
+def _opened(folder: Path) -> Iterator[tuple[dict[str, Any], IO[bytes]]]:
+    """What is said of the items as a whole, and their file, once they are the ones that it speaks of."""
     about_path, items_path = folder / ABOUT, folder / ITEMS
-    again = "delete it and run cmrhash extract again"
     for path in (about_path, items_path):
         if not path.is_file():
             raise DamagedError("incomplete data set folder", path, "run cmrhash extract again")
-    about, content = read_json(about_path, again), items_path.read_bytes()
-    version, digest = about["version"], about["items_sha256"]
-    if version != VERSION:
+    about = read_json(about_path, AGAIN)
+    if about.get("version") != VERSION:
         fix = f"this cmrhash reads version {VERSION}; upgrade it, or extract again"
-        raise StaleError(f"data set format version {version}", about_path, fix)
-    if hashlib.sha256(content).hexdigest() != digest:
-        raise DamagedError("not the items that were stored", items_path, "delete the folder's .json* and extract again")
-    try:
-        number = {label: n for n, label in enumerate(about["classes"])}
-        dataset = ImageTextDataset(
-            about["name"],
-            Path(about["root"]),
-            tuple(_item(row, number) for row in _rows(items_path)),
-            tuple(about["classes"]),
-            about["relevance"],
-            about["found"],
-            about["split_seed"],
-            digest,
-            val_drawn=about["val_drawn"],
-        )
-    except (KeyError, TypeError) as error:
-        raise DamagedError(f"unreadable ({error})", about_path, again) from None
-    return check(dataset)
+        raise StaleError(f"data set format version {about.get('version')}", about_path, fix)
+    with items_path.open("rb") as lines:
+        if hashlib.file_digest(lines, "sha256").hexdigest() != about.get("items_sha256"):
+            fix = "delete the folder's .json* and extract again"
+            raise DamagedError("not the items that were stored", items_path, fix)
+        lines.seek(0)
+        yield about, lines
+
+
+def _stored(lines: Iterable[bytes], classes: Sequence[str]) -> tuple[Item, ...]:
+    """The items that ``store`` has written: ours, so that each value's type is all that is looked at.
+
+    Raises KeyError, TypeError, ValueError, ... for lines that it never writes.
+    """
+    number = {label: n for n, label in enumerate(classes)}
+    decode, same, langs = json.JSONDecoder().decode, dict[Any, Any](), dict[str, str]()
+    items = []
+    for line in lines:
+        row = decode(line.decode())
+        texts = {}
+        for lang, captions in row["texts"].items():
+            if lang not in langs:
+                langs[lang] = _language(lang)
+            "".join(captions)  # TypeError if one is no string
+            texts[langs[lang]] = tuple(_list(captions))
+        labels, splits = tuple([number[label] for label in _list(row["labels"])]), frozenset(_list(row["splits"]))
+        ident, image = row["id"], row["image"]
+        if not isinstance(ident, str) or not (image is None or isinstance(image, str)):
+            raise TypeError(f"{ident!r}, {image!r}")
+        items.append(Item(ident, image, texts, same.setdefault(labels, labels), same.setdefault(splits, splits)))
+    return tuple(items)
+
+
+def _list(value: Any) -> list[Any]:
+    if not isinstance(value, list):
+        raise TypeError(f"no list: {value!r}")
+    return value
 
 
 def open_extracted(cache: Path, name: str | None) -> tuple[ImageTextDataset, Path]:

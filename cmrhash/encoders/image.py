@@ -17,7 +17,7 @@ import torchvision
 from numpy.typing import NDArray
 
 from cmrhash.config import RANDOM
-from cmrhash.device import choose_dtype
+from cmrhash.device import choose_dtype, send
 from cmrhash.encoders import regions
 from cmrhash.encoders.pixels import Crop, Letterbox
 from cmrhash.encoders.weights import fetch, find_entry, load_state, read_state, state_digest
@@ -49,8 +49,8 @@ class ImageEncoder:
         """(B, S, S, 3) uint8 RGB -> (B, D) float32 on the device, with a gradient for the module's parameters.
         Normalised on the device: uint8 travels four times lighter.
         """
-        batch = pixels.to(self.device, non_blocking=True).permute(0, 3, 1, 2)
-        mean, std = (torch.tensor(v, device=self.device).view(1, 3, 1, 1) for v in (self.crop.mean, self.crop.std))
+        batch = send(pixels, self.device).permute(0, 3, 1, 2)
+        mean, std = (send(torch.tensor(v), self.device).view(1, 3, 1, 1) for v in (self.crop.mean, self.crop.std))
         batch = ((batch.float() / 255 - mean) / std).contiguous(memory_format=torch.channels_last)
         with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
             features = self.module(batch)

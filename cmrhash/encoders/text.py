@@ -20,7 +20,7 @@ import transformers
 from numpy.typing import NDArray
 
 from cmrhash.config import RANDOM
-from cmrhash.device import choose_dtype
+from cmrhash.device import choose_dtype, send
 from cmrhash.encoders import hub
 from cmrhash.encoders.weights import state_digest
 from cmrhash.errors import EncoderError, UsageError
@@ -92,7 +92,7 @@ class TextEncoder:
         for row, piece in enumerate(pieces):
             ids[row, : len(piece)] = torch.tensor(piece)
             mask[row, : len(piece)] = 1
-        ids, mask = (part.to(self.device, non_blocking=True) for part in (ids, mask))
+        ids, mask = send(ids, self.device), send(mask, self.device)
         with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
             hidden = self.module(input_ids=ids, attention_mask=mask).last_hidden_state.float()  # (B, T, D)
         if self.pooling == "cls":

@@ -1,0 +1,142 @@
+"""Extraction: photos through ResNet18, captions through BERT-base (random weights: the work is the same)."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path as File
+from typing import Any
+
+import numpy as np
+import torch
+import transformers
+from numpy.typing import NDArray
+from PIL import Image
+from torchvision import transforms
+
+from cmrhash.bench import Case, Path, pieces
+from cmrhash.cache import read_features
+from cmrhash.config import RANDOM, ExtractConfig
+from cmrhash.data.dataset import ImageTextDataset, Item
+from cmrhash.device import choose_dtype
+from cmrhash.encoders import image as image_encoders
+from cmrhash.encoders import text as text_encoders
+from cmrhash.encoders.pixels import decode
+from cmrhash.extract_images import extract_images
+from cmrhash.shards import Shard
+
+PHOTOS, BATCH = 64, 32
+CAPTIONS = 128
+WORDS = 12, 30  # a caption has so many on average, and at most: those of IAPR TC-12 and Flickr
+CPU = torch.device("cpu")
+DTYPE = str(choose_dtype("auto", CPU, untrained=False)).removeprefix("torch.")  # as for trained weights
+
+
+@contextmanager
+def _images() -> Iterator[Case]:
+    torch.set_num_threads(1)
+    encoder = image_encoders.load("resnet18", RANDOM, dtype=DTYPE)
+    plain = image_encoders.load("resnet18", RANDOM).module.to(memory_format=torch.contiguous_format)
+    with tempfile.TemporaryDirectory() as folder:
+        root = File(folder)
+        items = tuple(Item(str(n), f"{n}.jpg", {}, (), frozenset()) for n in range(PHOTOS))
+        for n, item in enumerate(items):
+            _photo(n).save(root / str(item.image), quality=90)
+        dataset = ImageTextDataset("bench", root, items, (), "pairs")
+        config = ExtractConfig(overwrite=True, image_batch=BATCH)
+        steps = [transforms.Resize(256), transforms.CenterCrop(224), transforms.ToTensor()]
+        prepare = transforms.Compose([*steps, transforms.Normalize(encoder.crop.mean, encoder.crop.std)])
+        pixels = np.stack([encoder.crop(decode((root / str(i.image)).read_bytes())) for i in items])
+
+        def naive() -> NDArray[np.float32]:
+            found = []
+            with torch.no_grad():
+                for rows in pieces(PHOTOS, BATCH):
+                    batch = [prepare(Image.open(root / str(item.image)).convert("RGB")) for item in items[rows]]
+                    found.append(plain(torch.stack(batch)).numpy())
+            return _sums(found)
+
+        def ours() -> NDArray[np.float32]:
+            done = extract_images(dataset, encoder, root, config, Shard(), lambda *_: None)
+            return _sums([read_features(done.target.path).x])
+
+        def limit() -> None:
+            for rows in pieces(PHOTOS, BATCH):
+                encoder.encode(pixels[rows])
+
+        yield Case(naive, ours, limit, tolerance=0.05)
+
+
+def _photo(seed: int) -> Image.Image:
+    """480 x 360 pixels of smooth colour with some grain, about 50 KB as a JPEG: what a photo of IAPR TC-12 has."""
+    rng = np.random.default_rng(seed)
+    rough = Image.fromarray(rng.integers(0, 256, (9, 12, 3), np.uint8)).resize((480, 360), Image.Resampling.BICUBIC)
+    grain = rng.normal(0, 12, (360, 480, 1))
+    return Image.fromarray(np.clip(np.asarray(rough) + grain, 0, 255).astype(np.uint8))
+
+
+@contextmanager
+def _texts(naive_batch: int, pad_to: int | None, share: float) -> Iterator[Case]:
+    """naive_batch, pad_to: how scripts do it, in the order of the captions; None pads to the longest of the batch."""
+    torch.set_num_threads(1)
+    rng = np.random.default_rng(0)
+    lengths = np.clip(rng.poisson(WORDS[0], CAPTIONS), 3, WORDS[1])
+    vocabulary = [f"w{n}" for n in range(200)]
+    captions = [" ".join(rng.choice(vocabulary, length)) for length in lengths]
+    small = text_encoders.load(RANDOM, dtype=DTYPE, corpus=captions * 2)
+    config: Any = transformers.BertConfig(vocab_size=len(small.tokenizer))
+    module: Any = transformers.BertModel(config)
+    encoder = replace(small, module=module.eval(), dim=config.hidden_size)
+    asked = captions[: round(share * CAPTIONS)]
+
+    def naive() -> NDArray[np.float32]:
+        found = []
+        with torch.no_grad():
+            for rows in pieces(len(asked), naive_batch):
+                how = {"padding": "max_length" if pad_to else True, "max_length": pad_to or 512, "truncation": True}
+                batch = encoder.tokenizer(asked[rows], return_tensors="pt", **how)
+                mask = batch["attention_mask"]
+                hidden = encoder.module(input_ids=batch["input_ids"], attention_mask=mask).last_hidden_state
+                found.append(((hidden * mask.unsqueeze(-1)).sum(1) / mask.sum(1, keepdim=True)).numpy())
+        return _sums(found)
+
+    pieces_of_mean = encoder.pieces(captions)
+    width = round(np.mean([len(p) for p in pieces_of_mean]))
+    even = [[5] * width] * (encoder.token_budget // width)
+
+    @torch.inference_mode()
+    def limit() -> None:
+        for _ in range(round(CAPTIONS / len(even))):
+            encoder.forward(even)
+
+    yield Case(naive, lambda: _sums([encoder.encode(captions)]), limit, share, tolerance=0.02)
+
+
+def _sums(parts: list[NDArray[np.float32]]) -> NDArray[np.float32]:
+    """One number a photo or caption."""
+    out: NDArray[np.float32] = np.abs(np.concatenate(parts)).sum(1)
+    return out
+
+
+PATHS = {
+    "images": Path(
+        f"{PHOTOS} photos of 480 x 360 pixels through ResNet18; against PIL, torchvision's transforms, float32",
+        "the encoder's forward passes alone",
+        2.3,
+        _images,
+    ),
+    "texts-512": Path(
+        f"{CAPTIONS} captions of {WORDS[0]} words through BERT-base; against padding to 512, float32",
+        "forward passes of the same word pieces without any padding",
+        20,
+        lambda: _texts(4, 512, 1 / 32),
+    ),
+    "texts": Path(
+        f"{CAPTIONS} captions of {WORDS[0]} words through BERT-base; against padding to the longest of 32, float32",
+        "forward passes of the same word pieces without any padding",
+        2.5,
+        lambda: _texts(32, None, 1.0),
+    ),
+}
