@@ -170,6 +170,18 @@ MAX_KEY = 1024  # bytes of a key in UTF-8
 
 
 @dataclass(frozen=True)
+class ExportConfig:
+    """A run -> a folder that others can encode with."""
+
+    with_encoders: bool = False  # put in public encoders too, which otherwise are named
+    onnx: bool = False  # write ONNX graphs beside
+    image_weights: str | None = None  # where the encoders' weights are now; None: where they were at extraction
+    text_models: tuple[str, ...] = ()  # "[LANG=]DIR", likewise
+    device: str = "auto"
+    offline: bool = False  # never ask the network for weights
+
+
+@dataclass(frozen=True)
 class CompareConfig:
     """A grid of runs -> one table."""
 

@@ -10,9 +10,10 @@ when the first query has to be encoded.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,20 +21,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cmrhash import runs
-from cmrhash.codes import pack
 from cmrhash.config import CACHE
-from cmrhash.data.dataset import ImageTextDataset, clean_text, with_relevance
+from cmrhash.data.dataset import ImageTextDataset, with_relevance
 from cmrhash.data.manifest import open_extracted
 from cmrhash.deploy import collection_of, keys_of, refuse_other_codes
+from cmrhash.embed import Embedder
 from cmrhash.encode import Encoded, encode, has_codes, load_heads, read_codes, refuse_new_features
-from cmrhash.encoders.pixels import BadImage, decode, read_bytes, to_rgb
 from cmrhash.encoders.words import lower_words
-from cmrhash.errors import DataError, StaleError, UsageError
+from cmrhash.errors import StaleError, UsageError
+from cmrhash.pretrained import PretrainedHasher
 from cmrhash.sides import language_of
 from cmrhash.stores import CodeStore, open_store
 
 if TYPE_CHECKING:
     from PIL.Image import Image
+    from torch.nn import ModuleDict
 
     from cmrhash.encoders.image import ImageEncoder
     from cmrhash.extract_texts import CaptionEncoder
@@ -61,7 +63,7 @@ class Hit:
         return asdict(self)
 
 
-class Hasher:
+class Hasher(Embedder):
     """A finished run with its data set. image_weights, text_models: where the encoders are now, if they moved.
 
     store: URL of the store to search in, None for the run's own indexes; probes: see ``stores.open_store``.
@@ -113,53 +115,37 @@ class Hasher:
         """Languages that can ask and be found."""
         return tuple(sorted(language_of(view) for view in self.views if view != "image"))
 
-    # ------------------------------------------------------------------------------------------ encoding
+    @property
+    def bits(self) -> int:
+        """Code length."""
+        return self.run.bits
 
-    def embed_image(self, images: Sequence[str | Path | Image | bytes]) -> NDArray[np.float32]:
-        """N photos -> (N, bits) float32 embeddings; the sign is the code. A photo: path, PIL image or a file's bytes.
+    @property
+    def place(self) -> Path:
+        """The run's folder."""
+        return self.run.folder
 
-        Raises DataError that names the first one that is no readable image.
-        """
-        crop = self._image_encoder.crop
-        pixels = [crop(_opened(image)) for image in images]
-        if not pixels:
-            return np.empty((0, self.run.bits), np.float32)
-        return self._embed("image", self._image_encoder.encode(np.stack(pixels)))
-
-    def embed_text(self, texts: Sequence[str], lang: str | None = None) -> NDArray[np.float32]:
-        """N sentences -> (N, bits) float32 embeddings. lang: may be left out where the run has one language."""
-        lang = self.language(lang)
-        cleaned = [clean_text(text) for text in texts]
-        if "" in cleaned:
-            raise UsageError("an empty text", None, "say what you look for")
-        view = f"text-{lang}"
-        return self._embed(self.views[view].head, self._text_encoder(view).encode(cleaned))
-
-    def encode_image(self, images: Sequence[str | Path | Image | bytes]) -> NDArray[np.uint8]:
-        """N photos -> (N, ceil(bits / 8)) uint8 packed codes."""
-        return pack(self.embed_image(images))
-
-    def encode_text(self, texts: Sequence[str], lang: str | None = None) -> NDArray[np.uint8]:
-        """N sentences -> (N, ceil(bits / 8)) uint8 packed codes."""
-        return pack(self.embed_text(texts, lang))
-
-    def language(self, asked: str | None = None, text: str = "") -> str:
-        """The language to use: the asked one, the only one, or the one whose captions have most words of the text.
-
-        Raises UsageError for one that the run has not, or if it cannot be told.
-        """
-        if asked is not None:
-            if asked not in self.langs:
-                raise UsageError(f"no language '{asked}'", self.run.folder, f"it has {', '.join(self.langs)}")
-            return asked
-        if len(self.langs) == 1:
-            return self.langs[0]
+    def likely(self, text: str) -> list[str]:
+        """The languages whose captions have most words of a text."""
         words = set(lower_words(text))
         known = {lang: len(words & self._words[lang]) for lang in self.langs}
-        best = [lang for lang in self.langs if known[lang] == max(known.values())]
-        if len(best) != 1:
-            raise UsageError("which language is it?", None, f"give --lang, one of {', '.join(self.langs)}")
-        return best[0]
+        return [lang for lang in self.langs if known[lang] == max(known.values())]
+
+    # ------------------------------------------------------------------------------------------ to hand on
+
+    def save_pretrained(self, folder: str | Path, *, with_encoders: bool = False, overwrite: bool = False) -> None:
+        """Write what others need to encode as this run does, without its data set; see ``share.save``."""
+        from cmrhash import share
+
+        langs = {lang: self._text_models.get(lang, self._text_models.get("")) for lang in self.langs}
+        moved = {"image": self._image_weights, **{f"text-{lang}": model for lang, model in langs.items()}}
+        source = share.Source(self.run, self.folder, self, moved)
+        share.save(source, Path(folder), with_encoders=with_encoders, overwrite=overwrite)
+
+    @staticmethod
+    def from_pretrained(source: str | Path, **options: Any) -> PretrainedHasher:
+        """Open what ``save_pretrained`` wrote, in a folder or under an id of the hub; see ``PretrainedHasher.load``."""
+        return PretrainedHasher.load(source, **options)
 
     # ------------------------------------------------------------------------------------------ searching
 
@@ -235,22 +221,29 @@ class Hasher:
     # ------------------------------------------------------------------------------------------ what it needs
 
     @cached_property
-    def _heads(self) -> Any:
+    def heads(self) -> ModuleDict:
+        """view -> its trained head."""
         return load_heads(self.run)
 
+    def head_of(self, view: str) -> str:
+        """Another view for a borrowed language, which went through the encoder of the language it borrows from."""
+        return self.views[view].head
+
     @cached_property
-    def _image_encoder(self) -> ImageEncoder:
+    def image_encoder(self) -> ImageEncoder:
+        """The encoder of the database's photos."""
         from cmrhash import reopen
         from cmrhash.device import choose_device
 
         path = self.folder / self.run.config["features"]["image"]["file"]
         return reopen.image_encoder(path, choose_device(self._device), self._image_weights, self._offline)
 
-    def _text_encoder(self, view: str) -> CaptionEncoder:
+    def text_encoder(self, view: str) -> CaptionEncoder:
+        """The encoder of the database's captions in a language."""
         from cmrhash import reopen
         from cmrhash.device import choose_device
 
-        path = self.folder / self._features_of(view)
+        path = self.folder / str(self.run.config["features"][self.head_of(view)]["file"])
         if str(path) not in self._text_encoders:
             lang = language_of(view)
             model = self._text_models.get(lang, self._text_models.get(""))
@@ -258,17 +251,9 @@ class Hasher:
             self._text_encoders[str(path)] = encoder
         return self._text_encoders[str(path)]
 
-    def _features_of(self, view: str) -> str:
-        """The feature file of a view. A borrowed language went through the encoder of the language it borrows from."""
-        return str(self.run.config["features"][self.views[view].head]["file"])
-
-    def _embed(self, head: str, x: NDArray[np.float32]) -> NDArray[np.float32]:
-        import torch
-
-        if not np.isfinite(x).all():
-            raise DataError("the encoder gave a query features that are no numbers", None, "try --dtype float32")
-        embedding: NDArray[np.float32] = self._heads[head].embed(torch.from_numpy(x)).numpy()
-        return embedding
+    def captions(self, count: int) -> dict[str, list[str]]:
+        """language -> its first ``count`` captions."""
+        return {lang: list(islice(self._texts(lang), count)) for lang in self.langs}
 
     @cached_property
     def _words(self) -> dict[str, set[str]]:
@@ -277,18 +262,3 @@ class Hasher:
 
     def _texts(self, lang: str) -> Iterator[str]:
         return (text for item in self.dataset.items for text in item.texts.get(lang, ()))
-
-
-def _opened(image: str | Path | Image | bytes) -> Image:
-    """A photo as RGB, upright."""
-    where = str(image) if isinstance(image, (str, Path)) else "the photo"
-    try:
-        if isinstance(image, (str, Path)):
-            return decode(read_bytes(Path(image)))
-        if isinstance(image, bytes):
-            return decode(image)
-        from PIL.ImageOps import exif_transpose
-
-        return to_rgb(exif_transpose(image))
-    except BadImage as bad:
-        raise DataError(f"not a readable photo ({bad})", where, "give another file") from None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,8 @@ from cmrhash.data.dataset import ImageTextDataset
 from cmrhash.encoders import image as image_encoders
 from cmrhash.encoders import text as text_encoders
 from cmrhash.encoders.image import ImageEncoder
+from cmrhash.encoders.pixels import crop_of
+from cmrhash.encoders.text import TextEncoder
 from cmrhash.errors import EncoderError, UsageError
 from cmrhash.extract_texts import CaptionEncoder, captions_of, load_words, words_path
 from cmrhash.recipe import first_difference
@@ -26,19 +28,9 @@ def image_encoder(path: Path, device: torch.device, weights: str | None = None, 
 
     Raises EncoderError if they cannot be found or are other ones, UsageError for ready-made features.
     """
-    manifest = _manifest(path)
-    recipe = manifest["recipe"]
+    manifest = made_by(path)
     source = weights or _source(manifest, path, "--image-weights FILE")
-    encoder = image_encoders.load(
-        recipe["encoder"],
-        source,
-        device=device,
-        dtype=recipe["dtype"],
-        seed=recipe.get("weights_seed", 0),
-        offline=offline,
-    )
-    _refuse_other(recipe, encoder.recipe, path, source)
-    return encoder
+    return image_from(manifest["recipe"], source, path, device, offline)
 
 
 def text_encoder(
@@ -52,7 +44,7 @@ def text_encoder(
 
     Raises as ``image_encoder`` does. An untrained one learns its vocabulary on the train captions once more.
     """
-    manifest = _manifest(path)
+    manifest = made_by(path)
     recipe = manifest["recipe"]
     if words_path(path).exists():
         return load_words(path)
@@ -61,6 +53,40 @@ def text_encoder(
     if source == RANDOM:
         item, captions = captions_of(dataset, recipe["lang"])
         corpus = [text for n, text in zip(item, captions, strict=True) if "train" in dataset.items[n].splits]
+    return text_from(recipe, source, path, device, offline, corpus)
+
+
+def image_from(
+    recipe: Mapping[str, Any], source: str, made: Path, device: torch.device, offline: bool = False
+) -> ImageEncoder:
+    """The image encoder of a recipe. source: its weights; made: what was made with it, for the message.
+
+    A photo is prepared as the recipe says, whatever torchvision has for such weights: files of weights do not know.
+    Raises EncoderError if they cannot be found or are other ones.
+    """
+    encoder = image_encoders.load(
+        recipe["encoder"],
+        source,
+        device=device,
+        dtype=recipe["dtype"],
+        seed=recipe.get("weights_seed", 0),
+        offline=offline,
+    )
+    encoder.crop = crop_of(recipe["crop"], made)
+    encoder.recipe["crop"] = encoder.crop.recipe()
+    _refuse_other(recipe, encoder.recipe, made, source)
+    return encoder
+
+
+def text_from(
+    recipe: Mapping[str, Any],
+    source: str,
+    made: Path,
+    device: torch.device,
+    offline: bool = False,
+    corpus: Sequence[str] = (),
+) -> TextEncoder:
+    """The text encoder of a recipe, likewise. corpus: what an untrained one learns its vocabulary on."""
     encoder = text_encoders.load(
         source,
         pooling=recipe["pooling"],
@@ -71,11 +97,12 @@ def text_encoder(
         offline=offline,
         corpus=corpus,
     )
-    _refuse_other(recipe, encoder.recipe, path, source)
+    _refuse_other(recipe, encoder.recipe, made, source)
     return encoder
 
 
-def _manifest(path: Path) -> dict[str, Any]:
+def made_by(path: Path) -> dict[str, Any]:
+    """The manifest of a feature file; UsageError for ready-made features, which no encoder makes of a query."""
     manifest = read_manifest(path)
     if manifest["recipe"]["weights"] == READY:
         what = "these features came ready-made: no encoder is known that makes them of a query"
@@ -93,8 +120,9 @@ def _source(manifest: Mapping[str, Any], path: Path, option: str) -> str:
 
 
 def _refuse_other(made: Mapping[str, Any], found: Mapping[str, Any], path: Path, source: str) -> None:
-    """A text encoder's name of its architecture may differ: a tuned one that was untrained is of a known kind now."""
-    fields = [field for field in SAME if field in made and not (field == "encoder" and "tuned" in made)]
+    """A text encoder's name of its architecture may differ: one that was untrained is of a known kind once saved."""
+    saved = made["weights"] != found["weights"]
+    fields = [field for field in SAME if field in made and not (field == "encoder" and saved)]
     difference = first_difference({f: made[f] for f in fields}, {f: found.get(f) for f in fields})
     if difference:
         field, was, now = difference

@@ -109,6 +109,7 @@ def _train(
 def _finish(state: State, recipe: dict[str, Any], target: Path) -> runs.Run:
     """Write the run; its config goes first and comes last, so that it never speaks of other heads than there are."""
     remove(target / runs.CONFIG)
+    remove(target / runs.METRICS)  # of the heads that were there before
     write_bytes(target / runs.HEADS, safetensors.torch.save(state.best))
     runs.write_lines(target / runs.HISTORY, state.history)
     files = {name: sha256(target / name) for name in (runs.HEADS, runs.HISTORY)}

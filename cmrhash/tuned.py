@@ -110,7 +110,6 @@ def write(
         if lang == sharing[0]:
             write_bytes(folder / part / "model.safetensors", _weights(state, f"text-{lang}"))
             encoder.module.config.save_pretrained(folder / part)  # type: ignore[union-attr, operator]
-            encoder.tokenizer.backend_tokenizer.no_truncation()  # set by each call: no part of what it is
             encoder.tokenizer.save_pretrained(folder / part)
     runs.write_lines(folder / runs.HISTORY, state.history)
     there = (path for path in folder.rglob("*") if path.is_file() and path.suffix != ".part")

@@ -235,8 +235,6 @@ def finish(epochs: int, folder: Path) -> None:
 class Pretrained:
     """A config or tokenizer of transformers, as far as writing it goes."""
 
-    backend_tokenizer = SimpleNamespace(no_truncation=lambda: None)
-
     def save_pretrained(self, folder: Path) -> None:
         (folder / "vocab.txt").write_text("cat\ndog\n")
 

@@ -15,6 +15,7 @@ from cmrhash import config
 from cmrhash.config import (
     CompareConfig,
     EvalConfig,
+    ExportConfig,
     ExtractConfig,
     FinetuneConfig,
     IndexConfig,
@@ -33,6 +34,7 @@ COMMANDS = {
     "compare": CompareConfig,
     "index": IndexConfig,
     "search": SearchConfig,
+    "export": ExportConfig,
     "cache verify": VerifyConfig,
     "cache prune": PruneConfig,
 }
@@ -51,7 +53,11 @@ NOT_FIELDS = {
     "finetune",
 }
 WHICH_RUN = {"run", "bits", "method", "relevance"}
-CHOICE = {"search": {"query", "item", *WHICH_RUN}, "index": WHICH_RUN}  # what is asked, and of which run
+CHOICE = {  # what is asked, and of which run
+    "search": {"query", "item", *WHICH_RUN},
+    "export": {"target", *WHICH_RUN},
+    "index": WHICH_RUN,
+}
 
 
 def commands():

@@ -14,8 +14,8 @@ TREE = Path(cmrhash.__file__).parent
 ORDER = """
     errors config files recipe sealed device ranks cache foreign data encoders codes relevance index stores metrics
     losses alignment cca heads parts methods views runs shards extracted extract_images extract_texts extract_ready
-    task checkpoint train tuned finetune_task gathered finetune extract encode sides deploy reopen hasher evaluate
-    trec compare bench inventory verify prune environment
+    task checkpoint train tuned finetune_task gathered finetune extract encode sides deploy reopen embed pretrained
+    card share hasher onnx_export evaluate trec compare bench inventory verify prune environment
 """.split()
 HEAVY = ("torch", "torchvision", "transformers", "faiss", "h5py", "numpy")
 
@@ -115,7 +115,7 @@ def test_importing_the_package_imports_nothing_heavy():
     assert loaded_after("import cmrhash, cmrhash.config, cmrhash.errors, cmrhash_cli.main")[0] == []
 
 
-@pytest.mark.parametrize("args", ["--help", "--version", "extract -h", "train --help", "eval --help"])
+@pytest.mark.parametrize("args", ["--help", "--version", "extract -h", "train --help", "eval --help", "export --help"])
 def test_help_loads_nothing_heavy(args):
     code = f"""
 sys.argv = ["cmrhash", *{args.split()}]

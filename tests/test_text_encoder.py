@@ -423,6 +423,19 @@ def test_an_id_in_the_local_cache_of_the_hub_is_used_without_asking_anyone(bert,
     assert asked == []
 
 
+def test_encoding_leaves_truncation_and_padding_of_the_tokenizers_file_as_they_were(bert, tmp_path):
+    folder = shutil.copytree(bert, tmp_path / "padding")
+    core = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    core.enable_truncation(9, stride=1)
+    core.enable_padding(length=9, pad_id=0)
+    core.save(str(folder / "tokenizer.json"))
+    for model in (bert, folder):
+        made = text_encoders.load(str(model), dtype="float32")
+        before = made.tokenizer.backend_tokenizer.to_str()
+        assert made.encode(CAPTIONS).shape == (len(CAPTIONS), 32)
+        assert made.tokenizer.backend_tokenizer.to_str() == before
+
+
 # ---------------------------------------------------------------------------------------------- limits
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -35,3 +37,9 @@ def chosen_run(
         wanted = ([bits] if bits else [], [method] if method else [])
         chosen = best_run(find_runs(runs, data.name, relevance or data.relevance, *wanted))
     return chosen, data, folder
+
+
+def by_language(options: Sequence[str]) -> dict[str, str]:
+    """ "[LANG=]DIR" options -> {LANG: DIR}, "" for all languages."""
+    parts = [re.fullmatch(r"(?:([A-Za-z0-9_-]+)=)?(.+)", option, re.S) for option in options]
+    return {match[1] or "": match[2] for match in parts if match}

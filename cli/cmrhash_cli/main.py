@@ -9,6 +9,7 @@ from cmrhash_cli.cache import ls, prune, verify
 from cmrhash_cli.compare import compare
 from cmrhash_cli.env import env
 from cmrhash_cli.evaluate import evaluate
+from cmrhash_cli.export import export
 from cmrhash_cli.extract import extract
 from cmrhash_cli.index import index
 from cmrhash_cli.output import print_version, run
@@ -37,6 +38,7 @@ app.command("train")(train)
 app.command("eval")(evaluate)
 app.command("index")(index)
 app.command("search")(search)
+app.command("export")(export)
 app.command("compare")(compare)
 app.command("bench")(bench)
 app.command("env")(env)

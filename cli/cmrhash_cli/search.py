@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cmrhash.config import SearchConfig
-from cmrhash_cli.chosen import OneLength, OneMethod, OneRun, chosen_run
+from cmrhash_cli.chosen import OneLength, OneMethod, OneRun, by_language, chosen_run
 from cmrhash_cli.output import (
     CACHE,
     RUNS,
@@ -106,17 +105,11 @@ def _open(config: SearchConfig, run: Run, dataset: ImageTextDataset, folder: Pat
         folder,
         device=config.device,
         image_weights=config.image_weights,
-        text_models=_by_language(config.text_models),
+        text_models=by_language(config.text_models),
         offline=config.offline,
         store=config.store,
         probes=config.probes,
     )
-
-
-def _by_language(options: Sequence[str]) -> dict[str, str]:
-    """ "[LANG=]DIR" options -> {LANG: DIR}, "" for all languages."""
-    parts = [re.fullmatch(r"(?:([A-Za-z0-9_-]+)=)?(.+)", option, re.S) for option in options]
-    return {match[1] or "": match[2] for match in parts if match}
 
 
 def _find(hasher: Hasher, config: SearchConfig, query: str | None, item: str | None) -> list[Hit]:

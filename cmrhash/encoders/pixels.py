@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import stat
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -16,9 +17,12 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from cmrhash.errors import DamagedError, StaleError
+
 FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF")
 MAX_PIXELS = 64_000_000  # checked in the header, before anything is decoded
 MAX_BYTES = 256 * 2**20
+MAX_SIDE = 4096  # of the square that a photo becomes
 RULES = "pillow; exif orientation; white behind transparency; 16 bit / 257; first frame; v1"
 
 
@@ -87,6 +91,23 @@ class Letterbox:
         square = np.full((self.size, self.size, 3), self.fill, np.uint8)  # (S, S, 3)
         square[:high, :wide] = np.asarray(image.resize((wide, high), Image.Resampling[self.interpolation]))
         return square
+
+
+def crop_of(recipe: Mapping[str, Any], where: Path) -> Crop | Letterbox:
+    """The preparation whose ``recipe`` that is. Raises StaleError for one by other rules than today's, DamagedError for
+    what is none.
+    """
+    try:
+        rules, how = recipe["rules"], Image.Resampling[recipe["interpolation"]].name
+        mean, std = (tuple(float(value) for value in recipe[name]) for name in ("mean", "std"))
+        sides = [int(recipe[name]) for name in (("letterbox",) if "letterbox" in recipe else ("resize", "size"))]
+        if not len(mean) == len(std) == 3 or not all(0 < side <= MAX_SIDE for side in sides):
+            raise ValueError
+    except (KeyError, TypeError, ValueError):
+        raise DamagedError("no preparation of photos that we know", where, "get it again") from None
+    if rules != RULES:
+        raise StaleError(f"photos were prepared by the rules '{rules}', ours are '{RULES}'", where, "extract again")
+    return Letterbox(sides[0], how, mean, std) if "letterbox" in recipe else Crop(sides[0], sides[1], how, mean, std)
 
 
 def read_bytes(path: Path) -> bytes:

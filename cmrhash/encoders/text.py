@@ -5,11 +5,11 @@ Everything is loaded from a directory that is known to be there, so nothing wait
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
-import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,12 +21,12 @@ from numpy.typing import NDArray
 
 from cmrhash.config import RANDOM
 from cmrhash.device import choose_dtype, send
+from cmrhash.encoders import hub
 from cmrhash.encoders.weights import state_digest
 from cmrhash.errors import EncoderError, UsageError
 
 PARTS = "config.json, model.safetensors and tokenizer.json"
 FILES = ["*.json", "*.txt", "*.model", "model*.safetensors"]
-OFFLINE = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")  # the environment's own switches
 POOLING = ("mean", "cls")
 CPU_TOKENS, GPU_TOKENS = (
     512,
@@ -70,7 +70,10 @@ class TextEncoder:
         """Word-piece ids of each caption. "[SEP]" in a caption is text, not a command to the model."""
         if not captions:
             return []
-        encoded = self.tokenizer(list(captions), truncation=True, max_length=self.max_length, split_special_tokens=True)
+        with _unchanged(self.tokenizer.backend_tokenizer):
+            encoded = self.tokenizer(
+                list(captions), truncation=True, max_length=self.max_length, split_special_tokens=True
+            )
         ids: list[list[int]] = encoded["input_ids"]
         return ids
 
@@ -95,6 +98,19 @@ class TextEncoder:
         if self.pooling == "cls":
             return hidden[:, 0]  # type: ignore[no-any-return]
         return (hidden * mask.unsqueeze(-1)).sum(1) / mask.sum(1, keepdim=True)  # type: ignore[no-any-return]
+
+
+@contextlib.contextmanager
+def _unchanged(backend: Any) -> Iterator[None]:
+    """A call leaves its own truncation and padding in the tokenizer; what is saved or digested is the file's."""
+    truncation, padding = backend.truncation, backend.padding
+    yield
+    if truncation:
+        backend.enable_truncation(**truncation)
+    else:
+        backend.no_truncation()
+    if padding:
+        backend.enable_padding(**padding)
 
 
 def _batches(lengths: Sequence[int], budget: int) -> list[list[int]]:
@@ -162,39 +178,9 @@ def load(
 
 def locate(model: str, offline: bool = False) -> Path:
     """The directory of a text model: an existing one, else the hub's local cache, else fetched from the network."""
-    path = Path(model).expanduser()
-    if path.is_dir():
-        return path
-    looks_like_path = model.startswith((".", "/", "~")) or model.count("/") > 1
-    if path.exists() or looks_like_path or ("/" in model and path.parent.is_dir()):
-        raise EncoderError(f"'{model}' is not a directory with a text model", None, "check the path")
-    offline = offline or any(os.environ.get(v, "0") not in ("", "0") for v in OFFLINE)
-    for local in (True,) if offline else (True, False):
-        folder = _snapshot(model, local)
-        if folder:
-            return folder
-    from huggingface_hub.constants import HF_HUB_CACHE
-
-    why = "offline mode is on" if offline else "the hub cannot be reached"
-    what = f"text model '{model}' is not cached and {why}"
     others = "bow, word2vec or a file of word vectors"
     fix = f"pass --text-model [LANG=]DIR with {PARTS}, or random for a dry run, or {others}"
-    raise EncoderError(what, HF_HUB_CACHE, fix)
-
-
-def _snapshot(model: str, local: bool) -> Path | None:
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-
-    try:
-        return Path(snapshot_download(model, allow_patterns=FILES, local_files_only=local, etag_timeout=10))
-    except HFValidationError as error:
-        raise EncoderError(f"'{model}' is neither a directory nor a model id ({error})", None, "check it") from None
-    except LocalEntryNotFoundError:
-        return None
-    except (HfHubHTTPError, OSError) as error:
-        reason = str(error).split("\n")[0][:120]
-        raise EncoderError(f"text model '{model}' cannot be fetched ({reason})", None, "check the id") from None
+    return hub.locate(model, FILES, offline, "text model", fix)
 
 
 def _pretrained(folder: Path) -> tuple[Any, Any]:

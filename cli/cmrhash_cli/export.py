@@ -1,0 +1,113 @@
+"""cmrhash export: a trained run -> a folder that others can encode with, and ONNX graphs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cmrhash.config import ExportConfig
+from cmrhash_cli.chosen import OneLength, OneMethod, OneRun, by_language, chosen_run
+from cmrhash_cli.output import (
+    CACHE,
+    RUNS,
+    Cache,
+    Dataset,
+    Debug,
+    Device,
+    Json,
+    Overwrite,
+    Quiet,
+    Relevance,
+    Runs,
+    note,
+    print_json,
+    print_table,
+)
+
+D = ExportConfig
+
+
+def export(
+    target: Annotated[Path, typer.Argument(metavar="FOLDER", help="Where to write it.")],
+    with_encoders: Annotated[
+        bool, typer.Option("--with-encoders", help="Put in public encoders too, which otherwise are named.")
+    ] = D.with_encoders,
+    onnx: Annotated[bool, typer.Option("--onnx", help="Write image.onnx and text-LANG.onnx beside.")] = D.onnx,
+    run: OneRun = None,
+    bits: OneLength = None,
+    method: OneMethod = None,
+    relevance: Relevance = None,
+    dataset: Dataset = None,
+    image_weights: Annotated[
+        str | None, typer.Option(help="Where the image encoder's weights are now, if they moved.")
+    ] = D.image_weights,
+    text_model: Annotated[
+        list[str] | None, typer.Option(help="[LANG=]DIR: where a text encoder is now, if it moved (repeatable).")
+    ] = None,
+    offline: Annotated[bool, typer.Option("--offline", help="Never ask the network for weights.")] = D.offline,
+    device: Device = D.device,
+    cache: Cache = CACHE,
+    runs: Runs = RUNS,
+    overwrite: Overwrite = False,
+    as_json: Json = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Write a trained run as a folder that encodes without its data set: heads, encoders or their names, model card.
+
+    cmrhash export shared --bits 32
+
+    cmrhash export shared --with-encoders --onnx
+
+    In Python: Hasher.from_pretrained("shared").encode_text(["a red circle"], lang="en")
+    """
+    config = ExportConfig(with_encoders, onnx, image_weights, tuple(text_model or ()), device, offline)
+    if config.onnx:
+        from cmrhash.onnx_export import need_onnx
+
+        need_onnx()
+    chosen, data, folder = chosen_run(run, bits, method, relevance, dataset, cache, runs)
+    from cmrhash.hasher import Hasher
+    from cmrhash.pretrained import read_config
+
+    hasher = Hasher(
+        chosen,
+        data,
+        folder,
+        device="cpu" if config.onnx else config.device,
+        image_weights=config.image_weights,
+        text_models=by_language(config.text_models),
+        offline=config.offline,
+    )
+    hasher.save_pretrained(target, with_encoders=config.with_encoders, overwrite=overwrite)
+    graphs = {}
+    if config.onnx:
+        from cmrhash.onnx_export import write
+
+        graphs = write(hasher, target, hasher.captions(8))
+    files = {str(path.relative_to(target)): path.stat().st_size for path in _files(target)}
+    encoders = {view: entry["part"] or entry["source"] for view, entry in read_config(target)["encoders"].items()}
+    if as_json:
+        found = {"folder": str(target), "run": str(chosen.folder), "files": files, "encoders": encoders}
+        print_json({**found, "onnx": graphs.get("graphs", {}), "left_out": graphs.get("left_out", {})})
+        return
+    note(f"run: {chosen.folder}", quiet)
+    rows = [[name, f"{size / 1e6:.2f}"] for name, size in files.items()]
+    print_table(f"{target}: {chosen.method}, {chosen.bits} bits", ["file", "MB"], rows, _told(encoders, graphs))
+
+
+def _files(target: Path) -> list[Path]:
+    return sorted(path for path in target.rglob("*") if path.is_file() and ".git" not in path.parts)
+
+
+def _told(encoders: dict[str, str | None], graphs: dict[str, dict[str, dict[str, str]]]) -> str:
+    """What a person should know of it, a line each."""
+    lines = [
+        f"{view}: its weights are not in it (--with-encoders puts them in)" for view in encoders if not encoders[view]
+    ]
+    for name, graph in graphs.get("graphs", {}).items():
+        lines.append(f"{name}: {graph['checked']}")
+    lines += [f"{view}: {why}" for view, why in graphs.get("left_out", {}).items()]
+    return "\n".join(lines)
