@@ -14,10 +14,10 @@ TREE = Path(cmrhash.__file__).parent
 ORDER = """
     errors config files recipe sealed device cache foreign data encoders codes relevance index metrics losses
     alignment cca heads parts methods views runs extracted extract_images extract_texts extract_ready task
-    checkpoint train tuned finetune_task finetune extract encode sides reopen hasher evaluate trec compare bench
-    inventory verify prune environment
+    checkpoint train tuned finetune_task finetune extract encode sides reopen hasher evaluate trec compare plots gather
+    tsne figures report bench inventory verify prune environment
 """.split()
-HEAVY = ("torch", "torchvision", "transformers", "faiss", "h5py", "numpy")
+HEAVY = ("torch", "torchvision", "transformers", "faiss", "h5py", "numpy", "matplotlib", "sklearn")
 
 
 def sources(*trees):
@@ -68,10 +68,18 @@ def test_the_library_knows_nothing_of_the_command_line():
         assert not roots & {"cmrhash_cli", "typer", "click", "rich"}, path
 
 
-@pytest.mark.parametrize(("library", "doors"), [("h5py", {"cache.py", "foreign.py"}), ("faiss", {"index.py"})])
+@pytest.mark.parametrize(
+    ("library", "doors"),
+    [
+        ("h5py", {"cache.py", "foreign.py"}),  # two: our files, and those of others
+        ("faiss", {"index.py"}),
+        ("matplotlib", {"plots.py", "gather.py"}),  # the latter for a type alone
+        ("sklearn", {"tsne.py"}),
+    ],
+)
 def test_a_library_with_traps_has_one_door(library, doors):
     users = {p.name for p in sources(TREE, cli_tree()) if library in {name.split(".")[0] for name in imported(p)}}
-    assert users == doors  # of HDF5 two: our files, and those of others
+    assert users == doors
 
 
 def test_nothing_runs_code_out_of_a_file():

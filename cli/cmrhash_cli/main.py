@@ -11,6 +11,7 @@ from cmrhash_cli.env import env
 from cmrhash_cli.evaluate import evaluate
 from cmrhash_cli.extract import extract
 from cmrhash_cli.output import print_version, run
+from cmrhash_cli.plot import plot
 from cmrhash_cli.search import search
 from cmrhash_cli.train import train
 
@@ -36,6 +37,7 @@ app.command("train")(train)
 app.command("eval")(evaluate)
 app.command("search")(search)
 app.command("compare")(compare)
+app.command("plot")(plot)
 app.command("bench")(bench)
 app.command("env")(env)
 
