@@ -1,7 +1,7 @@
 """Trained runs -> the pictures that they allow: the numbers of each kind, and its file; ``plots`` has the looks.
 
-``pr`` and ``bits`` show every run that fits, averaged over seeds; ``distances``, ``tsne`` and ``training`` show one, the
-best on val.
+``pr`` and ``bits`` show every run that fits, averaged over seeds; ``distances``, ``tsne`` and ``training`` show the
+best one on val.
 """
 
 from __future__ import annotations
@@ -185,7 +185,9 @@ def distance_histograms(source: Source) -> list[Drawing]:
     for lang in source.langs:
         row = []
         for search in searches(source.dataset, source.views, tuple(WORDS), [lang]):
-            items, relevant = source.histogram(search)
+            items, relevant = source.counts(search)
+            valid = relevant.sum(axis=1) > 0  # as everywhere: queries that have something to find
+            items, relevant = items[valid], relevant[valid]
             near, far = relevant.sum(axis=0), (items - relevant).sum(axis=0)
             note = f"{near.sum():,} relevant, {far.sum():,} irrelevant pairs\n"
             note += f"P(relevant is nearer) = {nearer(near, far):.3f}"

@@ -50,6 +50,7 @@ class Source:
     ) -> None:
         self.dataset, self.folder, self.found, self.asked, self.items = dataset, folder, found, langs, items
         self.best = runs.best_run(found)
+        self._counts: dict[Search, tuple[NDArray[np.int64], NDArray[np.int64]]] = {}
 
     @cached_property
     def evaluation(self) -> Evaluation:
@@ -86,14 +87,18 @@ class Source:
                 refuse_language(self.best, self.dataset, self.folder, lang)
         return [lang for lang in there if not self.asked or lang in self.asked]
 
-    def histogram(self, search: Search) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Of the best run's queries that have a relevant item: (items, relevant) by distance, (Q, bits + 1) each."""
+    def counts(self, search: Search) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Of the best run: for every query (items, relevant) of the database by distance, (Q, bits + 1) each."""
+        if search not in self._counts:
+            self._counts[search] = self._count(search)
+        return self._counts[search]
+
+    def _count(self, search: Search) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         both = sides(self.dataset, self.views, search)
         packed = np.ascontiguousarray(both.source.codes.packed[both.rows])
         hist = rank_histogram(packed, both.sought.index.packed, self.best.bits, both.relevance(self.dataset))
         items, relevant = metrics.items_relevant(hist)
-        valid = relevant.sum(axis=1) > 0
-        return items[valid], relevant[valid]
+        return items.astype(np.int64, copy=False), relevant.astype(np.int64, copy=False)
 
 
 # ---------------------------------------------------------------------------------------------- words

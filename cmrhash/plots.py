@@ -70,7 +70,7 @@ class Series:
     """A line. style: its place among the series of the figure, which decides colour, marker and dash.
 
     x, y: (N,) numbers; NaN breaks the line. sd: (N,) standard deviations, drawn as error bars. reference: what others
-    are measured against, a thin dashed line in the colour of ``style``, and one entry in the legend for all of a name.
+    are measured against, a thin dashed line with the hollow marks of ``style``; one entry in the legend for all.
     """
 
     name: str
@@ -235,8 +235,9 @@ def _panel(ax: Axes, panel: Panel) -> None:
         colour = COLOURS[of.style % len(COLOURS)]
         if of.reference:
             dashed: dict[str, Any] = {"linestyle": (0, (2, 2)), "linewidth": 0.8}
-            ax.plot(of.x, of.y, color=colour, **dashed)
-            ax.plot([], [], color=MUTED, label=_label(of.name), **dashed)  # one entry of the legend for all
+            dashed |= {"markersize": 3, "markerfacecolor": "white", "markeredgewidth": 0.7}
+            ax.plot(of.x, of.y, color=colour, marker=MARKERS[of.style % len(MARKERS)], **dashed)
+            ax.plot([], [], color=MUTED, marker="o", label=_label(of.name), **dashed)  # one entry of the legend for all
             continue
         marker, dash = MARKERS[of.style % len(MARKERS)], DASHES[of.style % len(DASHES)]
         line = {"color": colour, "marker": marker, "linestyle": dash, "label": _label(of.name)}

@@ -15,7 +15,7 @@ ORDER = """
     errors config files recipe sealed device cache foreign data encoders codes relevance index metrics losses
     alignment cca heads parts methods views runs extracted extract_images extract_texts extract_ready task
     checkpoint train tuned finetune_task finetune extract encode sides reopen hasher evaluate trec compare plots gather
-    tsne figures report bench inventory verify prune environment
+    tsne figures examples page report bench inventory verify prune environment
 """.split()
 HEAVY = ("torch", "torchvision", "transformers", "faiss", "h5py", "numpy", "matplotlib", "sklearn")
 

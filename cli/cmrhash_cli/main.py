@@ -12,6 +12,7 @@ from cmrhash_cli.evaluate import evaluate
 from cmrhash_cli.extract import extract
 from cmrhash_cli.output import print_version, run
 from cmrhash_cli.plot import plot
+from cmrhash_cli.report import report
 from cmrhash_cli.search import search
 from cmrhash_cli.train import train
 
@@ -38,6 +39,7 @@ app.command("eval")(evaluate)
 app.command("search")(search)
 app.command("compare")(compare)
 app.command("plot")(plot)
+app.command("report")(report)
 app.command("bench")(bench)
 app.command("env")(env)
 
