@@ -20,7 +20,7 @@ from cmrhash import plots, runs
 from cmrhash.codes import MAX_CONSTANT_BITS, MIN_DISTINCT
 from cmrhash.config import PLOTS, PlotConfig
 from cmrhash.data.dataset import RELEVANCE, ImageTextDataset, with_relevance
-from cmrhash.errors import UsageError
+from cmrhash.errors import DataError, UsageError
 from cmrhash.files import write_bytes
 from cmrhash.gather import (
     WORDS,
@@ -187,6 +187,8 @@ def distance_histograms(source: Source) -> list[Drawing]:
         for search in searches(source.dataset, source.views, tuple(WORDS), [lang]):
             items, relevant = source.counts(search)
             valid = relevant.sum(axis=1) > 0  # as everywhere: queries that have something to find
+            if not valid.any():
+                raise DataError("no query has a relevant item in the database", source.best.folder, "check the labels")
             items, relevant = items[valid], relevant[valid]
             near, far = relevant.sum(axis=0), (items - relevant).sum(axis=0)
             note = f"{near.sum():,} relevant, {far.sum():,} irrelevant pairs\n"

@@ -17,8 +17,8 @@ h1 { font-size: 1.6rem; margin-bottom: 0; } h2 { margin-top: 2.2rem; border-bott
 .warn { border: 2px solid; padding: .5rem .8rem; font-weight: 600; }
 dl { display: grid; grid-template-columns: max-content 1fr; gap: .1rem 1rem; } dt { color: var(--muted); }
 dd { margin: 0; min-width: 0; }
-.wide { overflow-x: auto; } table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
-th, td { text-align: left; padding: .25rem .7rem; border-bottom: 1px solid var(--line); white-space: nowrap; }
+.wide { overflow-x: auto; } table { border-collapse: collapse; font-size: 14px; font-variant-numeric: tabular-nums; }
+th, td { text-align: left; padding: .25rem .55rem; border-bottom: 1px solid var(--line); white-space: nowrap; }
 td.n, th.n { text-align: right; }
 figure { margin: 1.2rem 0; } figure svg { width: 100%; height: auto; background: #fff; border-radius: 4px; }
 pre { background: var(--soft); padding: .7rem .9rem; white-space: pre-wrap; }

@@ -10,7 +10,8 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from cmrhash import __version__, page, plots, runs
+import cmrhash
+from cmrhash import page, plots, runs
 from cmrhash.config import PlotConfig, ReportConfig, TrainConfig
 from cmrhash.data.dataset import ImageTextDataset, with_relevance
 from cmrhash.errors import DataError, StaleError, UsageError
@@ -99,7 +100,7 @@ def _body(
     made, skipped = drawings(source)
     counts = f"{len(source.dataset.items):,} items, {len(source.found)} run{'s' if len(source.found) > 1 else ''}"
     return [
-        f"<h1>{escape(title)}</h1><p class=sub>cmrhash {escape(__version__)}; {escape(counts)}</p>",
+        f"<h1>{escape(title)}</h1><p class=sub>cmrhash {escape(cmrhash.__version__)}; {escape(counts)}</p>",
         f"<p class=warn>{escape(warning)}</p>" if untrained else "",
         "<h2>Results</h2>",
         results,

@@ -13,7 +13,7 @@ from cmrhash import figures, plots, runs, tsne
 from cmrhash.codes import unpack
 from cmrhash.config import PLOTS, EvalConfig, PlotConfig, TrainConfig
 from cmrhash.encode import read_codes
-from cmrhash.errors import UsageError
+from cmrhash.errors import DataError, UsageError
 from cmrhash.evaluate import evaluate
 from cmrhash.figures import draw, drawings, nearer
 from cmrhash.gather import Source
@@ -244,6 +244,23 @@ def test_what_the_runs_do_not_allow_is_skipped_with_a_reason_and_refused_when_as
         with pytest.raises(UsageError, match=words):
             draw(PlotConfig((kind,), out=tmp_path / "p"), dataset, folder, tmp_path / "runs")
     assert not (tmp_path / "p").exists()
+
+
+def test_runs_without_val_items_have_no_val_panel_and_the_first_is_shown(make_cache, tmp_path):
+    made = make_cache(tmp_path / "cache", change=lambda item: replace(item, splits=item.splits - {"val"}))
+    for bits in (8, 12):
+        train(replace(QUICK, bits=bits), *made, tmp_path / "runs")
+    found = runs.find_runs(tmp_path / "runs", "toy", "labels")
+    (drawing,), _ = drawings(Source(*made, found, ("de",), 1000), ["training"])
+    assert (drawing.name, len(drawing.figure.axes)) == ("training-triplet-8", 1)
+
+
+def test_no_query_with_anything_to_find_is_a_data_error(make_cache, tmp_path):
+    made = make_cache(tmp_path / "cache", change=lambda i: replace(i, labels=()) if "query" in i.splits else i)
+    train(replace(QUICK, bits=8), *made, tmp_path / "runs")
+    for kind in ("distances", "pr"):
+        with pytest.raises(DataError, match="no query has a relevant item"):
+            draw(PlotConfig((kind,), out=tmp_path / "p"), *made, tmp_path / "runs")
 
 
 @pytest.mark.parametrize(
