@@ -283,7 +283,7 @@ def _entries(axes: Sequence[Axes]) -> tuple[list[Any], list[str]]:
     for ax in axes:
         for handle, name in zip(*ax.get_legend_handles_labels(), strict=True):
             found.setdefault(name, handle)
-    last = sorted(found, key=lambda name: getattr(found[name], "get_marker", lambda: "")() == "None")
+    last = sorted(found, key=lambda name: getattr(found[name], "get_linewidth", lambda: 1)() < 1)  # the thin ones
     return [found[name] for name in last], last
 
 

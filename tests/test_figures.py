@@ -108,6 +108,8 @@ def test_map_by_bits_has_mean_and_spread_of_the_seeds_real_values_and_chance(gri
             assert any(
                 list(other.get_ydata()) == pytest.approx(real) for other in ax.lines if len(other.get_ydata()) == 2
             )
+        legend = [entry.get_text() for entry in figure.legends[0].get_texts()]
+        assert legend == ["logistic", "triplet", "real-valued, cosine", "chance"]
         assert drawn["chance"].get_ydata()[0] == rows_of(grid, lang=lang, direction=direction)[0]["chance"]
 
 
