@@ -193,6 +193,42 @@ class CompareConfig:
 
 
 @dataclass(frozen=True)
+class PlotConfig:
+    """Trained runs -> pictures."""
+
+    kinds: tuple[str, ...] = ()  # out of PLOTS; empty: all that the runs allow
+    bits: tuple[int, ...] = ()  # empty: every trained length
+    methods: tuple[str, ...] = ()  # empty: every trained method
+    seeds: tuple[int, ...] = ()  # empty: every trained seed
+    langs: tuple[str, ...] = ()  # empty: every language that a run can score
+    relevance: str | None = None  # as in EvalConfig
+    formats: tuple[str, ...] = ("png", "svg")  # files of each picture
+    items: int = 1000  # query items of a t-SNE map, at most; drawn by the run's seed
+    out: Path | None = None  # folder of the pictures; None: "plots" beside the runs
+
+
+PLOTS = {
+    "pr": "precision and recall by Hamming radius",
+    "bits": "mAP (by pairs R@1) by code length, mean and spread over seeds",
+    "distances": "Hamming distances of relevant and irrelevant pairs",
+    "tsne": "t-SNE map of images and texts",
+    "training": "loss, val mAP and collapse watch by epoch",
+}
+
+
+@dataclass(frozen=True)
+class ReportConfig:
+    """A run, or a comparison, -> one HTML file."""
+
+    run: Path | None = None  # folder of the run; None: the comparison beside the runs, or else the best run on val
+    langs: tuple[str, ...] = ()  # empty: every language that a run can score
+    examples: int = 2  # queries shown of the best, the median and the worst, each
+    top: int = 5  # answers shown of each
+    thumbnail: int = 112  # longer side of a photo, pixels
+    out: Path | None = None  # the file; None: "report.html" in the folder of the run, or beside the runs
+
+
+@dataclass(frozen=True)
 class VerifyConfig:
     """What ``cache verify`` looks at besides the digests of our own files."""
 

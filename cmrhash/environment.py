@@ -31,7 +31,13 @@ PACKAGES = {
     "typer": "typer",
     "rich": "rich",
 }
-EXTRAS = {name: name for name in ("scipy", "gensim", "psycopg", "pymilvus", "onnx", "onnxruntime", "onnxscript")}
+EXTRAS = {
+    "scipy": "scipy",
+    "gensim": "gensim",
+    "matplotlib": "matplotlib",
+    "scikit-learn": "sklearn",
+    **{name: name for name in ("psycopg", "pymilvus", "onnx", "onnxruntime", "onnxscript")},
+}
 VARIABLES = (
     *("CMRHASH_DEBUG", "HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_HOME", "HF_HUB_CACHE", "HF_ENDPOINT"),
     *("TORCH_HOME", "XDG_CACHE_HOME", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"),

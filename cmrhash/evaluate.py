@@ -76,8 +76,13 @@ def evaluate(config: EvalConfig, dataset: ImageTextDataset, folder: Path, out: P
     return score(config, runs.find_runs(out, dataset.name, dataset.relevance, *wanted), dataset, folder)
 
 
-def score(config: EvalConfig, found: Sequence[runs.Run], dataset: ImageTextDataset, folder: Path) -> Evaluation:
-    """Score these runs, which were trained by the relevance that the data set has here; as ``evaluate`` does."""
+def score(
+    config: EvalConfig, found: Sequence[runs.Run], dataset: ImageTextDataset, folder: Path, keep: bool = True
+) -> Evaluation:
+    """Score these runs, which were trained by the relevance that the data set has here; as ``evaluate`` does.
+
+    keep: write each run's rows into its folder.
+    """
     for run in found:
         if run.config["items_sha256"] != dataset.sha256:
             raise StaleError("trained on other items or splits than the cache holds", run.folder, "train again")
@@ -98,8 +103,9 @@ def score(config: EvalConfig, found: Sequence[runs.Run], dataset: ImageTextDatas
             for search in searches(dataset, views, config.directions, config.langs)
         ]
         rows += mine
-        report = Evaluation(_protocol(config, dataset, [run], mine), mine).as_json()
-        write_bytes(run.folder / runs.METRICS, json.dumps(report, indent=1).encode())
+        if keep:
+            report = Evaluation(_protocol(config, dataset, [run], mine), mine).as_json()
+            write_bytes(run.folder / runs.METRICS, json.dumps(report, indent=1).encode())
     if not rows:
         fix = "choose other directions"
         raise UsageError("nothing to score: no item has two captions of a language", folder, fix)

@@ -19,7 +19,9 @@ from cmrhash.config import (
     ExtractConfig,
     FinetuneConfig,
     IndexConfig,
+    PlotConfig,
     PruneConfig,
+    ReportConfig,
     SearchConfig,
     TrainConfig,
     VerifyConfig,
@@ -35,6 +37,8 @@ COMMANDS = {
     "index": IndexConfig,
     "search": SearchConfig,
     "export": ExportConfig,
+    "plot": PlotConfig,
+    "report": ReportConfig,
     "cache verify": VerifyConfig,
     "cache prune": PruneConfig,
 }
@@ -42,6 +46,7 @@ FIELD_OF = {"lang": "langs", "text_model": "text_models"}  # options that can be
 PLURAL = {
     "eval": {"method": "methods", "seed": "seeds", "direction": "directions"},
     "search": {"lang": "lang"},
+    "plot": {"method": "methods", "seed": "seeds"},
     "compare": {"method": "methods", "train_lang": "langs"},
 }
 MORE = {"extract": FinetuneConfig}  # a second config, for what --finetune does
@@ -93,7 +98,9 @@ def test_every_default_is_that_of_the_config(name):
     for option in options(name).values():
         field = field_of(name, option.name)
         if field in known:
-            if option.multiple:  # left out: the config's own default, which the help names if it is not "all"
+            if (
+                option.multiple or option.nargs < 0
+            ):  # left out: the config's own default, which the help names if it is not "all"
                 assert not option.default
                 assert all(str(value) in (option.help or "") for value in [known[field]] if isinstance(value, int))
             else:
@@ -149,6 +156,8 @@ def test_without_options_a_command_asks_for_the_config_as_it_is(monkeypatch, tmp
         "train": "train.train",
         "eval": "evaluate.evaluate",
         "compare": "compare.compare",
+        "plot": "figures.draw",
+        "report": "report.report",
         "cache verify": "verify.verify",
         "cache prune": "prune.plan",
     }

@@ -15,9 +15,10 @@ ORDER = """
     errors config files recipe sealed device ranks cache foreign data encoders codes relevance index stores metrics
     losses alignment cca heads parts methods views runs shards extracted extract_images extract_texts extract_ready
     task checkpoint train tuned finetune_task gathered finetune extract encode sides deploy reopen embed pretrained
-    card share hasher onnx_export evaluate trec compare bench inventory verify prune environment
+    card share hasher onnx_export evaluate trec compare plots gather tsne figures examples page report bench inventory
+    verify prune environment
 """.split()
-HEAVY = ("torch", "torchvision", "transformers", "faiss", "h5py", "numpy")
+HEAVY = ("torch", "torchvision", "transformers", "faiss", "h5py", "numpy", "matplotlib", "sklearn")
 
 
 def sources(*trees):
@@ -75,6 +76,8 @@ def test_the_library_knows_nothing_of_the_command_line():
         ("faiss", {"index.py"}),
         ("psycopg", {"postgresql.py"}),
         ("pymilvus", {"milvus.py"}),
+        ("matplotlib", {"plots.py", "gather.py"}),  # the latter for a type alone
+        ("sklearn", {"tsne.py"}),
     ],
 )
 def test_a_library_with_traps_has_its_doors(library, doors):

@@ -13,6 +13,8 @@ from cmrhash_cli.export import export
 from cmrhash_cli.extract import extract
 from cmrhash_cli.index import index
 from cmrhash_cli.output import print_version, run
+from cmrhash_cli.plot import plot
+from cmrhash_cli.report import report
 from cmrhash_cli.search import search
 from cmrhash_cli.train import train
 
@@ -40,6 +42,8 @@ app.command("index")(index)
 app.command("search")(search)
 app.command("export")(export)
 app.command("compare")(compare)
+app.command("plot")(plot)
+app.command("report")(report)
 app.command("bench")(bench)
 app.command("env")(env)
 

@@ -1,0 +1,84 @@
+"""cmrhash plot: trained runs -> pictures, as PNG and SVG."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cmrhash.config import PLOTS, PlotConfig
+from cmrhash_cli.output import (
+    CACHE,
+    RUNS,
+    Bits,
+    Cache,
+    Dataset,
+    Debug,
+    Json,
+    Quiet,
+    Relevance,
+    Runs,
+    ShownLang,
+    note,
+    print_json,
+)
+
+D = PlotConfig
+OF_ONE = {"distances", "tsne", "training"}
+
+
+def plot(
+    kinds: Annotated[
+        list[str] | None, typer.Argument(metavar="[KIND]...", help=f"{', '.join(PLOTS)}; default: all that can be.")
+    ] = None,
+    dataset: Dataset = None,
+    bits: Bits = None,
+    lang: ShownLang = None,
+    method: Annotated[list[str] | None, typer.Option(help="Method (repeatable); default: all trained.")] = None,
+    seed: Annotated[list[int] | None, typer.Option(help="Seed (repeatable); default: all trained.")] = None,
+    relevance: Relevance = D.relevance,
+    formats: Annotated[
+        list[str] | None, typer.Option("--format", help="png or svg (repeatable); default: both.")
+    ] = None,
+    items: Annotated[int, typer.Option(help="Query items of a t-SNE map, at most.")] = D.items,
+    out: Annotated[Path | None, typer.Option(help="Folder of the pictures; default: plots, beside the runs.")] = D.out,
+    cache: Cache = CACHE,
+    runs: Runs = RUNS,
+    as_json: Json = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Draw trained runs: precision and recall, mAP by bits, distances, a t-SNE map, training curves.
+
+    cmrhash plot
+
+    cmrhash plot bits pr --lang en --out figures --format svg
+
+    cmrhash plot tsne --method triplet --bits 32 --seed 0
+    """
+    config = PlotConfig(
+        kinds=tuple(kinds or ()),
+        bits=tuple(bits or ()),
+        methods=tuple(method or ()),
+        seeds=tuple(seed or ()),
+        langs=tuple(lang or ()),
+        relevance=relevance,
+        formats=tuple(formats or D.formats),
+        items=items,
+        out=out,
+    )
+    from cmrhash.data.manifest import open_extracted
+    from cmrhash.figures import draw
+
+    data, folder = open_extracted(cache, dataset)
+    drawn = draw(config, data, folder, runs)
+    for kind, why in drawn.skipped.items():
+        note(f"no {kind}: {why}", quiet)
+    alone = [kind for kind in PLOTS if kind in OF_ONE and kind in (kinds or PLOTS) and kind not in drawn.skipped]
+    if drawn.of > 1 and alone:
+        note(f"{', '.join(alone)}: of {drawn.run}, the best on val of {drawn.of} runs", quiet)
+    if as_json:
+        print_json({"dataset": data.name, **drawn.as_json()})
+    else:
+        print("\n".join(map(str, drawn.files)))

@@ -1,0 +1,56 @@
+"""cmrhash report: a run, or a comparison, as one HTML file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cmrhash.config import ReportConfig
+from cmrhash_cli.output import CACHE, RUNS, Cache, Dataset, Debug, Json, Quiet, Runs, ShownLang, note, print_json
+
+D = ReportConfig
+
+
+def report(
+    run: Annotated[
+        Path | None, typer.Option(help="Folder of a run; default: the comparison beside the runs, or the best on val.")
+    ] = D.run,
+    dataset: Dataset = None,
+    lang: ShownLang = None,
+    examples: Annotated[
+        int, typer.Option(help="Queries shown of the best, the median and the worst, each.")
+    ] = D.examples,
+    top: Annotated[int, typer.Option(help="Answers shown of each query.")] = D.top,
+    thumbnail: Annotated[int, typer.Option(help="Longer side of a photo, in pixels.")] = D.thumbnail,
+    out: Annotated[
+        Path | None, typer.Option(help="The file; default: report.html in the run's folder, or beside the runs.")
+    ] = D.out,
+    cache: Cache = CACHE,
+    runs: Runs = RUNS,
+    as_json: Json = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Write one HTML file that needs nothing else: protocol, tables, plots, examples, commands to make it again.
+
+    cmrhash report --run runs/sample/triplet-32
+
+    cmrhash report --dataset flickr --lang en --out flickr.html
+    """
+    config = ReportConfig(run, tuple(lang or ()), examples, top, thumbnail, out)
+    from cmrhash.data.manifest import open_extracted
+    from cmrhash.report import report as write
+    from cmrhash.runs import open_run
+
+    name = open_run(run).config["dataset"] if run else dataset
+    made = write(config, *open_extracted(cache, name), runs)
+    if made.missing:
+        note(f"{made.missing} photos are no longer there, or cannot be read: shown without", quiet)
+    if as_json:
+        print_json(made.as_json())
+    else:
+        print(made.file)
+    count = f"{len(made.runs)} run{'s' if made.runs[1:] else ''}"
+    note(f"{made.size / 1e6:.1f} MB, {count}, {made.photos} photos", quiet)

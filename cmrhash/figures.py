@@ -1,0 +1,287 @@
+"""Trained runs -> the pictures that they allow: the numbers of each kind, and its file; ``plots`` has the looks.
+
+``pr`` and ``bits`` show every run that fits, averaged over seeds; ``distances``, ``tsne`` and ``training`` show the
+best one on val.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cmrhash import plots, runs
+from cmrhash.codes import MAX_CONSTANT_BITS, MIN_DISTINCT
+from cmrhash.config import PLOTS, PlotConfig
+from cmrhash.data.dataset import RELEVANCE, ImageTextDataset, with_relevance
+from cmrhash.errors import DataError, UsageError
+from cmrhash.files import write_bytes
+from cmrhash.gather import (
+    WORDS,
+    Cells,
+    Drawing,
+    Lacking,
+    Row,
+    Source,
+    footer_of,
+    lengths_of,
+    listed,
+    names_of,
+    of_run,
+    stem_of,
+    untrained,
+)
+from cmrhash.plots import Distances, Panel, Series
+from cmrhash.sides import searches
+from cmrhash.tsne import FEWEST, embedding_map
+
+FORMATS = ("png", "svg")
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """files: written. skipped: kind -> why there is none. run: the one whose distances, map and training are shown."""
+
+    files: list[Path]
+    skipped: dict[str, str]
+    run: Path
+    of: int  # runs that it is the best of
+
+    def as_json(self) -> dict[str, Any]:
+        """What ``--json`` prints."""
+        return {"files": list(map(str, self.files)), "skipped": self.skipped, "run": str(self.run), "of": self.of}
+
+
+def draw(config: PlotConfig, dataset: ImageTextDataset, folder: Path, out: Path) -> Drawn:
+    """Draw and write what is asked for, or all that the runs allow. folder: the data set's cache; out: of all runs.
+
+    Raises UsageError for an unknown kind or format, for runs that do not exist, and for a kind that was asked for and
+    that these runs do not allow.
+    """
+    _check(config)
+    dataset = with_relevance(dataset, config.relevance)
+    found = runs.find_runs(out, dataset.name, dataset.relevance, config.bits, config.methods, config.seeds)
+    source = Source(dataset, folder, found, config.langs, config.items)
+    made, skipped = drawings(source, config.kinds)
+    target = config.out or out / dataset.name / "plots"
+    files = []
+    for drawing in made:
+        for form in dict.fromkeys(config.formats):
+            files.append(target / f"{drawing.name}.{form}")
+            write_bytes(files[-1], plots.render(drawing.figure, form))
+    return Drawn(files, skipped, source.best.folder, len(found))
+
+
+def drawings(source: Source, kinds: Sequence[str] = ()) -> tuple[list[Drawing], dict[str, str]]:
+    """The drawings of these kinds; of all if there are none, and then why any is missing."""
+    made: list[Drawing] = []
+    skipped: dict[str, str] = {}
+    for kind in dict.fromkeys(kinds or PLOTS):
+        try:
+            made += KINDS[kind](source)
+        except Lacking as error:
+            if kinds:
+                raise
+            skipped[kind] = error.what
+    return made, skipped
+
+
+# ---------------------------------------------------------------------------------------------- kinds
+
+
+def precision_recall(source: Source) -> list[Drawing]:
+    """A figure a language: with several methods a column a code length, else a line a length."""
+    drawn = []
+    for lang in dict.fromkeys(lang for _, _, lang, _ in source.cells):
+        cells = {key: rows for key, rows in source.cells.items() if key[2] == lang}
+        names, lengths = names_of(cells), lengths_of(cells)
+        if len(names) > 1:
+            grid = [[_pr_panel(cells, names, [bits], lang, d, f"{bits} bits") for bits in lengths] for d in WORDS]
+        else:
+            grid = [[_pr_panel(cells, names, lengths, lang, d, "") for d in WORDS]]
+        title = f"{source.dataset.name}, {listed(names)}, {listed(lengths)} bits, {lang}: precision and recall"
+        how = "a line has a point for each Hamming radius; precision: mean over queries with a non-empty ball"
+        figure = plots.curves(grid, title, footer_of(source.dataset, cells, source.found, how))
+        caption = f"Precision against recall within every Hamming radius, {lang}."
+        drawn.append(Drawing("pr", stem_of("pr", cells, lang), figure, caption))
+    return drawn
+
+
+def _pr_panel(
+    cells: Cells, names: Sequence[str], lengths: Sequence[int], lang: str, direction: str, what: str
+) -> Panel:
+    series, chance = [], []
+    for name in names:
+        for bits in lengths:
+            rows = cells.get((name, bits, lang, direction), [])
+            if rows:
+                recall, precision = (_mean_curve(rows, part) for part in ("recall", "precision"))
+                style = names.index(name) if what else lengths.index(bits)
+                series.append(Series(name if what else f"{bits} bits", recall, precision, style))
+                chance.append(rows[0]["chance"])
+    title = ", ".join(part for part in (WORDS[direction], what) if part)
+    return Panel(title, "recall", "precision", series, [("chance", float(np.mean(chance)))], unit_y=True)
+
+
+def _mean_curve(rows: Sequence[Row], part: str) -> list[float]:
+    """Over the seeds, (bits + 1,); NaN at radii where a seed finds nothing."""
+    values = np.array([row["pr_by_radius"][part] for row in rows], np.float64)
+    mean: list[float] = values.mean(axis=0).tolist()
+    return mean
+
+
+def by_bits(source: Source) -> list[Drawing]:
+    """A row a language, a column a direction; error bars are standard deviations over seeds."""
+    lengths = lengths_of(source.cells)
+    if len(lengths) < 2:
+        raise Lacking(f"plot bits needs two code lengths, there is {lengths[0]}", None, "train another --bits")
+    names, langs = names_of(source.cells), list(dict.fromkeys(lang for _, _, lang, _ in source.cells))
+    pairs = source.dataset.relevance == "pairs"
+    metric = "R@1 (hit@1)" if pairs else "mAP"
+    grid = []
+    for lang in langs:
+        row = []
+        for direction in WORDS:
+            series = [s for name in names for s in _by_bits(source.cells, name, lengths, lang, direction)]
+            chance = next(_figure(r[0], "_chance") for key, r in source.cells.items() if key[2:] == (lang, direction))
+            title = f"{WORDS[direction]}, {lang}"
+            row.append(Panel(title, "code length (bits)", metric, series, [("chance", chance)], ticks=lengths))
+        grid.append(row)
+    title = f"{source.dataset.name}, {listed(names)}, {listed(lengths)} bits: {metric} by code length"
+    how = "mean and standard deviation over seeds" if len({run.seed for run in source.found}) > 1 else ""
+    figure = plots.curves(grid, title, footer_of(source.dataset, source.cells, source.found, how))
+    caption = f"{metric} against code length, with chance and the real-valued embeddings as bounds."
+    return [Drawing("bits", stem_of("bits", source.cells), figure, caption)]
+
+
+def _by_bits(cells: Cells, name: str, lengths: Sequence[int], lang: str, direction: str) -> list[Series]:
+    """The line of a method, and that of its real-valued embeddings."""
+    there = {bits: rows for bits in lengths if (rows := cells.get((name, bits, lang, direction)))}
+    values = [[_figure(row, "") for row in rows] for rows in there.values()]
+    real = [float(np.mean([_figure(row, "_real") for row in rows])) for rows in there.values()]
+    means = [float(np.mean(own)) for own in values]
+    spread = [float(np.std(own, ddof=1)) if len(own) > 1 else 0.0 for own in values]
+    style = names_of(cells).index(name)
+    line = Series(name, list(there), means, style, spread if any(spread) else None)
+    return [line, Series("real-valued, cosine", list(there), real, style, reference=True)]
+
+
+def _figure(row: Row, which: str) -> float:
+    """mAP, by pairs R@1, of a row of ``evaluate``: of the codes (""), of real values, or of a random order."""
+    if row["relevance"] == "pairs":
+        return float(row["hit_at" + which]["1"])
+    return float(row["chance" if which == "_chance" else "map" + which])
+
+
+def distance_histograms(source: Source) -> list[Drawing]:
+    """A row a language, a column a direction."""
+    grid, counts = [], {}
+    for lang in source.langs:
+        row = []
+        for search in searches(source.dataset, source.views, tuple(WORDS), [lang]):
+            items, relevant = source.counts(search)
+            valid = relevant.sum(axis=1) > 0  # as everywhere: queries that have something to find
+            if not valid.any():
+                raise DataError("no query has a relevant item in the database", source.best.folder, "check the labels")
+            items, relevant = items[valid], relevant[valid]
+            near, far = relevant.sum(axis=0), (items - relevant).sum(axis=0)
+            note = f"{near.sum():,} relevant, {far.sum():,} irrelevant pairs\n"
+            note += f"P(relevant is nearer) = {nearer(near, far):.3f}"
+            row.append(Distances(f"{WORDS[search.direction]}, {lang}", near, far, note))
+            counts[lang, search.direction] = {"queries": len(items), "database": int(items[0].sum())}
+        grid.append(row)
+    title = of_run(source.best, source.dataset, "Hamming distances")
+    cells: Cells = {("", 0, *key): [row] for key, row in counts.items()}
+    how = "each histogram sums to 1; P over all pairs of one relevant and one irrelevant pair, ties half"
+    figure = plots.distances(grid, title, footer_of(source.dataset, cells, [source.best], how))
+    caption = f"Hamming distances of relevant and irrelevant query-database pairs of {source.best.folder.name}."
+    return [Drawing("distances", f"distances-{source.best.folder.name}", figure, caption)]
+
+
+def nearer(relevant: NDArray[np.int64], irrelevant: NDArray[np.int64]) -> float:
+    """Probability that a relevant pair is nearer than an irrelevant one, half for a tie; (bits + 1,) counts each.
+
+    NaN if either has no pairs.
+    """
+    near, far = relevant.astype(float), irrelevant.astype(float)
+    beyond = far.sum() - far.cumsum()
+    pairs = near.sum() * far.sum()
+    return float((near * (beyond + far / 2)).sum() / pairs) if pairs else float("nan")
+
+
+def training_curves(source: Source) -> list[Drawing]:
+    """Three panels over the epochs: loss by term, val mAP, collapse watch."""
+    run = source.best
+    lines = run.file(runs.HISTORY).read_text(encoding="utf-8").splitlines()
+    history = [json.loads(line) for line in lines]
+    if "terms" not in history[0]:
+        raise Lacking(f"plot training needs epochs, {run.method} is a closed form", run.folder, "choose a --method")
+    epochs = [entry["epoch"] + 1 for entry in history]
+    marks = [("chosen epoch", run.config["best_epoch"] + 1)]
+
+    def panel(title: str, unit: str, lines: Mapping[str, Sequence[float]], **more: Any) -> list[Panel]:
+        series = [Series(name, epochs, y, style) for style, (name, y) in enumerate(lines.items())]
+        return [Panel(title, "epoch", unit, series, marks=marks, **more)]
+
+    terms = {name: [entry["terms"][name] for entry in history] for name in history[0]["terms"]}
+    grid = [panel("loss by term", "loss, mean over steps", terms)]
+    if "val_map" in history[0]:
+        grid.append(panel("val: tie-aware mAP", "mAP", _val(history)))
+        levels = [("constant: collapsed above", MAX_CONSTANT_BITS), ("distinct: collapsed below", MIN_DISTINCT)]
+        grid.append(panel("collapse watch", "share", _watch(history), levels=levels, unit_y=True))
+    figure = plots.curves(grid, of_run(run, source.dataset, "training"), _trained(source.dataset, run), wide=True)
+    caption = f"Training of {run.folder.name}: loss by term, mAP on val and the collapse watch."
+    return [Drawing("training", f"training-{run.folder.name}", figure, caption)]
+
+
+def _val(history: Sequence[Row]) -> dict[str, list[float]]:
+    """mean, then "<lang> <direction>" -> mAP by epoch."""
+    lines = {"mean": [entry["val_map_mean"] for entry in history]}
+    for lang, by_direction in history[0]["val_map"].items():
+        for direction in by_direction:
+            lines[f"{lang} {direction}"] = [entry["val_map"][lang][direction] for entry in history]
+    return lines
+
+
+def _watch(history: Sequence[Row]) -> dict[str, list[float]]:
+    """What the watch saw of the database's codes in each view, and of the triplets, by epoch."""
+    lines = {}
+    for key, words in (("constant_bits", "constant bits"), ("distinct", "distinct codes")):
+        for view in sorted(history[0]["collapse"]):
+            lines[f"{words}, {view}"] = [entry["collapse"][view][key] for entry in history]
+    if "active_share" in history[0]:
+        lines["active triplets"] = [entry["active_share"] for entry in history]
+    return lines
+
+
+def _trained(dataset: ImageTextDataset, run: runs.Run) -> str:
+    """How a training was done, in a line."""
+    items = f"{run.config['train_items']:,} train items, {dataset.count('val'):,} val"
+    how = f"batch {run.config['batch']}, epoch chosen on {run.config['chosen_on']}"
+    return f"{items}; {how}; relevant: {RELEVANCE[run.relevance]}; seed {run.seed}{untrained([run])}"
+
+
+KINDS: dict[str, Callable[[Source], list[Drawing]]] = {
+    "pr": precision_recall,
+    "bits": by_bits,
+    "distances": distance_histograms,
+    "tsne": embedding_map,
+    "training": training_curves,
+}
+
+
+def _check(config: PlotConfig) -> None:
+    for what, asked, known in (("plot", config.kinds, tuple(PLOTS)), ("--format", config.formats, FORMATS)):
+        for name in asked:
+            if name not in known:
+                near = get_close_matches(name, known, 1)
+                hint = f"did you mean {near[0]}? " if near else ""
+                raise UsageError(f"unknown {what} '{name}'", None, f"{hint}choose out of {', '.join(known)}")
+    if config.items < FEWEST:
+        raise UsageError(f"--items {config.items}", None, f"give a whole number from {FEWEST}")

@@ -1,0 +1,306 @@
+"""Numbers -> pictures: curves, histograms of distances, a map of embeddings; and a picture -> PNG or SVG.
+
+The only importer of Matplotlib, and the only place that knows what a figure looks like. Every series has a colour that
+colour-blind readers tell apart (Okabe & Ito 2008), and a marker, dash or hatch that a grey print keeps. The same
+numbers give the same bytes of SVG. Nothing here touches a user's Matplotlib settings, or is touched by them.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cmrhash.errors import UsageError
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#222222")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
+DASHES: tuple[Any, ...] = ("-", (0, (5, 1.5)), (0, (3, 1, 1, 1)), (0, (1.2, 1.2)), (0, (7, 1.5, 1, 1.5, 1, 1.5)))
+LEVELS: tuple[Any, ...] = (":", (0, (6, 2, 1, 2)))
+RELEVANT, IRRELEVANT = ("#0072B2", "////"), ("#E69F00", "....")  # colour and hatch
+INK, MUTED, PALE = "#222222", "#595959", "#C8C8C8"
+WIDTH, PANEL, TALL = 2.7, 2.3, 1.55  # inches: of a panel, its height, that of a panel with a wide time axis
+DPI = 200  # of a PNG
+STYLE = {
+    "font.family": "DejaVu Sans",  # comes with Matplotlib: the same letters everywhere
+    "font.size": 8,
+    "text.color": INK,
+    "text.parse_math": False,  # names of data sets and classes are not formulas
+    "axes.edgecolor": MUTED,
+    "axes.labelcolor": INK,
+    "axes.titlesize": 8,
+    "axes.linewidth": 0.7,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": "#E4E4E4",
+    "grid.linewidth": 0.6,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "xtick.labelsize": 7,
+    "ytick.labelsize": 7,
+    "lines.linewidth": 1.3,
+    "lines.markersize": 3.6,
+    "hatch.linewidth": 0.5,
+    "legend.frameon": False,
+    "legend.fontsize": 7,
+    "legend.handlelength": 3.2,
+    "figure.titlesize": 9,
+    "figure.facecolor": "white",
+    "savefig.facecolor": "white",
+    "svg.hashsalt": "cmrhash",  # ids of an SVG, otherwise random
+}
+SILENT = ("Date", "Creator", "Format", "Type")  # what an SVG would say of when and by what it was drawn
+
+
+@dataclass(frozen=True)
+class Series:
+    """A line. style: its place among the series of the figure, which decides colour, marker and dash.
+
+    x, y: (N,) numbers; NaN breaks the line. sd: (N,) standard deviations, drawn as error bars. reference: what others
+    are measured against, a thin dashed line with the hollow marks of ``style``; one entry in the legend for all.
+    """
+
+    name: str
+    x: Sequence[float]
+    y: Sequence[float]
+    style: int
+    sd: Sequence[float] | None = None
+    reference: bool = False
+
+
+@dataclass(frozen=True)
+class Panel:
+    """A plot of curves. levels: named heights, drawn across. marks: named places on the x axis. ticks: of it."""
+
+    title: str
+    x_label: str
+    y_label: str
+    series: Sequence[Series]
+    levels: Sequence[tuple[str, float]] = ()
+    marks: Sequence[tuple[str, float]] = ()
+    ticks: Sequence[float] = ()
+    unit_y: bool = False  # the y axis runs from 0 to 1
+
+
+@dataclass(frozen=True)
+class Distances:
+    """relevant, irrelevant: (bits + 1,) pairs at each Hamming distance. note: a line inside the plot."""
+
+    title: str
+    relevant: NDArray[np.int64]
+    irrelevant: NDArray[np.int64]
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Points:
+    """xy: (N, 2) places; group: (N,) index into ``names``, -1 for none of them; hollow: (N,) texts among images."""
+
+    xy: NDArray[np.floating[Any]]
+    group: NDArray[np.int64]
+    hollow: NDArray[np.bool_]
+    names: Sequence[str] = field(default=())
+
+
+def curves(grid: Sequence[Sequence[Panel]], title: str, footer: str, wide: bool = False) -> Figure:
+    """Panels in rows and columns over common axes, with one legend; or with ``wide`` one under the other, over a common
+    x axis alone and each with its own legend.
+    """
+    with _styled():
+        figure, axes = _figure(
+            grid, title, footer, (5.0, TALL) if wide else (WIDTH, PANEL), sharex=True, sharey=not wide
+        )
+        for row, panels in enumerate(grid):
+            for column, panel in enumerate(panels):
+                ax = axes[row][column]
+                _panel(ax, panel)
+                ax.set_xlabel(panel.x_label if row == len(grid) - 1 else "")
+                ax.set_ylabel(panel.y_label if column == 0 else "")
+                if wide:
+                    ax.legend(*_entries([ax]), loc="center left", bbox_to_anchor=(1.01, 0.5))
+        figure.align_ylabels()
+        if not wide:
+            figure.legend(*_entries([ax for row in axes for ax in row]), loc="outside right center")
+        return figure
+
+
+def distances(grid: Sequence[Sequence[Distances]], title: str, footer: str) -> Figure:
+    """Histograms of Hamming distances, each a share of its own kind of pairs, so that few relevant pairs are seen."""
+    with _styled():
+        figure, axes = _figure(grid, title, footer, (WIDTH, PANEL), sharex=True, sharey=True)
+        for row, panels in enumerate(grid):
+            for column, panel in enumerate(panels):
+                ax = axes[row][column]
+                _histogram(ax, panel.irrelevant, IRRELEVANT, "irrelevant pairs")
+                _histogram(ax, panel.relevant, RELEVANT, "relevant pairs")
+                ax.set_title(panel.title, loc="left")
+                ax.text(0.02, 0.98, panel.note, transform=ax.transAxes, va="top", fontsize=6.5, color=MUTED)
+                ax.set_ylim(0, None)
+                ax.margins(x=0)
+                ax.set_xlabel("Hamming distance (bits)" if row == len(grid) - 1 else "")
+                ax.set_ylabel("share of pairs" if column == 0 else "")
+        top = max(_share(counts).max() for row in grid for p in row for counts in (p.relevant, p.irrelevant))
+        axes[0][0].set_ylim(0, 1.25 * top)  # room for the notes
+        figure.legend(*_entries([axes[0][0]]), loc="outside upper right", ncols=2)
+        return figure
+
+
+def scatter(points: Points, title: str, footer: str) -> Figure:
+    """A map of embeddings: filled marks are images, hollow ones texts; a colour and a marker for each group."""
+    with _styled():
+        figure, axes = _figure([[points]], title, footer, (5.4, 4.6))
+        ax = axes[0][0]
+        for at in range(-1, len(points.names)):
+            colour, marker = (PALE, ".") if at < 0 else (COLOURS[at % len(COLOURS)], MARKERS[at % len(MARKERS)])
+            for hollow in (False, True):
+                x, y = points.xy[(points.group == at) & (points.hollow == hollow)].T
+                face, size = ("none" if hollow else colour), 12 if at < 0 else 16
+                ax.scatter(x, y, size, facecolors=face, edgecolors=colour, marker=marker, linewidths=0.7)
+        ax.set_aspect("equal", "datalim")
+        ax.set(xticks=[], yticks=[], xlabel="t-SNE, first axis (no unit)", ylabel="t-SNE, second axis (no unit)")
+        figure.legend(*_keys(ax, points), loc="outside right center")
+        return figure
+
+
+def render(figure: Figure, form: str, live_text: bool = False) -> bytes:
+    """A figure as "png" or "svg"; the same figure gives the same bytes. live_text: letters stay letters in the SVG."""
+    with _styled(**{"svg.fonttype": "none" if live_text else "path"}), io.BytesIO() as file:
+        if form == "svg":
+            figure.savefig(file, format="svg", metadata=dict.fromkeys(SILENT))
+        else:
+            figure.savefig(file, format=form, dpi=DPI, metadata={"Software": None})
+        return file.getvalue()
+
+
+def inline(figure: Figure, name: str) -> str:
+    """A figure as an SVG element for HTML: no prolog, no foreign names, ids that are this figure's own."""
+    svg = render(figure, "svg", live_text=True).decode()
+    svg = re.sub(r"\s+xmlns(:\w+)?=\"[^\"]*\"", "", svg[svg.index("<svg") :])
+    return re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{name}-", svg)
+
+
+# ---------------------------------------------------------------------------------------------- parts of a figure
+
+
+@contextmanager
+def _styled(**more: Any) -> Iterator[None]:
+    """Our settings and nobody else's, for as long as something is drawn."""
+    try:
+        import matplotlib.style
+    except ImportError:
+        raise UsageError("plots need Matplotlib", None, 'pip install "cmrhash[viz]"') from None
+    with matplotlib.style.context(["default", STYLE | more]), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing from")  # names may be in any script
+        yield
+
+
+def _figure(
+    grid: Sequence[Sequence[Any]], title: str, footer: str, size: tuple[float, float], **shared: Any
+) -> tuple[Figure, Any]:
+    from matplotlib.figure import Figure
+
+    rows, columns = len(grid), len(grid[0])
+    legend = 1.5 if size[0] * columns < 11 else 2.0
+    figure = Figure(figsize=(size[0] * columns + legend, size[1] * rows + 0.7), layout="constrained")
+    figure.suptitle(title, x=0.01, ha="left", fontweight="bold")
+    figure.supxlabel(_folded(footer, figure.get_figwidth()), x=0.01, ha="left", fontsize=6, color=MUTED)
+    return figure, figure.subplots(rows, columns, squeeze=False, **shared)
+
+
+def _folded(text: str, inches: float) -> str:
+    """Lines that fit the width of a figure, at 6 points."""
+    lines, most = [""], int(inches * 23)
+    for word in text.split():
+        if lines[-1] and len(lines[-1]) + len(word) >= most:
+            lines.append("")
+        lines[-1] += (" " if lines[-1] else "") + word
+    return "\n".join(lines)
+
+
+def _panel(ax: Axes, panel: Panel) -> None:
+    for of in panel.series:
+        colour = COLOURS[of.style % len(COLOURS)]
+        if of.reference:
+            dashed: dict[str, Any] = {"linestyle": (0, (2, 2)), "linewidth": 0.8}
+            dashed |= {"markersize": 3, "markerfacecolor": "white", "markeredgewidth": 0.7}
+            ax.plot(of.x, of.y, color=colour, marker=MARKERS[of.style % len(MARKERS)], **dashed)
+            ax.plot([], [], color=MUTED, marker="o", label=_label(of.name), **dashed)  # one entry of the legend for all
+            continue
+        marker, dash = MARKERS[of.style % len(MARKERS)], DASHES[of.style % len(DASHES)]
+        line = {"color": colour, "marker": marker, "linestyle": dash, "label": _label(of.name)}
+        if of.sd is None:
+            ax.plot(of.x, of.y, markevery=_every(len(of.x)), **line)
+        else:
+            ax.errorbar(of.x, of.y, yerr=of.sd, capsize=2, elinewidth=0.8, **line)
+    for at, (name, height) in enumerate(panel.levels):
+        ax.axhline(height, color=INK, linestyle=LEVELS[at % len(LEVELS)], linewidth=0.9, label=_label(name))
+    for name, place in panel.marks:
+        ax.axvline(place, color=MUTED, linestyle="-", linewidth=0.7, label=_label(name))
+    ax.set_title(panel.title, loc="left")
+    if panel.ticks:
+        ax.set_xticks(panel.ticks)
+    if panel.unit_y:
+        ax.set_ylim(-0.02, 1.02)
+
+
+def _every(points: int) -> Any:
+    """Which points get a marker: all of a few, else some along the line."""
+    return None if points <= 10 else 0.12
+
+
+def _histogram(ax: Axes, counts: NDArray[np.int64], look: tuple[str, str], name: str) -> None:
+    colour, hatch = look
+    edges = np.arange(len(counts) + 1) - 0.5
+    filled: dict[str, Any] = {"facecolor": colour + "55", "edgecolor": colour, "hatch": hatch, "linewidth": 1.0}
+    ax.stairs(_share(counts), edges, fill=True, label=name, **filled)
+
+
+def _share(counts: NDArray[np.int64]) -> NDArray[np.float64]:
+    return np.asarray(counts / max(int(counts.sum()), 1))
+
+
+def _label(name: str) -> str:
+    """Matplotlib leaves names that begin with "_" out of a legend."""
+    return name.lstrip("_") or "-"
+
+
+def _entries(axes: Sequence[Axes]) -> tuple[list[Any], list[str]]:
+    """Handles and names of a legend, each name once, what others are measured against last."""
+    found: dict[str, Any] = {}
+    for ax in axes:
+        for handle, name in zip(*ax.get_legend_handles_labels(), strict=True):
+            found.setdefault(name, handle)
+    last = sorted(found, key=lambda name: getattr(found[name], "get_linewidth", lambda: 1)() < 1)  # the thin ones
+    return [found[name] for name in last], last
+
+
+def _keys(ax: Axes, points: Points) -> tuple[list[Any], list[str]]:
+    """The legend of a map: how many items each group has, then what filled and hollow mean."""
+    from matplotlib.lines import Line2D
+
+    def key(marker: str, colour: str, face: str) -> Line2D:
+        return Line2D([], [], linestyle="", marker=marker, color=colour, markerfacecolor=face)
+
+    handles, names = [], []
+    for at, name in enumerate(points.names):
+        colour = COLOURS[at % len(COLOURS)]
+        handles.append(key(MARKERS[at % len(MARKERS)], colour, colour))
+        names.append(f"{_label(name)} ({int((points.group[~points.hollow] == at).sum())})")
+    if (points.group < 0).any():
+        handles.append(key(".", PALE, PALE))
+        names.append(f"other ({int((points.group[~points.hollow] < 0).sum())})")
+    handles += [key("o", MUTED, MUTED), key("o", MUTED, "none")]
+    return handles, [*names, "image", "text"]

@@ -1,0 +1,79 @@
+"""A map of images and texts: t-SNE of the embeddings of query items, coloured by class."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cmrhash import plots
+from cmrhash.data.dataset import ImageTextDataset
+from cmrhash.encode import Encoded
+from cmrhash.errors import UsageError
+from cmrhash.gather import Drawing, Lacking, Source, of_run, untrained
+from cmrhash.plots import Points
+
+CLASSES = 8  # that a map colours; the others are grey
+FEWEST = 8  # items of a map
+
+
+def embedding_map(source: Source) -> list[Drawing]:
+    """A figure a language: a seeded sample of the query items, which no training has seen."""
+    drawn = []
+    for lang in source.langs:
+        image, text = source.views["image"], source.views[f"text-{lang}"]
+        chosen, rows = _sample(source, image, text)
+        xy = _tsne(np.concatenate([image.embedding[rows[0]], text.embedding[rows[1]]]), source.best.seed)
+        group, names = _groups(source.dataset, chosen)
+        points = Points(xy, np.tile(group, 2), np.repeat([False, True], len(chosen)), names)
+        title = of_run(source.best, source.dataset, f"t-SNE of the embeddings, {lang}")
+        what = f"{len(chosen):,} query items, unseen in training, each as image and as text; cosine"
+        if names:
+            what += f"; an item has the colour of its rarest label, of which the {len(names)} most frequent are shown"
+        footer = f"{what}; seed {source.best.seed}{untrained([source.best])}"
+        name = f"tsne-{source.best.folder.name}-{lang}"
+        caption = f"t-SNE map of the real-valued embeddings of {source.best.folder.name}, {lang}."
+        drawn.append(Drawing("tsne", name, plots.scatter(points, title, footer), caption))
+    return drawn
+
+
+def _sample(source: Source, *views: Encoded) -> tuple[NDArray[np.int64], list[NDArray[np.int64]]]:
+    """Query items that all views have, at most ``source.items`` of them by the run's seed; and their rows in each."""
+    first = [dict(zip(*np.unique(view.codes.item, return_index=True), strict=True)) for view in views]
+    items = enumerate(source.dataset.items)
+    fitting = [at for at, item in items if "query" in item.splits and all(at in rows for rows in first)]
+    if source.dataset.relevance == "labels":
+        fitting = [at for at in fitting if source.dataset.items[at].labels]
+    if len(fitting) < FEWEST:
+        raise Lacking(f"plot tsne needs {FEWEST} query items with image and text, there are {len(fitting)}")
+    if len(fitting) > source.items:
+        drawn = np.random.default_rng(source.best.seed).permutation(fitting)[: source.items]
+        fitting = sorted(drawn.tolist())
+    return np.array(fitting), [np.array([rows[at] for at in fitting]) for rows in first]
+
+
+def _groups(dataset: ImageTextDataset, chosen: NDArray[np.int64]) -> tuple[NDArray[np.int64], list[str]]:
+    """Of each item its rarest label in the data set; then the most frequent of these, and -1 for the others."""
+    if dataset.relevance != "labels":
+        return np.full(len(chosen), -1, np.int64), []
+    count = Counter(label for item in dataset.items for label in item.labels)
+    own = [min(dataset.items[at].labels, key=lambda label: (count[label], label)) for at in chosen]
+    shown = sorted(Counter(own).items(), key=lambda pair: (-pair[1], pair[0]))[:CLASSES]
+    place = {label: at for at, (label, _) in enumerate(shown)}
+    return np.array([place.get(label, -1) for label in own]), [dataset.classes[label] for label, _ in shown]
+
+
+def _tsne(x: NDArray[np.float32], seed: int) -> NDArray[np.floating[Any]]:
+    """(N, 2) places of (N, D) embeddings, neighbours by cosine (van der Maaten & Hinton, JMLR 2008)."""
+    try:
+        from sklearn.manifold import TSNE
+    except ImportError:
+        raise UsageError("plot tsne needs scikit-learn", None, 'pip install "cmrhash[viz]"') from None
+    x = x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12)
+    spread = x.shape[1] > 1 and (x.std(axis=0) > 1e-6).sum() > 1  # the first axes of collapsed codes are no start
+    perplexity = min(30.0, (len(x) - 1) / 3)
+    made = TSNE(perplexity=perplexity, init="pca" if spread else "random", random_state=seed)
+    places: NDArray[np.floating[Any]] = made.fit_transform(x)
+    return places
