@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from cmrhash import runs
 from cmrhash.codes import pack
 from cmrhash.config import CACHE
-from cmrhash.data.dataset import ImageTextDataset, clean_text, with_relevance
+from cmrhash.data.dataset import ImageTextDataset, Item, clean_text, with_relevance
 from cmrhash.data.manifest import open_extracted
 from cmrhash.encode import Encoded, encode, has_codes, load_heads, read_codes, refuse_new_features
 from cmrhash.encoders.pixels import BadImage, decode, read_bytes, to_rgb
@@ -145,6 +145,10 @@ class Hasher:
         if len(best) != 1:
             raise UsageError("which language is it?", None, f"give --lang, one of {', '.join(self.langs)}")
         return best[0]
+
+    def item(self, ident: str) -> Item | None:
+        """The item of the data set that has this id."""
+        return self.dataset.items[self._place[ident]] if ident in self._place else None
 
     # ------------------------------------------------------------------------------------------ searching
 

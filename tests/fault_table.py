@@ -28,6 +28,7 @@ ROWS = (  # in the order of the table
     "bad labels, codes, features, Faiss calls",
     "bad command line",
     "hostile file",
+    "web page: host, origin, size, type, path, slow body",
     "training: NaN, no negative, collapse",
 )
 

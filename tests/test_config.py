@@ -19,6 +19,7 @@ from cmrhash.config import (
     FinetuneConfig,
     PruneConfig,
     SearchConfig,
+    ServeConfig,
     TrainConfig,
     VerifyConfig,
 )
@@ -31,6 +32,7 @@ COMMANDS = {
     "eval": EvalConfig,
     "compare": CompareConfig,
     "search": SearchConfig,
+    "serve": ServeConfig,
     "cache verify": VerifyConfig,
     "cache prune": PruneConfig,
 }
@@ -42,13 +44,20 @@ PLURAL = {
 }
 MORE = {"extract": FinetuneConfig}  # a second config, for what --finetune does
 TRAINED_BY = {"compare": ("epochs", "relevance", "device")}  # what a grid hands on to its trainings
-NOT_OPTIONS = {"train": {"checkpoint_seconds"}, "extract": {"checkpoint_seconds"}}
+NOT_OPTIONS = {
+    "train": {"checkpoint_seconds"},
+    "extract": {"checkpoint_seconds"},
+    "serve": {"max_k", "max_text", "max_body", "body_seconds", "queue", "thumb_bytes"},
+}
 NOT_FIELDS = {
     *("dataset", "cache", "runs", "overwrite", "as_json", "quiet", "debug", "encoder", "trec", "device", "help"),
     "alignment",  # a way to say the method
     "finetune",
 }
-CHOICE = {"search": {"query", "item", "run", "bits", "method", "relevance"}}  # what is asked, and of which run
+CHOICE = {
+    "search": {"query", "item", "run", "bits", "method", "relevance", "html"},
+    "serve": {"run", "bits", "method", "relevance"},
+}  # what is asked, and of which run
 
 
 def commands():

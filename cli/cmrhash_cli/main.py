@@ -12,6 +12,7 @@ from cmrhash_cli.evaluate import evaluate
 from cmrhash_cli.extract import extract
 from cmrhash_cli.output import print_version, run
 from cmrhash_cli.search import search
+from cmrhash_cli.serve import serve
 from cmrhash_cli.train import train
 
 app = typer.Typer(
@@ -35,6 +36,7 @@ app.command("extract")(extract)
 app.command("train")(train)
 app.command("eval")(evaluate)
 app.command("search")(search)
+app.command("serve")(serve)
 app.command("compare")(compare)
 app.command("bench")(bench)
 app.command("env")(env)

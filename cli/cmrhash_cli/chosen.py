@@ -1,0 +1,37 @@
+"""Which run a command works with: options declared once, and the run that they mean."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from cmrhash.data.dataset import ImageTextDataset
+    from cmrhash.runs import Run
+
+OneRun = Annotated[Path | None, typer.Option("--run", help="Folder of a trained run; default: the best one on val.")]
+OneLength = Annotated[int | None, typer.Option("--bits", help="Code length of the run; default: any.")]
+OneMethod = Annotated[str | None, typer.Option("--method", help="Method of the run; default: any.")]
+
+
+def chosen_run(
+    run: Path | None,
+    bits: int | None,
+    method: str | None,
+    relevance: str | None,
+    dataset: str | None,
+    cache: Path,
+    runs: Path,
+) -> tuple[Run, ImageTextDataset, Path]:
+    """The run that is asked for, or else the one that is best on val; its data set, and where that lies."""
+    from cmrhash.data.manifest import open_extracted
+    from cmrhash.runs import best_run, find_runs, open_run
+
+    chosen = open_run(run) if run else None
+    data, folder = open_extracted(cache, chosen.config["dataset"] if chosen else dataset)
+    if chosen is None:
+        wanted = ([bits] if bits else [], [method] if method else [])
+        chosen = best_run(find_runs(runs, data.name, relevance or data.relevance, *wanted))
+    return chosen, data, folder
