@@ -86,7 +86,8 @@ def browser(folder):
     """A fresh Chromium. folder: for its profile."""
     driver = subprocess.Popen(["chromedriver", "--port=0"], stdout=subprocess.PIPE, text=True)
     try:
-        port = next(int(line.rsplit(" ", 1)[1].rstrip(".\n")) for line in driver.stdout if "on port" in line)
+        started = next(line for line in driver.stdout if "successfully on port" in line)
+        port = int(started.rsplit(" ", 1)[1].rstrip(".\n"))
         options = {"args": [*FLAGS, f"--user-data-dir={folder}"]}
         wanted = {"goog:chromeOptions": options, "goog:loggingPrefs": {"performance": "ALL", "browser": "ALL"}}
         made = _call(port, "POST", "/session", {"capabilities": {"alwaysMatch": wanted}})

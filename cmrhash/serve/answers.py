@@ -69,7 +69,8 @@ class Answer:
 
 
 def ask(hasher: Hasher, question: Question, apart: bool = False) -> Answer:
-    """Encode and search. apart: images and texts in two lists where both are sought, each of k hits.
+    """Encode and search. apart: images and texts in two lists where both are sought, each of k hits, and both are
+    sought for a photo unless it is said otherwise.
 
     Raises UsageError for what cannot be asked (``UnknownItem`` for an id), DataError for what is no photo.
     """
@@ -77,7 +78,7 @@ def ask(hasher: Hasher, question: Question, apart: bool = False) -> Answer:
     lang, thumb, item = question.lang or hasher.langs[0], None, None
     if question.ident is not None:
         item = find_item(hasher, question.ident)
-        to = question.to or ("text" if question.by == "image" else "image")
+        to = question.to or ("image" if question.by == "text" else BOTH if apart else "text")
         by = {"by": question.by, "lang": question.lang, "k": question.k}
         parts = {each: hasher.search_item(question.ident, to=each, **by) for each in _targets(to, apart)}  # type: ignore[arg-type]
     else:
@@ -87,7 +88,7 @@ def ask(hasher: Hasher, question: Question, apart: bool = False) -> Answer:
             except BadImage as bad:
                 raise DataError(f"{NO_PHOTO} ({bad})", None, "give another file") from None
             code, thumb = hasher.encode_image([image])[0], thumbnail(image)
-            to, lang = question.to or "text", hasher.language(lang)
+            to, lang = question.to or (BOTH if apart else "text"), hasher.language(lang)
         else:
             text = question.text or ""
             lang = hasher.language(question.lang, text)
@@ -134,8 +135,9 @@ def names(hasher: Hasher, item: Item | None) -> tuple[str, ...]:
 
 
 def starts(hasher: Hasher, count: int) -> list[Item]:
-    """Query items to start from, evenly out of all that have a photo."""
-    queries = [item for item in hasher.dataset.items if "query" in item.splits and item.image]
+    """Query items to start from, evenly out of all that have a photo, or out of all if none has."""
+    queries = [item for item in hasher.dataset.items if "query" in item.splits]
+    queries = [item for item in queries if item.image] or queries
     return [queries[n * len(queries) // count] for n in range(count)] if len(queries) > count else queries
 
 

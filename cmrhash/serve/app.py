@@ -10,7 +10,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, JSONResponse, Response
 from starlette.exceptions import HTTPException
 
-from cmrhash import __version__
+import cmrhash
 from cmrhash.config import ServeConfig
 from cmrhash.errors import CmrhashError, EncoderError, UsageError
 from cmrhash.hasher import TARGETS, Hasher
@@ -31,7 +31,7 @@ Lang = Annotated[str | None, Query(description="Of the sentence and of found cap
 
 def create_app(hasher: Hasher, config: ServeConfig, worker: Worker) -> FastAPI:
     """The page without its guard, which ``server.guarded`` puts before it."""
-    app = FastAPI(title="cmrhash", version=__version__, docs_url=None, redoc_url=None)
+    app = FastAPI(title="cmrhash", version=cmrhash.__version__, docs_url=None, redoc_url=None)
     _add_page(app, hasher, config, worker)
     _add_api(app, hasher, config, worker)
     _add_files(app, hasher, config)
@@ -51,20 +51,21 @@ def _add_page(app: FastAPI, hasher: Hasher, config: ServeConfig, worker: Worker)
 
     @app.get("/", include_in_schema=False)
     async def by_address(request: Request) -> HTMLResponse:
-        question = _question(dict(request.query_params), config)
+        question = _spoken(_question(dict(request.query_params), config), request, hasher)
         if question.text is None and question.ident is None:
             return _html(page(hasher, config, question))
-        return await shown(question if question.text is not None or question.by == "text" else _both(question))
+        return await shown(question)
 
     @app.post("/", include_in_schema=False)
     async def by_photo(
+        request: Request,
         photo: Annotated[UploadFile, File()],
         lang: Annotated[str, Form()] = "",
         to: Annotated[str, Form()] = "",
         k: Annotated[str, Form()] = "",
     ) -> HTMLResponse:
         question = _question({"lang": lang, "to": to, "k": k}, config, await photo.read())
-        return await shown(_both(question))
+        return await shown(_spoken(question, request, hasher))
 
 
 def _add_api(app: FastAPI, hasher: Hasher, config: ServeConfig, worker: Worker) -> None:
@@ -96,7 +97,7 @@ def _add_api(app: FastAPI, hasher: Hasher, config: ServeConfig, worker: Worker) 
     async def healthz() -> dict[str, Any]:
         return {
             "status": "ok",
-            "version": __version__,
+            "version": cmrhash.__version__,
             "run": str(hasher.run.folder),
             "dataset": hasher.dataset.name,
             "items": len(hasher.dataset.items),
@@ -158,7 +159,8 @@ def told(error: Exception) -> tuple[int, str]:
     status = next(
         (code for kind, code in STATUS.items() if isinstance(error, kind)), 400 if error.where is None else 500
     )
-    return status, ": ".join(part for part in (error.what, error.fix) if part).replace("--", "")
+    words = f"{error.what}: {error.fix}".replace("?:", "?") if error.fix else error.what
+    return status, words.replace("--", "")
 
 
 def _question(asked: dict[str, str], config: ServeConfig, photo: bytes | None = None) -> Question:
@@ -176,9 +178,12 @@ def _question(asked: dict[str, str], config: ServeConfig, photo: bytes | None = 
     )
 
 
-def _both(question: Question) -> Question:
-    """A photo is answered by texts and images, unless it is said otherwise."""
-    return replace(question, to=question.to or "both")
+def _spoken(question: Question, request: Request, hasher: Hasher) -> Question:
+    """Where no sentence tells the language of captions, the first of the browser's that the run has."""
+    if question.lang or question.text is not None:
+        return question
+    asked = (part.split(";")[0].split("-")[0].strip() for part in request.headers.get("accept-language", "").split(","))
+    return replace(question, lang=next((lang for lang in asked if lang in hasher.langs), None))
 
 
 def _check(question: Question, config: ServeConfig) -> None:

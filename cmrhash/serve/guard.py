@@ -22,6 +22,7 @@ App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 METHODS = ("GET", "POST")
+ELSEWHERE = ("cross-site", "same-site")  # what a browser says of where a request comes from
 COOKIE = "cmrhash-token"
 HEADERS = {
     "content-security-policy": "default-src 'self'; img-src 'self' data:; object-src 'none'; base-uri 'none'; "
@@ -77,6 +78,8 @@ class Guard:
             raise _Refused(421, "this Host is not served here")
         if scope["method"] == "POST":
             _check_origin(headers)
+        elif headers.get("sec-fetch-site") in ELSEWHERE and headers.get("sec-fetch-dest") != "document":
+            raise _Refused(403, "from another site only links lead here")
 
     def _check_token(self, scope: Scope, headers: dict[str, str]) -> str | None:
         """None if the request carries the token; where to go next if it does so in its address."""
@@ -126,7 +129,7 @@ def _check_origin(headers: dict[str, str]) -> None:
     said = headers.get("origin", headers.get("referer"))
     if said is not None and urlsplit(said).netloc.lower() != headers["host"].lower():  # also "null"
         raise _Refused(403, "this form was sent from another page")
-    if headers.get("sec-fetch-site", "same-origin") not in ("same-origin", "none"):
+    if headers.get("sec-fetch-site") in ELSEWHERE:
         raise _Refused(403, "this form was sent from another site")
 
 

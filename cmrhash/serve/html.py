@@ -90,7 +90,7 @@ def in_words(answer: Answer) -> str:
     question = answer.question
     if question.ident is not None:
         return f"{'photo' if question.by == 'image' else 'caption'} of item {question.ident}"
-    return "a photo of yours" if question.text is None else f"“{question.text}”"
+    return "your photo" if question.text is None else f"“{question.text}”"
 
 
 def counted(answer: Answer) -> str:
@@ -107,7 +107,7 @@ def _count(to: str, hits: Sequence[Judged]) -> str:
 
 def results(hasher: Hasher, answer: Answer, source: Source, linked: bool = True) -> str:
     """The query and a gallery for each part. linked: results can be asked by, and searches be changed."""
-    time = f" in {answer.seconds:.2f} s" if answer.seconds else ""
+    time = f" in {1000 * answer.seconds:.0f} ms" if answer.seconds else ""
     parts = [
         query(answer, source),
         f'<p class="count" role="status" aria-live="polite">{esc(counted(answer))}{time}</p>',
@@ -132,10 +132,10 @@ def query(answer: Answer, source: Source) -> str:
         words += _labels(answer.labels) + f'<p class="id">item {esc(item.id)}, {_roles(item)}</p>'
         picture = _picture(source(item), captions[0] if captions else f"item {item.id}")
     elif answer.question.text is not None:
-        words = f'<p class="caption" lang="{esc(lang)}">{esc(answer.question.text)}</p><p class="id">{esc(lang)}</p>'
+        return f'<p class="asked">asked in <b>{esc(lang)}</b></p>'
     elif answer.thumb:
         picture = _picture(data_uri(answer.thumb), "the photo that you searched by")
-    return f'<section class="query" aria-label="Query">{picture}<div><h2>Query</h2>{words}</div></section>'
+    return f'<section class="query" aria-label="Query">{picture}<div>{words}</div></section>'
 
 
 def start_cards(hasher: Hasher, items: Iterable[Item], lang: str | None, source: Source) -> str:
@@ -179,7 +179,7 @@ def _card(hasher: Hasher, answer: Answer, judged: Judged, source: Source, linked
         words = f'<a href="{by_words}" title="search by this caption">{words}</a>'
     return (
         f'<li class="{_verdict_class(judged)}">{picture}\n<div><p class="meta"><span class="distance" '
-        f'title="Hamming distance: bits that differ">{hit.distance} of {bits} bits</span>{_verdict(judged)}</p>\n'
+        f'title="bits that differ, of {bits}">distance {hit.distance}</span>{_verdict(judged)}</p>\n'
         f'<p class="caption">{words}</p>{_labels(hit.labels, judged.shared)}<p class="id">{esc(hit.id)}</p></div></li>'
     )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from typing import Any
 from urllib.parse import quote
 
@@ -52,10 +53,10 @@ def page(
 
 def forms(hasher: Hasher, config: ServeConfig, question: Question) -> str:
     """A sentence, a photo, or an item's id; what is chosen stays chosen."""
+    lang = question.lang if question.text is not None else None  # that of found captions says nothing of a sentence
     focus = "" if question.text or question.ident or question.photo else " autofocus"
     limit = f"{config.max_body / 1e6:g} MB"
-    choices = f"""<label>Language <select name="lang">{_options(_langs(hasher), question.lang)}</select></label>
-<label>Show <select name="to">{_options(SHOWN, question.to)}</select></label>
+    choices = f"""<label>Show <select name="to">{_options(SHOWN, question.to)}</select></label>
 <label>How many <input type="number" name="k" min="1" max="{config.max_k}" value="{question.k}"></label>"""
     by = _options({"image": "its photo", "text": "its caption"}, question.by)
     return f"""<search>
@@ -64,12 +65,13 @@ def forms(hasher: Hasher, config: ServeConfig, question: Question) -> str:
 <input id="q" name="q" type="search" required maxlength="{config.max_text}" value="{esc(question.text or "")}"
  placeholder="what is in the picture?" autocomplete="off"{focus}>
 <button>Search</button>
-<div class="choices">{choices}</div>
+<div class="choices"><label>Language <select name="lang">{_options(_langs(hasher), lang)}</select></label>
+{choices}</div>
 </form>
 <form action="/" method="post" enctype="multipart/form-data" class="photo" id="drop" data-most="{config.max_body}">
 <label for="photo">Photo <small>(at most {limit}<span class="droppable">; drop or paste it here</span>)</small></label>
 <input id="photo" name="photo" type="file" required accept="{PHOTOS}">
-<input type="hidden" name="lang" value="{esc(question.lang or "")}">
+<input type="hidden" name="lang" value="{esc(lang or "")}">
 <input type="hidden" name="to" value="{esc(question.to or "")}">
 <input type="hidden" name="k" value="{question.k}">
 <button>Search by photo</button>
@@ -78,6 +80,7 @@ def forms(hasher: Hasher, config: ServeConfig, question: Question) -> str:
 <details class="item"{" open" if question.ident else ""}><summary>Search by an item of the data set</summary>
 <form action="/" method="get"><label>Id <input name="id" required value="{esc(question.ident or "")}"></label>
 <label>by <select name="by">{by}</select></label>
+<label>Captions <select name="lang">{_options(dict.fromkeys(hasher.langs), question.lang)}</select></label>
 {choices}
 <button>Search</button></form></details>
 </search>"""
@@ -109,7 +112,8 @@ def _score(row: dict[str, Any]) -> dict[str, str]:
         cells |= {f"R@{k}": f"{value:.3f}" for k, value in row["hit_at"].items()}
         cells["median rank"] = f"{row['median_rank']:.1f}"
     else:
-        cells |= {"mAP": f"{row['map']:.3f}", "chance": f"{row['chance']:.3f}", "real-valued": f"{row['map_real']:.3f}"}
+        maps = {"mAP": "map", "chance": "chance", "mAP real-valued": "map_real"}
+        cells |= {column: f"{row[key]:.3f}" for column, key in maps.items()}
         cells |= {f"P@{k}": f"{value:.3f}" for k, value in row["precision_at"].items()}
     return {**cells, "queries": f"{row['queries']}", "database": f"{row['database']}"}
 
@@ -125,9 +129,10 @@ def _langs(hasher: Hasher) -> dict[str | None, str]:
     return {None: "by its words", **own} if len(own) > 1 else own
 
 
-def _options(choices: dict[Any, str], chosen: str | None) -> str:
+def _options(choices: Mapping[Any, str | None], chosen: str | None) -> str:
+    """words None: those of the value itself."""
     return "".join(
-        f'<option value="{esc(value or "")}"{" selected" if value == chosen else ""}>{esc(words)}</option>'
+        f'<option value="{esc(value or "")}"{" selected" if value == chosen else ""}>{esc(words or value)}</option>'
         for value, words in choices.items()
     )
 
