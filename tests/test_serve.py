@@ -297,9 +297,13 @@ def nasty(make_cache, tmp_path):
     """A run on data whose captions, ids and classes are markup."""
 
     def change(item):
-        return Item(f'{item.id}/"><b>', item.image, {"en": (NASTY, NASTY), "de": (NASTY,)}, item.labels, item.splits)
+        return Item(
+            f'{item.id}/"><b>?#%41', item.image, {"en": (NASTY, NASTY), "de": (NASTY,)}, item.labels, item.splits
+        )
 
     dataset, folder = make_cache(tmp_path / "cache", change=change)
+    for item in dataset.items[:20]:
+        Image.new("RGB", (20, 20)).save(dataset.root / item.image)
     run, _ = train(TrainConfig(**QUICK), dataset, folder, tmp_path / "runs")
     return Hasher(run, dataset, folder)
 
@@ -311,8 +315,9 @@ def test_captions_and_ids_are_text_wherever_they_stand(nasty, worker, faults):
     typed = Question(text=NASTY, lang=NASTY, to=NASTY, by=NASTY)
     with TestClient(guarded(nasty, ServeConfig(), worker), base_url=BASE) as client:
         asked = client.get("/", params={"id": NASTY, "to": NASTY, "lang": NASTY}).text
-        linked = client.get(Seen(client.get("/").text).all("a")[2]["href"])
-    assert linked.status_code == 200  # an id of odd characters survives the way through an address
+        first = Seen(client.get("/").text)
+        for address in (first.all("a")[2]["href"], first.all("img")[0]["src"]):
+            assert client.get(address).status_code == 200  # an id of odd characters survives the way through it
     for document, scripts in (
         (page(nasty, ServeConfig(), question, answer), [{"src": "/drop.js", "defer": None}]),
         (page(nasty, ServeConfig(), typed, problem=NASTY), [{"src": "/drop.js", "defer": None}]),
@@ -379,6 +384,7 @@ def test_no_other_method_and_no_leave_for_other_origins(client, method):
     answer = client.request(method, "/api/search", headers=wish)
     assert answer.status_code == 405
     assert "access-control-allow-origin" not in answer.headers
+    assert speak(Guard(never, LOOPBACK, None), [], method=method) == 405  # a body of these is not even read
 
 
 def test_every_answer_tells_the_browser_what_it_may_do(client):
