@@ -297,9 +297,7 @@ def nasty(make_cache, tmp_path):
     """A run on data whose captions, ids and classes are markup."""
 
     def change(item):
-        return Item(
-            f'{item.id}/"><b>?#%41', item.image, {"en": (NASTY, NASTY), "de": (NASTY,)}, item.labels, item.splits
-        )
+        return Item(f'{item.id}/"><b>?#', item.image, {"en": (NASTY, NASTY), "de": (NASTY,)}, item.labels, item.splits)
 
     dataset, folder = make_cache(tmp_path / "cache", change=change)
     for item in dataset.items[:20]:
