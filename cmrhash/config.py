@@ -182,6 +182,26 @@ class ExportConfig:
 
 
 @dataclass(frozen=True)
+class ServeConfig:
+    """A run -> a page in the browser."""
+
+    host: str = "127.0.0.1"  # address to listen on; any but loopback needs i_know, and then a token
+    port: int = 8000  # 0: any free one
+    i_know: bool = False  # that others on the network can reach the page
+    k: int = 12  # results that the page asks for at first
+    image_weights: str | None = None  # as in SearchConfig
+    text_models: tuple[str, ...] = ()
+    device: str = "auto"
+    offline: bool = False
+    max_k: int = 200  # results that may be asked for
+    max_text: int = 2000  # characters of a sentence
+    max_body: int = 10 * 10**6  # bytes of an upload
+    body_seconds: float = 10.0  # in which an upload must be there
+    queue: int = 8  # questions that may wait while one is answered
+    thumb_bytes: int = 64 * 2**20  # of thumbnails kept in memory
+
+
+@dataclass(frozen=True)
 class CompareConfig:
     """A grid of runs -> one table."""
 

@@ -36,7 +36,7 @@ EXTRAS = {
     "gensim": "gensim",
     "matplotlib": "matplotlib",
     "scikit-learn": "sklearn",
-    **{name: name for name in ("psycopg", "pymilvus", "onnx", "onnxruntime", "onnxscript")},
+    **{name: name for name in ("psycopg", "pymilvus", "onnx", "onnxruntime", "onnxscript", "fastapi", "uvicorn")},
 }
 VARIABLES = (
     *("CMRHASH_DEBUG", "HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_HOME", "HF_HUB_CACHE", "HF_ENDPOINT"),

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from cmrhash import runs
 from cmrhash.config import CACHE
-from cmrhash.data.dataset import ImageTextDataset, with_relevance
+from cmrhash.data.dataset import ImageTextDataset, Item, with_relevance
 from cmrhash.data.manifest import open_extracted
 from cmrhash.deploy import collection_of, keys_of, refuse_other_codes
 from cmrhash.embed import Embedder
@@ -146,6 +146,10 @@ class Hasher(Embedder):
     def from_pretrained(source: str | Path, **options: Any) -> PretrainedHasher:
         """Open what ``save_pretrained`` wrote, in a folder or under an id of the hub; see ``PretrainedHasher.load``."""
         return PretrainedHasher.load(source, **options)
+
+    def item(self, ident: str) -> Item | None:
+        """The item of the data set that has this id."""
+        return self.dataset.items[self._place[ident]] if ident in self._place else None
 
     # ------------------------------------------------------------------------------------------ searching
 

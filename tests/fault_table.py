@@ -28,6 +28,7 @@ ROWS = (  # in the order of the table
     "bad labels, codes, features, Faiss calls",
     "bad command line",
     "hostile file",
+    "web page: host, origin, size, type, path, slow body",
     "training: NaN, no negative, collapse",
 )
 
@@ -52,7 +53,7 @@ class Count:
 
     def line(self, row: str) -> str:
         naive = f"{self.naive_survived} of {self.naive_tried}" if self.naive_tried else "-"
-        return f"{row:42}{self.tried:>7}{self.survived:>10}{self.lost:>6}{naive:>16}"
+        return f"{row:52}{self.tried:>7}{self.survived:>10}{self.lost:>6}{naive:>16}"
 
 
 @pytest.fixture
@@ -96,7 +97,7 @@ def pytest_terminal_summary(terminalreporter, config: pytest.Config) -> None:
                     row, count = value
                     counts.setdefault(row, Count()).__iadd__(Count(**count))
     terminalreporter.section("faults")
-    terminalreporter.line(f"{'fault':42}{'tried':>7}{'survived':>10}{'lost':>6}{'the naive way':>16}")
+    terminalreporter.line(f"{'fault':52}{'tried':>7}{'survived':>10}{'lost':>6}{'the naive way':>16}")
     for row in ROWS:
         if row in counts:
             terminalreporter.line(counts[row].line(row))

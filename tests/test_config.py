@@ -23,6 +23,7 @@ from cmrhash.config import (
     PruneConfig,
     ReportConfig,
     SearchConfig,
+    ServeConfig,
     TrainConfig,
     VerifyConfig,
 )
@@ -39,6 +40,7 @@ COMMANDS = {
     "export": ExportConfig,
     "plot": PlotConfig,
     "report": ReportConfig,
+    "serve": ServeConfig,
     "cache verify": VerifyConfig,
     "cache prune": PruneConfig,
 }
@@ -51,7 +53,11 @@ PLURAL = {
 }
 MORE = {"extract": FinetuneConfig}  # a second config, for what --finetune does
 TRAINED_BY = {"compare": ("epochs", "relevance", "device")}  # what a grid hands on to its trainings
-NOT_OPTIONS = {"train": {"checkpoint_seconds"}, "extract": {"checkpoint_seconds"}}
+NOT_OPTIONS = {
+    "train": {"checkpoint_seconds"},
+    "extract": {"checkpoint_seconds"},
+    "serve": {"max_k", "max_text", "max_body", "body_seconds", "queue", "thumb_bytes"},
+}
 NOT_FIELDS = {
     *("dataset", "cache", "runs", "overwrite", "as_json", "quiet", "debug", "encoder", "trec", "device", "help"),
     "alignment",  # a way to say the method
@@ -59,9 +65,10 @@ NOT_FIELDS = {
 }
 WHICH_RUN = {"run", "bits", "method", "relevance"}
 CHOICE = {  # what is asked, and of which run
-    "search": {"query", "item", *WHICH_RUN},
+    "search": {"query", "item", "html", *WHICH_RUN},
     "export": {"target", *WHICH_RUN},
     "index": WHICH_RUN,
+    "serve": WHICH_RUN,
 }
 
 

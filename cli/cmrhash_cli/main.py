@@ -16,6 +16,7 @@ from cmrhash_cli.output import print_version, run
 from cmrhash_cli.plot import plot
 from cmrhash_cli.report import report
 from cmrhash_cli.search import search
+from cmrhash_cli.serve import serve
 from cmrhash_cli.train import train
 
 app = typer.Typer(
@@ -41,6 +42,7 @@ app.command("eval")(evaluate)
 app.command("index")(index)
 app.command("search")(search)
 app.command("export")(export)
+app.command("serve")(serve)
 app.command("compare")(compare)
 app.command("plot")(plot)
 app.command("report")(report)

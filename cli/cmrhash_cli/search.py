@@ -67,6 +67,9 @@ def search(
     device: Device = D.device,
     cache: Cache = CACHE,
     runs: Runs = RUNS,
+    html: Annotated[
+        Path | None, typer.Option("--html", help="Also write the results with their photos to this file, to look at.")
+    ] = None,
     as_json: Json = False,
     quiet: Quiet = False,
     debug: Debug = False,
@@ -77,7 +80,7 @@ def search(
 
     cmrhash search photo.jpg --lang en --k 5
 
-    cmrhash search --id 17 --to image
+    cmrhash search --id 17 --to image --html found.html
 
     cmrhash search "a red circle" --store postgresql://me@host/photos
     """
@@ -88,6 +91,9 @@ def search(
         raise UsageError("nothing to look for" if query is None else "a query and --id", None, "give one of them")
     with closing(_open(config, *chosen_run(run, bits, method, relevance, dataset, cache, runs))) as hasher:
         hits = _find(hasher, config, query, item)
+        if html:
+            _write_sheet(html, hasher, config, query, item, hits)
+            note(f"wrote {html}", quiet)
     if as_json:
         results = [hit.as_json() for hit in hits]
         print_json({"query": query or {"id": item}, "run": str(hasher.run.folder), "results": results})
@@ -116,8 +122,26 @@ def _find(hasher: Hasher, config: SearchConfig, query: str | None, item: str | N
     if item is not None:
         return hasher.search_item(item, lang=config.lang, to=config.to, k=config.k)
     assert query is not None
-    photo = Path(query).suffix.lower() in PHOTOS or Path(query).is_file()
-    return hasher.search(Path(query) if photo else query, lang=config.lang, to=config.to, k=config.k)
+    return hasher.search(_photo(query) or query, lang=config.lang, to=config.to, k=config.k)
+
+
+def _photo(query: str) -> Path | None:
+    """The file that a query means, None for a sentence."""
+    return Path(query) if Path(query).suffix.lower() in PHOTOS or Path(query).is_file() else None
+
+
+def _write_sheet(
+    path: Path, hasher: Hasher, config: SearchConfig, query: str | None, item: str | None, hits: Sequence[Hit]
+) -> None:
+    from cmrhash.files import write_bytes
+    from cmrhash.serve.answers import Question, found
+    from cmrhash.serve.html import sheet
+    from cmrhash.serve.thumbs import Thumbnails
+
+    photo = _photo(query) if query is not None else None
+    question = Question(None if photo else query, ident=item, lang=config.lang, to=config.to, k=config.k)
+    thumbs = Thumbnails(hasher.dataset, limit=0)
+    write_bytes(path, sheet(hasher, found(hasher, question, hits, photo), thumbs.of).encode())
 
 
 def _print(hasher: Hasher, hits: Sequence[Hit]) -> None:

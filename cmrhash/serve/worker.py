@@ -1,0 +1,46 @@
+"""One thread for all encoding and searching, and a short queue before it: who comes when it is full is sent away."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from threading import Lock
+from typing import Any, TypeVar
+
+Result = TypeVar("Result")
+
+
+class Busy(Exception):
+    """The queue is full."""
+
+
+class Worker:
+    """queue: how many may wait while one is being served."""
+
+    def __init__(self, queue: int) -> None:
+        self._limit = 1 + queue
+        self._pool = ThreadPoolExecutor(1, "cmrhash-encode")
+        self._lock, self._taken = Lock(), 0
+
+    async def run(self, work: Callable[..., Result], *args: Any) -> Result:
+        """What ``work(*args)`` returns; raises Busy at once if too many wait."""
+        return await asyncio.wrap_future(self.submit(work, *args))
+
+    def submit(self, work: Callable[..., Result], *args: Any) -> Future[Result]:
+        """The same from outside of an event loop."""
+        with self._lock:
+            if self._taken >= self._limit:
+                raise Busy
+            self._taken += 1
+        future = self._pool.submit(work, *args)
+        future.add_done_callback(self._free)
+        return future
+
+    def _free(self, _: Future[Any]) -> None:
+        with self._lock:
+            self._taken -= 1
+
+    def close(self) -> None:
+        """Finish what is being done; what waits is not begun."""
+        self._pool.shutdown(cancel_futures=True)
