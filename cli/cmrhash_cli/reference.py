@@ -1,0 +1,63 @@
+"""The reference of all commands, as Markdown: ``python -m cmrhash_cli.reference > docs/cli.md``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import typer
+
+from cmrhash_cli.main import app
+
+
+def reference() -> str:
+    """Every command with its examples and options, in the order of ``cmrhash --help``."""
+    lines = [
+        "# Commands",
+        "",
+        "Written by `python -m cmrhash_cli.reference`; `cmrhash COMMAND --help` shows the same.",
+        "",
+    ]
+    for name, command in _commands(typer.main.get_command(app)):
+        lines += [f"## cmrhash {name}", "", *_about(command.help or ""), *_options(command), ""]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def _commands(group: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, command in group.commands.items():
+        if hasattr(command, "commands"):
+            yield from _commands(command, f"{name} ")
+        else:
+            yield prefix + name, command
+
+
+def _about(text: str) -> list[str]:
+    """What the command does, its examples as code."""
+    lines = []
+    for paragraph in text.split("\n\n"):
+        one = " ".join(paragraph.split())
+        lines += ["    " + one if one.startswith("cmrhash ") else one, ""]
+    return lines
+
+
+def _options(command: Any) -> list[str]:
+    lines = ["| argument or option | default | |", "|---|---|---|"]
+    for option in command.params:
+        name = (
+            option.name.upper()
+            if option.param_type_name == "argument"
+            else ", ".join(option.opts + option.secondary_opts)
+        )
+        words = (option.help or "").replace("|", "\\|")
+        lines.append(f"| `{name}` | {_default(option)} | {words} |")
+    return lines
+
+
+def _default(option: Any) -> str:
+    value = option.default
+    left_out = option.multiple or value is None or isinstance(value, bool) or not str(value)
+    return "" if left_out else f"`{value}`"
+
+
+if __name__ == "__main__":
+    print(reference(), end="")

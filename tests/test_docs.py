@@ -1,0 +1,61 @@
+"""README and docs: commands that exist, links that lead somewhere, a reference that is up to date."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+import typer
+
+import cmrhash
+from cmrhash_cli.main import app
+from cmrhash_cli.reference import reference
+
+ROOT = Path(cmrhash.__file__).parents[1]
+PAGES = [ROOT / "README.md", ROOT / "cache/README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def code(page):
+    """The lines of a page that are set as code."""
+    return [line.strip() for line in page.read_text(encoding="utf-8").splitlines() if line.startswith("    ")]
+
+
+def commands(page):
+    """Every call of ``cmrhash`` in a page's code, as the shell would split it."""
+    for line in code(page):
+        line = re.sub(r"^.*?(?:--no-python|parallel) (?=cmrhash )", "", line)  # what another program starts
+        for part in re.split(r"&&|:::", line):
+            part = part.strip()
+            if re.match(r"cmrhash [a-z]", part) and "[-" not in part:  # a synopsis says what may be left out
+                words = shlex.split(part, comments=True)
+                yield [word for word in words[1:] if word != "..."]
+
+
+def test_the_pages_are_there():
+    assert len(PAGES) > 8
+    assert sum(len(list(commands(page))) for page in PAGES) > 60
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_command_can_be_typed(page):
+    """Parsed as far as the options go: an unknown command, option or type of value is an error."""
+    top = typer.main.get_command(app)
+    for words in commands(page):
+        command, rest = top, words
+        while hasattr(command, "commands"):
+            name, *rest = rest
+            assert name in command.commands, f"{page.name}: cmrhash {' '.join(words)}"
+            command = command.commands[name]
+        command.make_context(name, list(rest))
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_between_pages_lead_somewhere(page):
+    for target in re.findall(r"\]\(([^)#\s]+)\)", page.read_text(encoding="utf-8")):
+        if "://" not in target:
+            assert (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+def test_the_reference_is_that_of_the_commands():
+    written = (ROOT / "docs/cli.md").read_text(encoding="utf-8")
+    assert written == reference(), "python -m cmrhash_cli.reference > docs/cli.md"
