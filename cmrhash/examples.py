@@ -2,25 +2,19 @@
 
 from __future__ import annotations
 
-import base64
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from cmrhash import metrics
-from cmrhash.data.dataset import ImageTextDataset, Item, resolve_image
-from cmrhash.encoders.pixels import BadImage, decode, read_bytes
-from cmrhash.errors import DataError
+from cmrhash.data.dataset import ImageTextDataset, Item
 from cmrhash.gather import WORDS, Source
 from cmrhash.hasher import Hasher, Hit
+from cmrhash.photos import data_uri, thumbnail_of
 from cmrhash.sides import Search, searches, sides
-
-QUALITY = 72  # of a thumbnail's JPEG
 
 
 @dataclass(frozen=True)
@@ -109,18 +103,8 @@ class Thumbnails:
         if image is None:
             return None
         if image not in self.made:
-            self.made[image] = self._make(image)
+            self.made[image] = data_uri(thumbnail_of(self.root, image, self.side)) or None
         return self.made[image]
-
-    def _make(self, image: str) -> str | None:
-        try:
-            photo = decode(read_bytes(resolve_image(self.root, image)))
-        except (BadImage, DataError):
-            return None
-        photo.thumbnail((self.side, self.side), Image.Resampling.LANCZOS)
-        content = io.BytesIO()
-        photo.save(content, "JPEG", quality=QUALITY, optimize=True)
-        return f"data:image/jpeg;base64,{base64.b64encode(content.getvalue()).decode()}"
 
     @property
     def counts(self) -> tuple[int, int]:

@@ -12,7 +12,8 @@ from cmrhash.data.dataset import Item
 from cmrhash.encoders.pixels import BadImage, decode
 from cmrhash.errors import DataError, UsageError
 from cmrhash.hasher import Hasher, Hit
-from cmrhash.serve.thumbs import thumbnail
+from cmrhash.photos import thumbnail
+from cmrhash.serve.thumbs import SIDE
 
 BOTH = "both"
 NO_PHOTO = "not a readable photo"
@@ -87,7 +88,7 @@ def ask(hasher: Hasher, question: Question, apart: bool = False) -> Answer:
                 image = decode(question.photo)
             except BadImage as bad:
                 raise DataError(f"{NO_PHOTO} ({bad})", None, "give another file") from None
-            code, thumb = hasher.encode_image([image])[0], thumbnail(image)
+            code, thumb = hasher.encode_image([image])[0], thumbnail(image, SIDE)
             to, lang = question.to or (BOTH if apart else "text"), hasher.language(lang)
         else:
             text = question.text or ""
@@ -101,7 +102,7 @@ def ask(hasher: Hasher, question: Question, apart: bool = False) -> Answer:
 def found(hasher: Hasher, question: Question, hits: Sequence[Hit], photo: Path | None = None) -> Answer:
     """The answer of a search that was done elsewhere. photo: the file that was asked by."""
     item = find_item(hasher, question.ident) if question.ident is not None else None
-    thumb = thumbnail(decode(photo.read_bytes())) if photo else None
+    thumb = thumbnail(decode(photo.read_bytes()), SIDE) if photo else None
     lang = next((hit.lang for hit in hits if hit.lang), None) or question.lang or hasher.langs[0]
     by_kind = {kind: [hit for hit in hits if hit.modality == kind] for kind in ("image", "text")}
     parts = {kind: judge(hasher, own, item) for kind, own in by_kind.items() if own}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Callable, Iterable, Sequence
 from html import escape
 from importlib.resources import files
@@ -10,6 +9,7 @@ from urllib.parse import urlencode
 
 from cmrhash.data.dataset import RELEVANCE, Item
 from cmrhash.hasher import Hasher
+from cmrhash.photos import data_uri
 from cmrhash.serve.answers import Answer, Judged, names
 
 Source = Callable[[Item], str]  # of an item's picture: an address, or the picture itself; "" if there is none
@@ -24,11 +24,6 @@ def esc(text: object) -> str:
 def static(name: str) -> bytes:
     """A file that lies beside this one."""
     return files("cmrhash.serve").joinpath(name).read_bytes()
-
-
-def data_uri(jpeg: bytes | None) -> str:
-    """A picture as its own address."""
-    return "data:image/jpeg;base64," + base64.b64encode(jpeg).decode() if jpeg else ""
 
 
 def address(**asked: object) -> str:

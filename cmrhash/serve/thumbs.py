@@ -1,28 +1,14 @@
-"""Small JPEGs of the data set's photos, drawn anew from their pixels: no byte of a file is handed on."""
+"""The thumbnails of the page: drawn once, the last used ones kept."""
 
 from __future__ import annotations
 
-import io
 import threading
 from collections import OrderedDict
 
-from PIL import Image
-
-from cmrhash.data.dataset import ImageTextDataset, Item, resolve_image
-from cmrhash.encoders.pixels import BadImage, decode, read_bytes
-from cmrhash.errors import DataError
+from cmrhash.data.dataset import ImageTextDataset, Item
+from cmrhash.photos import thumbnail_of
 
 SIDE = 360  # pixels of the long side
-QUALITY = 82
-
-
-def thumbnail(image: Image.Image, side: int = SIDE) -> bytes:
-    """An RGB image -> a JPEG whose long side is at most ``side`` pixels."""
-    small = image.copy()
-    small.thumbnail((side, side))
-    out = io.BytesIO()
-    small.save(out, "JPEG", quality=QUALITY)
-    return out.getvalue()
 
 
 class Thumbnails:
@@ -40,17 +26,9 @@ class Thumbnails:
             if item.id in self._kept:
                 self._kept.move_to_end(item.id)
                 return self._kept[item.id]
-            jpeg = self._drawn(item)
+            jpeg = thumbnail_of(self.dataset.root, item.image, self.side)
             self._kept[item.id] = jpeg
             self.bytes += len(jpeg or b"")
             while self.bytes > self.limit:
                 self.bytes -= len(self._kept.popitem(last=False)[1] or b"")
             return jpeg
-
-    def _drawn(self, item: Item) -> bytes | None:
-        if item.image is None:
-            return None
-        try:
-            return thumbnail(decode(read_bytes(resolve_image(self.dataset.root, item.image))), self.side)
-        except (BadImage, DataError):
-            return None
