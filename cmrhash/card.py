@@ -64,7 +64,7 @@ def _training(config: Mapping[str, Any], run: Run) -> str:
         f"- method: {config['method']} ({config['source']})",
         f"- relevant: {'shares a label' if config['relevance'] == 'labels' else 'the counterpart of the item itself'}",
         f"- languages of the training: {', '.join(run.langs)}; seed {how['seed']}, "
-        f"{run.config['epochs']} epochs, epoch {run.config['best_epoch']} chosen on {run.config['chosen_on']}",
+        f"{run.config['epochs']} epochs, epoch {run.config['best_epoch'] + 1} chosen on {run.config['chosen_on']}",
         f"- made with cmrhash {config['cmrhash']}",
     ]
     if run.config.get("val_map_mean") is not None:

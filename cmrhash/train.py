@@ -197,7 +197,7 @@ def summary(seen: list[Terms]) -> dict[str, Any]:
     terms = {name: float(torch.stack([t.loss[name] for t in seen]).double().mean()) for name in seen[0].loss}
     counts: dict[str, float] = {name: int(torch.stack([t.counts[name] for t in seen]).sum()) for name in seen[0].counts}
     if counts.get("valid_triplets") == 0:
-        fix = "check the labels: every item is relevant to all others, or to none"
+        fix = "batches too small, or labels that tell no items apart: add train items, or try --method tie-ap"
         raise DataError("an epoch without a single valid triplet", None, fix)
     if "active_triplets" in counts:
         counts["active_share"] = counts["active_triplets"] / counts["valid_triplets"]

@@ -1,7 +1,10 @@
 """The commands as scripts meet them: JSON on stdout, words on stderr, exit codes, pipes and Ctrl-C."""
 
+import contextlib
 import json
 import os
+import pty
+import re
 import shutil
 import subprocess
 import sys
@@ -298,3 +301,19 @@ def test_ctrl_c_ends_in_one_line_and_the_same_command_goes_on(here):
     assert done.exit_code == 0, done.output
     assert done.stderr.startswith("triplet 32 bits: 3/6")
     assert "6/6" in done.stderr
+
+
+def test_a_narrow_terminal_cuts_no_figure(here):
+    """Its lines are broken by the terminal, as any long line is."""
+    ours, theirs = pty.openpty()
+    call = "import sys; sys.argv[1:] = ['eval', '-q']; from cmrhash_cli.main import main; main()"
+    code = subprocess.Popen([sys.executable, "-c", call], stdout=theirs, env={**os.environ, "COLUMNS": "60"}, cwd=here)
+    os.close(theirs)
+    shown = b""
+    with contextlib.suppress(OSError):  # the end of a terminal
+        while part := os.read(ours, 4096):
+            shown += part
+    os.close(ours)
+    assert code.wait() == 0
+    assert b"i2t by tie order" in re.sub(rb"\x1b\[[0-9;]*m", b"", shown)
+    assert "…".encode() not in shown

@@ -301,7 +301,8 @@ def test_a_path_is_a_photo_and_an_id_an_item(command, hasher, made):
     ("words", "args"),
     [
         ("nothing to look for", []),
-        ("give one of them", ["dog", "--id", "i3"]),
+        ("give a sentence, a photo, or --id", ["dog", "--id", "i3"]),
+        ("not a regular file", ["mine/images"]),
         ("no such file.*gone.jpg", ["gone.jpg"]),
         ("no trained run.*nowhere", ["dog", "--run", "nowhere"]),
         ("no such trained run with 99 bits", ["dog", "--bits", "99"]),

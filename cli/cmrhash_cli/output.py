@@ -10,12 +10,15 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from cmrhash import config
 from cmrhash.errors import CmrhashError
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 Dataset = Annotated[str | None, typer.Option("--dataset", help="Data set in the cache; may be left out if only one.")]
 Cache = Annotated[Path, typer.Option("--cache", help="Folder of the feature files.")]
@@ -46,6 +49,7 @@ CACHE, RUNS = config.CACHE, config.RUNS
 Progress = Callable[..., None]
 
 
+FOLDED = 24  # characters at least of a column that may go over several lines
 INTERRUPTED = "interrupted: what was finished is kept; the same command goes on from there"
 MISNAMED = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG, errno.EACCES)  # a path
 Misuse: Any = typer.BadParameter.__mro__[2]  # the base of the parser's own errors, wherever Typer has it from
@@ -149,9 +153,23 @@ def print_table(
         table.add_column(column, justify="right" if numeric else "left", no_wrap=column != folded)
     for row in rows:
         table.add_row(*row)
+    if sys.stdout.isatty():  # lines that the terminal breaks can be read, figures that were cut cannot
+        console.width = max(console.width, _least_width(table, columns, rows, folded))
     console.print(table)
     if caption:
         console.print(caption, soft_wrap=True)
+
+
+def _least_width(table: Table, columns: Sequence[str], rows: Sequence[Sequence[str]], folded: str) -> int:
+    """Characters that a table takes if nothing is cut, its folded column at FOLDED."""
+    from rich.console import Console
+
+    natural = Console(width=10_000).measure(table).maximum
+    if folded not in columns:
+        return natural
+    at = columns.index(folded)
+    longest = max(len(cell) for cell in (folded, *(row[at] for row in rows)))
+    return natural - max(0, longest - FOLDED)
 
 
 def titled(title: str, protocol: Mapping[str, Any]) -> str:

@@ -88,7 +88,9 @@ def search(
     from cmrhash.errors import UsageError
 
     if (query is None) == (item is None):
-        raise UsageError("nothing to look for" if query is None else "a query and --id", None, "give one of them")
+        raise UsageError(
+            "nothing to look for" if query is None else "a query and --id", None, "give a sentence, a photo, or --id"
+        )
     with closing(_open(config, *chosen_run(run, bits, method, relevance, dataset, cache, runs))) as hasher:
         hits = _find(hasher, config, query, item)
         if html:
@@ -127,7 +129,9 @@ def _find(hasher: Hasher, config: SearchConfig, query: str | None, item: str | N
 
 def _photo(query: str) -> Path | None:
     """The file that a query means, None for a sentence."""
-    return Path(query) if Path(query).suffix.lower() in PHOTOS or Path(query).is_file() else None
+    path = Path(query)
+    named = path.suffix.lower() in PHOTOS or path.is_file() or ("/" in query and path.exists())
+    return path if named else None
 
 
 def _write_sheet(
