@@ -275,6 +275,7 @@ def test_the_command_prints_a_table_and_the_run(command):
     code, out, err = command("Katze 5", "--k", "3")
     assert code == 0
     assert "caption (de)" in out
+    assert "UNTRAINED ENCODERS" in out
     assert out.count("images/") == 3
     assert err.startswith("run: runs/manifest/triplet-16")
 

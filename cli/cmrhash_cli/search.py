@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cmrhash.config import SearchConfig
+from cmrhash.config import RANDOM, SearchConfig
 from cmrhash_cli.chosen import OneLength, OneMethod, OneRun, by_language, chosen_run
 from cmrhash_cli.output import (
     CACHE,
@@ -25,6 +25,7 @@ from cmrhash_cli.output import (
     note,
     print_json,
     print_table,
+    titled,
 )
 
 if TYPE_CHECKING:
@@ -100,7 +101,7 @@ def search(
         results = [hit.as_json() for hit in hits]
         print_json({"query": query or {"id": item}, "run": str(hasher.run.folder), "results": results})
         return
-    note(f"run: {hasher.run.folder}, {len(hasher.dataset.items)} items", quiet)
+    note(f"run: {hasher.run.folder}, {hasher.dataset.count('database')} database items", quiet)
     _print(hasher, hits)
 
 
@@ -155,7 +156,9 @@ def _print(hasher: Hasher, hits: Sequence[Hit]) -> None:
         [str(h.rank), str(h.distance), h.id, h.modality, h.caption or "", _shortened(h.labels), h.image or ""]
         for h in hits
     ]
-    title = f"{hasher.dataset.name}: nearest by {hasher.run.method}, {hasher.run.bits} bits"
+    untrained = [made for made in hasher.run.config["features"].values() if made["weights"] == RANDOM]
+    found = f"{hasher.dataset.name}: nearest by {hasher.run.method}, {hasher.run.bits} bits"
+    title = titled(found, {"untrained_encoders": untrained})
     where = f"images below {hasher.dataset.root}" if any(h.image for h in hits) else ""
     print_table(title, columns, rows, where, folded=caption)
 
