@@ -16,6 +16,14 @@ if TYPE_CHECKING:
 OneRun = Annotated[Path | None, typer.Option("--run", help="Folder of a trained run; default: the best one on val.")]
 OneLength = Annotated[int | None, typer.Option("--bits", help="Code length of the run; default: any.")]
 OneMethod = Annotated[str | None, typer.Option("--method", help="Method of the run; default: any.")]
+ImageWeights = Annotated[
+    str | None, typer.Option("--image-weights", help="Where the image encoder's weights are now, if they moved.")
+]
+TextModel = Annotated[
+    list[str] | None,
+    typer.Option("--text-model", help="[LANG=]DIR: where a text encoder is now, if it moved (repeatable)."),
+]
+Offline = Annotated[bool, typer.Option("--offline", help="Never ask the network for weights.")]
 
 
 def chosen_run(

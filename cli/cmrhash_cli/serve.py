@@ -7,7 +7,16 @@ from typing import Annotated
 import typer
 
 from cmrhash.config import ServeConfig
-from cmrhash_cli.chosen import OneLength, OneMethod, OneRun, by_language, chosen_run
+from cmrhash_cli.chosen import (
+    ImageWeights,
+    Offline,
+    OneLength,
+    OneMethod,
+    OneRun,
+    TextModel,
+    by_language,
+    chosen_run,
+)
 from cmrhash_cli.output import CACHE, RUNS, Cache, Dataset, Debug, Device, Quiet, Relevance, Runs, note
 
 D = ServeConfig
@@ -26,13 +35,9 @@ def serve(
     method: OneMethod = None,
     relevance: Relevance = None,
     dataset: Dataset = None,
-    image_weights: Annotated[
-        str | None, typer.Option(help="Where the image encoder's weights are now, if they moved.")
-    ] = D.image_weights,
-    text_model: Annotated[
-        list[str] | None, typer.Option(help="[LANG=]DIR: where a text encoder is now, if it moved (repeatable).")
-    ] = None,
-    offline: Annotated[bool, typer.Option("--offline", help="Never ask the network for weights.")] = D.offline,
+    image_weights: ImageWeights = D.image_weights,
+    text_model: TextModel = None,
+    offline: Offline = D.offline,
     device: Device = D.device,
     cache: Cache = CACHE,
     runs: Runs = RUNS,
