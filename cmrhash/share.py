@@ -13,7 +13,7 @@ import safetensors.numpy
 import safetensors.torch
 
 import cmrhash
-from cmrhash import reopen, runs
+from cmrhash import reopen, runs, scores
 from cmrhash.card import card
 from cmrhash.config import RANDOM
 from cmrhash.embed import Embedder
@@ -82,7 +82,7 @@ def save(source: Source, target: Path, *, with_encoders: bool = False, overwrite
         "encoders": entries,
         "files": {str(path.relative_to(target)): sha256(path) for path in there},
     }
-    write_bytes(target / CARD, card(config, run, _metrics(run)).encode(errors="backslashreplace"))
+    write_bytes(target / CARD, card(config, run, scores.shown(run)).encode(errors="backslashreplace"))
     write_json(target / CONFIG, config)
     _check(target, entries)
 
@@ -141,16 +141,6 @@ def _put_in(embedder: Embedder, view: str, path: Path) -> None:
 def _tensors(module: Any) -> bytes:
     state = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in module.state_dict().items()}
     return safetensors.torch.save(state, {"format": "pt"})
-
-
-def _metrics(run: runs.Run) -> dict[str, Any] | None:
-    """What eval last said of the run, None if nobody asked."""
-    path = run.folder / runs.METRICS
-    try:
-        found: dict[str, Any] = json.loads(path.read_bytes())
-    except (OSError, ValueError):
-        return None
-    return found
 
 
 def _check(target: Path, entries: Mapping[str, Mapping[str, Any]]) -> None:
