@@ -172,6 +172,8 @@ class Hasher(Embedder):
         """The same for an item of the data set, whose code is there already, by its image or its first caption."""
         if ident not in self._place:
             raise UsageError(f"no item '{ident}'", self.folder, "see items.jsonl for the ids")
+        if by not in ("image", "text"):
+            raise UsageError(f"--by {by}", None, "choose image or text")
         lang = self._shown(lang)
         view = "image" if by == "image" else f"text-{lang}"
         codes = self.views[view].codes

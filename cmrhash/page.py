@@ -32,7 +32,7 @@ ol.found li { width: 10.6rem; font-size: 13px; line-height: 1.35; border-top: 3p
 ol.found li.yes { border-top: 3px solid var(--good); } .yes b { color: var(--good); }
 img { display: block; max-width: 100%; height: auto; border-radius: 2px; }
 @media print { body { margin: 0; max-width: none; font-size: 11px; } .example, figure, tr { break-inside: avoid; }
-  .wide { overflow: visible; } }
+  h2, h3 { break-after: avoid; } ol.found li { width: 18%; } .wide { overflow: visible; } }
 """
 # Even a page that was tampered with loads nothing and runs nothing.
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"

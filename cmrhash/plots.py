@@ -68,6 +68,7 @@ THEME = {  # colour of a figure -> its name in a style sheet, and what it is in 
     MUTED: ("--plot-muted", "#a5adb8"),
     PALE.lower(): ("--plot-pale", "#4a525c"),
     "#e4e4e4": ("--plot-grid", "#2b3138"),
+    "#0072b2": ("--plot-blue", "#4aa3df"),
 }
 _IN_THE_DARK = " ".join(f"{name}: {dark};" for name, dark in THEME.values())
 DARK = f"@media screen and (prefers-color-scheme: dark) {{ svg {{ {_IN_THE_DARK} }} }}"

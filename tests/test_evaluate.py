@@ -564,9 +564,7 @@ def test_nothing_is_scored_twice_and_what_was_scored_stays(mine, monkeypatch):
     both = evaluate(EvalConfig(bits=(8,)), dataset, folder, out).rows
     assert both == [row for row in whole if row["bits"] == 8]
     assert both[:2] == german
-    assert [row["map"] for row in scores.shown(run_of(out))["rows"]] == [
-        row["map"] for row in both
-    ]
+    assert [row["map"] for row in scores.shown(run_of(out))["rows"]] == [row["map"] for row in both]
 
     def again(*_):
         raise AssertionError("scored again")

@@ -147,7 +147,7 @@ def _add_plots(app: FastAPI, pictures: Pictures, drawing: Worker) -> None:
 
 def _add_errors(app: FastAPI, config: ServeConfig, page: Page) -> None:
     def refused(request: Request, status: int, words: str) -> Response:
-        if request.url.path == "/":
+        if request.url.path == "/" or "text/html" in request.headers.get("accept", ""):
             return _html(page(Question(k=config.k), problem=words), status)
         headers = {"retry-after": "1"} if status == 429 else {}
         return JSONResponse({"error": words}, status, headers)
