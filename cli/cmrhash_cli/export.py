@@ -66,7 +66,7 @@ def export(
 
     cmrhash export shared --with-encoders --onnx
 
-    In Python: Hasher.from_pretrained("shared").encode_text(["a red circle"], lang="en")
+    In Python: Hasher.from_pretrained("shared").encode_text(["a black dog in the snow"], lang="en")
     """
     config = ExportConfig(with_encoders, onnx, image_weights, tuple(text_model or ()), device, offline)
     if config.onnx:

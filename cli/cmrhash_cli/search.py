@@ -91,7 +91,7 @@ def search(
 
     cmrhash search --id 17 --by text --to image --html found.html
 
-    cmrhash search "a red circle" --store postgresql://me@host/photos
+    cmrhash search "a black dog in the snow" --store postgresql://me@host/photos
     """
     config = SearchConfig(lang, to, by, k, image_weights, tuple(text_model or ()), device, offline, store, probes)
     from cmrhash.errors import UsageError
