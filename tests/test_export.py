@@ -443,7 +443,7 @@ def test_the_command_writes_what_loads_without_the_data_set(untrained, tmp_path,
 def test_the_command_prints_a_table_and_keeps_what_is_there(untrained, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(untrained)
     assert run("export", tmp_path / "out", "--device", "cpu") == 0
-    assert re.search(r"heads\.safetensors +\d+\.\d\d", capsys.readouterr().out)
+    assert re.search(r"heads\.safetensors +\d+\.\d kB", capsys.readouterr().out)
     assert run("export", tmp_path / "out") == 2
     assert capsys.readouterr().err.count("\n") == 1
     (tmp_path / "out/mine.txt").write_text("kept")

@@ -33,6 +33,7 @@ from cmrhash_cli.output import (
     note,
     print_json,
     print_table,
+    size_of,
 )
 
 D = ExportConfig
@@ -99,8 +100,8 @@ def export(
         print_json({**found, "onnx": graphs.get("graphs", {}), "left_out": graphs.get("left_out", {})})
         return
     note(f"run: {chosen.folder}", quiet)
-    rows = [[name, f"{size / 1e6:.2f}"] for name, size in files.items()]
-    print_table(f"{target}: {chosen.method}, {chosen.bits} bits", ["file", "MB"], rows, _told(encoders, graphs))
+    rows = [[name, size_of(size)] for name, size in files.items()]
+    print_table(f"{target}: {chosen.method}, {chosen.bits} bits", ["file", "size"], rows, _told(encoders, graphs))
 
 
 def _files(target: Path) -> list[Path]:
