@@ -182,6 +182,8 @@ class ExportConfig:
     text_models: tuple[str, ...] = ()  # "[LANG=]DIR", likewise
     device: str = "auto"
     offline: bool = False  # never ask the network for weights
+    push: str | None = None  # "owner/name": upload it to the model hub afterwards
+    private: bool = False  # whether the repository is, if it is made for it
 
 
 @dataclass(frozen=True)
