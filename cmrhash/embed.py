@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from torch.nn import ModuleDict
 
     from cmrhash.encoders.image import ImageEncoder
-    from cmrhash.extract_texts import CaptionEncoder
+    from cmrhash.extraction.texts import CaptionEncoder
 
 
 class Embedder(ABC):

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import torch
 
-from cmrhash import ranks, shards
+from cmrhash import ranks
 from cmrhash.config import OWN, RANDOM, SAMPLE_DATASET, TEXT_MODELS, ExtractConfig, FinetuneConfig
 from cmrhash.data.dataset import ImageTextDataset
 from cmrhash.data.manifest import QUARANTINE, keep
@@ -30,13 +30,14 @@ from cmrhash.encoders.image import ImageEncoder
 from cmrhash.encoders.pixels import Crop
 from cmrhash.encoders.text import TextEncoder
 from cmrhash.errors import CmrhashError, DataError, UsageError
-from cmrhash.extract_images import extract_images
-from cmrhash.extract_ready import extract_ready
-from cmrhash.extract_texts import CaptionEncoder, captions_of, extract_texts
-from cmrhash.extracted import Encoded, Extracted, Progress
+from cmrhash.extraction import shards
+from cmrhash.extraction.extracted import Encoded, Extracted, Progress
+from cmrhash.extraction.images import extract_images
+from cmrhash.extraction.ready import extract_ready
+from cmrhash.extraction.shards import Shard
+from cmrhash.extraction.texts import CaptionEncoder, captions_of, extract_texts
 from cmrhash.files import locked, write_bytes
 from cmrhash.finetune import finetune, tuning_method
-from cmrhash.shards import Shard
 from cmrhash.tuned import SUFFIX, Tuned
 
 # data set, languages, the image encoder and those of the languages, but of views with ready-made features

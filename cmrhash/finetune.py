@@ -36,8 +36,8 @@ from cmrhash.device import choose_dtype, send
 from cmrhash.encoders.image import ImageEncoder
 from cmrhash.encoders.text import TextEncoder
 from cmrhash.errors import CmrhashError, PeerError, UsageError
-from cmrhash.extract_images import DECODERS
-from cmrhash.extracted import CODE, Progress
+from cmrhash.extraction.extracted import CODE, Progress
+from cmrhash.extraction.images import DECODERS
 from cmrhash.files import locked, make_folder
 from cmrhash.finetune_task import Photos, TuneTask, choose, open_task
 from cmrhash.heads import Head

@@ -18,8 +18,8 @@ from cmrhash.data.dataset import ImageTextDataset, resolve_image
 from cmrhash.encoders.image import ImageEncoder
 from cmrhash.encoders.text import TextEncoder
 from cmrhash.errors import DataError
-from cmrhash.extract_images import Loaded, file_digest, load_image
-from cmrhash.extracted import Progress
+from cmrhash.extraction.extracted import Progress
+from cmrhash.extraction.images import Loaded, file_digest, load_image
 from cmrhash.task import Probes, Rows, asked_rows, labels_of, train_items, val_probes
 
 JUDGES = 1000  # database items, and val queries, that judge an epoch; never more than there are train items

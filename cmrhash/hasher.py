@@ -30,7 +30,7 @@ from cmrhash.embed import Embedder
 from cmrhash.encode import Encoded, encode, has_codes, load_heads, read_codes, refuse_new_features
 from cmrhash.encoders.words import lower_words
 from cmrhash.errors import StaleError, UsageError
-from cmrhash.pretrained import PretrainedHasher
+from cmrhash.share.pretrained import PretrainedHasher
 from cmrhash.sides import language_of
 from cmrhash.stores import CodeStore, open_store
 
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from torch.nn import ModuleDict
 
     from cmrhash.encoders.image import ImageEncoder
-    from cmrhash.extract_texts import CaptionEncoder
+    from cmrhash.extraction.texts import CaptionEncoder
 
 TARGETS = ("image", "text", "both")
 
@@ -135,21 +135,21 @@ class Hasher(Embedder):
     # ------------------------------------------------------------------------------------------ to hand on
 
     def save_pretrained(self, folder: str | Path, *, with_encoders: bool = False, overwrite: bool = False) -> None:
-        """Write what others need to encode as this run does, without its data set; see ``share.save``."""
-        from cmrhash import share
+        """Write what others need to encode as this run does, without its data set; see ``share.export``."""
+        from cmrhash.share import export
 
         langs = {lang: self._text_models.get(lang, self._text_models.get("")) for lang in self.langs}
         moved = {"image": self._image_weights, **{f"text-{lang}": model for lang, model in langs.items()}}
-        source = share.Source(self.run, self.folder, self, moved)
-        share.save(source, Path(folder), with_encoders=with_encoders, overwrite=overwrite)
+        source = export.Source(self.run, self.folder, self, moved)
+        export.save(source, Path(folder), with_encoders=with_encoders, overwrite=overwrite)
 
     def push_to_hub(self, repo: str, *, private: bool = False, with_encoders: bool = False) -> str:
-        """Export it to the model hub as "owner/name", and return the address of the commit; see ``share.push``."""
-        from cmrhash import share
+        """Export it to the model hub as "owner/name", and return the address of the commit; see ``share.export``."""
+        from cmrhash.share import export
 
         with TemporaryDirectory() as folder:
             self.save_pretrained(folder, with_encoders=with_encoders)
-            return share.push(Path(folder), repo, private=private)
+            return export.push(Path(folder), repo, private=private)
 
     @staticmethod
     def from_pretrained(source: str | Path, *, revision: str | None = None, **options: Any) -> PretrainedHasher:

@@ -16,7 +16,7 @@ from cmrhash.encoders.image import ImageEncoder
 from cmrhash.encoders.pixels import crop_of
 from cmrhash.encoders.text import TextEncoder
 from cmrhash.errors import EncoderError, UsageError
-from cmrhash.extract_texts import CaptionEncoder, captions_of, load_words, words_path
+from cmrhash.extraction.texts import CaptionEncoder, captions_of, load_words, words_path
 from cmrhash.recipe import first_difference
 from cmrhash.sealed import read_manifest
 

@@ -20,8 +20,11 @@ import crash_naive
 import h5py
 import torch
 
-from cmrhash import cache, extract_images, extract_ready, extract_texts, train
+from cmrhash import cache, train
 from cmrhash.checkpoint import State
+from cmrhash.extraction import images as extract_images
+from cmrhash.extraction import ready as extract_ready
+from cmrhash.extraction import texts as extract_texts
 from cmrhash_cli.main import main
 
 EVENTS = {

@@ -10,8 +10,9 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from cmrhash import __version__, environment
-from cmrhash.environment import VARIABLES, as_markdown, describe
+from cmrhash import __version__
+from cmrhash.upkeep import environment
+from cmrhash.upkeep.environment import VARIABLES, as_markdown, describe
 from cmrhash_cli.main import app
 
 SECTIONS = ["cmrhash", "machine", "packages", "extras", "devices", "folders", "variables"]
@@ -125,5 +126,5 @@ def test_a_checkout_names_its_commit(found, monkeypatch, tmp_path):
 
 
 def test_importing_it_loads_nothing_heavy():
-    code = "import sys, cmrhash.environment; print([m for m in ('torch', 'numpy', 'h5py') if m in sys.modules])"
+    code = "import sys, cmrhash.upkeep.environment; print([m for m in ('torch', 'numpy', 'h5py') if m in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"

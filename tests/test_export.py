@@ -15,7 +15,7 @@ from PIL import Image
 from running import EXTRACT, QUICK, run, write_own
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 
-from cmrhash import onnx_export, reopen, runs
+from cmrhash import reopen, runs
 from cmrhash.codes import pack
 from cmrhash.config import EvalConfig, ExtractConfig, FinetuneConfig, TrainConfig
 from cmrhash.data.manifest import open_extracted
@@ -24,6 +24,7 @@ from cmrhash.evaluate import evaluate
 from cmrhash.extract import extract
 from cmrhash.files import read_json, sha256, write_json
 from cmrhash.hasher import Hasher
+from cmrhash.share import onnx
 from cmrhash.train import train
 
 TRAIN = TrainConfig(epochs=2, batch=16, hidden=16, bits=20, device="cpu")  # 20 bits: the last byte is half used
@@ -348,11 +349,11 @@ def test_the_five_lines_of_the_card_run(shared, made, monkeypatch):
 def test_codes_are_packed_in_a_graph_as_everywhere(bits):
     x = torch.randn(30, bits, generator=torch.Generator().manual_seed(bits))
     x[0] = 0
-    np.testing.assert_array_equal(onnx_export.packed(x).numpy(), pack(x.numpy()))
+    np.testing.assert_array_equal(onnx.packed(x).numpy(), pack(x.numpy()))
 
 
 def need_onnx():
-    for name in onnx_export.PACKAGES:
+    for name in onnx.PACKAGES:
         pytest.importorskip(name, reason="pip install cmrhash[onnx]")
 
 
@@ -361,12 +362,12 @@ def graphs(shared, hasher, wanted, tmp_path_factory):
     """A copy with ONNX graphs beside."""
     need_onnx()
     folder = shutil.copytree(shared, tmp_path_factory.mktemp("graphs") / "onnx")
-    onnx_export.write(hasher, folder, hasher.captions(4))
+    onnx.write(hasher, folder, hasher.captions(4))
     return folder
 
 
 def run_graph(path, **inputs):
-    return onnx_export.open_graph(path).run(["embedding", "codes"], inputs)
+    return onnx.open_graph(path).run(["embedding", "codes"], inputs)
 
 
 @pytest.mark.parametrize("count", [1, 3, 5])
@@ -377,7 +378,7 @@ def test_the_image_graph_gives_the_bits_of_torch_for_any_batch(graphs, hasher, w
     want = hasher.heads["image"].embed(torch.from_numpy(x)).numpy()
     embedding, codes = run_graph(graphs / "image.onnx", pixels=pixels)
     np.testing.assert_allclose(embedding, want, atol=1e-5)
-    sure = np.abs(want) >= onnx_export.NEAR
+    sure = np.abs(want) >= onnx.NEAR
     assert ((embedding >= 0) == (want >= 0))[sure].all()
     np.testing.assert_array_equal(codes, pack(embedding))
 
@@ -408,11 +409,11 @@ def test_what_has_no_graph_is_named_with_the_reason_and_files_by_digest(graphs):
 
 
 def test_a_graph_that_gives_other_bits_is_refused(graphs, hasher):
-    graph = onnx_export.ImageGraph(hasher.image_encoder, hasher.heads["image"]).eval()
+    graph = onnx.ImageGraph(hasher.image_encoder, hasher.heads["image"]).eval()
     graph.mean = graph.mean + 1
     pixels = np.zeros((2, 224, 224, 3), np.uint8)
     with pytest.raises(Exception, match="other bits than torch"):
-        onnx_export._checked(graphs / "image.onnx", graph, [{"pixels": pixels}])
+        onnx._checked(graphs / "image.onnx", graph, [{"pixels": pixels}])
 
 
 # ---------------------------------------------------------------------------------------------- the command
@@ -464,7 +465,7 @@ def test_the_command_prints_a_table_and_keeps_what_is_there(untrained, tmp_path,
 
 def test_without_the_packages_onnx_is_refused_before_any_work(untrained, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(untrained)
-    monkeypatch.setattr("cmrhash.onnx_export.PACKAGES", ("onnx", "no_such_package"))
+    monkeypatch.setattr("cmrhash.share.onnx.PACKAGES", ("onnx", "no_such_package"))
     assert run("export", tmp_path / "out", "--onnx") == 2
     err = capsys.readouterr().err
     assert re.fullmatch(r'error: ONNX needs .*no_such_package: pip install "cmrhash\[onnx\]"\n', err)

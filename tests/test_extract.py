@@ -12,7 +12,6 @@ import pytest
 from PIL import Image
 
 from cmrhash import extract as extract_module
-from cmrhash import extract_images, extract_texts
 from cmrhash.cache import read_features
 from cmrhash.config import ExtractConfig
 from cmrhash.data import manifest
@@ -21,6 +20,8 @@ from cmrhash.encoders.image import ImageEncoder
 from cmrhash.encoders.text import TextEncoder
 from cmrhash.errors import DamagedError, DataError, StaleError, UsageError
 from cmrhash.extract import _text_models, extract, refuse_bad
+from cmrhash.extraction import images as extract_images
+from cmrhash.extraction import texts as extract_texts
 from cmrhash.views import open_view
 
 SMALL = "shufflenet_v2_x0_5"  # the quickest of torchvision's classifiers

@@ -9,10 +9,11 @@ from dataclasses import replace
 import pytest
 import typer.testing
 
-from cmrhash import extract_images, extract_texts
 from cmrhash.config import ExtractConfig, FinetuneConfig
 from cmrhash.errors import DataError, StaleError, UsageError
 from cmrhash.extract import extract, refuse_bad
+from cmrhash.extraction import images as extract_images
+from cmrhash.extraction import texts as extract_texts
 from cmrhash_cli.main import app
 
 SMALL = "shufflenet_v2_x0_5"  # the quickest of torchvision's classifiers
@@ -21,7 +22,8 @@ FILES = {"image": f"image-{SMALL}-random.h5", "de": "text-de-bow9.h5", "en": "te
 # what torchrun starts: the command line, with blocks that are small enough for two processes to share 20 photos
 SCRIPT = f"""
 import os
-from cmrhash import extract_images, extract_texts
+from cmrhash.extraction import images as extract_images
+from cmrhash.extraction import texts as extract_texts
 from cmrhash.errors import DataError
 from cmrhash_cli.main import main
 

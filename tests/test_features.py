@@ -17,7 +17,6 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from cmrhash import extract as extract_module
-from cmrhash import extract_ready
 from cmrhash.cache import read_features
 from cmrhash.config import EvalConfig, ExtractConfig, TrainConfig
 from cmrhash.data import features
@@ -30,6 +29,7 @@ from cmrhash.encoders import text as text_encoders
 from cmrhash.errors import CmrhashError, DataError, StaleError, UsageError
 from cmrhash.evaluate import evaluate
 from cmrhash.extract import extract, refuse_bad
+from cmrhash.extraction import ready as extract_ready
 from cmrhash.train import train
 from cmrhash_cli.main import app
 

@@ -9,15 +9,16 @@ import numpy as np
 import pytest
 from running import run as cmrhash
 
-from cmrhash import figures, plots, runs, tsne
+from cmrhash import runs
 from cmrhash.codes import unpack
 from cmrhash.config import PLOTS, EvalConfig, PlotConfig, TrainConfig
 from cmrhash.encode import read_codes
 from cmrhash.errors import DataError, UsageError
 from cmrhash.evaluate import evaluate
-from cmrhash.figures import draw, drawings, nearer
-from cmrhash.gather import Source
-from cmrhash.plots import Distances, Panel, Points, Series
+from cmrhash.show import figures, plots, tsne
+from cmrhash.show.figures import draw, drawings, nearer
+from cmrhash.show.gather import Source
+from cmrhash.show.plots import Distances, Panel, Points, Series
 from cmrhash.train import train
 
 QUICK = TrainConfig(epochs=3, batch=16, lr=0.02, hidden=16, device="cpu")

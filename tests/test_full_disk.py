@@ -18,10 +18,11 @@ import naive
 import pytest
 from running import EXTRACT, QUICK, files, largest_file, run, write_own
 
-from cmrhash import extract_images, train
+from cmrhash import train
 from cmrhash.encoders import image as image_encoders
 from cmrhash.encoders import text as text_encoders
 from cmrhash.encoders.pixels import Crop
+from cmrhash.extraction import images as extract_images
 
 TRAIN = ["train", "--dataset", "toy", *QUICK]
 EVAL = ["eval", "--dataset", "toy"]
@@ -40,7 +41,7 @@ PLACES = {
     "the seal": (SMALL, "cmrhash.cache._seal", 1, 40),
     "a part of the seal": (SMALL, "cmrhash.cache._seal", 1, 5000),
     "the second file's seal": (SMALL, "cmrhash.cache._seal", 2, 40),
-    "words": (BAG, "cmrhash.extract_texts.write_sealed", 1, 5000),
+    "words": (BAG, "cmrhash.extraction.texts.write_sealed", 1, 5000),
     "quarantine": (SMALL, "cmrhash.extract._write_quarantine", 1, 40),
     "tuned encoders": (TUNE, "cmrhash.tuned.write_bytes", 1, 40),
     "a tuned text encoder": (TUNE, "cmrhash.tuned.write_bytes", 2, 5000),

@@ -21,11 +21,11 @@ from huggingface_hub.utils import disable_progress_bars, enable_progress_bars
 from local_hub import OWNER, TOKEN, running
 from running import EXTRACT, QUICK, run, write_own
 
-from cmrhash import pretrained, share
 from cmrhash.encoders.hub import Unreachable
 from cmrhash.errors import CmrhashError, DamagedError, EncoderError, StaleError, UsageError
 from cmrhash.files import read_json, write_json
 from cmrhash.hasher import Hasher
+from cmrhash.share import export, pretrained
 
 # the client's own way to upload a file, which its HTTP library wants otherwise by now
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=<...>':DeprecationWarning")
@@ -123,7 +123,7 @@ def load(name=NAME, **options):
 
 
 def test_an_export_is_uploaded_byte_for_byte_large_files_by_lfs(made, hub, owner):
-    address = share.push(made.shared, NAME)
+    address = export.push(made.shared, NAME)
     repo = hub.repos[NAME]
     assert address == f"{hub.url}/{NAME}/commit/{repo.refs['main']}"
     assert published(repo) == content(made.shared)
@@ -132,7 +132,7 @@ def test_an_export_is_uploaded_byte_for_byte_large_files_by_lfs(made, hub, owner
     assert repo.lfs == weights
     assert set(hub.objects.values()) == {repo.files[path] for path in weights}
     assert not repo.private
-    share.push(made.shared, NAME)  # nothing has changed
+    export.push(made.shared, NAME)  # nothing has changed
     assert len(hub.asked("PUT")) == len(hub.objects)
     assert published(repo) == content(made.shared)
 
@@ -148,7 +148,7 @@ def test_the_hf_command_uploads_it_and_another_process_fetches_it(made, hub, tmp
 
     child("-m", "huggingface_hub.cli.hf", "upload", NAME, made.shared)
     assert published(hub.repos[NAME]) == content(made.shared)
-    asks = f"from cmrhash.pretrained import PretrainedHasher as P; print(P.load({NAME!r}).folder)"
+    asks = f"from cmrhash.share.pretrained import PretrainedHasher as P; print(P.load({NAME!r}).folder)"
     folder = Path(child("-c", asks).strip())
     assert folder.is_relative_to(tmp_path / "home/hub")
     assert content(folder) == fetched(made)
@@ -186,13 +186,13 @@ def test_only_an_exports_own_files_are_uploaded_and_those_of_an_earlier_one_go(m
     (folder / "notes.txt").write_text("mine")
     there = {"encoders/text-fr.safetensors": b"old", "image.onnx": b"old", "plot.png": b"theirs", "config.json": b"{}"}
     hub.add(NAME, there)
-    share.push(folder, NAME)
+    export.push(folder, NAME)
     assert published(hub.repos[NAME]) == content(made.shared) | {"plot.png": b"theirs"}
 
 
 def test_what_cannot_be_uploaded_is_said_in_one_line(made, hub, monkeypatch, tmp_path, capsys):
     def push(name=NAME, kind=UsageError, folder=made.shared):
-        return refused(lambda: share.push(folder, name), kind)
+        return refused(lambda: export.push(folder, name), kind)
 
     assert re.fullmatch(rf"'{NAME}' cannot be uploaded \(.*\): .*run hf auth login.*", push())
     monkeypatch.setenv("HF_TOKEN", "hf_of_another")

@@ -18,12 +18,12 @@ from cmrhash.cache import FeatureWriter, write_sealed
 from cmrhash.config import LEFT_BEHIND, PruneConfig, TrainConfig
 from cmrhash.data import manifest
 from cmrhash.data.dataset import ids_digest
+from cmrhash.extraction.shards import Shard, Target
 from cmrhash.files import locked
-from cmrhash.inventory import survey
-from cmrhash.prune import Doomed, delete, plan
 from cmrhash.sealed import merging
-from cmrhash.shards import Shard, Target
 from cmrhash.train import train
+from cmrhash.upkeep.inventory import survey
+from cmrhash.upkeep.prune import Doomed, delete, plan
 from cmrhash_cli.main import app
 
 CACHE, RUNS = Path("cache"), Path("runs")

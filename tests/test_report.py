@@ -22,10 +22,10 @@ from cmrhash.config import CompareConfig, EvalConfig, ReportConfig, TrainConfig
 from cmrhash.encode import read_codes
 from cmrhash.errors import DataError, StaleError, UsageError
 from cmrhash.evaluate import evaluate
-from cmrhash.examples import examples, ranked
-from cmrhash.gather import Source
 from cmrhash.hasher import Hasher
-from cmrhash.report import command_of, report
+from cmrhash.show.examples import examples, ranked
+from cmrhash.show.gather import Source
+from cmrhash.show.report import command_of, report
 from cmrhash.train import train
 
 QUICK = TrainConfig(bits=8, epochs=2, batch=16, lr=0.02, hidden=16, device="cpu")

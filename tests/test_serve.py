@@ -18,7 +18,6 @@ import numpy as np
 from fastapi.testclient import TestClient
 from PIL import Image
 
-from cmrhash import plots
 from cmrhash.config import EvalConfig, ExtractConfig, ServeConfig, TrainConfig
 from cmrhash.data.dataset import ImageTextDataset, Item
 from cmrhash.data.manifest import open_extracted
@@ -37,6 +36,7 @@ from cmrhash.serve.pictures import Pictures
 from cmrhash.serve.server import guarded, warm
 from cmrhash.serve.thumbs import SIDE, Thumbnails
 from cmrhash.serve.worker import Busy, Worker
+from cmrhash.show import plots
 from cmrhash.train import train
 from cmrhash_cli.main import main
 
@@ -259,7 +259,7 @@ def test_plots_are_drawn_once_asked_for_in_the_colours_of_the_page(client, hashe
         assert "var(--plot-ink, #222222)" in answer.text or "var(--plot-muted, #595959)" in answer.text
         drawn[address] = answer.content
     assert len(set(drawn.values())) == len(drawn)
-    monkeypatch.setattr("cmrhash.figures.KINDS", {})
+    monkeypatch.setattr("cmrhash.show.figures.KINDS", {})
     assert {address: client.get(address).content for address in addresses} == drawn
 
 

@@ -11,12 +11,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cmrhash import shards
 from cmrhash.cache import FeatureWriter, read_features, source_digest
 from cmrhash.errors import DamagedError, LockedError, StaleError, UsageError
+from cmrhash.extraction import shards
+from cmrhash.extraction.shards import Shard, Target
 from cmrhash.files import locked
 from cmrhash.sealed import read_manifest
-from cmrhash.shards import Shard, Target
 
 BLOCK, DIM = 4, 3
 ITEM = np.array([n for n in range(10) if n != 6 for _ in range(2)], np.int32)  # 18 rows in 5 blocks, the last one short

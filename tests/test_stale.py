@@ -22,11 +22,13 @@ import torchvision
 from running import EXTRACT, files, run, write_manifest, write_own
 from safetensors.torch import load_file, save_file
 
-from cmrhash import extract_images, extract_texts, finetune
+from cmrhash import finetune
 from cmrhash.encoders import image as image_encoders
 from cmrhash.encoders import pixels
 from cmrhash.encoders import text as text_encoders
 from cmrhash.encoders.pixels import Crop
+from cmrhash.extraction import images as extract_images
+from cmrhash.extraction import texts as extract_texts
 
 SMALL, OTHER = "shufflenet_v2_x0_5", "shufflenet_v2_x1_0"
 OWN = [*EXTRACT, "--image-model", SMALL, "--cache", "own"]

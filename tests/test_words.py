@@ -17,7 +17,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cmrhash import extract_texts
 from cmrhash.cache import read_features
 from cmrhash.config import ExtractConfig
 from cmrhash.encoders import words
@@ -25,7 +24,8 @@ from cmrhash.encoders.vectors import WORD2VEC, read_vectors
 from cmrhash.encoders.words import rebuild, split, takes
 from cmrhash.errors import CmrhashError, DataError, EncoderError, StaleError, UsageError
 from cmrhash.extract import extract
-from cmrhash.extract_texts import load_words, words_path
+from cmrhash.extraction import texts as extract_texts
+from cmrhash.extraction.texts import load_words, words_path
 
 TRAIN = {
     "en": ["A dog runs.", "a dog and a cat", "The cat sleeps", "two dogs, one cat!"],

@@ -83,7 +83,7 @@ def export(
     _check(config)
     chosen, data, folder = chosen_run(run, bits, method, relevance, dataset, cache, runs)
     from cmrhash.hasher import Hasher
-    from cmrhash.pretrained import read_config
+    from cmrhash.share.pretrained import read_config
 
     hasher = Hasher(
         chosen,
@@ -97,12 +97,12 @@ def export(
     hasher.save_pretrained(target, with_encoders=config.with_encoders, overwrite=overwrite)
     graphs = {}
     if config.onnx:
-        from cmrhash.onnx_export import write
+        from cmrhash.share.onnx import write
 
         graphs = write(hasher, target, hasher.captions(8))
     url = None
     if config.push:
-        from cmrhash.share import push as upload
+        from cmrhash.share.export import push as upload
 
         url = upload(target, config.push, private=config.private)
     files = {str(path.relative_to(target)): path.stat().st_size for path in _files(target)}
@@ -125,7 +125,7 @@ def _check(config: ExportConfig) -> None:
     if config.private and not config.push:
         raise UsageError("--private without --push", None, "give --push OWNER/NAME")
     if config.onnx:
-        from cmrhash.onnx_export import need_onnx
+        from cmrhash.share.onnx import need_onnx
 
         need_onnx()
 

@@ -69,7 +69,7 @@ def plot(
         out=out,
     )
     from cmrhash.data.manifest import open_extracted
-    from cmrhash.figures import draw
+    from cmrhash.show.figures import draw
 
     data, folder = open_extracted(cache, dataset)
     drawn = draw(config, data, folder, runs)

@@ -24,8 +24,8 @@ from cmrhash.device import choose_dtype
 from cmrhash.encoders import image as image_encoders
 from cmrhash.encoders import text as text_encoders
 from cmrhash.encoders.pixels import decode
-from cmrhash.extract_images import extract_images
-from cmrhash.shards import Shard
+from cmrhash.extraction.images import extract_images
+from cmrhash.extraction.shards import Shard
 
 PHOTOS, BATCH = 64, 32
 CAPTIONS = 128

@@ -12,8 +12,8 @@ from cmrhash.data.dataset import Item
 from cmrhash.encoders.pixels import BadImage, decode
 from cmrhash.errors import DataError, UsageError
 from cmrhash.hasher import Hasher, Hit
-from cmrhash.photos import thumbnail
 from cmrhash.serve.thumbs import SIDE
+from cmrhash.show.photos import thumbnail
 
 BOTH = "both"
 NO_PHOTO = "not a readable photo"

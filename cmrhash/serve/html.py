@@ -9,8 +9,8 @@ from urllib.parse import urlencode
 
 from cmrhash.data.dataset import RELEVANCE, Item
 from cmrhash.hasher import Hasher
-from cmrhash.photos import data_uri
 from cmrhash.serve.answers import Answer, Judged, names
+from cmrhash.show.photos import data_uri
 
 Source = Callable[[Item], str]  # of an item's picture: an address, or the picture itself; "" if there is none
 TITLES = {"image": "Images", "text": "Captions", "both": "Images and captions"}

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from importlib.util import find_spec
 
-from cmrhash import plots, runs
+from cmrhash import runs
 from cmrhash.config import PLOTS, PlotConfig
 from cmrhash.errors import CmrhashError
-from cmrhash.figures import KINDS
-from cmrhash.gather import Source
 from cmrhash.hasher import Hasher
+from cmrhash.show import plots
+from cmrhash.show.figures import KINDS
+from cmrhash.show.gather import Source
 
 OF_A_LANGUAGE = ("pr", "tsne")  # a picture each
 OF_ALL_RUNS = "bits"

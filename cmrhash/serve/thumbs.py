@@ -6,7 +6,7 @@ import threading
 from collections import OrderedDict
 
 from cmrhash.data.dataset import ImageTextDataset, Item
-from cmrhash.photos import thumbnail_of
+from cmrhash.show.photos import thumbnail_of
 
 SIDE = 360  # pixels of the long side
 

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from cmrhash.cache import source_digest
 from cmrhash.config import READY, ExtractConfig
 from cmrhash.data.dataset import ImageTextDataset, ids_digest
-from cmrhash.extracted import CODE, Encoded, Progress, made_with
-from cmrhash.shards import Shard, Target
+from cmrhash.extraction.extracted import CODE, Encoded, Progress, made_with
+from cmrhash.extraction.shards import Shard, Target
 
 READY_BLOCK = 1024  # rows a commit
 BROKEN = {"code": "non-finite", "path": "", "reason": "its ready-made features are not finite as float32"}

@@ -11,15 +11,16 @@ from pathlib import Path
 from typing import Any
 
 import cmrhash
-from cmrhash import page, plots, runs
+from cmrhash import runs
 from cmrhash.config import PlotConfig, ReportConfig, TrainConfig
 from cmrhash.data.dataset import ImageTextDataset, with_relevance
 from cmrhash.errors import DataError, StaleError, UsageError
-from cmrhash.examples import Answer, Example, Thumbnails, examples, labels_of
-from cmrhash.figures import drawings
 from cmrhash.files import write_bytes
-from cmrhash.gather import WORDS, Row, Source
 from cmrhash.hasher import Hasher
+from cmrhash.show import page, plots
+from cmrhash.show.examples import Answer, Example, Thumbnails, examples, labels_of
+from cmrhash.show.figures import drawings
+from cmrhash.show.gather import WORDS, Row, Source
 from cmrhash.sides import language_of
 from cmrhash.views import feature_files
 

@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 
 from cmrhash import metrics
 from cmrhash.data.dataset import ImageTextDataset, Item
-from cmrhash.gather import WORDS, Source
 from cmrhash.hasher import Hasher, Hit
-from cmrhash.photos import data_uri, thumbnail_of
+from cmrhash.show.gather import WORDS, Source
+from cmrhash.show.photos import data_uri, thumbnail_of
 from cmrhash.sides import Search, searches, sides
 
 

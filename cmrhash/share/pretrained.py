@@ -1,13 +1,13 @@
 """PretrainedHasher: an exported run. It encodes as the run does, without the run's data set.
 
-FOLDER/                             as ``share.save`` writes it, here or under an id of a model hub
+FOLDER/                             as ``export.save`` writes it, here or under an id of a model hub
     config.json                     bits, views, heads, encoders by recipe and digest; sha256 of every file below
     heads.safetensors               the trained heads
     encoders/image.safetensors      weights of the image encoder, where they travel
     encoders/text-<langs>/          a transformer with its tokenizer, likewise
     encoders/text-<langs>.safetensors   a word encoder: its words, weights and vectors
     README.md                       model card, for the author to finish: no digest holds it
-    image.onnx, text-<lang>.onnx, text-<lang>.tokenizer.json, onnx.json   with --onnx, see onnx_export
+    image.onnx, text-<lang>.onnx, text-<lang>.tokenizer.json, onnx.json   with --onnx, see ``onnx``
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from torch.nn import ModuleDict
 
     from cmrhash.encoders.image import ImageEncoder
-    from cmrhash.extract_texts import CaptionEncoder
+    from cmrhash.extraction.texts import CaptionEncoder
 
 CONFIG, HEADS, CARD = "config.json", "heads.safetensors", "README.md"
 VERSION = 1

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 
-from cmrhash.plots import DARK
+from cmrhash.show.plots import DARK
 
 STYLE = """
 :root { color-scheme: light dark; --ink: #1b1b1b; --muted: #595959; --line: #d6d6d6; --paper: #fff; --soft: #f5f5f3;

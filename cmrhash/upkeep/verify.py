@@ -15,11 +15,11 @@ from cmrhash.cache import Features, read_features, source_digest
 from cmrhash.config import READY, VerifyConfig
 from cmrhash.data.dataset import ImageTextDataset, resolve_image
 from cmrhash.errors import CmrhashError, DamagedError, DataError, StaleError, UsageError
-from cmrhash.extract_images import DECODERS, file_digest
-from cmrhash.extract_texts import captions_of
+from cmrhash.extraction.images import DECODERS, file_digest
+from cmrhash.extraction.texts import captions_of
 from cmrhash.files import checked as checked_file
-from cmrhash.inventory import ANEW, BROKEN, REMAKE, Entry, Holding, checkpoint, entries, holdings
 from cmrhash.sealed import SHARD, check_frame, check_payload, read_manifest
+from cmrhash.upkeep.inventory import ANEW, BROKEN, REMAKE, Entry, Holding, checkpoint, entries, holdings
 
 AGAIN = "encode anew with cmrhash extract --overwrite"
 EVAL = "delete it; cmrhash eval makes it again"

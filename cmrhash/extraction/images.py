@@ -16,8 +16,8 @@ from cmrhash.config import ExtractConfig
 from cmrhash.data.dataset import ImageTextDataset, ids_digest, resolve_image
 from cmrhash.encoders.image import ImageEncoder
 from cmrhash.encoders.pixels import BadImage, decode, read_bytes
-from cmrhash.extracted import CODE, Encoded, Progress, made_with
-from cmrhash.shards import Shard, Target
+from cmrhash.extraction.extracted import CODE, Encoded, Progress, made_with
+from cmrhash.extraction.shards import Shard, Target
 
 IMAGE_BLOCK = 256  # images a commit: what a kill can cost, against one fsync
 LARGE = 640  # side in pixels above which an eighth of these is a commit: three blocks at a time lie in memory

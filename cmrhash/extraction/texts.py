@@ -16,11 +16,11 @@ from cmrhash.data.dataset import ImageTextDataset, ids_digest
 from cmrhash.encoders.text import TextEncoder
 from cmrhash.encoders.words import WordEncoder, rebuild
 from cmrhash.errors import DataError
-from cmrhash.extracted import CODE, Encoded, Progress, made_with
+from cmrhash.extraction.extracted import CODE, Encoded, Progress, made_with
+from cmrhash.extraction.shards import Shard, Target
 from cmrhash.files import locked
 from cmrhash.recipe import refuse_difference
 from cmrhash.sealed import read_manifest
-from cmrhash.shards import Shard, Target
 
 TEXT_BLOCK = 1024  # captions a commit; sorted by length inside a block
 

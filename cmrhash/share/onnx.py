@@ -24,8 +24,8 @@ from cmrhash.encoders.text import TextEncoder
 from cmrhash.errors import CmrhashError, UsageError
 from cmrhash.files import sha256, write_bytes, write_json
 from cmrhash.heads import Head
-from cmrhash.pretrained import CARD
-from cmrhash.share import ONNX
+from cmrhash.share.export import ONNX
+from cmrhash.share.pretrained import CARD
 
 PACKAGES = ("onnx", "onnxruntime", "onnxscript")
 OPSET = 18

@@ -19,7 +19,8 @@ from cmrhash.config import LEFT_BEHIND, PruneConfig
 from cmrhash.data.manifest import ABOUT, ITEMS, QUARANTINE
 from cmrhash.errors import CmrhashError, LockedError
 from cmrhash.files import holder, lock_of, locked
-from cmrhash.inventory import (
+from cmrhash.sealed import SHARD, merging
+from cmrhash.upkeep.inventory import (
     BROKEN,
     CODES,
     FEATURES,
@@ -33,9 +34,8 @@ from cmrhash.inventory import (
     own_files,
     run_folders,
 )
-from cmrhash.inventory import ITEMS as OTHER_ITEMS
-from cmrhash.inventory import WORDS as OTHER_WORDS
-from cmrhash.sealed import SHARD, merging
+from cmrhash.upkeep.inventory import ITEMS as OTHER_ITEMS
+from cmrhash.upkeep.inventory import WORDS as OTHER_WORDS
 
 CHECKPOINTS = (runs.CHECKPOINT, "checkpoint-*.safetensors")
 # written in one move and under no lock

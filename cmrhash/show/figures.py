@@ -16,13 +16,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cmrhash import plots, runs
+from cmrhash import runs
 from cmrhash.codes import MAX_CONSTANT_BITS, MIN_DISTINCT
 from cmrhash.config import PLOTS, PlotConfig
 from cmrhash.data.dataset import RELEVANCE, ImageTextDataset, with_relevance
 from cmrhash.errors import DataError, UsageError
 from cmrhash.files import write_bytes
-from cmrhash.gather import (
+from cmrhash.show import plots
+from cmrhash.show.gather import (
     WORDS,
     Cells,
     Drawing,
@@ -37,9 +38,9 @@ from cmrhash.gather import (
     stem_of,
     untrained,
 )
-from cmrhash.plots import Distances, Panel, Series
+from cmrhash.show.plots import Distances, Panel, Series
+from cmrhash.show.tsne import FEWEST, embedding_map
 from cmrhash.sides import searches
-from cmrhash.tsne import FEWEST, embedding_map
 
 FORMATS = ("png", "svg")
 

@@ -14,7 +14,6 @@ import safetensors.torch
 
 import cmrhash
 from cmrhash import reopen, runs, scores
-from cmrhash.card import card
 from cmrhash.config import RANDOM
 from cmrhash.embed import Embedder
 from cmrhash.encoders import hub
@@ -23,15 +22,16 @@ from cmrhash.encoders.regions import Regions
 from cmrhash.encoders.text import TextEncoder
 from cmrhash.encoders.words import WordEncoder
 from cmrhash.errors import CmrhashError, UsageError
-from cmrhash.extract_texts import words_path
+from cmrhash.extraction.texts import words_path
 from cmrhash.files import make_folder, remove, sha256, sync, write_bytes, write_json
-from cmrhash.pretrained import CARD, CONFIG, HEADS, MODEL, VERSION, PretrainedHasher, read_config
 from cmrhash.recipe import canonical
+from cmrhash.share.card import card
+from cmrhash.share.pretrained import CARD, CONFIG, HEADS, MODEL, VERSION, PretrainedHasher, read_config
 
 OF_DATA = ("kind", "lang", "code", "items")  # of a feature file's recipe: what does not concern its encoder
 OF_MACHINE = ("name_or_path", "_name_or_path", "tokenizer_file", "vocab_file")  # that transformers writes: paths
 ONNX = "onnx.json"
-GRAPHS = ("image.onnx*", "text-*.onnx*", "text-*.tokenizer.json")  # what onnx_export writes beside
+GRAPHS = ("image.onnx*", "text-*.onnx*", "text-*.tokenizer.json")  # what onnx.py writes beside
 
 PARTS = ("encoders/*", ONNX, *GRAPHS)  # what one export has and another has not
 
@@ -94,7 +94,7 @@ def push(folder: Path, repo: str, *, private: bool = False) -> str:
     """Upload an export to a model hub as the repository "owner/name", and return the address of the commit.
 
     The repository is made if there is none: public, or as its owner has it by default, unless ``private``. What
-    ``save`` and ``onnx_export`` write is uploaded and nothing else in the folder; it replaces what an earlier export
+    ``save`` and ``onnx.write`` write is uploaded and nothing else in the folder; it replaces what an earlier export
     left there, the card too. Raises UsageError for a folder without an export, who is not logged in or may not write
     there, and CmrhashError if the hub cannot be reached.
     """

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from cmrhash.shards import Target
+from cmrhash.extraction.shards import Target
 
 CODE = 1  # raised when a change of this package changes the features of an unchanged recipe
 

@@ -1,0 +1,1 @@
+"""Runs for the eye, on paper: plots, and a report in one file."""
