@@ -64,7 +64,7 @@ def export(
 
     cmrhash export shared --bits 32
 
-    cmrhash export shared --with-encoders --onnx
+    cmrhash export whole --with-encoders --onnx
 
     In Python: Hasher.from_pretrained("shared").encode_text(["a red circle"], lang="en")
     """
