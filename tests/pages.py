@@ -42,11 +42,11 @@ class Section:
                 yield from (step for step in re.split(r" +&& +", lines.pop(0).strip()) if step)
 
 
-def sections(page: Path) -> list[Section]:
-    """The sections of a page that have code."""
+def sections(page: Path, whole: bool = False) -> list[Section]:
+    """The sections of a page that have code; whole: the page as a single one."""
     found, title, blocks, within = [], page.stem, [], False
     for line in page.read_text(encoding="utf-8").splitlines():
-        if line.startswith("## "):
+        if line.startswith("## ") and not whole:
             found.append(Section(page, title, tuple(blocks)))
             title, blocks = line[3:], []
         if line.startswith("    "):
