@@ -18,18 +18,19 @@ from trees import COUNT, NOUNS, WRITERS, draw_photo, write_manifest
 
 from cmrhash.config import SAMPLE_DATASET
 
-DIM = 300  # of word vectors
+BERT, VECTORS = "small-bert", "vectors.txt"
+FEW_FEATURES = "regnet_x_400mf"  # 400; of torchvision's quick classifiers it has the fewest
 
 
 def write_photo(path):
     draw_photo(path, len(path.name))
 
 
-def write_vectors(path):
+def write_vectors(path, dim=300):
     """A file of word vectors, of the words of both languages."""
     rng = np.random.default_rng(0)
-    words = [word.lower() for words in NOUNS.values() for word in words] + ["a", "ein", "the", "und"]
-    text = "".join(f"{word} {' '.join(f'{x:.2f}' for x in rng.standard_normal(DIM))}\n" for word in words).encode()
+    words = [word for words in NOUNS.values() for word in words] + ["a", "ein", "the", "und"]
+    text = "".join(f"{word} {' '.join(f'{x:.2f}' for x in rng.standard_normal(dim))}\n" for word in words).encode()
     path.write_bytes(gzip.compress(text) if path.suffix == ".gz" else text)
 
 
@@ -116,15 +117,27 @@ class Extracted:
     def __init__(self, base: Path):
         self.base, self.names = base, set()
         write_manifest(base / "photos")
+        write_bert(base / BERT)
+        write_vectors(base / VECTORS, 64)
 
     def lay(self, name: str, folder: Path):
         """Put the data set into the cache of a folder."""
         if name not in self.names:
-            encoders = ["--image-model", "regnet_x_400mf", "--image-weights", "random", "--text-model", "random"]
+            encoders = [
+                "--image-model",
+                FEW_FEATURES,
+                "--image-weights",
+                "random",
+                f"--text-model=en={BERT}",
+                f"--text-model=de={VECTORS}",
+            ]
             with contextlib.chdir(self.base):
                 assert run("extract", "--dataset", "manifest", "--root", "photos", "--name", name, *encoders) == 0
             self.names.add(name)
         shutil.copytree(self.base / "cache" / name, folder / "cache" / name)
+
+    def lay_bert(self, folder: Path):
+        shutil.copytree(self.base / BERT, folder / BERT)
 
 
 def train_runs(name: str, section: Section):

@@ -13,7 +13,7 @@ from cmrhash.data import iaprtc12_lists, sample, wikipedia
 from cmrhash.data.iaprtc12_lists import LABELS, WORDS
 
 NOUNS = {"en": ["dog", "cat", "tree", "house"], "de": ["Hund", "Katze", "Baum", "Haus"]}
-COUNT = 40
+COUNT = 32
 KARPATHY_SPLITS = ["train", "restval", "val", "test"]
 STYLES = "id,gender,masterCategory,subCategory,articleType,baseColour,season,year,usage,productDisplayName"
 
@@ -72,9 +72,9 @@ def write_iaprtc12_lists(root: Path) -> None:
         put(root / f"annotations/00/{n}.txt", f"a {NOUNS['en'][n % 4]}")
         lines.append(list_line(f"00/{n}.jpg", n % 4 + 1))
     train, test, retrieval = iaprtc12_lists.LISTS
-    put(root / train, "".join(lines[:24]))
-    put(root / test, "".join(lines[24:32]))
-    put(root / retrieval, "".join(lines[:24] + lines[32:]))
+    put(root / train, "".join(lines[:20]))
+    put(root / test, "".join(lines[20:26]))
+    put(root / retrieval, "".join(lines[:20] + lines[26:]))
 
 
 def wikipedia_xml(text: str) -> str:
