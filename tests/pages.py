@@ -62,7 +62,7 @@ def sections(page: Path, whole: bool = False) -> list[Section]:
 def calls(step: str) -> list[list[str]]:
     """The words of every call of cmrhash in a step, as the shell would split them, without what may be left out."""
     found = []
-    for part in STARTERS.sub("", step).split(" ::: "):
+    for part in re.sub(r"\$\(\(.*?\)\)", "1", STARTERS.sub("", step)).split(" ::: "):
         while part != (part := re.sub(r" ?\[[^\[\]]*\]", "", part)):
             pass
         if re.match(r"cmrhash [a-z]", part):

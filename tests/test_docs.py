@@ -9,10 +9,16 @@ from pages import PAGES, ROOT, calls, sections
 from cmrhash_cli.main import app
 from cmrhash_cli.reference import reference
 
+INLINE = re.compile(r"`([^`\[]*\bcmrhash [a-z][^`\[]* --[^`\[]*)`")  # with an option, else it may be a mere name
+
 
 def commands(page):
-    """Every call of ``cmrhash`` in a page's code."""
-    return [words for section in sections(page) for step in section.steps() for words in calls(step)]
+    """Every call of ``cmrhash`` in a page: in its code, and with options within a line of text."""
+    steps = [step for section in sections(page) for step in section.steps()]
+    text = re.sub(r"(?m)^    .*$", "", page.read_text(encoding="utf-8")) if page.name != "cli.md" else ""
+    for span in INLINE.findall(text):
+        steps += " ".join(span.split()).split(" && ")
+    return [words for step in steps for words in calls(step)]
 
 
 def test_the_pages_are_there():

@@ -12,11 +12,12 @@ import re
 import shlex
 import shutil
 import subprocess
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from given import BERT, FEW_FEATURES, PLACED, Extracted, datasets, place, places, train_runs, write_line
+from given import BERT, FEW_FEATURES, PLACED, Extracted, datasets, options, place, places, train_runs, write_line
 from pages import PAGES, ROOT, Section, calls, sections
 from running import run
 from trees import WRITERS
@@ -84,8 +85,15 @@ VARIABLES = {
 }
 
 
-@pytest.fixture(scope="session")
-def start(tmp_path_factory):
+@pytest.fixture(scope="module")
+def on_the_cpu():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.cuda, "is_available", lambda: False)
+        yield
+
+
+@pytest.fixture(scope="module")
+def start(tmp_path_factory, on_the_cpu):
     """A folder in which the first lines of the README have been run."""
     folder = tmp_path_factory.mktemp("docs") / "start"
     sample.draw(folder / "cache/sample/drawn", count=SCENES)
@@ -96,15 +104,14 @@ def start(tmp_path_factory):
     return folder
 
 
-@pytest.fixture(scope="session")
-def extracted(tmp_path_factory):
+@pytest.fixture(scope="module")
+def extracted(tmp_path_factory, on_the_cpu):
     return Extracted(tmp_path_factory.mktemp("extracted"))
 
 
 @pytest.fixture
-def page(monkeypatch, tmp_path, capsys):
+def page(monkeypatch, tmp_path, capsys, on_the_cpu):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.delenv("CMRHASH_STORE", raising=False)
     return Page(monkeypatch, tmp_path, capsys)
 
@@ -118,8 +125,7 @@ class Page:
 
     def run(self, step):
         """Run a step; whatever it is, it must end well and say something else than a traceback."""
-        _, runner = next((pattern, runner) for pattern, runner in RUNNERS.items() if re.match(pattern, step))
-        runner(self, step)
+        next(runner for start, runner in RUNNERS.items() if re.match(start, step))(self, step)
         out = self.capsys.readouterr()
         assert "Traceback" not in out.out + out.err
         self.printed += [line for line in (out.out + out.err).splitlines() if line.strip()]
@@ -137,13 +143,12 @@ class Page:
         with testclient.TestClient(app, base_url="http://127.0.0.1:8000") as client:
             assert client.get("/").status_code == 200
             for request in self.requests:
-                *fields, url = shlex.split(request)[1:]
-                form = dict(field.split("=", 1) for flag, field in zip(fields[::2], fields[1::2], strict=True))
-                files = {name: open(value[1:], "rb") for name, value in form.items() if value.startswith("@")}  # noqa: SIM115
-                answer = client.post(url, files=files, data={n: v for n, v in form.items() if n not in files})
-                for file in files.values():
-                    file.close()
+                words = shlex.split(request)
+                form = dict(field.split("=", 1) for field in options(words, "-F"))
+                files = {name: Path(value[1:]).read_bytes() for name, value in form.items() if value.startswith("@")}
+                answer = client.post(words[-1], files=files, data={n: v for n, v in form.items() if n not in files})
                 assert answer.status_code == 200, answer.text
+                assert answer.json()["results"]
                 self.asked.append(request)
 
     def curl(self, step):
@@ -246,7 +251,7 @@ def test_a_section_runs(section, page, start, extracted, request):
 
 def test_every_step_is_run_or_said_not_to_be():
     """What fails here wants a runner in RUNNERS, or a reason in NOT_RUN."""
-    assert not [step for step in STEPS if left_out(step) + sum(bool(re.match(start, step)) for start in RUNNERS) < 1]
+    assert not [step for step in STEPS if not left_out(step) and not any(re.match(start, step) for start in RUNNERS)]
 
 
 def test_nothing_is_said_of_what_is_in_no_page():
