@@ -95,7 +95,8 @@ def _figures(metrics: Mapping[str, Any] | None) -> str:
     for row in metrics["rows"]:
         values = (row.get(key) for key in ("map", "chance", "map_real"))
         shown = " | ".join("" if value is None else f"{value:.3f}" for value in values)
-        lines.append(f"| {row['lang'] or '-'} | {row['direction']} | {shown} |")
+        langs = "-".join(lang for lang in (row["lang"], row.get("database_lang")) if lang)  # in whose texts, for t2t
+        lines.append(f"| {langs or '-'} | {row['direction']} | {shown} |")
     said = [f"- {key}: {protocol[key]}" for key in SAYS if protocol.get(key)]
     return "\n".join(["## Figures\n", *lines, "", *said])
 

@@ -144,8 +144,11 @@ CUTS = {"labels": (1, 10, 50), "pairs": (1, 5, 10)}  # by relevance; R@1, R@5 an
 class SearchConfig:
     """A sentence, a photo or an item -> what lies near it in the database."""
 
-    lang: str | None = None  # of the sentence, and of the captions that are found; None: told by its words
+    lang: str | None = (
+        None  # of the sentence, and of the captions that are found; None: told by its words, else the first
+    )
     to: str | None = None  # "image", "text" or "both"; None: the other modality
+    by: str = "image"  # of an item: "image", or "text" for its first caption
     k: int = 10  # how many to find
     image_weights: str | None = None  # where the encoders' weights are now; None: where they were at extraction
     text_models: tuple[str, ...] = ()  # "[LANG=]DIR", likewise
@@ -179,6 +182,8 @@ class ExportConfig:
     text_models: tuple[str, ...] = ()  # "[LANG=]DIR", likewise
     device: str = "auto"
     offline: bool = False  # never ask the network for weights
+    push: str | None = None  # "owner/name": upload it to the model hub afterwards
+    private: bool = False  # whether the repository is, if it is made for it
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,9 @@ borrowed, so that training on one language can be scored on another.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -119,6 +120,28 @@ def read_codes(run: runs.Run) -> dict[str, Encoded]:
         index, head = BinaryIndex.load(index_path, run.bits), borrowed.get(name, {"head": name})["head"]
         views[name] = Encoded(codes, embedding, database, index, head)
     return views
+
+
+class Views(Mapping[str, Encoded]):
+    """The views of a run by name, read and checked when the first of them is looked at."""
+
+    def __init__(self, run: runs.Run) -> None:
+        manifest = read_manifest(run.folder / runs.CODES)
+        self.run, self.sha256 = run, str(manifest["payload_sha256"])
+        self._names = [name.removesuffix(".faiss") for name in manifest["indexes"]]
+
+    @cached_property
+    def _read(self) -> dict[str, Encoded]:
+        return read_codes(self.run)
+
+    def __getitem__(self, name: str) -> Encoded:
+        return self._read[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
 
 
 def load_heads(run: runs.Run) -> ModuleDict:

@@ -7,8 +7,7 @@ relevance is by pairs. No torch in here: a run whose codes exist is scored in th
 from __future__ import annotations
 
 import difflib
-import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,20 +16,19 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cmrhash import metrics, runs
+from cmrhash import metrics, runs, scores
 from cmrhash.config import CUTS, READY, EvalConfig
 from cmrhash.data.dataset import RELEVANCE, ImageTextDataset, with_relevance
 from cmrhash.encode import (
     Encoded,
+    Views,
     borrowed_views,
     encode,
     has_codes,
-    read_codes,
     refuse_language,
     refuse_new_features,
 )
 from cmrhash.errors import DataError, StaleError, UsageError
-from cmrhash.files import write_bytes
 from cmrhash.index import rank_histogram
 from cmrhash.relevance import Relevance
 from cmrhash.sides import DIRECTIONS, Search, Sides, language_of, searches, sides
@@ -76,12 +74,10 @@ def evaluate(config: EvalConfig, dataset: ImageTextDataset, folder: Path, out: P
     return score(config, runs.find_runs(out, dataset.name, dataset.relevance, *wanted), dataset, folder)
 
 
-def score(
-    config: EvalConfig, found: Sequence[runs.Run], dataset: ImageTextDataset, folder: Path, keep: bool = True
-) -> Evaluation:
+def score(config: EvalConfig, found: Sequence[runs.Run], dataset: ImageTextDataset, folder: Path) -> Evaluation:
     """Score these runs, which were trained by the relevance that the data set has here; as ``evaluate`` does.
 
-    keep: write each run's rows into its folder.
+    What was scored before, of the same codes in the same way, is taken from the run's folder.
     """
     for run in found:
         if run.config["items_sha256"] != dataset.sha256:
@@ -97,19 +93,36 @@ def score(
     for run in found:
         if not has_codes(run, dataset, folder):
             encode(run, dataset, folder)
-        views = read_codes(run)
-        mine = [
-            {**_who(run, views, search), **_score(config, dataset, sides(dataset, views, search), search, known)}
-            for search in searches(dataset, views, config.directions, config.langs)
-        ]
-        rows += mine
-        if keep:
-            report = Evaluation(_protocol(config, dataset, [run], mine), mine).as_json()
-            write_bytes(run.folder / runs.METRICS, json.dumps(report, indent=1).encode())
+        rows += _of_run(config, dataset, run, known)
     if not rows:
         fix = "choose other directions"
         raise UsageError("nothing to score: no item has two captions of a language", folder, fix)
     return Evaluation(_protocol(config, dataset, found, rows), rows, config.map_at)
+
+
+def _of_run(
+    config: EvalConfig, dataset: ImageTextDataset, run: runs.Run, known: dict[bytes, Relevance]
+) -> list[dict[str, Any]]:
+    """A row a search: those that are kept, and those that are scored now and kept from now on."""
+    views = Views(run)
+    of = {"codes": views.sha256, "items": dataset.sha256}
+    cuts = list(config.at or CUTS[dataset.relevance])
+    asked = {"ties": config.ties, "map_at": config.map_at, "map_at_rule": config.map_at_rule, "at": cuts}
+    kept = scores.kept(run, of, asked)
+    wanted = {
+        (search.direction, search.lang, search.database_lang): search
+        for search in searches(dataset, views, config.directions, config.langs)
+    }
+    new = {
+        key: {**_who(run, views, search), **_score(config, dataset, sides(dataset, views, search), search, known)}
+        for key, search in wanted.items()
+        if key not in kept
+    }
+    kept |= new
+    if new:
+        rows = list(kept.values())
+        scores.keep(run, of, asked, _protocol(config, dataset, [run], rows), rows)
+    return [kept[key] for key in wanted]
 
 
 def _score(
@@ -198,7 +211,7 @@ def _real(cuts: Sequence[int], both: Sides, relevance: Relevance) -> dict[str, A
     return {"map_real": metrics.mean_over_valid(ap)[0], **found}
 
 
-def _who(run: runs.Run, views: dict[str, Encoded], search: Search) -> dict[str, Any]:
+def _who(run: runs.Run, views: Mapping[str, Encoded], search: Search) -> dict[str, Any]:
     """Whose row it is. head_lang: the language whose head made the codes of the texts."""
     heads = [language_of(views[view].head) for view in (search.source, search.sought) if view != "image"]
     return {
@@ -209,7 +222,7 @@ def _who(run: runs.Run, views: dict[str, Encoded], search: Search) -> dict[str, 
         "lang": search.lang,
         "direction": search.direction,
         "head_lang": heads[0] if heads else None,
-        **({"database_lang": language_of(search.sought), "database_head_lang": heads[1]} if heads[1:] else {}),
+        **({"database_lang": search.database_lang, "database_head_lang": heads[1]} if heads[1:] else {}),
         "trained_langs": list(run.langs),
         "relevance": run.relevance,
         "collapsed": bool(run.config.get("collapsed", False)),

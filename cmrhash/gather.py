@@ -54,8 +54,8 @@ class Source:
 
     @cached_property
     def evaluation(self) -> Evaluation:
-        """Of all runs; nothing is written into their folders."""
-        return score(EvalConfig(langs=tuple(self.asked)), self.found, self.dataset, self.folder, keep=False)
+        """Of all runs."""
+        return score(EvalConfig(langs=tuple(self.asked)), self.found, self.dataset, self.folder)
 
     @cached_property
     def cells(self) -> Cells:

@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -142,10 +143,18 @@ class Hasher(Embedder):
         source = share.Source(self.run, self.folder, self, moved)
         share.save(source, Path(folder), with_encoders=with_encoders, overwrite=overwrite)
 
+    def push_to_hub(self, repo: str, *, private: bool = False, with_encoders: bool = False) -> str:
+        """Export it to the model hub as "owner/name", and return the address of the commit; see ``share.push``."""
+        from cmrhash import share
+
+        with TemporaryDirectory() as folder:
+            self.save_pretrained(folder, with_encoders=with_encoders)
+            return share.push(Path(folder), repo, private=private)
+
     @staticmethod
-    def from_pretrained(source: str | Path, **options: Any) -> PretrainedHasher:
+    def from_pretrained(source: str | Path, *, revision: str | None = None, **options: Any) -> PretrainedHasher:
         """Open what ``save_pretrained`` wrote, in a folder or under an id of the hub; see ``PretrainedHasher.load``."""
-        return PretrainedHasher.load(source, **options)
+        return PretrainedHasher.load(source, revision=revision, **options)
 
     def item(self, ident: str) -> Item | None:
         """The item of the data set that has this id."""
@@ -172,6 +181,8 @@ class Hasher(Embedder):
         """The same for an item of the data set, whose code is there already, by its image or its first caption."""
         if ident not in self._place:
             raise UsageError(f"no item '{ident}'", self.folder, "see items.jsonl for the ids")
+        if by not in ("image", "text"):
+            raise UsageError(f"--by {by}", None, "choose image or text")
         lang = self._shown(lang)
         view = "image" if by == "image" else f"text-{lang}"
         codes = self.views[view].codes

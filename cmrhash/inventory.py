@@ -46,7 +46,7 @@ FIX = {
     FEATURES: "extracted again since the training: train again with --overwrite, or prune",
     CODES: "cmrhash eval makes them again",
     WORDS: "cmrhash extract makes them again once they are deleted, as by cmrhash cache prune",
-    LEFT: "of a process that was killed: cmrhash cache prune deletes it",
+    LEFT: "of a process that was killed or refused: cmrhash cache prune deletes it",
 }
 ANEW = "start anew with --overwrite"
 REMAKE = {"run": "train again with --overwrite", "tuned": "tune anew with cmrhash extract --finetune --overwrite"}

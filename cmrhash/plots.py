@@ -62,6 +62,16 @@ STYLE = {
     "savefig.facecolor": "white",
     "svg.hashsalt": "cmrhash",  # ids of an SVG, otherwise random
 }
+THEME = {  # colour of a figure -> its name in a style sheet, and what it is in the dark
+    "#ffffff": ("--plot-ground", "#14171b"),
+    INK: ("--plot-ink", "#e8eaed"),
+    MUTED: ("--plot-muted", "#a5adb8"),
+    PALE.lower(): ("--plot-pale", "#4a525c"),
+    "#e4e4e4": ("--plot-grid", "#2b3138"),
+    "#0072b2": ("--plot-blue", "#4aa3df"),
+}
+_IN_THE_DARK = " ".join(f"{name}: {dark};" for name, dark in THEME.values())
+DARK = f"@media screen and (prefers-color-scheme: dark) {{ svg {{ {_IN_THE_DARK} }} }}"
 SILENT = ("Date", "Creator", "Format", "Type")  # what an SVG would say of when and by what it was drawn
 
 
@@ -175,6 +185,16 @@ def scatter(points: Points, title: str, footer: str) -> Figure:
         return figure
 
 
+def words(text: str) -> Figure:
+    """In the place of a figure that there is not."""
+    with _styled():
+        from matplotlib.figure import Figure
+
+        figure = Figure(figsize=(5.0, 0.6))
+        figure.text(0.02, 0.5, _folded(text, 5.0), va="center", color=MUTED)
+        return figure
+
+
 def render(figure: Figure, form: str, live_text: bool = False) -> bytes:
     """A figure as "png" or "svg"; the same figure gives the same bytes. live_text: letters stay letters in the SVG."""
     with _styled(**{"svg.fonttype": "none" if live_text else "path"}), io.BytesIO() as file:
@@ -186,10 +206,24 @@ def render(figure: Figure, form: str, live_text: bool = False) -> bytes:
 
 
 def inline(figure: Figure, name: str) -> str:
-    """A figure as an SVG element for HTML: no prolog, no foreign names, ids that are this figure's own."""
-    svg = render(figure, "svg", live_text=True).decode()
+    """A figure as an SVG element for HTML: no prolog, no foreign names, ids that are this figure's own. In the dark it
+    is dark where the document has the style sheet ``DARK``.
+    """
+    svg = _named_colours(render(figure, "svg", live_text=True).decode())
+    svg = svg.replace("'DejaVu Sans'", "'DejaVu Sans', Verdana, sans-serif")  # Verdana is as wide
     svg = re.sub(r"\s+xmlns(:\w+)?=\"[^\"]*\"", "", svg[svg.index("<svg") :])
     return re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{name}-", svg)
+
+
+def themed(figure: Figure) -> bytes:
+    """An SVG file that is light or dark as its reader is."""
+    svg = _named_colours(render(figure, "svg").decode())
+    return re.sub(r"(<svg[^>]*>)", rf"\1<style>{DARK}</style>", svg, count=1).encode()
+
+
+def _named_colours(svg: str) -> str:
+    """Colours that a style sheet can change, where nothing does so what they were."""
+    return re.sub(r"#[0-9a-f]{6}\b", lambda of: f"var({THEME[of[0]][0]}, {of[0]})" if of[0] in THEME else of[0], svg)
 
 
 # ---------------------------------------------------------------------------------------------- parts of a figure

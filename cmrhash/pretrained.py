@@ -38,8 +38,8 @@ if TYPE_CHECKING:
 
 CONFIG, HEADS, CARD = "config.json", "heads.safetensors", "README.md"
 VERSION = 1
-AGAIN = "fetch it again, or export it again"
-PATTERNS = ("*.json", "*.safetensors")  # what is fetched from a hub
+RUN = "exported run"  # what a hub is asked for
+AGAIN = "fetch it again (after hf cache rm model/OWNER/NAME), or export it again"
 MODEL = ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json")  # a transformer's files
 PART = re.compile(r"encoders/(image\.safetensors|text-[\w+-]+(\.safetensors)?)")
 FILE = re.compile(rf"heads\.safetensors|encoders/[\w+-]+(\.safetensors|/({'|'.join(map(re.escape, MODEL))}))")
@@ -67,16 +67,16 @@ class PretrainedHasher(Embedder):
         self._text_encoders: dict[str, CaptionEncoder] = {}
 
     @classmethod
-    def load(cls, source: str | Path, **options: Any) -> PretrainedHasher:
+    def load(cls, source: str | Path, *, revision: str | None = None, **options: Any) -> PretrainedHasher:
         """Open a folder that ``Hasher.save_pretrained`` wrote, or such a one under an id of the hub.
 
-        options: as the class takes them; image_weights and text_models say where encoders are that do not travel.
-        An existing folder comes first, then the hub's local cache, then the network unless ``offline`` or the
-        environment forbids it. Raises EncoderError if it cannot be had, UsageError for a folder without an export,
+        revision: a branch, tag or commit of the hub's, None for main. options: as the class takes them; image_weights
+        and text_models say where encoders are that do not travel. An existing folder comes first, then the hub's local
+        cache, then the network unless ``offline`` or the environment forbids it: what is cached stays as it is.
+        Raises EncoderError if it cannot be had, UsageError for a folder without an export or with a revision,
         StaleError for one of a newer version, DamagedError for any file that is not what was written.
         """
-        fix = "export a run with cmrhash export FOLDER, and give that folder"
-        folder = hub.locate(str(source), PATTERNS, options.get("offline", False), "exported run", fix)
+        folder = _folder(str(source), revision, options.get("offline", False))
         return cls(folder, read_config(folder), **options)
 
     @property
@@ -179,14 +179,40 @@ class PretrainedHasher(Embedder):
         return checked(self.folder, name, self.config["files"].get(name), AGAIN)
 
 
+def _folder(source: str, revision: str | None, offline: bool) -> Path:
+    """Where an export is. Of the hub's, its config comes first, then what that names, of the same commit: what is no
+    export is refused before any weights travel.
+    """
+    fix = "export a run with cmrhash export FOLDER, and give that folder"
+    folder = hub.locate(source, (CONFIG,), offline, RUN, fix, revision)
+    if folder == Path(source).expanduser():
+        return folder
+    if not (folder / CONFIG).is_file():
+        raise UsageError(f"no exported run, it has no {CONFIG}", f"'{source}' on the hub", fix)
+    return hub.locate(source, (CONFIG, *_fields(folder)["files"]), offline, RUN, fix, folder.name)
+
+
 def read_config(folder: Path) -> dict[str, Any]:
     """The ``config.json`` of an exported run, once it and every file that it names are what was written.
 
     Raises UsageError, StaleError or DamagedError; it may come from strangers, so names no file but those above.
     """
-    path = folder / CONFIG
+    config = _fields(folder)
+    for name, digest in config["files"].items():
+        checked(folder, name, digest, AGAIN)
+    there = {str(p.relative_to(folder)) for p in (folder / "encoders").rglob("*") if not p.is_dir()}
+    if unknown := sorted(there - set(config["files"])):
+        raise DamagedError("a file that its config does not name", folder / unknown[0], "remove it, or " + AGAIN)
+    return config
+
+
+def _fields(folder: Path) -> dict[str, Any]:
+    """The config by itself."""
+    path, fix = folder / CONFIG, "write one with cmrhash export FOLDER"
     if not path.is_file():
-        raise UsageError("no exported run", folder, "write one with cmrhash export FOLDER")
+        raise UsageError("no exported run", folder, fix)
+    if b'"cmrhash"' not in path.read_bytes():
+        raise UsageError(f"no exported run, its {CONFIG} is of something else", folder, fix)
     config = read_json(path, AGAIN)
     if not isinstance(config, dict):
         raise DamagedError("no config of an exported run", path, AGAIN)
@@ -198,11 +224,6 @@ def read_config(folder: Path) -> dict[str, Any]:
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         reason = " ".join(str(error).split())[:100]
         raise DamagedError(f"no config of an exported run ({reason})", path, AGAIN) from None
-    for name, digest in config["files"].items():
-        checked(folder, name, digest, AGAIN)
-    there = {str(p.relative_to(folder)) for p in (folder / "encoders").rglob("*") if not p.is_dir()}
-    if unknown := sorted(there - set(config["files"])):
-        raise DamagedError("a file that its config does not name", folder / unknown[0], "remove it, or " + AGAIN)
     return config
 
 

@@ -7,7 +7,7 @@ heads.safetensors   the heads of the best epoch
 history.jsonl       one line an epoch: loss by term, val mAP, collapse watch
 codes.h5            codes and embeddings of every item (sealed; also holds the digests of the indexes)
 image.faiss, text-<lang>.faiss   Faiss binary index of the database, one a view
-metrics.json        what eval printed last
+metrics.json        what was scored so far, each with its protocol
 """
 
 from __future__ import annotations

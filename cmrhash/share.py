@@ -13,24 +13,27 @@ import safetensors.numpy
 import safetensors.torch
 
 import cmrhash
-from cmrhash import reopen, runs
+from cmrhash import reopen, runs, scores
 from cmrhash.card import card
 from cmrhash.config import RANDOM
 from cmrhash.embed import Embedder
+from cmrhash.encoders import hub
 from cmrhash.encoders.image import ImageEncoder
 from cmrhash.encoders.regions import Regions
 from cmrhash.encoders.text import TextEncoder
 from cmrhash.encoders.words import WordEncoder
-from cmrhash.errors import UsageError
+from cmrhash.errors import CmrhashError, UsageError
 from cmrhash.extract_texts import words_path
 from cmrhash.files import make_folder, remove, sha256, sync, write_bytes, write_json
-from cmrhash.pretrained import CARD, CONFIG, HEADS, MODEL, VERSION, PretrainedHasher
+from cmrhash.pretrained import CARD, CONFIG, HEADS, MODEL, VERSION, PretrainedHasher, read_config
 from cmrhash.recipe import canonical
 
 OF_DATA = ("kind", "lang", "code", "items")  # of a feature file's recipe: what does not concern its encoder
 OF_MACHINE = ("name_or_path", "_name_or_path", "tokenizer_file", "vocab_file")  # that transformers writes: paths
 ONNX = "onnx.json"
 GRAPHS = ("image.onnx*", "text-*.onnx*", "text-*.tokenizer.json")  # what onnx_export writes beside
+
+PARTS = ("encoders/*", ONNX, *GRAPHS)  # what one export has and another has not
 
 
 @dataclass(frozen=True)
@@ -82,9 +85,38 @@ def save(source: Source, target: Path, *, with_encoders: bool = False, overwrite
         "encoders": entries,
         "files": {str(path.relative_to(target)): sha256(path) for path in there},
     }
-    write_bytes(target / CARD, card(config, run, _metrics(run)).encode(errors="backslashreplace"))
+    write_bytes(target / CARD, card(config, run, scores.shown(run)).encode(errors="backslashreplace"))
     write_json(target / CONFIG, config)
     _check(target, entries)
+
+
+def push(folder: Path, repo: str, *, private: bool = False) -> str:
+    """Upload an export to a model hub as the repository "owner/name", and return the address of the commit.
+
+    The repository is made if there is none: public, or as its owner has it by default, unless ``private``. What
+    ``save`` and ``onnx_export`` write is uploaded and nothing else in the folder; it replaces what an earlier export
+    left there, the card too. Raises UsageError for a folder without an export, who is not logged in or may not write
+    there, and CmrhashError if the hub cannot be reached.
+    """
+    read_config(folder)
+    if hub.is_offline():
+        raise UsageError(f"'{repo}' cannot be uploaded, offline mode is on", None, f"unset {' and '.join(hub.OFFLINE)}")
+    from huggingface_hub import HfApi
+
+    try:
+        with hub.spoken():
+            api = HfApi(library_name="cmrhash", library_version=cmrhash.__version__)
+            made = api.create_repo(repo, private=private or None, exist_ok=True)
+            done = api.upload_folder(
+                repo_id=made.repo_id,
+                folder_path=folder,
+                allow_patterns=[CARD, CONFIG, HEADS, *PARTS],
+                delete_patterns=list(PARTS),
+                commit_message="Upload an exported run of cmrhash",
+            )
+    except CmrhashError as error:
+        raise type(error)(f"'{repo}' cannot be uploaded ({error.what})", None, error.fix) from None
+    return str(done.commit_url)
 
 
 def _entries(source: Source, with_encoders: bool) -> dict[str, dict[str, Any]]:
@@ -141,16 +173,6 @@ def _put_in(embedder: Embedder, view: str, path: Path) -> None:
 def _tensors(module: Any) -> bytes:
     state = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in module.state_dict().items()}
     return safetensors.torch.save(state, {"format": "pt"})
-
-
-def _metrics(run: runs.Run) -> dict[str, Any] | None:
-    """What eval last said of the run, None if nobody asked."""
-    path = run.folder / runs.METRICS
-    try:
-        found: dict[str, Any] = json.loads(path.read_bytes())
-    except (OSError, ValueError):
-        return None
-    return found
 
 
 def _check(target: Path, entries: Mapping[str, Mapping[str, Any]]) -> None:

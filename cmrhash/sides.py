@@ -31,6 +31,11 @@ class Search:
         langs = [language_of(view) for view in (self.source, self.sought) if view != "image"]
         return langs[0] if langs else None
 
+    @property
+    def database_lang(self) -> str | None:
+        """The language of the texts that are searched by texts; None where an image asks or is searched."""
+        return language_of(self.sought) if self.direction == "t2t" else None
+
 
 @dataclass(frozen=True)
 class Sides:

@@ -15,7 +15,7 @@ from cmrhash.errors import UsageError
 from cmrhash.gather import Drawing, Lacking, Source, of_run, untrained
 from cmrhash.plots import Points
 
-CLASSES = 8  # that a map colours; the others are grey
+CLASSES = len(plots.COLOURS)  # that a map shows, each in a colour of its own; the others are grey
 FEWEST = 8  # items of a map
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -132,7 +133,9 @@ def _find(folder: Path, name: str, encoder: str | None) -> Path:
         return there[0]
     if not there:
         wish = f"no {name} features" + (f" by '{encoder}'" if encoder else "")
-        raise UsageError(f"{wish} (there: {', '.join(names) or 'none'})", folder, "run cmrhash extract first")
+        near = get_close_matches(encoder or "", names, 1)
+        hint = f"did you mean {near[0]}? else " if near else ""
+        raise UsageError(f"{wish} (there: {', '.join(names) or 'none'})", folder, f"{hint}run cmrhash extract first")
     raise UsageError(f"{name} features by {', '.join(names)}", folder, f"choose, such as with {_a_choice(folder)}")
 
 

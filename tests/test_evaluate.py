@@ -11,7 +11,7 @@ import safetensors.torch
 import torch
 
 from cmrhash import evaluate as module
-from cmrhash import runs
+from cmrhash import runs, scores
 from cmrhash.cache import FeatureWriter, read_features
 from cmrhash.config import EvalConfig, TrainConfig
 from cmrhash.data import manifest
@@ -221,9 +221,10 @@ def test_the_asked_tie_order_is_the_printed_one(scored, ties):
         assert row["map_optimistic"] >= row["map_expected"] >= row["map_pessimistic"]
 
 
-def test_what_is_scored_lies_in_the_index(scored, monkeypatch):
+def test_what_is_scored_lies_in_the_index(scored, mine, monkeypatch):
     """Other codes in the index, and nowhere else, change the score to theirs."""
-    base, dataset, folder, result = scored
+    (dataset, folder, out), result = mine, scored[3]
+    (run_of(out).folder / runs.METRICS).unlink()
 
     def shuffled(run):
         views = read_codes(run)
@@ -232,10 +233,10 @@ def test_what_is_scored_lies_in_the_index(scored, monkeypatch):
             views[name] = replace(view, index=BinaryIndex.build(np.ascontiguousarray(codes[::-1]), run.bits))
         return views
 
-    monkeypatch.setattr(module, "read_codes", shuffled)
+    monkeypatch.setattr("cmrhash.encode.read_codes", shuffled)
     config = EvalConfig(bits=(8,), langs=("en",))
-    row = evaluate(config, dataset, folder, base / "runs").rows[0]
-    slow = rankings(run_of(base / "runs"), dataset, folder, "en", "i2t", hamming)
+    row = evaluate(config, dataset, folder, out).rows[0]
+    slow = rankings(run_of(out), dataset, folder, "en", "i2t", hamming)
     turned = [[(d, hit) for (d, _), (_, hit) in zip(r[::-1], r, strict=True)] for r in slow]
     assert row["map"] == pytest.approx(mean(map(expected_ap, turned)), abs=1e-9)
     before = next(r for r in result.rows if (r["bits"], r["lang"], r["direction"]) == (8, "en", "i2t"))
@@ -545,9 +546,61 @@ def test_what_is_printed_is_plain_json_and_stored_by_run(mine):
     result = evaluate(EvalConfig(), dataset, folder, out)
     printed = json.loads(json.dumps(result.as_json(), allow_nan=False))
     for bits in (8, 13):
-        stored = json.loads((out / "toy" / f"triplet-{bits}" / runs.METRICS).read_text())
-        assert stored["rows"] == [row for row in printed["rows"] if row["bits"] == bits]
+        stored = json.loads((out / "toy" / f"triplet-{bits}" / runs.METRICS).read_text())["scores"][0]
+        assert [{**row, "run": str(out / f"toy/triplet-{bits}")} for row in stored["rows"]] == [
+            row for row in printed["rows"] if row["bits"] == bits
+        ]
         assert stored["protocol"]["metric"] == printed["protocol"]["metric"]
+
+
+def test_nothing_is_scored_twice_and_what_was_scored_stays(mine, monkeypatch):
+    dataset, folder, out = mine
+    whole = evaluate(EvalConfig(), dataset, folder, out).rows
+    metrics = run_of(out).folder / runs.METRICS
+    metrics.unlink()
+    german = evaluate(EvalConfig(bits=(8,), langs=("de",)), dataset, folder, out).rows
+    assert [row["lang"] for row in scores.shown(run_of(out))["rows"]] == ["de", "de"]
+    top = evaluate(EvalConfig(bits=(8,), langs=("en",), map_at=5), dataset, folder, out).rows
+    both = evaluate(EvalConfig(bits=(8,)), dataset, folder, out).rows
+    assert both == [row for row in whole if row["bits"] == 8]
+    assert both[:2] == german
+    assert [row["map"] for row in scores.shown(run_of(out))["rows"]] == [row["map"] for row in both]
+
+    def again(*_):
+        raise AssertionError("scored again")
+
+    monkeypatch.setattr(module, "_score", again)
+    assert evaluate(EvalConfig(), dataset, folder, out).rows == whole
+    assert evaluate(EvalConfig(bits=(8,), langs=("en",), map_at=5), dataset, folder, out).rows == top
+    for changed in (
+        EvalConfig(ties="optimistic"),
+        EvalConfig(map_at=6),
+        EvalConfig(at=(2,)),
+        EvalConfig(map_at_rule="R"),
+    ):
+        with pytest.raises(AssertionError, match="again"):
+            evaluate(replace(changed, bits=(8,)), dataset, folder, out)
+    metrics.write_bytes(metrics.read_bytes().replace(b'"map": 0', b'"map": 1', 1))
+    with pytest.raises(AssertionError, match="again"):  # nobody's figures but our own
+        evaluate(EvalConfig(bits=(8,)), dataset, folder, out)
+
+
+def test_scores_of_other_codes_are_forgotten(mine):
+    dataset, folder, out = mine
+    evaluate(EvalConfig(bits=(8,), map_at=3), dataset, folder, out)
+    run, _ = train(replace(QUICK, epochs=1), dataset, folder, out, overwrite=True)
+    assert scores.shown(run) is None
+    rows = evaluate(EvalConfig(bits=(8,)), dataset, folder, out).rows
+    stored = json.loads((run.folder / runs.METRICS).read_text())["scores"]
+    assert [[row["map"] for row in entry["rows"]] for entry in stored] == [[row["map"] for row in rows]]
+
+
+def test_a_run_that_moved_is_named_where_it_is(mine):
+    dataset, folder, out = mine
+    evaluate(EvalConfig(), dataset, folder, out)
+    moved = out.rename(out.with_name("elsewhere"))
+    rows = evaluate(EvalConfig(bits=(8,)), dataset, folder, moved).rows
+    assert {row["run"] for row in rows} == {str(moved / "toy" / "triplet-8")}
 
 
 def test_filters_choose_bits_languages_and_methods(mine):

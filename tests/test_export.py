@@ -273,12 +273,21 @@ def test_the_card_is_what_hubs_read_and_says_how_the_figures_were_made(shared, m
     assert head["language"] == ["de", "en"]
     assert "cross-modal-hashing" in head["tags"]
     assert "license" not in head
-    report = json.loads((made / "runs/manifest/triplet-20/metrics.json").read_text())
+    report = json.loads((made / "runs/manifest/triplet-20/metrics.json").read_text())["scores"][0]
     for row in report["rows"]:
         assert f"| {row['lang']} | {row['direction']} | {row['map']:.3f} | {row['chance']:.3f} |" in text
     assert report["protocol"]["ties"] in text
     assert "FaceNet" in text
     assert "from_pretrained" in text
+
+
+def test_the_card_names_both_languages_where_texts_find_texts(made, tmp_path):
+    dataset, folder = open_extracted(made / "cache", None)
+    done, _ = train(TRAIN, dataset, folder, tmp_path / "runs")
+    evaluate(EvalConfig(directions=("t2t", "i2i")), dataset, folder, tmp_path / "runs")
+    Hasher(done, dataset, folder).save_pretrained(tmp_path / "out")
+    lines = re.findall(r"^\| (\S+) \| (t2t|i2i) \|", (tmp_path / "out/README.md").read_text(), re.MULTILINE)
+    assert lines == [("de-de", "t2t"), ("de-en", "t2t"), ("en-de", "t2t"), ("en-en", "t2t"), ("-", "i2i")]
 
 
 def test_nothing_in_it_tells_of_this_machine(shared, made):
@@ -421,7 +430,7 @@ def test_the_command_writes_what_loads_without_the_data_set(untrained, tmp_path,
 def test_the_command_prints_a_table_and_keeps_what_is_there(untrained, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(untrained)
     assert run("export", tmp_path / "out", "--device", "cpu") == 0
-    assert re.search(r"heads\.safetensors +\d+\.\d\d", capsys.readouterr().out)
+    assert re.search(r"heads\.safetensors +\d+\.\d kB", capsys.readouterr().out)
     assert run("export", tmp_path / "out") == 2
     assert capsys.readouterr().err.count("\n") == 1
     (tmp_path / "out/mine.txt").write_text("kept")

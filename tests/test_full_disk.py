@@ -52,7 +52,7 @@ PLACES = {
     "account of a run": (TRAIN, "cmrhash.runs.write_json", 1, 40),
     "an index": (EVAL, "cmrhash.index.BinaryIndex.save", 2, 40),
     "codes": (EVAL, "cmrhash.encode.write_sealed", 1, 5000),
-    "metrics": (EVAL, "cmrhash.evaluate.write_bytes", 1, 40),
+    "metrics": (EVAL, "cmrhash.scores.write_json", 1, 40),
 }
 
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import sys
 
@@ -285,7 +286,8 @@ def test_the_command_prints_json_and_nothing_else(command, hasher):
     assert (code, err) == (0, "")
     found = json.loads(out)
     assert found["query"] == "dog 4"
-    want = [{**hit.as_json(), "labels": list(hit.labels)} for hit in hasher.search("dog 4", lang="en", k=3)]
+    hits = hasher.search("dog 4", lang="en", k=3)
+    want = [{**hit.as_json(), "labels": list(hit.labels), "relevant": None} for hit in hits]
     assert found["results"] == want
 
 
@@ -298,9 +300,23 @@ def test_a_path_is_a_photo_and_an_id_an_item(command, hasher, made):
         assert [result["id"] for result in found["results"]] == [hit.id for hit in hits]
 
 
+def test_what_is_found_by_an_item_is_judged(command, hasher):
+    for by in ("image", "text"):
+        args = ("--id", "i3", "--by", by, "--to", "text", "--lang", "en", "--k", "40")
+        found = json.loads(command(*args, "--json")[1])
+        assert found["query"] == {"id": "i3", "by": by}
+        hits = hasher.search_item("i3", by=by, lang="en", to="text", k=40)
+        assert [result["id"] for result in found["results"]] == [hit.id for hit in hits]
+        assert {r["id"] for r in found["results"] if r["relevant"]} == {h.id for h in hits if h.labels == ("house",)}
+        shown = command(*args)[1]
+        assert len(re.findall(r"text +itself", shown)) == 1
+        assert len(re.findall(r"text +(yes|no) ", shown)) == len(hits) - 1
+
+
 @pytest.mark.parametrize(
     ("words", "args"),
     [
+        ("choose image or text", ["--id", "i3", "--by", "sound"]),
         ("nothing to look for", []),
         ("give a sentence, a photo, or --id", ["dog", "--id", "i3"]),
         ("not a regular file", ["mine/images"]),

@@ -13,10 +13,10 @@ import cmrhash
 TREE = Path(cmrhash.__file__).parent
 ORDER = """
     errors config files recipe sealed device ranks cache foreign data encoders codes relevance index stores metrics
-    losses alignment cca heads parts methods views runs shards extracted extract_images extract_texts extract_ready
-    task checkpoint train tuned finetune_task gathered finetune extract encode sides deploy reopen embed pretrained
-    card share hasher onnx_export evaluate trec compare photos plots gather tsne figures examples page report bench
-    inventory verify prune environment serve
+    losses alignment cca heads parts methods views runs scores shards extracted extract_images extract_texts
+    extract_ready task checkpoint train tuned finetune_task gathered finetune extract encode sides deploy reopen
+    embed pretrained card share hasher onnx_export evaluate trec compare photos plots gather tsne figures examples
+    page report bench inventory verify prune environment serve
 """.split()
 HEAVY = ("torch", "torchvision", "transformers", "faiss", "h5py", "numpy", "matplotlib", "sklearn")
 

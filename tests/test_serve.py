@@ -8,6 +8,7 @@ import re
 import sys
 import threading
 from html.parser import HTMLParser
+from xml.etree import ElementTree
 
 import pytest
 
@@ -17,6 +18,7 @@ import numpy as np
 from fastapi.testclient import TestClient
 from PIL import Image
 
+from cmrhash import plots
 from cmrhash.config import EvalConfig, ExtractConfig, ServeConfig, TrainConfig
 from cmrhash.data.dataset import ImageTextDataset, Item
 from cmrhash.data.manifest import open_extracted
@@ -27,9 +29,11 @@ from cmrhash.hasher import Hasher
 from cmrhash.runs import METRICS
 from cmrhash.serve import server
 from cmrhash.serve.answers import Question, ask
+from cmrhash.serve.app import DRAWN
 from cmrhash.serve.guard import HEADERS, LOOPBACK, Guard
 from cmrhash.serve.html import about, sheet
 from cmrhash.serve.page import page
+from cmrhash.serve.pictures import Pictures
 from cmrhash.serve.server import guarded, warm
 from cmrhash.serve.thumbs import SIDE, Thumbnails
 from cmrhash.serve.worker import Busy, Worker
@@ -66,7 +70,7 @@ def worker():
 
 @pytest.fixture
 def client(hasher, worker):
-    with TestClient(guarded(hasher, ServeConfig(), worker), base_url=BASE) as client:
+    with TestClient(guarded(hasher, ServeConfig(), worker, worker), base_url=BASE) as client:
         yield client
 
 
@@ -129,7 +133,7 @@ def test_by_pairs_only_the_item_itself_is_relevant(make_cache, tmp_path):
     hits = answer.parts["text"]
     assert len(hits) == 40
     assert all(judged.relevant == (judged.hit.id == "i6") for judged in hits)
-    shown = page(hasher, ServeConfig(), answer.question, answer)
+    shown = page(hasher, ServeConfig(), {}, answer.question, answer)
     wanted = {("id", "by"), ("q",)}  # an item stands for its first caption; the others are asked by their words
     links = [a["href"] for a in Seen(shown).all("a", title="search by this caption")]
     assert {tuple(key for key in ("q", "id", "by") if f"{key}=" in link) for link in links} == wanted
@@ -140,7 +144,7 @@ def test_the_page_shows_photos_with_distance_caption_and_labels(client, hasher, 
     shown = client.get("/", params={"q": q, "k": 4})
     assert shown.status_code == 200
     hits = hasher.search(q, k=4)
-    pictures = Seen(shown.text).all("img")
+    pictures = [img for img in Seen(shown.text).all("img") if not img["src"].startswith("/plot/")]
     assert [p["alt"] for p in pictures] == [hit.caption for hit in hits]
     assert [p["src"].partition("?")[0] for p in pictures] == [f"/thumb/{hit.id}" for hit in hits]
     assert re.findall(r">distance (\d+)<", shown.text) == [str(hit.distance) for hit in hits]
@@ -187,7 +191,7 @@ def test_ready_made_features_are_searched_by_items(tmp_path, worker):
     run, _ = train(TrainConfig(**QUICK), *open_extracted(tmp_path / "cache", None), tmp_path / "runs")
     hasher = Hasher.load(run.folder, tmp_path / "cache")
     assert {"ready-made" in problem for problem in warm(hasher)} == {True}
-    with TestClient(guarded(hasher, ServeConfig(), worker), base_url=BASE) as client:
+    with TestClient(guarded(hasher, ServeConfig(), worker, worker), base_url=BASE) as client:
         first = client.get("/").text
         shown = client.get(Seen(first).all("a")[2]["href"])
         assert "relevant)" in shown.text
@@ -226,15 +230,50 @@ def test_scores_are_shown_once_eval_was_run(make_cache, tmp_path):
     for relevance, column in (("labels", "mAP"), ("pairs", "R@10")):
         run, _ = train(TrainConfig(**QUICK, relevance=relevance), dataset, folder, tmp_path / "runs")
         hasher = Hasher(run, dataset, folder)
-        assert "Not scored yet" in page(hasher, ServeConfig(), Question())
+        assert "Not scored yet" in page(hasher, ServeConfig(), {}, Question())
         result = score(EvalConfig(relevance=relevance), [run], hasher.dataset, folder)
-        shown = page(hasher, ServeConfig(), Question())
+        shown = page(hasher, ServeConfig(), {}, Question())
         assert f'<th scope="col">{column}</th>' in shown
         figure = result.rows[0]["map"] if relevance == "labels" else result.rows[0]["hit_at"]["10"]
         assert f"<td>{figure:.3f}</td>" in shown
         for broken in (b"", b"[]", b'{"rows": [{}], "protocol": {}}', b"\xff"):
             (run.folder / METRICS).write_bytes(broken)
-            assert "cannot be read" in page(hasher, ServeConfig(), Question())
+            assert "Not scored yet" in page(hasher, ServeConfig(), {}, Question())
+
+
+def test_plots_are_drawn_once_asked_for_in_the_colours_of_the_page(client, hasher, monkeypatch):
+    pytest.importorskip("matplotlib")
+    shown = Seen(client.get("/").text)
+    addresses = [img["src"] for img in shown.all("img") if img["src"].startswith("/plot/")]
+    names = ["pr-de", "pr-en", "bits", "distances", "tsne-de", "tsne-en", "training"]
+    assert addresses == [f"/plot/{name}.svg" for name in names]
+    assert all(img["loading"] == "lazy" for img in shown.all("img") if img["src"] in addresses)
+    drawn = {}
+    for address in addresses:
+        answer = client.get(address)
+        assert (answer.status_code, answer.headers["content-type"]) == (200, "image/svg+xml")
+        assert answer.headers.get_list("content-security-policy") == [DRAWN]
+        root = ElementTree.fromstring(answer.text)
+        assert root.tag == "{http://www.w3.org/2000/svg}svg"
+        assert "prefers-color-scheme: dark" in root[0].text
+        assert "var(--plot-ink, #222222)" in answer.text or "var(--plot-muted, #595959)" in answer.text
+        drawn[address] = answer.content
+    assert len(set(drawn.values())) == len(drawn)
+    monkeypatch.setattr("cmrhash.figures.KINDS", {})
+    assert {address: client.get(address).content for address in addresses} == drawn
+
+
+def test_a_plot_that_cannot_be_drawn_is_words(hasher, monkeypatch):
+    pytest.importorskip("matplotlib")
+    said, words = [], plots.words
+    monkeypatch.setattr(plots, "words", lambda text: words(said.append(text) or text))
+    assert b"<svg" in Pictures(hasher).svg("bits")
+    assert "two code lengths" in said[0]
+
+
+def test_an_unknown_plot_is_named(client):
+    answer = client.get("/plot/nothing.svg")
+    assert (answer.status_code, "pr-en" in answer.json()["error"]) == (404, True)
 
 
 def test_the_run_and_its_protocol_are_named(hasher):
@@ -246,7 +285,7 @@ def test_machines_are_told_what_is_there(client, hasher):
     health = client.get("/healthz").json()
     assert (health["status"], health["items"]) == ("ok", 40)
     described = client.get("/openapi.json").json()
-    assert set(described["paths"]) == {"/api/search", "/healthz", "/thumb/{ident}"}
+    assert set(described["paths"]) == {"/api/search", "/healthz", "/plot/{name}.svg", "/thumb/{ident}"}
     assert set(described["paths"]["/api/search"]) == {"get", "post"}
     for path in ("/docs", "/redoc"):  # these would be loaded from another host
         assert client.get(path).status_code == 404
@@ -311,14 +350,14 @@ def test_captions_and_ids_are_text_wherever_they_stand(nasty, worker, faults):
     question = Question(ident=nasty.dataset.items[3].id, to="both", k=10)
     answer = ask(nasty, question, apart=True)
     typed = Question(text=NASTY, lang=NASTY, to=NASTY, by=NASTY)
-    with TestClient(guarded(nasty, ServeConfig(), worker), base_url=BASE) as client:
+    with TestClient(guarded(nasty, ServeConfig(), worker, worker), base_url=BASE) as client:
         asked = client.get("/", params={"id": NASTY, "to": NASTY, "lang": NASTY}).text
         first = Seen(client.get("/").text)
         for address in (first.all("a")[2]["href"], first.all("img")[0]["src"]):
             assert client.get(address).status_code == 200  # an id of odd characters survives the way through it
     for document, scripts in (
-        (page(nasty, ServeConfig(), question, answer), [{"src": "/drop.js", "defer": None}]),
-        (page(nasty, ServeConfig(), typed, problem=NASTY), [{"src": "/drop.js", "defer": None}]),
+        (page(nasty, ServeConfig(), {f"pr-{NASTY}": NASTY}, question, answer), [{"src": "/drop.js", "defer": None}]),
+        (page(nasty, ServeConfig(), {}, typed, problem=NASTY), [{"src": "/drop.js", "defer": None}]),
         (asked, [{"src": "/drop.js", "defer": None}]),
         (sheet(nasty, answer, lambda item: None), []),
     ):
@@ -547,7 +586,7 @@ def test_a_form_without_a_photo_is_refused(client, content):
 @FAULT
 def test_who_comes_to_a_full_queue_is_sent_away(hasher, faults):
     going, worker = threading.Event(), Worker(queue=8)
-    with TestClient(guarded(hasher, ServeConfig(), worker), base_url=BASE) as client:
+    with TestClient(guarded(hasher, ServeConfig(), worker, worker), base_url=BASE) as client:
         waiting = [worker.submit(going.wait) for _ in range(9)]  # one at work, eight in the queue
         for path in ("/api/search?q=dog&lang=en", "/?q=dog&lang=en"):
             faults.tried += 1
@@ -583,7 +622,7 @@ def test_a_worker_takes_one_at_a_time_and_frees_the_place_of_who_failed():
 
 @FAULT
 def test_where_others_can_reach_it_every_request_needs_the_token(hasher, worker, made, faults):
-    app = guarded(hasher, ServeConfig(), worker, token="secret")
+    app = guarded(hasher, ServeConfig(), worker, worker, token="secret")
     with TestClient(app, base_url="http://photos.example:8000", follow_redirects=False) as client:
         for call in (
             lambda: client.get("/"),

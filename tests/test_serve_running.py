@@ -108,20 +108,24 @@ def test_in_a_browser_sentences_and_a_photo_find_pictures_and_no_other_host_is_a
             window.wait(".count")
             assert f"asked in {lang}" in window.one("main").text
             assert _drawn(window) == 12
+            assert window.run("return document.querySelector('.plots img').currentSrc") == ""  # the section is closed
         window.go(address)
         window.one("#photo").type(str(made / "mine/images/3.jpg"))  # which sends it: no button is pressed
         window.wait("#found-text")
         assert _drawn(window) == 1 + 12 + 12
         window.one("ol.images a").click()
         window.wait(".relevant")
+        window.one(".run > summary").click()
+        assert _drawn(window, ".plots img") == len(window.find("figcaption")) > 0
         requests = [json.loads(entry["message"])["message"] for entry in window.logged("performance")]
         asked = {m["params"]["request"]["url"] for m in requests if m["method"] == "Network.requestWillBeSent"}
         assert any("/thumb/" in url for url in asked)
+        assert any("/plot/" in url for url in asked)
         assert not [url for url in asked if not url.startswith((address, "data:image/jpeg;base64,"))]
         assert window.logged("browser") == []  # no complaint: nothing missing, nothing against the policy
 
 
-def _drawn(window):
+def _drawn(window, css="ol img, .query img"):
     """How many pictures are there, once all have come that are asked for."""
-    each = "[...document.images].map(i => {i.loading = 'eager'; return i.decode()})"
+    each = f"[...document.querySelectorAll('{css}')].map(i => {{i.loading = 'eager'; return i.decode()}})"
     return window.run(f"return Promise.all({each}).then(all => all.length)")

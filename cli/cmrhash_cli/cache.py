@@ -22,6 +22,7 @@ from cmrhash_cli.output import (
     print_json,
     print_table,
     progress_bars,
+    size_of,
 )
 
 if TYPE_CHECKING:
@@ -101,7 +102,7 @@ def verify(
         print_json({**counts, "bytes": size, "seconds": round(seconds, 3), "files": files})
     else:
         words = ", ".join(f"{count} {status}" for status, count in counts.items())
-        print(f"{len(found)} looked at, {_size(size)} in {seconds:.1f} s: {words}")
+        print(f"{len(found)} looked at, {size_of(size)} in {seconds:.1f} s: {words}")
     raise typer.Exit(exit_code(found))
 
 
@@ -135,10 +136,11 @@ def prune(
     if as_json:
         print_json({"deleted": yes, "bytes": freed, "things": [_doomed_as_json(one, left) for one, left in done]})
         return
-    rows = [[one.what, f"left alone: {left}" if left else one.why, _size(one.bytes)] for one, left in done]
+    rows = [[one.what, f"left alone: {left}" if left else one.why, size_of(one.bytes)] for one, left in done]
     if rows:
         print_table("deleted" if yes else "would be deleted", ["what", "why", "size"], rows, folded="why")
-        print(f"{_size(freed)} freed" if yes else f"{_size(freed)} would be freed: cmrhash cache prune --yes deletes")
+        ending = "freed" if yes else "would be freed: cmrhash cache prune --yes deletes"
+        print(f"{size_of(freed)} {ending}")
     else:
         note("nothing to delete", quiet)
 
@@ -150,14 +152,14 @@ def _file_cells(entry: Entry, cache: Path) -> list[str]:
     facts = entry.facts
     name = str(entry.path.relative_to(cache / entry.dataset))
     numbers = [str(facts[key]) if facts.get(key) is not None else "-" for key in ("rows", "ok")]
-    return [entry.dataset, name, facts.get("view", entry.kind), *numbers, _size(entry.bytes), _state(entry)]
+    return [entry.dataset, name, facts.get("view", entry.kind), *numbers, size_of(entry.bytes), _state(entry)]
 
 
 def _run_cells(entry: Entry, runs: Path) -> list[str]:
     facts = entry.facts
     score = facts.get("val_map")
     numbers = ["-" if score is None else f"{score:.3f}", str(facts.get("bits", "-"))]
-    return [str(entry.path.relative_to(runs)), *numbers, _size(entry.bytes), _state(entry)]
+    return [str(entry.path.relative_to(runs)), *numbers, size_of(entry.bytes), _state(entry)]
 
 
 def _state(entry: Entry) -> str:
@@ -190,11 +192,3 @@ def _as_json(entry: Entry) -> dict[str, Any]:
 
 def _doomed_as_json(one: Doomed, left: str) -> dict[str, Any]:
     return {"what": one.what, "why": one.why, "left": left, "bytes": one.bytes, "files": list(map(str, one.files))}
-
-
-def _size(count: int) -> str:
-    """A number of bytes for people."""
-    for unit, size in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
-        if count >= size:
-            return f"{count / size:.1f} {unit}"
-    return f"{count} B"

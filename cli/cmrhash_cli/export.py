@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from cmrhash.config import ExportConfig
+from cmrhash.errors import UsageError
 from cmrhash_cli.chosen import (
     ImageWeights,
     Offline,
@@ -33,6 +34,7 @@ from cmrhash_cli.output import (
     note,
     print_json,
     print_table,
+    size_of,
 )
 
 D = ExportConfig
@@ -44,6 +46,12 @@ def export(
         bool, typer.Option("--with-encoders", help="Put in public encoders too, which otherwise are named.")
     ] = D.with_encoders,
     onnx: Annotated[bool, typer.Option("--onnx", help="Write image.onnx and text-LANG.onnx beside.")] = D.onnx,
+    push: Annotated[
+        str | None, typer.Option(metavar="OWNER/NAME", help="Upload it to the model hub afterwards.")
+    ] = D.push,
+    private: Annotated[
+        bool, typer.Option("--private", help="Make that repository private, if there is none yet.")
+    ] = D.private,
     run: OneRun = None,
     bits: OneLength = None,
     method: OneMethod = None,
@@ -66,13 +74,13 @@ def export(
 
     cmrhash export whole --with-encoders --onnx
 
-    In Python: Hasher.from_pretrained("shared").encode_text(["a red circle"], lang="en")
-    """
-    config = ExportConfig(with_encoders, onnx, image_weights, tuple(text_model or ()), device, offline)
-    if config.onnx:
-        from cmrhash.onnx_export import need_onnx
+    cmrhash export shared --bits 32 --push owner/name
 
-        need_onnx()
+    In Python: Hasher.from_pretrained("shared").encode_text(["a black dog in the snow"], lang="en")
+    """
+    texts = tuple(text_model or ())
+    config = ExportConfig(with_encoders, onnx, image_weights, texts, device, offline, push, private)
+    _check(config)
     chosen, data, folder = chosen_run(run, bits, method, relevance, dataset, cache, runs)
     from cmrhash.hasher import Hasher
     from cmrhash.pretrained import read_config
@@ -92,15 +100,34 @@ def export(
         from cmrhash.onnx_export import write
 
         graphs = write(hasher, target, hasher.captions(8))
+    url = None
+    if config.push:
+        from cmrhash.share import push as upload
+
+        url = upload(target, config.push, private=config.private)
     files = {str(path.relative_to(target)): path.stat().st_size for path in _files(target)}
     encoders = {view: entry["part"] or entry["source"] for view, entry in read_config(target)["encoders"].items()}
     if as_json:
-        found = {"folder": str(target), "run": str(chosen.folder), "files": files, "encoders": encoders}
+        found = {"folder": str(target), "run": str(chosen.folder), "url": url, "files": files, "encoders": encoders}
         print_json({**found, "onnx": graphs.get("graphs", {}), "left_out": graphs.get("left_out", {})})
         return
     note(f"run: {chosen.folder}", quiet)
-    rows = [[name, f"{size / 1e6:.2f}"] for name, size in files.items()]
-    print_table(f"{target}: {chosen.method}, {chosen.bits} bits", ["file", "MB"], rows, _told(encoders, graphs))
+    rows = [[name, size_of(size)] for name, size in files.items()]
+    print_table(f"{target}: {chosen.method}, {chosen.bits} bits", ["file", "size"], rows, _told(encoders, graphs))
+    if url:
+        print(f"uploaded: {url}")
+
+
+def _check(config: ExportConfig) -> None:
+    """Raise UsageError for what cannot be done, before any work is."""
+    if config.push and config.offline:
+        raise UsageError("--push with --offline", None, "leave out one of them")
+    if config.private and not config.push:
+        raise UsageError("--private without --push", None, "give --push OWNER/NAME")
+    if config.onnx:
+        from cmrhash.onnx_export import need_onnx
+
+        need_onnx()
 
 
 def _files(target: Path) -> list[Path]:

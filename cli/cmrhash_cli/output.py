@@ -134,6 +134,14 @@ def print_json(value: Any) -> None:
     print(json.dumps(value, indent=1, ensure_ascii=False, default=str))
 
 
+def size_of(count: int) -> str:
+    """A number of bytes for people."""
+    for unit, size in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if count >= size:
+            return f"{count / size:.1f} {unit}"
+    return f"{count} B"
+
+
 def print_table(
     title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], caption: str = "", folded: str = ""
 ) -> None:

@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from cmrhash.data.dataset import ImageTextDataset
     from cmrhash.hasher import Hasher, Hit
     from cmrhash.runs import Run
+    from cmrhash.serve.answers import Judged
 
 D = SearchConfig
 PHOTOS = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")
@@ -49,8 +50,10 @@ PHOTOS = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")
 def search(
     query: Annotated[str | None, typer.Argument(help="A sentence, or the path of a photo.")] = None,
     item: Annotated[str | None, typer.Option("--id", help="Ask by an item of the data set instead.")] = None,
+    by: Annotated[str, typer.Option(help="With --id: image, or text for its first caption.")] = D.by,
     lang: Annotated[
-        str | None, typer.Option(help="Language of the sentence and of found captions; default: by the words.")
+        str | None,
+        typer.Option(help="Language of the sentence and of found captions; default: by the words, else the first."),
     ] = D.lang,
     to: Annotated[str | None, typer.Option(help="image, text or both; default: the other modality.")] = D.to,
     k: Annotated[int, typer.Option("--k", help="How many to show.")] = D.k,
@@ -86,11 +89,11 @@ def search(
 
     cmrhash search photo.jpg --lang en --k 5
 
-    cmrhash search --id 17 --to image --html found.html
+    cmrhash search --id 17 --by text --to image --html found.html
 
-    cmrhash search "a red circle" --store postgresql://me@host/photos
+    cmrhash search "a black dog in the snow" --store postgresql://me@host/photos
     """
-    config = SearchConfig(lang, to, k, image_weights, tuple(text_model or ()), device, offline, store, probes)
+    config = SearchConfig(lang, to, by, k, image_weights, tuple(text_model or ()), device, offline, store, probes)
     from cmrhash.errors import UsageError
 
     if (query is None) == (item is None):
@@ -102,12 +105,14 @@ def search(
         if html:
             _write_sheet(html, hasher, config, query, item, hits)
             note(f"wrote {html}", quiet)
+        judged = _judge(hasher, item, hits)
     if as_json:
-        results = [hit.as_json() for hit in hits]
-        print_json({"query": query or {"id": item}, "run": str(hasher.run.folder), "results": results})
+        results = [each.as_json() for each in judged]
+        asked = query or {"id": item, "by": by}
+        print_json({"query": asked, "run": str(hasher.run.folder), "results": results})
         return
     note(f"run: {hasher.run.folder}, {hasher.dataset.count('database')} database items", quiet)
-    _print(hasher, hits)
+    _print(hasher, judged, item is not None)
 
 
 def _open(config: SearchConfig, run: Run, dataset: ImageTextDataset, folder: Path) -> Hasher:
@@ -128,9 +133,16 @@ def _open(config: SearchConfig, run: Run, dataset: ImageTextDataset, folder: Pat
 
 def _find(hasher: Hasher, config: SearchConfig, query: str | None, item: str | None) -> list[Hit]:
     if item is not None:
-        return hasher.search_item(item, lang=config.lang, to=config.to, k=config.k)
+        return hasher.search_item(item, by=config.by, lang=config.lang, to=config.to, k=config.k)
     assert query is not None
     return hasher.search(_photo(query) or query, lang=config.lang, to=config.to, k=config.k)
+
+
+def _judge(hasher: Hasher, item: str | None, hits: Sequence[Hit]) -> list[Judged]:
+    """Whether each is relevant to the item that was asked by."""
+    from cmrhash.serve.answers import judge
+
+    return judge(hasher, hits, hasher.item(item) if item is not None else None)
 
 
 def _photo(query: str) -> Path | None:
@@ -149,23 +161,33 @@ def _write_sheet(
     from cmrhash.serve.thumbs import Thumbnails
 
     photo = _photo(query) if query is not None else None
-    question = Question(None if photo else query, ident=item, lang=config.lang, to=config.to, k=config.k)
+    question = Question(None if photo else query, None, item, config.by, config.lang, config.to, config.k)
     thumbs = Thumbnails(hasher.dataset, limit=0)
     write_bytes(path, sheet(hasher, found(hasher, question, hits, photo), thumbs.of).encode())
 
 
-def _print(hasher: Hasher, hits: Sequence[Hit]) -> None:
+def _print(hasher: Hasher, found: Sequence[Judged], by_item: bool) -> None:
+    """by_item: an item was asked by, so that it is known who is relevant."""
+    hits = [each.hit for each in found]
     caption = f"caption ({hits[0].lang})" if hits else "caption"
-    columns = ["rank", "distance", "id", "found", caption, "labels", "image"]
+    columns = ["rank", "distance", "id", "found", *(["relevant"] if by_item else []), caption, "labels", "image"]
     rows = [
-        [str(h.rank), str(h.distance), h.id, h.modality, h.caption or "", _shortened(h.labels), h.image or ""]
-        for h in hits
+        [
+            *(str(h.rank), str(h.distance), h.id, h.modality),
+            *([_verdict(each)] if by_item else []),
+            *(h.caption or "", _shortened(h.labels), h.image or ""),
+        ]
+        for each, h in zip(found, hits, strict=True)
     ]
     untrained = [made for made in hasher.run.config["features"].values() if made["weights"] == RANDOM]
-    found = f"{hasher.dataset.name}: nearest by {hasher.run.method}, {hasher.run.bits} bits"
-    title = titled(found, {"untrained_encoders": untrained})
+    what = f"{hasher.dataset.name}: nearest by {hasher.run.method}, {hasher.run.bits} bits"
+    title = titled(what, {"untrained_encoders": untrained})
     where = f"images below {hasher.dataset.root}" if any(h.image for h in hits) else ""
     print_table(title, columns, rows, where, folded=caption)
+
+
+def _verdict(judged: Judged) -> str:
+    return "itself" if judged.itself else {True: "yes", False: "no", None: "-"}[judged.relevant]
 
 
 def _shortened(labels: Sequence[str]) -> str:

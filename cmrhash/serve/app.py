@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Annotated, Any, Literal
 
 from fastapi import FastAPI, File, Form, Query, Request, UploadFile
@@ -17,43 +19,50 @@ from cmrhash.hasher import TARGETS, Hasher
 from cmrhash.serve.answers import Answer, Question, UnknownItem, ask
 from cmrhash.serve.html import static
 from cmrhash.serve.page import page
+from cmrhash.serve.pictures import Pictures
 from cmrhash.serve.thumbs import Thumbnails
 from cmrhash.serve.worker import Busy, Worker
 
 FILES = {"style.css": "text/css", "drop.js": "text/javascript", "favicon.svg": "image/svg+xml"}  # and media types
 STATUS = {UnknownItem: 404, EncoderError: 500, UsageError: 400}  # the first that fits; DataError is the photo's
+DRAWN = "default-src 'none'; style-src 'unsafe-inline'; sandbox"  # of an SVG, which is a document of its own
 
+Page = Callable[..., str]  # ``page`` of this run
 Target = Annotated[
     Literal["image", "text", "both"] | None, Query(description="What to find; left out: the other modality.")
 ]
 Lang = Annotated[str | None, Query(description="Of the sentence and of found captions; left out: told by its words.")]
 
 
-def create_app(hasher: Hasher, config: ServeConfig, worker: Worker) -> FastAPI:
-    """The page without its guard, which ``server.guarded`` puts before it."""
+def create_app(hasher: Hasher, config: ServeConfig, worker: Worker, drawing: Worker) -> FastAPI:
+    """The page without its guard, which ``server.guarded`` puts before it. drawing: another worker, for plots: one that
+    takes seconds keeps no question waiting.
+    """
     app = FastAPI(title="cmrhash", version=cmrhash.__version__, docs_url=None, redoc_url=None)
-    _add_page(app, hasher, config, worker)
+    pictures = Pictures(hasher)
+    _add_page(app, hasher, config, worker, partial(page, hasher, config, pictures.names))
     _add_api(app, hasher, config, worker)
     _add_files(app, hasher, config)
-    _add_errors(app, hasher, config)
+    _add_plots(app, pictures, drawing)
+    _add_errors(app, config, partial(page, hasher, config, pictures.names))
     return app
 
 
-def _add_page(app: FastAPI, hasher: Hasher, config: ServeConfig, worker: Worker) -> None:
+def _add_page(app: FastAPI, hasher: Hasher, config: ServeConfig, worker: Worker, page: Page) -> None:
     async def shown(question: Question) -> HTMLResponse:
         try:
             _check(question, config)
             answer = await worker.run(ask, hasher, question, True)
         except (CmrhashError, Busy) as error:
             status, words = told(error)
-            return _html(page(hasher, config, question, problem=words), status)
-        return _html(page(hasher, config, question, answer))
+            return _html(page(question, problem=words), status)
+        return _html(page(question, answer))
 
     @app.get("/", include_in_schema=False)
     async def by_address(request: Request) -> HTMLResponse:
         question = _spoken(_question(dict(request.query_params), config), request, hasher)
         if question.text is None and question.ident is None:
-            return _html(page(hasher, config, question))
+            return _html(page(question))
         return await shown(question)
 
     @app.post("/", include_in_schema=False)
@@ -126,10 +135,20 @@ def _add_files(app: FastAPI, hasher: Hasher, config: ServeConfig) -> None:
         return Response(jpeg, media_type="image/jpeg", headers={"cache-control": "private, max-age=3600"})
 
 
-def _add_errors(app: FastAPI, hasher: Hasher, config: ServeConfig) -> None:
+def _add_plots(app: FastAPI, pictures: Pictures, drawing: Worker) -> None:
+    @app.get("/plot/{name}.svg", summary="A plot of the run", response_class=Response)
+    async def plot(name: str) -> Response:
+        if name not in pictures.names:
+            raise HTTPException(404, f"no such plot: choose out of {', '.join(pictures.names) or 'none'}")
+        svg = await drawing.run(pictures.svg, name)
+        headers = {"cache-control": "no-cache", "content-security-policy": DRAWN}
+        return Response(svg, media_type="image/svg+xml", headers=headers)
+
+
+def _add_errors(app: FastAPI, config: ServeConfig, page: Page) -> None:
     def refused(request: Request, status: int, words: str) -> Response:
-        if request.url.path == "/":
-            return _html(page(hasher, config, Question(k=config.k), problem=words), status)
+        if request.url.path == "/" or "text/html" in request.headers.get("accept", ""):
+            return _html(page(Question(k=config.k), problem=words), status)
         headers = {"retry-after": "1"} if status == 429 else {}
         return JSONResponse({"error": words}, status, headers)
 

@@ -162,8 +162,10 @@ def _replay(body: bytes, receive: Receive) -> Receive:
 def _with_headers(send: Send) -> Send:
     async def named(message: Message) -> None:
         if message["type"] == "http.response.start":
-            own = [(name.encode(), value.encode()) for name, value in HEADERS.items()]
-            message = {**message, "headers": [*message.get("headers", []), *own]}
+            said = message.get("headers", [])
+            has = {name for name, _ in said}  # a picture has a policy of its own
+            own = [(name.encode(), value.encode()) for name, value in HEADERS.items() if name.encode() not in has]
+            message = {**message, "headers": [*said, *own]}
         await send(message)
 
     return named

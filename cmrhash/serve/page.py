@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from typing import Any
 from urllib.parse import quote
 
+from cmrhash import scores
 from cmrhash.config import ServeConfig
 from cmrhash.data.dataset import Item
 from cmrhash.encoders.pixels import FORMATS
 from cmrhash.hasher import TARGETS, Hasher
-from cmrhash.runs import METRICS
 from cmrhash.serve.answers import Answer, Question, starts
 from cmrhash.serve.html import document, esc, footer, in_words, results, start_cards, table
 
@@ -25,9 +24,17 @@ assert set(SHOWN) == {None, *TARGETS}
 
 
 def page(
-    hasher: Hasher, config: ServeConfig, question: Question, answer: Answer | None = None, problem: str = ""
+    hasher: Hasher,
+    config: ServeConfig,
+    pictures: Mapping[str, str],
+    question: Question,
+    answer: Answer | None = None,
+    problem: str = "",
 ) -> str:
-    """A whole document. answer: to the question, None where nothing was asked. problem: why there is none."""
+    """A whole document. answer: to the question, None where nothing was asked. problem: why there is none.
+
+    pictures: name of a plot -> what it shows.
+    """
     source = _source(hasher)
     if answer is not None:
         shown, title = results(hasher, answer, source), f"{in_words(answer)} - cmrhash"
@@ -45,7 +52,9 @@ def page(
 <main id="results" tabindex="-1">
 <h1>{esc(in_words(answer) if answer else "Search")}</h1>
 {shown}
-{scores(hasher)}
+<details class="run"><summary>This run: scores and plots</summary>
+{scored(hasher)}
+{_plots(pictures)}</details>
 </main>
 {footer(hasher, more)}"""
     return document(title, HEAD, body)
@@ -86,27 +95,35 @@ def forms(hasher: Hasher, config: ServeConfig, question: Question) -> str:
 </search>"""
 
 
-def scores(hasher: Hasher) -> str:
-    """What ``cmrhash eval`` found last for this run, if it was asked."""
-    path = hasher.run.folder / METRICS
-    try:
-        report = json.loads(path.read_bytes())
-        cells = [_score(row) for row in report["rows"]]
-        protocol = {key: value for key, value in report["protocol"].items() if value}
-        columns = list(dict.fromkeys(column for row in cells for column in row))
-        lines = [[row.get(column, "") for column in columns] for row in cells]
-        points = "".join(f"<dt>{esc(key)}</dt><dd>{esc(_listed(value))}</dd>" for key, value in protocol.items())
-        shown = f"{table(columns, lines, 'what cmrhash eval found for this run')}<dl>{points}</dl>"
-    except FileNotFoundError:
-        shown = "<p>Not scored yet: run <code>cmrhash eval</code>.</p>"
-    except (OSError, ValueError, LookupError, TypeError, AttributeError):
-        shown = f"<p>{esc(path)} cannot be read: run <code>cmrhash eval</code> again.</p>"
-    return f'<details class="scores"><summary>Scores of this run</summary>{shown}</details>'
+def scored(hasher: Hasher) -> str:
+    """What ``cmrhash eval`` found for this run, if it was asked."""
+    report = scores.shown(hasher.run)
+    if report is None:
+        return "<p>Not scored yet: run <code>cmrhash eval</code>.</p>"
+    cells = [_score(row) for row in report["rows"]]
+    protocol = {key: value for key, value in report["protocol"].items() if value}
+    columns = list(dict.fromkeys(column for row in cells for column in row))
+    lines = [[row.get(column, "") for column in columns] for row in cells]
+    points = "".join(f"<dt>{esc(key)}</dt><dd>{esc(_listed(value))}</dd>" for key, value in protocol.items())
+    return f"{table(columns, lines, 'what cmrhash eval found for this run')}<dl>{points}</dl>"
+
+
+def _plots(pictures: Mapping[str, str]) -> str:
+    """A browser asks for a picture once it can be seen: none is drawn for a section that stays closed."""
+    if not pictures:
+        return '<p>For plots: <code>pip install "cmrhash[viz]"</code></p>'
+    shown = "\n".join(
+        f'<figure><a href="/plot/{esc(name)}.svg">'
+        f'<img src="/plot/{esc(name)}.svg" loading="lazy" alt="plot: {esc(words)}"></a>'
+        f"<figcaption>{esc(words)}</figcaption></figure>"
+        for name, words in pictures.items()
+    )
+    return f'<div class="plots">\n{shown}\n</div>'
 
 
 def _score(row: dict[str, Any]) -> dict[str, str]:
     """Column -> cell. By pairs what counts is R@k, by labels mAP."""
-    lang = row.get("lang") or ""
+    lang = "-".join(filter(None, (row["lang"], row.get("database_lang"))))
     cells = {"direction": row["direction"], "language": lang}
     if row["relevance"] == "pairs":
         cells |= {f"R@{k}": f"{value:.3f}" for k, value in row["hit_at"].items()}

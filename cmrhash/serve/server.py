@@ -30,12 +30,12 @@ def serve(hasher: Hasher, config: ServeConfig, tell: Callable[[str], None]) -> N
     """
     token = _token(config)
     listening = _listen(config)
-    worker = Worker(config.queue)
+    worker, drawing = Worker(config.queue), Worker(config.queue)
     name = f"[{config.host}]" if ":" in config.host else config.host
     tell(f"http://{name}:{listening.getsockname()[1]}/" + (f"?token={token}" if token else ""))
     _tell_failure(worker.submit(warm, hasher), tell)
     options = uvicorn.Config(
-        guarded(hasher, config, worker, token),
+        guarded(hasher, config, worker, drawing, token),
         lifespan="off",
         ws="none",
         log_level="warning",
@@ -50,12 +50,13 @@ def serve(hasher: Hasher, config: ServeConfig, tell: Callable[[str], None]) -> N
         uvicorn.Server(options).run(sockets=[listening])
     finally:
         worker.close()
+        drawing.close()
         listening.close()
 
 
-def guarded(hasher: Hasher, config: ServeConfig, worker: Worker, token: str | None = None) -> Guard:
+def guarded(hasher: Hasher, config: ServeConfig, worker: Worker, drawing: Worker, token: str | None = None) -> Guard:
     """The page behind its guard. With a token any Host may ask: no other page's visitor has the token."""
-    app: Any = create_app(hasher, config, worker)
+    app: Any = create_app(hasher, config, worker, drawing)
     return Guard(app, () if token else LOOPBACK, token, config.max_body, config.body_seconds)
 
 
