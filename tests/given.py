@@ -116,6 +116,7 @@ class Extracted:
 
     def __init__(self, base: Path):
         self.base, self.names = base, set()
+        base.mkdir()
         write_manifest(base / "photos")
         write_bert(base / BERT)
         write_vectors(base / VECTORS, 64)
