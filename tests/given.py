@@ -142,9 +142,12 @@ class Extracted:
 
 
 def train_runs(name: str, section: Section):
-    """Train the runs of a data set that a section names, or one if it names none."""
-    named = re.findall(rf"\bruns/{name}/([a-z-]+)-(\d+)\b", section.text) or [("triplet", "32")]
-    for method, bits in dict.fromkeys(named):
+    """Train the runs of a data set that a section names by folder, or by method and length, or one if it names none."""
+    named = re.findall(rf"\bruns/{name}/([a-z-]+)-(\d+)\b", section.text)
+    for words in [words for step in section.steps() for words in calls(step)]:
+        if words[0] == "eval" and options(words, "--dataset") == [name]:
+            named += itertools.product(options(words, "--method"), options(words, "--bits"))
+    for method, bits in dict.fromkeys(named or [("triplet", "32")]):
         assert run("train", "--dataset", name, "--method", method, "--bits", bits, "--epochs", "1") == 0
 
 

@@ -13,7 +13,8 @@ import cmrhash
 ROOT = Path(cmrhash.__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "cache/README.md", *sorted((ROOT / "docs").glob("*.md"))]
 STARTERS = re.compile(r"^.*?(?:--no-python|parallel) (?=cmrhash )")  # what starts cmrhash, in many processes say
-TO_THE_END = re.compile(r"import |from |[a-z_]+ = |sample: mAP")  # a block that starts so, or goes on so, does it to its end
+# how a program in Python starts, or printed output: a block that starts so, or goes on so, does it to its end
+TO_THE_END = re.compile(r"import |from |[a-z_]+ = |sample: mAP")
 
 
 @dataclass(frozen=True)

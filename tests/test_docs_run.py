@@ -22,11 +22,13 @@ from doc_steps import (
     left_out,
 )
 from given import PLACED, places
+from local_hub import WARNING
 from pages import calls
 
 HALF = [one for one in SECTIONS if one.page.name in ("README.md", "cli.md")]  # the others: test_docs_run_pages.py
 
 
+@pytest.mark.filterwarnings(WARNING)
 @pytest.mark.parametrize("section", HALF, ids=str)
 def test_a_section_runs(section, request):
     Page(request).run(section)
