@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from given import BERT, FEW_FEATURES, Extracted, datasets, options, place, train_runs, write_line
+from given import BERT, DATASETS, FEW_FEATURES, Extracted, datasets, options, place, train_runs, write_line
 from local_hub import OWNER, TOKEN, only_this_machine, taken_for_the_hub
 from pages import PAGES, ROOT, Section, calls, sections
 from running import run
@@ -122,12 +122,14 @@ class Page:
         section = self.put_in(section)
         self.requests = [step for step in section.steps() if step.startswith("curl ")]
         made, used = datasets(section)
-        if SAMPLE_DATASET in used or not made | used:  # else its commands mean the only data set that there is
-            shutil.copytree(start(self.base), self.folder, dirs_exist_ok=True)
+        if SAMPLE_DATASET in made | used or not made | used:  # else its commands mean the only data set that there is
+            left = ("runs",) if SAMPLE_DATASET in made else ()  # it trains its own
+            shutil.copytree(start(self.base), self.folder, ignore=shutil.ignore_patterns(*left), dirs_exist_ok=True)
         self.monkeypatch.chdir(self.folder)
         place(section, self.folder)
         extracted(self.base).lay_bert(self.folder)
         for name in sorted(used - {SAMPLE_DATASET}):
+            assert name in DATASETS, f"nobody extracts {name}, and it is not among DATASETS"
             extracted(self.base).lay(name, self.folder)
             train_runs(name, section)
         self.capsys.readouterr()

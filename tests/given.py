@@ -55,6 +55,9 @@ def write_wikipedia_features(path):
     scipy.io.savemat(path, parts)
 
 
+# Data sets that the pages work with without having extracted them.
+DATASETS = ("flickr", "iaprtc12", "shop")
+
 # Files and folders that the pages name without having made them.
 PLACED = {
     "photo.jpg": write_photo,
@@ -103,11 +106,9 @@ def datasets(section: Section):
         given = options(words, "--dataset")
         if words[0] != "extract":
             used.update(given)
-        elif given:
-            extracted.update(options(words, "--name") or given)
         else:
-            extracted.update(options(words, "--name"))
-            used.add(SAMPLE_DATASET)  # whatever it is called then
+            extracted.update(options(words, "--name") or given)
+            extracted.update([] if given else [SAMPLE_DATASET])  # whatever it is called then
     return extracted, used - extracted
 
 
