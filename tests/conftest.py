@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import os
 import socket
 
 import numpy as np
 import pytest
 from hypothesis import settings
-from PIL import Image
+from servers import PostgresServer
+from trees import write_manifest
 
 from cmrhash.cache import FeatureWriter, source_digest
 from cmrhash.data import manifest
@@ -59,18 +59,6 @@ def started(monkeypatch):
     return start
 
 
-def draw_photo(path, seed, size=(40, 32)):
-    """A small JPEG of coloured noise around a mean colour."""
-    rng = np.random.default_rng(seed)
-    colour = rng.integers(0, 255, 3)
-    pixels = np.clip(colour + rng.integers(-30, 30, (size[1], size[0], 3)), 0, 255).astype(np.uint8)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(pixels).save(path, quality=92)
-
-
-WORDS = {"en": ["dog", "cat", "tree", "house"], "de": ["Hund", "Katze", "Baum", "Haus"]}
-
-
 @pytest.fixture
 def manifest_root(tmp_path):
     """A user's own data set: 40 photos of 4 classes, one English and one German caption each, splits drawn later."""
@@ -83,23 +71,10 @@ def make_manifest():
     return write_manifest
 
 
-def write_manifest(root, count, splits=True):
-    """Photos and ``manifest.jsonl``; every fifth item is a query, every fourth of the others val."""
-    lines = []
-    for n in range(count):
-        kind = n % 4
-        draw_photo(root / "images" / f"{n}.jpg", kind * 1000 + n)
-        entry = {
-            "id": f"i{n}",
-            "image": f"images/{n}.jpg",
-            "texts": {lang: [f"{words[kind]} {n}"] for lang, words in WORDS.items()},
-            "labels": [WORDS["en"][kind]],
-        }
-        if splits:
-            entry["splits"] = ["query"] if n % 5 == 0 else ["database", "val" if n % 4 == 1 and n < 20 else "train"]
-        lines.append(json.dumps(entry, ensure_ascii=False))
-    (root / "manifest.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    return root
+@pytest.fixture(scope="session")
+def postgres():
+    with PostgresServer() as server:
+        yield server
 
 
 @pytest.fixture(scope="session")

@@ -7,6 +7,7 @@ this machine, which is to see no token.
 
 from __future__ import annotations
 
+import _socket
 import base64
 import contextlib
 import hashlib
@@ -15,12 +16,17 @@ import re
 import socket
 import struct
 import threading
+import time
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import unquote, urlsplit
 
 import yaml
+from huggingface_hub import constants
+from huggingface_hub.utils import disable_progress_bars, enable_progress_bars
 
+# the client's own way to upload a file, which its HTTP library wants otherwise by now
+WARNING = "ignore:Use 'content=<...>':DeprecationWarning"
 TOKEN = "hf_of_the_owner"
 OWNER = "someone"
 
@@ -86,6 +92,41 @@ def running():
         server.shutdown()
         server.server_close()
         thread.join()
+
+
+def only_this_machine(monkeypatch):
+    """This machine may be spoken to, no other."""
+
+    def guarded(self, address):
+        if self.family in (socket.AF_INET, socket.AF_INET6) and address[0] not in ("127.0.0.1", "::1"):
+            raise OSError(f"a test tried to connect to {address}")
+        return _socket.socket.connect(self, address)
+
+    monkeypatch.setattr(socket.socket, "connect", guarded)
+
+
+@contextlib.contextmanager
+def taken_for_the_hub(monkeypatch, folder):
+    """A LocalHub that huggingface_hub takes for the one, nobody logged in, and an empty cache in the folder."""
+    for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"):
+        monkeypatch.delenv(name, raising=False)
+    for name in ("NO_PROXY", "no_proxy"):
+        monkeypatch.setenv(name, "*")
+    monkeypatch.setattr(time, "sleep", lambda _: None)  # before it tries again
+    with running() as local:
+        for name, value in {
+            "ENDPOINT": local.url,
+            "HUGGINGFACE_CO_URL_TEMPLATE": local.url + "/{repo_id}/resolve/{revision}/{filename}",
+            "HF_HUB_OFFLINE": False,
+            "HF_HUB_DISABLE_XET": True,
+            "HF_HUB_CACHE": str(folder / "cache"),
+            "HF_TOKEN_PATH": str(folder / "no-token"),
+            "HF_STORED_TOKENS_PATH": str(folder / "no-tokens"),
+        }.items():
+            monkeypatch.setattr(constants, name, value)
+        disable_progress_bars()
+        yield local
+        enable_progress_bars()
 
 
 def blob_id(content: bytes) -> str:

@@ -1,39 +1,29 @@
 """README and docs: commands that exist, links that lead somewhere, a reference that is up to date."""
 
 import re
-import shlex
-from pathlib import Path
 
 import pytest
 import typer
+from pages import PAGES, ROOT, calls, sections
 
-import cmrhash
 from cmrhash_cli.main import app
 from cmrhash_cli.reference import reference
 
-ROOT = Path(cmrhash.__file__).parents[1]
-PAGES = [ROOT / "README.md", ROOT / "cache/README.md", *sorted((ROOT / "docs").glob("*.md"))]
-
-
-def code(page):
-    """The lines of a page that are set as code."""
-    return [line.strip() for line in page.read_text(encoding="utf-8").splitlines() if line.startswith("    ")]
+INLINE = re.compile(r"`([^`\[]*\bcmrhash [a-z][^`\[]* --[^`\[]*)`")  # with an option, else it may be a mere name
 
 
 def commands(page):
-    """Every call of ``cmrhash`` in a page's code, as the shell would split it."""
-    for line in code(page):
-        line = re.sub(r"^.*?(?:--no-python|parallel) (?=cmrhash )", "", line)  # what another program starts
-        for part in re.split(r"&&|:::", line):
-            part = part.strip()
-            if re.match(r"cmrhash [a-z]", part) and "[-" not in part:  # a synopsis says what may be left out
-                words = shlex.split(part, comments=True)
-                yield [word for word in words[1:] if word != "..."]
+    """Every call of ``cmrhash`` in a page: in its code, and with options within a line of text."""
+    steps = [step for section in sections(page) for step in section.steps()]
+    text = re.sub(r"(?m)^    .*$", "", page.read_text(encoding="utf-8")) if page.name != "cli.md" else ""
+    for span in INLINE.findall(text):
+        steps += " ".join(span.split()).split(" && ")
+    return [words for step in steps for words in calls(step)]
 
 
 def test_the_pages_are_there():
     assert len(PAGES) > 8
-    assert sum(len(list(commands(page))) for page in PAGES) > 60
+    assert sum(len(commands(page)) for page in PAGES) > 60
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 import torch
 import torchvision
-import transformers
 import yaml
 from PIL import Image
 from running import EXTRACT, QUICK, run, write_own
-from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+from small_models import write_bert, write_image_weights
+from tokenizers import Tokenizer
 
 from cmrhash import reopen, runs
 from cmrhash.codes import pack
@@ -28,27 +28,7 @@ from cmrhash.share import onnx
 from cmrhash.train import train
 
 TRAIN = TrainConfig(epochs=2, batch=16, hidden=16, bits=20, device="cpu")  # 20 bits: the last byte is half used
-SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
-WORDS = ["dog", "cat", "tree", "house", *"0123456789", *(f"##{digit}" for digit in "0123456789")]
 TEXTS = ["dog 4", "a cat under a tree", "house house 17", "[SEP]", "tree"]
-
-
-def write_bert(folder):
-    """A very small BERT. Its tokenizer's file sets truncation and padding, as those of sentence-transformers do."""
-    pieces = {piece: n for n, piece in enumerate([*SPECIAL, *WORDS])}
-    core = Tokenizer(models.WordPiece(pieces, unk_token="[UNK]"))
-    core.normalizer, core.pre_tokenizer = normalizers.BertNormalizer(), pre_tokenizers.BertPreTokenizer()
-    core.post_processor = processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
-    names = {f"{name[1:-1].lower()}_token": name for name in SPECIAL}
-    transformers.PreTrainedTokenizerFast(tokenizer_object=core, model_max_length=40, **names).save_pretrained(folder)
-    core.enable_truncation(9)
-    core.enable_padding(length=9)
-    core.save(str(folder / "tokenizer.json"))
-    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(1)
-        config = transformers.BertConfig(vocab_size=len(pieces), max_position_embeddings=40, **sizes)
-        transformers.BertModel(config).save_pretrained(folder)
 
 
 @pytest.fixture(scope="module")
@@ -56,9 +36,7 @@ def made(make_manifest, tmp_path_factory):
     """Photos, encoders in files, cache and an evaluated run: English by a BERT, German by its words."""
     base = tmp_path_factory.mktemp("export")
     root = make_manifest(base / "mine", 40)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        torch.save(torchvision.models.mobilenet_v3_small().state_dict(), base / "small.pth")
+    write_image_weights(base / "small.pth", "mobilenet_v3_small")
     write_bert(base / "bert")
     config = ExtractConfig(
         dataset="manifest",

@@ -7,12 +7,13 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from trees import STYLES as HEADER
+from trees import put
 
 from cmrhash.data import fashion
 from cmrhash.data.dataset import check, with_roles
 from cmrhash.errors import CmrhashError, DataError
 
-HEADER = "id,gender,masterCategory,subCategory,articleType,baseColour,season,year,usage,productDisplayName"
 ROWS = [
     "10,Men,Apparel,Topwear,Shirts,Navy Blue,Fall,2011,Casual,Turtle Check Men Navy Blue Shirt",
     "11,Men,Apparel,Topwear,Tshirts,White,Fall,2011,Casual,Basics Men White, Slim, Fit",
@@ -21,11 +22,6 @@ ROWS = [
     "14,Women,Apparel",
     "15,Women,Apparel,Dress,Dresses,Red,,,Party,NA",
 ]
-
-
-def put(path: Path, content: str | bytes = b"jpeg") -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(content if isinstance(content, bytes) else content.encode())
 
 
 @pytest.fixture

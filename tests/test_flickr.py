@@ -2,36 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from trees import karpathy, put
 
 from cmrhash.data.dataset import check, with_roles
 from cmrhash.data.flickr import read_flickr8k, read_flickr30k
 from cmrhash.errors import CmrhashError, DataError
-
-SPLITS = ["train", "restval", "val", "test"]
-
-
-def put(path: Path, content: str | bytes = b"jpeg") -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(content if isinstance(content, bytes) else content.encode())
-
-
-def karpathy(count: int = 8) -> str:
-    images: list[dict[str, Any]] = [
-        {
-            "filename": f"{n}.jpg",
-            "split": SPLITS[n % 4],
-            "sentences": [{"raw": f"A dog, number {n}.\n", "tokens": ["a"]}, {"raw": " "}, {"raw": "A dög."}],
-        }
-        for n in range(count)
-    ]
-    return json.dumps({"dataset": "flickr30k", "images": images})
 
 
 @pytest.fixture

@@ -7,18 +7,15 @@ import json
 import os
 import re
 import shutil
-import socket
 import subprocess
 import sys
-import time
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from huggingface_hub import ModelCard, constants
-from huggingface_hub.utils import disable_progress_bars, enable_progress_bars
-from local_hub import OWNER, TOKEN, running
+from local_hub import OWNER, TOKEN, WARNING, only_this_machine, taken_for_the_hub
 from running import EXTRACT, QUICK, run, write_own
 
 from cmrhash.encoders.hub import Unreachable
@@ -27,23 +24,15 @@ from cmrhash.files import read_json, write_json
 from cmrhash.hasher import Hasher
 from cmrhash.share import export, pretrained
 
-# the client's own way to upload a file, which its HTTP library wants otherwise by now
-pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=<...>':DeprecationWarning")
+pytestmark = pytest.mark.filterwarnings(WARNING)
 NAME = f"{OWNER}/codes"
 TEXTS = ["Hund 3", "ein Hund"]
 
 
 @pytest.fixture(autouse=True)
 def no_network(monkeypatch):
-    """In place of the fixture of all tests: this machine may be spoken to, no other."""
-    connect = socket.socket.connect
-
-    def guarded(self, address):
-        if self.family in (socket.AF_INET, socket.AF_INET6) and address[0] not in ("127.0.0.1", "::1"):
-            raise OSError(f"a test tried to connect to {address}")
-        return connect(self, address)
-
-    monkeypatch.setattr(socket.socket, "connect", guarded)
+    """In place of the fixture of all tests."""
+    only_this_machine(monkeypatch)
 
 
 @pytest.fixture(scope="module")
@@ -65,25 +54,8 @@ def made(tmp_path_factory):
 @pytest.fixture
 def hub(monkeypatch, tmp_path):
     """A hub that huggingface_hub takes for the one, and an empty cache."""
-    for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"):
-        monkeypatch.delenv(name, raising=False)
-    for name in ("NO_PROXY", "no_proxy"):
-        monkeypatch.setenv(name, "*")
-    monkeypatch.setattr(time, "sleep", lambda _: None)  # before it tries again
-    with running() as local:
-        for name, value in {
-            "ENDPOINT": local.url,
-            "HUGGINGFACE_CO_URL_TEMPLATE": local.url + "/{repo_id}/resolve/{revision}/{filename}",
-            "HF_HUB_OFFLINE": False,
-            "HF_HUB_DISABLE_XET": True,
-            "HF_HUB_CACHE": str(tmp_path / "cache"),
-            "HF_TOKEN_PATH": str(tmp_path / "no-token"),
-            "HF_STORED_TOKENS_PATH": str(tmp_path / "no-tokens"),
-        }.items():
-            monkeypatch.setattr(constants, name, value)
-        disable_progress_bars()
+    with taken_for_the_hub(monkeypatch, tmp_path) as local:
         yield local
-        enable_progress_bars()
 
 
 @pytest.fixture

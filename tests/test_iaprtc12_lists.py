@@ -10,25 +10,17 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from trees import list_line as line
+from trees import put
 
 from cmrhash.config import ExtractConfig
 from cmrhash.data import iaprtc12_lists
 from cmrhash.data.dataset import check, with_roles
-from cmrhash.data.iaprtc12_lists import LABELS, WORDS
+from cmrhash.data.iaprtc12_lists import WORDS
 from cmrhash.data.readers import read_dataset
 from cmrhash.errors import CmrhashError, DataError
 
 TRAIN, TEST, RETRIEVAL = iaprtc12_lists.LISTS
-
-
-def put(path: Path, content: str | bytes = b"jpeg") -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(content if isinstance(content, bytes) else content.encode())
-
-
-def line(photo: str, *labels: int, between: str = " ") -> str:
-    bits = ["01"[n % 7 == 0] for n in range(WORDS)] + ["01"[n in labels] for n in range(1, LABELS + 1)]
-    return between.join([photo, *bits]) + "\n"
 
 
 @pytest.fixture

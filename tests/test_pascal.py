@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from trees import put
 
 from cmrhash.data import pascal
 from cmrhash.data.dataset import check, with_roles
@@ -12,11 +13,6 @@ from cmrhash.errors import DataError
 
 SHARED = Path(__file__).parents[1].parent / "shared"
 REAL = SHARED / "data" / "pascal_sentence"
-
-
-def put(path: Path, content: str | bytes = b"jpeg") -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(content if isinstance(content, bytes) else content.encode())
 
 
 @pytest.fixture

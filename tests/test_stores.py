@@ -17,7 +17,6 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from servers import PostgresServer
 
 from cmrhash import stores
 from cmrhash.errors import CmrhashError, DamagedError, DataError, LockedError, UsageError
@@ -25,12 +24,6 @@ from cmrhash.files import locked
 from cmrhash.stores import check_name, folder, open_store, shown
 
 MILVUS = "CMRHASH_TEST_MILVUS"  # URL of a Milvus to test with, such as milvus+http://localhost:19530
-
-
-@pytest.fixture(scope="session")
-def postgres():
-    with PostgresServer() as server:
-        yield server
 
 
 @pytest.fixture(scope="session", params=["faiss", "postgresql", "milvus"])

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from trees import put, wikipedia_xml
 
 from cmrhash.data import wikipedia
 from cmrhash.data.dataset import check, clean_text, with_roles
@@ -17,23 +18,12 @@ REAL = SHARED / "data" / "wikipedia"
 TRAIN, TEST = wikipedia.LISTS
 
 
-def put(path: Path, content: str | bytes = b"jpeg") -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(content if isinstance(content, bytes) else content.encode())
-
-
-def document(text: str) -> str:
-    return (
-        f'<document id="x" cat="3">\n<text>\n{text}\n\n</text>\n<imageset>\n<image>x</image>\n</imageset>\n</document>'
-    )
-
-
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
     put(tmp_path / "categories.list", "art\nbiology\r\n\n")
     for name in ("a-1", "a-2.1", "b-1", "c-1", "d-1", "e-1", "unlisted-1"):
-        put(tmp_path / "texts" / f"{name}.xml", document(f"About {name} & ''more'' < it.\n\nEnd."))
-    put(tmp_path / "texts/d-1.xml", document(" "))
+        put(tmp_path / "texts" / f"{name}.xml", wikipedia_xml(f"About {name} & ''more'' < it.\n\nEnd."))
+    put(tmp_path / "texts/d-1.xml", wikipedia_xml(" "))
     put(tmp_path / TRAIN, "Aa-1\tp1\t1\na-2.1\tp2\t2\n-1\tp3\t1\nd-1\tp4\t1\n\n")
     put(tmp_path / TEST, "b-1\tp5\t2\ngone-1\tp6\t1\nc-1\tp5\t1\n")
     for name in ("art/p1", "biology/p2", "art/p3", "biology/p5"):
@@ -69,12 +59,12 @@ def test_counts_what_is_there_and_what_is_missing(root: Path) -> None:
 
 
 def test_a_name_that_lost_its_first_letter_is_repaired_if_one_file_fits(root: Path) -> None:
-    put(root / "texts/x-7.xml", document("x"))
+    put(root / "texts/x-7.xml", wikipedia_xml("x"))
     put(root / TEST, "-7\tp5\t2\n")
     dataset = wikipedia.read(root)
     assert dataset.items[4].id == "x-7"
     assert dataset.found["text names repaired"] == 2
-    put(root / "texts/y-7.xml", document("y"))
+    put(root / "texts/y-7.xml", wikipedia_xml("y"))
     assert wikipedia.read(root).items[4].id == "-7"
 
 
@@ -117,7 +107,7 @@ def test_a_text_in_both_lists_is_refused(root: Path) -> None:
 def test_any_bytes_are_read_or_refused(name: str, raw: bytes, tmp_path_factory: pytest.TempPathFactory) -> None:
     root = tmp_path_factory.mktemp("any")
     put(root / "categories.list", "art\n")
-    put(root / "texts/a.xml", document("a"))
+    put(root / "texts/a.xml", wikipedia_xml("a"))
     put(root / TRAIN, "a\tp\t1\n")
     put(root / TEST, "b\tp\t1\n")
     put(root / name, raw)

@@ -55,7 +55,7 @@ def compare(
 
     cmrhash compare --method triplet --method tie-ap --bits 32 --bits 64 --seeds 3
 
-    cmrhash compare --method supcon --method tie-ap --relevance pairs --train-lang en --lang de
+    cmrhash compare --method supcon --method tie-ap --relevance pairs --train-lang en --lang en
     """
     from cmrhash.data.manifest import open_extracted
 

@@ -72,9 +72,9 @@ def export(
 
     cmrhash export shared --bits 32
 
-    cmrhash export shared --with-encoders --onnx
+    cmrhash export whole --with-encoders --onnx
 
-    cmrhash export shared --bits 32 --push owner/name
+    cmrhash export shared --bits 32 --overwrite --push owner/name
 
     In Python: Hasher.from_pretrained("shared").encode_text(["a black dog in the snow"], lang="en")
     """
