@@ -28,7 +28,7 @@ from cmrhash.config import SAMPLE_DATASET, ExtractConfig
 from cmrhash.data import sample
 from cmrhash.data.dataset import check
 from cmrhash.data.readers import read_dataset
-from cmrhash.onnx_export import PACKAGES
+from cmrhash.share.onnx import PACKAGES
 
 ONE = ("docs/start.md", "docs/sharing.md")  # pages whose sections go on with what the one before has made
 SECTIONS = [section for page in PAGES for section in sections(page, whole=str(page.relative_to(ROOT)) in ONE)]
