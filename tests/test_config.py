@@ -163,13 +163,13 @@ def test_without_options_a_command_asks_for_the_config_as_it_is(monkeypatch, tmp
         "train": "train.train",
         "eval": "evaluate.evaluate",
         "compare": "compare.compare",
-        "plot": "figures.draw",
-        "report": "report.report",
-        "cache verify": "verify.verify",
-        "cache prune": "prune.plan",
+        "plot": "show.figures.draw",
+        "report": "show.report.report",
+        "cache verify": "upkeep.verify.verify",
+        "cache prune": "upkeep.prune.plan",
     }
     for door in doors.values():  # all before any is changed: some import each other
-        importlib.import_module(f"cmrhash.{door.partition('.')[0]}")
+        importlib.import_module(f"cmrhash.{door.rpartition('.')[0]}")
     for name, door in doors.items():
         monkeypatch.setattr(f"cmrhash.{door}", remember(name))
     monkeypatch.setattr("cmrhash.data.manifest.open_extracted", lambda *_: (None, tmp_path))

@@ -12,9 +12,9 @@ from html.parser import HTMLParser
 
 import numpy as np
 import pytest
-from conftest import draw_photo
 from PIL import Image
 from running import run as cmrhash
+from trees import draw_photo
 
 from cmrhash import metrics, runs
 from cmrhash.compare import compare
