@@ -20,7 +20,7 @@ from cmrhash.config import CompareConfig, EvalConfig, TrainConfig
 from cmrhash.data.dataset import ImageTextDataset, with_relevance
 from cmrhash.encode import encode, has_codes
 from cmrhash.errors import StaleError, UsageError
-from cmrhash.evaluate import Evaluation, score
+from cmrhash.evaluate import Evaluation, refuse_languages, score
 from cmrhash.files import write_bytes
 from cmrhash.methods import get_method
 from cmrhash.task import run_folder
@@ -65,8 +65,8 @@ def compare(
     metric = _check(grid, paired.relevance)
     languages_of(folder, dataset, grid.langs)  # one that is not there is met before any training
     cells = list(dict.fromkeys(Cell(m, b, s) for m in grid.methods for b in grid.bits for s in range(grid.seeds)))
-    found = _train_all(cells, config, dataset, folder, out, encoders, progress)
-    scored = score(EvalConfig(langs=grid.langs, at=(1, 5, 10)), found, paired, folder)
+    found = _train_all(cells, config, dataset, folder, out, encoders, grid.langs, progress)
+    scored = score(EvalConfig(langs=grid.langs), found, paired, folder)
     again = {run.folder: _command(grid, config, encoders, run) for run in found}
     result = Evaluation({**scored.protocol, "metric": WORDS[metric]}, _rows(scored.rows, metric, again))
     _write(result, out / dataset.name)
@@ -94,9 +94,12 @@ def _train_all(
     folder: Path,
     out: Path,
     encoders: tuple[str, ...],
+    shown: Sequence[str],
     progress: Progress,
 ) -> list[runs.Run]:
     """The run of every cell; those that are there come first, so that one in the way is met before any training.
+
+    shown: languages that all must be able to score, as the first one tells.
 
     Progress of the grid is told in epochs: of "grid" over all cells, and of "run" inside the present one.
     """
@@ -118,6 +121,7 @@ def _train_all(
         if not has_codes(run, dataset, folder):
             encode(run, dataset, folder)
         found[cell] = run
+        refuse_languages([run], dataset, folder, shown)
         if get_method(cell.method).fit and not there[cell]:  # a closed form tells of no epochs
             progress("grid", len(found) * epochs, total, which)
     return [found[cell] for cell in cells]

@@ -137,7 +137,7 @@ class EvalConfig:
     at: tuple[int, ...] = ()  # cuts of P@k, R@k, nDCG@k and hit@k; empty: CUTS of the relevance
 
 
-CUTS = {"labels": (1, 10, 50), "pairs": (1, 5, 10)}  # by relevance; R@1, R@5 and R@10 are the customs of Flickr30k
+CUTS = {"labels": (1, 5, 10, 50), "pairs": (1, 5, 10)}  # by relevance; R@1, R@5 and R@10 are the customs of Flickr30k
 
 
 @dataclass(frozen=True)

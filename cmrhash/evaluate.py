@@ -83,11 +83,7 @@ def score(config: EvalConfig, found: Sequence[runs.Run], dataset: ImageTextDatas
         if run.config["items_sha256"] != dataset.sha256:
             raise StaleError("trained on other items or splits than the cache holds", run.folder, "train again")
         refuse_new_features(run, folder)
-    spoken = {lang for run in found for lang in run.langs}
-    spoken |= {language_of(view) for run in found for view in borrowed_views(run, dataset, folder)}
-    for lang in config.langs:
-        if lang not in spoken:
-            refuse_language(found[0], dataset, folder, lang)
+    refuse_languages(found, dataset, folder, config.langs)
     rows: list[dict[str, Any]] = []
     known: dict[bytes, Relevance] = {}  # the same for all runs that score the same items
     for run in found:
@@ -98,6 +94,15 @@ def score(config: EvalConfig, found: Sequence[runs.Run], dataset: ImageTextDatas
         fix = "choose other directions"
         raise UsageError("nothing to score: no item has two captions of a language", folder, fix)
     return Evaluation(_protocol(config, dataset, found, rows), rows, config.map_at)
+
+
+def refuse_languages(found: Sequence[runs.Run], dataset: ImageTextDataset, folder: Path, asked: Sequence[str]) -> None:
+    """Raise UsageError for an asked language that none of the runs can score, with the reason."""
+    spoken = {lang for run in found for lang in run.langs}
+    spoken |= {language_of(view) for run in found for view in borrowed_views(run, dataset, folder)}
+    for lang in asked:
+        if lang not in spoken:
+            refuse_language(found[0], dataset, folder, lang)
 
 
 def _of_run(

@@ -3,6 +3,7 @@
 import csv
 import json
 import shlex
+import shutil
 from dataclasses import replace
 from math import comb
 from statistics import mean, stdev
@@ -160,6 +161,23 @@ def test_a_method_without_its_labels_is_refused_before_any_training(make_cache, 
     with pytest.raises(UsageError, match="method 'acmr' learns from labels"):
         compare(CompareConfig(methods=("triplet", "acmr"), seeds=1), QUICK, *made, tmp_path / "runs")
     assert not (tmp_path / "runs").exists()
+
+
+def test_a_language_that_no_run_can_score_is_met_after_the_first(make_cache, tmp_path):
+    dataset, folder = make_cache(tmp_path / "cache")
+    shutil.copy(make_cache(tmp_path / "other", weights="trained")[1] / "text-de-toy.h5", folder)
+    grid = CompareConfig(bits=(8, 16), langs=("de",), seeds=2)
+    with pytest.raises(UsageError, match="cannot score 'de'"):
+        compare(grid, replace(QUICK, langs=("en",)), dataset, folder, tmp_path / "runs")
+    assert len(list(tmp_path.rglob(runs.HEADS))) == 1
+
+
+def test_what_was_compared_is_not_scored_again(compared, monkeypatch):
+    monkeypatch.setattr("cmrhash.evaluate._score", None)
+    result, *where = compared
+    rows = evaluate(EvalConfig(langs=("de",)), *where).rows
+    assert len(rows) == 2 * 2 * 2 * 2  # methods, bits, seeds, directions
+    assert compare(GRID, QUICK, *where).rows == result.rows
 
 
 def test_an_empty_grid_and_an_unknown_method_are_refused_before_any_training(make_cache, tmp_path):

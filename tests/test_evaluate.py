@@ -193,7 +193,7 @@ def test_the_lists_by_radius_end_at_the_whole_database(scored):
         assert len(curve["precision"]) == len(curve["recall"]) == row["bits"] + 1
         assert curve["recall"][-1] == 1
         assert curve["precision"][-1] == pytest.approx(row["chance"], abs=1e-5)
-        assert set(row["precision_at"]) == {"1", "10", "50"}
+        assert set(row["precision_at"]) == {"1", "5", "10", "50"}
 
 
 @pytest.mark.parametrize("rule", ["min", "R", "hits", "first"])

@@ -51,7 +51,7 @@ def evaluate(
     ties: Annotated[str, typer.Option(help="Order at equal distance: expected, optimistic or pessimistic.")] = D.ties,
     at: Annotated[
         list[int] | None,
-        typer.Option(help="k of P@k, R@k, hit@k, nDCG@k (repeatable); default: 1, 10, 50, by pairs 1, 5, 10."),
+        typer.Option(help="k of P@k, R@k, hit@k, nDCG@k (repeatable); default: 1, 5, 10 and by labels 50."),
     ] = None,
     trec: Annotated[
         Path | None, typer.Option(help="Write TREC run and qrels files into this folder, ties in index order.")
