@@ -29,6 +29,7 @@ ROWS = (  # in the order of the table
     "bad command line",
     "hostile file",
     "web page: host, origin, size, type, path, slow body",
+    "hub: refused, cut off, changed, foreign",
     "training: NaN, no negative, collapse",
 )
 

@@ -27,6 +27,7 @@ from cmrhash.share import export, pretrained
 pytestmark = pytest.mark.filterwarnings(WARNING)
 NAME = f"{OWNER}/codes"
 TEXTS = ["Hund 3", "ein Hund"]
+FAULT = pytest.mark.faults("hub: refused, cut off, changed, foreign")
 
 
 @pytest.fixture(autouse=True)
@@ -228,6 +229,7 @@ def test_a_revision_is_a_branch_a_tag_or_a_commit(made, hub):
     assert "only what the hub holds has revisions" in refused(lambda: load(made.shared, revision="v1"), UsageError)
 
 
+@FAULT
 def test_a_connection_that_breaks_off_is_taken_up_again(made, hub):
     hub.add(NAME, content(made.shared))
     hub.cut = {"encoders/text-de/model.safetensors": (2, "end"), "encoders/text-de/config.json": (1, "end")}
@@ -235,6 +237,7 @@ def test_a_connection_that_breaks_off_is_taken_up_again(made, hub):
     assert {left for left, _ in hub.cut.values()} == {0}
 
 
+@FAULT
 @pytest.mark.parametrize("how", ["end", "reset"])
 @pytest.mark.parametrize("name", ["config.json", "heads.safetensors", "encoders/text-de/model.safetensors"])
 def test_one_that_breaks_off_for_good_is_one_line_and_the_next_load_goes_on(made, hub, name, how):
@@ -246,6 +249,7 @@ def test_one_that_breaks_off_for_good_is_one_line_and_the_next_load_goes_on(made
     assert content(load().folder) == fetched(made)
 
 
+@FAULT
 def test_a_cache_that_lacks_a_file_is_completed(made, hub, tmp_path):
     """As a fetch that broke off leaves it, by a client that does not note what is to be there."""
     commit = hub.add(NAME, content(made.shared)).refs["main"]
@@ -258,6 +262,7 @@ def test_a_cache_that_lacks_a_file_is_completed(made, hub, tmp_path):
     assert content(load().folder) == content(made.shared)
 
 
+@FAULT
 def test_a_new_commit_between_the_config_and_the_rest_mixes_nothing(made, hub, monkeypatch):
     repo = hub.add(NAME, content(made.shared))
     first, read = repo.refs["main"], pretrained._fields
@@ -285,6 +290,7 @@ FAULTS = {
 }
 
 
+@FAULT
 @pytest.mark.parametrize("token", [None, "hf_of_another"], ids=["logged out", "logged in"])
 @pytest.mark.parametrize("fault", FAULTS)
 def test_what_cannot_be_fetched_is_said_in_one_line(made, hub, monkeypatch, fault, token):
@@ -296,11 +302,13 @@ def test_what_cannot_be_fetched_is_said_in_one_line(made, hub, monkeypatch, faul
     assert re.search(words, refused(load))
 
 
+@FAULT
 def test_a_hub_that_is_down_is_said_in_one_line(hub, monkeypatch):
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
     assert re.search(r"not cached and the hub cannot be reached \(.*refused\)", refused(load))
 
 
+@FAULT
 def test_a_file_that_is_not_what_was_exported_is_refused(made, hub):
     files = content(made.shared)
     files["heads.safetensors"] = files["heads.safetensors"][:-1] + b"\0"
@@ -309,6 +317,7 @@ def test_a_file_that_is_not_what_was_exported_is_refused(made, hub):
     assert re.search(r"does not match its sha256: .*heads\.safetensors: .*hf cache rm model/OWNER/NAME", words)
 
 
+@FAULT
 def test_what_is_no_export_is_refused_before_its_weights_are_fetched(made, hub):
     weights = {"model.safetensors": bytes(1000)}
     config = json.loads((made.shared / "encoders/text-de/config.json").read_bytes())
@@ -322,6 +331,7 @@ def test_what_is_no_export_is_refused_before_its_weights_are_fetched(made, hub):
     assert not [path for path in hub.asked("GET") if path.endswith(".safetensors")]
 
 
+@FAULT
 def test_one_that_names_a_file_it_has_not_or_is_newer_is_refused(made, hub, tmp_path):
     files = content(made.shared)
     del files["heads.safetensors"]
