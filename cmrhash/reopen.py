@@ -1,24 +1,27 @@
-"""The encoders that made feature files, opened again, so that a query is encoded as the database was."""
+"""The encoders that made feature files, opened again, so that a query is encoded as the database was.
+
+Each kind is imported where one is opened: a sentence does without torchvision, a photo without transformers.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
-
-import torch
+from typing import TYPE_CHECKING, Any
 
 from cmrhash.config import RANDOM, READY
 from cmrhash.data.dataset import ImageTextDataset
-from cmrhash.encoders import image as image_encoders
-from cmrhash.encoders import text as text_encoders
-from cmrhash.encoders.image import ImageEncoder
 from cmrhash.encoders.pixels import crop_of
-from cmrhash.encoders.text import TextEncoder
 from cmrhash.errors import EncoderError, UsageError
-from cmrhash.extraction.texts import CaptionEncoder, captions_of, load_words, words_path
 from cmrhash.recipe import first_difference
 from cmrhash.sealed import read_manifest
+
+if TYPE_CHECKING:
+    import torch
+
+    from cmrhash.encoders.image import ImageEncoder
+    from cmrhash.encoders.text import TextEncoder
+    from cmrhash.extraction.texts import CaptionEncoder
 
 SAME = ("encoder", "weights_sha256", "tokenizer_sha256", "pooling", "max_length", "crop")  # what has to agree
 
@@ -44,6 +47,8 @@ def text_encoder(
 
     Raises as ``image_encoder`` does. An untrained one learns its vocabulary on the train captions once more.
     """
+    from cmrhash.extraction.texts import captions_of, load_words, words_path
+
     manifest = made_by(path)
     recipe = manifest["recipe"]
     if words_path(path).exists():
@@ -64,7 +69,9 @@ def image_from(
     A photo is prepared as the recipe says, whatever torchvision has for such weights: files of weights do not know.
     Raises EncoderError if they cannot be found or are other ones.
     """
-    encoder = image_encoders.load(
+    from cmrhash.encoders import image
+
+    encoder = image.load(
         recipe["encoder"],
         source,
         device=device,
@@ -87,7 +94,9 @@ def text_from(
     corpus: Sequence[str] = (),
 ) -> TextEncoder:
     """The text encoder of a recipe, likewise. corpus: what an untrained one learns its vocabulary on."""
-    encoder = text_encoders.load(
+    from cmrhash.encoders import text
+
+    encoder = text.load(
         source,
         pooling=recipe["pooling"],
         max_length=recipe["max_length"],

@@ -130,3 +130,7 @@ except SystemExit as end:
     heavy, shown = loaded_after(code)
     assert heavy == []
     assert "cmrhash" in shown
+
+
+def test_a_search_opens_only_what_encodes_its_query():
+    assert not {"torch", "torchvision", "transformers"} & set(loaded_after("import cmrhash.hasher, cmrhash.reopen")[0])
