@@ -40,7 +40,9 @@ def shown(run: runs.Run) -> dict[str, Any] | None:
     """``protocol`` and ``rows`` of the whole ranking in expected order, else of what was asked last; or None."""
     entries = _read(run)
     usual = [entry for entry in entries if entry["asked"].items() >= USUAL.items()]
-    return max(usual, key=lambda entry: len(entry["rows"])) if usual else entries[-1] if entries else None
+    if usual:
+        return max(reversed(usual), key=lambda entry: len(entry["rows"]))  # of equal ones the last
+    return entries[-1] if entries else None
 
 
 def _place(row: Row) -> tuple[bool, bool, str, str, str]:
