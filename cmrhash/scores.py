@@ -38,11 +38,9 @@ def keep(
 
 def shown(run: runs.Run) -> dict[str, Any] | None:
     """``protocol`` and ``rows`` of the whole ranking in expected order, else of what was asked last; or None."""
-    entries = _read(run)
+    entries = _read(run)[::-1]  # of equal ones the last
     usual = [entry for entry in entries if entry["asked"].items() >= USUAL.items()]
-    if usual:
-        return max(reversed(usual), key=lambda entry: len(entry["rows"]))  # of equal ones the last
-    return entries[-1] if entries else None
+    return max(usual or entries[:1], key=lambda entry: len(entry["rows"]), default=None)
 
 
 def _place(row: Row) -> tuple[bool, bool, str, str, str]:
