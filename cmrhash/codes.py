@@ -19,6 +19,7 @@ from cmrhash.errors import DataError, UsageError
 # twenty.
 MAX_CONSTANT_BITS = 0.25
 MIN_DISTINCT = 0.05
+MIN_ROWS = 20  # of fewer codes nothing is said: of five random ones each bit is constant in one of sixteen cases
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,7 +53,7 @@ class Collapse:
     constant_bits: bits with the same value in all rows, share of bits; distinct: different codes, share of
     rows; balance: mean over bits of |share of ones - 0.5|, 0 (each bit splits the items in half) to 0.5;
     mean_distance: Hamming distance of two different rows, mean over all pairs, share of bits (0.5 for random
-    codes); collapsed: constant_bits > 0.25 or distinct < 0.05.
+    codes); collapsed: constant_bits > 0.25 or distinct < 0.05, of 20 rows or more.
     """
 
     constant_bits: float
@@ -148,7 +149,7 @@ def collapse(packed: NDArray[np.uint8], bits: int) -> Collapse:
         distinct=distinct,
         balance=float(np.abs(ones / rows - 0.5).mean()),
         mean_distance=float((2.0 * ones * (rows - ones)).mean() / (rows * (rows - 1))),
-        collapsed=constant > MAX_CONSTANT_BITS or distinct < MIN_DISTINCT,
+        collapsed=rows >= MIN_ROWS and (constant > MAX_CONSTANT_BITS or distinct < MIN_DISTINCT),
     )
 
 

@@ -10,7 +10,7 @@ borrowed, so that training on one language can be scored on another.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -156,6 +156,28 @@ def load_heads(run: runs.Run) -> ModuleDict:
     path = run.file(runs.HEADS)
     fill(heads, read_tensors(path, runs.ANEW), path, runs.ANEW)
     return heads.eval()
+
+
+def current(found: Sequence[runs.Run], dataset: ImageTextDataset, folder: Path) -> list[runs.Run]:
+    """Those of the items and features that the cache holds now. Raises the StaleError of the first one if none is."""
+    there, stale = [], []
+    for run in found:
+        try:
+            refuse_stale(run, dataset, folder)
+            there.append(run)
+        except StaleError as error:
+            stale.append(error)
+    if not there and stale:
+        raise stale[0]
+    return there
+
+
+def refuse_stale(run: runs.Run, dataset: ImageTextDataset, folder: Path) -> None:
+    """Raise StaleError for a run of other items, splits or features than the cache holds."""
+    if run.config["items_sha256"] != dataset.sha256:
+        what = "trained on other items or splits than the cache holds"
+        raise StaleError(what, run.folder, "train again; cmrhash cache prune deletes what is of the past")
+    refuse_new_features(run, folder)
 
 
 def refuse_new_features(run: runs.Run, folder: Path) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -17,22 +17,24 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cmrhash import metrics, runs, scores
-from cmrhash.config import CUTS, READY, EvalConfig
+from cmrhash.config import CUTS, READY, EvalConfig, TrainConfig
 from cmrhash.data.dataset import RELEVANCE, ImageTextDataset, with_relevance
 from cmrhash.encode import (
     Encoded,
     Views,
     borrowed_views,
+    current,
     encode,
     has_codes,
     refuse_language,
-    refuse_new_features,
 )
-from cmrhash.errors import DataError, StaleError, UsageError
+from cmrhash.errors import DataError, UsageError
 from cmrhash.index import rank_histogram
 from cmrhash.relevance import Relevance
 from cmrhash.sides import DIRECTIONS, Search, Sides, language_of, searches, sides
 
+UNTOLD = ("method", "bits", "seed", "langs", "relevance", "device", "checkpoint_seconds")  # no setting of their own
+EPOCH = {"val": "chosen on val, never on query"}
 TIES = ("expected", "optimistic", "pessimistic")
 CAPTIONS = {
     "labels": "first of each item",
@@ -77,12 +79,10 @@ def evaluate(config: EvalConfig, dataset: ImageTextDataset, folder: Path, out: P
 def score(config: EvalConfig, found: Sequence[runs.Run], dataset: ImageTextDataset, folder: Path) -> Evaluation:
     """Score these runs, which were trained by the relevance that the data set has here; as ``evaluate`` does.
 
-    What was scored before, of the same codes in the same way, is taken from the run's folder.
+    What was scored before, of the same codes in the same way, is taken from the run's folder. Runs of the past, of
+    other items or features, are left out and named, unless there are no others: then StaleError is raised.
     """
-    for run in found:
-        if run.config["items_sha256"] != dataset.sha256:
-            raise StaleError("trained on other items or splits than the cache holds", run.folder, "train again")
-        refuse_new_features(run, folder)
+    asked, found = found, current(found, dataset, folder)
     refuse_languages(found, dataset, folder, config.langs)
     rows: list[dict[str, Any]] = []
     known: dict[bytes, Relevance] = {}  # the same for all runs that score the same items
@@ -93,7 +93,10 @@ def score(config: EvalConfig, found: Sequence[runs.Run], dataset: ImageTextDatas
     if not rows:
         fix = "choose other directions"
         raise UsageError("nothing to score: no item has two captions of a language", folder, fix)
-    return Evaluation(_protocol(config, dataset, found, rows), rows, config.map_at)
+    protocol = _protocol(config, dataset, found, rows)
+    if past := [run.folder.name for run in asked if run not in found]:
+        protocol["left out"] = f"{', '.join(past)}: trained on other items or features than the cache holds"
+    return Evaluation(protocol, rows, config.map_at)
 
 
 def refuse_languages(found: Sequence[runs.Run], dataset: ImageTextDataset, folder: Path, asked: Sequence[str]) -> None:
@@ -229,6 +232,7 @@ def _who(run: runs.Run, views: Mapping[str, Encoded], search: Search) -> dict[st
         "head_lang": heads[0] if heads else None,
         **({"database_lang": search.database_lang, "database_head_lang": heads[1]} if heads[1:] else {}),
         "trained_langs": list(run.langs),
+        "encoders": {name: encoder_of(name, made) for name, made in run.config["features"].items()},
         "relevance": run.relevance,
         "collapsed": bool(run.config.get("collapsed", False)),
         "run": str(run.folder),
@@ -241,8 +245,9 @@ def _protocol(
     """How the numbers were made."""
     heads = {row[key] for row in rows for key in ("head_lang", "database_head_lang") if row.get(key)}
     shown = {"image", *(f"text-{lang}" for lang in heads)}
-    used = {n: made for run in found for n, made in run.config["features"].items() if n in shown}
-    untrained = [name for name, made in used.items() if made["weights"] == "random"]
+    used = {name: _used(name, found) for name in sorted(shown)}
+    made = [(name, of) for run in found for name, of in run.config["features"].items() if name in shown]
+    untrained = list(dict.fromkeys(name for name, of in made if of["weights"] == "random"))
     return {
         "dataset": dataset.name,
         "queries": f"{dataset.count('query')} query items; those without a relevant item are left out",
@@ -253,20 +258,41 @@ def _protocol(
         "ties": {"expected": "expected value over random order within equal Hamming distance"}.get(
             config.ties, f"{config.ties} order within equal Hamming distance"
         ),
-        "epoch": "chosen on val, never on query",
+        "epoch": _by_run(found, lambda run: EPOCH.get(run.config["chosen_on"], run.config["chosen_on"])),
         "split": dataset.split,
-        "encoders": {name: _encoder(name, made) for name, made in sorted(used.items())},
+        "encoders": {name: words for name, words in used.items() if words},
         "untrained_encoders": untrained,
         "map_real" if dataset.relevance == "labels" else "real-valued": "cosine of the embeddings, whole database",
         "trained_langs": "; ".join(sorted({"+".join(run.langs) for run in found})),
         "seeds": sorted({run.seed for run in found}),
-        **_extras(rows),
+        **_extras(rows, found),
     }
 
 
-def _extras(rows: Sequence[dict[str, Any]]) -> dict[str, str]:
+def _by_run(found: Sequence[runs.Run], words_of: Callable[[runs.Run], str | None]) -> str:
+    """What is true of the runs; where that differs, of which ones it is."""
+    which: dict[str, list[str]] = {}
+    for run in found:
+        if words := words_of(run):
+            which.setdefault(words, []).append(run.folder.name)
+    if len(which) == 1:
+        return next(iter(which))
+    return "; ".join(f"{words} ({', '.join(names)})" for words, names in which.items())
+
+
+def _used(view: str, found: Sequence[runs.Run]) -> str:
+    """The encoder of a view, or the encoders that the runs have."""
+    of = {run.folder: run.config["features"].get(view) for run in found}
+    return _by_run(found, lambda run: _encoder(view, made) if (made := of[run.folder]) else None)
+
+
+def _extras(rows: Sequence[dict[str, Any]], found: Sequence[runs.Run]) -> dict[str, str]:
     """What needs a word only where it occurs."""
     extras = {}
+    unusual = {run.folder.name: changed_settings(run) for run in found}
+    if any(unusual.values()):
+        each = (f"{name}: {', '.join(f'{k} {v}' for k, v in own.items())}" for name, own in unusual.items() if own)
+        extras["settings other than the default"] = "; ".join(each)
     ends = {
         (row[f"{end}lang"], row[f"{end}head_lang"]) for row in rows for end in ("", "database_") if f"{end}lang" in row
     }
@@ -279,9 +305,21 @@ def _extras(rows: Sequence[dict[str, Any]]) -> dict[str, str]:
     return extras
 
 
+def encoder_of(view: str, made: Mapping[str, Any]) -> str:
+    """Name of the encoder of a feature file."""
+    return str(made["file"]).removeprefix(view + "-").removesuffix(".h5")
+
+
+def changed_settings(run: runs.Run) -> dict[str, Any]:
+    """Settings of a training that are not the default, but for those that its folder is named by."""
+    made, defaults = run.config["train"], TrainConfig()
+    names = [field.name for field in fields(TrainConfig) if field.name not in UNTOLD and field.name in made]
+    return {name: made[name] for name in names if made[name] != getattr(defaults, name)}
+
+
 def _encoder(view: str, made: dict[str, Any]) -> str:
     """Name of the feature file's encoder, architecture, and the weights by the start of their sha256."""
-    name = made["file"].removeprefix(view + "-").removesuffix(".h5")
+    name = encoder_of(view, made)
     digest = made.get("weights_sha256", "")
     what = "ready-made features" if made["weights"] == READY else f"({made['encoder']}), {made['weights']} weights"
     return f"{name} {what}" + (f" {digest[:12]}" if digest else "")
@@ -304,6 +342,8 @@ def _check(config: EvalConfig, dataset: ImageTextDataset) -> None:
         raise UsageError(f"--ties {config.ties}", None, f"choose one of {', '.join(TIES)}")
     if config.map_at_rule not in metrics.RULES:
         raise UsageError(f"--map-at-rule {config.map_at_rule}", None, f"choose one of {', '.join(metrics.RULES)}")
+    if config.map_at is None and config.map_at_rule != EvalConfig.map_at_rule:
+        raise UsageError(f"--map-at-rule {config.map_at_rule} without --map-at", None, "give --map-at K, too")
     for direction in config.directions:
         if direction not in DIRECTIONS:
             near = difflib.get_close_matches(direction, DIRECTIONS, 1)

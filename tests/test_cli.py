@@ -75,6 +75,18 @@ def test_help_gives_examples(command):
     assert f"cmrhash {command}" in shown.split("Options")[0].split("\n", 2)[2]
 
 
+def test_eval_warns_of_few_queries_and_tells_runs_by_different_encoders_apart(here):
+    done = invoke("eval", "--bits", 8)
+    assert "warning: 20 queries are few: any one of them moves a figure by up to 0.05" in done.stderr
+    assert "[toy]" not in done.stdout
+    shutil.copy("cache/toy/text-de-toy.h5", "cache/toy/text-de-twin.h5")
+    assert invoke("train", "--bits", 24, *QUICK, "--encoder", "de=twin", "-q").exit_code == 0
+    shown = invoke("eval", "-q")
+    assert shown.stderr == ""
+    assert "triplet [toy, twin]" in shown.stdout
+    assert "triplet [toy]" in shown.stdout
+
+
 def test_train_prints_json_and_nothing_else(here):
     done = invoke("train", "--json", "--bits", 8, "--bits", 24, *QUICK)
     assert done.exit_code == 0, done.output

@@ -103,6 +103,8 @@ def test_collapse_tells_dead_codes_from_good_ones():
     assert not collapse(good, 32).collapsed
     assert collapse(good, 32).mean_distance == pytest.approx(0.5, abs=0.01)
     assert collapse(np.repeat(good[:1], 500, axis=0), 32).collapsed
+    assert collapse(np.repeat(good[:1], 20, axis=0), 32).collapsed
+    assert not collapse(np.repeat(good[:1], 19, axis=0), 32).collapsed  # of so few nothing is said
     assert collapse(np.repeat(good[:20], 25, axis=0), 32).collapsed  # 4 % distinct codes, no constant bit
     half = good.copy()
     half[:, :2] = 7  # half of the bits say nothing, yet nearly all codes differ

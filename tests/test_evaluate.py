@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 import shutil
 from dataclasses import replace
 
@@ -576,13 +577,57 @@ def test_nothing_is_scored_twice_and_what_was_scored_stays(mine, monkeypatch):
         EvalConfig(ties="optimistic"),
         EvalConfig(map_at=6),
         EvalConfig(at=(2,)),
-        EvalConfig(map_at_rule="R"),
+        EvalConfig(map_at=5, map_at_rule="R"),
     ):
         with pytest.raises(AssertionError, match="again"):
             evaluate(replace(changed, bits=(8,)), dataset, folder, out)
     metrics.write_bytes(metrics.read_bytes().replace(b'"map": 0', b'"map": 1', 1))
     with pytest.raises(AssertionError, match="again"):  # nobody's figures but our own
         evaluate(EvalConfig(bits=(8,)), dataset, folder, out)
+
+
+def test_the_protocol_says_what_differs_between_the_runs(mine):
+    dataset, folder, out = mine
+    shutil.copy(folder / "text-de-toy.h5", folder / "text-de-twin.h5")
+    other = replace(QUICK, bits=16, epochs=3, batch=8)
+    train(other, dataset, folder, out, ("de=twin", "en=toy"))
+    result = evaluate(EvalConfig(), dataset, folder, out)
+    de, en = (result.protocol["encoders"][f"text-{lang}"] for lang in ("de", "en"))
+    assert re.fullmatch(r"toy .* \(triplet-8, triplet-13\); twin .* \(triplet-16\)", de)
+    assert "triplet" not in en
+    assert {row["encoders"]["text-de"] for row in result.rows if row["bits"] == 16} == {"twin"}
+    settings = result.protocol["settings other than the default"]
+    assert "triplet-16: epochs 3, batch 8, lr 0.01" in settings
+    assert "triplet-8: epochs 4, batch 16, lr 0.01" in settings
+
+
+def test_an_epoch_that_no_val_items_chose_is_not_said_to_be_chosen(make_cache, tmp_path):
+    made = make_cache(
+        tmp_path / "cache", change=lambda i: replace(i, splits=i.splits - {"val"} or frozenset({"train"}))
+    )
+    train(replace(QUICK, epochs=1), *made, tmp_path / "runs")
+    protocol = evaluate(EvalConfig(), *made, tmp_path / "runs").protocol
+    assert protocol["epoch"] == "last epoch (no val items)"
+
+
+def test_runs_of_the_past_are_left_out_and_named(mine, make_cache):
+    _, folder, out = mine
+    dataset, _ = make_cache(folder.parent, change=lambda i: replace(i, labels=i.labels[:1]))
+    train(QUICK, dataset, folder, out, overwrite=True)
+    result = evaluate(EvalConfig(), dataset, folder, out)
+    assert {row["bits"] for row in result.rows} == {8}
+    assert result.protocol["left out"].startswith("triplet-13: trained on other items")
+    with pytest.raises(StaleError, match="other items.*prune"):
+        evaluate(EvalConfig(bits=(13,)), dataset, folder, out)
+
+
+def test_the_best_run_is_one_of_most_languages(mine):
+    dataset, folder, out = mine
+    run, _ = train(replace(QUICK, langs=("en",)), dataset, folder, out)
+    sure = runs.Run(run.folder, {**run.config, "val_map_mean": 1.0})
+    found = runs.find_runs(out, "toy", "labels")
+    assert runs.best_run([sure, *found]).langs == ("de", "en")
+    assert runs.best_run([sure, run]) == sure
 
 
 def test_scores_of_other_codes_are_forgotten(mine):

@@ -269,6 +269,10 @@ def test_a_plot_that_cannot_be_drawn_is_words(hasher, monkeypatch):
     monkeypatch.setattr(plots, "words", lambda text: words(said.append(text) or text))
     assert b"<svg" in Pictures(hasher).svg("bits")
     assert "two code lengths" in said[0]
+    monkeypatch.setattr("cmrhash.show.tsne.FEWEST", 10**6)
+    pictures = Pictures(hasher)
+    assert all(b"<svg" in pictures.svg(f"tsne-{lang}") for lang in ("en", "de"))
+    assert [words.partition(", ")[2][:2] for words in said[1:]] == ["de", "en"]
 
 
 def test_an_unknown_plot_is_named(client):

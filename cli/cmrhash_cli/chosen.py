@@ -37,13 +37,14 @@ def chosen_run(
 ) -> tuple[Run, ImageTextDataset, Path]:
     """The run that is asked for, or else the one that is best on val; its data set, and where that lies."""
     from cmrhash.data.manifest import open_extracted
+    from cmrhash.encode import current
     from cmrhash.runs import best_run, find_runs, open_run
 
     chosen = open_run(run) if run else None
     data, folder = open_extracted(cache, chosen.config["dataset"] if chosen else dataset)
     if chosen is None:
         wanted = ([bits] if bits else [], [method] if method else [])
-        chosen = best_run(find_runs(runs, data.name, relevance or data.relevance, *wanted))
+        chosen = best_run(current(find_runs(runs, data.name, relevance or data.relevance, *wanted), data, folder))
     return chosen, data, folder
 
 

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from cmrhash.evaluate import Evaluation
 
 D = EvalConfig
+FEW_QUERIES = 50  # below which figures are noise
 Row = dict[str, Any]
 
 
@@ -92,6 +93,9 @@ def evaluate(
         print_json(result.as_json())
     else:
         _print(result, tuple(dict.fromkeys(at or ())))
+    fewest = min(row["queries"] for row in result.rows)
+    if fewest < FEW_QUERIES:
+        note(f"warning: {fewest} queries are few: any one of them moves a figure by up to {1 / fewest:.2f}", quiet)
     if trec:
         for path in write_trec(config, data, runs, trec):
             note(f"wrote {path}", quiet)
@@ -106,7 +110,7 @@ def _print(result: Evaluation, at: tuple[int, ...]) -> None:
     within = [row for row in rows if row["direction"] in ("t2t", "i2i")]
     title = f"{result.protocol['dataset']}: {'R@k (hit@k) and median rank' if pairs else metric}"
     lines = "\n".join([*result.in_words(), *_scored(rows)])
-    several = len({tuple(row["trained_langs"]) for row in rows}) > 1
+    several = {key for key in ("trained_langs", "encoders") if len({str(row[key]) for row in rows}) > 1}
     if across:
         directions = [d for d in ("i2t", "t2i") if any(row["direction"] == d for row in across)]
         columns = ["method", "bits", "seed", "lang", *figures.columns(directions)]
@@ -121,9 +125,11 @@ def _print(result: Evaluation, at: tuple[int, ...]) -> None:
         print_table(titled(f"{title}, texts by texts, images by images", result.protocol), columns, cells, lines)
 
 
-def _who(row: Row, several: bool) -> list[str]:
-    """The cells that name a line. several: runs differ in the languages they were trained on."""
-    method = row["method"] + (f" ({'+'.join(row['trained_langs'])})" if several else "")
+def _who(row: Row, several: set[str]) -> list[str]:
+    """The cells that name a line. several: of "trained_langs" and "encoders", those in which runs differ."""
+    method = row["method"]
+    method += f" ({'+'.join(row['trained_langs'])})" if "trained_langs" in several else ""
+    method += f" [{', '.join(dict.fromkeys(row['encoders'].values()))}]" if "encoders" in several else ""
     method += " (collapsed)" if row["collapsed"] else ""
     ends = [_lang(row["lang"], row["head_lang"])]
     if row["direction"] == "t2t":

@@ -33,15 +33,13 @@ class Pictures:
         """The picture, or the words that say why there is none. name: one of ``names``."""
         if name not in self._drawn:
             kind = name.partition("-")[0]
+            mine = [other for other in self.names if other.partition("-")[0] == kind]
             try:
                 drawn = [of.figure for of in KINDS[kind](self._source(kind))]
             except CmrhashError as error:
-                drawn = [plots.words(f"{self.names[name]}: none, as {error.what}")]
-            self._drawn |= dict(zip(self._of(kind), map(plots.themed, drawn), strict=False))
+                drawn = [plots.words(f"{self.names[other]}: none, as {error.what}") for other in mine]
+            self._drawn |= dict(zip(mine, map(plots.themed, drawn), strict=True))
         return self._drawn[name]
-
-    def _of(self, kind: str) -> list[str]:
-        return [name for name in self.names if name.partition("-")[0] == kind]
 
     def _source(self, kind: str) -> Source:
         run, dataset = self._hasher.run, self._hasher.dataset

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from cmrhash import metrics, runs
 from cmrhash.config import EvalConfig
 from cmrhash.data.dataset import RELEVANCE, ImageTextDataset
-from cmrhash.encode import Encoded, encode, has_codes, read_codes, refuse_language, refuse_new_features
-from cmrhash.errors import StaleError, UsageError
+from cmrhash.encode import Encoded, current, encode, has_codes, read_codes, refuse_language
+from cmrhash.errors import UsageError
 from cmrhash.evaluate import CAPTIONS, Evaluation, score
 from cmrhash.index import rank_histogram
 from cmrhash.sides import Search, language_of, sides
@@ -48,8 +48,9 @@ class Source:
     def __init__(
         self, dataset: ImageTextDataset, folder: Path, found: Sequence[runs.Run], langs: Sequence[str], items: int
     ) -> None:
-        self.dataset, self.folder, self.found, self.asked, self.items = dataset, folder, found, langs, items
-        self.best = runs.best_run(found)
+        self.dataset, self.folder, self.asked, self.items = dataset, folder, langs, items
+        self.found = current(found, dataset, folder)
+        self.best = runs.best_run(self.found)
         self._counts: dict[Search, tuple[NDArray[np.int64], NDArray[np.int64]]] = {}
 
     @cached_property
@@ -71,9 +72,6 @@ class Source:
     @cached_property
     def views(self) -> dict[str, Encoded]:
         """Codes and embeddings of the best run."""
-        if self.best.config["items_sha256"] != self.dataset.sha256:
-            raise StaleError("trained on other items or splits than the cache holds", self.best.folder, "train again")
-        refuse_new_features(self.best, self.folder)
         if not has_codes(self.best, self.dataset, self.folder):
             encode(self.best, self.dataset, self.folder)
         return read_codes(self.best)
@@ -118,7 +116,15 @@ def footer_of(dataset: ImageTextDataset, cells: Cells, found: Sequence[runs.Run]
     ]
     collapsed = sorted({run.folder.name for run in found if run.config.get("collapsed")})
     parts += [f"collapsed: {', '.join(collapsed)}"] if collapsed else []
+    mixed = [view for view, names in _encoders(found).items() if len(names) > 1]
+    parts += [f"RUNS BY DIFFERENT ENCODERS: {', '.join(mixed)}"] if mixed else []
     return "; ".join(part for part in parts if part) + untrained(found)
+
+
+def _encoders(found: Sequence[runs.Run]) -> dict[str, set[str]]:
+    """view -> feature files that the runs were trained on."""
+    made = [(view, of["file"]) for run in found for view, of in run.config["features"].items()]
+    return {view: {file for name, file in made if name == view} for view, _ in made}
 
 
 def untrained(found: Sequence[runs.Run]) -> str:
@@ -130,7 +136,8 @@ def untrained(found: Sequence[runs.Run]) -> str:
 
 def of_run(run: runs.Run, dataset: ImageTextDataset, what: str) -> str:
     """The title of a picture of one run."""
-    return f"{dataset.name}, {run.method}, {run.bits} bits: {what}"
+    trained = "" if set(run.langs) >= set(dataset.languages) else f", trained on {' and '.join(run.langs)}"
+    return f"{dataset.name}, {run.method}, {run.bits} bits{trained}: {what}"
 
 
 def _range(values: Iterable[int]) -> str:

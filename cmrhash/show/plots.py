@@ -249,8 +249,9 @@ def _figure(
     rows, columns = len(grid), len(grid[0])
     legend = 1.5 if size[0] * columns < 11 else 2.0
     figure = Figure(figsize=(size[0] * columns + legend, size[1] * rows + 0.7), layout="constrained")
-    figure.suptitle(title, x=0.01, ha="left", fontweight="bold")
-    figure.supxlabel(_folded(footer, figure.get_figwidth()), x=0.01, ha="left", fontsize=6, color=MUTED)
+    width = figure.get_figwidth()
+    figure.suptitle(_folded(title, 0.6 * width), x=0.01, ha="left", fontweight="bold")  # bold, at 9 points
+    figure.supxlabel(_folded(footer, width), x=0.01, ha="left", fontsize=6, color=MUTED)
     return figure, figure.subplots(rows, columns, squeeze=False, **shared)
 
 

@@ -5,16 +5,17 @@ from __future__ import annotations
 import json
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 from typing import Any
 
 import cmrhash
 from cmrhash import runs
-from cmrhash.config import PlotConfig, ReportConfig, TrainConfig
+from cmrhash.config import PlotConfig, ReportConfig
 from cmrhash.data.dataset import ImageTextDataset, with_relevance
 from cmrhash.errors import DataError, StaleError, UsageError
+from cmrhash.evaluate import changed_settings, encoder_of
 from cmrhash.files import write_bytes
 from cmrhash.hasher import Hasher
 from cmrhash.show import page, plots
@@ -29,7 +30,6 @@ NEEDED = {
     *("method", "bits", "lang", "head_lang", "direction", "relevance", "metric", "mean", "sd", "n", "real", "real_sd"),
     *("chance", "collapsed", "seeds", "trained_langs", "command"),
 }
-UNTOLD = ("method", "bits", "seed", "langs", "relevance", "device", "checkpoint_seconds")  # no setting of their own
 
 
 @dataclass(frozen=True)
@@ -201,17 +201,14 @@ def command_of(run: runs.Run, dataset: ImageTextDataset, folder: Path) -> str:
 
     dataset: with its own relevance; folder: its cache, where views may have features by several encoders.
     """
-    defaults, made = TrainConfig(), run.config["train"]
     which = f"--dataset {shlex.quote(run.config['dataset'])} --method {run.method} --bits {run.bits}"
     if run.relevance != dataset.relevance:
         which += f" --relevance {run.relevance}"
-    names = [field.name for field in fields(TrainConfig) if field.name not in UNTOLD and field.name in made]
-    options = [(name.replace("_", "-"), made[name]) for name in names if made[name] != getattr(defaults, name)]
+    options = [(name.replace("_", "-"), value) for name, value in changed_settings(run).items()]
     options += [("lang", lang) for lang in run.langs if set(run.langs) != set(dataset.languages)]
     for view, of in run.config["features"].items():
         if len(feature_files(folder, view)) > 1:
-            encoder = of["file"].removeprefix(f"{view}-").removesuffix(".h5")
-            options.append(("encoder", f"{language_of(view)}={encoder}"))
+            options.append(("encoder", f"{language_of(view)}={encoder_of(view, of)}"))
     words = "".join(f" --{name} {shlex.quote(str(value))}" for name, value in options)
     return f"cmrhash train {which}{words} --seed {run.seed} && cmrhash eval {which} --seed {run.seed}"
 
