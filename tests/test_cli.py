@@ -17,6 +17,7 @@ from typer.testing import CliRunner
 from cmrhash import __version__
 from cmrhash.runs import Run
 from cmrhash_cli.main import app
+from cmrhash_cli.output import print_table
 from cmrhash_cli.train import _warnings
 
 SCRIPT = [sys.executable, "-c", "from cmrhash_cli.main import main; main()"]
@@ -73,6 +74,12 @@ def test_shell_completion_can_be_installed():
 def test_help_gives_examples(command):
     shown = invoke(*command.split(), "-h").stdout
     assert f"cmrhash {command}" in shown.split("Options")[0].split("\n", 2)[2]
+
+
+def test_brackets_are_no_markup(capsys):
+    print_table("a [b]", ["[c]"], [["[/d]"], ["[red]e"]], "f [g]")
+    shown = capsys.readouterr().out
+    assert all(words in shown for words in ("a [b]", "[c]", "[/d]", "[red]e", "f [g]"))
 
 
 def test_eval_warns_of_few_queries_and_tells_runs_by_different_encoders_apart(here):

@@ -49,6 +49,7 @@ CACHE, RUNS = config.CACHE, config.RUNS
 Progress = Callable[..., None]
 
 
+PLAIN: dict[str, Any] = {"highlight": False, "markup": False}  # a caption may have [brackets], which are not markup
 FOLDED = 24  # characters at least of a column that may go over several lines
 INTERRUPTED = "interrupted: what was finished is kept; the same command goes on from there"
 MISNAMED = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG, errno.EACCES)  # a path
@@ -154,7 +155,7 @@ def print_table(
     from rich.table import Table
 
     # a pipe has no width: figures must not be cut for it
-    console = Console(highlight=False) if sys.stdout.isatty() else Console(highlight=False, width=1000)
+    console = Console(**PLAIN) if sys.stdout.isatty() else Console(**PLAIN, width=1000)
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, title_style="bold")
     for at, column in enumerate(columns):
         numeric = bool(rows) and all(_is_number(row[at]) for row in rows)
@@ -172,7 +173,7 @@ def _least_width(table: Table, columns: Sequence[str], rows: Sequence[Sequence[s
     """Characters that a table takes if nothing is cut, its folded column at FOLDED."""
     from rich.console import Console
 
-    natural = Console(width=10_000).measure(table).maximum
+    natural = Console(**PLAIN, width=10_000).measure(table).maximum
     if folded not in columns:
         return natural
     at = columns.index(folded)
@@ -209,12 +210,12 @@ def _bars() -> Iterator[Progress]:
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
-        TextColumn("{task.fields[rate]}"),
+        TextColumn("{task.fields[rate]}", markup=False),
         TimeRemainingColumn(),
-        TextColumn("{task.fields[note]}"),
+        TextColumn("{task.fields[note]}", markup=False),
     )
     with Progress(*columns, console=Console(stderr=True)) as bars:
         tasks: dict[str, Any] = {}
