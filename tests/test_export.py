@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -149,6 +150,10 @@ def test_tuned_encoders_travel_and_languages_share_one(made, tmp_path):
     want = tuned.embed_text(TEXTS, "de"), tuned.embed_image([made / "mine/images/3.jpg"])
     tuned.save_pretrained(tmp_path / "out")
     assert {p.name for p in (tmp_path / "out/encoders").iterdir()} == {"image.safetensors", "text-de+en"}
+    english, _ = train(replace(TRAIN, langs=("en",)), dataset, folder, tmp_path / "runs")
+    Hasher(english, dataset, folder, device="cpu").save_pretrained(tmp_path / "english")
+    assert "(de by the head of en, which saw no de, en)" in (tmp_path / "english/README.md").read_text()
+    assert "(de, en)" in (tmp_path / "out/README.md").read_text()
     shutil.rmtree(tmp_path / "cache")
     loaded = Hasher.from_pretrained(tmp_path / "out", device="cpu")
     np.testing.assert_array_equal(loaded.embed_text(TEXTS, "de"), want[0])

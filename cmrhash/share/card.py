@@ -19,11 +19,13 @@ def card(config: Mapping[str, Any], run: Run, metrics: Mapping[str, Any] | None)
     The licence is the author's to fill in. No hub has a task for such models, so the card claims none.
     """
     langs = sorted(view.removeprefix("text-") for view in config["views"] if view != "image")
+
+    spoken = ", ".join(_spoken(config, lang) for lang in langs)
     parts = [
         _front_matter(langs),
         f"# {_plain(config['dataset'])}: {config['method']}, {config['bits']} bits",
-        f"Encodes photos and sentences ({', '.join(langs)}) as binary codes of {config['bits']} bits in one Hamming "
-        "space: what belongs together lies few bits apart, so that texts find images and images find texts.",
+        f"Encodes photos and sentences ({spoken}) as binary codes of {config['bits']} bits in one Hamming space: "
+        "what belongs together lies few bits apart, so that texts find images and images find texts.",
         _use(config, langs),
         _training(config, run),
         _encoders(config),
@@ -32,6 +34,12 @@ def card(config: Mapping[str, Any], run: Run, metrics: Mapping[str, Any] | None)
         "its data set showed it; the terms of that data set and of the encoders hold beside those of the heads.",
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def _spoken(config: Mapping[str, Any], lang: str) -> str:
+    """A language, and whose head encodes it if that is another's."""
+    head = config["views"][f"text-{lang}"].removeprefix("text-")
+    return lang if head == lang else f"{lang} by the head of {head}, which saw no {lang}"
 
 
 def _front_matter(langs: list[str]) -> str:
