@@ -172,6 +172,14 @@ def test_the_recipe_says_what_changes_the_numbers_and_names_no_path(bert, encode
     assert load(changed).recipe["weights_sha256"] != encoder.recipe["weights_sha256"]
 
 
+def test_a_link_gives_its_own_name(bert, encoder, tmp_path, monkeypatch):
+    (tmp_path / "mine").symlink_to(bert)
+    assert load(tmp_path / "mine").name == "mine"
+    monkeypatch.chdir(bert)
+    assert load(".").name == bert.name
+    assert load(tmp_path / "mine").recipe == encoder.recipe
+
+
 def test_another_vocabulary_is_another_recipe(encoder, changed):
     path = changed / "tokenizer.json"
     swapped = path.read_text().replace('"dog"', '"xdog"').replace('"cat"', '"dog"').replace('"xdog"', '"cat"')

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -156,7 +157,7 @@ def load(
         tokenizer, module = _pretrained(folder)
         own = Path(model).expanduser().is_dir()
         source = str(folder.resolve()) if own else model
-        name = folder.resolve().name if own else model.replace("/", "--")
+        name = Path(os.path.abspath(folder)).name if own else model.replace("/", "--")
     compute = choose_dtype(dtype, device, untrained)
     limit = _limit(tokenizer, module.config)
     recipe = {
