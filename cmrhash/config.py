@@ -144,9 +144,7 @@ CUTS = {"labels": (1, 5, 10, 50), "pairs": (1, 5, 10)}  # by relevance; R@1, R@5
 class SearchConfig:
     """A sentence, a photo or an item -> what lies near it in the database."""
 
-    lang: str | None = (
-        None  # of the sentence, and of the captions that are found; None: told by its words, else the first
-    )
+    lang: str | None = None  # of the sentence and of found captions; None: told by its words; without one, the first
     to: str | None = None  # "image", "text" or "both"; None: the other modality
     by: str = "image"  # of an item: "image", or "text" for its first caption
     k: int = 10  # how many to find
@@ -156,6 +154,7 @@ class SearchConfig:
     offline: bool = False  # never ask the network for weights
     store: str | None = None  # URL of a store to search in; None: the run's own index
     probes: int | None = None  # how much of a store's approximate index is looked at, see PROBES; 0: an exact search
+    among: str = "database"  # what is searched: "database", or "all" items that have codes
 
 
 @dataclass(frozen=True)
@@ -164,6 +163,7 @@ class IndexConfig:
 
     store: str | None = None  # faiss:DIR, postgresql://..., milvus+http://... or milvus:FILE; must be given
     approximate: bool | None = None  # an approximate index; None: in a Faiss folder beyond IVF_ROWS codes
+    among: str = "database"  # whose codes: of the "database", or of "all" items
 
 
 IVF_ROWS = 4_000_000  # codes: an exhaustive search of a Faiss folder takes about 4 ms of one core for them
@@ -198,6 +198,7 @@ class ServeConfig:
     text_models: tuple[str, ...] = ()
     device: str = "auto"
     offline: bool = False
+    among: str = "database"
     max_k: int = 200  # results that may be asked for
     max_text: int = 2000  # characters of a sentence
     max_body: int = 10 * 10**6  # bytes of an upload

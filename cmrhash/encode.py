@@ -11,7 +11,7 @@ borrowed, so that training on one language can be scored on another.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,6 +32,8 @@ from cmrhash.views import View, feature_files, open_view, scored_rows
 
 if TYPE_CHECKING:
     from torch.nn import ModuleDict
+
+AMONG = ("database", "all")  # what can be searched
 
 
 @dataclass(frozen=True)
@@ -120,6 +122,17 @@ def read_codes(run: runs.Run) -> dict[str, Encoded]:
         index, head = BinaryIndex.load(index_path, run.bits), borrowed.get(name, {"head": name})["head"]
         views[name] = Encoded(codes, embedding, database, index, head)
     return views
+
+
+def among_all(dataset: ImageTextDataset, views: Mapping[str, Encoded]) -> dict[str, Encoded]:
+    """The views with the codes of every item in their index, to be searched: scores are of the database alone."""
+    every = np.arange(len(dataset.items))
+    wide = {}
+    for name, view in views.items():
+        rows = scored_rows(dataset, view.codes.item, every)
+        index = BinaryIndex.build(np.ascontiguousarray(view.codes.packed[rows]), view.codes.bits)
+        wide[name] = replace(view, database=rows, index=index)
+    return wide
 
 
 class Views(Mapping[str, Encoded]):

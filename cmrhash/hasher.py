@@ -10,7 +10,7 @@ when the first query has to be encoded.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from itertools import islice
@@ -27,9 +27,9 @@ from cmrhash.data.dataset import ImageTextDataset, Item, with_relevance
 from cmrhash.data.manifest import open_extracted
 from cmrhash.deploy import collection_of, keys_of, refuse_other_codes
 from cmrhash.embed import Embedder
-from cmrhash.encode import Encoded, encode, has_codes, load_heads, read_codes, refuse_new_features
+from cmrhash.encode import AMONG, Encoded, among_all, encode, has_codes, load_heads, read_codes, refuse_stale
 from cmrhash.encoders.words import lower_words
-from cmrhash.errors import StaleError, UsageError
+from cmrhash.errors import UsageError
 from cmrhash.share.pretrained import PretrainedHasher
 from cmrhash.sides import language_of
 from cmrhash.stores import CodeStore, open_store
@@ -68,6 +68,7 @@ class Hasher(Embedder):
     """A finished run with its data set. image_weights, text_models: where the encoders are now, if they moved.
 
     store: URL of the store to search in, None for the run's own indexes; probes: see ``stores.open_store``.
+    among: what is searched, the "database" or "all" items that have codes.
     """
 
     def __init__(
@@ -81,10 +82,11 @@ class Hasher(Embedder):
         offline: bool = False,
         store: str | None = None,
         probes: int | None = None,
+        among: str = "database",
     ) -> None:
-        if run.config["items_sha256"] != dataset.sha256:
-            raise StaleError("trained on other items or splits than the cache holds", run.folder, "train again")
-        refuse_new_features(run, folder)
+        if among not in AMONG:
+            raise UsageError(f"--among {among}", None, f"choose {' or '.join(AMONG)}")
+        refuse_stale(run, dataset, folder)
         self.run, self.dataset, self.folder = run, with_relevance(dataset, run.relevance), folder
         self._device, self._offline = device, offline
         self._image_weights, self._text_models = image_weights, dict(text_models or {})
@@ -92,6 +94,9 @@ class Hasher(Embedder):
         if not has_codes(run, dataset, folder):
             encode(run, dataset, folder)
         self.views: dict[str, Encoded] = read_codes(run)
+        self.among = among
+        if among == "all":
+            self.views = among_all(self.dataset, self.views)
         self._place = {item.id: row for row, item in enumerate(dataset.items)}
         self._store: CodeStore | None = open_store(store, probes) if store is not None else None
         self._keys: dict[str, dict[str, int]] = {}  # of a view in the store -> place in the database
@@ -120,6 +125,21 @@ class Hasher(Embedder):
     def bits(self) -> int:
         """Code length."""
         return self.run.bits
+
+    @cached_property
+    def encoded(self) -> int:
+        """How many items have a code."""
+        return _different(view.codes.item for view in self.views.values())
+
+    @cached_property
+    def searched(self) -> int:
+        """How many of these can be found."""
+        return _different(view.codes.item[view.database] for view in self.views.values())
+
+    @property
+    def scope(self) -> str:
+        """What is searched, in words."""
+        return f"all {self.searched} items" if self.among == "all" else f"{self.searched} database items"
 
     @property
     def place(self) -> Path:
@@ -165,15 +185,15 @@ class Hasher(Embedder):
     def search(
         self, query: str | Path | Image | bytes, *, lang: str | None = None, to: str | None = None, k: int = 10
     ) -> list[Hit]:
-        """The k nearest items of the database, nearest first, equal distances in the order of the data set.
+        """The k nearest of the items that are searched, nearest first, equal distances in the order of the data set.
 
         query: a sentence (str), or a photo (a Path, a PIL image, a file's bytes). to: "image", "text" or "both";
         None: the other modality. lang: of a sentence, and of the texts that are found.
         """
         if isinstance(query, str):
-            lang = self.language(lang, query)
+            lang = self.understood(lang, query)
             return self.nearest(self.encode_text([query], lang)[0], to or "image", lang, k)
-        return self.nearest(self.encode_image([query])[0], to or "text", self._shown(lang), k)
+        return self.nearest(self.encode_image([query])[0], to or "text", self.understood(lang), k)
 
     def search_item(
         self, ident: str, *, by: str = "image", lang: str | None = None, to: str | None = None, k: int = 10
@@ -183,7 +203,7 @@ class Hasher(Embedder):
             raise UsageError(f"no item '{ident}'", self.folder, "see items.jsonl for the ids")
         if by not in ("image", "text"):
             raise UsageError(f"--by {by}", None, "choose image or text")
-        lang = self._shown(lang)
+        lang = self.understood(lang)
         view = "image" if by == "image" else f"text-{lang}"
         codes = self.views[view].codes
         rows = np.flatnonzero(codes.item == self._place[ident])
@@ -213,7 +233,7 @@ class Hasher(Embedder):
         if view not in self._keys:
             keys = keys_of(self.run, self.dataset, self.views[view])
             self._keys[view] = {key: place for place, key in enumerate(keys)}
-        refuse_other_codes(self.run, view, self._store)
+        refuse_other_codes(self.run, view, self._store, self.among)
         distances, found = self._store.search(collection_of(self.run, view), code[None], k)
         return [(d, self._keys[view].get(key, key)) for d, key in zip(distances[0].tolist(), found[0], strict=True)]
 
@@ -229,9 +249,14 @@ class Hasher(Embedder):
         labels = tuple(self.dataset.classes[label] for label in item.labels)
         return Hit(rank, distance, item.id, modality, lang, captions[nth] if captions else None, labels, item.image)
 
-    def _shown(self, lang: str | None) -> str:
-        """The language of texts that are found where no sentence tells: the asked one, or the first."""
-        return self.language(lang) if lang or len(self.langs) == 1 else self.langs[0]
+    def understood(self, lang: str | None, sentence: str | None = None) -> str:
+        """The language of a search: the asked one, else that of the sentence's words, else the first.
+
+        Raises UsageError for one that is not there, or if the words do not tell.
+        """
+        if sentence is not None:
+            return self.language(lang, sentence)
+        return self.language(lang) if lang else self.langs[0]
 
     # ------------------------------------------------------------------------------------------ what it needs
 
@@ -277,3 +302,8 @@ class Hasher(Embedder):
 
     def _texts(self, lang: str) -> Iterator[str]:
         return (text for item in self.dataset.items for text in item.texts.get(lang, ()))
+
+
+def _different(items: Iterable[NDArray[np.int64]]) -> int:
+    """How many items are in any of some lists."""
+    return len(np.unique(np.concatenate(list(items))))

@@ -5,6 +5,7 @@ import os
 import re
 import shutil
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,10 +14,11 @@ from PIL import Image
 
 from cmrhash import runs
 from cmrhash.codes import unpack
-from cmrhash.config import ExtractConfig, FinetuneConfig, TrainConfig
+from cmrhash.config import EvalConfig, ExtractConfig, FinetuneConfig, TrainConfig
 from cmrhash.data.manifest import open_extracted
 from cmrhash.encode import encode
 from cmrhash.errors import DataError, EncoderError, StaleError, UsageError
+from cmrhash.evaluate import score
 from cmrhash.extract import extract
 from cmrhash.hasher import Hasher
 from cmrhash.train import train
@@ -169,6 +171,68 @@ def test_a_broken_photo_is_named(hasher, tmp_path):
         hasher.search(tmp_path / "gone.jpg")
 
 
+# ---------------------------------------------------------------------------------------------- the whole collection
+
+
+def test_all_items_are_searched_by_their_first_caption_where_labels_count(made, hasher):
+    wide = Hasher.load(made / "runs/manifest/triplet-16", made / "cache", among="all")
+    assert (hasher.searched, hasher.encoded, hasher.scope) == (32, 40, "32 database items")
+    assert (wide.searched, wide.encoded, wide.scope) == (40, 40, "all 40 items")
+    code = hasher.views["image"].codes.packed[3]
+    for to, view in (("image", "image"), ("text", "text-en")):
+        hits = wide.nearest(code, to, "en", 100)
+        assert [(hit.distance, hit.id) for hit in hits] == brute_force(wide, code, view, 100)
+        assert sorted(hit.id for hit in hits) == sorted(item.id for item in wide.dataset.items)
+        queries = {item.id for item in wide.dataset.items if "query" in item.splits}
+        assert [hit for hit in hasher.nearest(code, to, "en", 100) if hit.id in queries] == []
+
+
+@pytest.fixture(scope="module")
+def by_pairs(make_cache, tmp_path_factory):
+    """A folder with a run by pairs whose database is its 20 queries, out of 120 items of two captions each."""
+    base = tmp_path_factory.mktemp("pairs")
+    data = make_cache(base / "cache", relevance="pairs", change=lambda item: replace(item, labels=()))
+    train(TrainConfig(**QUICK, device="cpu"), *data, base / "runs")
+    return base
+
+
+def test_of_all_items_a_photo_finds_its_own_captions(by_pairs):
+    found = {}
+    for among in ("database", "all"):
+        hasher = Hasher.load(by_pairs / "runs/toy/triplet-16", by_pairs / "cache", among=among)
+        found[among] = hasher.search_item("i7", to="text", lang="en", k=1000)
+    assert len(found["database"]) == 40
+    assert len(found["all"]) == 240
+    assert [hit for hit in found["database"] if hit.id == "i7"] == []
+    assert sorted(hit.caption for hit in found["all"] if hit.id == "i7") == ["en 7 a", "en 7 b"]
+    wanted = [(hit.distance, hit.caption) for hit in found["database"]]
+    assert [(hit.distance, hit.caption) for hit in found["all"] if int(hit.id[1:]) % 6 == 0] == wanted
+
+
+def test_an_item_without_codes_is_not_counted(make_cache, tmp_path):
+    def change(item):
+        return replace(item, image=None, texts={}) if item.id in ("i7", "i6") else item
+
+    dataset, folder = make_cache(tmp_path / "cache", change=change)
+    run, _ = train(TrainConfig(**QUICK, device="cpu"), dataset, folder, tmp_path / "runs")
+    hasher = Hasher(run, dataset, folder, among="all")
+    assert (hasher.searched, hasher.encoded) == (118, 118)
+    assert Hasher(run, dataset, folder).searched == 99
+
+
+def test_scores_are_of_the_database_whatever_is_searched(by_pairs):
+    dataset, folder = open_extracted(by_pairs / "cache", None)
+    run = runs.open_run(by_pairs / "runs/toy/triplet-16")
+    Hasher(run, dataset, folder, among="all")
+    rows = score(EvalConfig(), [run], dataset, folder).rows
+    assert {(row["direction"], row["queries"], row["database"]) for row in rows} == {("i2t", 20, 40), ("t2i", 40, 20)}
+
+
+def test_nothing_else_can_be_searched(by_pairs):
+    with pytest.raises(UsageError, match="--among train: choose database or all"):
+        Hasher.load(by_pairs / "runs/toy/triplet-16", by_pairs / "cache", among="train")
+
+
 # ---------------------------------------------------------------------------------------------- where encoders are
 
 
@@ -281,14 +345,45 @@ def test_the_command_prints_a_table_and_the_run(command):
     assert err.startswith("run: runs/manifest/triplet-16")
 
 
+def test_the_command_says_what_it_did_not_search(command, by_pairs, monkeypatch):
+    monkeypatch.chdir(by_pairs)
+    hint = "20 database items of 120: --among all searches all of them\n"
+    run = "run: runs/toy/triplet-16, "
+    for args, notes in (
+        ([], f"{hint}{run}20 database items\n"),
+        (["--json"], hint),
+        (["--quiet"], ""),
+        (["--among", "all"], f"{run}all 120 items\n"),
+        (["--among", "all", "--json"], ""),
+    ):
+        code, out, err = command("--id", "i7", "--k", "200", *args)
+        assert (code, err) == (0, notes)
+        assert ("itself" in out.replace('"itself": false', "")) == ("all" in args)
+
+
 def test_the_command_prints_json_and_nothing_else(command, hasher):
     code, out, err = command("dog 4", "--lang", "en", "--k", "3", "--json")
     assert (code, err) == (0, "")
     found = json.loads(out)
     assert found["query"] == "dog 4"
     hits = hasher.search("dog 4", lang="en", k=3)
-    want = [{**hit.as_json(), "labels": list(hit.labels), "relevant": None} for hit in hits]
-    assert found["results"] == want
+    judged = {"relevant": None, "itself": False}
+    assert found["results"] == [{**hit.as_json(), "labels": list(hit.labels), **judged} for hit in hits]
+
+
+@pytest.mark.parametrize(
+    ("args", "lang"),
+    [
+        (["dog 4"], "en"),
+        (["Katze 5"], "de"),
+        (["dog 4", "--lang", "de"], "de"),
+        (["mine/images/3.jpg"], "de"),
+        (["--id", "i3", "--lang", "en"], "en"),
+        (["--id", "i3", "--by", "text", "--to", "image"], "de"),
+    ],
+)
+def test_json_says_which_language_was_understood(command, args, lang):
+    assert json.loads(command(*args, "--json")[1])["lang"] == lang
 
 
 def test_a_path_is_a_photo_and_an_id_an_item(command, hasher, made):
@@ -300,6 +395,15 @@ def test_a_path_is_a_photo_and_an_id_an_item(command, hasher, made):
         assert [result["id"] for result in found["results"]] == [hit.id for hit in hits]
 
 
+def test_a_language_that_the_training_did_not_see_is_not_answered_without_a_word(command, make_cache, tmp_path):
+    train(TrainConfig(**QUICK, langs=("en",), device="cpu"), *make_cache(tmp_path / "cache"), tmp_path / "runs")
+    where = ("--cache", str(tmp_path / "cache"), "--runs", str(tmp_path / "runs"), "--id", "i6")
+    warning = "warning: de goes through the head of en, which saw no de in its training\n"
+    assert warning in command(*where, "--lang", "de")[2]
+    assert warning not in command(*where, "--lang", "en")[2]
+    assert warning not in command(*where, "--lang", "de", "--to", "image")[2]
+
+
 def test_what_is_found_by_an_item_is_judged(command, hasher):
     for by in ("image", "text"):
         args = ("--id", "i3", "--by", by, "--to", "text", "--lang", "en", "--k", "40")
@@ -308,6 +412,7 @@ def test_what_is_found_by_an_item_is_judged(command, hasher):
         hits = hasher.search_item("i3", by=by, lang="en", to="text", k=40)
         assert [result["id"] for result in found["results"]] == [hit.id for hit in hits]
         assert {r["id"] for r in found["results"] if r["relevant"]} == {h.id for h in hits if h.labels == ("house",)}
+        assert [r["itself"] for r in found["results"]] == [h.id == "i3" for h in hits]
         shown = command(*args)[1]
         assert len(re.findall(r"text +itself", shown)) == 1
         assert len(re.findall(r"text +(yes|no) ", shown)) == len(hits) - 1
@@ -323,6 +428,7 @@ def test_what_is_found_by_an_item_is_judged(command, hasher):
         ("no such file.*gone.jpg", ["gone.jpg"]),
         ("no trained run.*nowhere", ["dog", "--run", "nowhere"]),
         ("no such trained run with 99 bits", ["dog", "--bits", "99"]),
+        ("--among train: choose database or all", ["dog", "--among", "train"]),
     ],
 )
 def test_the_command_refuses_in_one_line(command, words, args):

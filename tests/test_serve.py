@@ -7,6 +7,7 @@ import json
 import re
 import sys
 import threading
+from dataclasses import replace
 from html.parser import HTMLParser
 from xml.etree import ElementTree
 
@@ -87,7 +88,7 @@ def as_json(hits):
 
 
 def without(results):
-    return [{key: value for key, value in result.items() if key != "relevant"} for result in results]
+    return [{key: value for key, value in result.items() if key not in ("relevant", "itself")} for result in results]
 
 
 class Seen(HTMLParser):
@@ -123,6 +124,7 @@ def test_by_an_item_the_api_says_what_is_relevant(client, hasher):
     results = client.get("/api/search", params={"id": "i3", "k": 30}).json()["results"]
     assert [r["relevant"] for r in results] == [r["labels"] == ["house"] for r in results]
     assert len({r["relevant"] for r in results}) == 2
+    assert [r["itself"] for r in results] == [r["id"] == "i3" for r in results]
 
 
 def test_by_pairs_only_the_item_itself_is_relevant(make_cache, tmp_path):
@@ -283,6 +285,16 @@ def test_an_unknown_plot_is_named(client):
 def test_the_run_and_its_protocol_are_named(hasher):
     assert about(hasher).startswith("manifest: triplet, 16 bits, seed 0, trained on de and en; 32 database items")
     assert about(hasher).endswith("UNTRAINED ENCODERS")
+
+
+def test_the_whole_collection_is_served_where_it_is_asked_for(made, worker):
+    hasher = Hasher.load(made / "runs/manifest/triplet-16", made / "cache", device="cpu", among="all")
+    with TestClient(guarded(hasher, ServeConfig(among="all"), worker, worker), base_url=BASE) as client:
+        assert "; all 40 items; " in client.get("/").text
+        asked = {"id": "i5", "lang": "en", "k": 100}  # a query item
+        found = client.get("/api/search", params=asked).json()["results"]
+        assert len(found) == 40
+        assert [r["id"] for r in found if r["itself"]] == ["i5"]
 
 
 def test_machines_are_told_what_is_there(client, hasher):
@@ -678,6 +690,24 @@ def command(made, monkeypatch, capsys):
         return code, out.out, out.err
 
     return call
+
+
+def test_serve_says_how_many_items_it_searches(command, make_cache, tmp_path, monkeypatch):
+    served = []
+    monkeypatch.setattr(server, "serve", lambda hasher, config, tell: served.append((hasher.among, config.among)))
+    few = ("serve", "--cache", tmp_path / "cache", "--runs", tmp_path / "runs")
+
+    def change(item):
+        return replace(item, splits=item.splits - {"database"}) if int(item.id[1:]) % 3 else item
+
+    train(TrainConfig(**QUICK), *make_cache(tmp_path / "cache", change=change), tmp_path / "runs")
+    run = f"run: {tmp_path / 'runs/toy/triplet-16'}"
+    hint = "20 database items of 120: --among all searches all of them\n"
+    assert command("serve")[2] == "run: runs/manifest/triplet-16, 32 database items; Ctrl-C ends it\n"
+    assert command(*few)[2] == f"{run}, 20 database items; Ctrl-C ends it\n{hint}"
+    assert command(*few, "--among", "all")[2] == f"{run}, all 120 items; Ctrl-C ends it\n"
+    assert command(*few, "--quiet")[2] == ""
+    assert served == [("database", "database")] * 2 + [("all", "all")] + [("database", "database")]
 
 
 @pytest.mark.parametrize("missing", ["fastapi", "uvicorn", "python_multipart"])

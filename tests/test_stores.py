@@ -18,7 +18,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from cmrhash import stores
+from cmrhash import deploy, stores
 from cmrhash.errors import CmrhashError, DamagedError, DataError, LockedError, UsageError
 from cmrhash.files import locked
 from cmrhash.stores import check_name, folder, open_store, shown
@@ -566,6 +566,41 @@ def test_codes_of_another_training_are_refused(command, trained, tmp_path):
     assert err.count("\n") == 1
 
 
+@pytest.mark.parametrize(("run", "codes", "database"), [("triplet-16", 120, 100), ("triplet-12-pairs", 240, 40)])
+def test_the_codes_of_all_items_can_be_put_there_and_are_not_taken_for_the_database(command, url, run, codes, database):
+    run = f"runs/toy/{run}"
+    put = ("index", "--store", url, "--run", run)
+    ask = ("search", "--id", "i7", "--to", "text", "--run", run, "--k", 500, "--json")
+    code, out, err = command(*put, "--among", "all")
+    assert code == 0
+    assert re.search(rf"text-en +\d+ +{codes}\b", out)
+    assert err.splitlines()[-1].endswith(f"--run {run} --among all")
+    own, stored = (json.loads(command(*ask, "--among", "all", *to)[1])["results"] for to in ([], ["--store", url]))
+    assert len(own) == codes
+    assert {(hit["distance"], hit["caption"]) for hit in own} == {(hit["distance"], hit["caption"]) for hit in stored}
+    assert sum(hit["itself"] for hit in stored) == codes // 120
+    code, _, err = command(*ask, "--store", url)
+    assert code == 4
+    assert "made with --among all, asked for database" in err
+    assert "ask with --among all, or put this run there with cmrhash index --among database" in err
+    assert command(*put)[0] == 0
+    assert len(json.loads(command(*ask, "--store", url)[1])["results"]) == database
+    code, _, err = command(*ask, "--store", url, "--among", "all")
+    assert code == 4
+    assert "made with --among database, asked for all" in err
+
+
+def test_a_collection_that_does_not_say_whose_codes_it_has_is_of_the_database(command, tmp_path, monkeypatch):
+    url, run = f"faiss:{tmp_path}", ("--run", "runs/toy/triplet-16")
+    with monkeypatch.context() as before:
+        made = deploy.meta_of
+        before.setattr(deploy, "meta_of", lambda *of: {k: v for k, v in made(*of).items() if k != "among"})
+        assert command("index", "--store", url, *run, "-q")[0] == 0
+    ask = ("search", "--id", "i7", *run, "--store", url)
+    assert command(*ask)[0] == 0
+    assert command(*ask, "--among", "all")[0] == 4
+
+
 def test_what_others_put_there_is_found_by_its_key(command, trained, tmp_path):
     from cmrhash.hasher import Hasher
 
@@ -587,6 +622,7 @@ def test_what_others_put_there_is_found_by_its_key(command, trained, tmp_path):
         ("unknown kind of store", ["index", "--store", "file:x"]),
         ("unknown kind of store", ["search", "--id", "i7", "--store", "file:x", "--bits", 16]),
         ("no such trained run with 99 bits", ["index", "--store", "faiss:x", "--bits", 99]),
+        ("--among train: choose database or all", ["index", "--store", "faiss:x", "--bits", 16, "--among", "train"]),
     ],
 )
 def test_the_commands_refuse_in_one_line(command, words, args):

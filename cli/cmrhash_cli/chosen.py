@@ -9,8 +9,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from cmrhash_cli.output import note
+
 if TYPE_CHECKING:
     from cmrhash.data.dataset import ImageTextDataset
+    from cmrhash.hasher import Hasher
     from cmrhash.runs import Run
 
 OneRun = Annotated[Path | None, typer.Option("--run", help="Folder of a trained run; default: the best one on val.")]
@@ -22,6 +25,9 @@ ImageWeights = Annotated[
 TextModel = Annotated[
     list[str] | None,
     typer.Option("--text-model", help="[LANG=]DIR: where a text encoder is now, if it moved (repeatable)."),
+]
+Among = Annotated[
+    str, typer.Option("--among", help="Which items: those of the database, as eval scores, or all that have codes.")
 ]
 Offline = Annotated[bool, typer.Option("--offline", help="Never ask the network for weights.")]
 
@@ -46,6 +52,12 @@ def chosen_run(
         wanted = ([bits] if bits else [], [method] if method else [])
         chosen = best_run(current(find_runs(runs, data.name, relevance or data.relevance, *wanted), data, folder))
     return chosen, data, folder
+
+
+def note_left_out(hasher: Hasher, quiet: bool) -> None:
+    """Say so where most items are not searched."""
+    if 2 * hasher.searched < hasher.encoded:
+        note(f"{hasher.scope} of {hasher.encoded}: --among all searches all of them", quiet)
 
 
 def by_language(options: Sequence[str]) -> dict[str, str]:

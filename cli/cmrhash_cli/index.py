@@ -1,4 +1,4 @@
-"""cmrhash index: the database codes of a trained run -> a store, where others search them."""
+"""cmrhash index: the codes of a trained run -> a store, where others search them."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import Annotated
 
 import typer
 
-from cmrhash.config import IndexConfig
-from cmrhash_cli.chosen import OneLength, OneMethod, OneRun, chosen_run
+from cmrhash.config import IndexConfig, SearchConfig
+from cmrhash_cli.chosen import Among, OneLength, OneMethod, OneRun, chosen_run
 from cmrhash_cli.output import (
     CACHE,
     RUNS,
@@ -45,6 +45,7 @@ def index(
             help="With an index that finds most of the nearest, and sooner; default: only for a folder of millions.",
         ),
     ] = D.approximate,
+    among: Among = D.among,
     run: OneRun = None,
     bits: OneLength = None,
     method: OneMethod = None,
@@ -56,7 +57,7 @@ def index(
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
-    """Put the database codes of a trained run into a store, each of its views as one collection.
+    """Put the codes of a trained run into a store, each of its views as one collection.
 
     cmrhash index --store faiss:/srv/codes
 
@@ -71,9 +72,9 @@ def index(
     from cmrhash.stores import open_store
 
     with closing(open_store(store)) as target:
-        hasher = Hasher(*chosen_run(run, bits, method, relevance, dataset, cache, runs))
+        hasher = Hasher(*chosen_run(run, bits, method, relevance, dataset, cache, runs), among=among)
         with progress_bars(quiet) as progress:
-            made = deploy(hasher.run, hasher.dataset, hasher.views, target, approximate, progress)
+            made = deploy(hasher.run, hasher.dataset, hasher.views, target, approximate, progress, among)
     if as_json:
         collections = [asdict(collection) for collection in made]
         print_json({"store": target.url, "run": str(hasher.run.folder), "collections": collections})
@@ -81,4 +82,5 @@ def index(
     rows = [[one.name, str(one.bits), f"{one.rows:,}"] for one in made]
     print_table(str(hasher.run.folder), ["collection", "bits", "codes"], rows, f"in {target.url}")
     again = f"--store {shlex.quote(target.url)} --run {shlex.quote(str(hasher.run.folder))}"
+    again += f" --among {among}" if among != SearchConfig.among else ""
     note(f"next: cmrhash search QUERY {again}", quiet)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,6 +12,7 @@ import typer
 
 from cmrhash.config import RANDOM, SearchConfig
 from cmrhash_cli.chosen import (
+    Among,
     ImageWeights,
     Offline,
     OneLength,
@@ -19,6 +21,7 @@ from cmrhash_cli.chosen import (
     TextModel,
     by_language,
     chosen_run,
+    note_left_out,
 )
 from cmrhash_cli.output import (
     CACHE,
@@ -53,10 +56,14 @@ def search(
     by: Annotated[str, typer.Option(help="With --id: image, or text for its first caption.")] = D.by,
     lang: Annotated[
         str | None,
-        typer.Option(help="Language of the sentence and of found captions; default: by the words, else the first."),
+        typer.Option(
+            help="Language of the sentence and of found captions; default: told by its words (refused where they do "
+            "not tell); of captions that a photo finds: the first language."
+        ),
     ] = D.lang,
     to: Annotated[str | None, typer.Option(help="image, text or both; default: the other modality.")] = D.to,
     k: Annotated[int, typer.Option("--k", help="How many to show.")] = D.k,
+    among: Among = D.among,
     store: Annotated[
         str | None,
         typer.Option(help="Search in the store of this URL, see cmrhash index.", envvar="CMRHASH_STORE"),
@@ -93,7 +100,8 @@ def search(
 
     cmrhash search "a black dog in the snow" --store postgresql://me@host/photos
     """
-    config = SearchConfig(lang, to, by, k, image_weights, tuple(text_model or ()), device, offline, store, probes)
+    models = tuple(text_model or ())
+    config = SearchConfig(lang, to, by, k, image_weights, models, device, offline, store, probes, among)
     from cmrhash.errors import UsageError
 
     if (query is None) == (item is None):
@@ -101,18 +109,30 @@ def search(
             "nothing to look for" if query is None else "a query and --id", None, "give a sentence, a photo, or --id"
         )
     with closing(_open(config, *chosen_run(run, bits, method, relevance, dataset, cache, runs))) as hasher:
+        sentence = query if query is not None and _photo(query) is None else None
+        config = replace(config, lang=hasher.understood(lang, sentence))
         hits = _find(hasher, config, query, item)
         if html:
             _write_sheet(html, hasher, config, query, item, hits)
             note(f"wrote {html}", quiet)
         judged = _judge(hasher, item, hits)
+    note_left_out(hasher, quiet)
+    if sentence is not None or any(hit.modality == "text" for hit in hits):
+        _note_borrowed(hasher, str(config.lang), quiet)
     if as_json:
         results = [each.as_json() for each in judged]
         asked = query or {"id": item, "by": by}
-        print_json({"query": asked, "run": str(hasher.run.folder), "results": results})
+        print_json({"query": asked, "lang": config.lang, "run": str(hasher.run.folder), "results": results})
         return
-    note(f"run: {hasher.run.folder}, {hasher.dataset.count('database')} database items", quiet)
+    note(f"run: {hasher.run.folder}, {hasher.scope}", quiet)
     _print(hasher, judged, item is not None)
+
+
+def _note_borrowed(hasher: Hasher, lang: str, quiet: bool) -> None:
+    """A language that the training did not see is answered, but not without a word."""
+    head = hasher.head_of(f"text-{lang}").removeprefix("text-")
+    if head != lang:
+        note(f"warning: {lang} goes through the head of {head}, which saw no {lang} in its training", quiet)
 
 
 def _open(config: SearchConfig, run: Run, dataset: ImageTextDataset, folder: Path) -> Hasher:
@@ -128,6 +148,7 @@ def _open(config: SearchConfig, run: Run, dataset: ImageTextDataset, folder: Pat
         offline=config.offline,
         store=config.store,
         probes=config.probes,
+        among=config.among,
     )
 
 

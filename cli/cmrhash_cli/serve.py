@@ -8,6 +8,7 @@ import typer
 
 from cmrhash.config import ServeConfig
 from cmrhash_cli.chosen import (
+    Among,
     ImageWeights,
     Offline,
     OneLength,
@@ -16,6 +17,7 @@ from cmrhash_cli.chosen import (
     TextModel,
     by_language,
     chosen_run,
+    note_left_out,
 )
 from cmrhash_cli.output import CACHE, RUNS, Cache, Dataset, Debug, Device, Quiet, Relevance, Runs, note
 
@@ -30,6 +32,7 @@ def serve(
         typer.Option("--i-know", help="Let others on the network reach the page, by an address with a random token."),
     ] = D.i_know,
     k: Annotated[int, typer.Option("--k", help="How many results to show at first.")] = D.k,
+    among: Among = D.among,
     run: OneRun = None,
     bits: OneLength = None,
     method: OneMethod = None,
@@ -50,7 +53,7 @@ def serve(
 
     cmrhash serve --run runs/sample/triplet-32 --port 8080
     """
-    config = ServeConfig(host, port, i_know, k, image_weights, tuple(text_model or ()), device, offline)
+    config = ServeConfig(host, port, i_know, k, image_weights, tuple(text_model or ()), device, offline, among)
     from cmrhash.errors import UsageError
     from cmrhash.hasher import Hasher
 
@@ -61,12 +64,16 @@ def serve(
     except ImportError as missing:
         what = f"cmrhash serve needs {missing.name}, which is not installed"
         raise UsageError(what, None, 'pip install "cmrhash[serve]"') from None
-    chosen, data, folder = chosen_run(run, bits, method, relevance, dataset, cache, runs)
-    models = by_language(config.text_models)
     hasher = Hasher(
-        chosen, data, folder, config.device, config.image_weights, text_models=models, offline=config.offline
+        *chosen_run(run, bits, method, relevance, dataset, cache, runs),
+        device=config.device,
+        image_weights=config.image_weights,
+        text_models=by_language(config.text_models),
+        offline=config.offline,
+        among=config.among,
     )
-    note(f"run: {chosen.folder}, {len(data.items)} items; Ctrl-C ends it", quiet)
+    note(f"run: {hasher.run.folder}, {hasher.scope}; Ctrl-C ends it", quiet)
+    note_left_out(hasher, quiet)
     try:
         listen(hasher, config, note)  # the address is no mere note: --quiet or not
     except KeyboardInterrupt:

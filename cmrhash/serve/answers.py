@@ -52,8 +52,8 @@ class Judged:
     itself: bool = False
 
     def as_json(self) -> dict[str, Any]:
-        """The hit as ``cmrhash search --json`` prints it, and ``relevant``."""
-        return {**self.hit.as_json(), "relevant": self.relevant}
+        """What ``cmrhash search --json`` and the API say of it."""
+        return {**self.hit.as_json(), "relevant": self.relevant, "itself": self.itself}
 
 
 @dataclass(frozen=True)

@@ -31,7 +31,10 @@ Page = Callable[..., str]  # ``page`` of this run
 Target = Annotated[
     Literal["image", "text", "both"] | None, Query(description="What to find; left out: the other modality.")
 ]
-Lang = Annotated[str | None, Query(description="Of the sentence and of found captions; left out: told by its words.")]
+Lang = Annotated[
+    str | None,
+    Query(description="Of the sentence and of found captions; left out: told by its words; without one, the first."),
+]
 
 
 def create_app(hasher: Hasher, config: ServeConfig, worker: Worker, drawing: Worker) -> FastAPI:

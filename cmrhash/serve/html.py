@@ -38,7 +38,7 @@ def about(hasher: Hasher) -> str:
     val = run.config.get("val_map_mean")
     parts = [
         f"{data.name}: {run.method}, {run.bits} bits, seed {run.seed}, trained on {' and '.join(run.langs)}",
-        f"{data.count('database')} database items",
+        hasher.scope,
         f"relevant: {RELEVANCE[data.relevance]}",
         f"mAP on val {val:.3f}" if val else "",
         "UNTRAINED ENCODERS" if untrained else "",
