@@ -454,3 +454,11 @@ def test_what_nobody_foresaw_is_one_line_as_well(here, refused, capsys, monkeypa
     error = capsys.readouterr().err
     assert error.startswith("error: unforeseen ZeroDivisionError: so there: ")
     assert error.count("\n") == 1
+
+
+def test_torch_and_torchvision_that_do_not_fit_are_named(here, refused, monkeypatch):
+    def fail(*_):
+        raise RuntimeError("Failed to import transformers:\noperator torchvision::nms does not exist")
+
+    monkeypatch.setattr("cmrhash.evaluate.evaluate", fail)
+    refused(1, r"error: torch \d\S+ and torchvision \d\S+ do not fit together: install both together\n", "eval")

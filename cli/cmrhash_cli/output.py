@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -85,12 +86,17 @@ def run(app: typer.Typer) -> None:
             debug,
         )
     except Exception as error:
-        words = " ".join(str(error).split())[:200]
-        _fail(
-            f"unforeseen {type(error).__name__}: {words}: run again with --debug and report what it shows",
-            1,
-            debug,
-        )
+        _fail(_unforeseen(error), 1, debug)
+
+
+def _unforeseen(error: Exception) -> str:
+    words = " ".join(str(error).split())[:200]
+    if re.search(r"operator torchvision::\w+ does not exist", words):  # also where transformers passes it on
+        from importlib.metadata import version
+
+        pair = " and ".join(f"{name} {version(name)}" for name in ("torch", "torchvision"))
+        return f"{pair} do not fit together: install both together"
+    return f"unforeseen {type(error).__name__}: {words}: run again with --debug and report what it shows"
 
 
 def _fail(message: str, code: int, debug: bool) -> None:
