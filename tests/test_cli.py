@@ -5,6 +5,7 @@ import json
 import os
 import pty
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -118,6 +119,14 @@ def test_an_alignment_names_the_run(here):
     assert str(refused.exception).startswith("--alignment with --method triplet: ")
 
 
+def test_the_next_command_is_told_with_the_folders_of_this_one(here):
+    shutil.move("cache", "my features")
+    done = invoke("train", "--bits", 8, *QUICK, "--cache", "my features", "--runs", "r2")
+    told = done.stderr.partition("next: cmrhash ")[2].strip()
+    assert told == "eval --dataset toy --cache 'my features' --runs r2"
+    assert invoke(*shlex.split(told), "-q").exit_code == 0
+
+
 def test_a_repeated_length_is_trained_once(here):
     done = invoke("train", "--json", "--bits", 8, "--bits", 8, *QUICK)
     assert len(json.loads(done.stdout)) == 1
@@ -209,6 +218,7 @@ def test_extract_prints_json_and_nothing_else(manifest_root, tmp_path, monkeypat
         assert file["items"] == file["ok"] + file["quarantined"] == 40
         assert file["fresh"]
     assert "images: 40/40" in done.stderr
+    assert done.stderr.endswith("next: cmrhash train --dataset manifest --bits 32\n")
     again = invoke(*command, "--quiet")
     assert [file["fresh"] for file in json.loads(again.stdout)["files"]] == [False] * 3
     assert again.stderr == ""

@@ -19,6 +19,7 @@ from cmrhash_cli.output import (
     Json,
     Overwrite,
     Quiet,
+    folders_given,
     note,
     print_json,
     print_table,
@@ -167,7 +168,8 @@ def extract(
     if waiting:
         note(f"shard {report.shard} is done; whoever finishes last merges them", quiet)
     else:
-        note(f"next: cmrhash train --dataset {report.dataset.name} --bits 32{_choice(report)}", quiet)
+        options = f"--dataset {report.dataset.name} --bits 32{_choice(report)}{folders_given(cache)}"
+        note(f"next: cmrhash train {options}", quiet)
 
 
 def _choice(report: Report) -> str:

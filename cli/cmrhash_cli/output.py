@@ -135,6 +135,14 @@ def note(message: str, quiet: bool = False) -> None:
         print(message, file=sys.stderr)
 
 
+def folders_given(cache: Path, runs: Path = RUNS) -> str:
+    """The options of the folders for the next command, of those that are not the default ones."""
+    import shlex
+
+    own = (("--cache", cache, CACHE), ("--runs", runs, RUNS))
+    return "".join(f" {option} {shlex.quote(str(path))}" for option, path, default in own if path != default)
+
+
 def print_json(value: Any) -> None:
     """A result for programs, on stdout."""
     print(json.dumps(value, indent=1, ensure_ascii=False, default=str))

@@ -23,6 +23,7 @@ from cmrhash_cli.output import (
     Quiet,
     Relevance,
     Runs,
+    folders_given,
     note,
     print_json,
     print_table,
@@ -115,7 +116,7 @@ def train(
             finished.append((run, fresh))
     _show(finished, as_json, quiet)
     other = f" --relevance {relevance}" if relevance and relevance != data.relevance else ""
-    note(f"next: cmrhash eval --dataset {data.name}{other}", quiet)
+    note(f"next: cmrhash eval --dataset {data.name}{other}{folders_given(cache, runs)}", quiet)
 
 
 def _show(finished: list[tuple[Run, bool]], as_json: bool, quiet: bool) -> None:
