@@ -289,7 +289,8 @@ def test_no_photo_at_all(here, refused):
     shutil.rmtree(here / "mine")
     write_own(here / "mine", change=lambda e: [{**x, "image": None} for x in e])
     assert run(*EXTRACT, "-q") == 0  # nothing is broken: there are none
-    refused(DATA, "0 items to train on", "train", "--dataset", "manifest", *QUICK)
+    lacking = r"0 items to train on \(of 6 train items 6 have no usable image\).*: complete them"
+    refused(DATA, lacking, "train", "--dataset", "manifest", *QUICK)
 
 
 @pytest.mark.faults("bad labels, codes, features, Faiss calls")
