@@ -81,7 +81,7 @@ EMPTY = [  # what an unset variable of the shell leaves behind
     (r"--ties : choose", ["eval"], "--ties"),
     (r"--direction : choose", ["eval"], "--direction"),
     (r"--map-at-rule : choose", ["eval"], "--map-at-rule"),
-    (r"no such trained run", ["eval"], "--method"),
+    (r"unknown method ''", ["eval"], "--method"),
     (r"unknown metric ''", ["compare"], "--metric"),
 ]
 
@@ -135,6 +135,7 @@ EMPTY = [  # what an unset variable of the shell leaves behind
         (r"no such trained run.*cmrhash train", ["eval", "--runs", "nowhere"]),
         (r"no such trained run with 64 bits \(there: triplet-8\)", ["eval", "--bits", "64"]),
         (r"no such trained run \(there: triplet-8\)", ["eval", "--method", "cca"]),
+        (r"unknown method 'tripel': did you mean triplet\?", ["eval", "--method", "tripel"]),
         (r"no such trained run by pairs \(there: triplet-8\).*--relevance labels", ["eval", "--relevance", "pairs"]),
         (r"unknown relevance 'pair': did you mean pairs", ["eval", "--relevance", "pair"]),
         (r"unknown relevance 'label': did you mean labels", [*BITS, "--relevance", "label"]),
