@@ -72,7 +72,7 @@ def run(app: typer.Typer) -> None:
             error.show(sys.stdout)  # no command at all: the help
             sys.exit(2)
         command = error.ctx.command_path if getattr(error, "ctx", None) else "cmrhash"
-        _fail(f"{error.format_message().rstrip('.')}: see {command} --help", 2, debug)
+        _fail(f"{error.format_message().rstrip('.')}: {_repeated(error)}see {command} --help", 2, debug)
     except CmrhashError as error:
         _fail(str(error), error.exit_code, debug)
     except BrokenPipeError:
@@ -87,6 +87,15 @@ def run(app: typer.Typer) -> None:
         )
     except Exception as error:
         _fail(_unforeseen(error), 1, debug)
+
+
+def _repeated(error: Any) -> str:
+    """How to give several numbers, if they were given as one."""
+    option: Any = getattr(error, "param", None)
+    joined = [arg.rpartition("=")[2] for arg in sys.argv if re.fullmatch(r"(--[\w-]+=)?\d+(,\d+)+", arg)]
+    if not joined or not getattr(option, "multiple", False):
+        return ""
+    return f"repeat the option: {' '.join(f'{option.opts[0]} {number}' for number in joined[0].split(','))}: "
 
 
 def _unforeseen(error: Exception) -> str:
