@@ -43,8 +43,8 @@ def train(
     method: Annotated[
         str,
         typer.Option(
-            help="triplet, triplet-hard, triplet-seed, contrastive, cmpm, cmpm-cmpc, acmr, acmr-label, corrnet, "
-            "logistic, supcon, tie-ap or cca."
+            help="triplet, triplet-hard, triplet-seed, contrastive, cmpm, cmpm-cmpc, acmr, acmr-mmd, acmr-coral, "
+            "acmr-correlation, acmr-label-triplet, acmr-label, corrnet, logistic, supcon, tie-ap or cca."
         ),
     ] = D.method,
     alignment: Annotated[
