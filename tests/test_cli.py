@@ -13,6 +13,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from running import EXTRACT, write_own
+from small_models import write_bert
 from typer.testing import CliRunner
 
 from cmrhash import __version__
@@ -222,6 +224,22 @@ def test_extract_prints_json_and_nothing_else(manifest_root, tmp_path, monkeypat
     again = invoke(*command, "--quiet")
     assert [file["fresh"] for file in json.loads(again.stdout)["files"]] == [False] * 3
     assert again.stderr == ""
+
+
+def test_half_precision_that_nobody_asked_for_is_told(tmp_path, monkeypatch):
+    monkeypatch.setattr("cmrhash.device._cpu_has_bfloat16", lambda: True)
+    monkeypatch.chdir(tmp_path)
+    write_own(tmp_path / "mine", count=3)
+    write_bert(tmp_path / "bert")
+    command = [*EXTRACT, "--image-model", "shufflenet_v2_x0_5"]
+    for options, told in (
+        (["--text-model", "bert"], True),
+        (["--text-model", "bert", "--dtype", "bfloat16", "--name", "asked"], False),
+        (["--name", "untrained"], False),
+    ):
+        done = invoke(*command, *options)
+        assert done.exit_code == 0, done.output
+        assert ("dtype: bfloat16, as fits this machine (--dtype float32 for" in done.stderr) == told
 
 
 @pytest.mark.parametrize("command", [["train", "--bits", "24", *QUICK], ["eval"]], ids=["train", "eval"])

@@ -259,6 +259,8 @@ def _notes(report: Report) -> Iterator[str]:
             yield f"warning: {tuned.config['skipped_steps']} steps with a non-finite gradient were left out"
     if report.untrained:
         yield "note: untrained encoders; figures made with them show the wiring, not the method"
+    if report.half:
+        yield f"dtype: {report.half}, as fits this machine (--dtype float32 for full precision)"
     for lang, share in report.unknown_words.items():
         if share > MANY_UNKNOWN:
             yield f"warning: {share:.0%} of the {lang} words are unknown to its text model"
