@@ -11,6 +11,7 @@ import pytest
 from running import EXTRACT, QUICK, files, run, write_own
 
 from cmrhash.cache import MAGIC, USER_BLOCK
+from cmrhash.errors import EncoderError
 from cmrhash.files import locked, read_json, write_json
 
 USAGE, LOCKED, STALE, DATA, DAMAGED = 2, 3, 4, 5, 6
@@ -465,9 +466,16 @@ def test_what_nobody_foresaw_is_one_line_as_well(here, refused, capsys, monkeypa
     assert error.count("\n") == 1
 
 
-def test_torch_and_torchvision_that_do_not_fit_are_named(here, refused, monkeypatch):
+@pytest.mark.parametrize("passed_on", [False, True])
+def test_torch_and_torchvision_that_do_not_fit_are_named(here, refused, monkeypatch, passed_on):
     def fail(*_):
-        raise RuntimeError("Failed to import transformers:\noperator torchvision::nms does not exist")
+        try:
+            raise RuntimeError("operator torchvision::nms does not exist")
+        except RuntimeError:
+            if passed_on:
+                raise EncoderError("cannot load the text model", "bert", "give a directory") from None
+            raise
 
     monkeypatch.setattr("cmrhash.evaluate.evaluate", fail)
-    refused(1, r"error: torch \d\S+ and torchvision \d\S+ do not fit together: install both together\n", "eval")
+    code = EncoderError.exit_code if passed_on else 1
+    refused(code, r"error: torch \d\S+ and torchvision \d\S+ do not fit together: install both together\n", "eval")

@@ -74,7 +74,7 @@ def run(app: typer.Typer) -> None:
         command = error.ctx.command_path if getattr(error, "ctx", None) else "cmrhash"
         _fail(f"{error.format_message().rstrip('.')}: {_repeated(error)}see {command} --help", 2, debug)
     except CmrhashError as error:
-        _fail(str(error), error.exit_code, debug)
+        _fail(_misfit(error) or str(error), error.exit_code, debug)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # whoever read us has gone: no complaint
         sys.exit(1)
@@ -86,7 +86,9 @@ def run(app: typer.Typer) -> None:
             debug,
         )
     except Exception as error:
-        _fail(_unforeseen(error), 1, debug)
+        words = " ".join(str(error).split())[:200]
+        unforeseen = f"unforeseen {type(error).__name__}: {words}: run again with --debug and report what it shows"
+        _fail(_misfit(error) or unforeseen, 1, debug)
 
 
 def _repeated(error: Any) -> str:
@@ -98,14 +100,16 @@ def _repeated(error: Any) -> str:
     return f"repeat the option: {' '.join(f'{option.opts[0]} {number}' for number in joined[0].split(','))}: "
 
 
-def _unforeseen(error: Exception) -> str:
-    words = " ".join(str(error).split())[:200]
-    if re.search(r"operator torchvision::\w+ does not exist", words):  # also where transformers passes it on
-        from importlib.metadata import version
+def _misfit(error: BaseException | None) -> str:
+    """In words that torch and torchvision are of different releases, if that is behind an error, else ""."""
+    while error:
+        if re.search(r"operator torchvision::\w+ does not exist", str(error)):
+            from importlib.metadata import version
 
-        pair = " and ".join(f"{name} {version(name)}" for name in ("torch", "torchvision"))
-        return f"{pair} do not fit together: install both together"
-    return f"unforeseen {type(error).__name__}: {words}: run again with --debug and report what it shows"
+            pair = " and ".join(f"{name} {version(name)}" for name in ("torch", "torchvision"))
+            return f"{pair} do not fit together: install both together"
+        error = error.__cause__ or error.__context__  # transformers and our encoders pass it on in words of their own
+    return ""
 
 
 def _fail(message: str, code: int, debug: bool) -> None:
