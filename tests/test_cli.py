@@ -226,6 +226,17 @@ def test_extract_prints_json_and_nothing_else(manifest_root, tmp_path, monkeypat
     assert again.stderr == ""
 
 
+def test_a_sample_drawn_into_a_folder_of_the_users_is_told(tmp_path, monkeypatch):
+    def stop(*_):
+        raise ZeroDivisionError  # instead of drawing it
+
+    monkeypatch.setattr("cmrhash.extract.extract", stop)
+    told = f"{tmp_path} is empty: the built-in sample is drawn there (other data: --dataset)\n"
+    assert invoke("extract", "--root", tmp_path).stderr == told + "loading ...\n"
+    (tmp_path / "a").touch()
+    assert invoke("extract", "--root", tmp_path).stderr == "loading ...\n"
+
+
 def test_half_precision_that_nobody_asked_for_is_told(tmp_path, monkeypatch):
     monkeypatch.setattr("cmrhash.device._cpu_has_bfloat16", lambda: True)
     monkeypatch.chdir(tmp_path)

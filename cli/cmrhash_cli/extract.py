@@ -9,7 +9,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cmrhash.config import DATASETS, MAX_IMAGE_BATCH, TRAINED_SHARE, ExtractConfig, FinetuneConfig, check_finetune
+from cmrhash.config import (
+    DATASETS,
+    MAX_IMAGE_BATCH,
+    SAMPLE_DATASET,
+    TRAINED_SHARE,
+    ExtractConfig,
+    FinetuneConfig,
+    check_finetune,
+)
 from cmrhash.errors import UsageError
 from cmrhash_cli.output import (
     CACHE,
@@ -150,7 +158,10 @@ def extract(
         offline,
         overwrite,
     )
-    note("loading ...", quiet or os.environ.get("RANK", "0") != "0")
+    silent = quiet or os.environ.get("RANK", "0") != "0"
+    if dataset == SAMPLE_DATASET and root and root.is_dir() and not any(root.iterdir()):
+        note(f"{root} is empty: the built-in sample is drawn there (other data: --dataset)", silent)
+    note("loading ...", silent)
     from cmrhash import ranks
     from cmrhash.extract import extract as run
     from cmrhash.extract import refuse_bad
