@@ -47,7 +47,7 @@ Opened = tuple[ImageTextDataset, list[str], ImageEncoder | None, dict[str, Capti
 @dataclass
 class Report:
     """What ``extract`` did. untrained: some encoder has random weights; shard: what fell to this process; tuned: the
-    fine-tuning, if asked for.
+    fine-tuning, if asked for; half: the half precision that dtype "auto" came to for an encoder, else "".
     """
 
     dataset: ImageTextDataset
@@ -57,6 +57,7 @@ class Report:
     unknown_words: dict[str, float]  # language -> share of words or word pieces outside the vocabulary
     shard: Shard
     tuned: Tuned | None
+    half: str
 
 
 def extract(config: ExtractConfig, progress: Progress = lambda *_: None, tune: FinetuneConfig | None = None) -> Report:
@@ -82,9 +83,11 @@ def extract(config: ExtractConfig, progress: Progress = lambda *_: None, tune: F
             raise CmrhashError("shards of other processes are not there", folder, "all need the same cache folder")
         _write_quarantine(folder, [file for file in files if not file.missing])
         meet()
-    untrained = any(e.recipe["weights"] == RANDOM for e in (image_encoder, *encoders.values()) if e)
+    used = [encoder.recipe for encoder in (image_encoder, *encoders.values()) if encoder]
+    untrained = any(recipe["weights"] == RANDOM for recipe in used)
+    halves = {recipe.get("dtype", "float32") for recipe in used} - {"float32"} if config.dtype == "auto" else set()
     unknown = {lang: one.unknown_share(captions_of(dataset, lang)[1][:1000]) for lang, one in encoders.items()}
-    return Report(dataset, folder, files, untrained, unknown, shard, tuned)
+    return Report(dataset, folder, files, untrained, unknown, shard, tuned, "".join(halves))
 
 
 def _shard(config: ExtractConfig, tune: FinetuneConfig | None) -> Shard:

@@ -86,12 +86,20 @@ def train_items(dataset: ImageTextDataset, rows: Rows, where: Path) -> NDArray[n
     Raises DataError that names ``where`` if there are fewer than two.
     """
     every = np.arange(len(dataset.items))
-    whole = np.all([np.isin(every, item) for item in rows.values()], axis=0)
-    labelled = np.array([bool(item.labels) or dataset.relevance != "labels" for item in dataset.items])
-    train = np.flatnonzero(whole & labelled & _role(dataset, "train"))
+    has = {view: np.isin(every, item) for view, item in rows.items()}
+    if dataset.relevance == "labels":
+        has["label"] = np.array([bool(item.labels) for item in dataset.items])
+    role = _role(dataset, "train")
+    train = np.flatnonzero(np.all(list(has.values()), axis=0) & role)
     if len(train) < 2:
+        own = role.any() or dataset.split_seed is None or dataset.val_drawn  # drawn roles are of complete items alone
+        asked = role if own else np.ones_like(role)
+        lacks = {view: int((asked & ~there).sum()) for view, there in has.items()}
+        lacking = ", ".join(f"{n} have no usable {view}" for view, n in lacks.items() if n)
+        which = f" (of {asked.sum()} {'train ' if own else ''}items {lacking})" if lacking else ""
         fix = "give items the split 'train', or leave all splits out to have them drawn"
-        raise DataError(f"{len(train)} items to train on", where, fix)
+        fix = "complete them, then extract again with --overwrite" if lacking else fix
+        raise DataError(f"{len(train)} items to train on{which}", where, fix)
     return train
 
 

@@ -11,6 +11,7 @@ import pytest
 from running import EXTRACT, QUICK, files, run, write_own
 
 from cmrhash.cache import MAGIC, USER_BLOCK
+from cmrhash.errors import EncoderError
 from cmrhash.files import locked, read_json, write_json
 
 USAGE, LOCKED, STALE, DATA, DAMAGED = 2, 3, 4, 5, 6
@@ -81,7 +82,7 @@ EMPTY = [  # what an unset variable of the shell leaves behind
     (r"--ties : choose", ["eval"], "--ties"),
     (r"--direction : choose", ["eval"], "--direction"),
     (r"--map-at-rule : choose", ["eval"], "--map-at-rule"),
-    (r"no such trained run", ["eval"], "--method"),
+    (r"unknown method ''", ["eval"], "--method"),
     (r"unknown metric ''", ["compare"], "--metric"),
 ]
 
@@ -135,6 +136,7 @@ EMPTY = [  # what an unset variable of the shell leaves behind
         (r"no such trained run.*cmrhash train", ["eval", "--runs", "nowhere"]),
         (r"no such trained run with 64 bits \(there: triplet-8\)", ["eval", "--bits", "64"]),
         (r"no such trained run \(there: triplet-8\)", ["eval", "--method", "cca"]),
+        (r"unknown method 'tripel': did you mean triplet\?", ["eval", "--method", "tripel"]),
         (r"no such trained run by pairs \(there: triplet-8\).*--relevance labels", ["eval", "--relevance", "pairs"]),
         (r"unknown relevance 'pair': did you mean pairs", ["eval", "--relevance", "pair"]),
         (r"unknown relevance 'label': did you mean labels", [*BITS, "--relevance", "label"]),
@@ -221,6 +223,13 @@ def test_what_the_parser_refuses(here, capsys, args):
 
 
 @pytest.mark.faults("bad command line")
+@pytest.mark.parametrize("given", [["--bits", "16,32"], ["--bits=16,32"]])
+def test_numbers_joined_by_commas_are_told_apart(here, refused, given):
+    refused(USAGE, "'--bits'.*: repeat the option: --bits 16 --bits 32: see ", "train", *given)
+    assert "repeat" not in refused(USAGE, "'--epochs'", "train", "--epochs", "1,2")
+
+
+@pytest.mark.faults("bad command line")
 def test_two_data_sets_and_no_choice(here, refused, make_cache):
     make_cache(here / "cache", "other")
     for command in (BITS, ["eval"]):
@@ -289,7 +298,8 @@ def test_no_photo_at_all(here, refused):
     shutil.rmtree(here / "mine")
     write_own(here / "mine", change=lambda e: [{**x, "image": None} for x in e])
     assert run(*EXTRACT, "-q") == 0  # nothing is broken: there are none
-    refused(DATA, "0 items to train on", "train", "--dataset", "manifest", *QUICK)
+    lacking = r"0 items to train on \(of 6 train items 6 have no usable image\).*: complete them"
+    refused(DATA, lacking, "train", "--dataset", "manifest", *QUICK)
 
 
 @pytest.mark.faults("bad labels, codes, features, Faiss calls")
@@ -454,3 +464,18 @@ def test_what_nobody_foresaw_is_one_line_as_well(here, refused, capsys, monkeypa
     error = capsys.readouterr().err
     assert error.startswith("error: unforeseen ZeroDivisionError: so there: ")
     assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize("passed_on", [False, True])
+def test_torch_and_torchvision_that_do_not_fit_are_named(here, refused, monkeypatch, passed_on):
+    def fail(*_):
+        try:
+            raise RuntimeError("operator torchvision::nms does not exist")
+        except RuntimeError:
+            if passed_on:
+                raise EncoderError("cannot load the text model", "bert", "give a directory") from None
+            raise
+
+    monkeypatch.setattr("cmrhash.evaluate.evaluate", fail)
+    code = EncoderError.exit_code if passed_on else 1
+    refused(code, r"error: torch \d\S+ and torchvision \d\S+ do not fit together: install both together\n", "eval")

@@ -5,6 +5,7 @@ import json
 import os
 import pty
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -12,6 +13,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from running import EXTRACT, write_own
+from small_models import write_bert
 from typer.testing import CliRunner
 
 from cmrhash import __version__
@@ -137,6 +140,14 @@ def test_an_alignment_names_the_run(here):
     assert str(refused.exception).startswith("--alignment with --method triplet: ")
 
 
+def test_the_next_command_is_told_with_the_folders_of_this_one(here):
+    shutil.move("cache", "my features")
+    done = invoke("train", "--bits", 8, *QUICK, "--cache", "my features", "--runs", "r2")
+    told = done.stderr.partition("next: cmrhash ")[2].strip()
+    assert told == "eval --dataset toy --cache 'my features' --runs r2"
+    assert invoke(*shlex.split(told), "-q").exit_code == 0
+
+
 def test_a_repeated_length_is_trained_once(here):
     done = invoke("train", "--json", "--bits", 8, "--bits", 8, *QUICK)
     assert len(json.loads(done.stdout)) == 1
@@ -228,9 +239,37 @@ def test_extract_prints_json_and_nothing_else(manifest_root, tmp_path, monkeypat
         assert file["items"] == file["ok"] + file["quarantined"] == 40
         assert file["fresh"]
     assert "images: 40/40" in done.stderr
+    assert done.stderr.endswith("next: cmrhash train --dataset manifest --bits 32\n")
     again = invoke(*command, "--quiet")
     assert [file["fresh"] for file in json.loads(again.stdout)["files"]] == [False] * 3
     assert again.stderr == ""
+
+
+def test_a_sample_drawn_into_a_folder_of_the_users_is_told(tmp_path, monkeypatch):
+    def stop(*_):
+        raise ZeroDivisionError  # instead of drawing it
+
+    monkeypatch.setattr("cmrhash.extract.extract", stop)
+    told = f"{tmp_path} is empty: the built-in sample is drawn there (other data: --dataset)\n"
+    assert invoke("extract", "--root", tmp_path).stderr == told + "loading ...\n"
+    (tmp_path / "a").touch()
+    assert invoke("extract", "--root", tmp_path).stderr == "loading ...\n"
+
+
+def test_half_precision_that_nobody_asked_for_is_told(tmp_path, monkeypatch):
+    monkeypatch.setattr("cmrhash.device._cpu_has_bfloat16", lambda: True)
+    monkeypatch.chdir(tmp_path)
+    write_own(tmp_path / "mine", count=3)
+    write_bert(tmp_path / "bert")
+    command = [*EXTRACT, "--image-model", "shufflenet_v2_x0_5"]
+    for options, told in (
+        (["--text-model", "bert"], True),
+        (["--text-model", "bert", "--dtype", "bfloat16", "--name", "asked"], False),
+        (["--name", "untrained"], False),
+    ):
+        done = invoke(*command, *options)
+        assert done.exit_code == 0, done.output
+        assert ("dtype: bfloat16, as fits this machine (--dtype float32 for" in done.stderr) == told
 
 
 @pytest.mark.parametrize("command", [["train", "--bits", "24", *QUICK], ["eval"]], ids=["train", "eval"])

@@ -539,6 +539,7 @@ def test_frozen_and_tuned_features_side_by_side_have_to_be_chosen_from(made, sou
     tuned = invoke(source, made, *TYPED).stderr.partition("next: cmrhash ")[2].split()
     assert tuned.count("--encoder") == 3
     assert f"image={SMALL}-random-tuned" in tuned
+    assert tuned[-2:] == cache[:2]
     done = CliRunner().invoke(app, [*tuned, *cache, "--overwrite"])
     assert done.exit_code == 0, done.output
 

@@ -447,6 +447,19 @@ def test_what_is_gone_is_told_with_what_to_do(here):
     assert lines["runs/toy/triplet-8/image.faiss"].endswith("delete it; cmrhash eval makes it again")
 
 
+def test_what_is_not_whole_is_told_last(here):
+    """The first file is the one with the bad bit, the photos' folder is gone: both stand above the sum."""
+    flip(TOY / "image-toy.h5")
+    manifest.store(replace(manifest.load(TOY), root=Path("elsewhere")), TOY)
+    data = invoke("cache", "verify", "-q").stdout.splitlines()
+    assert [line.split()[0] for line in data[:-1]] == ["whole"] * (len(data) - 2) + ["DAMAGED"]
+    flip(TOY / "image-toy.h5")
+    *_, before, line, total = invoke("cache", "verify", "-q").stdout.splitlines()
+    assert before.startswith("whole ")
+    assert "photos not compared: " in line
+    assert " looked at, " in total
+
+
 def test_photos_that_changed_or_are_gone(here):
     for n in (3, 5, 7, 9):
         Path(f"cache/{n}.jpg").write_bytes(b"another photo")

@@ -54,7 +54,12 @@ def test_every_field_is_read(tmp_path):
         Item("17", "images/a.jpg", {"de": ("ein Hund",), "en": ("a dog",)}, (0, 2)),
         Item("b", None, {}, (1,)),
     )
-    assert read.found == {"items": 2, "items without de text": 1, "items without en text": 1}
+    there = {"items": 2, "images": 1, "de texts": 1, "en texts": 1, "labelled items": 2, "classes": 3}
+    lacking = dict.fromkeys(["items without de text", "items without en text", "items without an image"], 1)
+    assert read.found == {**there, **lacking, "images whose file is missing": 1}
+    (root / "images").mkdir()
+    (root / "images/a.jpg").write_bytes(b"photo")
+    assert manifest.read(root).found == {**there, **lacking}
 
 
 def test_without_labels_relevance_is_by_pairs(tmp_path):

@@ -112,6 +112,9 @@ def test_a_folder_of_the_users_is_left_alone(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="not empty and holds no complete sample"):
         sample.read(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
+    (tmp_path / "manifest.jsonl").write_text("{}")
+    with pytest.raises(DataError, match=r"no complete sample: .*: its manifest\.jsonl is read with --dataset manifest"):
+        sample.read(tmp_path)
 
 
 @pytest.mark.parametrize("marker", ["", "[]", "{}", "7"])

@@ -522,8 +522,22 @@ def test_items_that_lack_a_part_are_left_out_of_training(make_cache, tmp_path):
 
 def test_nothing_to_train_on_is_a_data_error(make_cache, tmp_path):
     made = make_cache(tmp_path, change=lambda item: replace(item, splits=item.splits - {"train"}))
-    with pytest.raises(DataError, match="0 items to train on"):
+    with pytest.raises(DataError, match="0 items to train on: .*: give items the split 'train'"):
         train.train(QUICK, *made, tmp_path / "runs")
+
+
+def test_what_the_train_items_lack_is_told(make_cache, tmp_path):
+    def change(item):
+        text = {} if "train" in item.splits else {"en": item.texts["en"]}
+        return replace(item, texts={"de": item.texts["de"]} | text, labels=item.labels if item.id > "i5" else ())
+
+    made = make_cache(tmp_path, change=change)
+    with pytest.raises(DataError, match=r"0 items .*\(of 80 train items 80 have no usable text-en, \d+ .*label\)"):
+        train.train(QUICK, *made, tmp_path / "runs")
+    items = tuple(replace(item, splits=frozenset({"database"})) for item in made[0].items)
+    drawn = replace(made[0], items=items, split_seed=0)  # as of one without a complete item
+    with pytest.raises(DataError, match=r"0 items to train on \(of 120 items 80 have no usable text-en, "):
+        train.train(QUICK, drawn, made[1], tmp_path / "runs")
 
 
 def test_query_items_never_touch_training(make_cache, finished, tmp_path):

@@ -89,11 +89,13 @@ def verify(
     from cmrhash.upkeep.verify import exit_code
     from cmrhash.upkeep.verify import verify as run
 
-    start, found = time.monotonic(), []
+    start, found, last = time.monotonic(), [], []
     with progress_bars(quiet) as progress:
         for checked in run(VerifyConfig(sources), cache, runs, dataset, progress):
             found.append(checked)
-            if not as_json:
+            if checked.status != "whole" or checked.words not in PLAIN:
+                last.append(_line(checked))  # what has to be read shall not drown among the others
+            elif not as_json:
                 print(_line(checked))
     counts = _counts(found)
     size, seconds = sum(one.bytes for one in found), time.monotonic() - start
@@ -101,6 +103,7 @@ def verify(
         files = [{"file": str(o.path), "status": o.status, "state": o.words, "fix": o.fix} for o in found]
         print_json({**counts, "bytes": size, "seconds": round(seconds, 3), "files": files})
     else:
+        print(*last, sep="\n", end="\n" * bool(last))
         words = ", ".join(f"{count} {status}" for status, count in counts.items())
         print(f"{len(found)} looked at, {size_of(size)} in {seconds:.1f} s: {words}")
     raise typer.Exit(exit_code(found))

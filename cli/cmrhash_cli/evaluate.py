@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cmrhash.config import CUTS, EvalConfig
+from cmrhash.errors import UsageError
 from cmrhash_cli.output import (
     CACHE,
     RUNS,
@@ -88,7 +89,14 @@ def evaluate(
     from cmrhash.trec import write_trec
 
     data, folder = open_extracted(cache, dataset)
-    result = run(config, data, folder, runs)
+    try:
+        result = run(config, data, folder, runs)
+    except UsageError:
+        from cmrhash.methods import get_method  # only now, for it takes torch
+
+        for name in config.methods:
+            get_method(name)
+        raise
     if as_json:
         print_json(result.as_json())
     else:

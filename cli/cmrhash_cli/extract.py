@@ -9,7 +9,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cmrhash.config import DATASETS, MAX_IMAGE_BATCH, TRAINED_SHARE, ExtractConfig, FinetuneConfig, check_finetune
+from cmrhash.config import (
+    DATASETS,
+    MAX_IMAGE_BATCH,
+    SAMPLE_DATASET,
+    TRAINED_SHARE,
+    ExtractConfig,
+    FinetuneConfig,
+    check_finetune,
+)
 from cmrhash.errors import UsageError
 from cmrhash_cli.output import (
     CACHE,
@@ -19,6 +27,7 @@ from cmrhash_cli.output import (
     Json,
     Overwrite,
     Quiet,
+    folders_given,
     note,
     print_json,
     print_table,
@@ -149,7 +158,10 @@ def extract(
         offline,
         overwrite,
     )
-    note("loading ...", quiet or os.environ.get("RANK", "0") != "0")
+    silent = quiet or os.environ.get("RANK", "0") != "0"
+    if dataset == SAMPLE_DATASET and root and root.is_dir() and not any(root.iterdir()):
+        note(f"{root} is empty: the built-in sample is drawn there (other data: --dataset)", silent)
+    note("loading ...", silent)
     from cmrhash import ranks
     from cmrhash.extract import extract as run
     from cmrhash.extract import refuse_bad
@@ -167,7 +179,8 @@ def extract(
     if waiting:
         note(f"shard {report.shard} is done; whoever finishes last merges them", quiet)
     else:
-        note(f"next: cmrhash train --dataset {report.dataset.name} --bits 32{_choice(report)}", quiet)
+        options = f"--dataset {report.dataset.name} --bits 32{_choice(report)}{folders_given(cache)}"
+        note(f"next: cmrhash train {options}", quiet)
 
 
 def _choice(report: Report) -> str:
@@ -257,6 +270,8 @@ def _notes(report: Report) -> Iterator[str]:
             yield f"warning: {tuned.config['skipped_steps']} steps with a non-finite gradient were left out"
     if report.untrained:
         yield "note: untrained encoders; figures made with them show the wiring, not the method"
+    if report.half:
+        yield f"dtype: {report.half}, as fits this machine (--dtype float32 for full precision)"
     for lang, share in report.unknown_words.items():
         if share > MANY_UNKNOWN:
             yield f"warning: {share:.0%} of the {lang} words are unknown to its text model"

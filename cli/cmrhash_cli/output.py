@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -72,9 +73,9 @@ def run(app: typer.Typer) -> None:
             error.show(sys.stdout)  # no command at all: the help
             sys.exit(2)
         command = error.ctx.command_path if getattr(error, "ctx", None) else "cmrhash"
-        _fail(f"{error.format_message().rstrip('.')}: see {command} --help", 2, debug)
+        _fail(f"{error.format_message().rstrip('.')}: {_repeated(error)}see {command} --help", 2, debug)
     except CmrhashError as error:
-        _fail(str(error), error.exit_code, debug)
+        _fail(_misfit(error) or str(error), error.exit_code, debug)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # whoever read us has gone: no complaint
         sys.exit(1)
@@ -87,11 +88,29 @@ def run(app: typer.Typer) -> None:
         )
     except Exception as error:
         words = " ".join(str(error).split())[:200]
-        _fail(
-            f"unforeseen {type(error).__name__}: {words}: run again with --debug and report what it shows",
-            1,
-            debug,
-        )
+        unforeseen = f"unforeseen {type(error).__name__}: {words}: run again with --debug and report what it shows"
+        _fail(_misfit(error) or unforeseen, 1, debug)
+
+
+def _repeated(error: Any) -> str:
+    """How to give several numbers, if they were given as one."""
+    option: Any = getattr(error, "param", None)
+    joined = [arg.rpartition("=")[2] for arg in sys.argv if re.fullmatch(r"(--[\w-]+=)?\d+(,\d+)+", arg)]
+    if not joined or not getattr(option, "multiple", False):
+        return ""
+    return f"repeat the option: {' '.join(f'{option.opts[0]} {number}' for number in joined[0].split(','))}: "
+
+
+def _misfit(error: BaseException | None) -> str:
+    """In words that torch and torchvision are of different releases, if that is behind an error, else ""."""
+    while error:
+        if re.search(r"operator torchvision::\w+ does not exist", str(error)):
+            from importlib.metadata import version
+
+            pair = " and ".join(f"{name} {version(name)}" for name in ("torch", "torchvision"))
+            return f"{pair} do not fit together: install both together"
+        error = error.__cause__ or error.__context__  # transformers and our encoders pass it on in words of their own
+    return ""
 
 
 def _fail(message: str, code: int, debug: bool) -> None:
@@ -128,6 +147,14 @@ def note(message: str, quiet: bool = False) -> None:
     """A line for people, on stderr."""
     if not quiet:
         print(message, file=sys.stderr)
+
+
+def folders_given(cache: Path, runs: Path = RUNS) -> str:
+    """The options of the folders for the next command, of those that are not the default ones."""
+    import shlex
+
+    own = (("--cache", cache, CACHE), ("--runs", runs, RUNS))
+    return "".join(f" {option} {shlex.quote(str(path))}" for option, path, default in own if path != default)
 
 
 def print_json(value: Any) -> None:

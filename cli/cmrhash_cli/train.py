@@ -23,6 +23,7 @@ from cmrhash_cli.output import (
     Quiet,
     Relevance,
     Runs,
+    folders_given,
     note,
     print_json,
     print_table,
@@ -42,8 +43,8 @@ def train(
     method: Annotated[
         str,
         typer.Option(
-            help="triplet, triplet-hard, triplet-seed, contrastive, cmpm, cmpm-cmpc, acmr, acmr-label, corrnet, "
-            "logistic, supcon, tie-ap or cca."
+            help="triplet, triplet-hard, triplet-seed, contrastive, cmpm, cmpm-cmpc, acmr, acmr-mmd, acmr-coral, "
+            "acmr-correlation, acmr-label-triplet, acmr-label, corrnet, logistic, supcon, tie-ap or cca."
         ),
     ] = D.method,
     alignment: Annotated[
@@ -115,7 +116,7 @@ def train(
             finished.append((run, fresh))
     _show(finished, as_json, quiet)
     other = f" --relevance {relevance}" if relevance and relevance != data.relevance else ""
-    note(f"next: cmrhash eval --dataset {data.name}{other}", quiet)
+    note(f"next: cmrhash eval --dataset {data.name}{other}{folders_given(cache, runs)}", quiet)
 
 
 def _show(finished: list[tuple[Run, bool]], as_json: bool, quiet: bool) -> None:

@@ -123,12 +123,14 @@ def resolve_image(root: Path, image: str) -> Path:
     """
     path = root / PurePosixPath(image)
     escapes = PurePosixPath(image).is_absolute() or ".." in PurePosixPath(image).parts or "\\" in image
+    how, fix = "", "use paths below the root"
     try:
-        escapes = escapes or not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(root))
+        if not escapes and not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(root)):
+            escapes, how, fix = True, " by a symbolic link", "put the files themselves below the root"
     except (OSError, ValueError):  # a name that no file can have
         escapes = True
     if escapes:
-        raise DataError(f"image path {image!r} leaves the data set's folder", root, "use paths below the root")
+        raise DataError(f"image path {image!r} leaves the data set's folder{how}", root, fix)
     return path
 
 

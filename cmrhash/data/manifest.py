@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import os
 import sys
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -26,9 +27,9 @@ from cmrhash.data.dataset import (
     Item,
     check,
     clean_text,
-    common_missing,
     resolve_image,
 )
+from cmrhash.data.layout import report
 from cmrhash.errors import DamagedError, DataError, StaleError, UsageError
 from cmrhash.files import locked, make_folder, read_json, remove, write_bytes, write_json
 from cmrhash.recipe import refuse_difference
@@ -58,14 +59,12 @@ def read(root: Path) -> ImageTextDataset:
     place = {met[label]: n for n, label in enumerate(classes)}
     sort = {labels: tuple(sorted(place[n] for n in labels)) for labels in {item.labels for item in read}}
     items = tuple(replace(item, labels=sort[item.labels]) for item in read)
-    for item in items:
-        if item.image:
-            resolve_image(root, item.image)
+    missing = sum(not os.path.isfile(resolve_image(root, item.image)) for item in items if item.image)
     roles = [bool(item.splits) for item in items]
     if any(roles) and not all(roles):
         raise DataError(f"item '{items[roles.index(False)].id}' has no splits, others have", path, "give all, or none")
     dataset = ImageTextDataset("manifest", root, items, classes, relevance="labels" if classes else "pairs")
-    return replace(dataset, found={"items": len(items), **common_missing(items, dataset.languages)})
+    return replace(dataset, found=report(items, classes, dataset.languages, {"images whose file is missing": missing}))
 
 
 def _rows(path: Path) -> Iterator[dict[str, Any]]:

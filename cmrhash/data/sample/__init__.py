@@ -56,7 +56,10 @@ def draw(root: Path, seed: int = SEED, count: int = COUNT) -> None:
     They are drawn beside it and renamed at the end: a sample at ``root`` is complete whenever this is killed.
     """
     if root.exists() and any(root.iterdir()):
-        raise DataError("the folder is not empty and holds no complete sample", root, "give a new or empty folder")
+        fix = "give a new or empty folder"
+        if (root / "manifest.jsonl").exists():  # the default data set was hardly meant
+            fix = "its manifest.jsonl is read with --dataset manifest"
+        raise DataError("the folder is not empty and holds no complete sample", root, fix)
     if count < 1:
         raise DataError(f"cannot draw {count} scenes", root, "ask for one or more")
     root.parent.mkdir(parents=True, exist_ok=True)
