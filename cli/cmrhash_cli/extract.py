@@ -172,6 +172,11 @@ def extract(
         return  # one process speaks for all
     _show(report, as_json, quiet)
     refuse_bad(report, max_bad)
+    _note_next(report, cache, quiet)
+
+
+def _note_next(report: Report, cache: Path, quiet: bool) -> None:
+    """What to type now, or what a shard still waits for."""
     waiting = [file for file in report.files if file.missing]
     for file in waiting:
         missing = ", ".join(f"{number}/{report.shard.of}" for number in file.missing)
