@@ -58,8 +58,8 @@ def compare(
 
     config: what all cells share; its method, bits and seed are those of the cell. A cell that is trained already is
     taken as it is; an interrupted call goes on where it was. Writes ``compare.json``, ``compare.csv`` and
-    ``compare.md`` into ``out/<dataset>/``. Raises UsageError for an empty grid, StaleError that names the cell whose
-    folder holds a run of another recipe.
+    ``compare.md`` into ``grid.out``, else into ``out/<dataset>/``. Raises UsageError for an empty grid, StaleError that
+    names the cell whose folder holds a run of another recipe.
     """
     paired = with_relevance(dataset, config.relevance)
     metric = _check(grid, paired.relevance)
@@ -69,7 +69,7 @@ def compare(
     scored = score(EvalConfig(langs=grid.langs), found, paired, folder)
     again = {run.folder: _command(grid, config, encoders, run) for run in found}
     result = Evaluation({**scored.protocol, "metric": WORDS[metric]}, _rows(scored.rows, metric, again))
-    _write(result, out / dataset.name)
+    _write(result, grid.out or out / dataset.name)
     return result
 
 

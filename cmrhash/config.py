@@ -216,6 +216,7 @@ class CompareConfig:
     langs: tuple[str, ...] = ()  # languages to show; empty: all that the runs can score
     seeds: int = 3  # seeds a cell, from 0
     metric: str | None = None  # of a cell: "map", "r@1", "r@5" or "r@10"; None: map by labels, r@1 by pairs
+    out: Path | None = None  # folder of the table; None: beside the runs, where a report looks for it
 
 
 @dataclass(frozen=True)

@@ -71,6 +71,21 @@ def test_markdown_csv_and_json_lie_beside_the_runs(compared):
     assert "never on query" in markdown
 
 
+def test_a_second_table_goes_where_it_is_asked_to_or_says_what_it_replaces(compared, tmp_path):
+    _, _, folder, out = compared
+    beside = out / "toy/compare.json"
+    before = beside.read_bytes()
+    asked = ["compare", "--method", "triplet", "--bits", "8", "--seeds", "1", "--lang", "de", "--cache", folder.parent]
+    asked = [str(word) for word in (*asked, "--runs", tmp_path / "runs", "--epochs", 1, "--device", "cpu")]
+    for words, where in ((["--out", str(tmp_path / "mine")], "mine"), ([], "runs/toy"), ([], "runs/toy")):
+        is_there = (tmp_path / where / "compare.md").exists()
+        done = CliRunner().invoke(app, [*asked, *words])
+        assert done.exit_code == 0, done.output
+        assert done.stderr.splitlines()[-1].startswith(f"{'replaced' if is_there else 'written'}: {tmp_path / where}/")
+    assert beside.read_bytes() == before
+    assert {path.name for path in (tmp_path / "mine").iterdir()} == {f"compare.{end}" for end in ("md", "csv", "json")}
+
+
 def test_the_printed_command_makes_the_cell_again(compared, tmp_path):
     result, _, folder, _ = compared
     *trainings, scoring = result.rows[0]["command"].split(" && ")

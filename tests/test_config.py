@@ -172,7 +172,7 @@ def test_without_options_a_command_asks_for_the_config_as_it_is(monkeypatch, tmp
         importlib.import_module(f"cmrhash.{door.rpartition('.')[0]}")
     for name, door in doors.items():
         monkeypatch.setattr(f"cmrhash.{door}", remember(name))
-    monkeypatch.setattr("cmrhash.data.manifest.open_extracted", lambda *_: (None, tmp_path))
+    monkeypatch.setattr("cmrhash.data.manifest.open_extracted", lambda *_: (SimpleNamespace(name="toy"), tmp_path))
     for name in doors:
         with pytest.raises(Stop):
             typer.main.get_command(app)(name.split(), standalone_mode=False)

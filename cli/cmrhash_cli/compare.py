@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -44,6 +45,9 @@ def compare(
     relevance: Relevance = T.relevance,
     epochs: Epochs = T.epochs,
     encoder: Encoder = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder of the written table; default: beside the runs, where report looks.")
+    ] = D.out,
     cache: Cache = CACHE,
     runs: Runs = RUNS,
     device: Device = T.device,
@@ -63,7 +67,9 @@ def compare(
     from cmrhash.compare import compare as run
     from cmrhash.compare import table
 
-    grid = CompareConfig(tuple(method or D.methods), tuple(bits or D.bits), tuple(lang or ()), seeds, metric)
+    grid = CompareConfig(tuple(method or D.methods), tuple(bits or D.bits), tuple(lang or ()), seeds, metric, out)
+    target = out or runs / data.name
+    before = (target / "compare.json").exists()
     config = TrainConfig(langs=tuple(train_lang or ()), relevance=relevance, epochs=epochs, device=device)
     with progress_bars(quiet) as progress:
         result = run(grid, config, data, folder, runs, tuple(encoder or ()), progress)
@@ -72,6 +78,6 @@ def compare(
     else:
         columns, cells = table(result.rows)
         title = f"{data.name}: {result.protocol['metric']}, mean +- sd over seeds (* = collapsed)"
-        again = f"to make a cell again: {result.rows[0]['command']}"
+        again = f"to make the first cell again: {result.rows[0]['command']}"
         print_table(titled(title, result.protocol), columns, cells, "\n".join([*result.in_words(), again]))
-    note(f"written: {runs / data.name}/compare.md, .csv, .json", quiet)
+    note(f"{'replaced' if before else 'written'}: {target}/compare.md, .csv, .json", quiet)
