@@ -7,6 +7,7 @@ import inspect
 import re
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 import typer
