@@ -186,15 +186,10 @@ def current(found: Sequence[runs.Run], dataset: ImageTextDataset, folder: Path) 
 
 
 def refuse_stale(run: runs.Run, dataset: ImageTextDataset, folder: Path) -> None:
-    """Raise StaleError for a run of other items, splits or features than the cache holds."""
+    """Raise StaleError for a run of other items, splits or features than the cache holds: its codes are of the past."""
     if run.config["items_sha256"] != dataset.sha256:
         what = "trained on other items or splits than the cache holds"
         raise StaleError(what, run.folder, "train again; cmrhash cache prune deletes what is of the past")
-    refuse_new_features(run, folder)
-
-
-def refuse_new_features(run: runs.Run, folder: Path) -> None:
-    """Raise StaleError if the cache holds other features than the run was trained on: its codes are of the past."""
     for made in run.config["features"].values():
         path = folder / made["file"]
         if path.exists() and read_manifest(path)["payload_sha256"] != made["sha256"]:
