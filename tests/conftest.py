@@ -11,9 +11,9 @@ from hypothesis import settings
 from servers import PostgresServer
 from trees import write_manifest
 
-from cmrhash.cache import FeatureWriter, source_digest
 from cmrhash.data import manifest
-from cmrhash.data.dataset import ImageTextDataset, Item, ids_digest
+from cmrhash.data.items import ImageTextDataset, Item, ids_digest
+from cmrhash.features.file import FeatureWriter, source_digest
 
 pytest_plugins = ["fault_table"]
 # How many times the usual number of examples a property is tried on, then other ones every time.

@@ -26,9 +26,9 @@ from cmrhash_cli.output import (
 )
 
 if TYPE_CHECKING:
-    from cmrhash.upkeep.inventory import Entry
-    from cmrhash.upkeep.prune import Doomed
-    from cmrhash.upkeep.verify import Checked
+    from cmrhash.maintenance.inventory import Entry
+    from cmrhash.maintenance.prune import Doomed
+    from cmrhash.maintenance.verify import Checked
 
 PLAIN = ("whole", "sealed", "trained", "tuned")  # states that say no more than that
 ALONE = ("damaged", "another format")  # states whose reason differs from file to file
@@ -50,7 +50,7 @@ def ls(
 
     cmrhash cache ls --dataset iaprtc12 --json
     """
-    from cmrhash.upkeep.inventory import survey
+    from cmrhash.maintenance.inventory import survey
 
     found = survey(cache, runs, dataset)
     own, trained = ([entry for entry in found if (entry.kind == "run") is wanted] for wanted in (False, True))
@@ -86,8 +86,8 @@ def verify(
 
     cmrhash cache verify --dataset flickr --no-sources
     """
-    from cmrhash.upkeep.verify import exit_code
-    from cmrhash.upkeep.verify import verify as run
+    from cmrhash.maintenance.verify import exit_code
+    from cmrhash.maintenance.verify import verify as run
 
     start, found, last = time.monotonic(), [], []
     with progress_bars(quiet) as progress:
@@ -130,7 +130,7 @@ def prune(
 
     cmrhash cache prune --unfinished --yes
     """
-    from cmrhash.upkeep.prune import delete, plan
+    from cmrhash.maintenance.prune import delete, plan
 
     config = PruneConfig(unfinished, gone, yes)
     found = plan(config, cache, runs, dataset)

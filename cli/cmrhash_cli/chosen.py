@@ -12,9 +12,9 @@ import typer
 from cmrhash_cli.output import note
 
 if TYPE_CHECKING:
-    from cmrhash.data.dataset import ImageTextDataset
-    from cmrhash.hasher import Hasher
-    from cmrhash.runs import Run
+    from cmrhash.data.items import ImageTextDataset
+    from cmrhash.search.hasher import Hasher
+    from cmrhash.training.runs import Run
 
 OneRun = Annotated[Path | None, typer.Option("--run", help="Folder of a trained run; default: the best one on val.")]
 OneLength = Annotated[int | None, typer.Option("--bits", help="Code length of the run; default: any.")]
@@ -43,8 +43,8 @@ def chosen_run(
 ) -> tuple[Run, ImageTextDataset, Path]:
     """The run that is asked for, or else the one that is best on val; its data set, and where that lies."""
     from cmrhash.data.manifest import open_extracted
-    from cmrhash.encode import current
-    from cmrhash.runs import best_run, find_runs, open_run
+    from cmrhash.evaluation.run_codes import current
+    from cmrhash.training.runs import best_run, find_runs, open_run
 
     chosen = open_run(run) if run else None
     data, folder = open_extracted(cache, chosen.config["dataset"] if chosen else dataset)

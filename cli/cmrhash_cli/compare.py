@@ -64,8 +64,8 @@ def compare(
     from cmrhash.data.manifest import open_extracted
 
     data, folder = open_extracted(cache, dataset)
-    from cmrhash.compare import compare as run
-    from cmrhash.compare import table
+    from cmrhash.evaluation.compare import compare as run
+    from cmrhash.evaluation.compare import table
 
     grid = CompareConfig(tuple(method or D.methods), tuple(bits or D.bits), tuple(lang or ()), seeds, metric, out)
     target = out or runs / data.name

@@ -12,7 +12,7 @@ def env(cache: Cache = CACHE, runs: Runs = RUNS, as_json: Json = False, debug: D
 
     cmrhash env --json
     """
-    from cmrhash.upkeep.environment import as_markdown, describe
+    from cmrhash.maintenance.environment import as_markdown, describe
 
     found = describe(cache, runs)
     if as_json:

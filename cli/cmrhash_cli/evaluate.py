@@ -29,7 +29,7 @@ from cmrhash_cli.output import (
 )
 
 if TYPE_CHECKING:
-    from cmrhash.evaluate import Evaluation
+    from cmrhash.evaluation.evaluate import Evaluation
 
 D = EvalConfig
 FEW_QUERIES = 50  # below which figures are noise
@@ -85,14 +85,14 @@ def evaluate(
         at=tuple(at or ()),
     )
     from cmrhash.data.manifest import open_extracted
-    from cmrhash.evaluate import evaluate as run
-    from cmrhash.trec import write_trec
+    from cmrhash.evaluation.evaluate import evaluate as run
+    from cmrhash.evaluation.trec import write_trec
 
     data, folder = open_extracted(cache, dataset)
     try:
         result = run(config, data, folder, runs)
     except UsageError:
-        from cmrhash.methods import get_method  # only now, for it takes torch
+        from cmrhash.training.methods import get_method  # only now, for it takes torch
 
         for name in config.methods:
             get_method(name)

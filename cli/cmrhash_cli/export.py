@@ -82,8 +82,8 @@ def export(
     config = ExportConfig(with_encoders, onnx, image_weights, texts, device, offline, push, private)
     _check(config)
     chosen, data, folder = chosen_run(run, bits, method, relevance, dataset, cache, runs)
-    from cmrhash.hasher import Hasher
-    from cmrhash.share.pretrained import read_config
+    from cmrhash.search.exported.hasher import read_config
+    from cmrhash.search.hasher import Hasher
 
     hasher = Hasher(
         chosen,
@@ -97,12 +97,12 @@ def export(
     hasher.save_pretrained(target, with_encoders=config.with_encoders, overwrite=overwrite)
     graphs = {}
     if config.onnx:
-        from cmrhash.share.onnx import write
+        from cmrhash.search.exported.onnx import write
 
         graphs = write(hasher, target, hasher.captions(8))
     url = None
     if config.push:
-        from cmrhash.share.export import push as upload
+        from cmrhash.search.exported.write import push as upload
 
         url = upload(target, config.push, private=config.private)
     files = {str(path.relative_to(target)): path.stat().st_size for path in _files(target)}
@@ -125,7 +125,7 @@ def _check(config: ExportConfig) -> None:
     if config.private and not config.push:
         raise UsageError("--private without --push", None, "give --push OWNER/NAME")
     if config.onnx:
-        from cmrhash.share.onnx import need_onnx
+        from cmrhash.search.exported.onnx import need_onnx
 
         need_onnx()
 

@@ -35,7 +35,8 @@ from cmrhash_cli.output import (
 )
 
 if TYPE_CHECKING:
-    from cmrhash.extract import Report
+    from cmrhash.features.extract import Extraction
+    from cmrhash.training.finetune.tuned import Tuned
 
 D, T = ExtractConfig, FinetuneConfig
 ROLES = ("query", "database", "train", "val")
@@ -162,20 +163,25 @@ def extract(
     if dataset == SAMPLE_DATASET and root and root.is_dir() and not any(root.iterdir()):
         note(f"{root} is empty: the built-in sample is drawn there (other data: --dataset)", silent)
     note("loading ...", silent)
-    from cmrhash import ranks
-    from cmrhash.extract import extract as run
-    from cmrhash.extract import refuse_bad
+    from cmrhash.compute import processes
+    from cmrhash.features.extract import extract as run
+    from cmrhash.features.extract import refuse_bad
 
-    with progress_bars(quiet or ranks.rank() > 0) as progress:
-        report = run(config, progress, tune if finetune else None)
-    if ranks.rank():
+    with progress_bars(quiet or processes.rank() > 0) as progress:
+        if finetune:
+            from cmrhash.training.finetune.extract import extract_tuned
+
+            report: Extraction = extract_tuned(config, tune, progress)
+        else:
+            report = run(config, progress)
+    if processes.rank():
         return  # one process speaks for all
     _show(report, as_json, quiet)
     refuse_bad(report, max_bad)
     _note_next(report, cache, quiet)
 
 
-def _note_next(report: Report, cache: Path, quiet: bool) -> None:
+def _note_next(report: Extraction, cache: Path, quiet: bool) -> None:
     """What to type now, or what a shard still waits for."""
     waiting = [file for file in report.files if file.missing]
     for file in waiting:
@@ -188,7 +194,7 @@ def _note_next(report: Report, cache: Path, quiet: bool) -> None:
         note(f"next: cmrhash train {options}", quiet)
 
 
-def _choice(report: Report) -> str:
+def _choice(report: Extraction) -> str:
     """The options that name the encoders of this call, if others have files there too."""
     chosen = ""
     for file in report.files:
@@ -198,7 +204,7 @@ def _choice(report: Report) -> str:
     return chosen
 
 
-def _show(report: Report, as_json: bool, quiet: bool) -> None:
+def _show(report: Extraction, as_json: bool, quiet: bool) -> None:
     if as_json:
         print_json(_as_json(report))
     else:
@@ -219,7 +225,7 @@ def _show(report: Report, as_json: bool, quiet: bool) -> None:
         note(line, quiet)
 
 
-def _as_json(report: Report) -> dict[str, Any]:
+def _as_json(report: Extraction) -> dict[str, Any]:
     data = report.dataset
     return {
         "dataset": data.name,
@@ -246,15 +252,22 @@ def _as_json(report: Report) -> dict[str, Any]:
     }
 
 
-def _tuned_as_json(report: Report) -> dict[str, Any] | None:
+def _tuned(report: Extraction) -> Tuned | None:
+    """The fine-tuning behind the features, if there was one."""
+    tuned: Tuned | None = getattr(report, "tuned", None)
+    return tuned
+
+
+def _tuned_as_json(report: Extraction) -> dict[str, Any] | None:
     """What was tuned and how well it went; None without --finetune."""
-    if report.tuned is None:
+    tuned = _tuned(report)
+    if tuned is None:
         return None
-    config = report.tuned.config
+    config = tuned.config
     keys = ("epochs", "best_epoch", "chosen_on", "skipped_steps", "val_map", "val_map_mean", "collapsed")
     return {
-        "folder": str(report.tuned.folder),
-        "fresh": report.tuned.fresh,
+        "folder": str(tuned.folder),
+        "fresh": tuned.fresh,
         "views": sorted(config["weights"]),
         "finetune": config["recipe"]["finetune"],
         "rates": config["recipe"]["rates"],
@@ -262,12 +275,12 @@ def _tuned_as_json(report: Report) -> dict[str, Any] | None:
     }
 
 
-def _notes(report: Report) -> Iterator[str]:
+def _notes(report: Extraction) -> Iterator[str]:
     """What a person should know: what was found and missed, the splits, doubts about the encoders."""
     data = report.dataset
     yield "found: " + ", ".join(f"{count} {what}" for what, count in data.found.items())
     yield "splits: " + ", ".join(f"{data.count(role)} {role}" for role in ROLES) + f" ({data.split})"
-    if tuned := report.tuned:
+    if tuned := _tuned(report):
         best = f"epoch {tuned.config['best_epoch'] + 1} of {tuned.config['epochs']}, by {tuned.config['chosen_on']}"
         score = f" (mAP {tuned.config['val_map_mean']:.3f})" if "val_map_mean" in tuned.config else ""
         yield f"tuned {'now' if tuned.fresh else 'before'}: {', '.join(sorted(tuned.config['weights']))}; {best}{score}"

@@ -67,9 +67,9 @@ def index(
 
     if store is None:
         raise UsageError("no --store", None, "give faiss:DIR, postgresql://..., milvus+http://... or milvus:FILE")
-    from cmrhash.deploy import deploy
-    from cmrhash.hasher import Hasher
-    from cmrhash.stores import open_store
+    from cmrhash.search.hasher import Hasher
+    from cmrhash.search.publish import deploy
+    from cmrhash.search.stores import open_store
 
     with closing(open_store(store)) as target:
         hasher = Hasher(*chosen_run(run, bits, method, relevance, dataset, cache, runs), among=among)

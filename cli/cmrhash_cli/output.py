@@ -126,10 +126,10 @@ def _fail(message: str, code: int, debug: bool) -> None:
 
 def _speaks() -> bool:
     """Whether this is the one of several processes that tells the user."""
-    from cmrhash import ranks
+    from cmrhash.compute import processes
 
     try:
-        return ranks.speaks()
+        return processes.speaks()
     except CmrhashError:  # the environment says nothing that makes sense
         return True
 

@@ -41,8 +41,8 @@ def report(
     """
     config = ReportConfig(run, tuple(lang or ()), examples, top, thumbnail, out)
     from cmrhash.data.manifest import open_extracted
-    from cmrhash.runs import open_run
     from cmrhash.show.report import report as write
+    from cmrhash.training.runs import open_run
 
     name = open_run(run).config["dataset"] if run else dataset
     made = write(config, *open_extracted(cache, name), runs)

@@ -41,10 +41,10 @@ from cmrhash_cli.output import (
 )
 
 if TYPE_CHECKING:
-    from cmrhash.data.dataset import ImageTextDataset
-    from cmrhash.hasher import Hasher, Hit
-    from cmrhash.runs import Run
-    from cmrhash.serve.answers import Judged
+    from cmrhash.data.items import ImageTextDataset
+    from cmrhash.search.hasher import Hasher, Hit
+    from cmrhash.show.server.answers import Judged
+    from cmrhash.training.runs import Run
 
 D = SearchConfig
 PHOTOS = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")
@@ -136,7 +136,7 @@ def _note_borrowed(hasher: Hasher, lang: str, quiet: bool) -> None:
 
 
 def _open(config: SearchConfig, run: Run, dataset: ImageTextDataset, folder: Path) -> Hasher:
-    from cmrhash.hasher import Hasher
+    from cmrhash.search.hasher import Hasher
 
     return Hasher(
         run,
@@ -161,7 +161,7 @@ def _find(hasher: Hasher, config: SearchConfig, query: str | None, item: str | N
 
 def _judge(hasher: Hasher, item: str | None, hits: Sequence[Hit]) -> list[Judged]:
     """Whether each is relevant to the item that was asked by."""
-    from cmrhash.serve.answers import judge
+    from cmrhash.show.server.answers import judge
 
     return judge(hasher, hits, hasher.item(item) if item is not None else None)
 
@@ -176,10 +176,10 @@ def _photo(query: str) -> Path | None:
 def _write_sheet(
     path: Path, hasher: Hasher, config: SearchConfig, query: str | None, item: str | None, hits: Sequence[Hit]
 ) -> None:
-    from cmrhash.files import write_bytes
-    from cmrhash.serve.answers import Question, found
-    from cmrhash.serve.html import sheet
-    from cmrhash.serve.thumbs import Thumbnails
+    from cmrhash.show.server.answers import Question, found
+    from cmrhash.show.server.html import sheet
+    from cmrhash.show.server.thumbs import Thumbnails
+    from cmrhash.storage.files import write_bytes
 
     photo = _photo(query) if query is not None else None
     question = Question(None if photo else query, None, item, config.by, config.lang, config.to, config.k)

@@ -55,12 +55,12 @@ def serve(
     """
     config = ServeConfig(host, port, i_know, k, image_weights, tuple(text_model or ()), device, offline, among)
     from cmrhash.errors import UsageError
-    from cmrhash.hasher import Hasher
+    from cmrhash.search.hasher import Hasher
 
     try:
         import python_multipart  # noqa: F401  # FastAPI asks for it when it sees a form
 
-        from cmrhash.serve.server import serve as listen
+        from cmrhash.show.server.server import serve as listen
     except ImportError as missing:
         what = f"cmrhash serve needs {missing.name}, which is not installed"
         raise UsageError(what, None, 'pip install "cmrhash[serve]"') from None

@@ -31,7 +31,7 @@ from cmrhash_cli.output import (
 )
 
 if TYPE_CHECKING:
-    from cmrhash.runs import Run
+    from cmrhash.training.runs import Run
 
 D = TrainConfig
 
@@ -103,8 +103,8 @@ def train(
     from cmrhash.data.manifest import open_extracted
 
     data, folder = open_extracted(cache, dataset)
-    from cmrhash.encode import encode, has_codes
-    from cmrhash.train import train as run_one
+    from cmrhash.evaluation.run_codes import encode, has_codes
+    from cmrhash.training.train import train as run_one
 
     finished: list[tuple[Run, bool]] = []
     with progress_bars(quiet) as progress:
@@ -144,7 +144,7 @@ def _show(finished: list[tuple[Run, bool]], as_json: bool, quiet: bool) -> None:
 
 
 def _as_json(run: Run, fresh: bool) -> dict[str, Any]:
-    from cmrhash.runs import HISTORY
+    from cmrhash.training.runs import HISTORY
 
     history = [json.loads(line) for line in (run.folder / HISTORY).read_text().splitlines()]
     keys = (

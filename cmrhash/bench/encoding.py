@@ -17,15 +17,15 @@ from PIL import Image
 from torchvision import transforms
 
 from cmrhash.bench import Case, Path, pieces
-from cmrhash.cache import read_features
+from cmrhash.compute.device import choose_dtype
 from cmrhash.config import RANDOM, ExtractConfig
-from cmrhash.data.dataset import ImageTextDataset, Item
-from cmrhash.device import choose_dtype
+from cmrhash.data.items import ImageTextDataset, Item
 from cmrhash.encoders import image as image_encoders
 from cmrhash.encoders import text as text_encoders
 from cmrhash.encoders.pixels import decode
-from cmrhash.extraction.images import extract_images
-from cmrhash.extraction.shards import Shard
+from cmrhash.features.file import read_features
+from cmrhash.features.images import extract_images
+from cmrhash.features.shards import Shard
 
 PHOTOS, BATCH = 64, 32
 CAPTIONS = 128

@@ -15,10 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cmrhash.bench import Case, Path
-from cmrhash.codes import pack, pad
-from cmrhash.index import BinaryIndex, rank_histogram
-from cmrhash.metrics import average_precision, items_relevant
-from cmrhash.relevance import Relevance
+from cmrhash.retrieval.codes import pack, pad
+from cmrhash.retrieval.index import BinaryIndex, rank_histogram
+from cmrhash.retrieval.metrics import average_precision, items_relevant
+from cmrhash.retrieval.relevance import Relevance
 
 CLASSES, TOP = 255, 10
 # What a compiler makes of the counting itself: distances by popcount into a histogram by relevance, nothing else.

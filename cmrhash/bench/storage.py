@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cmrhash.bench import Case, Path, pieces
-from cmrhash.cache import FeatureWriter, read_features
+from cmrhash.features.file import FeatureWriter, read_features
 
 ROWS, DIM, BLOCK = 20_000, 768, 256
 SHARE = 0.1

@@ -18,12 +18,12 @@ from torch.utils.checkpoint import checkpoint
 from torch.utils.data import DataLoader, Dataset
 
 from cmrhash.bench import Case, Path
-from cmrhash.cache import FeatureWriter, source_digest
 from cmrhash.config import TrainConfig
-from cmrhash.data.dataset import ImageTextDataset, Item
-from cmrhash.methods import get_method
-from cmrhash.task import prepare
-from cmrhash.train import MIN_STEPS, fresh, one_epoch
+from cmrhash.data.items import ImageTextDataset, Item
+from cmrhash.features.file import FeatureWriter, source_digest
+from cmrhash.training.methods import get_method
+from cmrhash.training.task import prepare
+from cmrhash.training.train import MIN_STEPS, fresh, one_epoch
 
 DIMS = {"image": 512, "text-en": 768}
 CLASSES, BITS, MARGIN = 255, 32, 0.25

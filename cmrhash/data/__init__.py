@@ -1,1 +1,1 @@
-"""Data sets: one reader a file, all of them giving an ``ImageTextDataset``; ``readers.py`` knows them by name."""
+"""Data sets: items with photos, captions, labels and splits, read from any layout. It may import storage and config."""

@@ -21,7 +21,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import IO, Any
 
-from cmrhash.data.dataset import (
+from cmrhash.data.items import (
     ROLES,
     ImageTextDataset,
     Item,
@@ -29,10 +29,10 @@ from cmrhash.data.dataset import (
     clean_text,
     resolve_image,
 )
-from cmrhash.data.layout import report
+from cmrhash.data.parsing import report
 from cmrhash.errors import DamagedError, DataError, StaleError, UsageError
-from cmrhash.files import locked, make_folder, read_json, remove, write_bytes, write_json
-from cmrhash.recipe import refuse_difference
+from cmrhash.storage.files import locked, make_folder, read_json, remove, write_bytes, write_json
+from cmrhash.storage.recipes import refuse_difference
 
 MANIFEST = "manifest.jsonl"  # a user's
 ITEMS, ABOUT = "items.jsonl", "dataset.json"  # ours: the items, and what is said of them as a whole

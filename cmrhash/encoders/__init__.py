@@ -1,1 +1,1 @@
-"""Encoders: pixels and captions -> feature vectors, each with a recipe of all that changes the numbers."""
+"""Encoders: pixels and captions to feature vectors, each with a recipe. It may import compute, storage and config."""

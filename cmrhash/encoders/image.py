@@ -16,8 +16,8 @@ import torch
 import torchvision
 from numpy.typing import NDArray
 
+from cmrhash.compute.device import choose_dtype, send
 from cmrhash.config import RANDOM
-from cmrhash.device import choose_dtype, send
 from cmrhash.encoders import regions
 from cmrhash.encoders.pixels import Crop, Letterbox
 from cmrhash.encoders.weights import fetch, find_entry, load_state, read_state, state_digest

@@ -20,8 +20,8 @@ import torch
 import transformers
 from numpy.typing import NDArray
 
+from cmrhash.compute.device import choose_dtype, send
 from cmrhash.config import RANDOM
-from cmrhash.device import choose_dtype, send
 from cmrhash.encoders import hub
 from cmrhash.encoders.weights import state_digest
 from cmrhash.errors import EncoderError, UsageError

@@ -1,1 +1,1 @@
-"""Runs for the eye, on paper: plots, and a report in one file."""
+"""Show: plots, reports and the web page of trained runs. It may import search and the rooms above."""

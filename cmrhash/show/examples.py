@@ -9,12 +9,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from cmrhash import metrics
-from cmrhash.data.dataset import ImageTextDataset, Item
-from cmrhash.hasher import Hasher, Hit
-from cmrhash.show.gather import WORDS, Source
+from cmrhash.data.items import ImageTextDataset, Item
+from cmrhash.evaluation.searches import Search, searches, sides
+from cmrhash.retrieval import metrics
+from cmrhash.search.hasher import Hasher, Hit
 from cmrhash.show.photos import data_uri, thumbnail_of
-from cmrhash.sides import Search, searches, sides
+from cmrhash.show.sources import WORDS, Source
 
 
 @dataclass(frozen=True)

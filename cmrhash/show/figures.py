@@ -16,14 +16,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cmrhash import runs
-from cmrhash.codes import MAX_CONSTANT_BITS, MIN_DISTINCT
 from cmrhash.config import PLOTS, PlotConfig
-from cmrhash.data.dataset import RELEVANCE, ImageTextDataset, with_relevance
+from cmrhash.data.items import RELEVANCE, ImageTextDataset, with_relevance
 from cmrhash.errors import DataError, UsageError
-from cmrhash.files import write_bytes
+from cmrhash.evaluation.searches import searches
+from cmrhash.retrieval.codes import MAX_CONSTANT_BITS, MIN_DISTINCT
 from cmrhash.show import plots
-from cmrhash.show.gather import (
+from cmrhash.show.plots import Distances, Panel, Series
+from cmrhash.show.sources import (
     WORDS,
     Cells,
     Drawing,
@@ -38,9 +38,9 @@ from cmrhash.show.gather import (
     stem_of,
     untrained,
 )
-from cmrhash.show.plots import Distances, Panel, Series
 from cmrhash.show.tsne import FEWEST, embedding_map
-from cmrhash.sides import searches
+from cmrhash.storage.files import write_bytes
+from cmrhash.training import runs
 
 FORMATS = ("png", "svg")
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from cmrhash.data.dataset import resolve_image
+from cmrhash.data.items import resolve_image
 from cmrhash.encoders.pixels import BadImage, decode, read_bytes
 from cmrhash.errors import DataError
 

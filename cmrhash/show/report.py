@@ -11,19 +11,19 @@ from pathlib import Path
 from typing import Any
 
 import cmrhash
-from cmrhash import runs
 from cmrhash.config import PlotConfig, ReportConfig
-from cmrhash.data.dataset import ImageTextDataset, with_relevance
+from cmrhash.data.items import ImageTextDataset, with_relevance
 from cmrhash.errors import DataError, StaleError, UsageError
-from cmrhash.evaluate import changed_settings, encoder_of
-from cmrhash.files import write_bytes
-from cmrhash.hasher import Hasher
+from cmrhash.evaluation.evaluate import changed_settings, encoder_of
+from cmrhash.evaluation.searches import language_of
+from cmrhash.features.views import feature_files
+from cmrhash.search.hasher import Hasher
 from cmrhash.show import page, plots
 from cmrhash.show.examples import Answer, Example, Thumbnails, examples, labels_of
 from cmrhash.show.figures import drawings
-from cmrhash.show.gather import WORDS, Row, Source
-from cmrhash.sides import language_of
-from cmrhash.views import feature_files
+from cmrhash.show.sources import WORDS, Row, Source
+from cmrhash.storage.files import write_bytes
+from cmrhash.training import runs
 
 COMPARISON = "compare.json"
 NEEDED = {
@@ -257,8 +257,8 @@ def _refuse_other_scores(rows: Sequence[Mapping[str, Any]], source: Source, path
 
 
 def _comparison(rows: Sequence[dict[str, Any]], config: ReportConfig) -> str:
-    from cmrhash.compare import WORDS as METRICS  # brings torch
-    from cmrhash.compare import table
+    from cmrhash.evaluation.compare import WORDS as METRICS  # brings torch
+    from cmrhash.evaluation.compare import table
 
     shown = [row for row in rows if not config.langs or row["lang"] in config.langs]
     metric = METRICS.get(rows[0]["metric"], rows[0]["metric"])

@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cmrhash.data.dataset import ImageTextDataset
-from cmrhash.encode import Encoded
+from cmrhash.data.items import ImageTextDataset
 from cmrhash.errors import UsageError
+from cmrhash.evaluation.run_codes import Encoded
 from cmrhash.show import plots
-from cmrhash.show.gather import Drawing, Lacking, Source, of_run, untrained
 from cmrhash.show.plots import Points
+from cmrhash.show.sources import Drawing, Lacking, Source, of_run, untrained
 
 CLASSES = len(plots.COLOURS)  # that a map shows, each in a colour of its own; the others are grey
 FEWEST = 8  # items of a map

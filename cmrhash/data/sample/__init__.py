@@ -13,9 +13,9 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
-from cmrhash.data.dataset import ImageTextDataset
-from cmrhash.data.iaprtc12 import ANNOTATIONS, IMAGES, LABELS
-from cmrhash.data.iaprtc12 import read as read_layout
+from cmrhash.data.items import ImageTextDataset
+from cmrhash.data.readers.iaprtc12 import ANNOTATIONS, IMAGES, LABELS
+from cmrhash.data.readers.iaprtc12 import read as read_layout
 from cmrhash.data.sample.paint import paint
 from cmrhash.data.sample.plan import CLASSES, Scene, compose
 from cmrhash.data.sample.words import english, german

@@ -1,0 +1,73 @@
+"""The readers by name.
+
+``READERS`` maps a name to a function ``(root) -> ImageTextDataset``; the names are those of ``config.DATASETS``, of
+which the last, ready-made feature files, has no root. ``OWN_FEATURES``: what some data sets bring along if asked.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+from cmrhash.config import DATASETS, FEATURES_DATASET, OWN, SAMPLE_DATASET, ExtractConfig
+from cmrhash.data.items import ImageTextDataset, Ready, check, with_roles
+from cmrhash.data.manifest import read as read_manifest
+from cmrhash.data.matrices import dataset as matrices
+from cmrhash.data.readers import iaprtc12_lists
+from cmrhash.data.readers.fashion import read as read_fashion
+from cmrhash.data.readers.flickr import read_flickr8k, read_flickr30k
+from cmrhash.data.readers.iaprtc12 import read as read_iaprtc12
+from cmrhash.data.readers.pascal import read as read_pascal
+from cmrhash.data.readers.wikipedia import read as read_wikipedia
+from cmrhash.data.sample import read as read_sample
+from cmrhash.errors import DataError, UsageError
+
+READERS: dict[str, Callable[[Path], ImageTextDataset]] = {
+    SAMPLE_DATASET: read_sample,
+    "iaprtc12": read_iaprtc12,
+    "iaprtc12-lists": iaprtc12_lists.read,
+    "pascal": read_pascal,
+    "wikipedia": read_wikipedia,
+    "flickr30k": read_flickr30k,
+    "flickr8k": read_flickr8k,
+    "fashion": read_fashion,
+    "manifest": read_manifest,
+}
+
+OWN_FEATURES: dict[str, Callable[[ImageTextDataset], dict[str, Ready]]] = {
+    "iaprtc12-lists": iaprtc12_lists.own_features
+}
+
+
+def read_dataset(config: ExtractConfig) -> ImageTextDataset:
+    """Read the data set by its reader, with checked roles. Raises UsageError, DataError."""
+    if config.dataset not in DATASETS:
+        raise UsageError(f"unknown data set '{config.dataset}'", None, f"choose one of {', '.join(DATASETS)}")
+    if config.dataset == FEATURES_DATASET:
+        dataset = matrices.read(config.features, config.maps)
+    else:
+        dataset = READERS[config.dataset](_root(config))
+        asked = any(option.rpartition("=")[2] == OWN for option in config.text_models)
+        if asked and config.dataset in OWN_FEATURES:
+            dataset = replace(dataset, ready=OWN_FEATURES[config.dataset](dataset))
+        if config.features:
+            dataset = matrices.lay_over(dataset, config.features, config.maps)
+        elif config.maps:
+            raise UsageError(f"--map {config.maps[0]}", None, "give the file of that array with --features")
+    dataset = with_roles(dataset, config.seed)
+    name = dataset.name if config.name is None else config.name
+    if not re.fullmatch(r"[\w][\w.-]*", name):
+        raise UsageError(f"--name {name}", None, "use letters, digits, '.', '_' and '-'")
+    return check(replace(dataset, name=name))
+
+
+def _root(config: ExtractConfig) -> Path:
+    if config.root is None:
+        if config.dataset != SAMPLE_DATASET:
+            raise UsageError(f"data set '{config.dataset}' needs its folder", None, "give --root DIR")
+        return config.cache / SAMPLE_DATASET / "drawn"
+    if not config.root.is_dir():
+        raise DataError("no such folder", config.root, "give the data set's folder with --root")
+    return config.root

@@ -1,0 +1,281 @@
+"""What a data set is to cmrhash: items with an image, captions by language, labels and roles.
+
+Roles, not one split: an item's ``splits`` is a set out of train, val, query and database, because in most
+protocols of the field the training items are also part of the database. Query never meets train or val.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import random
+import unicodedata
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from difflib import get_close_matches
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from numpy.typing import NDArray
+
+from cmrhash.errors import DataError, UsageError
+from cmrhash.storage.recipes import canonical
+
+ROLES = ("train", "val", "query", "database")
+RELEVANCE = {"labels": "shares at least one label", "pairs": "the item's own counterpart"}
+
+# IAPR TC-12's protocol as shares, so that a smaller copy of it gets the same proportions:
+# 20,000 items -> 2,000 query, 18,000 database, 10,000 of these train, 500 of these held back as val.
+QUERY_SHARE, TRAIN_SHARE, VAL_SHARE = 0.10, 0.50, 0.05
+# Pascal Sentence's: of the 50 items of every class 10 are test, the rest train.
+TEST_SHARE = 0.20
+
+
+@dataclass(frozen=True, slots=True)  # a million of them shall fit
+class Item:
+    """One photo with its captions.
+
+    id: unique in the data set. image: path below the root with "/" between folders, None if there is none.
+    texts: language -> captions (normalised, never empty). labels: indices into ``ImageTextDataset.classes``.
+    splits: the item's roles, out of ``ROLES``.
+    """
+
+    id: str
+    image: str | None
+    texts: Mapping[str, tuple[str, ...]]
+    labels: tuple[int, ...]
+    splits: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True)
+class Ready:
+    """Ready-made features of a view, used in place of an encoder's.
+
+    name: stands for the encoder in the feature file's name. source: file and arrays, for the user to read.
+    x: (items, D) real numbers of any type; rows that are not finite as float32 count as broken.
+    """
+
+    name: str
+    source: str
+    x: NDArray[Any]
+
+
+@dataclass(frozen=True)
+class ImageTextDataset:
+    """A named list of items in a fixed order.
+
+    relevance: "labels" (two items are relevant to each other if they share a label) or "pairs" (only an item's
+    own counterpart is). found: what the reader saw and missed, in words and counts, for the user to read.
+    split_seed: the seed that the roles were drawn from, None if the data set brings its own.
+    val_drawn: only val was drawn from that seed, out of the data set's own train items.
+    sha256: of the items as they are stored in the cache, empty as long as they are not.
+    protocol: how ``with_roles`` draws roles if the reader gives none: "database" (the shares of IAPR TC-12, train in
+    the database) or "per-class" (a share of every class is test, which is queries and database at once).
+    ready: features that the data set brings itself, by view: "image", "text-<lang>". They go into feature files and
+    are not stored with the items.
+    """
+
+    name: str
+    root: Path
+    items: tuple[Item, ...]
+    classes: tuple[str, ...]
+    relevance: str = "labels"
+    found: Mapping[str, int] = field(default_factory=dict)
+    split_seed: int | None = None
+    sha256: str = ""
+    protocol: str = "database"
+    val_drawn: bool = False
+    ready: Mapping[str, Ready] = field(default_factory=dict, compare=False)
+
+    @property
+    def split(self) -> str:
+        """Where the roles come from, in words."""
+        drawn = f"drawn from seed {self.split_seed}"
+        if self.val_drawn:
+            drawn = f"the data set's own; val {drawn}"
+        return drawn if self.split_seed is not None else "the data set's own"
+
+    @property
+    def languages(self) -> tuple[str, ...]:
+        """Every language that some item has a caption in, or ready features, sorted."""
+        ready = {view.removeprefix("text-") for view in self.ready if view != "image"}
+        return tuple(sorted(ready | {lang for item in self.items for lang in item.texts}))
+
+    def count(self, role: str) -> int:
+        """How many items have that role."""
+        return sum(role in item.splits for item in self.items)
+
+
+def clean_text(text: str) -> str:
+    """NFC, control characters and runs of white space folded to one space, ends stripped."""
+    text = unicodedata.normalize("NFC", text)
+    if not text.isprintable():
+        text = "".join(" " if unicodedata.category(c)[0] in "CZ" and c != "\u200d" else c for c in text)
+    return " ".join(text.split())
+
+
+def resolve_image(root: Path, image: str) -> Path:
+    """The file of an item's image; it must lie below ``root`` once links are followed.
+
+    Raises DataError for an absolute path, a way out by "..", or a link that leaves the root. A link to itself leads
+    nowhere: that is one broken photo, found when it is read.
+    """
+    path = root / PurePosixPath(image)
+    escapes = PurePosixPath(image).is_absolute() or ".." in PurePosixPath(image).parts or "\\" in image
+    how, fix = "", "use paths below the root"
+    try:
+        if not escapes and not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(root)):
+            escapes, how, fix = True, " by a symbolic link", "put the files themselves below the root"
+    except (OSError, ValueError):  # a name that no file can have
+        escapes = True
+    if escapes:
+        raise DataError(f"image path {image!r} leaves the data set's folder{how}", root, fix)
+    return path
+
+
+def ids_digest(dataset: ImageTextDataset) -> str:
+    """sha256 over the ids in their order."""
+    return hashlib.sha256(canonical({"ids": [item.id for item in dataset.items]})).hexdigest()
+
+
+def check(dataset: ImageTextDataset) -> ImageTextDataset:
+    """Return the data set if every promise of this module holds for it, else raise DataError."""
+    if not dataset.items:
+        raise DataError("the data set has no items", dataset.root, "check --root and the layout it should have")
+    if len({item.id for item in dataset.items}) < len(dataset.items):
+        doubles = [i for i, n in Counter(item.id for item in dataset.items).items() if n > 1]
+        _refuse("the same id stands more than once", doubles, dataset.root, "give every item its own id")
+    unknown = [i.id for i in dataset.items if any(not 0 <= c < len(dataset.classes) for c in i.labels)]
+    _refuse("items with a label outside the list of classes", unknown, dataset.root, "mend the labels")
+    unnamed = [ascii(i.id) for i in dataset.items if not (i.id.strip() and i.id.isprintable())]
+    _refuse("ids that are empty or cannot be printed", unnamed, dataset.root, "give every item a printable id")
+    odd = [i.id for i in dataset.items if not i.splits <= set(ROLES)]
+    _refuse(f"items with a split that is none of {', '.join(ROLES)}", odd, dataset.root, "mend the splits")
+    leaks = [i.id for i in dataset.items if "query" in i.splits and i.splits & {"train", "val"}]
+    _refuse("query items are also train or val", leaks, dataset.root, "keep queries out of training")
+    leaks = [i.id for i in dataset.items if {"train", "val"} <= i.splits]
+    _refuse("items are train and val at once", leaks, dataset.root, "val must be held out of train")
+    return dataset
+
+
+def _refuse(what: str, ids: list[str], where: Path, fix: str) -> None:
+    if ids:
+        raise DataError(f"{what} ({len(ids)}: {', '.join(ids[:5])}{', ...' if len(ids) > 5 else ''})", where, fix)
+
+
+def with_roles(dataset: ImageTextDataset, seed: int) -> ImageTextDataset:
+    """Give roles to a data set that brings none, and a val part to one that has train but no val.
+
+    Drawn from ``seed`` over the complete items (image, captions and, for relevance by labels, a label); the others
+    only join the database. With relevance "pairs" the queries are the database too, as on Flickr30k. So they are with
+    protocol "per-class", which takes ``TEST_SHARE`` of every class as test and leaves the others to train.
+    """
+    rng = random.Random(seed)
+    brings = any(item.splits for item in dataset.items)
+    if not brings:
+        roles = _draw_per_class(dataset, rng) if dataset.protocol == "per-class" else _draw(dataset, rng)
+    elif dataset.count("train") and not dataset.count("val"):
+        roles = [item.splits for item in dataset.items]
+        _carve_val(roles, rng)
+    else:
+        return dataset
+    same = {r: r for r in roles}  # one object for equal roles, for there are few
+    items = tuple(replace(item, splits=same[r]) for item, r in zip(dataset.items, roles, strict=True))
+    return replace(dataset, items=items, split_seed=seed, val_drawn=brings)
+
+
+def with_relevance(dataset: ImageTextDataset, asked: str | None) -> ImageTextDataset:
+    """The data set under the relevance that is asked for; None: its own.
+
+    Raises UsageError for a relevance that does not exist, and for labels where there are none.
+    """
+    asked = dataset.relevance if asked is None else asked
+    if asked not in RELEVANCE:
+        near = get_close_matches(asked, RELEVANCE, 1)
+        hint = f"did you mean {near[0]}? " if near else ""
+        raise UsageError(f"unknown relevance '{asked}'", None, f"{hint}choose one of {', '.join(RELEVANCE)}")
+    if asked == "pairs":
+        return by_pairs(dataset)
+    if dataset.relevance != "labels":
+        raise UsageError(f"data set '{dataset.name}' has no labels", None, "leave --relevance out, or give pairs")
+    return dataset
+
+
+def by_pairs(dataset: ImageTextDataset) -> ImageTextDataset:
+    """The data set for instance retrieval: an item is relevant to nothing but itself.
+
+    Unless all query items are in the database already, they become the database: the protocol of Flickr30k, whose
+    test items are searched among each other. ``sha256`` stays that of the items as they are stored.
+    """
+    if all("database" in item.splits for item in dataset.items if "query" in item.splits):
+        return replace(dataset, relevance="pairs")
+    items = tuple(
+        replace(item, splits=item.splits - {"database"} | ({"database"} if "query" in item.splits else set()))
+        for item in dataset.items
+    )
+    return replace(dataset, items=items, relevance="pairs")
+
+
+def _complete(dataset: ImageTextDataset) -> list[int]:
+    """Rows of the items that have an image, a text and, for relevance by labels, a label; ready features are both."""
+    by_labels = dataset.relevance == "labels"
+    image, text = "image" in dataset.ready, any(view != "image" for view in dataset.ready)
+    return [
+        row
+        for row, item in enumerate(dataset.items)
+        if (image or item.image) and (text or item.texts) and (item.labels or not by_labels)
+    ]
+
+
+def _draw(dataset: ImageTextDataset, rng: random.Random) -> list[frozenset[str]]:
+    by_labels = dataset.relevance == "labels"
+    complete = _complete(dataset)
+    rng.shuffle(complete)
+    queries, trains = round(QUERY_SHARE * len(complete)), round(TRAIN_SHARE * len(complete))
+    if not by_labels:
+        trains = len(complete) - queries
+    rest = frozenset({"database"}) if by_labels else frozenset[str]()
+    roles = [rest] * len(dataset.items)
+    query = frozenset({"query"}) if by_labels else frozenset({"query", "database"})
+    for row in complete[:queries]:
+        roles[row] = query
+    train = rest | {"train"}
+    for row in complete[queries : queries + trains]:
+        roles[row] = train
+    _carve_val(roles, rng)
+    return roles
+
+
+def _draw_per_class(dataset: ImageTextDataset, rng: random.Random) -> list[frozenset[str]]:
+    """Test items are queries and, together, the database; an item belongs to the first of its labels.
+
+    Incomplete items get no role: here they would be the only ones in the database that are no test items.
+    """
+    rows_of: dict[int, list[int]] = {}
+    for row in _complete(dataset):
+        rows_of.setdefault(dataset.items[row].labels[0], []).append(row)
+    roles = [frozenset[str]()] * len(dataset.items)
+    for _, rows in sorted(rows_of.items()):
+        rng.shuffle(rows)
+        tests = round(TEST_SHARE * len(rows))
+        for at, row in enumerate(rows):
+            roles[row] = frozenset({"query", "database"}) if at < tests else frozenset({"train"})
+    _carve_val(roles, rng)
+    return roles
+
+
+def _carve_val(roles: list[frozenset[str]], rng: random.Random) -> None:
+    """Turn VAL_SHARE of the train rows (at least one, if there are two) into val, in place."""
+    train = [row for row, r in enumerate(roles) if "train" in r]
+    count = max(round(VAL_SHARE * len(train)), int(len(train) > 1))
+    for row in rng.sample(train, count):
+        roles[row] = roles[row] - {"train"} | {"val"}
+
+
+def common_missing(items: Iterable[Item], languages: Iterable[str]) -> dict[str, int]:
+    """How many items lack a label, or a caption in each of the languages; only what is missing at all."""
+    items = list(items)
+    missing = {f"items without {lang} text": sum(lang not in i.texts for i in items) for lang in languages}
+    missing["items without a label"] = sum(not i.labels for i in items)
+    return {what: n for what, n in missing.items() if n}

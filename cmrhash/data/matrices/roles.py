@@ -1,0 +1,151 @@
+"""Which array of a feature file is what: by ``--map``, else by the names that such files use.
+
+A slot is (what, part). what: "image", "text-<lang>", "labels", or "index" for the row numbers of a part; part: "" for
+all items at once, else "train", "query", "database" or "val". Known names, in any case:
+
+    IAll, YAll or TAll, LAll; images, texts, labels; img, txt, label         all items
+    I_tr, T_te, L_db; XTrain, YTest, LDatabase; image_val; databaseL          a part of them (I or X, T or Y, L)
+    q_img, r_txt, q_l                                                         query and retrieval
+    indexTrain, param.indexQuery, retrieval_idx                               rows of a part
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from difflib import get_close_matches
+
+from cmrhash.data.matrices.arrays import Array
+from cmrhash.errors import DataError, UsageError
+
+Slot = tuple[str, str]
+
+LANG = "en"  # of texts whose language nobody names
+INDEX = "index"
+PARTS = ("train", "query", "database", "val")
+LISTED = 40  # arrays that an error names
+
+_ALIASES = {"test": "query", "retrieval": "database", **{part: part for part in PARTS}}
+_WHAT = {
+    "image": r"i|x|im|imgs?|images?",
+    f"text-{LANG}": r"t|y|txts?|texts?|tags?",
+    "labels": r"l|labs?|labels?",
+    INDEX: r"index|idx|inds?|indices|ids?",
+}
+_PART = {
+    "train": r"tr|train|training",
+    "query": r"te|test|testing|query|queries",
+    "database": r"db|database|retrieval|ret",
+    "val": r"val|valid|validation",
+}
+_SHORT = {"query": "q", "database": "r"}  # before a role only: q_img, r_l
+_FEATURES = r"(?:_?(?:feats?|features?))?"
+
+
+def _patterns() -> list[tuple[re.Pattern[str], Slot]]:
+    patterns = []
+    for what, word in _WHAT.items():
+        if what != INDEX:
+            patterns.append((re.compile(rf"(?:(?:{word})_?all|(?!(?:[a-z]|im)$)(?:{word}){_FEATURES})"), (what, "")))
+        for part, at in _PART.items():
+            short = rf"|{_SHORT[part]}_(?:{word})" if part in _SHORT else ""
+            named = rf"(?:{word}){_FEATURES}_?(?:{at})|(?:{at})_?(?:{word}){_FEATURES}{short}"
+            patterns.append((re.compile(named), (what, part)))
+    return patterns
+
+
+_KNOWN = _patterns()
+
+
+def recognise(name: str) -> Slot | None:
+    """The slot of an array by its name alone, None if it says nothing."""
+    plain = re.sub(r"[\W_]+", "_", name.rpartition(".")[2].lower())
+    return next((slot for pattern, slot in _KNOWN if pattern.fullmatch(plain)), None)
+
+
+def choose(arrays: Sequence[Array], maps: Sequence[str], also: Sequence[str] = ("labels", INDEX)) -> dict[Slot, Array]:
+    """The array of each slot. Roles and arrays that ``maps`` ("ROLE[.PART]=[FILE:]ARRAY") names are not guessed at.
+
+    also: what is looked for by name besides images and texts. Of several arrays with known names those that cannot be
+    features (raw pixels) step back. Raises UsageError, with a list of all arrays, for a map that cannot be followed and
+    for two arrays for one slot; DataError for an array that cannot be read.
+    """
+    chosen = {}
+    for option in maps:
+        slot, name = _parse(option)
+        if slot in chosen:
+            raise UsageError(f"--map {option}", None, f"{in_words(slot)} was given before")
+        chosen[slot] = _find(option, name, arrays)
+    mapped = {what for what, _ in chosen}
+    known: dict[Slot, list[Array]] = {}
+    for array in [array for array in arrays if array not in chosen.values()]:
+        by_name = recognise(array.name)
+        if by_name and by_name[0] not in mapped and (by_name[0].startswith(("image", "text-")) or by_name[0] in also):
+            known.setdefault(by_name, []).append(array)
+    for slot, candidates in known.items():
+        usable = [array for array in candidates if not array.refused and len(array.shape) <= 2] or candidates
+        if len(usable) > 1:
+            what = f"{' and '.join(array.name for array in usable)} may each be {in_words(slot)}"
+            raise UsageError(what, None, advice(arrays, in_words(slot)))
+        chosen[slot] = usable[0]
+    for what in {what for what, part in chosen if part} & {what for what, part in chosen if not part}:
+        named = in_words((what, ""))
+        raise UsageError(f"there are arrays for parts of {named} and for all of it", None, advice(arrays, named))
+    for slot, array in chosen.items():
+        if array.refused:
+            raise DataError(f"{array} cannot be {in_words(slot)}", array.file, advice(arrays, in_words(slot)))
+    return chosen
+
+
+def _parse(option: str) -> tuple[Slot, str]:
+    """ "text.de.query=NAME" -> (("text-de", "query"), "NAME")."""
+    role, _, name = option.partition("=")
+    what, *rest = role.split(".")
+    if not rest and what in _ALIASES:
+        slot = (INDEX, _ALIASES[what])
+    else:
+        part = _ALIASES[rest.pop()] if rest and rest[-1] in _ALIASES else ""
+        lang = rest.pop() if rest and what == "text" else LANG
+        slot = (f"text-{lang}" if what == "text" else {"label": "labels"}.get(what, what), part)
+        if rest or what not in ("image", "text", "label", "labels") or not re.fullmatch(r"[A-Za-z0-9_-]+", lang):
+            slot = ("", "")
+    if not name or not slot[0]:
+        form = "write image, text, text.LANG or labels, then .train, .query, .database or .val for a part, then =ARRAY"
+        raise UsageError(f"--map {option}", None, f"{form}; or PART=ARRAY for row numbers")
+    return slot, name
+
+
+def _find(option: str, name: str, arrays: Sequence[Array]) -> Array:
+    fitting = [array for array in arrays if name in (array.name, f"{array.file.stem}:{array.name}")]
+    if len(fitting) == 1:
+        return fitting[0]
+    near = get_close_matches(name, [array.name for array in arrays], 1)
+    why = "stands in several files, write FILE:ARRAY" if fitting else "no such array"
+    hint = f"did you mean {near[0]}? " if near and not fitting else ""
+    raise UsageError(f"--map {option} ({why})", None, f"{hint}there are {listed(arrays)}")
+
+
+def in_words(slot: Slot) -> str:
+    """As ``--map`` has it."""
+    what, part = slot
+    role = what.replace("text-", "text.").removesuffix(f".{LANG}")
+    return part if what == INDEX else f"{role}.{part}" if part else role
+
+
+def listed(arrays: Iterable[Array]) -> str:
+    """Every array with its shape and type, for an error."""
+    words = [str(array) for array in arrays]
+    return ", ".join(words[:LISTED]) + (", ..." if len(words) > LISTED else "") if words else "no arrays"
+
+
+def advice(arrays: Sequence[Array], role: str) -> str:
+    """What to write."""
+    return f"say which with --map {role}=ARRAY; there are {listed(arrays)}"
+
+
+def by_view(chosen: Mapping[Slot, Array]) -> dict[str, dict[str, Array]]:
+    """what -> part -> array, the image first, parts in the order of PARTS."""
+    views: dict[str, dict[str, Array]] = {}
+    for what, part in sorted(chosen, key=lambda slot: (slot[0], ("", *PARTS).index(slot[1]))):
+        views.setdefault(what, {})[part] = chosen[what, part]
+    return views

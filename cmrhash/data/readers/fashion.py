@@ -1,0 +1,81 @@
+"""Fashion product images (Kaggle): a photo, a product name and a few attributes for each item.
+
+    styles.csv          with a header; one item a line, "id" and "productDisplayName" among its columns
+    images/ID.jpg
+
+The text is the product name. Rows whose name holds bare commas have fields too many: these belong to the name. Labels
+are the attributes of ``ATTRIBUTES``, each with its column's name before it. Protocol: roles drawn from the seed, with
+the shares of IAPR TC-12.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+from cmrhash.data.items import ImageTextDataset, Item, clean_text
+from cmrhash.data.parsing import IMAGE_SUFFIXES, files_by_stem, need_file, need_folder, read_lines, report, unquoted
+from cmrhash.errors import DataError
+
+STYLES, IMAGES = "styles.csv", "images"
+IDENT, NAME = "id", "productDisplayName"
+# Two items are relevant to each other if they share one of these. A wide one (most usages are "Casual") makes nearly
+# all items relevant: look at the chance level that eval prints.
+ATTRIBUTES = ("masterCategory", "articleType", "baseColour", "usage")
+NO_VALUE = ("", "NA")
+
+
+def read(root: Path) -> ImageTextDataset:
+    """Read the data set: an item for every row of styles.csv.
+
+    Raises DataError if the table or the photos are not to be found, or columns or rows of the table are missing.
+    """
+    extra: Counter[str] = Counter()
+    rows = _read_rows(need_file(root, STYLES), extra)
+    images = files_by_stem(root, need_folder(root, IMAGES), IMAGE_SUFFIXES, extra)
+    classes = tuple(sorted({label for row in rows for label in _labels(row)}))
+    number = {label: n for n, label in enumerate(classes)}
+    items = tuple(
+        Item(
+            id=row[IDENT],
+            image=images.get(row[IDENT]),
+            texts={"en": (row[NAME],)} if row[NAME] not in NO_VALUE else {},
+            labels=tuple(sorted(number[label] for label in _labels(row))),
+        )
+        for row in rows
+    )
+    extra["photos without a row"] = len(images.keys() - {item.id for item in items})
+    return ImageTextDataset("fashion", root, items, classes, found=report(items, classes, ["en"], extra))
+
+
+def _read_rows(path: Path, extra: Counter[str]) -> list[dict[str, str]]:
+    """Column -> cleaned value, a dict a row; "" for what a short row lacks."""
+    lines = read_lines(path)
+    header = [clean_text(unquoted(field)) for field in lines[0].split(",")] if lines else []
+    missing = [name for name in (IDENT, NAME, *ATTRIBUTES) if name not in header]
+    if missing:
+        raise DataError(f"no column {', '.join(missing)} in the first line", path, "take the table as Kaggle gives it")
+    rows: list[dict[str, str]] = []
+    for number, line in enumerate(lines[1:], 2):
+        if not line.strip():
+            continue
+        row = _row(header, line.split(","), extra)
+        if not row[IDENT]:
+            raise DataError(f"line {number} has no id", path, "mend that line")
+        rows.append(row)
+    return rows
+
+
+def _row(header: list[str], fields: list[str], extra: Counter[str]) -> dict[str, str]:
+    at, more = header.index(NAME), len(fields) - len(header)
+    if more > 0:
+        fields = [*fields[:at], ",".join(fields[at : at + more + 1]), *fields[at + more + 1 :]]
+        extra["rows with commas in the name"] += 1
+    elif more < 0:
+        fields = fields + [""] * -more
+        extra["rows with fields too few"] += 1
+    return {name: clean_text(unquoted(value)) for name, value in zip(header, fields, strict=True)}
+
+
+def _labels(row: dict[str, str]) -> set[str]:
+    return {f"{name}:{row[name]}" for name in ATTRIBUTES if row[name] not in NO_VALUE}

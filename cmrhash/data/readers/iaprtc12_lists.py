@@ -1,0 +1,121 @@
+"""IAPR TC-12 as lists of photos with ready-made words and labels, the form that hashing papers share.
+
+    JPEGImages/NN/ID.jpg        annotations/NN/ID.txt
+    iapr_train, iapr_test, iapr_retrieval       a photo a line: NN/ID.jpg, 2,912 word bits, 255 label bits
+
+The bits stand apart by white space or commas; the words are passed over unless asked for (``own_features``), since
+texts are encoded from the annotations (English; the plain text, or its DESCRIPTION where the file has one). Classes are
+the labels' places in the line, from 1 on. Protocol: the lists' own; test is query, retrieval is database, train is
+train and database (5 % held out as val). A photo in several lists has the roles of all.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from cmrhash.data.items import ImageTextDataset, Item, Ready, clean_text
+from cmrhash.data.parsing import (
+    IMAGE_SUFFIXES,
+    decode,
+    files_by_stem,
+    need_file,
+    need_folder,
+    report,
+    subfolders,
+)
+from cmrhash.data.readers.iaprtc12 import parse
+from cmrhash.errors import DataError
+
+IMAGES, ANNOTATIONS = "JPEGImages", "annotations"
+WORDS, LABELS = 2912, 255  # bits of a line
+LISTS = {
+    "iapr_train": frozenset({"train", "database"}),
+    "iapr_test": frozenset({"query"}),
+    "iapr_retrieval": frozenset({"database"}),
+}
+
+_PHOTO = re.compile(rb"(?:[^\s,]*/)?([0-9]{1,9}/[0-9]{1,9})\.jpe?g", re.IGNORECASE)
+_SEPARATORS = b" ,\t\r\n\v\f"
+
+
+@dataclass
+class _Photo:
+    labels: tuple[int, ...]
+    splits: frozenset[str]
+
+
+def read(root: Path) -> ImageTextDataset:
+    """Read the data set: an item for every photo of the three lists. Ids are NN/ID.
+
+    Raises DataError if a folder or a list is not to be found, or a line of a list is none.
+    """
+    extra: Counter[str] = Counter()
+    images = _scan(root, IMAGES, IMAGE_SUFFIXES, extra)
+    texts = _scan(root, ANNOTATIONS, (".txt",), extra)
+    photos: dict[str, _Photo] = {}
+    for name, splits in LISTS.items():
+        for ident, bits in _entries(need_file(root, name)):
+            labels = tuple(n for n, bit in enumerate(bits[WORDS:]) if bit == ord("1"))
+            photo = photos.setdefault(ident, _Photo(labels, frozenset()))
+            photo.splits |= splits
+            extra["lines with other labels than the photo's first"] += photo.labels != labels
+    items = tuple(
+        Item(ident, images.get(ident), _read_text(root, texts.get(ident), extra), photo.labels, photo.splits)
+        for ident, photo in photos.items()
+    )
+    extra["photos in no list"] = len(images.keys() - photos.keys())
+    classes = tuple(str(n + 1) for n in range(LABELS))
+    return ImageTextDataset("iaprtc12-lists", root, items, classes, found=report(items, classes, ["en"], extra))
+
+
+def own_features(dataset: ImageTextDataset) -> dict[str, Ready]:
+    """The lists' own words of every item, (items, WORDS) uint8 of 0 and 1: the bag of words that hashing papers use."""
+    row_of = {item.id: row for row, item in enumerate(dataset.items)}
+    words = np.zeros((len(dataset.items), WORDS), np.uint8)
+    for name in reversed(LISTS):  # of a photo in several lists the first line counts, as for its labels
+        for ident, bits in _entries(need_file(dataset.root, name)):
+            words[row_of[ident]] = np.frombuffer(bits[:WORDS], np.uint8) - ord("0")
+    return {"text-en": Ready("words", "the lists' word bits", words)}
+
+
+def _scan(root: Path, name: str, suffixes: tuple[str, ...], extra: Counter[str]) -> dict[str, str]:
+    """NN/ID -> path below the root."""
+    folder = need_folder(root, name)
+    files = {
+        f"{part.name}/{stem}": path
+        for part in subfolders(folder)
+        for stem, path in files_by_stem(root, part, suffixes, extra).items()
+    }
+    if not files:
+        raise DataError(f"no '{name}/NN/ID{suffixes[0]}'", root, "unpack the data set there")
+    return files
+
+
+def _entries(path: Path) -> Iterator[tuple[str, bytes]]:
+    """(NN/ID, a "0" or "1" for every word and label) of every line. Read as bytes: they are 18,000 of 3,168 fields."""
+    with path.open("rb") as lines:
+        for number, line in enumerate(lines, 1):
+            fields = line.removeprefix(b"\xef\xbb\xbf").replace(b",", b" ").split(None, 1)
+            if not fields:
+                continue
+            photo = _PHOTO.fullmatch(fields[0])
+            bits = fields[-1].translate(None, _SEPARATORS)
+            if not photo or len(bits) != WORDS + LABELS or bits.strip(b"01"):
+                what = f"line {number} is not NN/ID.jpg with {WORDS} + {LABELS} bits: '{clean_text(decode(line[:40]))}'"
+                raise DataError(what, path, "mend that line")
+            yield photo[1].decode(), bits
+
+
+def _read_text(root: Path, path: str | None, extra: Counter[str]) -> dict[str, tuple[str, ...]]:
+    if path is None:
+        return {}
+    raw = (root / path).read_bytes()
+    text = parse(raw) if b"<description>" in raw.lower() else clean_text(decode(raw))
+    extra["empty texts"] += not text
+    return {"en": (text,)} if text else {}

@@ -1,0 +1,243 @@
+"""Methods x bits x seeds -> one table, every cell with mean, spread and the command that makes it again."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import shlex
+from collections.abc import Callable, Sequence
+from dataclasses import fields, replace
+from difflib import get_close_matches
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from cmrhash.config import CompareConfig, EvalConfig, TrainConfig
+from cmrhash.data.items import ImageTextDataset, with_relevance
+from cmrhash.errors import StaleError, UsageError
+from cmrhash.evaluation.evaluate import Evaluation, refuse_languages, score
+from cmrhash.evaluation.run_codes import encode, has_codes
+from cmrhash.features.views import languages_of
+from cmrhash.storage.files import write_bytes
+from cmrhash.training import runs
+from cmrhash.training.methods import get_method
+from cmrhash.training.task import run_folder
+from cmrhash.training.train import train
+
+Progress = Callable[[str, int, int, str], None]
+KEYS = ("dataset", "method", "bits", "lang", "direction")
+METRICS = {"map": None, "r@1": "1", "r@5": "5", "r@10": "10"}  # name -> cut of hit@k, which the field calls R@k
+METRIC_OF = {"labels": "map", "pairs": "r@1"}
+WORDS = {"map": "mAP over the whole database", **{name: f"R@{k} (hit@{k})" for name, k in METRICS.items() if k}}
+
+
+class Cell(NamedTuple):
+    """One training of the grid."""
+
+    method: str
+    bits: int
+    seed: int
+
+    def __str__(self) -> str:
+        return f"{self.method}, {self.bits} bits, seed {self.seed}"
+
+
+def compare(
+    grid: CompareConfig,
+    config: TrainConfig,
+    dataset: ImageTextDataset,
+    folder: Path,
+    out: Path,
+    encoders: tuple[str, ...] = (),
+    progress: Progress = lambda *_: None,
+) -> Evaluation:
+    """Train what is missing, score all, and return one row a cell with "mean", "sd" (of the sample) and "n".
+
+    config: what all cells share; its method, bits and seed are those of the cell. A cell that is trained already is
+    taken as it is; an interrupted call goes on where it was. Writes ``compare.json``, ``compare.csv`` and
+    ``compare.md`` into ``grid.out``, else into ``out/<dataset>/``. Raises UsageError for an empty grid, StaleError that
+    names the cell whose folder holds a run of another recipe.
+    """
+    paired = with_relevance(dataset, config.relevance)
+    metric = _check(grid, paired.relevance)
+    languages_of(folder, dataset, grid.langs)  # one that is not there is met before any training
+    cells = list(dict.fromkeys(Cell(m, b, s) for m in grid.methods for b in grid.bits for s in range(grid.seeds)))
+    found = _train_all(cells, config, dataset, folder, out, encoders, grid.langs, progress)
+    scored = score(EvalConfig(langs=grid.langs), found, paired, folder)
+    again = {run.folder: _command(grid, config, encoders, run) for run in found}
+    result = Evaluation({**scored.protocol, "metric": WORDS[metric]}, _rows(scored.rows, metric, again))
+    _write(result, grid.out or out / dataset.name)
+    return result
+
+
+def _check(grid: CompareConfig, relevance: str) -> str:
+    """The metric's name; UsageError for what cannot be compared."""
+    if grid.seeds < 1:
+        raise UsageError(f"--seeds {grid.seeds}", None, "give a whole number from 1")
+    for method in grid.methods:
+        get_method(method, relevance)
+    metric = METRIC_OF[relevance] if grid.metric is None else grid.metric
+    if metric not in METRICS:
+        near = get_close_matches(metric, METRICS, 1)
+        hint = f"did you mean {near[0]}? " if near else ""
+        raise UsageError(f"unknown metric '{metric}'", None, f"{hint}choose one of {', '.join(METRICS)}")
+    return metric
+
+
+def _train_all(
+    cells: Sequence[Cell],
+    config: TrainConfig,
+    dataset: ImageTextDataset,
+    folder: Path,
+    out: Path,
+    encoders: tuple[str, ...],
+    shown: Sequence[str],
+    progress: Progress,
+) -> list[runs.Run]:
+    """The run of every cell; those that are there come first, so that one in the way is met before any training.
+
+    shown: languages that all must be able to score, as the first one tells.
+
+    Progress of the grid is told in epochs: of "grid" over all cells, and of "run" inside the present one.
+    """
+    configs = {cell: replace(config, **cell._asdict()) for cell in cells}
+    targets = {cell: run_folder(of, dataset, folder, out) for cell, of in configs.items()}
+    there = {cell: (target / runs.CONFIG).exists() for cell, target in targets.items()}
+    found: dict[Cell, runs.Run] = {}
+    epochs, total = config.epochs, config.epochs * len(cells)
+    for cell in sorted(cells, key=lambda cell: not there[cell]):
+        which = f"run {len(found) + 1} of {len(cells)}"
+        told = partial(_tell, progress, cell, len(found) * epochs, total, which)
+        try:
+            run, _ = train(configs[cell], dataset, folder, out, encoders, progress=told)
+        except StaleError as error:
+            if error.where != targets[cell]:
+                raise
+            fix = "compare by the settings it was made with, or give another --runs, or delete it"
+            raise StaleError(f"{cell}: {error.what}", error.where, fix) from None
+        if not has_codes(run, dataset, folder):
+            encode(run, dataset, folder)
+        found[cell] = run
+        refuse_languages([run], dataset, folder, shown)
+        if get_method(cell.method).fit and not there[cell]:  # a closed form tells of no epochs
+            progress("grid", len(found) * epochs, total, which)
+    return [found[cell] for cell in cells]
+
+
+def _tell(
+    progress: Progress, cell: Cell, before: int, total: int, which: str, what: str, done: int, of: int, note: str
+) -> None:
+    """Progress of a training, and of the grid by it. before, total: epochs of the grid before this cell, and of all."""
+    progress("grid", before + done, total, which)
+    progress("run", done, of, f"{cell}{': ' if note else ''}{note}")
+
+
+def _rows(rows: Sequence[dict[str, Any]], metric: str, again: dict[Path, str]) -> list[dict[str, Any]]:
+    """One row a cell: mean and standard deviation over the seeds of the metric and of its real-valued counterpart."""
+    cells: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
+    for row in rows:
+        cells.setdefault(tuple(row[key] for key in KEYS), []).append(row)
+    result = []
+    for key, own in cells.items():
+        mean, sd = _spread([_figure(row, metric, "") for row in own])
+        real, real_sd = _spread([_figure(row, metric, "_real") for row in own])
+        result.append(
+            {
+                **dict(zip(KEYS, key, strict=True)),
+                "head_lang": own[0]["head_lang"],
+                "trained_langs": own[0]["trained_langs"],
+                "relevance": own[0]["relevance"],
+                "metric": metric,
+                "mean": mean,
+                "sd": sd,
+                "n": len(own),
+                "real": real,
+                "real_sd": real_sd,
+                "chance": _figure(own[0], metric, "_chance"),
+                "collapsed": sum(row["collapsed"] for row in own),
+                "seeds": [row["seed"] for row in own],
+                "command": again[Path(own[0]["run"])],
+            }
+        )
+    return result
+
+
+def _figure(row: dict[str, Any], metric: str, which: str) -> float:
+    """The metric's figure in a row of ``evaluate``: of the codes (""), of real values, or of a random order."""
+    cut = METRICS[metric]
+    if cut is None:
+        return float(row["chance" if which == "_chance" else "map" + which])
+    return float(row["hit_at" + which][cut])
+
+
+def _spread(values: Sequence[float]) -> tuple[float, float | None]:
+    return float(np.mean(values)), float(np.std(values, ddof=1)) if len(values) > 1 else None
+
+
+def _command(grid: CompareConfig, config: TrainConfig, encoders: Sequence[str], run: runs.Run) -> str:
+    """Shell commands that train all seeds of a cell and score them, with every setting that is not the default."""
+    which = f"--dataset {run.config['dataset']} --method {run.method} --bits {run.bits}"
+    which += f" --relevance {config.relevance}" if config.relevance else ""
+    set_already = ("method", "bits", "seed", "langs", "relevance", "device", "checkpoint_seconds")
+    settings = [(f.name, getattr(config, f.name)) for f in fields(config) if f.name not in set_already]
+    defaults = TrainConfig()
+    options = [(name.replace("_", "-"), value) for name, value in settings if value != getattr(defaults, name)]
+    options += [("lang", lang) for lang in config.langs] + [("encoder", encoder) for encoder in encoders]
+    words = "".join(f" --{name} {shlex.quote(str(value))}" for name, value in options)
+    shown = "".join(f" --lang {lang}" for lang in grid.langs)
+    trained = " && ".join(f"cmrhash train {which}{words} --seed {seed}" for seed in range(grid.seeds))
+    return f"{trained} && cmrhash eval {which}{shown}"
+
+
+def table(rows: Sequence[dict[str, Any]], bold: tuple[str, str] = ("", "")) -> tuple[list[str], list[list[str]]]:
+    """The field's table: a line a method, language and direction, a column a code length. Column names and cells.
+
+    bold: what to put around the best mean of a column, among the methods of a language and direction.
+    """
+    bits = sorted({row["bits"] for row in rows})
+    lines: dict[tuple[str, str, str], dict[int, dict[str, Any]]] = {}
+    best: dict[tuple[str, str, int], list[float]] = {}
+    for row in rows:
+        lang = row["lang"] if row["lang"] == row["head_lang"] else f"{row['lang']} (by {row['head_lang']})"
+        lines.setdefault((row["method"], lang, row["direction"]), {})[row["bits"]] = row
+        best.setdefault((lang, row["direction"], row["bits"]), []).append(row["mean"])
+    cells = []
+    for (method, lang, direction), by_bits in lines.items():
+        last = by_bits[max(by_bits)]
+        figures = []
+        for length in bits:
+            rivals = best.get((lang, direction, length), [])
+            marked = length in by_bits and len(rivals) > 1 and by_bits[length]["mean"] == max(rivals)
+            figures.append(_cell(by_bits.get(length), bold if marked else ("", "")))
+        real = _with_spread(last["real"], last["real_sd"])
+        cells.append([method, lang, direction, *figures, real, f"{last['chance']:.3f}", str(last["n"])])
+    columns = ["method", "lang", "direction", *(f"{length} bits" for length in bits)]
+    return [*columns, f"real ({bits[-1]})", "chance", "seeds"], cells
+
+
+def _cell(row: dict[str, Any] | None, around: tuple[str, str]) -> str:
+    if row is None:
+        return "-"
+    return _with_spread(row["mean"], row["sd"], around) + ("*" if row["collapsed"] else "")
+
+
+def _with_spread(mean: float, sd: float | None, around: tuple[str, str] = ("", "")) -> str:
+    return f"{around[0]}{mean:.3f}{around[1]}" + ("" if sd is None else f" +- {sd:.3f}")
+
+
+def _write(result: Evaluation, folder: Path) -> None:
+    columns, cells = table(result.rows, ("**", "**"))
+    lines = [columns, ["---"] * len(columns), *cells]
+    markdown = "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n\n"
+    markdown += "\n".join(f"- {line}" for line in result.in_words()) + "\n"
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(result.rows[0]))
+    writer.writeheader()
+    for row in result.rows:
+        writer.writerow({k: " ".join(map(str, v)) if isinstance(v, list) else v for k, v in row.items()})
+    write_bytes(folder / "compare.json", json.dumps(result.as_json(), indent=1).encode())
+    write_bytes(folder / "compare.csv", text.getvalue().encode())
+    write_bytes(folder / "compare.md", markdown.encode())

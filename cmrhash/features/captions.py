@@ -1,0 +1,115 @@
+"""Captions of one language x an encoder -> one feature file; beside it what a word encoder has learned."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from cmrhash.config import ExtractConfig
+from cmrhash.data.items import ImageTextDataset, ids_digest
+from cmrhash.encoders.bag_and_vectors import WordEncoder, rebuild
+from cmrhash.encoders.text import TextEncoder
+from cmrhash.errors import DataError
+from cmrhash.features.file import source_digest
+from cmrhash.features.outcome import CODE, FeaturePart, Progress, made_with
+from cmrhash.features.shards import Shard, Target
+from cmrhash.storage.files import locked
+from cmrhash.storage.hdf5 import read_sealed, write_sealed
+from cmrhash.storage.recipes import refuse_difference
+from cmrhash.storage.sealed import read_manifest
+
+TEXT_BLOCK = 1024  # captions a commit; sorted by length inside a block
+
+CaptionEncoder = TextEncoder | WordEncoder
+
+
+def extract_texts(
+    dataset: ImageTextDataset,
+    lang: str,
+    encoder: CaptionEncoder,
+    folder: Path,
+    config: ExtractConfig,
+    shard: Shard,
+    progress: Progress,
+) -> FeaturePart:
+    """Write ``text-<lang>-<encoder>.h5``, or find it there; one row a caption, those of an item side by side."""
+    start = time.monotonic()
+    path = folder / f"text-{lang}-{encoder.name}.h5"
+    recipe = {"kind": "text", "lang": lang, "code": CODE, "items": ids_digest(dataset), **encoder.recipe}
+    item, captions = captions_of(dataset, lang)
+
+    def now(rows: slice) -> NDArray[np.uint8]:
+        return np.stack([source_digest(caption.encode()) for caption in captions[rows]])
+
+    def store_words() -> None:
+        if isinstance(encoder, WordEncoder):
+            with locked(words_path(path), wait=True):
+                write_sealed(words_path(path), encoder.arrays(), {"kind": "words", "recipe": recipe})
+
+    ids = tuple(i.id for i in dataset.items)
+    target = Target(path, item, ids, encoder.dim, recipe, TEXT_BLOCK, shard, config.overwrite, now)
+    fresh = not target.found()
+    if fresh:
+        with target.writer() as writer:
+            for block in range(writer.blocks):
+                if block in writer.done:
+                    continue
+                rows = target.rows_of(block)
+                progress(f"{lang} texts", rows.start - target.rows.start, writer.rows)
+                x = encoder.encode(captions[rows])
+                valid = np.asarray(np.isfinite(x).all(1))
+                x[~valid] = 0
+                writer.commit(block, x, valid, now(rows))
+                progress(f"{lang} texts", rows.stop - target.rows.start, writer.rows)
+            if shard.of == 1:
+                store_words()
+            target.seal(writer, _made_with(encoder))
+    elif target.whole and not words_path(path).exists():
+        store_words()
+
+    def reason(n: int) -> dict[str, str]:
+        code, words = _text_reason(lang, lang in dataset.items[n].texts)
+        return {"code": code, "path": "", "reason": words}
+
+    return FeaturePart(target, lang, time.monotonic() - start, fresh, reason, store_words)
+
+
+def words_path(path: Path) -> Path:
+    """Where the words of a feature file ``text-<lang>-<encoder>.h5`` are: ``words-<lang>-<encoder>.h5``."""
+    return path.with_name("words-" + path.name.removeprefix("text-"))
+
+
+def load_words(path: Path) -> WordEncoder:
+    """The word encoder that made a feature file, as it was, for captions that come later.
+
+    Raises StaleError if the words beside it are those of another one, DataError if it was made by no word encoder.
+    """
+    recipe = read_manifest(path)["recipe"]
+    if not words_path(path).exists():
+        raise DataError("no words are kept for this feature file", path, "run cmrhash extract again")
+    manifest, arrays = read_sealed(words_path(path))
+    refuse_difference(manifest["recipe"], recipe, words_path(path), "word file")
+    own = {field: value for field, value in recipe.items() if field not in ("kind", "lang", "code", "items")}
+    return rebuild(path.stem.removeprefix(f"text-{recipe['lang']}-"), own, arrays)
+
+
+def _made_with(encoder: CaptionEncoder) -> dict[str, Any]:
+    if isinstance(encoder, WordEncoder):
+        return made_with(torch.device("cpu"))
+    return made_with(encoder.device, token_budget=encoder.token_budget, source=encoder.source)
+
+
+def captions_of(dataset: ImageTextDataset, lang: str) -> tuple[NDArray[np.int32], list[str]]:
+    """Every caption in that language: (N,) int32 item of each, and the N captions."""
+    counts = [len(item.texts.get(lang, ())) for item in dataset.items]
+    captions = [text for item in dataset.items for text in item.texts.get(lang, ())]
+    return np.repeat(np.arange(len(counts), dtype=np.int32), counts), captions
+
+
+def _text_reason(lang: str, has_text: bool) -> tuple[str, str]:
+    return ("non-finite", "its features were not finite") if has_text else ("no-text", f"no {lang} caption")

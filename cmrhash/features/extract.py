@@ -1,0 +1,254 @@
+"""Data set x encoders -> the feature cache.
+
+``cache/<dataset>/`` gets ``items.jsonl`` and ``dataset.json`` (the items with their roles), ``image-<encoder>.h5``,
+``text-<lang>-<encoder>.h5`` and ``quarantine.jsonl`` (what could not be used, and why). Every item of the data set is
+accounted for: items = ok + quarantined, for the images and for each language. Views that the data set brings ready-made
+features of need no encoder.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Collection, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from cmrhash.compute import processes
+from cmrhash.config import OWN, RANDOM, SAMPLE_DATASET, TEXT_MODELS, ExtractConfig
+from cmrhash.data.catalog import read_dataset
+from cmrhash.data.items import ImageTextDataset
+from cmrhash.data.manifest import QUARANTINE, keep
+from cmrhash.encoders import bag_and_vectors
+from cmrhash.encoders import image as image_encoders
+from cmrhash.encoders import text as text_encoders
+from cmrhash.encoders.image import ImageEncoder
+from cmrhash.errors import CmrhashError, DataError, UsageError
+from cmrhash.features import shards
+from cmrhash.features.captions import CaptionEncoder, captions_of, extract_texts
+from cmrhash.features.images import extract_images
+from cmrhash.features.outcome import Extracted, FeaturePart, Progress
+from cmrhash.features.precomputed import extract_ready
+from cmrhash.features.shards import Shard
+from cmrhash.storage.files import locked, write_bytes
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A data set, which the cache holds now, and the encoders of its views; None, or no entry, for ready-made features.
+
+    langs: the languages to extract; image: the image encoder; texts: language -> text encoder.
+    """
+
+    dataset: ImageTextDataset
+    langs: list[str]
+    image: ImageEncoder | None
+    texts: dict[str, CaptionEncoder]
+
+
+@dataclass
+class Extraction:
+    """What ``extract`` did. untrained: some encoder has random weights; shard: what fell to this process; half: the
+    half precision that dtype "auto" came to for an encoder, else "".
+    """
+
+    dataset: ImageTextDataset
+    folder: Path
+    files: list[Extracted]
+    untrained: bool
+    unknown_words: dict[str, float]  # language -> share of words or word pieces outside the vocabulary
+    shard: Shard
+    half: str
+
+
+def extract(config: ExtractConfig, progress: Progress = lambda *_: None, opened: Opened | None = None) -> Extraction:
+    """Read the data set, encode what is not in the cache yet, and say what became of every item.
+
+    opened: the data set and encoders to use, as ``open_encoders`` gives them; None: those that the config names.
+
+    A second call with the same recipe finds everything there; after a kill it goes on where it was. A file of
+    another recipe, or of photos that have changed since, is refused with StaleError unless ``overwrite``. Of several
+    processes each does a shard of every file; rank 0 reports, the others report no files.
+    """
+    shard, device = _shard(config), processes.device_of(config.device)
+    with processes.group(device):
+        meet = processes.meeting()
+        opened = opened or open_encoders(config, device)
+        dataset = opened.dataset
+        folder = config.cache / dataset.name
+        encoded = _encode(opened, folder, config, shard, device, _labelled(progress, shard))
+        meet()
+        files = [] if processes.rank() else [one.finish(progress) for one in encoded]
+        if processes.world() > 1 and any(file.missing for file in files):
+            raise CmrhashError("shards of other processes are not there", folder, "all need the same cache folder")
+        _write_quarantine(folder, [file for file in files if not file.missing])
+        meet()
+    used = [encoder.recipe for encoder in (opened.image, *opened.texts.values()) if encoder]
+    untrained = any(recipe["weights"] == RANDOM for recipe in used)
+    halves = {recipe.get("dtype", "float32") for recipe in used} - {"float32"} if config.dtype == "auto" else set()
+    unknown = {lang: one.unknown_share(captions_of(dataset, lang)[1][:1000]) for lang, one in opened.texts.items()}
+    return Extraction(dataset, folder, files, untrained, unknown, shard, "".join(halves))
+
+
+def _shard(config: ExtractConfig) -> Shard:
+    """What falls to this process: by --shard, or its rank among those that torchrun has started."""
+    shard = shards.parse(config.shard)
+    if processes.world() == 1:
+        return shard
+    if config.shard:
+        raise UsageError("--shard under torchrun", None, "leave it out: each process does its own shard")
+    return Shard(processes.rank() + 1, processes.world())
+
+
+def _labelled(progress: Progress, shard: Shard) -> Progress:
+    """Says of which shard the figures are, if there are several."""
+    return progress if shard.of == 1 else lambda what, *figures: progress(f"{what} of shard {shard}", *figures)
+
+
+def _encode(
+    opened: Opened, folder: Path, config: ExtractConfig, shard: Shard, device: torch.device, progress: Progress
+) -> list[FeaturePart]:
+    """This process's part of every feature file."""
+    dataset = opened.dataset
+
+    def images() -> FeaturePart:
+        if opened.image is None:
+            return extract_ready(dataset, "image", folder, config, shard, progress)
+        return extract_images(dataset, opened.image, folder, config, shard, progress)
+
+    def texts() -> list[FeaturePart]:
+        return [
+            extract_texts(dataset, lang, opened.texts[lang], folder, config, shard, progress)
+            if lang in opened.texts
+            else extract_ready(dataset, f"text-{lang}", folder, config, shard, progress)
+            for lang in opened.langs
+        ]
+
+    if device.type == "cpu":
+        return [images(), *texts()]
+    # the GPU waits for image decoders most of the time: captions go through it meanwhile
+    with ThreadPoolExecutor(1) as pool:
+        later = pool.submit(texts)
+        return [images(), *later.result()]
+
+
+# ---------------------------------------------------------------------------------------------- encoders
+
+
+def open_encoders(config: ExtractConfig, device: torch.device) -> Opened:
+    """Read the data set, put its items into the cache, and load the encoders that the config names."""
+    dataset = read_dataset(config)
+    langs = _languages(dataset, config.langs)
+    models = _text_models(config, langs, dataset.ready)
+    image = None if "image" in dataset.ready else _image_encoder(config, device)
+    texts = _text_encoders(config, dataset, models, device)
+    return Opened(keep(dataset, config.cache / dataset.name, config.overwrite), langs, image, texts)
+
+
+def _languages(dataset: ImageTextDataset, asked: Sequence[str]) -> list[str]:
+    unknown = [lang for lang in asked if lang not in dataset.languages]
+    if unknown:
+        has = ", ".join(dataset.languages) or "none"
+        raise UsageError(f"the data set has no language '{unknown[0]}'", dataset.root, f"it has {has}")
+    if not dataset.languages:
+        raise DataError("no item has a caption", dataset.root, "check --root and the layout it should have")
+    return list(dict.fromkeys(asked)) or list(dataset.languages)
+
+
+def _image_encoder(config: ExtractConfig, device: torch.device) -> ImageEncoder:
+    default = RANDOM if config.dataset == SAMPLE_DATASET else "default"
+    return image_encoders.load(
+        config.image_model,
+        default if config.image_weights is None else config.image_weights,
+        device=device,
+        dtype=config.dtype,
+        seed=config.seed,
+        offline=config.offline,
+    )
+
+
+def _text_models(config: ExtractConfig, langs: list[str], ready: Collection[str] = ()) -> dict[str, str]:
+    """Language -> model, from "[LANG=]MODEL" options, the sample's untrained one, or the built-in table.
+
+    ready: the views that have ready-made features, and so no model.
+    """
+    given: dict[str, str] = {}
+    for option in config.text_models:
+        match = re.fullmatch(r"([A-Za-z0-9_-]+)=(.+)", option)
+        lang, model = match.groups() if match else ("", option)
+        if not model:
+            raise UsageError("--text-model without a model", None, "give [LANG=]MODEL, or leave it out")
+        if match and lang not in langs:
+            raise UsageError(f"--text-model {option}", None, f"the languages are {', '.join(langs)}")
+        if match and model != OWN and f"text-{lang}" in ready:
+            raise UsageError(f"--text-model {option}", None, f"the {lang} texts have ready-made features: leave it out")
+        given[lang] = model
+    default = given.get("", RANDOM if config.dataset == SAMPLE_DATASET else None)
+    encoded = [lang for lang in langs if f"text-{lang}" not in ready]
+    models = {lang: given.get(lang, default or TEXT_MODELS.get(lang, "")) for lang in encoded}
+    missing = [lang for lang, model in models.items() if not model]
+    if missing:
+        raise UsageError(f"no text model for language '{missing[0]}'", None, f"give --text-model {missing[0]}=DIR")
+    if lost := [lang for lang, model in models.items() if model == OWN]:
+        raise UsageError(f"the data set brings no {lost[0]} features of its own", None, "give a text model")
+    return models
+
+
+def _text_encoders(
+    config: ExtractConfig, dataset: ImageTextDataset, models: dict[str, str], device: torch.device
+) -> dict[str, CaptionEncoder]:
+    """One encoder a language; languages with the same trained transformer share it, and a file is read once."""
+    train = {
+        lang: [text for item in dataset.items if "train" in item.splits for text in item.texts.get(lang, ())]
+        for lang in models
+    }
+    made: dict[str, CaptionEncoder] = {}
+    for model in dict.fromkeys(models.values()):
+        langs = [lang for lang in models if models[lang] == model]
+        if bag_and_vectors.takes(model):
+            captions = {lang: captions_of(dataset, lang)[1] for lang in langs}
+            made |= bag_and_vectors.load(
+                model, train, captions, vocabulary=config.vocabulary, pooling=config.pooling, seed=config.seed
+            )
+            continue
+        for shared in [[lang] for lang in langs] if model == RANDOM else [langs]:
+            encoder = text_encoders.load(
+                model,
+                pooling=config.pooling,
+                max_length=config.max_length,
+                device=device,
+                dtype=config.dtype,
+                seed=config.seed,
+                offline=config.offline,
+                corpus=train[shared[0]] if model == RANDOM else (),
+            )
+            made |= dict.fromkeys(shared, encoder)
+    return made
+
+
+# ---------------------------------------------------------------------------------------------- what was bad
+
+
+def _write_quarantine(folder: Path, files: list[Extracted]) -> None:
+    """Write the reasons of this call; those of languages that it did not touch stay."""
+    if not files:
+        return
+    path = folder / QUARANTINE
+    with locked(path, wait=True):
+        before = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+        entries = [entry for entry in map(json.loads, before) if entry["stage"] not in {file.stage for file in files}]
+        entries += [entry for file in files for entry in file.quarantine]
+        lines = (json.dumps(entry, ensure_ascii=False) + "\n" for entry in entries)
+        write_bytes(path, (line.encode(errors="backslashreplace") for line in lines))
+
+
+def refuse_bad(report: Extraction, max_bad: float) -> None:
+    """Raise DataError if more of the images, or of a language's captions, are broken than is accepted."""
+    for file in report.files:
+        if file.bad > max_bad * file.items:
+            what = f"{file.bad} of {file.items} items could not be used, more than --max-bad {max_bad:g}"
+            fix = f"what is good is kept; see {report.folder / QUARANTINE}"
+            raise DataError(what, file.path, fix)

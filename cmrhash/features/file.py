@@ -1,0 +1,301 @@
+"""The feature cache: one ordinary .h5 a modality and encoder that survives a kill at any instant.
+
+Life of a file:
+
+    create   every dataset at its full size, contiguous, zero-filled and on disk, as ``X.h5.part``; a full disk shows
+             here, before any encoder has run, and HDF5's own metadata never changes again
+    commit   a block of rows, then its CRC-32 as a commit record, then one fsync; straight to their places on disk, for
+             HDF5 cannot let go of a file in which a write has failed
+    resume   re-check the CRC of every committed block, encode only the others; the result has the same bytes
+    seal     sha256 of the payload and a JSON manifest into the HDF5 user block, then rename to ``X.h5``
+
+Readers see sealed files only, and check the digest before HDF5 parses a byte: it notices few flipped bits itself, and a
+hostile file can crash it or make it read others. So it is with what never changes in an unfinished one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import math
+import os
+import zlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from cmrhash.errors import CmrhashError, DamagedError, DataError, StaleError
+from cmrhash.storage import hdf5
+from cmrhash.storage.files import locked, make_folder, sync
+from cmrhash.storage.recipes import canonical, refuse_difference
+from cmrhash.storage.sealed import (
+    COMMITTED,
+    DELETE,
+    USER_BLOCK,
+    check_frame,
+    write_note,
+)
+
+RECORDED = ("x", "valid", "source", "item")  # what a commit record covers: all that is written by rows
+LAYOUT = {"x": (np.float32, 2), "item": (np.int32, 1), "valid": (np.uint8, 1), "source": (np.uint8, 2)}
+LAYOUT |= {"ids": (np.uint8, 1), "id_ends": (np.int64, 1)}  # what a feature file must hold: type and axes
+
+
+@dataclass(frozen=True)
+class Features:
+    """What a sealed feature file holds.
+
+    x: (N, D) float32, one row an image or a caption; zeros where not valid. item: (N,) int32, the item of each row.
+    valid: (N,) bool. source: (N, 16) uint8, BLAKE2b-128 of the image file's bytes or of the caption.
+    ids: the items' ids, in the data set's order. recipe: all that changes the numbers. sha256: of the payload.
+    """
+
+    x: NDArray[np.float32]
+    item: NDArray[np.int32]
+    valid: NDArray[np.bool_]
+    source: NDArray[np.uint8]
+    ids: tuple[str, ...]
+    recipe: Mapping[str, Any]
+    sha256: str
+
+
+def source_digest(content: bytes) -> NDArray[np.uint8]:
+    """(16,) uint8: what a row was made from, so that a changed photo or caption is noticed."""
+    return np.frombuffer(hashlib.blake2b(content, digest_size=16).digest(), np.uint8)
+
+
+# ---------------------------------------------------------------------------------------------- writing
+
+
+class FeatureWriter:
+    """Writes one feature file in blocks of rows; resumes an unfinished one of the same recipe.
+
+    An unfinished file of another recipe or other items is refused with StaleError, a damaged one with DamagedError, or
+    removed if ``replace``.
+    Use as a context manager: it holds the file's lock, and leaves ``X.h5.part`` behind if not sealed.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        item: NDArray[np.int32],
+        ids: tuple[str, ...],
+        dim: int,
+        recipe: Mapping[str, Any],
+        block_rows: int,
+        replace: bool = False,
+    ) -> None:
+        self.path, self.recipe, self.block_rows, self.replace = path, dict(recipe), block_rows, replace
+        self.rows = len(item)
+        self.blocks = -(-self.rows // block_rows)
+        self._part = path.with_name(path.name + ".part")
+        self._static = {"item": item.astype(np.int32), **_id_arrays(ids), "recipe": _as_bytes(canonical(recipe))}
+        self._shapes: dict[str, tuple[tuple[int, ...], Any]] = {
+            "item": ((self.rows,), np.int32),
+            "x": ((self.rows, dim), np.float32),
+            "valid": ((self.rows,), np.uint8),
+            "source": ((self.rows, 16), np.uint8),
+            "_commit": ((self.blocks,), np.uint64),
+        }
+        self._stack = contextlib.ExitStack()
+
+    def __enter__(self) -> FeatureWriter:
+        make_folder(self.path.parent)
+        try:
+            self._stack.enter_context(locked(self.path))
+            if self.replace and self._part.exists() and not self._resumable():
+                self._part.unlink()
+            if not self._part.exists():
+                self._create()
+            check_frame(self._part)
+            with h5py.File(self._part, "r") as self._file:
+                self._check_part()
+                self._places = {name: self._file[name].id.get_offset() for name in self._shapes}
+            self._disk = self._stack.enter_context(self._part.open("r+b", buffering=0))
+            self.done = {block for block in range(self.blocks) if self._intact(block)}
+        except BaseException:
+            self._stack.close()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    def slice(self, block: int) -> slice:
+        """The rows of a block."""
+        return slice(block * self.block_rows, min((block + 1) * self.block_rows, self.rows))
+
+    def committed(self, name: str, block: int) -> NDArray[Any]:
+        """The rows of a committed block out of "x", "valid" or "source"."""
+        rows = self.slice(block)
+        return self._rows(name, rows.start, rows.stop)
+
+    def commit(self, block: int, x: NDArray[np.float32], valid: NDArray[np.bool_], source: NDArray[np.uint8]) -> None:
+        """Write a block and make it last. Rows that are not valid must be zeros.
+
+        Raises CmrhashError for arrays that do not fit, and if they cannot be written.
+        """
+        rows = self.slice(block)
+        values: dict[str, NDArray[Any]] = {"x": x, "valid": valid.astype(np.uint8), "source": source}
+        for name, value in values.items():
+            shape, dtype = self._shapes[name]
+            if value.shape != (rows.stop - rows.start, *shape[1:]) or value.dtype != dtype:
+                raise CmrhashError(f"block of {name}: {value.shape} {value.dtype}", self._part, "this is a bug")
+        if not np.isfinite(x).all() or x[~valid].any():
+            raise CmrhashError("features must be finite, and zero where not valid", self._part, "this is a bug")
+        with _in_one_line(self._part):
+            for name, value in values.items():
+                self._write(name, rows.start, value)
+            self._write("_commit", block, np.uint64(self._record(block)))
+            self._sync()
+        self.done.add(block)
+
+    def seal(self, made_with: Mapping[str, Any]) -> None:
+        """Turn the part into the finished file. made_with: versions and devices, told but not compared."""
+        missing = self.blocks - len(self.done)
+        if missing:
+            raise CmrhashError(f"{missing} of {self.blocks} blocks are missing", self._part, "this is a bug")
+        ok = sum(int(self.committed("valid", block).sum()) for block in range(self.blocks))
+        counts = {"rows": self.rows, "ok": ok, "dim": self._shapes["x"][0][1]}
+        manifest = {"kind": "features", "recipe": self.recipe, "made_with": dict(made_with), **counts}
+        with _in_one_line(self._part):
+            hdf5.seal(self._part, self.path, manifest)
+
+    def _create(self) -> None:
+        new = self._part.with_name(self._part.name + ".new")
+        arrays = {name: (value.shape, value.dtype) for name, value in self._static.items()} | self._shapes
+        need = sum(int(np.prod(shape)) * np.dtype(dtype).itemsize for shape, dtype in arrays.values())
+        try:
+            hdf5.reserve(new, need)
+            with h5py.File(new, "w", userblock_size=USER_BLOCK) as file:
+                for name, (shape, dtype) in arrays.items():
+                    hdf5.preallocate(file, name, shape, np.dtype(dtype))
+                for name, value in self._static.items():
+                    file[name][...] = value
+                file.flush()
+                os.fsync(file.id.get_vfd_handle())
+                places = {name: (file[name].id.get_offset(), file[name].nbytes) for name in self._shapes}
+            commits_at, changing = places["_commit"][0], [places[name] for name in places if name != "item"]
+            write_note(new, self.recipe, self.rows, self.blocks, commits_at, [p for p in changing if p[1]])
+        except (OSError, ValueError, RuntimeError) as error:
+            new.unlink(missing_ok=True)
+            fix = "free some space or choose another --cache"
+            raise CmrhashError(f"cannot set aside {need / 1e6:.1f} MB ({error})", new, fix) from None
+        os.replace(new, self._part)
+        sync(self.path.parent)
+
+    def _resumable(self) -> bool:
+        try:
+            check_frame(self._part)
+            with h5py.File(self._part, "r") as self._file:
+                self._check_part()
+        except (StaleError, DamagedError):
+            return False
+        return True
+
+    def _check_part(self) -> None:
+        """An unfinished file must be of this recipe; then its static arrays are these ones, to the byte."""
+        recipe = json.loads(bytes(self._file["recipe"][...])) if "recipe" in self._file else {}
+        refuse_difference(recipe, self.recipe, self._part, "unfinished file")
+        for name, value in self._static.items():
+            if not np.array_equal(self._file[name][...], value):
+                raise StaleError(f"unfinished file of other items ('{name}' differs)", self._part, "use --overwrite")
+        for name, (shape, dtype) in self._shapes.items():
+            found = self._file[name].shape, self._file[name].dtype
+            if found != (shape, dtype):
+                raise StaleError(f"unfinished file with {name} = {found}, not {shape}", self._part, "use --overwrite")
+
+    def _intact(self, block: int) -> bool:
+        """Committed, and still what was committed."""
+        return bool(self._rows("_commit", block, block + 1) == self._record(block))
+
+    def _record(self, block: int) -> int:
+        """The commit record of what the file holds now: CRC-32 of every array's rows, and a bit that says "done"."""
+        crc, rows = 0, self.slice(block)
+        for name in RECORDED:
+            crc = zlib.crc32(self._rows(name, rows.start, rows.stop).tobytes(), crc)
+        return crc | COMMITTED
+
+    def _sync(self) -> None:
+        os.fsync(self._disk.fileno())
+
+    def _rows(self, name: str, start: int, stop: int) -> NDArray[Any]:
+        """Rows of an array as they are on disk."""
+        (_, *row), dtype = self._shapes[name]
+        size = math.prod(row) * np.dtype(dtype).itemsize
+        content = os.pread(self._disk.fileno(), (stop - start) * size, self._places[name] + start * size)
+        return np.frombuffer(content, dtype).reshape(-1, *row)
+
+    def _write(self, name: str, first: int, value: NDArray[Any] | np.uint64) -> None:
+        """Put rows where they belong, from row ``first`` on."""
+        (_, *row), dtype = self._shapes[name]
+        content = memoryview(value.tobytes())
+        at = self._places[name] + first * math.prod(row) * np.dtype(dtype).itemsize
+        while content:
+            written = os.pwrite(self._disk.fileno(), content, at)
+            content, at = content[written:], at + written
+
+
+@contextlib.contextmanager
+def _in_one_line(path: Path) -> Iterator[None]:
+    """A disk that takes no more, for the user."""
+    try:
+        yield
+    except OSError as error:
+        fix = "free some space; the same command goes on from there"
+        raise CmrhashError(f"cannot write ({error.strerror})", path, fix) from None
+
+
+# ---------------------------------------------------------------------------------------------- reading
+
+
+@contextlib.contextmanager
+def open_features(path: Path) -> Iterator[tuple[dict[str, Any], dict[str, h5py.Dataset]]]:
+    """Likewise of a sealed feature file, or a shard of one, whose arrays are those that such a file has."""
+    with hdf5.open_sealed(path) as (manifest, arrays):
+        if manifest.get("kind") != "features":
+            raise DataError("not a feature file", path, "it is another artifact of cmrhash")
+        fitting = LAYOUT.keys() <= arrays.keys() and all(
+            arrays[name].dtype == dtype and arrays[name].ndim == ndim for name, (dtype, ndim) in LAYOUT.items()
+        )
+        if not fitting or len({len(arrays[name]) for name in ("x", "item", "valid", "source")}) > 1:
+            raise _other_arrays(path)
+        yield manifest, arrays
+
+
+def read_features(path: Path) -> Features:
+    """Read a sealed feature file whole (a few hundred MB at most; training works on it in memory)."""
+    with open_features(path) as (manifest, arrays):
+        a = {name: arrays[name][...] for name in LAYOUT}
+    blob, ends = bytes(a["ids"]), a["id_ends"].tolist()
+    try:
+        ids = tuple(blob[i:j].decode() for i, j in zip([0, *ends], ends, strict=False))
+    except UnicodeDecodeError:
+        raise _other_arrays(path) from None
+    if (a["item"] < 0).any() or (a["item"] >= len(ids)).any():
+        raise _other_arrays(path)
+    valid = a["valid"].astype(bool)
+    return Features(a["x"], a["item"], valid, a["source"], ids, manifest["recipe"], manifest["payload_sha256"])
+
+
+def _other_arrays(path: Path) -> DamagedError:
+    return DamagedError("its arrays are not those of a feature file", path, DELETE)
+
+
+# ---------------------------------------------------------------------------------------------- small parts
+
+
+def _id_arrays(ids: tuple[str, ...]) -> dict[str, NDArray[Any]]:
+    """Ids as one UTF-8 blob and the end of each: fixed-width HDF5 strings would cut long ones without a word."""
+    lengths = np.fromiter((len(i.encode()) for i in ids), np.int64, len(ids))
+    return {"ids": _as_bytes("".join(ids).encode()), "id_ends": np.cumsum(lengths)}
+
+
+def _as_bytes(content: bytes) -> NDArray[np.uint8]:
+    return np.frombuffer(content, np.uint8)

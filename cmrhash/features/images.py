@@ -1,0 +1,145 @@
+"""Images x an encoder -> one feature file, with the next block's files being decoded meanwhile."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cmrhash.config import ExtractConfig
+from cmrhash.data.items import ImageTextDataset, ids_digest, resolve_image
+from cmrhash.encoders.image import ImageEncoder
+from cmrhash.encoders.pixels import BadImage, decode, read_bytes
+from cmrhash.features.file import FeatureWriter, source_digest
+from cmrhash.features.outcome import CODE, FeaturePart, Progress, made_with
+from cmrhash.features.shards import Shard, Target
+
+IMAGE_BLOCK = 256  # images a commit: what a kill can cost, against one fsync
+LARGE = 640  # side in pixels above which an eighth of these is a commit: three blocks at a time lie in memory
+DECODERS = min(16, (os.cpu_count() or 1) + 1)  # threads; Pillow frees the interpreter lock
+
+
+def extract_images(
+    dataset: ImageTextDataset,
+    encoder: ImageEncoder,
+    folder: Path,
+    config: ExtractConfig,
+    shard: Shard,
+    progress: Progress,
+) -> FeaturePart:
+    """Write ``image-<encoder>.h5``, or find it there; one row an item, zeros and not valid where no image is usable."""
+    start = time.monotonic()
+    path = folder / f"image-{encoder.name}.h5"
+    recipe = {"kind": "image", "code": CODE, "items": ids_digest(dataset), **encoder.recipe}
+    item, ids = np.arange(len(dataset.items), dtype=np.int32), tuple(i.id for i in dataset.items)
+    commit = max(1, IMAGE_BLOCK // 8) if encoder.crop.size > LARGE else IMAGE_BLOCK
+
+    def files(rows: slice) -> list[Path | None]:
+        return [resolve_image(dataset.root, i.image) if i.image else None for i in dataset.items[rows]]
+
+    def now(rows: slice) -> NDArray[np.uint8]:
+        return np.stack(list(pool.map(file_digest, files(rows))))
+
+    with ThreadPoolExecutor(DECODERS) as pool:
+        target = Target(path, item, ids, encoder.dim, recipe, commit, shard, config.overwrite, now)
+        fresh = not target.found()
+        if fresh:
+            with target.writer() as writer:
+                loaded = _ahead(pool, encoder, lambda block: files(target.rows_of(block)), writer)
+                _encode_blocks(writer, loaded, encoder, config.image_batch, progress)
+                target.seal(writer, made_with(encoder.device, batch=config.image_batch, source=encoder.source))
+    seconds = time.monotonic() - start
+    return FeaturePart(target, "image", seconds, fresh, lambda n: _diagnose(files(slice(n, n + 1))[0]))
+
+
+def _encode_blocks(
+    writer: FeatureWriter, blocks: Iterator[Block], encoder: ImageEncoder, batch: int, progress: Progress
+) -> None:
+    """Encode the blocks that are missing, while the images of the next block are decoded."""
+    size = encoder.crop.size
+    done = sum(writer.slice(b).stop - writer.slice(b).start for b in writer.done)
+    progress("images", done, writer.rows)
+    for block, loaded in blocks:
+        count = len(loaded)
+        # a bad image is a black one here, so that its neighbours meet the same batch as in a clean run
+        pixels = np.zeros((-(-count // batch) * batch, size, size, 3), np.uint8)  # (B', S, S, 3)
+        source = np.zeros((count, 16), np.uint8)
+        valid = np.zeros(count, bool)
+        for row, future in enumerate(loaded):
+            source[row], image = future.result()
+            if image is not None:
+                pixels[row], valid[row] = image, True
+        x = np.empty((count, encoder.dim), np.float32)
+        for first in range(0, count, batch):
+            last = min(first + batch, count)
+            x[first:last] = encoder.encode(pixels[first : first + batch])[: last - first]
+            progress("images", done + last, writer.rows)
+        done += count
+        valid &= np.isfinite(x).all(1)
+        x[~valid] = 0
+        writer.commit(block, x, valid, source)
+
+
+Loaded = tuple[NDArray[np.uint8], NDArray[np.uint8] | None]  # digest of the file, pixels
+Block = tuple[int, list[Future[Loaded]]]  # its number, its images
+
+
+def _ahead(
+    pool: ThreadPoolExecutor, encoder: ImageEncoder, files: Callable[[int], list[Path | None]], writer: FeatureWriter
+) -> Iterator[Block]:
+    """The missing blocks in order, each with the next one's images already being decoded."""
+
+    def submit(block: int) -> list[Future[Loaded]]:
+        return [pool.submit(load_image, path, encoder) for path in files(block)]
+
+    todo = [block for block in range(writer.blocks) if block not in writer.done]
+    waiting = submit(todo[0]) if todo else []
+    try:
+        for at, block in enumerate(todo):
+            current, waiting = waiting, submit(todo[at + 1]) if at + 1 < len(todo) else []
+            yield block, current
+    finally:
+        for future in waiting:
+            future.cancel()
+
+
+def load_image(path: Path | None, encoder: ImageEncoder) -> Loaded:
+    """A file's digest and pixels; zeros without a file, no pixels if it is bad."""
+    if path is None:
+        return np.zeros(16, np.uint8), None
+    try:
+        content = read_bytes(path)
+    except BadImage:
+        return np.zeros(16, np.uint8), None
+    try:
+        return source_digest(content), encoder.crop(decode(content))
+    except BadImage:
+        return source_digest(content), None
+
+
+def file_digest(path: Path | None) -> NDArray[np.uint8]:
+    """(16,) uint8 digest of a file's bytes; zeros without a file or if it cannot be read."""
+    try:
+        return source_digest(read_bytes(path)) if path else np.zeros(16, np.uint8)
+    except BadImage:
+        return np.zeros(16, np.uint8)
+
+
+def _diagnose(path: Path | None) -> dict[str, str]:
+    """Why an image was not usable; looked at again, so that a resumed run knows the same reasons."""
+    if path is None:
+        return {"code": "no-image", "path": "", "reason": "the data set names no image"}
+    try:
+        decode(read_bytes(path))
+    except BadImage as bad:
+        return {"code": bad.code, "path": str(path), "reason": str(bad)}
+    return {
+        "code": "non-finite",
+        "path": str(path),
+        "reason": "its features were not finite, or it changed since",
+    }

@@ -1,0 +1,71 @@
+"""Ready-made features of a view -> one feature file, of the same form as those that an encoder fills."""
+
+from __future__ import annotations
+
+import hashlib
+import mmap
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from cmrhash.config import READY, ExtractConfig
+from cmrhash.data.items import ImageTextDataset, ids_digest
+from cmrhash.features.file import source_digest
+from cmrhash.features.outcome import CODE, FeaturePart, Progress, made_with
+from cmrhash.features.shards import Shard, Target
+
+READY_BLOCK = 1024  # rows a commit
+BROKEN = {"code": "non-finite", "path": "", "reason": "its ready-made features are not finite as float32"}
+
+
+def extract_ready(
+    dataset: ImageTextDataset, view: str, folder: Path, config: ExtractConfig, shard: Shard, progress: Progress
+) -> FeaturePart:
+    """Write ``<view>-<name>.h5``, or find it there; one row an item, zeros and not valid where a row is not finite.
+
+    A file of other features under the same name is refused with StaleError: the recipe holds the sha256 of the rows.
+    """
+    start, own = time.monotonic(), dataset.ready[view]
+    kind, _, lang = view.partition("-")
+    path = folder / f"{view}-{own.name}.h5"
+    digest = hashlib.sha256()
+    for x in _blocks(own.x):
+        digest.update(x.tobytes())
+    made_by = {"encoder": own.name, "weights": READY, "weights_sha256": digest.hexdigest()}
+    recipe = {"kind": kind, "code": CODE, "items": ids_digest(dataset), **({"lang": lang} if lang else {}), **made_by}
+    item, ids = np.arange(len(dataset.items), dtype=np.int32), tuple(i.id for i in dataset.items)
+    target = Target(path, item, ids, own.x.shape[1], recipe, READY_BLOCK, shard, config.overwrite)
+    fresh = not target.found()
+    if fresh:
+        with target.writer() as writer:
+            for block, x in enumerate(_blocks(own.x[target.rows])):
+                if block not in writer.done:
+                    source = np.stack([source_digest(row.tobytes()) for row in x])
+                    valid = np.asarray(np.isfinite(x).all(1))
+                    x[~valid] = 0
+                    writer.commit(block, x, valid, source)
+                progress(f"{view} features", writer.slice(block).stop, writer.rows)
+            target.seal(writer, made_with(torch.device("cpu"), source=own.source))
+    return FeaturePart(target, lang or kind, time.monotonic() - start, fresh, lambda _: BROKEN)
+
+
+def _blocks(x: NDArray[Any]) -> Iterator[NDArray[np.float32]]:
+    """READY_BLOCK rows after the other as float32, each its own copy; what float32 cannot hold becomes infinite."""
+    for first in range(0, len(x), READY_BLOCK):
+        with np.errstate(over="ignore"):
+            yield np.array(x[first : first + READY_BLOCK], np.float32, order="C")
+        _let_go(x)
+
+
+def _let_go(x: NDArray[Any]) -> None:
+    """Take what was read of a mapped file out of this process's memory; it can be read again."""
+    base: Any = x
+    while isinstance(base, np.ndarray):
+        base = base.base
+    if isinstance(base, mmap.mmap):
+        base.madvise(mmap.MADV_DONTNEED)

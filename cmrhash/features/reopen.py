@@ -1,0 +1,139 @@
+"""The encoders that made feature files, opened again, so that a query is encoded as the database was.
+
+Each kind is imported where one is opened: a sentence does without torchvision, a photo without transformers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cmrhash.config import RANDOM, READY
+from cmrhash.data.items import ImageTextDataset
+from cmrhash.encoders.pixels import crop_of
+from cmrhash.errors import EncoderError, UsageError
+from cmrhash.storage.recipes import first_difference
+from cmrhash.storage.sealed import read_manifest
+
+if TYPE_CHECKING:
+    import torch
+
+    from cmrhash.encoders.image import ImageEncoder
+    from cmrhash.encoders.text import TextEncoder
+    from cmrhash.features.captions import CaptionEncoder
+
+SAME = ("encoder", "weights_sha256", "tokenizer_sha256", "pooling", "max_length", "crop")  # what has to agree
+
+
+def image_encoder(path: Path, device: torch.device, weights: str | None = None, offline: bool = False) -> ImageEncoder:
+    """The image encoder of a feature file ``image-<encoder>.h5``. weights: where its weights are now, if they moved.
+
+    Raises EncoderError if they cannot be found or are other ones, UsageError for ready-made features.
+    """
+    manifest = made_by(path)
+    source = weights or _source(manifest, path, "--image-weights FILE")
+    return image_from(manifest["recipe"], source, path, device, offline)
+
+
+def text_encoder(
+    path: Path,
+    dataset: ImageTextDataset,
+    device: torch.device,
+    model: str | None = None,
+    offline: bool = False,
+) -> CaptionEncoder:
+    """The text encoder of a feature file ``text-<lang>-<encoder>.h5``. model: where it is now, if it moved.
+
+    Raises as ``image_encoder`` does. An untrained one learns its vocabulary on the train captions once more.
+    """
+    from cmrhash.features.captions import captions_of, load_words, words_path
+
+    manifest = made_by(path)
+    recipe = manifest["recipe"]
+    if words_path(path).exists():
+        return load_words(path)
+    source = model or _source(manifest, path, f"--text-model {recipe['lang']}=DIR")
+    corpus: list[str] = []
+    if source == RANDOM:
+        item, captions = captions_of(dataset, recipe["lang"])
+        corpus = [text for n, text in zip(item, captions, strict=True) if "train" in dataset.items[n].splits]
+    return text_from(recipe, source, path, device, offline, corpus)
+
+
+def image_from(
+    recipe: Mapping[str, Any], source: str, made: Path, device: torch.device, offline: bool = False
+) -> ImageEncoder:
+    """The image encoder of a recipe. source: its weights; made: what was made with it, for the message.
+
+    A photo is prepared as the recipe says, whatever torchvision has for such weights: files of weights do not know.
+    Raises EncoderError if they cannot be found or are other ones.
+    """
+    from cmrhash.encoders import image
+
+    encoder = image.load(
+        recipe["encoder"],
+        source,
+        device=device,
+        dtype=recipe["dtype"],
+        seed=recipe.get("weights_seed", 0),
+        offline=offline,
+    )
+    encoder.crop = crop_of(recipe["crop"], made)
+    encoder.recipe["crop"] = encoder.crop.recipe()
+    _refuse_other(recipe, encoder.recipe, made, source)
+    return encoder
+
+
+def text_from(
+    recipe: Mapping[str, Any],
+    source: str,
+    made: Path,
+    device: torch.device,
+    offline: bool = False,
+    corpus: Sequence[str] = (),
+) -> TextEncoder:
+    """The text encoder of a recipe, likewise. corpus: what an untrained one learns its vocabulary on."""
+    from cmrhash.encoders import text
+
+    encoder = text.load(
+        source,
+        pooling=recipe["pooling"],
+        max_length=recipe["max_length"],
+        device=device,
+        dtype=recipe["dtype"],
+        seed=recipe.get("weights_seed", 0),
+        offline=offline,
+        corpus=corpus,
+    )
+    _refuse_other(recipe, encoder.recipe, made, source)
+    return encoder
+
+
+def made_by(path: Path) -> dict[str, Any]:
+    """The manifest of a feature file; UsageError for ready-made features, which no encoder makes of a query."""
+    manifest = read_manifest(path)
+    if manifest["recipe"]["weights"] == READY:
+        what = "these features came ready-made: no encoder is known that makes them of a query"
+        raise UsageError(what, path, "ask by an item of the data set (--id), or extract with an encoder")
+    return manifest
+
+
+def _source(manifest: Mapping[str, Any], path: Path, option: str) -> str:
+    """Where the weights are, as far as the file knows; tuned ones lie below its own folder."""
+    source = manifest["made_with"].get("source")
+    if not source:
+        raise EncoderError("the file does not say where its encoder's weights are", path, f"give {option}")
+    inside = path.parent / str(source)
+    return str(inside) if manifest["recipe"].get("tuned") and inside.exists() else str(source)
+
+
+def _refuse_other(made: Mapping[str, Any], found: Mapping[str, Any], path: Path, source: str) -> None:
+    """A text encoder's name of its architecture may differ: one that was untrained is of a known kind once saved."""
+    saved = made["weights"] != found["weights"]
+    fields = [field for field in SAME if field in made and not (field == "encoder" and saved)]
+    difference = first_difference({f: made[f] for f in fields}, {f: found.get(f) for f in fields})
+    if difference:
+        field, was, now = difference
+        what = f"{path.name} was made with {field} = {was}, {source} has {now}"
+        raise EncoderError(what, path, "give the very encoder that it was made with, or extract again")

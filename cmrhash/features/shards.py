@@ -1,0 +1,295 @@
+"""A feature file that several processes make: each does a shard, the last one to finish makes one file of them.
+
+A shard is a run of whole blocks, so batches and padding are those of one process, and so are the bytes in the end. It
+is a sealed feature file of its own beside the whole one, ``X.h5.shard-3-of-8``, of the same recipe and its rows; it
+survives a kill and is resumed as the whole file would be. Merging copies block by block and removes the shards.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import glob
+import os
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cmrhash.errors import DamagedError, LockedError, StaleError, UsageError
+from cmrhash.features.file import FeatureWriter, open_features
+from cmrhash.storage.files import lock_of, locked, sync
+from cmrhash.storage.recipes import first_difference, refuse_difference
+from cmrhash.storage.sealed import SHARD, merging, read_manifest, read_note
+
+Sources = Callable[[slice], NDArray[np.uint8]]  # rows -> (M, 16), what they would be made from now
+
+
+@dataclass(frozen=True)
+class Shard:
+    """Which part of the work falls to this process, counted from 1."""
+
+    number: int = 1
+    of: int = 1
+
+    def __str__(self) -> str:
+        return f"{self.number}/{self.of}"
+
+
+def parse(option: str | None) -> Shard:
+    """ "3/8" is the third of eight; None: all of it. Raises UsageError for anything else."""
+    if option is None:
+        return Shard()
+    match = re.fullmatch(r"(\d{1,6})/(\d{1,6})", option)
+    number, of = map(int, match.groups()) if match else (0, 0)
+    if not 1 <= number <= of:
+        raise UsageError(f"--shard {option}", None, "write I/N, such as 3/8, the third of eight; I is from 1 to N")
+    return Shard(number, of)
+
+
+@dataclass
+class Target:
+    """A feature file that is to be there, and the part of it that falls to this process.
+
+    path, item, ids, dim, recipe, block_rows, overwrite: of the whole file, as FeatureWriter takes them. now: what its
+    rows would be made from at this moment; None: the recipe says it. valid: once it is known, (M,) bool, of the rows
+    of this process, and of all when the file is whole. missing: the shards that it still lacks.
+    """
+
+    path: Path
+    item: NDArray[np.int32]
+    ids: tuple[str, ...]
+    dim: int
+    recipe: Mapping[str, Any]
+    block_rows: int
+    shard: Shard
+    overwrite: bool
+    now: Sources | None = None
+    valid: NDArray[np.bool_] = field(default_factory=lambda: np.zeros(0, bool))
+    whole: bool = False
+    missing: tuple[int, ...] = ()
+
+    @property
+    def rows(self) -> slice:
+        """The rows of this process."""
+        return self._shard_rows(self.shard.number)
+
+    @property
+    def own(self) -> Path:
+        """The shard of this process."""
+        return self._shard_path(self.shard.number)
+
+    def rows_of(self, block: int) -> slice:
+        """The rows of one of this process's blocks."""
+        first = self.rows.start + block * self.block_rows
+        return slice(first, min(first + self.block_rows, self.rows.stop))
+
+    def found(self) -> bool:
+        """Whether nothing is left to be encoded here: the file is there, or this process's shard of it.
+
+        Raises StaleError for another recipe, for photos or captions that changed since, and for shards of another
+        number of them, unless ``overwrite``.
+        """
+        if self.path.exists() and not self.overwrite:
+            with open_features(self.path) as (manifest, arrays):
+                refuse_difference(manifest["recipe"], self.recipe, self.path, "feature file")
+                self._refuse_other_rows(self.path, arrays["item"], slice(None))
+                self._refuse_changed(arrays["source"])
+                self._is_whole(arrays["valid"][...])
+            return True
+        if self.shard.of == 1:
+            return False
+        self._refuse_other_shards()
+        return self.rows.start == self.rows.stop or self._own_is_good()
+
+    @contextlib.contextmanager
+    def writer(self) -> Iterator[FeatureWriter]:
+        """Of this process's rows; blocks that were made from what has changed since are not among those done."""
+        whole = self.shard.of == 1
+        path, recipe = (self.path, self.recipe) if whole else (self.own, self._shard_recipe(self.shard.number))
+        item, ids = (self.item, self.ids) if whole else (self.item[self.rows], ())
+        with FeatureWriter(path, item, ids, self.dim, recipe, self.block_rows, self.overwrite) as writer:
+            for block in sorted(writer.done):
+                if self.now and not np.array_equal(writer.committed("source", block), self.now(self.rows_of(block))):
+                    writer.done.remove(block)
+            yield writer
+
+    def seal(self, writer: FeatureWriter, made_with: Mapping[str, Any]) -> None:
+        """Finish this process's part."""
+        valid = _valid(writer)
+        writer.seal(made_with)
+        if self.shard.of == 1:
+            self._is_whole(valid)
+        else:
+            self.valid = valid.astype(bool)
+
+    def merge(self, beside: Callable[[], None], progress: Callable[[int, int], None]) -> None:
+        """Make one file of the shards if all are there, else say in ``missing`` which are not. Two that finish at the
+        same moment do it one after the other, and the second finds the file. beside: writes what lies beside it.
+        """
+        if self.whole:
+            return
+        lock = merging(self.path)
+        with locked(lock, wait=True):
+            if self._was_merged():
+                return
+            numbers = [n for n in range(1, self.shard.of + 1) if self._shard_rows(n).start < self._shard_rows(n).stop]
+            self.missing = tuple(n for n in numbers if not self._is_there(n))
+            if not self.missing:
+                self._merge(numbers, beside, progress)
+                lock_of(lock).unlink()
+
+    # ------------------------------------------------------------------------------------------ the whole file
+
+    def _is_whole(self, valid: NDArray[Any]) -> None:
+        self.valid, self.whole, self.missing = valid.astype(bool), True, ()
+        remove_shards(self.path)
+
+    def _refuse_changed(self, source: Any) -> None:
+        changed = self._changed(source, 0)
+        if changed and self.now:
+            names = ", ".join(self.ids[self.item[row]] for row in changed[:3])
+            first = slice(changed[0], changed[0] + 1)
+            made, asked = (digests[0].tobytes().hex()[:12] for digests in (source[first], self.now(first)))
+            what = f"{len(changed)} files or captions changed since they were encoded"
+            what += f" ({names}: {names.partition(',')[0]} was made with source = {made}, is {asked})"
+            raise StaleError(what, self.path, "use --overwrite to encode anew")
+
+    def _changed(self, source: Any, first: int) -> list[int]:
+        """Rows of this process that would be made from something else now. source: an array on disk, from row ``first``
+        on.
+        """
+        if self.now is None:
+            return []
+        changed: list[int] = []
+        for start in range(self.rows.start, self.rows.stop, self.block_rows):
+            rows = slice(start, min(start + self.block_rows, self.rows.stop))
+            differ = (source[rows.start - first : rows.stop - first] != self.now(rows)).any(1)
+            changed += (start + np.flatnonzero(differ)).tolist()
+        return changed
+
+    def _was_merged(self) -> bool:
+        """Whether the file came to be there while this process did its shard."""
+        if not self.path.exists():
+            return False
+        difference = first_difference(read_manifest(self.path)["recipe"], self.recipe)
+        if self.overwrite and (difference or self.own.exists()):
+            return False  # the one that is to be replaced
+        with open_features(self.path) as (manifest, arrays):
+            refuse_difference(manifest["recipe"], self.recipe, self.path, "feature file")
+            self._is_whole(arrays["valid"][...])
+        return True
+
+    def _merge(self, numbers: list[int], beside: Callable[[], None], progress: Callable[[int, int], None]) -> None:
+        made_with = [read_manifest(self._shard_path(number))["made_with"] for number in numbers]
+        devices = dict.fromkeys(made["device"] for made in made_with if "device" in made)
+        with FeatureWriter(
+            self.path, self.item, self.ids, self.dim, self.recipe, self.block_rows, self.overwrite
+        ) as writer:
+            for number in numbers:
+                rows = self._shard_rows(number)
+                with open_features(self._shard_path(number)) as (_, arrays):
+                    self._refuse_other_rows(self._shard_path(number), arrays["item"], rows)
+                    for block in range(rows.start // self.block_rows, -(-rows.stop // self.block_rows)):
+                        there = writer.slice(block)
+                        at = slice(there.start - rows.start, there.stop - rows.start)
+                        writer.commit(block, arrays["x"][at], arrays["valid"][at].astype(bool), arrays["source"][at])
+                progress(rows.stop, writer.rows)
+            valid = _valid(writer)
+            beside()
+            writer.seal(made_with[0] | ({"device": "; ".join(devices)} if devices else {}))
+        self._is_whole(valid)
+
+    # ------------------------------------------------------------------------------------------ shards
+
+    def _shard_path(self, number: int) -> Path:
+        return self.path.with_name(f"{self.path.name}.shard-{number}-of-{self.shard.of}")
+
+    def _shard_rows(self, number: int) -> slice:
+        """Blocks are dealt out evenly; a shard has none if there are fewer blocks than shards."""
+        blocks = -(-len(self.item) // self.block_rows)
+        first, last = (blocks * n // self.shard.of * self.block_rows for n in (number - 1, number))
+        return slice(first, min(last, len(self.item)))
+
+    def _shard_recipe(self, number: int) -> dict[str, Any]:
+        rows = self._shard_rows(number)
+        own = {"number": number, "of": self.shard.of, "first_row": rows.start, "end_row": rows.stop}
+        return {**self.recipe, "shard": own}
+
+    def _own_is_good(self) -> bool:
+        """Whether this process's shard is there, and of what the data set is now; if it is not, it becomes unfinished
+        again, and only the blocks that changed are encoded.
+        """
+        if not self.own.exists():
+            return False
+        with locked(self.own):
+            try:
+                with open_features(self.own) as (manifest, arrays):
+                    refuse_difference(manifest["recipe"], self._shard_recipe(self.shard.number), self.own, "shard")
+                    self._refuse_other_rows(self.own, arrays["item"], self.rows)
+                    changed = self._changed(arrays["source"], self.rows.start)
+                    self.valid = arrays["valid"][...].astype(bool)
+            except (StaleError, DamagedError):
+                if not self.overwrite:
+                    raise
+                self.own.unlink()
+                return False
+            if changed:
+                os.replace(self.own, f"{self.own}.part")
+                sync(self.own.parent)  # before anything is written into it
+        return not changed
+
+    def _is_there(self, number: int) -> bool:
+        """Whether a shard is finished. Raises StaleError for another recipe, unless it is being replaced."""
+        path = self._shard_path(number)
+        if not path.exists():
+            return False
+        made, asked = read_manifest(path)["recipe"], self._shard_recipe(number)
+        if not self.overwrite:
+            refuse_difference(made, asked, path, "shard")
+        return first_difference(made, asked) is None
+
+    def _refuse_other_rows(self, path: Path, item: Any, rows: slice) -> None:
+        if not np.array_equal(item[...], self.item[rows]):
+            raise StaleError("made of other captions", path, "use --overwrite")
+
+    def _refuse_other_shards(self) -> None:
+        """What could not be merged with the shards of this call is told before any encoder has run."""
+        part = self.path.with_name(f"{self.path.name}.part")
+        if part.exists() and not self.overwrite and (unfinished := read_note(part)):
+            refuse_difference(unfinished.recipe, self.recipe, part, "unfinished file")
+        others = {path: of for path, _, of in _shards(self.path) if of != self.shard.of}
+        if others and self.overwrite:
+            remove_shards(self.path, keep=self.shard.of)
+        elif others:
+            path, of = next(iter(others.items()))
+            what = f"a shard of {of}, asked for one of {self.shard.of}"
+            raise StaleError(what, path, f"finish them with --shard I/{of}, or delete them: rm {self.path}.shard-*")
+
+
+def remove_shards(path: Path, keep: int = 0) -> None:
+    """Remove what shards of a feature file are left, but for those of ``keep`` and those that a process is still at."""
+    for shard, _, of in _shards(path):
+        if of != keep:
+            with contextlib.suppress(LockedError), locked(shard):
+                for suffix in ("", ".part", ".part.new"):
+                    Path(f"{shard}{suffix}").unlink(missing_ok=True)
+                lock_of(shard).unlink(missing_ok=True)
+
+
+def _shards(path: Path) -> list[tuple[Path, int, int]]:
+    """The shards of a feature file that are there, finished or not: path, number, of how many."""
+    found = {}
+    for name in glob.glob(f"{glob.escape(path.name)}.shard-*", root_dir=path.parent):
+        shard = name.removesuffix(".new").removesuffix(".part")
+        if match := SHARD.fullmatch(shard):
+            found[path.with_name(shard)] = int(match[2]), int(match[3])
+    return [(shard, number, of) for shard, (number, of) in sorted(found.items())]
+
+
+def _valid(writer: FeatureWriter) -> NDArray[Any]:
+    """(N,) of a writer that has all its blocks."""
+    return np.concatenate([writer.committed("valid", block) for block in range(writer.blocks)])

@@ -1,0 +1,384 @@
+"""Retrieval metrics under tied distances, exactly. Pure NumPy.
+
+Hamming distances are small integers, so thousands of items share one; their order is nobody's choice. A
+metric here is its expected value when each group of tied items is shuffled (McSherry & Najork, "Computing
+Information Retrieval Performance Measures Efficiently in the Presence of Tied Scores", ECIR 2008; He, Cakir,
+Bargal & Sclaroff, CVPR 2018), in closed form from counts by distance, without sorting:
+
+    items, relevant: (Q, D) integer counts at distance d = 0, 1, ..., all items and relevant ones
+    (`items_relevant`)
+
+Of a group: n items, r of them relevant, after ``before`` items, ``found`` of them relevant; R relevant in
+all. Results are (Q,) float64, NaN for a query without a relevant item: `mean_over_valid` leaves those out and
+counts the rest. `split_ties` gives the optimistic and pessimistic bounds. Wrong arguments raise UsageError.
+"""
+
+from __future__ import annotations
+
+import difflib
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cmrhash.errors import DataError, UsageError
+from cmrhash.retrieval.codes import describe
+from cmrhash.retrieval.relevance import EXCLUDED
+
+Floats = NDArray[np.float64]
+Counts = NDArray[np.integer[Any]]
+
+RULES = {
+    "min": "precisions at the relevant items in the top k, summed, divided by min(R, k)",
+    "R": "the same sum divided by R",
+    "hits": "the same sum divided by the relevant items in the top k, 0 when there is none",
+    "first": "mean precision at the first min(R, k) relevant items, wherever they are",
+}
+
+
+def items_relevant(hist: Counts) -> tuple[Counts, Counts]:
+    """Split a histogram (Q, G + 1, D) by gain and distance into (items (Q, D), relevant (Q, D)) int64."""
+    relevant = hist[:, 1:].sum(axis=1, dtype=np.int64)
+    return relevant + hist[:, 0], relevant
+
+
+def mean_over_valid(values: Floats) -> tuple[float, int]:
+    """Mean over the queries that have a relevant item, and how many they are: (NaN, 0) when none has."""
+    valid = values[~np.isnan(values)]
+    return (float(valid.mean()) if len(valid) else float("nan")), len(valid)
+
+
+def split_ties(items: Counts, relevant: Counts, order: Literal["optimistic", "pessimistic"]) -> tuple[Counts, Counts]:
+    """Put the relevant items of each tie group first (optimistic) or last (pessimistic): counts (Q, 2 D).
+
+    Any metric of the result is its exact upper or lower bound over all orders; only AP with rule "hits" can
+    lie a little outside, as another late hit may lower a mean over hits.
+    """
+    items, relevant, _, _ = _groups(items, relevant)
+    rest, none = items - relevant, np.zeros_like(relevant)
+    if order not in ("optimistic", "pessimistic"):
+        raise UsageError(f"unknown tie order {order!r}", fix="use optimistic or pessimistic")
+    step = 1 if order == "optimistic" else -1
+    shape = len(items), 2 * items.shape[1]
+    split = [np.stack(pair[::step], axis=2).reshape(shape) for pair in ((relevant, rest), (relevant, none))]
+    return split[0], split[1]
+
+
+def one_group(items: Counts, relevant: Counts) -> tuple[Counts, Counts]:
+    """The same items, all tied: counts (Q, 1). Any metric of the result is what a random order is expected to get."""
+    n, r, _, _ = _groups(items, relevant)
+    return n.sum(axis=1, keepdims=True), r.sum(axis=1, keepdims=True)
+
+
+def relevant_share(items: Counts, relevant: Counts) -> Floats:
+    """Share of relevant items, R / N: about the AP of a random order."""
+    n, r = one_group(items, relevant)
+    return np.where(r > 0, r / np.maximum(n, 1), np.nan)[:, 0]
+
+
+def average_precision(items: Counts, relevant: Counts, k: int | None = None, rule: str = "min") -> Floats:
+    """Expected AP, or AP@k under one of the four rules of the field (`RULES`); k = None: the whole ranking.
+
+    Place i of a group holds a relevant item with probability r / n, then preceded in the group by (i - 1) rho
+    others, rho = (r - 1) / (n - 1), so a group adds (McSherry & Najork 2008, section 2; H: harmonic numbers,
+    m: places up to k)
+
+        (r / n) * [rho m + (found + 1 - rho (before + 1)) * (H(before + m) - H(before))]
+
+    "min" and "R" divide the sum; "hits" averages the quotient over the hypergeometric number of hits in the
+    group that k cuts; "first" (the calc_map_k of DCMH and its heirs) cuts the list of relevant items instead
+    of the ranking. On the whole ranking all four agree.
+    """
+    if rule not in RULES:
+        near = difflib.get_close_matches(str(rule), RULES, 1)
+        hint = f"did you mean {near[0]!r}? " if near else ""
+        raise UsageError(f"unknown rule {rule!r}", fix=f"{hint}rules: {', '.join(RULES)}")
+    n, r, before, found = _groups(items, relevant)
+    total = r.sum(axis=1)  # (Q,) R
+    cut = _cut(k, n)
+    harmonic = _prefix(1.0 / np.arange(1, _longest(n) + 1))
+    if rule == "first":
+        return _mean_of_first(n, r, before, found, np.minimum(total, cut), harmonic)
+    places = np.clip(cut - before, 0, n)
+    sums = _precision_sum(n, r, places, before, found, harmonic)  # (Q, D)
+    if rule == "hits":
+        return _mean_of_hits(n, r, before, places, sums, harmonic)
+    return _ratio(sums.sum(axis=1), np.minimum(total, cut) if rule == "min" else total)
+
+
+def _precision_sum(n: Any, r: Any, places: Any, before: Any, found: Any, harmonic: Floats) -> Any:
+    """Expected sum of precisions at the relevant items in the first ``places`` places of a group."""
+    rho = np.where(n > 1, (r - 1) / np.maximum(n - 1, 1), 0.0)
+    tail = harmonic[before + places] - harmonic[before]
+    return r / np.maximum(n, 1) * (rho * places + (found + 1 - rho * (before + 1)) * tail)
+
+
+def _mean_of_hits(n: Counts, r: Counts, before: Counts, places: Counts, sums: Floats, harmonic: Floats) -> Floats:
+    """AP@k per relevant item found: E[(S + s(X)) / (P + X)], X hits in the group that k cuts.
+
+    S and P are the sum and the hits before that group. Given X = x, its m places up to k are a group of their
+    own with x relevant items. (The mean of a quotient is not the quotient of the means.)
+    """
+    whole = places == n
+    top, hits = np.where(whole, sums, 0.0).sum(axis=1), np.where(whole, r, 0).sum(axis=1)
+    value = top / np.maximum(hits, 1)
+    for q, d in np.argwhere(~whole & (places > 0)):  # at most one group a query
+        m, in_group = places[q, d], r[q, d]
+        x = np.arange(max(0, m - (n[q, d] - in_group)), min(in_group, m) + 1)
+        rest = n[q, d] - in_group - m + x[1:]  # > 0: irrelevant items left out when x are in
+        steps = (in_group - x[:-1]) * (m - x[:-1]) / (x[1:] * rest)
+        inner = _precision_sum(m, x, m, before[q, d], hits[q], harmonic)
+        value[q] = _by_ratios(steps) @ ((top[q] + inner) / np.maximum(hits[q] + x, 1))
+    return np.where(r.sum(axis=1) > 0, value, np.nan)
+
+
+def _mean_of_first(n: Counts, r: Counts, before: Counts, found: Counts, last: Counts, harmonic: Floats) -> Floats:
+    """Mean precision at the first T = ``last`` (Q,) relevant items.
+
+    In the group that holds the T-th, as its t-th, place i counts when fewer than t relevant items precede it
+    in the group. Y of them do, hypergeometric, so it adds (r / n) E[(found + 1 + Y); Y < t] / (before + i).
+    Pr[Y < t] is the probability that the t-th of the other r - 1 comes later, and E[Y; Y < t] is E[Y] times
+    Pr[Y' < t - 1], Y' being Y with r - 2 of n - 2 items.
+    """
+    whole = found + r <= last[:, None]
+    value = np.where(whole, _precision_sum(n, r, n, before, found, harmonic), 0.0).sum(axis=1)
+    for q, d in np.argwhere(~whole & (found < last[:, None])):  # at most one group a query; there 1 <= t < r
+        size, of, t = int(n[q, d]), int(r[q, d]), int(last[q] - found[q, d])
+        fewer = 1.0 - _prefix(_place_of(size - 1, of - 1, t))  # (n,) Pr[Y < t] at places 1 ... n
+        weight = (found[q, d] + 1) * fewer
+        if t > 1:
+            mean = (of - 1) * np.arange(1, size) / (size - 1)  # E[Y] at places 2 ... n
+            weight[1:] += mean * (1.0 - _prefix(_place_of(size - 2, of - 2, t - 1)))
+        value[q] += of / size * (weight / (before[q, d] + np.arange(1, size + 1))).sum()
+    return _ratio(value, last)
+
+
+def precision_at(items: Counts, relevant: Counts, k: int) -> Floats:
+    """Expected P@k = hits in the top k / k; k stays the divisor when fewer items exist, as in trec_eval."""
+    return _ratio(_hits_at(items, relevant, k), np.where(relevant.sum(axis=1) > 0, k, 0))
+
+
+def recall_at(items: Counts, relevant: Counts, k: int) -> Floats:
+    """Expected R@k = hits in the top k / R, a share; `hit_at` is the R@1, R@5, R@10 of image-caption work."""
+    return _ratio(_hits_at(items, relevant, k), relevant.sum(axis=1))
+
+
+def _hits_at(items: Counts, relevant: Counts, k: int) -> Floats:
+    """Expected relevant items in the top k: m r / n of each group, m of its n places lie within k."""
+    n, r, before, _ = _groups(items, relevant)
+    hits: Floats = (r * np.clip(_cut(k, n) - before, 0, n) / np.maximum(n, 1)).sum(axis=1)
+    return hits
+
+
+def hit_at(items: Counts, relevant: Counts, k: int) -> Floats:
+    """Probability that the top k hold a relevant item.
+
+    1 - C(n - r, m) / C(n, m) when k leaves m places to the nearest group with a relevant item.
+    """
+    n, r, before = _first_group(items, relevant)
+    places = np.clip(_cut(k, items) - before, 0, n)
+    # C(n - r, m) / C(n, m) is symmetric in r and m: take the shorter product
+    few, many = np.minimum(r, places), np.maximum(r, places)
+    miss = np.ones(len(n))
+    for j in range(int(few.max(initial=0))):
+        miss *= np.where(j < few, (n - many - j) / np.maximum(n - j, 1), 1.0)
+    return np.where(r > 0, 1.0 - miss, np.nan)
+
+
+def mean_reciprocal_rank(items: Counts, relevant: Counts) -> Floats:
+    """Expected 1 / rank of the first relevant item, per query; the mean over queries is the MRR."""
+    n, r, before = _first_group(items, relevant)
+    value = np.full(len(n), np.nan)
+    for q in np.flatnonzero(r > 0):
+        place = _place_of(int(n[q]), int(r[q]), 1)
+        value[q] = (place / (before[q] + np.arange(1, n[q] + 1))).sum()
+    return value
+
+
+def expected_rank(items: Counts, relevant: Counts) -> Floats:
+    """Expected rank (from 1) of the first relevant item, before + (n + 1) / (r + 1); `median_rank` is over these."""
+    n, r, before = _first_group(items, relevant)
+    return np.where(r > 0, before + (n + 1) / (r + 1), np.nan)
+
+
+def median_rank(items: Counts, relevant: Counts) -> float:
+    """MedR: median over the queries that have a relevant item of its `expected_rank`; NaN when none has."""
+    ranks = expected_rank(items, relevant)
+    valid = ranks[~np.isnan(ranks)]
+    return float(np.median(valid)) if len(valid) else float("nan")
+
+
+def ndcg_at(hist: Counts, k: int | None = None) -> Floats:
+    """Expected nDCG@k from a histogram (Q, G + 1, D) by gain and distance.
+
+    Gain g = number of shared labels, discount 1 / log2(1 + rank). The gain is linear, as in trec_eval; many
+    hashing papers use 2^g - 1. The ideal ranking is over the whole database, not over the top k that was
+    retrieved. Every place of a group expects the group's mean gain.
+    """
+    gain = np.arange(hist.shape[1])
+    n = hist.sum(axis=1, dtype=np.int64)  # (Q, D)
+    cut = _cut(k, n)
+    discount = _prefix(1.0 / np.log2(1.0 + np.arange(1, _longest(n) + 1)))
+    before = n.cumsum(axis=1) - n
+    mean_gain = np.einsum("g,qgd->qd", gain, hist) / np.maximum(n, 1)
+    dcg = mean_gain * (discount[np.minimum(before + n, cut)] - discount[np.minimum(before, cut)])
+    best = hist.sum(axis=2, dtype=np.int64)[:, ::-1]  # (Q, G + 1) rows of gain G, ..., 1, 0
+    end = best.cumsum(axis=1)
+    ideal = gain[::-1] * (discount[np.minimum(end, cut)] - discount[np.minimum(end - best, cut)])
+    return _ratio(dcg.sum(axis=1), ideal.sum(axis=1))
+
+
+def precision_within(items: Counts, relevant: Counts, radius: int) -> tuple[Floats, float]:
+    """Precision among the rows at distance <= radius, (Q,), and the share of queries whose ball is empty.
+
+    An empty ball counts as precision 0, the custom of DHN and HashNet. Both leave out queries without
+    relevant items.
+    """
+    _groups(items, relevant)
+    if isinstance(radius, bool) or not isinstance(radius, (int, np.integer)) or radius < 0:
+        raise UsageError(f"radius must be a whole number of at least 0, got {radius!r}")
+    ball, hits = (counts[:, : radius + 1].sum(axis=1, dtype=np.int64) for counts in (items, relevant))
+    valid = relevant.sum(axis=1) > 0
+    empty = float(np.mean(ball[valid] == 0)) if valid.any() else float("nan")
+    return np.where(valid, hits / np.maximum(ball, 1), np.nan), empty
+
+
+def pr_curve(items: Counts, relevant: Counts) -> tuple[Floats, Floats]:
+    """Precision and recall (D,) within radius h = 0, 1, ..., D - 1, averaged over queries (macro).
+
+    Queries without relevant items are left out; so are, from the precision at h, queries whose ball is empty:
+    it is NaN where every ball is.
+    """
+    n, r, before, found = _groups(items, relevant)
+    valid = r.sum(axis=1) > 0
+    ball, hits = (before + n)[valid], (found + r)[valid]
+    inside = (ball > 0).sum(axis=0)
+    precision = _ratio((hits / np.maximum(ball, 1)).sum(axis=0), inside)
+    recall = (hits / np.maximum(hits[:, -1:], 1)).sum(axis=0)
+    return precision, _ratio(recall, np.full(n.shape[1], valid.sum()))
+
+
+def average_precision_real(similarity: NDArray[np.floating[Any]], gains: NDArray[Any]) -> Floats:
+    """Expected AP of real-valued scores over the whole ranking.
+
+    similarity: (Q, N) float32 or float64, higher = nearer; gains: (Q, N), 0 = not relevant, EXCLUDED = left
+    out. Returns (Q,). Ties are exact here too. Raises DataError for NaN or infinity, UsageError for other dtypes or
+    shapes.
+    """
+    _check_real(similarity, gains)
+    harmonic = _prefix(1.0 / np.arange(1, similarity.shape[1] + 1))
+    sums, relevant = np.zeros(len(similarity)), np.zeros(len(similarity), np.int64)
+    for q, (key, gain) in enumerate(zip(-similarity, gains, strict=True)):  # the key falls with nearness
+        excluded = gain == EXCLUDED
+        if excluded.any():
+            key, gain = key[~excluded], gain[~excluded]
+        related = np.sort(key[gain > 0])
+        relevant[q] = len(related)
+        if len(related):
+            sums[q] = _precision_sum(*_tie_groups(np.sort(key), related), harmonic).sum()
+    return _ratio(sums, relevant)
+
+
+def _tie_groups(key: NDArray[Any], related: NDArray[Any]) -> tuple[Counts, Counts, Counts, Counts, Counts]:
+    """The groups of equal keys that have a relevant item, as `_precision_sum` takes them. Only the relevant ones are
+    looked up among all: sorting plain values is several times faster than sorting places.
+
+    key: (N,) sorted; related: (R,) those of the relevant items, sorted, R > 0.
+    """
+    found = np.flatnonzero(np.concatenate(([True], related[1:] != related[:-1])))  # relevant items before the group
+    value, r = related[found], np.diff(found, append=len(related))
+    before = np.searchsorted(key, value)
+    n = r.copy()
+    wider = np.flatnonzero(key.take(before + r, mode="clip") == value)  # irrelevant items tie as well
+    n[wider] = np.searchsorted(key, value[wider], "right") - before[wider]
+    return n, r, n, before, found
+
+
+def nearest_relevant_real(similarity: NDArray[np.floating[Any]], gains: NDArray[Any]) -> tuple[Counts, Counts]:
+    """Counts of real-valued scores around the nearest relevant item: nearer items, and those with its score.
+
+    Arguments as for `average_precision_real`. Returns (items, relevant), (Q, 2) int64 each, all that `hit_at` and
+    `expected_rank` look at.
+    """
+    _check_real(similarity, gains)
+    there = gains != EXCLUDED
+    related = there & (gains > 0)
+    best = np.where(related, similarity, -np.inf).max(axis=1, initial=-np.inf)[:, None]
+    tied = similarity == best
+    relevant = np.count_nonzero(tied & related, axis=1)
+    items = np.count_nonzero(there & (similarity > best), axis=1), np.count_nonzero(there & tied, axis=1)
+    return np.stack(items, axis=1), np.stack((np.zeros_like(relevant), relevant), axis=1)
+
+
+def _check_real(similarity: NDArray[Any], gains: NDArray[Any]) -> None:
+    floats = isinstance(similarity, np.ndarray) and similarity.dtype in (np.float32, np.float64)
+    if not floats or similarity.ndim != 2 or np.shape(gains) != similarity.shape:
+        got = f"{describe(similarity)} and {describe(gains)}"
+        raise UsageError(f"scores must be (Q, N) float32 or float64 and gains of their shape, got {got}")
+    if not np.isfinite(similarity).all():
+        row = int(np.argmin(np.isfinite(similarity).all(axis=1)))
+        raise DataError(f"similarities with NaN or infinite values, first in query {row}")
+
+
+def average_precision_ranked(relevant_in_rank_order: NDArray[np.bool_]) -> Floats:
+    """AP of rankings without ties, nearest first: (Q, N) bool -> (Q,)."""
+    hits = relevant_in_rank_order.cumsum(axis=1, dtype=np.int64)
+    rank = np.arange(1, hits.shape[1] + 1)
+    return _ratio((hits / rank * relevant_in_rank_order).sum(axis=1), relevant_in_rank_order.sum(axis=1))
+
+
+def _groups(items: Counts, relevant: Counts) -> tuple[Counts, Counts, Counts, Counts]:
+    """Check counts and return (n, r, before, found), (Q, D) int64 each."""
+    whole = all(isinstance(counts, np.ndarray) and counts.dtype.kind in "iu" for counts in (items, relevant))
+    if not whole or items.ndim != 2 or items.shape != relevant.shape:
+        raise UsageError(f"counts must be two (Q, D) integer arrays, got {describe(items)} and {describe(relevant)}")
+    n, r = items.astype(np.int64), relevant.astype(np.int64)
+    if ((r < 0) | (r > n)).any():
+        raise UsageError("counts must hold 0 <= relevant <= items at every distance")
+    return n, r, n.cumsum(axis=1) - n, r.cumsum(axis=1) - r
+
+
+def _first_group(items: Counts, relevant: Counts) -> tuple[Counts, Counts, Counts]:
+    """(n, r, before), (Q,) each, of the nearest group with a relevant item; r = 0 when there is none."""
+    n, r, before, _ = _groups(items, relevant)
+    at = np.arange(len(n)), np.argmax(r > 0, axis=1)
+    return n[at], r[at], before[at]
+
+
+def _cut(k: int | None, items: Counts) -> int:
+    """Return k as an int; the size of the largest database for None."""
+    if k is None:
+        return max(1, _longest(items))
+    if isinstance(k, bool) or not isinstance(k, (int, np.integer)) or not 1 <= k < 2**63:
+        raise UsageError(f"k must be a whole number of at least 1, in 64 bits, got {k!r}")
+    return int(k)
+
+
+def _longest(items: Counts) -> int:
+    return int(items.sum(axis=1, dtype=np.int64).max(initial=0))
+
+
+def _prefix(values: Floats) -> Floats:
+    """Sums of the first 0, 1, 2, ... values."""
+    return np.concatenate(([0.0], np.cumsum(values)))
+
+
+def _ratio(value: Any, divisor: Any) -> Floats:
+    """value / divisor, NaN where the divisor is 0."""
+    return np.where(divisor > 0, value / np.where(divisor > 0, divisor, 1), np.nan)
+
+
+def _by_ratios(steps: Floats) -> Floats:
+    """Probabilities, each ``steps`` times the one before; by logarithms, as they span hundreds of decades."""
+    log = _prefix(np.log(steps))
+    weight = np.exp(log - log.max())
+    share: Floats = weight / weight.sum()
+    return share
+
+
+def _place_of(n: int, r: int, t: int) -> Floats:
+    """Probability (n,) that the t-th of r relevant items among n shuffled ones lies at place 1 ... n."""
+    j = np.arange(t, n - r + t)  # all possible places but the last
+    place = np.zeros(n)
+    place[t - 1 : n - r + t] = _by_ratios(j / (j - t + 1) * (n - j - r + t) / (n - j))
+    return place

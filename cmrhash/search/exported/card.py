@@ -1,0 +1,114 @@
+"""The model card of an exported run: Markdown behind the YAML that model hubs read. Standard library only."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from cmrhash.config import RANDOM
+from cmrhash.training.runs import Run
+
+TAGS = ("cross-modal-hashing", "cross-modal-retrieval", "image-text-retrieval", "hashing", "binary-codes")
+SAYS = ("queries", "database", "captions", "relevance", "metric", "ties", "epoch", "split")  # of a protocol
+
+
+def card(config: Mapping[str, Any], run: Run, metrics: Mapping[str, Any] | None) -> str:
+    """The README.md of an export. config: of the export; metrics: what eval last said of the run, if it did.
+
+    The licence is the author's to fill in. No hub has a task for such models, so the card claims none.
+    """
+    langs = sorted(view.removeprefix("text-") for view in config["views"] if view != "image")
+
+    spoken = ", ".join(_spoken(config, lang) for lang in langs)
+    parts = [
+        _front_matter(langs),
+        f"# {_plain(config['dataset'])}: {config['method']}, {config['bits']} bits",
+        f"Encodes photos and sentences ({spoken}) as binary codes of {config['bits']} bits in one Hamming space: "
+        "what belongs together lies few bits apart, so that texts find images and images find texts.",
+        _use(config, langs),
+        _training(config, run),
+        _encoders(config),
+        _figures(metrics),
+        "## Limits\n\nThe database does not travel with it: it searches among codes that you give. It knows what "
+        "its data set showed it; the terms of that data set and of the encoders hold beside those of the heads.",
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _spoken(config: Mapping[str, Any], lang: str) -> str:
+    """A language, and whose head encodes it if that is another's."""
+    head = config["views"][f"text-{lang}"].removeprefix("text-")
+    return lang if head == lang else f"{lang} by the head of {head}, which saw no {lang}"
+
+
+def _front_matter(langs: list[str]) -> str:
+    spoken = [lang for lang in langs if re.fullmatch(r"[a-z]{2,3}", lang)]
+    lines = ["---", "# license: to be chosen by the author, e.g. mit", "library_name: cmrhash"]
+    lines += ["language:", *(f"- {lang}" for lang in spoken)] if spoken else []
+    return "\n".join([*lines, "tags:", *(f"- {tag}" for tag in TAGS), "---"])
+
+
+def _use(config: Mapping[str, Any], langs: list[str]) -> str:
+    lines = [
+        "from cmrhash.search.hasher import Hasher",
+        'hasher = Hasher.from_pretrained("FOLDER or owner/name")',
+        'codes = hasher.encode_image(["1.jpg", "2.jpg"])  # (2, ceil(bits / 8)) uint8',
+        f'distances, rows = hasher.search("...", codes, lang="{langs[0]}", k=2)  # nearest first, in bits',
+        f'hasher.embed_text(["..."], lang="{langs[0]}")  # (1, bits) float32; the signs are the code',
+    ]
+    away = [view for view, e in config["encoders"].items() if not e["part"] and not e["source"]]
+    how = {"image": 'image_weights="FILE"'} | {
+        v: f'text_models={{"{v.removeprefix("text-")}": "DIR"}}' for v in away if v != "image"
+    }
+    note = f"\n\nWeights that do not travel: give from_pretrained {' and '.join(how[v] for v in away)}." if away else ""
+    return "## Use\n\n```python\n" + "\n".join(lines) + "\n```" + note
+
+
+def _training(config: Mapping[str, Any], run: Run) -> str:
+    how = run.config["train"]
+    lines = [
+        f"- data set: {_plain(config['dataset'])}, {run.config['train_items']} items trained on",
+        f"- method: {config['method']} ({config['source']})",
+        f"- relevant: {'shares a label' if config['relevance'] == 'labels' else 'the counterpart of the item itself'}",
+        f"- languages of the training: {', '.join(run.langs)}; seed {how['seed']}, "
+        f"{run.config['epochs']} epochs, epoch {run.config['best_epoch'] + 1} chosen on {run.config['chosen_on']}",
+        f"- made with cmrhash {config['cmrhash']}",
+    ]
+    if run.config.get("val_map_mean") is not None:
+        lines.insert(4, f"- val mAP {run.config['val_map_mean']:.3f}, mean over languages and directions")
+    return "## Training\n\n" + "\n".join(lines)
+
+
+def _encoders(config: Mapping[str, Any]) -> str:
+    lines = ["| view | encoder | features | weights | sha256 of the weights | where |", "|---|---|---|---|---|---|"]
+    for view, entry in config["encoders"].items():
+        recipe = entry["recipe"]
+        where = entry["part"] or (entry["source"] and f"`{entry['source']}`") or "not with it"
+        if recipe["weights"] == RANDOM and not entry["part"]:
+            where = f"drawn from seed {recipe['weights_seed']}"
+        digest = recipe["weights_sha256"][:12]
+        cells = (view, _plain(recipe["encoder"]), str(entry["dim"]), recipe["weights"], digest, where)
+        lines.append(f"| {' | '.join(cells)} |")
+    untrained = [view for view, entry in config["encoders"].items() if entry["recipe"]["weights"] == RANDOM]
+    warning = f"\n\n**Untrained encoders** ({', '.join(untrained)}): for trials, not for use." if untrained else ""
+    return "## Encoders\n\n" + "\n".join(lines) + warning
+
+
+def _figures(metrics: Mapping[str, Any] | None) -> str:
+    if not metrics:
+        return "## Figures\n\nNot evaluated yet: `cmrhash eval` before the export fills this in."
+    protocol = metrics["protocol"]
+    lines = ["| texts | direction | mAP | chance | of the real embeddings |", "|---|---|---|---|---|"]
+    for row in metrics["rows"]:
+        values = (row.get(key) for key in ("map", "chance", "map_real"))
+        shown = " | ".join("" if value is None else f"{value:.3f}" for value in values)
+        langs = "-".join(lang for lang in (row["lang"], row.get("database_lang")) if lang)  # in whose texts, for t2t
+        lines.append(f"| {langs or '-'} | {row['direction']} | {shown} |")
+    said = [f"- {key}: {protocol[key]}" for key in SAYS if protocol.get(key)]
+    return "\n".join(["## Figures\n", *lines, "", *said])
+
+
+def _plain(text: str) -> str:
+    """A name without what Markdown would read as more."""
+    return re.sub(r"([\\`*_{}\[\]<>|#])", r"\\\1", " ".join(str(text).split()))

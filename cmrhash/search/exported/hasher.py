@@ -1,0 +1,266 @@
+"""PretrainedHasher: an exported run. It encodes as the run does, without the run's data set.
+
+FOLDER/                             as ``export.save`` writes it, here or under an id of a model hub
+    config.json                     bits, views, heads, encoders by recipe and digest; sha256 of every file below
+    heads.safetensors               the trained heads
+    encoders/image.safetensors      weights of the image encoder, where they travel
+    encoders/text-<langs>/          a transformer with its tokenizer, likewise
+    encoders/text-<langs>.safetensors   a word encoder: its words, weights and vectors
+    README.md                       model card, for the author to finish: no digest holds it
+    image.onnx, text-<lang>.onnx, text-<lang>.tokenizer.json, onnx.json   with --onnx, see ``onnx``
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cmrhash.config import RANDOM
+from cmrhash.encoders import hub
+from cmrhash.errors import DamagedError, EncoderError, StaleError, UsageError
+from cmrhash.retrieval.index import BinaryIndex
+from cmrhash.search.embedder import Embedder
+from cmrhash.storage.files import checked, read_json
+from cmrhash.storage.recipes import canonical
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+    from torch.nn import ModuleDict
+
+    from cmrhash.encoders.image import ImageEncoder
+    from cmrhash.features.captions import CaptionEncoder
+
+CONFIG, HEADS, CARD = "config.json", "heads.safetensors", "README.md"
+VERSION = 1
+RUN = "exported run"  # what a hub is asked for
+AGAIN = "fetch it again (after hf cache rm model/OWNER/NAME), or export it again"
+MODEL = ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json")  # a transformer's files
+PART = re.compile(r"encoders/(image\.safetensors|text-[\w+-]+(\.safetensors)?)")
+FILE = re.compile(rf"heads\.safetensors|encoders/[\w+-]+(\.safetensors|/({'|'.join(map(re.escape, MODEL))}))")
+SOURCE = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")  # an enum entry of torchvision's or a hub id; never a path
+KINDS = ("image", "transformer", "words")
+
+
+class PretrainedHasher(Embedder):
+    """Encodes photos and sentences; its search is among codes that the caller gives, for no database travels."""
+
+    def __init__(
+        self,
+        folder: Path,
+        config: Mapping[str, Any],
+        device: str = "auto",
+        image_weights: str | None = None,
+        text_models: Mapping[str, str] | None = None,
+        offline: bool = False,
+    ) -> None:
+        self.folder, self.config = folder, config
+        self._device, self._offline = device, offline
+        self._given: dict[str, str | None] = {"image": image_weights}
+        given = dict(text_models or {})
+        self._given |= {f"text-{lang}": given.get(lang, given.get("")) for lang in self.langs}
+        self._text_encoders: dict[str, CaptionEncoder] = {}
+
+    @classmethod
+    def load(cls, source: str | Path, *, revision: str | None = None, **options: Any) -> PretrainedHasher:
+        """Open a folder that ``Hasher.save_pretrained`` wrote, or such a one under an id of the hub.
+
+        revision: a branch, tag or commit of the hub's, None for main. options: as the class takes them; image_weights
+        and text_models say where encoders are that do not travel. An existing folder comes first, then the hub's local
+        cache, then the network unless ``offline`` or the environment forbids it: what is cached stays as it is.
+        Raises EncoderError if it cannot be had, UsageError for a folder without an export or with a revision,
+        StaleError for one of a newer version, DamagedError for any file that is not what was written.
+        """
+        folder = _folder(str(source), revision, options.get("offline", False))
+        return cls(folder, read_config(folder), **options)
+
+    @property
+    def bits(self) -> int:
+        """Code length."""
+        return int(self.config["bits"])
+
+    @property
+    def langs(self) -> tuple[str, ...]:
+        """Languages that can ask."""
+        return tuple(sorted(view.removeprefix("text-") for view in self.config["views"] if view != "image"))
+
+    @property
+    def place(self) -> Path:
+        """The folder that it came from."""
+        return self.folder
+
+    def head_of(self, view: str) -> str:
+        """Another view for a borrowed language."""
+        return str(self.config["views"][view])
+
+    def search(
+        self,
+        query: str | Path | Image | bytes,
+        codes: NDArray[np.uint8] | None = None,
+        *,
+        lang: str | None = None,
+        k: int = 10,
+    ) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
+        """The k nearest of ``codes`` (N, ceil(bits / 8)) uint8, as encode_image and encode_text make them.
+
+        query: a sentence (str), or a photo (a Path, a PIL image, a file's bytes). Returns distances in bits and rows,
+        each (min(k, N),), nearest first, equal distances in the order of the rows. Raises UsageError without codes.
+        """
+        if codes is None:
+            what = "no database travels with an exported run"
+            raise UsageError(what, self.folder, "give codes=..., as its encode_image or encode_text makes them")
+        code = self.encode_text([query], lang) if isinstance(query, str) else self.encode_image([query])
+        distances, rows = BinaryIndex.build(np.ascontiguousarray(codes), self.bits).search(code, k)
+        return distances[0], rows[0]
+
+    @cached_property
+    def heads(self) -> ModuleDict:
+        """view -> its trained head."""
+        from torch.nn import ModuleDict
+
+        from cmrhash.training.checkpoint import fill, read_tensors
+        from cmrhash.training.heads import Head
+
+        path = self._file(HEADS)
+        dims = {view: entry["dim"] for view, entry in self.config["encoders"].items()}
+        heads = ModuleDict({view: Head(dim, self.bits, **self.config["head"]) for view, dim in dims.items()})
+        fill(heads, read_tensors(path, AGAIN), path, AGAIN)
+        return heads.eval()
+
+    @cached_property
+    def image_encoder(self) -> ImageEncoder:
+        """The encoder of photos."""
+        from cmrhash.compute.device import choose_device
+        from cmrhash.features import reopen
+
+        entry = self.config["encoders"]["image"]
+        source = self._source("image", entry, "image_weights=FILE")
+        return reopen.image_from(entry["recipe"], source, self.folder, choose_device(self._device), self._offline)
+
+    def text_encoder(self, view: str) -> CaptionEncoder:
+        """The encoder of "text-<lang>"; languages whose encoders are the same go on sharing one."""
+        head = self.head_of(view)
+        entry = self.config["encoders"][head]
+        source = self._source(view, entry, f"text_models={{'{view.removeprefix('text-')}': DIR}}")
+        key = f"{source} {canonical(entry['recipe']).decode()}"
+        if key not in self._text_encoders:
+            self._text_encoders[key] = self._open_text(entry, source)
+        return self._text_encoders[key]
+
+    def _open_text(self, entry: Mapping[str, Any], source: str) -> CaptionEncoder:
+        from cmrhash.compute.device import choose_device
+        from cmrhash.encoders.bag_and_vectors import rebuild
+        from cmrhash.features import reopen
+
+        if entry["kind"] == "words":
+            from safetensors.numpy import load_file
+
+            return rebuild(entry["name"], entry["recipe"], load_file(self._file(entry["part"])))
+        return reopen.text_from(entry["recipe"], source, self.folder, choose_device(self._device), self._offline)
+
+    def _source(self, view: str, entry: Mapping[str, Any], option: str) -> str:
+        """Where an encoder's weights are: where the caller says, here, or under their public name."""
+        if self._given.get(view) and entry["kind"] != "words":
+            return str(self._given[view])
+        if entry["part"]:
+            return str(self.folder / entry["part"])
+        if not entry["source"]:
+            digest = str(entry["recipe"]["weights_sha256"])[:12]
+            what = f"the weights of its {view} encoder ({entry['name']}, {digest}...) do not travel with it"
+            raise EncoderError(what, self.folder, f"give {option}, or ask for an export --with-encoders")
+        return str(entry["source"])
+
+    def _file(self, name: str) -> Path:
+        return checked(self.folder, name, self.config["files"].get(name), AGAIN)
+
+
+def _folder(source: str, revision: str | None, offline: bool) -> Path:
+    """Where an export is. Of the hub's, its config comes first, then what that names, of the same commit: what is no
+    export is refused before any weights travel.
+    """
+    fix = "export a run with cmrhash export FOLDER, and give that folder"
+    folder = hub.locate(source, (CONFIG,), offline, RUN, fix, revision)
+    if folder == Path(source).expanduser():
+        return folder
+    if not (folder / CONFIG).is_file():
+        raise UsageError(f"no exported run, it has no {CONFIG}", f"'{source}' on the hub", fix)
+    return hub.locate(source, (CONFIG, *_fields(folder)["files"]), offline, RUN, fix, folder.name)
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """The ``config.json`` of an exported run, once it and every file that it names are what was written.
+
+    Raises UsageError, StaleError or DamagedError; it may come from strangers, so names no file but those above.
+    """
+    config = _fields(folder)
+    for name, digest in config["files"].items():
+        checked(folder, name, digest, AGAIN)
+    there = {str(p.relative_to(folder)) for p in (folder / "encoders").rglob("*") if not p.is_dir()}
+    if unknown := sorted(there - set(config["files"])):
+        raise DamagedError("a file that its config does not name", folder / unknown[0], "remove it, or " + AGAIN)
+    return config
+
+
+def _fields(folder: Path) -> dict[str, Any]:
+    """The config by itself."""
+    path, fix = folder / CONFIG, "write one with cmrhash export FOLDER"
+    if not path.is_file():
+        raise UsageError("no exported run", folder, fix)
+    if b'"cmrhash"' not in path.read_bytes():
+        raise UsageError(f"no exported run, its {CONFIG} is of something else", folder, fix)
+    config = read_json(path, AGAIN)
+    if not isinstance(config, dict):
+        raise DamagedError("no config of an exported run", path, AGAIN)
+    if config.get("version") != VERSION:
+        fix = f"this cmrhash reads version {VERSION}: upgrade it"
+        raise StaleError(f"export format version {config.get('version')}", path, fix)
+    try:
+        _check_fields(config)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        reason = " ".join(str(error).split())[:100]
+        raise DamagedError(f"no config of an exported run ({reason})", path, AGAIN) from None
+    return config
+
+
+def _check_fields(config: Mapping[str, Any]) -> None:
+    """Raise ValueError, or what a missing field raises, unless every field is of its kind."""
+    encoders, views, files = config["encoders"], config["views"], config["files"]
+    if odd := [name for name in files if not FILE.fullmatch(name)]:
+        raise ValueError(f"names the file {odd[0]!r}")
+    if HEADS not in files or "image" not in views or not set(views.values()) == set(encoders):
+        raise ValueError("views, heads and encoders do not fit")
+    if odd := [view for view in views if not re.fullmatch(r"image|text-[\w-]+", view)]:
+        raise ValueError(f"names the view {odd[0]!r}")
+    _whole("bits", config["bits"], 4096)
+    _whole("hidden", config["head"]["hidden"], 1 << 16, 0)
+    if set(config["head"]) != {"hidden", "bounded"}:
+        raise ValueError("a head of unknown fields")
+    for view, entry in encoders.items():
+        _whole("dim", entry["dim"], 1 << 20)
+        _check_encoder(view, entry, files)
+
+
+def _check_encoder(view: str, entry: Mapping[str, Any], files: Mapping[str, str]) -> None:
+    recipe, part, source = entry["recipe"], entry["part"], entry["source"]
+    if entry["kind"] not in KINDS or (entry["kind"] == "image") != (view == "image"):
+        raise ValueError(f"{view} has an encoder of the kind {entry['kind']!r}")
+    needs = ["encoder", "weights", "weights_sha256", "pooling", "max_length", "dtype", "tokenizer_sha256"]
+    for field in {"image": [*needs[:3], "dtype", "crop"], "words": ["pooling"], "transformer": needs}[entry["kind"]]:
+        recipe[field]
+    if source is not None and (not SOURCE.fullmatch(source) or ".." in source):
+        raise ValueError(f"{view} comes from {source!r}")
+    if part is None and (entry["kind"] == "words" or (source == RANDOM and view != "image")):
+        raise ValueError(f"{view} has no part")
+    held = [part] if entry["kind"] != "transformer" else [f"{part}/{name}" for name in MODEL]
+    if part is not None and (not PART.fullmatch(part) or not set(held) <= set(files)):
+        raise ValueError(f"{view} has the part {part!r}")
+
+
+def _whole(name: str, value: Any, most: int, least: int = 1) -> None:
+    if type(value) is not int or not least <= value <= most:
+        raise ValueError(f"{name} is {value!r}")

@@ -1,0 +1,275 @@
+"""An encoder with its head as an ONNX graph: pixels or token ids -> embeddings and packed codes, without Python."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import io
+import logging
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from cmrhash.encoders.image import ImageEncoder
+from cmrhash.encoders.regions import Regions
+from cmrhash.encoders.text import TextEncoder
+from cmrhash.errors import CmrhashError, UsageError
+from cmrhash.retrieval.codes import pack
+from cmrhash.search.embedder import Embedder
+from cmrhash.search.exported.hasher import CARD
+from cmrhash.search.exported.write import ONNX
+from cmrhash.storage.files import sha256, write_bytes, write_json
+from cmrhash.training.heads import Head
+
+PACKAGES = ("onnx", "onnxruntime", "onnxscript")
+OPSET = 18
+ONE_FILE = 1 << 31  # bytes beyond which the format keeps weights in a file beside
+NEAR = 1e-5  # of an embedding: so near to 0 another order of summing may flip its bit
+SEED = 0  # of the pixels that graphs are checked on
+OUTPUTS = ("embedding", "codes")
+
+
+class ImageGraph(nn.Module):
+    """(B, S, S, 3) uint8 RGB as the crop leaves them -> (B, bits) float32 embeddings, (B, ceil(bits / 8)) uint8."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, encoder: ImageEncoder, head: Head) -> None:
+        super().__init__()
+        self.module, self.head = encoder.module, head
+        self.register_buffer("mean", torch.tensor(encoder.crop.mean).view(1, 3, 1, 1))
+        self.register_buffer("std", torch.tensor(encoder.crop.std).view(1, 3, 1, 1))
+
+    def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        """As ``ImageEncoder.forward`` and the head do."""
+        batch = (pixels.permute(0, 3, 1, 2).float() / 255 - self.mean) / self.std
+        embedding = self.head(self.module(batch).flatten(1))
+        return embedding, packed(embedding)
+
+
+class TextGraph(nn.Module):
+    """Token ids and attention mask, both (B, T) int64 -> the same as ImageGraph."""
+
+    def __init__(self, encoder: TextEncoder, head: Head) -> None:
+        super().__init__()
+        self.module, self.head, self.pooling = encoder.module, head, encoder.pooling
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, Tensor]:
+        """As ``TextEncoder.forward`` and the head do."""
+        hidden = self.module(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state  # (B, T, D)
+        mask = attention_mask.unsqueeze(-1).float()
+        feature = hidden[:, 0] if self.pooling == "cls" else (hidden * mask).sum(1) / mask.sum(1)
+        embedding = self.head(feature)
+        return embedding, packed(embedding)
+
+
+def packed(embedding: Tensor) -> Tensor:
+    """(B, bits) -> (B, ceil(bits / 8)) uint8 as ``codes.pack`` does, in operations that ONNX has."""
+    bits = embedding.shape[1]
+    ones = nn.functional.pad((embedding >= 0).int(), (0, -bits % 8))
+    powers = torch.tensor([1, 2, 4, 8, 16, 32, 64, 128], dtype=torch.int32)  # the lowest bit first
+    return (ones.reshape(-1, -(-bits // 8), 8) * powers).sum(2, dtype=torch.int32).to(torch.uint8)
+
+
+def need_onnx() -> None:
+    """Raise UsageError unless what writes and runs ONNX is installed."""
+    lacking = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
+    if lacking:
+        raise UsageError(f"ONNX needs {', '.join(lacking)}", None, 'pip install "cmrhash[onnx]"')
+
+
+def write(hasher: Embedder, folder: Path, texts: Mapping[str, Sequence[str]]) -> dict[str, Any]:
+    """Write the graphs of a hasher whose encoders are on the CPU, and ``onnx.json``, which says how to feed them.
+
+    texts: language -> a few sentences to check its graph on. Each graph is run by onnxruntime at once: its bits must be
+    torch's wherever the embedding is not within 1e-5 of 0. Computed in float32, whatever the encoders ran in. Left out
+    are word encoders and detectors, with the reason. Returns what ``onnx.json`` says.
+
+    Raises UsageError without the packages of ``cmrhash[onnx]``, CmrhashError for a graph that gives other bits.
+    """
+    need_onnx()
+    graphs: dict[str, Any] = {}
+    left_out: dict[str, str] = {}
+    heads: Any = hasher.heads
+    if isinstance(hasher.image_encoder.module, Regions):
+        left_out["image"] = "a detector's regions have no graph of fixed operations"
+    else:
+        graphs["image.onnx"] = _image(hasher.image_encoder, heads["image"], folder)
+    for lang in hasher.langs:
+        view = f"text-{lang}"
+        encoder = hasher.text_encoder(view)
+        if hasher.head_of(view) != view:
+            left_out[view] = f"{hasher.head_of(view)}.onnx serves it"
+        elif isinstance(encoder, TextEncoder):
+            graphs[f"{view}.onnx"] = _text(encoder, heads[view], folder, view, texts[lang])
+        else:
+            left_out[view] = "a word encoder is a table: its words are in encoders, its head in heads.safetensors"
+    about = {"version": 1, "bits": hasher.bits, "packing": "bit j = embedding[j] >= 0, in byte j // 8 at place j % 8"}
+    about |= {"graphs": graphs, "left_out": left_out}
+    write_json(folder / ONNX, about)
+    card = (folder / CARD).read_text(encoding="utf-8")
+    write_bytes(folder / CARD, (card + _chapter(graphs)).encode())
+    return about
+
+
+def _image(encoder: ImageEncoder, head: Head, folder: Path) -> dict[str, Any]:
+    graph = ImageGraph(encoder, head).eval()
+    size = encoder.crop.size
+    rng = np.random.default_rng(SEED)
+    coarse = rng.integers(0, 256, (5, 7, 7, 3), np.uint8)  # patches of colour, not grains that pooling makes all alike
+    pixels = coarse.repeat(-(-size // 7), 1).repeat(-(-size // 7), 2)[:, :size, :size]
+    inputs = {"pixels": np.ascontiguousarray(pixels)}
+    path = folder / "image.onnx"
+    _export(graph, {"pixels": torch.from_numpy(inputs["pixels"][:2])}, {"pixels": {0: "batch"}}, path)
+    about = {"inputs": {"pixels": f"(batch, {size}, {size}, 3) uint8, RGB"}, "crop": encoder.crop.recipe()}
+    return {
+        **_about(path, graph, encoder),
+        **about,
+        **_checked(path, graph, [inputs, {"pixels": inputs["pixels"][:1]}]),
+    }
+
+
+def _text(encoder: TextEncoder, head: Head, folder: Path, view: str, texts: Sequence[str]) -> dict[str, Any]:
+    graph = TextGraph(encoder, head).eval()
+    feeds = [_tokens(encoder, some) for some in (texts, texts[:1], [text * 2 for text in texts[:3]])]
+    path = folder / f"{view}.onnx"
+    shapes = {name: {0: "batch", 1: "length"} for name in ("input_ids", "attention_mask")}
+    _export(graph, {name: torch.from_numpy(x) for name, x in _two_or_more(feeds[0]).items()}, shapes, path)
+    tokenizer = _tokenizer(encoder, folder / f"{view}.tokenizer.json")
+    about = {
+        "inputs": dict.fromkeys(("input_ids", "attention_mask"), "(batch, length) int64"),
+        "tokenizer": tokenizer.name,
+        "special_tokens_in_texts": "are text: set encode_special_tokens where a tokenizer has it",
+        "max_length": encoder.max_length,
+        "pooling": encoder.pooling,
+    }
+    return {**_about(path, graph, encoder), **about, **_checked(path, graph, feeds)}
+
+
+def _tokens(encoder: TextEncoder, texts: Sequence[str]) -> dict[str, NDArray[np.int64]]:
+    """Padded to the longest, as a graph takes them."""
+    pieces = encoder.pieces(texts)
+    width = max(map(len, pieces))
+    pad = encoder.tokenizer.pad_token_id or 0
+    ids = np.array([piece + [pad] * (width - len(piece)) for piece in pieces], np.int64)  # (B, T)
+    mask = np.array([[1] * len(piece) + [0] * (width - len(piece)) for piece in pieces], np.int64)
+    return {"input_ids": ids, "attention_mask": mask}
+
+
+def _two_or_more(feed: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+    """Two rows at least: of one the exporter would make a constant."""
+    return {name: np.concatenate([x, x])[: max(2, len(x))] for name, x in feed.items()}
+
+
+def _tokenizer(encoder: TextEncoder, path: Path) -> Path:
+    """The tokenizer as the ``tokenizers`` library reads it in any language, with truncation and padding set."""
+    from tokenizers import Tokenizer
+
+    own: Any = Tokenizer.from_str(encoder.tokenizer.backend_tokenizer.to_str())
+    own.enable_truncation(encoder.max_length)
+    pad = encoder.tokenizer.pad_token
+    own.enable_padding(pad_id=encoder.tokenizer.pad_token_id or 0, **({"pad_token": pad} if pad else {}))
+    write_bytes(path, own.to_str(pretty=True).encode())
+    return path
+
+
+def _export(graph: nn.Module, inputs: Mapping[str, Tensor], shapes: Mapping[str, Any], path: Path) -> None:
+    size = sum(p.numel() * p.element_size() for p in graph.parameters())
+    for old in (path, path.with_name(path.name + ".data")):
+        old.unlink(missing_ok=True)
+    with _quiet(), torch.inference_mode(False), torch.no_grad():
+        program: Any = torch.onnx.export(
+            graph,
+            (),
+            kwargs=dict(inputs),
+            input_names=list(inputs),
+            output_names=list(OUTPUTS),
+            dynamic_shapes=dict(shapes),
+            opset_version=OPSET,
+            dynamo=True,
+            verbose=False,
+        )
+        outside = {id(value) for value in program.model.graph.outputs}
+        for value in (value for node in program.model.graph for value in node.outputs):
+            if value.name in OUTPUTS and id(value) not in outside:
+                value.name = f"inner_{value.name}"  # BERT has an "embedding" of its own
+        program.save(path, external_data=size >= ONE_FILE)
+
+
+def _about(path: Path, graph: nn.Module, encoder: ImageEncoder | TextEncoder) -> dict[str, Any]:
+    files = [path, path.with_name(path.name + ".data")]
+    head: Any = graph.head
+    return {
+        "files": {file.name: sha256(file) for file in files if file.exists()},
+        "opset": OPSET,
+        "dtype": {"graph": "float32", "run": encoder.recipe["dtype"]},  # where they differ, some bits may
+        "outputs": {"embedding": f"(batch, {head.bits}) float32", "codes": f"(batch, {-(-head.bits // 8)}) uint8"},
+    }
+
+
+def _checked(path: Path, graph: nn.Module, feeds: Sequence[Mapping[str, NDArray[Any]]]) -> dict[str, Any]:
+    """Run the file beside torch: what to report. Raises CmrhashError where a bit differs that is not near to 0."""
+    session = open_graph(path)
+    rows = near = differing = 0
+    apart = 0.0
+    for feed in feeds:
+        found, codes = session.run(list(OUTPUTS), dict(feed))
+        with torch.inference_mode():
+            wanted = graph(**{name: torch.from_numpy(x) for name, x in feed.items()})[0].numpy()
+        close = np.abs(wanted) < NEAR
+        rows, near = rows + len(wanted), near + int(close.sum())
+        apart = max(apart, float(np.abs(found - wanted).max()))
+        differing += int(((found >= 0) != (wanted >= 0)).sum())
+        if (((found >= 0) != (wanted >= 0)) & ~close).any() or not np.array_equal(pack(found), codes):
+            raise CmrhashError("the graph gives other bits than torch", path, "report it with the encoder's name")
+    bits = rows * wanted.shape[1]
+    words = f"{bits - differing} of {bits} bits as torch has them on {rows} inputs, {near} values within {NEAR:g} of 0"
+    return {"checked": words, "max_abs_difference": apart}
+
+
+def open_graph(path: Path, threads: int = 1) -> Any:
+    """An onnxruntime session on the CPU that keeps its doubts about graphs to itself."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    options.intra_op_num_threads = threads
+    return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+
+
+def _chapter(graphs: Mapping[str, Any]) -> str:
+    lines = ["\n## Without Python\n"]
+    lines.append(
+        "`onnx.json` names inputs, outputs, tokenizers and the preparation of photos. Checked by onnxruntime:\n"
+    )
+    lines += [f"- `{name}`: {graph['checked']}" for name, graph in graphs.items()]
+    if "image.onnx" in graphs:
+        crop = graphs["image.onnx"]["crop"]
+        how = "in a letterbox" if "letterbox" in crop else "short side to `resize`, centre square of `size`"
+        lines.append(f"- photos: upright, on white, RGB, {how} ({crop['interpolation']}), uint8; no normalisation")
+    if any(name != "image.onnx" for name in graphs):
+        lines.append("- texts: ids and attention mask of `text-<lang>.tokenizer.json`, which cuts and pads")
+    return "\n".join(lines) + "\n"
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the exporter's own notices, which go to stdout, to warnings and to loggers."""
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
+    before = [logger.level for logger in loggers]
+    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        warnings.simplefilter("ignore")
+        for logger in loggers:
+            logger.setLevel(logging.ERROR)
+        try:
+            yield
+        finally:
+            for logger, level in zip(loggers, before, strict=True):
+                logger.setLevel(level)

@@ -1,0 +1,185 @@
+"""A run -> a folder that others can encode with: heads, encoders or their names, and a model card."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import safetensors.numpy
+import safetensors.torch
+
+import cmrhash
+from cmrhash.config import RANDOM
+from cmrhash.encoders import hub
+from cmrhash.encoders.bag_and_vectors import WordEncoder
+from cmrhash.encoders.image import ImageEncoder
+from cmrhash.encoders.regions import Regions
+from cmrhash.encoders.text import TextEncoder
+from cmrhash.errors import CmrhashError, UsageError
+from cmrhash.evaluation import saved_scores
+from cmrhash.features import reopen
+from cmrhash.features.captions import words_path
+from cmrhash.search.embedder import Embedder
+from cmrhash.search.exported.card import card
+from cmrhash.search.exported.hasher import CARD, CONFIG, HEADS, MODEL, VERSION, PretrainedHasher, read_config
+from cmrhash.storage.files import make_folder, remove, sha256, sync, write_bytes, write_json
+from cmrhash.storage.recipes import canonical
+from cmrhash.training import runs
+
+OF_DATA = ("kind", "lang", "code", "items")  # of a feature file's recipe: what does not concern its encoder
+OF_MACHINE = ("name_or_path", "_name_or_path", "tokenizer_file", "vocab_file")  # that transformers writes: paths
+ONNX = "onnx.json"
+GRAPHS = ("image.onnx*", "text-*.onnx*", "text-*.tokenizer.json")  # what onnx.py writes beside
+
+PARTS = ("encoders/*", ONNX, *GRAPHS)  # what one export has and another has not
+
+
+@dataclass(frozen=True)
+class Source:
+    """What is exported: a run, the folder of its features, what opens its encoders, and view -> where these are now."""
+
+    run: runs.Run
+    features: Path
+    embedder: Embedder
+    moved: Mapping[str, str | None]
+
+
+def save(source: Source, target: Path, *, with_encoders: bool = False, overwrite: bool = False) -> None:
+    """Write the folder that ``PretrainedHasher.load`` opens.
+
+    Tuned, untrained and word text encoders are put in, and tuned image encoders; public ones are named, or put in too
+    ``with_encoders``. An untrained image encoder is drawn again from its seed. The config goes first and comes last, so
+    that a killed export is no export. What was put in is opened once, and must be what the run was made with.
+
+    Raises UsageError for a folder that holds other things, unless ``overwrite``, and for ready-made features.
+    """
+    if target.exists() and (not target.is_dir() or any(target.iterdir())) and not overwrite:
+        raise UsageError("there is something already", target, "give another folder, or --overwrite")
+    entries = _entries(source, with_encoders)
+    make_folder(target)
+    for name in (CONFIG, ONNX):
+        remove(target / name)
+    for graph in (path for pattern in GRAPHS for path in target.glob(pattern)):
+        graph.unlink()  # of the heads that were there before
+    shutil.rmtree(target / "encoders", ignore_errors=True)
+    for view, entry in entries.items():
+        if entry["part"] and not (target / entry["part"]).exists():
+            _put_in(source.embedder, view, target / entry["part"])
+    run, langs = source.run, source.embedder.langs
+    write_bytes(target / HEADS, run.file(runs.HEADS).read_bytes())
+    there = sorted(path for path in [target / HEADS, *(target / "encoders").rglob("*")] if path.is_file())
+    for path in sorted({*there, *(path.parent for path in there)}):  # what transformers wrote is not on disk yet
+        sync(path)
+    config = {
+        "version": VERSION,
+        "cmrhash": cmrhash.__version__,
+        "bits": run.bits,
+        "method": run.method,
+        "source": run.config["source"],
+        "dataset": run.config["dataset"],
+        "relevance": run.relevance,
+        "head": dict(run.config["head"]),
+        "views": {view: source.embedder.head_of(view) for view in ("image", *(f"text-{lang}" for lang in langs))},
+        "encoders": entries,
+        "files": {str(path.relative_to(target)): sha256(path) for path in there},
+    }
+    write_bytes(target / CARD, card(config, run, saved_scores.shown(run)).encode(errors="backslashreplace"))
+    write_json(target / CONFIG, config)
+    _check(target, entries)
+
+
+def push(folder: Path, repo: str, *, private: bool = False) -> str:
+    """Upload an export to a model hub as the repository "owner/name", and return the address of the commit.
+
+    The repository is made if there is none: public, or as its owner has it by default, unless ``private``. What
+    ``save`` and ``onnx.write`` write is uploaded and nothing else in the folder; it replaces what an earlier export
+    left there, the card too. Raises UsageError for a folder without an export, who is not logged in or may not write
+    there, and CmrhashError if the hub cannot be reached.
+    """
+    read_config(folder)
+    if hub.is_offline():
+        raise UsageError(f"'{repo}' cannot be uploaded, offline mode is on", None, f"unset {' and '.join(hub.OFFLINE)}")
+    from huggingface_hub import HfApi
+
+    try:
+        with hub.spoken():
+            api = HfApi(library_name="cmrhash", library_version=cmrhash.__version__)
+            made = api.create_repo(repo, private=private or None, exist_ok=True)
+            done = api.upload_folder(
+                repo_id=made.repo_id,
+                folder_path=folder,
+                allow_patterns=[CARD, CONFIG, HEADS, *PARTS],
+                delete_patterns=list(PARTS),
+                commit_message="Upload an exported run of cmrhash",
+            )
+    except CmrhashError as error:
+        raise type(error)(f"'{repo}' cannot be uploaded ({error.what})", None, error.fix) from None
+    return str(done.commit_url)
+
+
+def _entries(source: Source, with_encoders: bool) -> dict[str, dict[str, Any]]:
+    """view -> what the config says of its encoder: one entry a head."""
+    entries: dict[str, dict[str, Any]] = {}
+    for view, made in source.run.config["features"].items():
+        path = source.features / made["file"]
+        manifest = reopen.made_by(path)
+        recipe = {field: value for field, value in manifest["recipe"].items() if field not in OF_DATA}
+        kind = "image" if view == "image" else "words" if words_path(path).exists() else "transformer"
+        named = source.moved.get(view) or str(manifest["made_with"].get("source") or "")
+        name = path.stem.removeprefix(view + "-")
+        own = kind == "words" or recipe["weights"] == "tuned" or (recipe["weights"] == RANDOM and view != "image")
+        entries[view] = {
+            "kind": kind,
+            "name": name,
+            "dim": made["dim"],
+            "source": None if own or Path(named).expanduser().exists() or Path(named).is_absolute() else named or None,
+            "part": None,
+            "recipe": recipe,
+        }
+        entries[view]["put_in"] = own or (with_encoders and recipe["weights"] != RANDOM)
+    for view, entry in entries.items():
+        if entry["put_in"]:
+            same = [v for v, e in entries.items() if canonical(e["recipe"]) == canonical(entry["recipe"])]
+            part = "+".join(v.removeprefix("text-") for v in same)
+            ending = "" if entry["kind"] == "transformer" else ".safetensors"
+            entry["part"] = f"encoders/{'image' if view == 'image' else f'text-{part}'}{ending}"
+    return {view: {key: e[key] for key in e if key != "put_in"} for view, e in entries.items()}
+
+
+def _put_in(embedder: Embedder, view: str, path: Path) -> None:
+    """Write an encoder's weights, and a tokenizer with them."""
+    encoder: ImageEncoder | TextEncoder | WordEncoder
+    encoder = embedder.image_encoder if view == "image" else embedder.text_encoder(view)
+    if isinstance(encoder, WordEncoder):
+        write_bytes(path, safetensors.numpy.save(encoder.arrays()))
+    elif isinstance(encoder, ImageEncoder):
+        module = encoder.module.network if isinstance(encoder.module, Regions) else encoder.module
+        write_bytes(path, _tensors(module))
+    else:
+        write_bytes(path / "model.safetensors", _tensors(encoder.module))
+        encoder.module.config.save_pretrained(path)  # type: ignore[union-attr, operator]
+        encoder.tokenizer.save_pretrained(path)
+        for written in path.iterdir():
+            if written.name not in MODEL:
+                written.unlink()
+        for name in ("config.json", "tokenizer_config.json"):
+            content = json.loads((path / name).read_bytes())
+            kept = {key: value for key, value in content.items() if key not in OF_MACHINE}
+            write_bytes(path / name, json.dumps(kept, indent=2, ensure_ascii=False).encode())
+
+
+def _tensors(module: Any) -> bytes:
+    state = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in module.state_dict().items()}
+    return safetensors.torch.save(state, {"format": "pt"})
+
+
+def _check(target: Path, entries: Mapping[str, Mapping[str, Any]]) -> None:
+    """Open what was put in: its digests must be those that the recipes have."""
+    opened = PretrainedHasher.load(target, device="cpu", offline=True)
+    for view, entry in entries.items():
+        if entry["part"]:
+            _ = opened.image_encoder if view == "image" else opened.text_encoder(view)

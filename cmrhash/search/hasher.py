@@ -1,0 +1,318 @@
+"""Hasher: a trained run that takes sentences and photos, and finds what lies near them in its database.
+
+    hasher = Hasher.load("runs/sample/triplet-32")
+    for hit in hasher.search("ein schwarzer Hund im Schnee", lang="de", k=5):
+        print(hit.distance, hit.id, hit.caption)
+
+The codes of the database come out of the run, or lie in a store (``Hasher.load(..., store=URL)``); torch is imported
+when the first query has to be encoded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from itertools import islice
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cmrhash.config import CACHE
+from cmrhash.data.items import ImageTextDataset, Item, with_relevance
+from cmrhash.data.manifest import open_extracted
+from cmrhash.encoders.bag_and_vectors import lower_words
+from cmrhash.errors import UsageError
+from cmrhash.evaluation.run_codes import (
+    AMONG,
+    Encoded,
+    among_all,
+    encode,
+    has_codes,
+    load_heads,
+    read_codes,
+    refuse_stale,
+)
+from cmrhash.evaluation.searches import language_of
+from cmrhash.search.embedder import Embedder
+from cmrhash.search.exported.hasher import PretrainedHasher
+from cmrhash.search.publish import collection_of, keys_of, refuse_other_codes
+from cmrhash.search.stores import CodeStore, open_store
+from cmrhash.training import runs
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+    from torch.nn import ModuleDict
+
+    from cmrhash.encoders.image import ImageEncoder
+    from cmrhash.features.captions import CaptionEncoder
+
+TARGETS = ("image", "text", "both")
+
+
+@dataclass(frozen=True)
+class Hit:
+    """What a search found. distance: Hamming, in bits. modality: "image" or "text"; lang: of the caption, which for an
+    image is one of its own. labels: names of the item's classes. image: path below the data set's root.
+    """
+
+    rank: int
+    distance: int
+    id: str
+    modality: str
+    lang: str | None
+    caption: str | None
+    labels: tuple[str, ...]
+    image: str | None
+
+    def as_json(self) -> dict[str, Any]:
+        """What ``cmrhash search --json`` prints of it."""
+        return asdict(self)
+
+
+class Hasher(Embedder):
+    """A finished run with its data set. image_weights, text_models: where the encoders are now, if they moved.
+
+    store: URL of the store to search in, None for the run's own indexes; probes: see ``stores.open_store``.
+    among: what is searched, the "database" or "all" items that have codes.
+    """
+
+    def __init__(
+        self,
+        run: runs.Run,
+        dataset: ImageTextDataset,
+        folder: Path,
+        device: str = "auto",
+        image_weights: str | None = None,
+        text_models: Mapping[str, str] | None = None,
+        offline: bool = False,
+        store: str | None = None,
+        probes: int | None = None,
+        among: str = "database",
+    ) -> None:
+        if among not in AMONG:
+            raise UsageError(f"--among {among}", None, f"choose {' or '.join(AMONG)}")
+        refuse_stale(run, dataset, folder)
+        self.run, self.dataset, self.folder = run, with_relevance(dataset, run.relevance), folder
+        self._device, self._offline = device, offline
+        self._image_weights, self._text_models = image_weights, dict(text_models or {})
+        self._text_encoders: dict[str, CaptionEncoder] = {}
+        if not has_codes(run, dataset, folder):
+            encode(run, dataset, folder)
+        self.views: dict[str, Encoded] = read_codes(run)
+        self.among = among
+        if among == "all":
+            self.views = among_all(self.dataset, self.views)
+        self._place = {item.id: row for row, item in enumerate(dataset.items)}
+        self._store: CodeStore | None = open_store(store, probes) if store is not None else None
+        self._keys: dict[str, dict[str, int]] = {}  # of a view in the store -> place in the database
+
+    @classmethod
+    def load(cls, run: str | Path, cache: str | Path = CACHE, **options: Any) -> Hasher:
+        """Open the run in a folder. cache: where its data set lies; options: as the class takes them.
+
+        Raises UsageError for a folder without a run, StaleError if data or features changed since the training,
+        DamagedError for a file that is not what was written.
+        """
+        opened = runs.open_run(Path(run))
+        return cls(opened, *open_extracted(Path(cache), opened.config["dataset"]), **options)
+
+    def close(self) -> None:
+        """Let go of the store's files or connection, if there is one."""
+        if self._store:
+            self._store.close()
+
+    @property
+    def langs(self) -> tuple[str, ...]:
+        """Languages that can ask and be found."""
+        return tuple(sorted(language_of(view) for view in self.views if view != "image"))
+
+    @property
+    def bits(self) -> int:
+        """Code length."""
+        return self.run.bits
+
+    @cached_property
+    def encoded(self) -> int:
+        """How many items have a code."""
+        return _different(view.codes.item for view in self.views.values())
+
+    @cached_property
+    def searched(self) -> int:
+        """How many of these can be found."""
+        return _different(view.codes.item[view.database] for view in self.views.values())
+
+    @property
+    def scope(self) -> str:
+        """What is searched, in words."""
+        return f"all {self.searched} items" if self.among == "all" else f"{self.searched} database items"
+
+    @property
+    def place(self) -> Path:
+        """The run's folder."""
+        return self.run.folder
+
+    def likely(self, text: str) -> list[str]:
+        """The languages whose captions have most words of a text."""
+        words = set(lower_words(text))
+        known = {lang: len(words & self._words[lang]) for lang in self.langs}
+        return [lang for lang in self.langs if known[lang] == max(known.values())]
+
+    # ------------------------------------------------------------------------------------------ to hand on
+
+    def save_pretrained(self, folder: str | Path, *, with_encoders: bool = False, overwrite: bool = False) -> None:
+        """Write what others need to encode as this run does, without its data set; see ``share.export``."""
+        from cmrhash.search.exported import write
+
+        langs = {lang: self._text_models.get(lang, self._text_models.get("")) for lang in self.langs}
+        moved = {"image": self._image_weights, **{f"text-{lang}": model for lang, model in langs.items()}}
+        source = write.Source(self.run, self.folder, self, moved)
+        write.save(source, Path(folder), with_encoders=with_encoders, overwrite=overwrite)
+
+    def push_to_hub(self, repo: str, *, private: bool = False, with_encoders: bool = False) -> str:
+        """Export it to the model hub as "owner/name", and return the address of the commit; see ``share.export``."""
+        from cmrhash.search.exported import write
+
+        with TemporaryDirectory() as folder:
+            self.save_pretrained(folder, with_encoders=with_encoders)
+            return write.push(Path(folder), repo, private=private)
+
+    @staticmethod
+    def from_pretrained(source: str | Path, *, revision: str | None = None, **options: Any) -> PretrainedHasher:
+        """Open what ``save_pretrained`` wrote, in a folder or under an id of the hub; see ``PretrainedHasher.load``."""
+        return PretrainedHasher.load(source, revision=revision, **options)
+
+    def item(self, ident: str) -> Item | None:
+        """The item of the data set that has this id."""
+        return self.dataset.items[self._place[ident]] if ident in self._place else None
+
+    # ------------------------------------------------------------------------------------------ searching
+
+    def search(
+        self, query: str | Path | Image | bytes, *, lang: str | None = None, to: str | None = None, k: int = 10
+    ) -> list[Hit]:
+        """The k nearest of the items that are searched, nearest first, equal distances in the order of the data set.
+
+        query: a sentence (str), or a photo (a Path, a PIL image, a file's bytes). to: "image", "text" or "both";
+        None: the other modality. lang: of a sentence, and of the texts that are found.
+        """
+        if isinstance(query, str):
+            lang = self.understood(lang, query)
+            return self.nearest(self.encode_text([query], lang)[0], to or "image", lang, k)
+        return self.nearest(self.encode_image([query])[0], to or "text", self.understood(lang), k)
+
+    def search_item(
+        self, ident: str, *, by: str = "image", lang: str | None = None, to: str | None = None, k: int = 10
+    ) -> list[Hit]:
+        """The same for an item of the data set, whose code is there already, by its image or its first caption."""
+        if ident not in self._place:
+            raise UsageError(f"no item '{ident}'", self.folder, "see items.jsonl for the ids")
+        if by not in ("image", "text"):
+            raise UsageError(f"--by {by}", None, "choose image or text")
+        lang = self.understood(lang)
+        view = "image" if by == "image" else f"text-{lang}"
+        codes = self.views[view].codes
+        rows = np.flatnonzero(codes.item == self._place[ident])
+        if not len(rows):
+            raise UsageError(f"item '{ident}' has no {by}", self.folder, "ask by the other one")
+        return self.nearest(codes.packed[rows[0]], to or ("text" if by == "image" else "image"), lang, k)
+
+    def nearest(self, code: NDArray[np.uint8], to: str, lang: str, k: int) -> list[Hit]:
+        """The k nearest of a packed code (ceil(bits / 8),) uint8."""
+        if to not in TARGETS:
+            raise UsageError(f"--to {to}", None, f"choose one of {', '.join(TARGETS)}")
+        found = []
+        for view in {"image": ["image"], "text": [f"text-{lang}"], "both": ["image", f"text-{lang}"]}[to]:
+            search = self._search_store if self._store else self._search_index
+            found += [(distance, view, place) for distance, place in search(view, code, k)]
+        found.sort(key=lambda hit: hit[0])  # stable: images before texts, then the order of the index
+        return [self._hit(rank, *hit, lang) for rank, hit in enumerate(found[:k], 1)]
+
+    def _search_index(self, view: str, code: NDArray[np.uint8], k: int) -> list[tuple[int, int | str]]:
+        """(distance, place in the database) of the k nearest, by the run's own index."""
+        distances, places = self.views[view].index.search(code[None], k)
+        return list(zip(distances[0].tolist(), places[0].tolist(), strict=True))
+
+    def _search_store(self, view: str, code: NDArray[np.uint8], k: int) -> list[tuple[int, int | str]]:
+        """The same by the store. A key that the data set knows nothing of, since others put it there, stays a key."""
+        assert self._store is not None
+        if view not in self._keys:
+            keys = keys_of(self.run, self.dataset, self.views[view])
+            self._keys[view] = {key: place for place, key in enumerate(keys)}
+        refuse_other_codes(self.run, view, self._store, self.among)
+        distances, found = self._store.search(collection_of(self.run, view), code[None], k)
+        return [(d, self._keys[view].get(key, key)) for d, key in zip(distances[0].tolist(), found[0], strict=True)]
+
+    def _hit(self, rank: int, distance: int, view: str, place: int | str, lang: str) -> Hit:
+        modality = "image" if view == "image" else "text"
+        if isinstance(place, str):
+            return Hit(rank, distance, place, modality, lang, None, (), None)
+        codes, row = self.views[view].codes, int(self.views[view].database[place])
+        item = self.dataset.items[int(codes.item[row])]
+        captions = item.texts.get(lang, ())
+        mine = np.flatnonzero(codes.item == codes.item[row])
+        nth = int(np.searchsorted(mine, row)) if view != "image" and len(mine) == len(captions) else 0
+        labels = tuple(self.dataset.classes[label] for label in item.labels)
+        return Hit(rank, distance, item.id, modality, lang, captions[nth] if captions else None, labels, item.image)
+
+    def understood(self, lang: str | None, sentence: str | None = None) -> str:
+        """The language of a search: the asked one, else that of the sentence's words, else the first.
+
+        Raises UsageError for one that is not there, or if the words do not tell.
+        """
+        if sentence is not None:
+            return self.language(lang, sentence)
+        return self.language(lang) if lang else self.langs[0]
+
+    # ------------------------------------------------------------------------------------------ what it needs
+
+    @cached_property
+    def heads(self) -> ModuleDict:
+        """view -> its trained head."""
+        return load_heads(self.run)
+
+    def head_of(self, view: str) -> str:
+        """Another view for a borrowed language, which went through the encoder of the language it borrows from."""
+        return self.views[view].head
+
+    @cached_property
+    def image_encoder(self) -> ImageEncoder:
+        """The encoder of the database's photos."""
+        from cmrhash.compute.device import choose_device
+        from cmrhash.features import reopen
+
+        path = self.folder / self.run.config["features"]["image"]["file"]
+        return reopen.image_encoder(path, choose_device(self._device), self._image_weights, self._offline)
+
+    def text_encoder(self, view: str) -> CaptionEncoder:
+        """The encoder of the database's captions in a language."""
+        from cmrhash.compute.device import choose_device
+        from cmrhash.features import reopen
+
+        path = self.folder / str(self.run.config["features"][self.head_of(view)]["file"])
+        if str(path) not in self._text_encoders:
+            lang = language_of(view)
+            model = self._text_models.get(lang, self._text_models.get(""))
+            encoder = reopen.text_encoder(path, self.dataset, choose_device(self._device), model, self._offline)
+            self._text_encoders[str(path)] = encoder
+        return self._text_encoders[str(path)]
+
+    def captions(self, count: int) -> dict[str, list[str]]:
+        """language -> its first ``count`` captions."""
+        return {lang: list(islice(self._texts(lang), count)) for lang in self.langs}
+
+    @cached_property
+    def _words(self) -> dict[str, set[str]]:
+        """language -> every word of its captions, in lower case."""
+        return {lang: {word for text in self._texts(lang) for word in lower_words(text)} for lang in self.langs}
+
+    def _texts(self, lang: str) -> Iterator[str]:
+        return (text for item in self.dataset.items for text in item.texts.get(lang, ()))
+
+
+def _different(items: Iterable[NDArray[np.int64]]) -> int:
+    """How many items are in any of some lists."""
+    return len(np.unique(np.concatenate(list(items))))

@@ -1,0 +1,88 @@
+"""A run's codes, of its database or of all items, in a store, where others search them: one collection a view.
+
+A collection is called DATASET-RUN-VIEW, such as ``shop-tie-ap-64-image``. Its keys are the items' ids; where all
+captions of an item can be found, relevance being by pairs, ``ID#0``, ``ID#1``, ... Its meta says which heads made it
+and whose codes they are, so that those of another training, or of other items, are never taken for these.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+
+import numpy as np
+
+from cmrhash.config import BATCH_ROWS
+from cmrhash.data.items import ImageTextDataset
+from cmrhash.errors import StaleError
+from cmrhash.evaluation.run_codes import Encoded
+from cmrhash.search.stores import Batch, CodeStore, Collection
+from cmrhash.storage.recipes import first_difference
+from cmrhash.training import runs
+
+Progress = Callable[..., None]  # (what, done, total)
+
+
+def deploy(
+    run: runs.Run,
+    dataset: ImageTextDataset,
+    views: Mapping[str, Encoded],
+    store: CodeStore,
+    approximate: bool | None = None,
+    progress: Progress = lambda *_: None,
+    among: str = "database",
+) -> list[Collection]:
+    """Put every view of a run into a store, in place of what the store had of that run. among: whose codes the views
+    have in their indexes, one of ``encode.AMONG``.
+    """
+    made = []
+    for view, encoded in views.items():
+        name = collection_of(run, view)
+        batches = _batches(name, keys_of(run, dataset, encoded), encoded, progress)
+        made.append(store.replace(name, run.bits, batches, meta_of(run, view, among), approximate))
+    return made
+
+
+def collection_of(run: runs.Run, view: str) -> str:
+    """What the codes of a view are called in a store."""
+    return f"{run.config['dataset']}-{run.folder.resolve().name}-{view}"
+
+
+def meta_of(run: runs.Run, view: str, among: str) -> dict[str, str]:
+    """What the codes of a view were made from, and whose they are."""
+    heads, items = run.config["files"][runs.HEADS], run.config["items_sha256"]
+    return {"view": view, "heads_sha256": heads, "items_sha256": items, "among": among}
+
+
+def keys_of(run: runs.Run, dataset: ImageTextDataset, encoded: Encoded) -> list[str]:
+    """The keys of the rows in a view's index, in their order."""
+    item = encoded.codes.item
+    ids = [dataset.items[at].id for at in item[encoded.database].tolist()]
+    if run.relevance != "pairs":
+        return ids
+    nth = np.arange(len(item)) - np.searchsorted(item, item)  # of the item's rows, which lie side by side
+    return [f"{ident}#{n}" for ident, n in zip(ids, nth[encoded.database].tolist(), strict=True)]
+
+
+def refuse_other_codes(run: runs.Run, view: str, store: CodeStore, among: str) -> None:
+    """Raise UsageError if a store has nothing of a view, StaleError if what it has was not made by this very run, or
+    has the codes of other items. A collection that does not say whose is of the database.
+    """
+    about = store.about(collection_of(run, view))
+    made = {"bits": about.bits, "among": "database", **about.meta}
+    difference = first_difference(made, {"bits": run.bits, **meta_of(run, view, among)})
+    if difference:
+        field, found, wanted = difference
+        what = f"collection '{about.name}' was made with {field} = {found}, {run.folder} has {wanted}"
+        fix = "put this run there with cmrhash index"
+        if field == "among":
+            what = f"collection '{about.name}' was made with --among {found}, asked for {wanted}"
+            fix = f"ask with --among {found}, or {fix} --among {wanted}"
+        raise StaleError(what, store.url, fix)
+
+
+def _batches(name: str, keys: list[str], encoded: Encoded, progress: Progress) -> Iterator[Batch]:
+    progress(name, 0, len(keys))
+    for start in range(0, len(keys), BATCH_ROWS):
+        rows = encoded.database[start : start + BATCH_ROWS]
+        yield keys[start : start + BATCH_ROWS], encoded.codes.packed[rows]
+        progress(name, start + len(rows), len(keys))

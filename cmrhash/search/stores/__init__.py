@@ -1,0 +1,198 @@
+"""Where codes are searched beyond a run's own index: a folder, PostgreSQL or Milvus, by URL. One file a kind.
+
+A store holds collections by name: codes of one length, a key (a string) for each, and what they were made from.
+
+    store = open_store("faiss:/srv/codes")
+    store.replace("shop-image", 64, [(["a", "b"], packed)], {"made": "today"})
+    distances, keys = store.search("shop-image", queries, k=10)
+
+A collection changes in one move: it is built beside the old one, and whoever searches finds all of the old or all of
+the new one. Equal codes may come in any order, so results are compared by distance.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from hashlib import blake2b
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cmrhash.config import MAX_KEY
+from cmrhash.errors import DataError, UsageError
+from cmrhash.retrieval.codes import check_k, check_packed
+
+Batch = tuple[Sequence[str], NDArray[np.uint8]]  # n keys and their codes, (n, ceil(bits / 8)) uint8
+Found = tuple[NDArray[np.int32], list[list[str]]]
+
+
+@dataclass(frozen=True)
+class Collection:
+    """What a store says of a collection. meta: as it was given, a JSON object. approximate: as it was asked for."""
+
+    name: str
+    bits: int
+    rows: int
+    meta: Mapping[str, Any]
+    approximate: bool | None
+
+
+class CodeStore(Protocol):
+    """What every kind of store does. url: without a password, for people.
+
+    Raises UsageError for a collection that is not there, and for codes of another width; DataError for keys that are
+    there already, twice or not at all; CmrhashError with the reason if a server or disk refuses.
+    """
+
+    url: str
+
+    def names(self) -> list[str]:
+        """The collections, sorted."""
+
+    def about(self, name: str) -> Collection:
+        """One of them."""
+
+    def replace(
+        self,
+        name: str,
+        bits: int,
+        batches: Iterable[Batch],
+        meta: Mapping[str, Any] | None = None,
+        approximate: bool | None = None,
+    ) -> Collection:
+        """Make a collection, or put another in its place. approximate: with an index that finds most neighbours."""
+
+    def add(self, name: str, batches: Iterable[Batch]) -> Collection:
+        """Put more codes in."""
+
+    def remove(self, name: str, keys: Sequence[str]) -> Collection:
+        """Take codes out, all of these or, if one is not there, none."""
+
+    def search(self, name: str, packed: NDArray[np.uint8], k: int) -> Found:
+        """The k nearest of each query (Q, ceil(bits / 8)) uint8: distances (Q, k') int32 ascending, and their keys.
+
+        k' = min(k, rows): an approximate index that finds fewer is backed by an exact search.
+        """
+
+    def drop(self, name: str) -> None:
+        """Remove a collection."""
+
+    def close(self) -> None:
+        """Let go of files and connections."""
+
+
+def open_store(url: str, probes: int | None = None) -> CodeStore:
+    """The store at a URL. probes: how much of an approximate index a search looks at, see config.PROBES; 0: all.
+
+    Raises UsageError for a URL of no known kind, or if the package for it is not installed; CmrhashError if a server
+    cannot be reached.
+    """
+    scheme, colon, _ = url.partition(":")
+    if not colon or scheme not in KINDS:
+        near = get_close_matches(scheme, KINDS, 1)
+        hint = f"did you mean {near[0]}:? " if near else ""
+        fix = f"{hint}give faiss:DIR, postgresql://..., milvus+http://... or milvus:FILE"
+        raise UsageError("unknown kind of store", shown(url), fix)
+    if probes is not None and probes < 0:
+        raise UsageError(f"--probes {probes}", None, "give a number from 0, which searches exactly")
+    return KINDS[scheme](url, probes)
+
+
+def _folder(url: str, probes: int | None) -> CodeStore:
+    from cmrhash.search.stores.folder import FolderStore
+
+    return FolderStore(url, probes)
+
+
+def _postgresql(url: str, probes: int | None) -> CodeStore:
+    from cmrhash.search.stores.postgresql import PostgresStore
+
+    return PostgresStore(url, probes)
+
+
+def _milvus(url: str, probes: int | None) -> CodeStore:
+    from cmrhash.search.stores.milvus import MilvusStore
+
+    return MilvusStore(url, probes)
+
+
+KINDS: dict[str, Callable[[str, int | None], CodeStore]] = {  # by the scheme of the URL
+    "faiss": _folder,
+    "postgresql": _postgresql,
+    "postgres": _postgresql,
+    "milvus": _milvus,
+    "milvus+http": _milvus,
+    "milvus+https": _milvus,
+}
+
+
+# ---------------------------------------------------------------------------------------------- for every kind
+
+
+def shown(url: str) -> str:
+    """A URL without what may be a password, however it is written."""
+    hidden = re.sub(r"(://[^:/@]*):.*@", r"\1:***@", url, flags=re.S)
+    return re.sub(r"(password|passwd|token)=[^&]*", r"\1=***", hidden, flags=re.I)
+
+
+def credentials(url: str) -> tuple[str, str | None]:
+    """A URL of a server without its password, and the password as it was written."""
+    head, mark, query = url.partition("?")
+    scheme, slashes, rest = head.partition("://")
+    account, at, place = rest.rpartition("@")
+    user, colon, password = account.partition(":")
+    return f"{scheme}{slashes}{user}{at}{place}{mark}{query}", password if colon else None
+
+
+def check_name(name: str) -> str:
+    """The name, if every store can have a collection of it; raises UsageError."""
+    if not re.fullmatch(r"\w[\w.+-]*", name) or len(name.encode()) > 150:
+        fix = "use letters, digits, '.', '_', '+' and '-', 150 bytes at most"
+        raise UsageError(f"collection name {name!r}", None, fix)
+    return name
+
+
+def missing_collection(name: str, there: Sequence[str], url: str) -> UsageError:
+    """The error of a collection that a store has not."""
+    names = ", ".join(there[:8]) + (", ..." if len(there) > 8 else "")
+    return UsageError(f"no collection '{name}' (there: {names or 'none'})", url, "put it there with cmrhash index")
+
+
+def check_query(packed: NDArray[np.uint8], collection: Collection, k: int) -> int:
+    """k', the number of neighbours that a search gives; raises UsageError or DataError for what cannot be asked."""
+    check_packed(packed, collection.bits, "query codes")
+    return min(check_k(k), collection.rows)
+
+
+def checked_batches(batches: Iterable[Batch], bits: int) -> Iterator[Batch]:
+    """The batches, each looked at before it is handed on. Holds 16 bytes a key.
+
+    Raises DataError for a key that is empty, too long or not printable, and at the end for one that came twice;
+    UsageError for codes of another width, or of another number than keys.
+    """
+    digests = [np.empty((0, 2), np.uint64)]
+    for keys, packed in batches:
+        check_packed(packed, bits)
+        if len(keys) != len(packed):
+            raise UsageError(f"{len(packed)} codes but {len(keys)} keys: one a code is needed")
+        raw = b"".join(blake2b(_encoded(key), digest_size=16).digest() for key in keys)
+        digests.append(np.frombuffer(raw, np.uint64).reshape(-1, 2))
+        yield keys, packed
+    every = np.concatenate(digests)
+    order = np.argsort(every[:, 0], kind="stable")
+    same = np.flatnonzero((every[order[1:]] == every[order[:-1]]).all(axis=1))
+    if len(same):
+        first, second = int(order[same[0]]), int(order[same[0] + 1])
+        raise DataError(f"codes {first} and {second} have the same key", None, "give every code a key of its own")
+
+
+def _encoded(key: str) -> bytes:
+    """A key in UTF-8, if it is one that every store can hold, as the ids of every data set are."""
+    raw = key.encode() if isinstance(key, str) and key.isprintable() else b""
+    if not 0 < len(raw) <= MAX_KEY:
+        raise DataError(f"not a key: {ascii(key)[:60]}", None, f"a key is printable text of 1 to {MAX_KEY} bytes")
+    return raw

@@ -1,0 +1,235 @@
+"""``faiss:DIR``: collections in a folder, searched by Faiss. For one machine; readers need no server.
+
+NAME.json            bits, rows, meta; which folder holds the files now, and their sha256; replaced in one move
+NAME.<8 hex>/        codes.faiss  an IndexBinaryFlat, mapped for the search
+                     keys         all keys in UTF-8 one after the other; key_ends: int64, where each one ends
+                     codes.ivf    an IndexBinaryIVF, where an approximate index was asked for or there are many codes
+
+A change writes a new folder beside the old one, so adding to a collection takes as long as writing it anew.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import secrets
+import shutil
+from collections.abc import Collection as Keys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cmrhash.config import BATCH_ROWS, IVF_ROWS, PROBES
+from cmrhash.errors import CmrhashError, DataError, UsageError
+from cmrhash.retrieval.codes import check_bits
+from cmrhash.retrieval.index import ApproximateIndex, BinaryIndex, FlatWriter
+from cmrhash.search.stores import Batch, Collection, Found, check_name, check_query, checked_batches, missing_collection
+from cmrhash.storage.files import checked, locked, make_folder, read_json, remove, sha256, sync, write_json
+
+CODES, IVF, KEYS, ENDS = "codes.faiss", "codes.ivf", "keys", "key_ends"
+AGAIN = "put it there again with cmrhash index"
+
+
+class FolderStore:
+    """A `cmrhash.search.stores.CodeStore` in a folder, which is made when something is put there."""
+
+    def __init__(self, url: str, probes: int | None) -> None:
+        path = url.partition(":")[2]
+        self.folder = Path(path.removeprefix("//"))
+        self.url = f"faiss:{self.folder}"
+        if not path.strip("/") or (self.folder.exists() and not self.folder.is_dir()):
+            raise UsageError("not a folder", self.url, "give faiss:DIR")
+        self._probes = PROBES["faiss"] if probes is None else probes
+        self._opened: dict[str, _Opened] = {}
+
+    def names(self) -> list[str]:
+        """The collections, sorted."""
+        return sorted(path.name.removesuffix(".json") for path in self.folder.glob("*.json"))
+
+    def about(self, name: str) -> Collection:
+        """One of them, by its manifest alone."""
+        return _collection(name, self._manifest(name))
+
+    def replace(
+        self,
+        name: str,
+        bits: int,
+        batches: Iterable[Batch],
+        meta: Mapping[str, Any] | None = None,
+        approximate: bool | None = None,
+    ) -> Collection:
+        """Make a collection, or put another in its place."""
+        with self._writing(name):
+            return self._swap(Collection(name, check_bits(bits), 0, meta or {}, approximate), batches)
+
+    def add(self, name: str, batches: Iterable[Batch]) -> Collection:
+        """Put more codes in; writes the whole collection."""
+        self._manifest(name)
+        with self._writing(name):
+            old = self._open(name)
+            return self._swap(old.about, chain(old.batches(), batches))
+
+    def remove(self, name: str, keys: Sequence[str]) -> Collection:
+        """Take codes out; writes the whole collection."""
+        self._manifest(name)
+        with self._writing(name):
+            old, gone = self._open(name), set(keys)
+            found = {key for batch, _ in old.batches() for key in batch if key in gone}
+            if found != gone:
+                raise DataError(f"no key '{min(gone - found)}' in {name}", self.url, "nothing was removed")
+            return self._swap(old.about, old.batches(without=gone))
+
+    def search(self, name: str, packed: NDArray[np.uint8], k: int) -> Found:
+        """The k nearest of each query; an exhaustive search gives equal distances in the order of the collection."""
+        opened = self._open(name)
+        k = check_query(packed, opened.about, k)
+        distances, rows = opened.search(packed, k, self._probes) if k else opened.flat.search(packed, 1)
+        return distances, [[opened.key(row) for row in line] for line in rows.tolist()]
+
+    def drop(self, name: str) -> None:
+        """Remove a collection."""
+        path = self._path(name)
+        self._manifest(name)
+        with self._writing(name):
+            remove(path)
+            self._clear(name, keep="")
+
+    def close(self) -> None:
+        """Let go of the files."""
+        self._opened.clear()
+
+    # ------------------------------------------------------------------------------------------ files
+
+    def _path(self, name: str) -> Path:
+        return self.folder / f"{check_name(name)}.json"
+
+    def _manifest(self, name: str) -> dict[str, Any]:
+        try:
+            return read_json(self._path(name), AGAIN)
+        except FileNotFoundError:
+            raise missing_collection(name, self.names(), self.url) from None
+
+    def _open(self, name: str) -> _Opened:
+        """The files of a collection, kept open until another one takes its place."""
+        manifest = self._manifest(name)
+        opened = self._opened.get(name)
+        if opened is None or opened.manifest != manifest:
+            try:
+                opened = self._opened[name] = _Opened(self.folder, name, manifest)
+            except (CmrhashError, OSError, RuntimeError):  # ours, the system's and Faiss' words for a file that is gone
+                if self._manifest(name) == manifest:
+                    raise
+                return self._open(name)  # it was replaced just then
+        return opened
+
+    @contextmanager
+    def _writing(self, name: str) -> Iterator[None]:
+        """Alone with a collection; what the system refuses in one line."""
+        path = self._path(name)
+        try:
+            make_folder(self.folder)
+            with locked(path):
+                yield
+        except OSError as error:
+            reason = (error.strerror or str(error)).lower()
+            raise CmrhashError(f"'{name}' not written, {reason}", self.url, "check folder and free space") from error
+
+    def _swap(self, about: Collection, batches: Iterable[Batch]) -> Collection:
+        """Write the files of a collection beside the present ones, and then say that these are it."""
+        folder = self.folder / f"{about.name}.{secrets.token_hex(4)}"
+        folder.mkdir()
+        try:
+            rows = _write(folder, about.bits, batches)
+            if rows and (rows > IVF_ROWS if about.approximate is None else about.approximate):
+                ApproximateIndex.build(BinaryIndex.load(folder / CODES, about.bits, mapped=True)).save(folder / IVF)
+            sync(folder)
+            sync(self.folder)  # its name, before anything speaks of it
+            manifest = {
+                "bits": about.bits,
+                "rows": rows,
+                "meta": dict(about.meta),
+                "approximate": about.approximate,
+                "folder": folder.name,
+                "files": {path.name: sha256(path) for path in sorted(folder.iterdir())},
+            }
+            write_json(self._path(about.name), manifest)
+        except BaseException:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
+        self._clear(about.name, keep=folder.name)
+        return _collection(about.name, manifest)
+
+    def _clear(self, name: str, keep: str) -> None:
+        """Remove former files, also those of a writer that was killed; who has them open goes on reading them."""
+        for path in self.folder.iterdir():
+            if re.fullmatch(re.escape(name) + r"\.[0-9a-f]{8}", path.name) and path.name != keep and path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+
+
+class _Opened:
+    """The files of a collection, once their digests are the recorded ones; mapped, not read."""
+
+    def __init__(self, base: Path, name: str, manifest: Mapping[str, Any]) -> None:
+        self.manifest, self.about = manifest, _collection(name, manifest)
+        folder = base / manifest["folder"]
+        paths = {file: checked(folder, file, digest, AGAIN) for file, digest in manifest["files"].items()}
+        self.flat = BinaryIndex.load(paths[CODES], self.about.bits, mapped=True)
+        self.approximate = ApproximateIndex.load(paths[IVF], self.about.bits) if IVF in paths else None
+        self._keys, self._ends = _map(paths[KEYS], np.uint8), _map(paths[ENDS], np.int64)
+
+    def key(self, row: int) -> str:
+        """The key of a row."""
+        start = int(self._ends[row - 1]) if row else 0
+        return self._keys[start : int(self._ends[row])].tobytes().decode()
+
+    def batches(self, without: Keys[str] = ()) -> Iterator[Batch]:
+        """All of it, as it was put in."""
+        for start in range(0, len(self.flat), BATCH_ROWS):
+            packed = self.flat.rows(start, start + BATCH_ROWS)
+            keys = [self.key(row) for row in range(start, start + len(packed))]
+            kept = [at for at, key in enumerate(keys) if key not in without]
+            yield [keys[at] for at in kept], packed[kept]
+
+    def search(self, packed: NDArray[np.uint8], k: int, probes: int) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
+        """Distances and rows (Q, k), of the exhaustive index where the approximate one has found too few."""
+        if not self.approximate or not probes:
+            return self.flat.search(packed, k)
+        distances, rows = self.approximate.search(packed, k, probes)
+        short = (rows < 0).any(axis=1)
+        if short.any():
+            distances[short], rows[short] = self.flat.search(packed[short], k)
+        return distances, rows
+
+
+def _write(folder: Path, bits: int, batches: Iterable[Batch]) -> int:
+    """Write codes and keys as they come; how many."""
+    end = 0
+    with (
+        FlatWriter(folder / CODES, bits) as codes,
+        (folder / KEYS).open("wb") as blob,
+        (folder / ENDS).open("wb") as ends,
+    ):
+        for keys, packed in checked_batches(batches, bits):
+            encoded = [key.encode() for key in keys]
+            places = end + np.cumsum([len(key) for key in encoded], dtype=np.int64)
+            end += sum(map(len, encoded))
+            codes.add(packed)
+            blob.write(b"".join(encoded))
+            ends.write(places.tobytes())
+        for file in (blob, ends):
+            file.flush()
+            os.fsync(file.fileno())
+    return codes.rows
+
+
+def _map(path: Path, dtype: Any) -> NDArray[Any]:
+    return np.memmap(path, dtype, "r") if path.stat().st_size else np.empty(0, dtype)
+
+
+def _collection(name: str, manifest: Mapping[str, Any]) -> Collection:
+    return Collection(name, manifest["bits"], manifest["rows"], manifest["meta"], manifest["approximate"])

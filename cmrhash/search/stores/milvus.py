@@ -1,0 +1,264 @@
+"""``milvus+http://HOST:PORT``, ``milvus:FILE``: collections in Milvus, binary vectors by Hamming. The only door to it.
+
+    cmrhash_collections                 name, codes, about (JSON); codes: who holds them, by the latest version
+    cmrhash_<name>_<16 hex>_<16 hex>    key, code: BINARY_VECTOR of whole bytes, the bits beyond the code are zeros
+
+Milvus has no transactions, its embedded form no aliases, and an upsert is a moment of neither: so a line of the list is
+never changed, but one with a higher version put beside it, and then the old one removed. Adding and removing codes
+change a collection in place. One writer at a time. FILE is a database of milvus-lite, whose versions from 3.0 on have
+no binary vectors.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+import secrets
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from hashlib import blake2b
+from typing import Any
+from urllib.parse import unquote
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cmrhash.config import MAX_KEY, PROBES
+from cmrhash.errors import CmrhashError, DataError, UsageError
+from cmrhash.retrieval.codes import check_bits
+from cmrhash.search.stores import (
+    Batch,
+    Collection,
+    Found,
+    check_name,
+    check_query,
+    checked_batches,
+    credentials,
+    missing_collection,
+    shown,
+)
+
+try:
+    from pymilvus import DataType, MilvusClient, MilvusException
+except ImportError:
+    raise UsageError("Milvus needs pymilvus", None, 'pip install "cmrhash[milvus]"') from None
+
+LIST = "cmrhash_collections"
+TIMEOUT = 10  # seconds to reach the server
+MOST = 16_384  # neighbours, and rows of an answer, that Milvus gives at most
+ROWS = 10_000  # of an insertion: a message has 64 MB at most
+
+
+class MilvusStore:
+    """A `cmrhash.search.stores.CodeStore` in Milvus."""
+
+    def __init__(self, url: str, probes: int | None) -> None:
+        logging.getLogger("pymilvus").setLevel(logging.CRITICAL)  # it logs a traceback for all that it raises
+        self.url = shown(url)
+        place, password = credentials(url.removeprefix("milvus+").removeprefix("milvus:"))
+        options = {"uri": place}
+        if password is not None:
+            scheme, _, rest = place.partition("://")
+            user, _, host = rest.rpartition("@")
+            options = {"uri": f"{scheme}://{host}", "token": f"{unquote(user)}:{unquote(password)}"}
+        self._probes = PROBES["milvus"] if probes is None else probes
+        with self._in_words():
+            self._client = MilvusClient(**options, timeout=TIMEOUT)
+
+    def names(self) -> list[str]:
+        """The collections, sorted."""
+        return sorted({line["name"] for line in self._lines('name != ""')})
+
+    def about(self, name: str) -> Collection:
+        """One of them."""
+        return self._find(name)[1]
+
+    def replace(
+        self,
+        name: str,
+        bits: int,
+        batches: Iterable[Batch],
+        meta: Mapping[str, Any] | None = None,
+        approximate: bool | None = None,
+    ) -> Collection:
+        """Make a collection, or put another in its place. approximate: BIN_IVF_FLAT; None: none."""
+        digest = blake2b(name.encode(), digest_size=8).hexdigest()  # of what the next line may make equal
+        prefix = f"cmrhash_{re.sub('[^A-Za-z0-9]', '_', check_name(name))}_{digest}_"
+        target = prefix + secrets.token_hex(8)
+        about = Collection(name, check_bits(bits), 0, meta or {}, approximate)
+        with self._in_words():
+            self._make(target, {"key": MAX_KEY}, "code", bits)
+            try:
+                rows = self._insert(target, bits, batches)
+                self._index(target, "code", rows if approximate else 0)
+                self._register(about, target, rows)
+            except BaseException:
+                self._client.drop_collection(target)
+                raise
+            for old in self._client.list_collections():  # former ones, also those of a writer that was killed
+                if old.startswith(prefix) and old != target:
+                    self._client.drop_collection(old)
+        return self.about(name)
+
+    def add(self, name: str, batches: Iterable[Batch]) -> Collection:
+        """Put more codes in; they can be found one batch after the other."""
+        target, about = self._find(name)
+        with self._in_words():
+            rows = self._insert(target, about.bits, batches, new=True)
+            self._register(about, target, about.rows + rows)
+        return self.about(name)
+
+    def remove(self, name: str, keys: Sequence[str]) -> Collection:
+        """Take codes out."""
+        target, about = self._find(name)
+        gone = sorted(set(keys))
+        with self._in_words():
+            there = self._there(target, gone)
+            missing = [key for key in gone if key not in there]
+            if missing:
+                raise DataError(f"no key '{missing[0]}' in {name}", self.url, "nothing was removed")
+            self._delete(target, gone)
+            self._register(about, target, about.rows - len(gone))
+        return self.about(name)
+
+    def search(self, name: str, packed: NDArray[np.uint8], k: int) -> Found:
+        """The k nearest of each query; 16,384 at most."""
+        target, about = self._find(name)
+        try:
+            return self._search(target, about, packed, k)
+        except CmrhashError:
+            if self._find(name)[0] == target:
+                raise
+            return self.search(name, packed, k)  # it was replaced just then
+
+    def _search(self, target: str, about: Collection, packed: NDArray[np.uint8], k: int) -> Found:
+        wanted = check_query(packed, about, k)
+        if wanted > MOST:
+            raise UsageError(f"k = {k}", self.url, f"Milvus finds {MOST} at most")
+        found = self._nearest(target, packed, wanted, self._probes) if wanted and len(packed) else [[] for _ in packed]
+        short = [at for at, line in enumerate(found) if len(line) < wanted]
+        if short:
+            for at, line in zip(short, self._nearest(target, packed[short], wanted, 0), strict=True):
+                found[at] = line
+        distances = np.array([[distance for distance, _ in line] for line in found], np.int32)
+        return distances.reshape(len(packed), wanted), [[key for _, key in line] for line in found]
+
+    def drop(self, name: str) -> None:
+        """Remove a collection."""
+        target, _ = self._find(name)
+        with self._in_words():
+            self._delete(LIST, [line["id"] for line in self._lines(_is_name(name))], "id")
+            self._client.drop_collection(target)
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._client.close()
+
+    # ------------------------------------------------------------------------------------------ the server
+
+    @contextmanager
+    def _in_words(self) -> Iterator[None]:
+        """What the server refuses, in one line."""
+        try:
+            yield
+        except MilvusException as error:
+            fix = "is the server up, and is the URL right? binary vectors need Milvus, or milvus-lite below 3.0"
+            raise CmrhashError(f"Milvus: {error.message.splitlines()[0][:200]}", self.url, fix) from error
+
+    def _make(self, target: str, texts: Mapping[str, int], vector: str, bits: int) -> None:
+        """Make a collection of strings, the first of them the key, and a binary vector."""
+        schema = self._client.create_schema(auto_id=False, enable_dynamic_field=False)
+        for at, (field, length) in enumerate(texts.items()):
+            schema.add_field(field, DataType.VARCHAR, is_primary=at == 0, max_length=length)
+        schema.add_field(vector, DataType.BINARY_VECTOR, dim=8 * -(-bits // 8))
+        self._client.create_collection(target, schema=schema, consistency_level="Strong")
+
+    def _index(self, target: str, vector: str, rows: int) -> None:
+        """Make a collection searchable. rows: of an approximate index; 0: an exhaustive search."""
+        how: dict[str, Any] = {"index_type": "BIN_FLAT"}
+        if rows:
+            how = {"index_type": "BIN_IVF_FLAT", "params": {"nlist": min(round(4 * rows**0.5), 65_536)}}
+        index = self._client.prepare_index_params()
+        index.add_index(vector, metric_type="HAMMING", **how)
+        self._client.create_index(target, index)
+        self._client.load_collection(target)
+
+    def _insert(self, target: str, bits: int, batches: Iterable[Batch], new: bool = False) -> int:
+        """Insert codes; how many. new: none of their keys must be there. If it fails, what came in is taken out."""
+        count, done = 0, list[str]()
+        try:
+            for keys, packed in checked_batches(batches, bits):
+                count += len(keys)
+                for start in range(0, len(keys), ROWS):
+                    some = list(keys[start : start + ROWS])
+                    there = self._there(target, some) if new else set()
+                    if there:
+                        raise DataError(f"key '{min(there)}' is there already", self.url, "remove it first")
+                    codes = map(bytes, packed[start : start + ROWS])
+                    rows = [{"key": key, "code": code} for key, code in zip(some, codes, strict=True)]
+                    done += some if new else []
+                    self._client.insert(target, rows)
+        except BaseException:
+            self._delete(target, done)
+            raise
+        return count
+
+    def _there(self, target: str, keys: Sequence[str]) -> set[str]:
+        """Those of the keys that a collection has."""
+        found = [self._client.query(target, filter=part, output_fields=["key"]) for part in _filters("key", keys)]
+        return {row["key"] for rows in found for row in rows}
+
+    def _delete(self, target: str, keys: Sequence[str], field: str = "key") -> None:
+        for part in _filters(field, keys):
+            self._client.delete(target, filter=part)
+
+    def _lines(self, filter: str) -> list[dict[str, Any]]:
+        """Lines of the list of collections, the latest first; none if there is no list yet."""
+        with self._in_words():
+            if not self._client.has_collection(LIST):
+                return []
+            fields = ["id", "name", "codes", "about"]
+            found = self._client.query(LIST, filter=filter, output_fields=fields, limit=MOST)
+        lines = [{**line, "about": json.loads(line["about"])} for line in found]
+        return sorted(lines, key=lambda line: -line["about"]["version"])
+
+    def _register(self, about: Collection, target: str, rows: int) -> None:
+        """Say which collection holds the codes now."""
+        if not self._client.has_collection(LIST):
+            self._make(LIST, {"id": MAX_KEY, "name": MAX_KEY, "codes": MAX_KEY, "about": 65_535}, "unused", 8)
+            self._index(LIST, "unused", 0)
+        old = self._lines(_is_name(about.name))
+        version = old[0]["about"]["version"] + 1 if old else 0
+        told = {"bits": about.bits, "rows": rows, "meta": dict(about.meta), "approximate": about.approximate}
+        line = {"id": secrets.token_hex(8), "name": about.name, "codes": target, "unused": b"\0"}
+        self._client.insert(LIST, [{**line, "about": json.dumps({**told, "version": version})}])
+        self._delete(LIST, [line["id"] for line in old], "id")
+
+    def _find(self, name: str) -> tuple[str, Collection]:
+        """A collection, and the one of Milvus that holds its codes."""
+        lines = self._lines(_is_name(check_name(name)))
+        if not lines:
+            raise missing_collection(name, self.names(), self.url)
+        told = lines[0]["about"]
+        return lines[0]["codes"], Collection(name, told["bits"], told["rows"], told["meta"], told["approximate"])
+
+    def _nearest(self, target: str, packed: NDArray[np.uint8], k: int, probes: int) -> list[list[tuple[int, str]]]:
+        """(distance, key) of the k nearest of each query. probes: 0 for all lists of an approximate index."""
+        how = {"metric_type": "HAMMING", "params": {"nprobe": probes or 65_536}}
+        codes = [code.tobytes() for code in packed]
+        with self._in_words():
+            found = self._client.search(target, data=codes, anns_field="code", limit=k, search_params=how)
+        return [sorted((int(hit["distance"]), hit["id"]) for hit in hits) for hits in found]
+
+
+def _is_name(name: str) -> str:
+    """The expression for the lines of one collection."""
+    return next(_filters("name", [name]))
+
+
+def _filters(field: str, keys: Sequence[str]) -> Iterator[str]:
+    """Expressions for all of the keys, some in each: what pymilvus makes of ``ids`` breaks at a quotation mark."""
+    quoted = ['"' + key.replace("\\", "\\\\").replace('"', '\\"') + '"' for key in keys]
+    for start in range(0, len(quoted), ROWS):
+        yield f"{field} in [{', '.join(quoted[start : start + ROWS])}]"

@@ -1,0 +1,50 @@
+"""The plots of the run that is served, each drawn when it is first asked for, one at a time, and kept."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+
+from cmrhash.config import PLOTS, PlotConfig
+from cmrhash.errors import CmrhashError
+from cmrhash.search.hasher import Hasher
+from cmrhash.show import plots
+from cmrhash.show.figures import KINDS
+from cmrhash.show.sources import Source
+from cmrhash.training import runs
+
+OF_A_LANGUAGE = ("pr", "tsne")  # a picture each
+OF_ALL_RUNS = "bits"
+
+
+class Pictures:
+    """names: of a picture, as in its address -> what it shows; none without Matplotlib."""
+
+    def __init__(self, hasher: Hasher) -> None:
+        self._hasher = hasher
+        self._drawn: dict[str, bytes] = {}
+        self.names: dict[str, str] = {}
+        for kind, words in PLOTS.items() if find_spec("matplotlib") else ():
+            if kind in OF_A_LANGUAGE:
+                self.names |= {f"{kind}-{lang}": f"{words}, {lang}" for lang in hasher.langs}
+            else:
+                self.names[kind] = words
+
+    def svg(self, name: str) -> bytes:
+        """The picture, or the words that say why there is none. name: one of ``names``."""
+        if name not in self._drawn:
+            kind = name.partition("-")[0]
+            mine = [other for other in self.names if other.partition("-")[0] == kind]
+            try:
+                drawn = [of.figure for of in KINDS[kind](self._source(kind))]
+            except CmrhashError as error:
+                drawn = [plots.words(f"{self.names[other]}: none, as {error.what}") for other in mine]
+            self._drawn |= dict(zip(mine, map(plots.themed, drawn), strict=True))
+        return self._drawn[name]
+
+    def _source(self, kind: str) -> Source:
+        run, dataset = self._hasher.run, self._hasher.dataset
+        found = [run]
+        if kind == OF_ALL_RUNS:
+            beside = run.folder.parents[1]
+            found = runs.find_runs(beside, dataset.name, dataset.relevance)
+        return Source(dataset, self._hasher.folder, found, (), PlotConfig.items)

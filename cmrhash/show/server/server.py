@@ -1,0 +1,112 @@
+"""From a run to a listening socket: who may reach it, and the encoders loaded before the first query."""
+
+from __future__ import annotations
+
+import secrets
+import socket
+from collections.abc import Callable
+from concurrent.futures import Future
+from ipaddress import ip_address
+from typing import Any
+
+import uvicorn
+from PIL import Image
+
+from cmrhash.config import ServeConfig
+from cmrhash.errors import CmrhashError, UsageError
+from cmrhash.search.hasher import Hasher
+from cmrhash.show.server.app import create_app
+from cmrhash.show.server.guard import LOOPBACK, Guard
+from cmrhash.show.server.worker import Worker
+
+CONNECTIONS = 64  # at once; a browser opens six
+KEEP_ALIVE = 10  # seconds that an idle one stays open
+
+
+def serve(hasher: Hasher, config: ServeConfig, tell: Callable[[str], None]) -> None:
+    """Answer until the process is told to end. tell: takes the address, and what is wrong with an encoder.
+
+    Raises UsageError for an address that cannot be listened on, or that others could reach without i_know.
+    """
+    token = _token(config)
+    listening = _listen(config)
+    worker, drawing = Worker(config.queue), Worker(config.queue)
+    name = f"[{config.host}]" if ":" in config.host else config.host
+    tell(f"http://{name}:{listening.getsockname()[1]}/" + (f"?token={token}" if token else ""))
+    _tell_failure(worker.submit(warm, hasher), tell)
+    options = uvicorn.Config(
+        guarded(hasher, config, worker, drawing, token),
+        lifespan="off",
+        ws="none",
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        limit_concurrency=CONNECTIONS,
+        timeout_keep_alive=KEEP_ALIVE,
+        timeout_graceful_shutdown=2,
+    )
+    try:
+        uvicorn.Server(options).run(sockets=[listening])
+    finally:
+        worker.close()
+        drawing.close()
+        listening.close()
+
+
+def guarded(hasher: Hasher, config: ServeConfig, worker: Worker, drawing: Worker, token: str | None = None) -> Guard:
+    """The page behind its guard. With a token any Host may ask: no other page's visitor has the token."""
+    app: Any = create_app(hasher, config, worker, drawing)
+    return Guard(app, () if token else LOOPBACK, token, config.max_body, config.body_seconds)
+
+
+def warm(hasher: Hasher) -> list[str]:
+    """Load every encoder by a query; returns what those say that cannot be loaded."""
+    problems = []
+    queries: list[Callable[[], Any]] = [lambda: hasher.encode_image([Image.new("RGB", (64, 64))])]
+    queries += [lambda lang=lang: hasher.encode_text(["."], lang) for lang in hasher.langs]  # type: ignore[misc]
+    for ask in queries:
+        try:
+            ask()
+        except CmrhashError as error:
+            problems.append(str(error))
+    return problems
+
+
+def _tell_failure(warming: Future[list[str]], tell: Callable[[str], None]) -> None:
+    def done(future: Future[list[str]]) -> None:
+        if not future.cancelled():
+            for problem in dict.fromkeys(future.result()):
+                tell(f"warning: {problem}")
+
+    warming.add_done_callback(done)
+
+
+def _token(config: ServeConfig) -> str | None:
+    """A random word that every request must carry where others can reach the page."""
+    if config.host == "localhost" or _is_loopback(config.host):
+        return None
+    if not config.i_know:
+        what = f"others on the network could reach --host {config.host}"
+        raise UsageError(what, None, "leave it out, or add --i-know and pass on the address with its token")
+    return secrets.token_urlsafe(24)
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _listen(config: ServeConfig) -> socket.socket:
+    if not 0 <= config.port <= 65535:
+        raise UsageError(f"--port {config.port}", None, "give a number from 0 (any free one) to 65535")
+    family = socket.AF_INET6 if ":" in config.host else socket.AF_INET
+    try:
+        listening = socket.create_server((config.host, config.port), family=family)
+        listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # else each answer waits 40 ms for the client
+        return listening
+    except OSError as error:
+        where = f"{config.host} port {config.port}"
+        raise UsageError(f"cannot listen ({error.strerror or error})", where, "give another --port or --host") from None

@@ -1,0 +1,168 @@
+"""What pictures and reports are made of: runs of a data set, their scores and codes, and the words beside them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cmrhash.config import EvalConfig
+from cmrhash.data.items import RELEVANCE, ImageTextDataset
+from cmrhash.errors import UsageError
+from cmrhash.evaluation.evaluate import CAPTIONS, Evaluation, score
+from cmrhash.evaluation.run_codes import Encoded, current, encode, has_codes, read_codes, refuse_language
+from cmrhash.evaluation.searches import Search, language_of, sides
+from cmrhash.retrieval import metrics
+from cmrhash.retrieval.index import rank_histogram
+from cmrhash.training import runs
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+WORDS = {"i2t": "image to text", "t2i": "text to image"}
+Row = Mapping[str, Any]
+Cells = dict[tuple[str, int, str, str], list[Row]]
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """name: of the file, without its end. caption: what is seen, in a sentence."""
+
+    kind: str
+    name: str
+    figure: Figure
+    caption: str
+
+
+class Lacking(UsageError):
+    """The runs do not have what a kind of picture needs."""
+
+
+class Source:
+    """Runs of a data set, and what is asked of them more than once. items: of a map, at most."""
+
+    def __init__(
+        self, dataset: ImageTextDataset, folder: Path, found: Sequence[runs.Run], langs: Sequence[str], items: int
+    ) -> None:
+        self.dataset, self.folder, self.asked, self.items = dataset, folder, langs, items
+        self.found = current(found, dataset, folder)
+        self.best = runs.best_run(self.found)
+        self._counts: dict[Search, tuple[NDArray[np.int64], NDArray[np.int64]]] = {}
+
+    @cached_property
+    def evaluation(self) -> Evaluation:
+        """Of all runs."""
+        return score(EvalConfig(langs=tuple(self.asked)), self.found, self.dataset, self.folder)
+
+    @cached_property
+    def cells(self) -> Cells:
+        """(method, bits, lang, direction) -> rows of its seeds. A method by its languages too where these differ."""
+        rows = self.evaluation.rows
+        several = len({tuple(row["trained_langs"]) for row in rows}) > 1
+        cells: Cells = {}
+        for row in rows:
+            name = row["method"] + (f" ({'+'.join(row['trained_langs'])})" if several else "")
+            cells.setdefault((name, row["bits"], row["lang"], row["direction"]), []).append(row)
+        return cells
+
+    @cached_property
+    def views(self) -> dict[str, Encoded]:
+        """Codes and embeddings of the best run."""
+        if not has_codes(self.best, self.dataset, self.folder):
+            encode(self.best, self.dataset, self.folder)
+        return read_codes(self.best)
+
+    @cached_property
+    def langs(self) -> list[str]:
+        """Languages to show of the best run."""
+        there = sorted(language_of(view) for view in self.views if view != "image")
+        for lang in self.asked:
+            if lang not in there:
+                refuse_language(self.best, self.dataset, self.folder, lang)
+        return [lang for lang in there if not self.asked or lang in self.asked]
+
+    def counts(self, search: Search) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Of the best run: for every query (items, relevant) of the database by distance, (Q, bits + 1) each."""
+        if search not in self._counts:
+            self._counts[search] = self._count(search)
+        return self._counts[search]
+
+    def _count(self, search: Search) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        both = sides(self.dataset, self.views, search)
+        packed = np.ascontiguousarray(both.source.codes.packed[both.rows])
+        hist = rank_histogram(packed, both.sought.index.packed, self.best.bits, both.relevance(self.dataset))
+        items, relevant = metrics.items_relevant(hist)
+        return items.astype(np.int64, copy=False), relevant.astype(np.int64, copy=False)
+
+
+# ---------------------------------------------------------------------------------------------- words
+
+
+def footer_of(dataset: ImageTextDataset, cells: Cells, found: Sequence[runs.Run], how: str) -> str:
+    """The protocol, in a line."""
+    rows = [row for own in cells.values() for row in own]
+    seeds = sorted({run.seed for run in found})
+    parts = [
+        f"{_range(row['queries'] for row in rows)} queries, {_range(row['database'] for row in rows)} database",
+        f"relevant: {RELEVANCE[dataset.relevance]}",
+        f"captions: {CAPTIONS[dataset.relevance].partition(':')[0]}",
+        "tie-aware",
+        f"seed{'s' if seeds[1:] else ''} {', '.join(map(str, seeds))}",
+        how,
+    ]
+    collapsed = sorted({run.folder.name for run in found if run.config.get("collapsed")})
+    parts += [f"collapsed: {', '.join(collapsed)}"] if collapsed else []
+    mixed = [view for view, names in _encoders(found).items() if len(names) > 1]
+    parts += [f"RUNS BY DIFFERENT ENCODERS: {', '.join(mixed)}"] if mixed else []
+    return "; ".join(part for part in parts if part) + untrained(found)
+
+
+def _encoders(found: Sequence[runs.Run]) -> dict[str, set[str]]:
+    """view -> feature files that the runs were trained on."""
+    made = [(view, of["file"]) for run in found for view, of in run.config["features"].items()]
+    return {view: {file for name, file in made if name == view} for view, _ in made}
+
+
+def untrained(found: Sequence[runs.Run]) -> str:
+    """What a figure must say of encoders that nobody trained."""
+    made = {name: of["weights"] for run in found for name, of in run.config["features"].items()}
+    names = sorted(name for name, weights in made.items() if weights == "random")
+    return f"; UNTRAINED ENCODERS: {', '.join(names)}" if names else ""
+
+
+def of_run(run: runs.Run, dataset: ImageTextDataset, what: str) -> str:
+    """The title of a picture of one run."""
+    trained = "" if set(run.langs) >= set(dataset.languages) else f", trained on {' and '.join(run.langs)}"
+    return f"{dataset.name}, {run.method}, {run.bits} bits{trained}: {what}"
+
+
+def _range(values: Iterable[int]) -> str:
+    found = sorted(set(values))
+    return f"{found[0]:,}" if len(found) == 1 else f"{found[0]:,} to {found[-1]:,}"
+
+
+def names_of(cells: Cells) -> list[str]:
+    """Methods, in the order of the cells."""
+    return list(dict.fromkeys(name for name, _, _, _ in cells))
+
+
+def lengths_of(cells: Cells) -> list[int]:
+    """Code lengths, ascending."""
+    return sorted({bits for _, bits, _, _ in cells})
+
+
+def listed(values: Sequence[Any]) -> str:
+    """The first five."""
+    return ", ".join(map(str, values[:5])) + (", ..." if values[5:] else "")
+
+
+def stem_of(kind: str, cells: Cells, *more: str) -> str:
+    """A file name that says what is shown alone."""
+    names, lengths = names_of(cells), lengths_of(cells)
+    parts = [kind, *(names if len(names) == 1 else []), *(map(str, lengths) if len(lengths) == 1 else []), *more]
+    return "-".join(part.replace("/", "_").replace(" ", "") for part in parts)

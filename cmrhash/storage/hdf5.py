@@ -1,0 +1,113 @@
+"""Sealed HDF5 files: written whole with a digest, and read only after the digest has been checked.
+
+The digest is checked before HDF5 parses a byte: HDF5 notices few flipped bits, and a hostile file can crash it or make
+it read other files.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from cmrhash.errors import CmrhashError, DamagedError
+from cmrhash.storage.files import make_folder, sync
+from cmrhash.storage.sealed import (
+    DELETE,
+    MAGIC,
+    USER_BLOCK,
+    VERSION,
+    payload,
+    read_manifest,
+    refuse_payload,
+    write_block,
+)
+
+Arrays = Mapping[str, NDArray[Any]]
+
+
+# ---------------------------------------------------------------------------------------------- writing
+
+
+def write_sealed(path: Path, arrays: Arrays, manifest: Mapping[str, Any]) -> None:
+    """Write arrays that are made in one go (codes) as a sealed file; complete or not there at all."""
+    part = path.with_name(path.name + ".part")
+    make_folder(path.parent)
+    try:
+        reserve(part, sum(value.nbytes for value in arrays.values()))
+        with h5py.File(part, "w", userblock_size=USER_BLOCK) as file:
+            for name, value in arrays.items():
+                preallocate(file, name, value.shape, value.dtype)
+                file[name][...] = value
+            file.flush()
+            os.fsync(file.id.get_vfd_handle())
+        seal(part, path, manifest)
+    except (OSError, ValueError, RuntimeError) as error:
+        part.unlink(missing_ok=True)
+        raise CmrhashError(f"cannot write ({error})", path, "free some space or choose another folder") from None
+
+
+def seal(part: Path, path: Path, manifest: Mapping[str, Any]) -> None:
+    """Write digest and manifest into the user block of a finished part, and move it to its place."""
+    with part.open("r+b") as file:
+        digest, size = payload(file)
+        write_block(file, MAGIC, {"version": VERSION, **manifest, "payload_sha256": digest, "payload_bytes": size})
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(part, path)
+    sync(path.parent)
+
+
+def reserve(path: Path, size: int) -> None:
+    """Raise OSError if the disk has no room for arrays of that many bytes: HDF5 itself, once a write has failed,
+    prints a traceback for every handle that it cannot close.
+    """
+    with path.open("wb") as file:
+        os.posix_fallocate(file.fileno(), 0, USER_BLOCK + size + (1 << 16))
+
+
+def preallocate(file: h5py.File, name: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
+    """A contiguous dataset whose bytes are on disk, zeros, before it is used; no time stamps."""
+    plan = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+    plan.set_layout(h5py.h5d.CONTIGUOUS)
+    plan.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
+    plan.set_fill_time(h5py.h5d.FILL_TIME_ALLOC)
+    plan.set_obj_track_times(False)
+    space = h5py.h5s.create_simple(shape)
+    h5py.h5d.create(file.id, name.encode(), h5py.h5t.py_create(dtype), space, plan)
+
+
+# ---------------------------------------------------------------------------------------------- reading
+
+
+@contextlib.contextmanager
+def open_sealed(path: Path) -> Iterator[tuple[dict[str, Any], dict[str, h5py.Dataset]]]:
+    """Manifest and arrays of a sealed file, after its digest has been checked; what is sliced of an array is read."""
+    manifest = read_manifest(path)
+    with path.open("rb") as file:
+        refuse_payload(file, manifest, path)
+        with h5py.File(file, "r") as h5:
+            yield manifest, {name: _plain(h5, name, manifest["payload_bytes"], path) for name in h5}
+
+
+def read_sealed(path: Path) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
+    """The same, with all arrays in memory."""
+    with open_sealed(path) as (manifest, arrays):
+        return manifest, {name: data[...] for name, data in arrays.items()}
+
+
+def _plain(h5: h5py.File, name: str, size: int, path: Path) -> h5py.Dataset:
+    """The dataset, if it is nothing but bytes inside this file: no links, external storage, virtual or packed parts."""
+    if not isinstance(h5.get(name, getlink=True), h5py.HardLink) or not isinstance(h5[name], h5py.Dataset):
+        raise DamagedError(f"'{name}' is not a plain dataset", path, DELETE)
+    data = h5[name]
+    elsewhere = data.external is not None or data.is_virtual or data.chunks is not None
+    if elsewhere or data.dtype.kind not in "uif" or data.shape is None or data.nbytes > size:
+        raise DamagedError(f"'{name}' is not a plain dataset", path, DELETE)
+    return data

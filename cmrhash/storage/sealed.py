@@ -1,0 +1,167 @@
+"""The first 8 KiB of our .h5 files, which HDF5 skips: what a file is, without HDF5 parsing a byte of it.
+
+    sealed       MAGIC, sha256 of the manifest, the manifest (recipe, sha256 of all that follows, versions), zeros
+    unfinished   UNFINISHED, sha256 of the note, a note (recipe, rows, blocks, where the commit records lie, which parts
+                 are still to change, sha256 of all others), zeros
+
+Standard library only.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import stat
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+from cmrhash.errors import CmrhashError, DamagedError, DataError, StaleError
+from cmrhash.storage.recipes import canonical
+
+MAGIC = b"cmrhash sealed HDF5\n"
+UNFINISHED = b"cmrhash unfinished\n\n"
+USER_BLOCK = 8192  # bytes before the HDF5 payload
+VERSION = 1
+COMMITTED = 1 << 32  # the bit of a commit record that says "done"; the lower ones are the block's CRC-32
+DELETE = "delete it and make it again"
+SHARD = re.compile(r"(.+)\.shard-(\d+)-of-(\d+)")  # the part of a feature file that one of several processes makes
+
+
+@dataclass(frozen=True)
+class Unfinished:
+    """An extraction under way. done: of its blocks, how many are committed; their CRC is not looked at."""
+
+    recipe: Mapping[str, Any]
+    rows: int
+    blocks: int
+    done: int
+
+
+def merging(path: Path) -> Path:
+    """What is locked while a feature file is made of its shards."""
+    return path.with_name(f"{path.name}.shards")
+
+
+def write_block(file: IO[bytes], magic: bytes, content: Mapping[str, Any]) -> None:
+    """Write the user block of an open file. Raises CmrhashError if the content does not fit in."""
+    body = canonical(content)
+    block = _block(magic, body)
+    if len(block) > USER_BLOCK:
+        raise CmrhashError(f"manifest of {len(body)} bytes", file.name, f"at most {USER_BLOCK - 90} fit")
+    file.seek(0)
+    file.write(block)
+
+
+def read_manifest(path: Path) -> dict[str, Any]:
+    """The manifest of a sealed file, by its own digest; raises DamagedError, or StaleError for a newer version."""
+    try:
+        manifest = _read_block(path, MAGIC)
+    except FileNotFoundError:
+        raise DataError("no such file", path, "run cmrhash extract first") from None
+    if manifest is None:
+        raise DamagedError("not a sealed file of cmrhash, or damaged", path, DELETE)
+    if not isinstance(manifest, dict) or not {"version", "payload_sha256", "payload_bytes"} <= manifest.keys():
+        raise DamagedError("its manifest is none of cmrhash", path, DELETE)  # a digest that fits, but not ours
+    if manifest["version"] != VERSION:
+        fix = f"this cmrhash reads version {VERSION}; upgrade it, or {DELETE}"
+        raise StaleError(f"file format version {manifest['version']}", path, fix)
+    return manifest
+
+
+def check_payload(path: Path) -> dict[str, Any]:
+    """The manifest of a sealed file, after its digest has been checked; raises DamagedError, StaleError."""
+    manifest = read_manifest(path)
+    with path.open("rb") as file:
+        refuse_payload(file, manifest, path)
+    return manifest
+
+
+def refuse_payload(file: IO[bytes], manifest: Mapping[str, Any], path: Path) -> None:
+    """Raise DamagedError if what follows the user block is not what was sealed."""
+    if payload(file) != (manifest["payload_sha256"], manifest["payload_bytes"]):
+        raise DamagedError("does not match its sha256", path, DELETE)
+
+
+def payload(file: IO[bytes]) -> tuple[str, int]:
+    """sha256 and size of all that follows the user block."""
+    file.seek(USER_BLOCK)
+    digest = hashlib.sha256()
+    while chunk := file.read(1 << 22):
+        digest.update(chunk)
+    return digest.hexdigest(), file.tell() - USER_BLOCK
+
+
+def write_note(
+    path: Path, recipe: Mapping[str, Any], rows: int, blocks: int, commits_at: int, changing: Sequence[tuple[int, int]]
+) -> None:
+    """Say in an unfinished file what it is. commits_at: where its commit records lie, (blocks,) uint64.
+
+    changing: (start, size) of every part that is written later; all others stay as they are now.
+    """
+    note = {"version": VERSION, "recipe": recipe, "rows": rows, "blocks": blocks, "commits_at": commits_at}
+    with path.open("r+b") as file:
+        frame = {"changing": changing, "frame_sha256": _frame(file, changing)}
+        write_block(file, UNFINISHED, {**note, **frame})
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def check_frame(path: Path) -> None:
+    """Raise DamagedError if an unfinished file differs where nothing is ever written, before HDF5 parses it.
+
+    A file without a note, as a seal leaves it that was cut short, passes.
+    """
+    note = _read_block(path, UNFINISHED)
+    if note is None or "frame_sha256" not in note:
+        return
+    with path.open("rb") as file:
+        if _frame(file, note["changing"]) != note["frame_sha256"]:
+            raise DamagedError("unfinished file is damaged", path, "delete it, or use --overwrite")
+
+
+def _frame(file: IO[bytes], changing: Sequence[Sequence[int]]) -> str:
+    """sha256 of the size, and of all that follows the user block and does not change."""
+    size = file.seek(0, os.SEEK_END)
+    digest, at = hashlib.sha256(b"%d" % size), USER_BLOCK
+    for start, length in [*sorted((a, b) for a, b in changing), (size, 0)]:
+        file.seek(at)
+        digest.update(file.read(max(start - at, 0)))
+        at = start + length
+    return digest.hexdigest()
+
+
+def read_note(path: Path) -> Unfinished | None:
+    """How far an unfinished file is; None if it does not say so, or not any more."""
+    note = _read_block(path, UNFINISHED)
+    if note is None or note["version"] != VERSION:
+        return None
+    with path.open("rb") as file:
+        file.seek(note["commits_at"])
+        records = file.read(min(8 * note["blocks"], path.stat().st_size))
+    done = sum(int.from_bytes(records[at : at + 8], "little") & COMMITTED != 0 for at in range(0, len(records), 8))
+    return Unfinished(note["recipe"], note["rows"], note["blocks"], done)
+
+
+def _read_block(path: Path, magic: bytes) -> dict[str, Any] | None:
+    """What the user block says, if it is of that kind and matches its digest."""
+    if not stat.S_ISREG(path.stat().st_mode):  # a pipe would block for ever
+        return None
+    with path.open("rb") as file:
+        block = file.read(USER_BLOCK)
+    body = block[len(magic) + 65 :].rstrip(b"\0")
+    if block != _block(magic, body):
+        return None
+    try:
+        content: dict[str, Any] = json.loads(body)
+    except (ValueError, RecursionError):
+        return None
+    return content
+
+
+def _block(magic: bytes, body: bytes) -> bytes:
+    """The whole block, to the byte."""
+    return (magic + hashlib.sha256(body).hexdigest().encode() + b"\n" + body).ljust(USER_BLOCK, b"\0")

@@ -1,0 +1,172 @@
+"""The state of a training: what it would take to go on after a kill, saved as safetensors + JSON.
+
+Only whole epochs are saved. An epoch draws its random numbers from (seed, epoch) alone, so no generator's state is
+needed to go on to the same bits.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from cmrhash.errors import DamagedError, StaleError
+from cmrhash.storage.files import checked, read_json, remove, sha256, write_bytes, write_json
+from cmrhash.storage.recipes import refuse_difference
+from cmrhash.training.runs import CHECKPOINT
+
+ANEW = "start anew with --overwrite"
+PREFIXES = ("heads.", "parts.", "optimizer.", "best.")  # of the tensors' names
+
+
+class State:
+    """What changes while training: heads, the method's own parts, optimizer, epoch, the best epoch so far, history.
+
+    The best epoch is kept of the heads alone: parts are of no use after training. keeps: False for a process that
+    another one of the same training saves for; it then holds no copies.
+    """
+
+    def __init__(
+        self,
+        heads: torch.nn.ModuleDict,
+        parts: torch.nn.ModuleDict,
+        optimizer: torch.optim.Optimizer,
+        keeps: bool = True,
+    ) -> None:
+        self.heads, self.parts, self.optimizer, self.keeps = heads, parts, optimizer, keeps
+        self.epoch = 0
+        self.best_epoch, self.best_map = -1, -math.inf
+        self.best: dict[str, Tensor] = {}
+        self.history: list[dict[str, Any]] = []
+        self._snapshot = self._tensors()
+
+    def finish_epoch(self, entry: dict[str, Any]) -> None:
+        """Remember an epoch with its judgement, and where a restart would go on."""
+        score = entry.get("val_map_mean", float(self.epoch))  # without val items the last epoch counts
+        self.history.append(entry)
+        if score > self.best_map or self.best_epoch < 0:
+            self.best_map, self.best_epoch = score, self.epoch
+            self.best = {name: _copy(t) for name, t in self.heads.state_dict().items()} if self.keeps else {}
+        self.epoch += 1
+        self._snapshot = self._tensors()
+
+    def note(self) -> str:
+        """One line on how it goes."""
+        if not self.history or "val_map_mean" not in self.history[-1]:
+            return ""
+        return f"val mAP {self.history[-1]['val_map_mean']:.3f}, best {self.best_map:.3f}"
+
+    def result(self) -> dict[str, Any]:
+        """For the run's config: the chosen epoch and the state of its codes."""
+        best = self.history[self.best_epoch]
+        keys = ("val_map", "val_map_mean", "collapse", "collapsed")
+        return {
+            "epochs": len(self.history),
+            "best_epoch": self.best_epoch,
+            "chosen_on": "val" if "val_map" in best else "last epoch (no val items)",
+            "skipped_steps": sum(entry["skipped"] for entry in self.history),
+            "collapsed_epochs": sum(entry.get("collapsed", False) for entry in self.history),
+            **{key: best[key] for key in keys if key in best},
+        }
+
+    def _tensors(self) -> dict[str, Tensor]:
+        """A copy of heads, parts and optimizer as they are at the end of an epoch."""
+        if not self.keeps:
+            return {}
+        tensors = {f"heads.{name}": t for name, t in self.heads.state_dict().items()}
+        tensors |= {f"parts.{name}": t for name, t in self.parts.state_dict().items()}
+        for at, slots in self.optimizer.state_dict()["state"].items():
+            tensors |= {f"optimizer.{at}.{slot}": t for slot, t in slots.items()}
+        return {name: _copy(t) for name, t in tensors.items()}
+
+    def save(self, target: Path, recipe: dict[str, Any]) -> None:
+        """Write the end of the last whole epoch; the JSON that names the tensors' file comes last, in one move."""
+        if not self.epoch:
+            return
+        tensors = self._snapshot | {f"best.{name}": t for name, t in self.best.items()}
+        path = target / f"checkpoint-{self.epoch}.safetensors"
+        write_bytes(path, safetensors.torch.save(tensors))
+        about = {
+            "recipe": recipe,
+            "file": path.name,
+            "tensors_sha256": sha256(path),
+            "epoch": self.epoch,
+            "best_epoch": self.best_epoch,
+            "best_map": self.best_map,
+            "history": self.history,
+        }
+        write_json(target / CHECKPOINT, about)
+        for old in target.glob("checkpoint-*"):
+            if old != path:
+                old.unlink()
+
+    def resume(self, target: Path, recipe: dict[str, Any], overwrite: bool) -> None:
+        """Go on from a checkpoint of the same recipe, if there is one. Raises StaleError for another recipe's and
+        DamagedError for a damaged one; with ``overwrite`` it is removed instead.
+        """
+        try:
+            self._resume(target, recipe)
+        except (StaleError, DamagedError):
+            if not overwrite:
+                raise
+            forget(target)
+
+    def _resume(self, target: Path, recipe: dict[str, Any]) -> None:
+        path = target / CHECKPOINT
+        if not path.exists():
+            return
+        about = read_json(path, ANEW)
+        tensors_path = checked(target, about["file"], about["tensors_sha256"], ANEW)
+        refuse_difference(about["recipe"], json.loads(json.dumps(recipe)), target, "unfinished run")
+        tensors = read_tensors(tensors_path, ANEW)
+        saved = {key: {n.removeprefix(key): t for n, t in tensors.items() if n.startswith(key)} for key in PREFIXES}
+        fill(self.heads, saved["heads."], tensors_path, ANEW)
+        fill(self.parts, saved["parts."], tensors_path, ANEW)
+        slots: dict[int, dict[str, Tensor]] = {}
+        parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
+        for name, tensor in saved["optimizer."].items():
+            at, slot = name.split(".")
+            like = parameters[int(at)]  # moments lie in memory as their parameter does, channels last or not
+            laid = torch.empty_like(like, device="cpu").copy_(tensor) if tensor.shape == like.shape else tensor
+            slots.setdefault(int(at), {})[slot] = laid
+        groups = self.optimizer.state_dict()["param_groups"]
+        self.optimizer.load_state_dict({"state": slots, "param_groups": groups})
+        self.best = saved["best."] if self.keeps else {}
+        self.epoch, self.best_epoch, self.best_map = about["epoch"], about["best_epoch"], about["best_map"]
+        self.history = about["history"]
+        self._snapshot = self._tensors()
+
+
+def read_tensors(path: Path, fix: str) -> dict[str, Tensor]:
+    """The tensors of a file that has the right digest; DamagedError if it is not safetensors all the same."""
+    try:
+        return safetensors.torch.load_file(path)
+    except (safetensors.SafetensorError, OSError) as error:
+        raise DamagedError(f"no safetensors ({str(error)[:120]})", path, fix) from None
+
+
+def fill(module: torch.nn.Module, state: dict[str, Tensor], path: Path, fix: str) -> None:
+    """Load a state dict; DamagedError if it is another module's."""
+    try:
+        module.load_state_dict(state)
+    except RuntimeError:
+        raise DamagedError("its tensors are not those that belong there", path, fix) from None
+
+
+def _copy(tensor: Tensor) -> Tensor:
+    """A copy in plain memory order, as files have it."""
+    return tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
+
+
+def forget(target: Path) -> None:
+    """Remove a checkpoint, also one that a kill left half-written; its JSON first, so that no JSON ever names tensors
+    that are gone.
+    """
+    remove(target / CHECKPOINT)
+    for path in target.glob("checkpoint*"):
+        path.unlink()

@@ -1,0 +1,73 @@
+"""Fine-tune the encoders on the data set, then extract features with the tuned ones.
+
+Tuned encoders are kept in ``cache/<dataset>/tuned/``, their features beside those of the encoders as they were.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from cmrhash.compute import processes
+from cmrhash.config import ExtractConfig, FinetuneConfig
+from cmrhash.encoders.image import ImageEncoder
+from cmrhash.encoders.pixels import Crop
+from cmrhash.encoders.text import TextEncoder
+from cmrhash.errors import UsageError
+from cmrhash.features.extract import Extraction, Opened, extract, open_encoders
+from cmrhash.features.outcome import Progress
+from cmrhash.training.finetune.loop import finetune, tuning_method
+from cmrhash.training.finetune.tuned import SUFFIX, Tuned
+
+
+@dataclass
+class TunedExtraction(Extraction):
+    """An extraction with tuned encoders, and the fine-tuning that they come from."""
+
+    tuned: Tuned
+
+
+def extract_tuned(config: ExtractConfig, tune: FinetuneConfig, progress: Progress = lambda *_: None) -> TunedExtraction:
+    """Fine-tune the encoders, or find that done, then extract with them. Raises as ``extract`` and ``finetune`` do.
+
+    Of several processes each takes part in every step of the fine-tuning, then extracts its shard.
+    """
+    tuning_method(tune)  # refused before anything is read or written
+    if config.shard:
+        fix = "tune in one call, then give --image-weights and --text-model of the tuned encoders"
+        raise UsageError("--shard with --finetune", None, fix)
+    device = processes.device_of(config.device)
+    with processes.group(device):
+        with processes.first():
+            opened = open_encoders(config, device)
+        folder = config.cache / opened.dataset.name
+        image, texts = _tunable(opened)
+        tuned = finetune(tune, opened.dataset, image, texts, folder, config.dtype, config.overwrite, progress)
+        image, texts = tuned.apply(image, texts)
+        if tuned.fresh and config.overwrite and not processes.rank():
+            names = [f"image-{image.name}", *(f"text-{lang}-{texts[lang].name}" for lang in opened.langs)]
+            _remove(folder, [name for name in names if name.endswith(SUFFIX)])
+        done = extract(config, progress, Opened(opened.dataset, opened.langs, image, dict(texts)))
+    return TunedExtraction(**vars(done), tuned=tuned)
+
+
+def _tunable(opened: Opened) -> tuple[ImageEncoder, dict[str, TextEncoder]]:
+    """The encoders, all of them networks with weights to tune; UsageError names one that is not."""
+    if opened.image is None or not isinstance(opened.image.crop, Crop):
+        raise UsageError("--finetune needs a classifier as image encoder", None, "choose another --image-model")
+    tunable = {lang: encoder for lang, encoder in opened.texts.items() if isinstance(encoder, TextEncoder)}
+    for lang in opened.langs:
+        if lang not in tunable:
+            fix = f"give --text-model {lang}=DIR of a BERT-like model"
+            raise UsageError(f"--finetune has nothing to tune in the text features of '{lang}'", None, fix)
+    return opened.image, tunable
+
+
+def _remove(folder: Path, names: Sequence[str]) -> None:
+    """Remove features of the fine-tuning that was replaced: left there, they would make a call that resumes this one
+    stop with StaleError.
+    """
+    for name in names:
+        for path in (folder / f"{name}.h5", folder / f"{name}.h5.part"):
+            path.unlink(missing_ok=True)

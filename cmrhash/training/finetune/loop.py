@@ -1,0 +1,394 @@
+"""Fine-tuning: what train.py does, with the encoders unfrozen. The heads are thrown away; the encoders of the epoch
+that is best on val are kept, and their features are extracted and trained on as any others.
+
+Every epoch draws its random numbers from (seed, epoch) alone, so a run that was killed goes on from its checkpoint,
+on a CPU to the same bits. Only whole epochs are saved: the one that was under way is done again.
+
+Several processes (see ranks.py) share each step: every one encodes its part of the batch's items, the features are
+gathered, and heads and loss see the whole batch on every rank. Without dropout all is as with one process, up to the
+order of sums. With it the order of items is the same, and each rank draws its own dropout. Rank 0 writes.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import OrderedDict
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from cmrhash.compute import distributed, processes
+from cmrhash.compute.device import choose_dtype, send
+from cmrhash.config import RANDOM, TRAINED_SHARE, FinetuneConfig, TrainConfig, check_finetune
+from cmrhash.data.items import ImageTextDataset
+from cmrhash.data.manifest import items_digest
+from cmrhash.encoders.image import ImageEncoder
+from cmrhash.encoders.text import TextEncoder
+from cmrhash.errors import CmrhashError, PeerError, UsageError
+from cmrhash.features.images import DECODERS
+from cmrhash.features.outcome import CODE, Progress
+from cmrhash.retrieval import codes
+from cmrhash.storage.files import locked, make_folder
+from cmrhash.storage.recipes import canonical, refuse_difference
+from cmrhash.training import runs
+from cmrhash.training.auxiliary import Shapes
+from cmrhash.training.checkpoint import State, forget
+from cmrhash.training.finetune import tuned
+from cmrhash.training.finetune.task import Photos, TuneTask, choose, open_task
+from cmrhash.training.finetune.tuned import Tuned
+from cmrhash.training.heads import Head
+from cmrhash.training.methods import METHODS, Batch, Method, Terms, get_method, total
+from cmrhash.training.train import NAN_STEPS, batch_size, judge, one_cycle, seeded, short, summary
+
+LOOK = 16  # steps between two looks at the gradients, each of which waits for the device
+JUDGE_BATCH = 64  # items a forward pass
+FLOAT16_SCALE = 2.0**12  # of the loss at the start of an epoch, against underflow
+RANK_SEED = 10_007  # between the seeds of two ranks' dropout, more than there are epochs
+
+
+def finetune(
+    config: FinetuneConfig,
+    dataset: ImageTextDataset,
+    image: ImageEncoder,
+    texts: dict[str, TextEncoder],
+    folder: Path,
+    dtype: str = "auto",
+    overwrite: bool = False,
+    progress: Progress = lambda *_: None,
+) -> Tuned:
+    """Tune encoders on a data set, or find it done. folder: the data set's cache; dtype: on a GPU, see choose_dtype.
+
+    Languages that share an encoder train it together. The given modules are changed on the way: take the encoders
+    from ``Tuned.apply``. Raises UsageError, DataError, or StaleError if the same image encoder was tuned by another
+    recipe; an interrupted fine-tuning is saved and goes on next time.
+    """
+    method = tuning_method(config, dataset.relevance)
+    target = folder / runs.TUNED / image.name
+    make_folder(target)
+    lock = nullcontext() if processes.rank() else locked(target / runs.CONFIG)
+    with lock, processes.group(image.device), ThreadPoolExecutor(DECODERS) as pool:
+        choice = choose(dataset, list(texts))
+        photos = Photos(dataset, np.union1d(choice.train, choice.judges), image, pool)
+        recipe = _recipe(config, dataset, image, texts, photos.digest(), method)
+        done = None if overwrite else tuned.find(target)
+        processes.agree("recipe and cache", canonical({"done": done is not None, **recipe}))
+        if done:
+            refuse_difference(done.config["recipe"], recipe, target, "fine-tuning")
+            return done
+        # a CPU trains in full precision, whatever it encodes in
+        compute = torch.float32 if image.device.type == "cpu" else choose_dtype(dtype, image.device, untrained=False)
+        shared = {id(encoder): replace(encoder, dtype=compute) for encoder in texts.values()}
+        wide = {lang: shared[id(encoder)] for lang, encoder in texts.items()}
+        task = open_task(choice, replace(image, dtype=compute), wide, photos, progress)
+        state = Tuner(config, method, task, compute).run(target, recipe, overwrite, progress)
+        with processes.first():
+            return _written(target, recipe, state, image, wide)
+
+
+def _written(
+    target: Path, recipe: dict[str, Any], state: State, image: ImageEncoder, texts: dict[str, TextEncoder]
+) -> Tuned:
+    """What rank 0 writes of the encoders that have a rate, and the others read."""
+    if processes.rank():
+        found = tuned.find(target)
+        assert found is not None
+        return replace(found, fresh=True)
+    rates = recipe["rates"]
+    kept = {lang: encoder for lang, encoder in texts.items() if rates[f"text-{lang}"]}
+    result = tuned.write(target, recipe, state, image if rates["image"] else None, kept)
+    forget(target)
+    return result
+
+
+def tuning_method(config: FinetuneConfig, relevance: str = "labels") -> Method:
+    """The method whose losses tune the encoders; UsageError for one without, or that the data set has no labels for,
+    and for numbers that cannot be used.
+    """
+    check_finetune(config)
+    method = get_method(config.method, relevance)
+    if method.terms is None:
+        usable = ", ".join(name for name, each in METHODS.items() if each.terms)
+        raise UsageError(f"--method {config.method} has no loss to tune encoders with", None, f"choose one of {usable}")
+    return method
+
+
+class Tuner:
+    """The loop, and what it holds: the model (``heads`` and ``encoders`` by view) and the optimizer with a group and a
+    rate for the heads and for each encoder.
+    """
+
+    def __init__(self, config: FinetuneConfig, method: Method, task: TuneTask, compute: torch.dtype) -> None:
+        self.config, self.method, self.task, self.compute = config, method, task, compute
+        self.device = task.image.device
+        self.encoders = task.encoders()
+        self.draws = torch.default_generator  # of what all ranks must draw alike
+        size, _ = self._steps()
+        if size < processes.world():
+            fix = f"give --batch {processes.world()} or more and 4 times as many train items, or start fewer processes"
+            raise UsageError(f"{size} items a step for {processes.world()} processes", None, fix)
+        dims = {"image": task.image.dim, **{f"text-{lang}": encoder.dim for lang, encoder in task.texts.items()}}
+        classes = len(task.dataset.classes) if task.labels is not None else 0
+        shapes = Shapes(config.bits, classes, {short(view): dim for view, dim in dims.items()})
+        with seeded(config.seed, self.device):
+            self.heads = nn.ModuleDict({view: _head(dim, config.bits) for view, dim in dims.items()}).to(self.device)
+            parts = nn.ModuleDict(method.parts(shapes) if method.parts else {}).to(self.device)
+        modules = nn.ModuleDict({view: encoder.module for view, encoder in self.encoders.items()})
+        self.model = nn.ModuleDict({"heads": self.heads, "encoders": modules})
+        rates = _rates(config, task.image, task.texts)
+        self.frozen = [view for view in self.encoders if not rates[view]]
+        groups = [{"params": [*self.heads.parameters(), *parts.parameters()], "peak": config.lr}]
+        for view, module in modules.items():
+            module.requires_grad_(view not in self.frozen)
+            if self._learns_statistics(view):
+                distributed.over_all_ranks(module, self.device)
+            if view not in self.frozen:
+                groups.append({"params": list(module.parameters()), "peak": rates[view]})
+        # fused: it is told by a tensor on the device, not by Python, to leave a step out
+        optimizer = torch.optim.AdamW(groups, lr=config.lr, weight_decay=config.weight_decay, fused=True)
+        self.state = State(self.model, parts, optimizer, keeps=not processes.rank())
+
+    def run(self, target: Path, recipe: dict[str, Any], overwrite: bool, progress: Progress) -> State:
+        """All epochs, from the last checkpoint on; interrupted, it leaves a checkpoint."""
+        state, config = self.state, self.config
+        with processes.first():
+            state.resume(target, recipe, overwrite and not processes.rank())
+        processes.agree(f"checkpoint in {target}", str(state.epoch).encode())
+        distributed.same_start(self.model)
+        distributed.same_start(state.parts)
+        saved = time.monotonic()
+        try:
+            while state.epoch < config.epochs:
+                entry = self._epoch(progress)
+                state.finish_epoch(entry | self._judge())
+                if time.monotonic() - saved > config.checkpoint_seconds and state.epoch < config.epochs:
+                    self._save(target, recipe)
+                    saved = time.monotonic()
+        except (KeyboardInterrupt, PeerError):
+            self._save(target, recipe)
+            raise
+        self._show(progress, state.epoch)
+        return state
+
+    def _save(self, target: Path, recipe: dict[str, Any]) -> None:
+        if not processes.rank():
+            self.state.save(target, recipe)
+
+    def _epoch(self, progress: Progress) -> dict[str, Any]:
+        """One pass over the train items; returns its line of the history, without the judgement."""
+        config, task, state = self.config, self.task, self.state
+        size, steps = self._steps()
+        seen: list[Terms] = []
+        norms: list[Tensor] = []
+        scaler = self._scaler()
+        self._set_modes()
+        seed, own = config.seed * 1_000_003 + state.epoch + 1, processes.part(size)
+        with seeded(seed, self.device):
+            self.draws = _draws(seed)
+            batches = list(torch.split(torch.randperm(len(task.train), generator=self.draws), size))[:steps]
+            pixels = task.photos.batches([task.train[batch[own].numpy()] for batch in batches])
+            for step, (batch, images) in enumerate(zip(batches, pixels, strict=True)):
+                for group in state.optimizer.param_groups:
+                    peak = group["peak"] * math.sqrt(size / config.batch)
+                    group["lr"] = one_cycle(state.epoch * steps + step, config.epochs * steps, peak)
+                terms, norm = self._step(step, batch, images, scaler)
+                seen.append(Terms(*({name: v.detach() for name, v in part.items()} for part in terms)))
+                norms.append(norm)
+                if len(norms) % LOOK == 0:
+                    _finite(norms)
+                self._show(progress, state.epoch, step + 1)
+        good = [terms for terms, finite in zip(seen, _finite(norms), strict=True) if finite]
+        return {"epoch": state.epoch, **summary(good), "skipped": steps - len(good), "processes": processes.world()}
+
+    def _step(
+        self, step: int, batch: Tensor, images: NDArray[np.uint8], scaler: torch.amp.GradScaler
+    ) -> tuple[Terms, Tensor]:
+        """One step of the optimizer, left out where a gradient is not finite. Returns the loss terms and the
+        gradients' L2 norm before clipping, which tells so.
+        """
+        learning = [m for m in self.model.modules() if isinstance(m, _BatchNorm) and m.training]
+        for module in learning:  # the mean over the epoch's batches, however few they are
+            module.momentum = 1 / (step + 1)
+        statistics = [s for m in learning for s in (m.running_mean, m.running_var) if s is not None]
+        before = [s.clone() for s in statistics]
+        terms = self._terms(batch, images)
+        self.state.optimizer.zero_grad(set_to_none=True)
+        scaler.scale(total(terms)).backward()  # type: ignore[no-untyped-call]
+        whole = (*self.heads.parameters(), *self.state.parts.parameters())
+        distributed.sum_gradients(self.model["encoders"].parameters(), whole)
+        scaler.unscale_(self.state.optimizer)
+        norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip)
+        scaler.step(self.state.optimizer)
+        scaler.update()
+        for now, old in zip(statistics, before, strict=True):  # one infinity would stay in them for ever
+            now.copy_(torch.where(torch.isfinite(norm), now, old))
+        return terms, norm
+
+    def _terms(self, batch: Tensor, images: NDArray[np.uint8]) -> Terms:
+        """The loss terms of a batch, of which this rank encodes its part, with the images (own items, S, S, 3); an item
+        with several captions brings a random one of each language.
+        """
+        task = self.task
+        items = task.train[batch.numpy()]
+        own, rows = processes.part(len(items)), processes.counts(len(items))
+        assert self.method.terms is not None
+        encoded = {"image": task.image.forward(torch.from_numpy(images))}  # view -> (own items, D)
+        for lang, encoder in task.texts.items():
+            captions = [task.pieces[lang][item] for item in items.tolist()]
+            counts = torch.tensor([len(c) for c in captions])
+            pick = (torch.rand(len(items), generator=self.draws) * counts).long().tolist()
+            encoded[f"text-{lang}"] = encoder.forward([c[p] for c, p in zip(captions, pick, strict=True)][own])
+        views, features = {}, {}
+        for view, part in encoded.items():
+            x = distributed.gather(part, rows)  # (B, D)
+            scaled = self.heads[view].get_submodule("scale")(x)
+            views[short(view)] = self.heads[view].get_submodule("head")(scaled)  # (B, K)
+            features[short(view)] = scaled.detach()  # a target to reconstruct, not a way to make it easier
+        relevant = torch.eye(len(items), dtype=torch.bool, device=self.device)
+        y = None
+        if task.labels is not None:
+            y = task.labels[send(batch, self.device)]  # (B, classes)
+            relevant |= y @ y.T > 0.5
+        margin = TrainConfig.margin * self.config.bits
+        return self.method.terms(views, Batch(relevant, self.config.bits, margin, y, features, self.state.parts))
+
+    @torch.inference_mode()
+    def _judge(self) -> dict[str, Any]:
+        """As train.judge, on the items that ``finetune_task.choose`` took for it."""
+        if self.task.probes is None:
+            return {}
+        self.model.eval()
+        return judge(self.task.probes, self._codes_of, self.config.bits)
+
+    def _codes_of(self, view: str, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
+        """Each rank encodes its part of the batches, which are those of one process."""
+        task, of = self.task, self.task.rows[view]
+        items = of[rows]
+        batches = [slice(at, at + JUDGE_BATCH) for at in range(0, len(items), JUDGE_BATCH)]
+        sizes = [
+            sum(len(items[batch]) for batch in batches[processes.part(len(batches), r)])
+            for r in range(processes.world())
+        ]
+        own = batches[processes.part(len(batches))]
+        if view == "image":
+            pixels = task.photos.batches([items[batch] for batch in own])
+            parts = [task.image.forward(torch.from_numpy(images)) for images in pixels]
+        else:
+            lang = view.removeprefix("text-")
+            which = rows - np.searchsorted(of, items)  # of the item's captions
+            pieces = [task.pieces[lang][item][at] for item, at in zip(items.tolist(), which.tolist(), strict=True)]
+            parts = [task.texts[lang].forward(pieces[batch]) for batch in own]
+        none = torch.empty(0, (task.image if view == "image" else task.texts[lang]).dim, device=self.device)
+        return codes.pack(self.heads[view](processes.gather(torch.cat([none, *parts]), sizes)).cpu().numpy())
+
+    def _set_modes(self) -> None:
+        """Training mode, but for the BatchNorm of trained weights: its statistics, of a million photos, are better than
+        those of a small batch, and the features are extracted with them. Untrained ones have none, and learn badly
+        without: theirs are learned on the way.
+        """
+        self.model.train()
+        for view, encoder in self.encoders.items():
+            if view in self.frozen:
+                encoder.module.eval()
+            elif not self._learns_statistics(view):
+                for part in encoder.module.modules():
+                    if isinstance(part, _BatchNorm):
+                        part.eval()
+
+    def _learns_statistics(self, view: str) -> bool:
+        return view not in self.frozen and self.encoders[view].recipe["weights"] == RANDOM
+
+    def _steps(self) -> tuple[int, int]:
+        """Items a step, steps an epoch."""
+        size = batch_size(self.config.batch, len(self.task.train))
+        return size, len(self.task.train) // size
+
+    def _scaler(self) -> torch.amp.GradScaler:
+        """It leaves out steps with a gradient that is not finite, without waiting for the device. The loss is scaled
+        for float16 alone; anew every epoch, so that no state of it has to be saved.
+        """
+        half = self.compute == torch.float16
+        return torch.amp.GradScaler(
+            self.device.type, init_scale=FLOAT16_SCALE if half else 1.0, growth_interval=200 if half else 10**9
+        )
+
+    def _show(self, progress: Progress, epoch: int, step: int = 0) -> None:
+        _, steps = self._steps()
+        epochs = self.config.epochs
+        note = f"epoch {min(epoch + 1, epochs)} of {epochs} {self.state.note()}"
+        progress("fine-tuning", epoch * steps + step, epochs * steps, note.strip())
+
+
+# ---------------------------------------------------------------------------------------------- small parts
+
+
+def _head(dim: int, bits: int) -> nn.Module:
+    """A linear head behind a BatchNorm, which follows the features as they move. Linear, so that it is the encoder
+    that has to learn.
+    """
+    head = Head(dim, bits, hidden=0, dropout=0.0, input_dropout=0.0)
+    return nn.Sequential(OrderedDict(scale=nn.BatchNorm1d(dim, affine=False), head=head))
+
+
+def _rates(config: FinetuneConfig, image: ImageEncoder, texts: Mapping[str, TextEncoder]) -> dict[str, float]:
+    """Peak of the learning rate by view."""
+
+    def rate(asked: float | None, encoder: ImageEncoder | TextEncoder) -> float:
+        usual = config.lr * (1.0 if encoder.recipe["weights"] == RANDOM else TRAINED_SHARE)
+        return usual if asked is None else asked
+
+    by_lang = {f"text-{lang}": rate(config.text_lr, encoder) for lang, encoder in texts.items()}
+    return {"image": rate(config.image_lr, image), **by_lang}
+
+
+def _draws(seed: int) -> torch.Generator:
+    """Where order and captions are drawn from. One process draws its dropout from there as well; of several, each
+    draws its own elsewhere, as often as it likes, and all of them draw the rest alike.
+    """
+    if processes.world() == 1:
+        return torch.default_generator
+    torch.manual_seed(seed + RANK_SEED * (processes.rank() + 1))
+    return torch.Generator().manual_seed(seed)
+
+
+def _finite(norms: list[Tensor]) -> list[bool]:
+    """Which steps of an epoch were done; raises CmrhashError if NAN_STEPS in a row were not."""
+    finite: list[bool] = torch.isfinite(torch.stack(norms)).tolist()
+    for at in range(len(finite) - NAN_STEPS + 1):
+        if not any(finite[at : at + NAN_STEPS]):
+            what = f"gradients were not finite in {NAN_STEPS} steps in a row (from step {at + 1} of the epoch)"
+            raise CmrhashError(what, None, "lower --lr, --image-lr or --text-lr")
+    return finite
+
+
+def _recipe(
+    config: FinetuneConfig,
+    dataset: ImageTextDataset,
+    image: ImageEncoder,
+    texts: Mapping[str, TextEncoder],
+    photos: str,
+    method: Method,
+) -> dict[str, Any]:
+    """All that decides the result; where and in which number type the work is done is left out."""
+    encoders = {"image": image.recipe, **{f"text-{lang}": encoder.recipe for lang, encoder in texts.items()}}
+    return {
+        "code": CODE,
+        "dataset": dataset.name,
+        "relevance": dataset.relevance,
+        "items_sha256": items_digest(dataset),
+        "photos_sha256": photos,
+        "langs": list(texts),
+        "finetune": {k: v for k, v in asdict(config).items() if k != "checkpoint_seconds"},
+        "rates": _rates(config, image, texts),
+        "source": method.source,
+        "encoders": {view: {k: v for k, v in made.items() if k != "dtype"} for view, made in encoders.items()},
+    }

@@ -1,0 +1,161 @@
+"""What a training works on: features on the device, the items to learn from, and the val probe that judges."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from cmrhash.compute.device import choose_device
+from cmrhash.config import TrainConfig
+from cmrhash.data.items import ImageTextDataset, with_relevance
+from cmrhash.errors import DataError, UsageError
+from cmrhash.features.views import View, chosen_encoders, languages_of, open_view, relevance_between, scored_rows
+from cmrhash.retrieval.relevance import Relevance
+from cmrhash.training import runs
+
+
+@dataclass
+class Task:
+    """All that a training needs, on the device. x: name -> features of the view's valid rows (M, D) float32.
+
+    dataset: under the relevance that is trained by. train: (n,) int64 items; labels: (n, classes) float32 of these,
+    None for relevance by pairs. probes: what an epoch is judged by; None without val items.
+    """
+
+    dataset: ImageTextDataset
+    langs: list[str]
+    views: dict[str, View]
+    x: dict[str, Tensor]
+    train: NDArray[np.int64]
+    labels: Tensor | None
+    probes: Probes | None
+    device: torch.device
+
+
+@dataclass(frozen=True)
+class Probe:
+    """A search by val items. queries: (Q,) rows of the view ``source``; database: (N,) rows of the view ``sought``."""
+
+    source: str
+    queries: NDArray[np.int64]
+    sought: str
+    database: NDArray[np.int64]
+    relevance: Relevance
+
+
+Rows = dict[str, NDArray[np.int64]]  # view -> (M,) the item of each of its rows, ascending
+Probes = dict[str, dict[str, Probe]]  # language -> direction
+
+
+def run_folder(config: TrainConfig, dataset: ImageTextDataset, folder: Path, out: Path) -> Path:
+    """Where the run of this config lives, by what it does not share with the plain run of the data set."""
+    langs, every = languages_of(folder, dataset, config.langs), languages_of(folder, dataset)
+    relevance = with_relevance(dataset, config.relevance).relevance
+    part, other = langs if langs != every else (), relevance if relevance != dataset.relevance else ""
+    return runs.folder_of(out, dataset.name, config.method, config.bits, config.seed, part, other)
+
+
+def prepare(config: TrainConfig, dataset: ImageTextDataset, folder: Path, encoders: tuple[str, ...] = ()) -> Task:
+    """Read the feature files and choose the items to learn from and to judge by."""
+    dataset = with_relevance(dataset, config.relevance)
+    device = choose_device(config.device)
+    langs = languages_of(folder, dataset, config.langs)
+    chosen = chosen_encoders(encoders)
+    names = ["image", *(f"text-{lang}" for lang in langs)]
+    unknown = [name for name in chosen if name not in names]
+    if unknown:
+        raise UsageError(f"--encoder for '{unknown[0]}', which is not trained", None, f"trained: {', '.join(names)}")
+    views = {name: open_view(folder, dataset, name, chosen.get(name)) for name in names}
+    x = {name: torch.from_numpy(view.features.x[view.rows]).to(device) for name, view in views.items()}
+    rows = {name: view.features.item[view.rows].astype(np.int64) for name, view in views.items()}
+    train = train_items(dataset, rows, folder)
+    return Task(
+        dataset, langs, views, x, train, labels_of(dataset, train, device), val_probes(dataset, langs, rows), device
+    )
+
+
+def train_items(dataset: ImageTextDataset, rows: Rows, where: Path) -> NDArray[np.int64]:
+    """(n,) items to learn from: of role train, there in every view, and for relevance by labels with a label (an item
+    without one says nothing about who is relevant to it).
+
+    Raises DataError that names ``where`` if there are fewer than two.
+    """
+    every = np.arange(len(dataset.items))
+    has = {view: np.isin(every, item) for view, item in rows.items()}
+    if dataset.relevance == "labels":
+        has["label"] = np.array([bool(item.labels) for item in dataset.items])
+    role = _role(dataset, "train")
+    train = np.flatnonzero(np.all(list(has.values()), axis=0) & role)
+    if len(train) < 2:
+        own = role.any() or dataset.split_seed is None or dataset.val_drawn  # drawn roles are of complete items alone
+        asked = role if own else np.ones_like(role)
+        lacks = {view: int((asked & ~there).sum()) for view, there in has.items()}
+        lacking = ", ".join(f"{n} have no usable {view}" for view, n in lacks.items() if n)
+        which = f" (of {asked.sum()} {'train ' if own else ''}items {lacking})" if lacking else ""
+        fix = "give items the split 'train', or leave all splits out to have them drawn"
+        fix = "complete them, then extract again with --overwrite" if lacking else fix
+        raise DataError(f"{len(train)} items to train on{which}", where, fix)
+    return train
+
+
+def labels_of(dataset: ImageTextDataset, items: NDArray[np.int64], device: torch.device) -> Tensor | None:
+    """(n, classes) float32 of 0 and 1; None for relevance by pairs."""
+    if dataset.relevance != "labels":
+        return None
+    labels = torch.zeros(len(items), len(dataset.classes))
+    for at, item in enumerate(items):
+        labels[at, list(dataset.items[item].labels)] = 1
+    return labels.to(device)
+
+
+def val_probes(dataset: ImageTextDataset, langs: list[str], rows: Rows, at_most: int | None = None) -> Probes | None:
+    """Val items as queries, the database without val and query as their database; by pairs they are it themselves.
+
+    None without val items. at_most: queries, and database items, that are taken, evenly over the data set.
+    """
+    probes: Probes = {}
+    known: dict[bytes, Relevance] = {}  # by labels both directions share it, and so do languages that all items have
+    val, query = _role(dataset, "val"), _role(dataset, "query")
+    searched = _role(dataset, "database") & ~val & ~query
+    if not searched.any():  # the test items are their own database, as on Pascal Sentence: they must not choose
+        searched = _role(dataset, "train")
+    for lang in langs:
+        both = ("image", f"text-{lang}")
+        has = np.all([np.isin(np.arange(len(val)), rows[name]) for name in both], axis=0)
+        queries = _evenly(np.flatnonzero(has & val), at_most)
+        database = queries if dataset.relevance == "pairs" else _evenly(np.flatnonzero(has & searched), at_most)
+        if not len(queries) or not len(database):
+            return None
+        asks = {name: scored_rows(dataset, rows[name], queries) for name in both}
+        lies = {name: scored_rows(dataset, rows[name], database) for name in both}
+        probes[lang] = {}
+        for direction, (a, b) in {"i2t": both, "t2i": both[::-1]}.items():
+            asking, lying = rows[a][asks[a]], rows[b][lies[b]]
+            key = asking.tobytes() + b"|" + lying.tobytes()
+            if key not in known:
+                known[key] = relevance_between(dataset, asking, lying)
+            probes[lang][direction] = Probe(a, asks[a], b, lies[b], known[key])
+    return probes
+
+
+def asked_rows(probes: Probes, view: str) -> NDArray[np.int64]:
+    """The rows of a view that the probes need, ascending."""
+    every = [probe for by_direction in probes.values() for probe in by_direction.values()]
+    parts = [probe.queries for probe in every if probe.source == view]
+    parts += [probe.database for probe in every if probe.sought == view]
+    return np.unique(np.concatenate(parts))
+
+
+def _role(dataset: ImageTextDataset, role: str) -> NDArray[np.bool_]:
+    return np.array([role in item.splits for item in dataset.items])
+
+
+def _evenly(items: NDArray[np.int64], at_most: int | None) -> NDArray[np.int64]:
+    if at_most is None or len(items) <= at_most:
+        return items
+    return items[np.arange(at_most) * len(items) // at_most]

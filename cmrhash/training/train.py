@@ -1,0 +1,338 @@
+"""Cached features -> trained heads: one image head and one text head a language, in one Hamming space.
+
+All features lie on the device; an epoch is a permutation. Every epoch draws its random numbers from (seed, epoch)
+alone, so a run that was killed goes on from its checkpoint to the same bits.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors.torch
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from cmrhash.compute.device import threads_for
+from cmrhash.config import TrainConfig, check_train
+from cmrhash.data.items import ImageTextDataset, with_relevance
+from cmrhash.errors import CmrhashError, DataError
+from cmrhash.retrieval import codes, index, metrics
+from cmrhash.storage.files import locked, make_folder, remove, sha256, write_bytes
+from cmrhash.storage.recipes import refuse_difference
+from cmrhash.training import runs
+from cmrhash.training.auxiliary import Shapes
+from cmrhash.training.checkpoint import State, forget
+from cmrhash.training.heads import Head
+from cmrhash.training.methods import Batch, Method, Terms, get_method, total
+from cmrhash.training.task import Probes, Task, asked_rows, prepare, run_folder
+
+COMPARED = ("dataset", "relevance", "split_seed", "items_sha256", "langs", "train", "features")
+UNCOMPARED = ("device", "checkpoint_seconds", "langs", "relevance")  # the last two are compared as what they came to
+RIDGES = (1e-3, 1e-2, 1e-1, 1.0, 10.0)  # of a closed form, on features of unit variance; chosen on val
+NAN_STEPS = 3  # non-finite losses in a row before training stops
+MIN_STEPS = 4  # the batch is halved until an epoch has as many
+
+Progress = Callable[[str, int, int, str], None]  # (what, done, total, note)
+CodesOf = Callable[[str, NDArray[np.int64]], NDArray[np.uint8]]
+
+
+def train(
+    config: TrainConfig,
+    dataset: ImageTextDataset,
+    folder: Path,
+    out: Path,
+    encoders: tuple[str, ...] = (),
+    overwrite: bool = False,
+    progress: Progress = lambda *_: None,
+) -> tuple[runs.Run, bool]:
+    """Train one run, or find it done. folder: the data set's cache; out: the folder of all runs.
+
+    Returns the run and whether it was trained now. Raises UsageError, DataError, or StaleError if the folder holds
+    a run of another recipe; an interrupted run is saved and goes on next time.
+    """
+    check_train(config)
+    method = get_method(config.method, with_relevance(dataset, config.relevance).relevance)
+    target = run_folder(config, dataset, folder, out)
+    make_folder(target)
+    with locked(target / runs.CONFIG):
+        task = prepare(config, dataset, folder, encoders)
+        recipe = _recipe(config, task, method)
+        if (target / runs.CONFIG).exists() and not overwrite:
+            run = runs.open_run(target)
+            refuse_difference(_comparable(run.config), _comparable(recipe), target, "run")
+            run.file(runs.HEADS)
+            return run, False
+        if method.fit:
+            return _finish(_fit(config, method, task), recipe, target), True
+        return _train(config, method, task, recipe, target, overwrite, progress), True
+
+
+# ---------------------------------------------------------------------------------------------- the loop
+
+
+def _train(
+    config: TrainConfig,
+    method: Method,
+    task: Task,
+    recipe: dict[str, Any],
+    target: Path,
+    overwrite: bool,
+    progress: Progress,
+) -> runs.Run:
+    state = fresh(config, method, task)
+    state.resume(target, recipe, overwrite)
+    what = f"{config.method} {config.bits} bits"
+    saved = time.monotonic()
+    progress(what, state.epoch, config.epochs, state.note())
+    try:
+        with threads_for(task.device, batch_size(config.batch, len(task.train))):
+            while state.epoch < config.epochs:
+                entry = one_epoch(config, method, task, state)
+                state.finish_epoch(entry | _judge(task, state.heads))
+                progress(what, state.epoch, config.epochs, state.note())
+                if time.monotonic() - saved > config.checkpoint_seconds:
+                    state.save(target, recipe)
+                    saved = time.monotonic()
+    except KeyboardInterrupt:
+        state.save(target, recipe)
+        raise
+    return _finish(state, recipe, target)
+
+
+def _finish(state: State, recipe: dict[str, Any], target: Path) -> runs.Run:
+    """Write the run; its config goes first and comes last, so that it never speaks of other heads than there are."""
+    remove(target / runs.CONFIG)
+    remove(target / runs.METRICS)  # of the heads that were there before
+    write_bytes(target / runs.HEADS, safetensors.torch.save(state.best))
+    runs.write_lines(target / runs.HISTORY, state.history)
+    files = {name: sha256(target / name) for name in (runs.HEADS, runs.HISTORY)}
+    run = runs.write_config(target, {**recipe, **state.result(), "files": files})
+    forget(target)
+    return run
+
+
+def _fit(config: TrainConfig, method: Method, task: Task) -> State:
+    """A closed form: one "epoch" for every ridge, the best on val is kept."""
+    assert method.fit is not None
+    state = fresh(replace(config, hidden=0), method, task)
+    means = {}
+    for name, view in task.views.items():  # an item's captions count as one, their mean
+        x = state.heads[name].scaled(task.x[name]).cpu()  # type: ignore[operator]
+        sums = np.add.reduceat(x.double().numpy(), view.start[view.has], axis=0)  # (items that have it, D)
+        at = np.cumsum(view.has) - 1
+        means[name] = sums[at[task.train]] / view.count[task.train, None]
+    for epoch, ridge in enumerate(RIDGES):
+        for name, weight in method.fit(means, config.bits, ridge).items():
+            state.heads[name].set_linear(torch.from_numpy(weight))  # type: ignore[operator]
+        state.finish_epoch({"epoch": epoch, "ridge": ridge, "skipped": 0} | _judge(task, state.heads))
+    return state
+
+
+def fresh(config: TrainConfig, method: Method, task: Task) -> State:
+    """Fresh heads, drawn from the seed, that know the statistics of the training features; then the method's parts."""
+    dims = {name: x.shape[1] for name, x in task.x.items()}
+    classes = len(task.dataset.classes) if task.labels is not None else 0
+    shapes = Shapes(config.bits, classes, {short(name): dim for name, dim in dims.items()})
+    with seeded(config.seed, task.device):
+        heads = make_heads(config, dims, bounded=method.fit is None)
+        parts = torch.nn.ModuleDict(method.parts(shapes) if method.parts else {})
+    for name, view in task.views.items():
+        rows = np.concatenate([np.arange(view.start[i], view.start[i] + view.count[i]) for i in task.train])
+        heads[name].standardise(task.x[name][torch.from_numpy(rows).to(task.device)].cpu())  # type: ignore[operator]
+    heads.to(task.device)
+    parts.to(task.device)
+    learned = [*heads.parameters(), *parts.parameters()]
+    optimizer = torch.optim.AdamW(learned, lr=config.lr, weight_decay=config.weight_decay, fused=True)
+    return State(heads, parts, optimizer)
+
+
+def one_epoch(config: TrainConfig, method: Method, task: Task, state: State) -> dict[str, Any]:
+    """One pass over the train items; returns its line of the history, without the judgement."""
+    items = len(task.train)
+    size = batch_size(config.batch, items)
+    steps = items // size
+    peak = config.lr * math.sqrt(size / config.batch)  # a smaller batch is noisier: Adam's square-root rule
+    seen: list[Terms] = []
+    bad_in_a_row = 0
+    state.heads.train()
+    with seeded(config.seed * 1_000_003 + state.epoch + 1, task.device):
+        order = torch.randperm(items)
+        for step in range(steps):
+            chosen = order[step * size : (step + 1) * size]
+            terms = _terms(config, method, task, state, chosen)
+            loss = total(terms)
+            if not torch.isfinite(loss):
+                bad_in_a_row += 1
+                _stop_after(bad_in_a_row, [task.dataset.items[task.train[row]].id for row in chosen[:5]])
+                continue
+            bad_in_a_row = 0
+            for group in state.optimizer.param_groups:
+                group["lr"] = one_cycle(state.epoch * steps + step, config.epochs * steps, peak)
+            state.optimizer.zero_grad(set_to_none=True)
+            loss.backward()  # type: ignore[no-untyped-call]
+            state.optimizer.step()
+            seen.append(Terms(*({name: v.detach() for name, v in part.items()} for part in terms)))
+    if not all(torch.isfinite(weight).all() for weight in state.heads.parameters()):  # a gradient can be NaN alone
+        raise CmrhashError(f"weights are not finite after epoch {state.epoch + 1}", None, "lower --lr")
+    return {"epoch": state.epoch, **summary(seen), "skipped": steps - len(seen)}
+
+
+def _stop_after(bad_in_a_row: int, ids: list[str]) -> None:
+    if bad_in_a_row == NAN_STEPS:
+        what = f"the loss was not finite in {NAN_STEPS} steps in a row (batch: {', '.join(ids)}, ...)"
+        raise CmrhashError(what, None, "lower --lr, or check the features with cmrhash extract")
+
+
+def summary(seen: list[Terms]) -> dict[str, Any]:
+    """Mean loss by term over the steps of an epoch, and the sums of what was counted."""
+    if not seen:
+        raise CmrhashError("every step of an epoch had a non-finite loss", None, "lower --lr")
+    terms = {name: float(torch.stack([t.loss[name] for t in seen]).double().mean()) for name in seen[0].loss}
+    counts: dict[str, float] = {name: int(torch.stack([t.counts[name] for t in seen]).sum()) for name in seen[0].counts}
+    if counts.get("valid_triplets") == 0:
+        fix = "batches too small, or labels that tell no items apart: add train items, or try --method tie-ap"
+        raise DataError("an epoch without a single valid triplet", None, fix)
+    if "active_triplets" in counts:
+        counts["active_share"] = counts["active_triplets"] / counts["valid_triplets"]
+    return {"loss": sum(terms.values()), "terms": terms, **counts}
+
+
+def _terms(config: TrainConfig, method: Method, task: Task, state: State, chosen: Tensor) -> Terms:
+    """The loss terms of a batch; an item with several captions brings one of each language."""
+    items = task.train[chosen.numpy()]
+    assert method.terms is not None
+    views, features = {}, {}
+    for name, view in task.views.items():
+        pick = (torch.rand(len(items)).numpy() * view.count[items]).astype(np.int64)  # (B,) which caption
+        if task.labels is not None:  # by pairs all captions are scored alike
+            pick[torch.rand(len(items)).numpy() < config.first_caption] = 0
+        x = task.x[name][torch.from_numpy(view.start[items] + pick).to(task.device)]  # (B, D)
+        features[short(name)] = state.heads[name].scaled(x)  # type: ignore[operator]
+        views[short(name)] = state.heads[name].project(features[short(name)])  # type: ignore[operator]  # (B, K)
+    relevant = torch.eye(len(items), dtype=torch.bool, device=task.device)
+    y = None
+    if task.labels is not None:
+        y = task.labels[chosen.to(task.device)]  # (B, classes)
+        relevant |= y @ y.T > 0.5
+    batch = Batch(relevant, config.bits, config.margin * config.bits, y, features, state.parts)
+    return method.terms(views, batch)
+
+
+def short(view: str) -> str:
+    """The name of a view for methods: "image", or the language alone."""
+    return view.removeprefix("text-")
+
+
+def _judge(task: Task, heads: torch.nn.ModuleDict) -> dict[str, Any]:
+    if task.probes is None:
+        return {}
+
+    def codes_of(view: str, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
+        x = task.x[view][torch.from_numpy(rows).to(task.device)]
+        return codes.pack(heads[view].embed(x).cpu().numpy())  # type: ignore[operator]
+
+    return judge(task.probes, codes_of, heads["image"].bits)  # type: ignore[arg-type]
+
+
+def judge(probes: Probes, codes_of: CodesOf, bits: int) -> dict[str, Any]:
+    """Tie-aware mAP of val queries by language and direction, and the collapse watch over the database's codes.
+
+    codes_of: (view, rows) -> their codes, packed as by codes.pack; asked once a view, for the rows that are needed.
+    """
+    views = ["image", *(f"text-{lang}" for lang in probes)]
+    rows = {view: asked_rows(probes, view) for view in views}
+    packed = {view: codes_of(view, rows[view]) for view in views}
+    scores: dict[str, dict[str, float]] = {}
+    watch: dict[str, dict[str, Any]] = {}
+    for lang, by_direction in probes.items():
+        for direction, probe in by_direction.items():
+            q = packed[probe.source][np.searchsorted(rows[probe.source], probe.queries)]
+            d = packed[probe.sought][np.searchsorted(rows[probe.sought], probe.database)]
+            hist = index.rank_histogram(q, d, bits, probe.relevance)
+            mean, count = metrics.mean_over_valid(metrics.average_precision(*metrics.items_relevant(hist)))
+            if not count:
+                raise DataError("no val query has a relevant item", None, "check the labels of the val items")
+            scores.setdefault(lang, {})[direction] = mean
+            if len(d) > 1:
+                watch[probe.sought] = asdict(codes.collapse(d, bits))
+    mean = float(np.mean([value for by in scores.values() for value in by.values()]))
+    collapsed = any(view["collapsed"] for view in watch.values())
+    return {"val_map": scores, "val_map_mean": mean, "collapse": watch, "collapsed": collapsed}
+
+
+# ---------------------------------------------------------------------------------------------- small parts
+
+
+def make_heads(config: TrainConfig, dims: dict[str, int], bounded: bool) -> torch.nn.ModuleDict:
+    """One head a view, by name; dims: features of each."""
+    shape = (config.bits, config.hidden, config.dropout, config.input_dropout, bounded)
+    return torch.nn.ModuleDict({name: Head(dim, *shape) for name, dim in dims.items()})
+
+
+def batch_size(wanted: int, items: int) -> int:
+    """The wanted batch, halved until an epoch over the items has MIN_STEPS steps; 2 at least."""
+    while wanted > 2 and items // wanted < MIN_STEPS:
+        wanted //= 2
+    return max(2, wanted)
+
+
+def one_cycle(step: int, steps: int, peak: float) -> float:
+    """The learning rate of a step: up from peak/25 over 30 % of the way, down to almost 0, both by half a cosine
+    (Smith & Topin 2018, as torch's OneCycleLR has it). A function of the step, so that a resumed run needs no state.
+    """
+    rise = max(0.3 * steps - 1, 1e-9)
+    if step <= rise:
+        low, high, share = peak / 25, peak, step / rise
+    else:
+        low, high, share = peak, peak / 25e4, (step - rise) / max(steps - 1 - rise, 1e-9)
+    return high + (low - high) * (1 + math.cos(math.pi * min(share, 1))) / 2
+
+
+@contextmanager
+def seeded(seed: int, device: torch.device) -> Iterator[None]:
+    """Draw from ``seed`` inside, and leave the caller's random numbers as they were."""
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        yield
+
+
+def _recipe(config: TrainConfig, task: Task, method: Method) -> dict[str, Any]:
+    """All that decides the result, for the run's config; where the work is done and saved is left out."""
+    settings = {k: v for k, v in asdict(config).items() if k not in UNCOMPARED}
+    features = {
+        name: {
+            "file": view.path.name,
+            "sha256": view.features.sha256,
+            "dim": view.features.x.shape[1],
+            "encoder": view.features.recipe["encoder"],
+            "weights": view.features.recipe["weights"],
+            "weights_sha256": view.features.recipe.get("weights_sha256", ""),
+        }
+        for name, view in task.views.items()
+    }
+    return {
+        "dataset": task.dataset.name,
+        "relevance": task.dataset.relevance,
+        "split_seed": task.dataset.split_seed,
+        "items_sha256": task.dataset.sha256,
+        "langs": task.langs,
+        "train": settings,
+        "train_items": len(task.train),
+        "batch": batch_size(config.batch, len(task.train)),
+        "source": method.source,
+        "head": {"hidden": 0, "bounded": False} if method.fit else {"hidden": config.hidden, "bounded": True},
+        "features": features,
+    }
+
+
+def _comparable(config: Any) -> dict[str, Any]:
+    """The part of a run's config that must be the same for it to be the run that is asked for."""
+    return {key: config.get(key) for key in COMPARED}

@@ -1,0 +1,114 @@
+"""Real kills (SIGKILL) of the real commands until they are through: every file has the same bytes as without them."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+
+import crash_naive
+import kill_child
+import numpy as np
+import pytest
+from trees import write_manifest
+
+APPENDS = 18  # what a whole naive extraction writes: three arrays, six blocks
+TRAIN = "train --bits 8 --epochs 8 --batch 16 --hidden 16 --dropout 0.1 --device cpu".split()
+
+
+@pytest.fixture(scope="module")
+def order():
+    """A function that does something in a folder, in a process of its own; see ``kill_child``."""
+    one_thread = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+    command = [sys.executable, kill_child.__file__]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen(command, text=True, bufsize=1, env=os.environ | one_thread, **pipes) as child:
+
+        def give(folder, do, args=(), kill=None):
+            folder.mkdir(exist_ok=True)
+            child.stdin.write(json.dumps([str(folder), do, [str(arg) for arg in args], kill]) + "\n")
+            return int(child.stdout.readline())
+
+        yield give
+        child.stdin.close()
+
+
+@pytest.fixture(scope="module")
+def commands(tmp_path_factory):
+    """Extraction of photos and captions by encoders, and of ready-made features."""
+    base = tmp_path_factory.mktemp("data")
+    photos = ["--root", write_manifest(base / "mine", 20), "--image-model", "mobilenet_v3_small", "--image-batch", 4]
+    rng, kind = np.random.default_rng(0), np.arange(30) % 3
+    arrays = {"image": rng.standard_normal((30, 8)), "text": rng.standard_normal((30, 6)), "label": np.eye(3)[kind]}
+    np.savez(base / "ready.npz", **{name: array.astype(np.float32) for name, array in arrays.items()})
+    extract = ["extract", "--device", "cpu", "--dataset"]
+    return {
+        "photos": [*extract, "manifest", *photos, "--image-weights", "random", "--text-model", "bow"],
+        "ready": [*extract, "features", "--features", base / "ready.npz"],
+    }
+
+
+def files(folder):
+    """All that a command leaves behind; not the lock files, which say who had it last."""
+    paths = [path for path in folder.rglob("*") if path.is_file() and path.suffix != ".lock"]
+    return {str(path.relative_to(folder)): path.read_bytes() for path in paths}
+
+
+def said(folder):
+    return (folder / "said").read_text().split() if (folder / "said").exists() else []
+
+
+def kill_until_done(order, folder, do, args, events, seed):
+    """Do it again and again, each time up to an event of a seeded kind and number; returns these."""
+    luck, kills = random.Random(seed), []
+    while True:
+        kind = luck.choice(sorted(events))
+        kill = kind, luck.randint(*events[kind])
+        status = order(folder, do, args, kill)
+        if status == 0:
+            return kills
+        assert status == -signal.SIGKILL, (folder / "output").read_text()
+        kills.append(kill)
+        assert len(kills) < 100, "no progress"
+
+
+@pytest.mark.faults("killed for real, extraction resumed")
+@pytest.mark.parametrize(("data", "span"), [("photos", (3, 30)), ("ready", (2, 12))])
+def test_a_killed_extraction_goes_on_to_the_same_files(data, span, order, commands, tmp_path, faults):
+    assert order(tmp_path / "whole", "cmrhash", commands[data]) == 0
+    kills = kill_until_done(order, tmp_path / "killed", "cmrhash", commands[data], {"disk": span}, seed=0)
+    assert len(kills) >= 5
+    same = files(tmp_path / "killed" / "cache") == files(tmp_path / "whole" / "cache")
+    finished = said(tmp_path / "killed")
+    faults.tried = len(kills)
+    faults.survived = len(kills) * same
+    faults.lost = kill_child.ROWS * (len(finished) - len(set(finished)))  # what was finished is not done again
+    assert set(finished) <= set(said(tmp_path / "whole"))
+    folders = [tmp_path / f"naive{number}" for number in range(len(kills))]
+    for folder, (kind, at) in zip(folders, kills, strict=True):
+        assert order(folder, "naive extraction", kill=(kind, 1 + at % APPENDS)) == -signal.SIGKILL
+    for folder, blocks in zip(folders, crash_naive.look([folder / "image.h5" for folder in folders]), strict=True):
+        faults.naive_tried += 1
+        faults.naive_survived += len(said(folder)) <= blocks < crash_naive.LOST
+
+
+@pytest.mark.faults("killed for real, training resumed")
+def test_a_killed_training_goes_on_to_the_same_run(order, make_cache, tmp_path, faults):
+    for name in ("whole", "killed"):
+        make_cache(tmp_path / name / "cache")
+    assert order(tmp_path / "whole", "cmrhash", TRAIN) == 0
+    kills = kill_until_done(order, tmp_path / "killed", "cmrhash", TRAIN, {"disk": (3, 12), "step": (3, 12)}, seed=1)
+    assert len(kills) >= 6
+    assert {kind for kind, _ in kills} == {"disk", "step"}
+    same = files(tmp_path / "killed" / "runs") == files(tmp_path / "whole" / "runs")
+    saved = said(tmp_path / "killed")
+    faults.tried = len(kills)
+    faults.survived = len(kills) * same
+    faults.lost = len(saved) - len(set(saved))  # no epoch that was saved is trained again
+    assert set(saved) == set(said(tmp_path / "whole"))
+    assert order(tmp_path / "naive", "naive training") == 0
+    cut = kill_until_done(order, tmp_path / "naive killed", "naive training", [], {"step": (3, 12)}, seed=1)
+    last = f"model-{kill_child.EPOCHS - 1}.pt"
+    faults.naive_tried = len(cut)
+    faults.naive_survived = len(cut) * (files(tmp_path / "naive")[last] == files(tmp_path / "naive killed")[last])

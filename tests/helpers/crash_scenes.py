@@ -1,0 +1,293 @@
+"""What is done while every system call is recorded, and what must hold of the folder after a crash.
+
+A scene does its work and says, on stdout, what it has finished; its check looks at a rebuilt folder, knowing what had
+been said by then. Run as a program, this file does every scene in a folder of its own, and is watched by `tracing`.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from types import SimpleNamespace
+from unittest.mock import patch
+
+import numpy as np
+import torch
+import tracing
+from crash_naive import BLOCK, DIM, ROWS, SOURCE, VALID, X, append
+
+from cmrhash.data import manifest
+from cmrhash.data.items import ImageTextDataset, Item
+from cmrhash.errors import DamagedError, DataError, UsageError
+from cmrhash.features import file as feature_file
+from cmrhash.features.file import FeatureWriter, read_features
+from cmrhash.retrieval.index import BinaryIndex
+from cmrhash.storage.files import sha256, write_bytes
+from cmrhash.storage.hdf5 import read_sealed, write_sealed
+from cmrhash.training import runs, train
+from cmrhash.training.checkpoint import State
+from cmrhash.training.finetune import tuned
+
+Said = tuple[str, ...]
+Say = Callable[[object], None]
+
+
+@dataclass(frozen=True)
+class Scene:
+    """do: (folder, say). check: (folder, what was said, the files of an undisturbed end) -> how many finished things
+    are lost; raises AssertionError if what it finds is wrong, and whatever else if nothing there can be used.
+    mutant: what is changed about cmrhash meanwhile; then after some crash of that model the check must find it so.
+    """
+
+    do: Callable[[Path, Say], None]
+    check: Callable[[Path, Said, dict[str, bytes]], int]
+    mutant: Callable[[], AbstractContextManager[object]] = nullcontext
+    model: str = ""
+    found: str = ""
+
+
+# ---------------------------------------------------------------------------------------------- a feature file
+
+FEATURES = "cache/toy/image-toy.h5"
+
+
+def writer(folder: Path) -> FeatureWriter:
+    ids = tuple(f"Bild {n} ü" for n in range(ROWS))
+    return FeatureWriter(folder / FEATURES, np.arange(ROWS, dtype=np.int32), ids, DIM, {"kind": "image"}, BLOCK)
+
+
+def fill(w: FeatureWriter, blocks: list[int], say: Say = lambda _: None) -> None:
+    for block in blocks:
+        rows = w.slice(block)
+        w.commit(block, X[rows], VALID[rows], SOURCE[rows])
+        say(block)
+
+
+def extract(folder: Path, say: Say) -> None:
+    """Stopped once, so that blocks are also written between others that are there already."""
+    with writer(folder) as w:
+        fill(w, [0, 1, 4], say)
+    with writer(folder) as w:
+        fill(w, [2, 3, 5], say)
+        w.seal({})
+        say("sealed")
+
+
+def check_features(folder: Path, said: Said, whole: dict[str, bytes]) -> int:
+    """Readers find the whole file or none; the writer finds all that was said to be done, as it was, and goes on to the
+    same bytes.
+    """
+    path, finished = folder / FEATURES, {int(word) for word in said if word.isdigit()}
+    if path.exists():
+        features = read_features(path)
+        wrong = not (np.array_equal(features.x, X) and np.array_equal(features.valid, VALID))
+        assert not wrong, "the sealed file is wrong"
+        finished.clear()
+    else:
+        assert "sealed" not in said, "the sealed file is gone"
+        with writer(folder) as w:
+            done = sorted(w.done)
+            for block in done:
+                for name, right in (("x", X), ("valid", VALID), ("source", SOURCE)):
+                    assert np.array_equal(w.committed(name, block), right[w.slice(block)]), f"block {block} is wrong"
+            fill(w, [block for block in range(w.blocks) if block not in w.done])
+            w.seal({})
+        finished -= set(done)
+    assert path.read_bytes() == whole[FEATURES], "not the same bytes at the end"
+    assert not list(folder.rglob("*.part*")), "something half-written stays"
+    return len(finished)
+
+
+def sync_late(self: FeatureWriter) -> None:
+    """The fsync of a block only when the next one is written."""
+    if getattr(self, "late", False):
+        os.fsync(self._disk.fileno())
+    self.late = True
+
+
+def changed(model: str, found: str, target: object, name: str, new: object) -> Scene:
+    return Scene(extract, check_features, lambda: patch.object(target, name, new), model, found)
+
+
+MUTANTS = {
+    "resume unchecked": changed(
+        "torn", "wrong", FeatureWriter, "_intact", lambda w, b: bool(w._rows("_commit", b, b + 1))
+    ),
+    "record without source": changed("power cut", "wrong", feature_file, "RECORDED", ("x", "valid", "item")),
+    "record without valid": changed("power cut", "wrong", feature_file, "RECORDED", ("x", "source", "item")),
+    "no fsync": changed("power cut", "lost", FeatureWriter, "_sync", lambda w: None),
+    "told before the fsync": changed("power cut", "lost", FeatureWriter, "_sync", sync_late),
+}
+
+
+# ---------------------------------------------------------------------------------------------- files in one move
+
+
+def numbered(found: Callable[[Path], int], *steps: Callable[[Path], None], replaced: int = -1) -> Scene:
+    """Steps, each said when done. found: the number of the step that the folder shows whole, 0 for none.
+
+    replaced: the step that may, as long as it is under way, leave nothing at all of those before it.
+    """
+
+    def do(folder: Path, say: Say) -> None:
+        for number, step in enumerate(steps, 1):
+            if number == replaced:
+                say("replacing")
+            step(folder)
+            say(number)
+
+    def check(folder: Path, said: Said, _: dict[str, bytes]) -> int:
+        shown, promised = found(folder), 0 if not said or said[-1] == "replacing" else int(said[-1])
+        steps[-1](folder)
+        assert found(folder) == len(steps), "the last step does not go through again"
+        assert not list(folder.rglob("*.part*")), "something half-written stays"
+        return max(0, promised - shown)
+
+    return Scene(do, check)
+
+
+def twice(step: Callable[[int, Path], None]) -> Iterator[Callable[[Path], None]]:
+    """To be done first with one content, then with another."""
+    return (partial(step, number) for number in (1, 2))
+
+
+def put_lines(number: int, folder: Path) -> None:
+    write_bytes(folder / "new" / "quarantine.jsonl", b"%d\n" % number * 400)
+
+
+def show_lines(folder: Path) -> int:
+    path = folder / "new" / "quarantine.jsonl"
+    return (b"", b"1\n" * 400, b"2\n" * 400).index(path.read_bytes() if path.exists() else b"")
+
+
+def put_codes(number: int, folder: Path) -> None:
+    write_sealed(folder / "new" / "codes.h5", {"x": X[:number]}, {})
+
+
+def show_codes(folder: Path) -> int:
+    try:
+        arrays = read_sealed(folder / "new" / "codes.h5")[1]
+    except DataError:
+        return 0
+    assert np.array_equal(arrays["x"], X[: len(arrays["x"])])
+    return len(arrays["x"])
+
+
+def put_index(number: int, folder: Path) -> None:
+    BinaryIndex.build(SOURCE[:number], 128).save(folder / "image.faiss")
+
+
+def show_index(folder: Path) -> int:
+    try:
+        packed = BinaryIndex.load(folder / "image.faiss", 128).packed
+    except UsageError:
+        return 0
+    assert np.array_equal(packed, SOURCE[: len(packed)])
+    return len(packed)
+
+
+def put_items(number: int, folder: Path) -> None:
+    every = (Item(f"i{n}", f"{n}.jpg", {"en": (f"{n}",)}, (0,), frozenset({"train"})) for n in range(number))
+    manifest.store(ImageTextDataset("toy", Path("/photos"), tuple(every), ("a",), "labels"), folder / "toy")
+
+
+def show_items(folder: Path) -> int:
+    try:
+        return len(manifest.load(folder / "toy").items)
+    except DamagedError as error:
+        assert error.what == "incomplete data set folder", error
+        return 0
+
+
+def trained(epochs: int) -> State:
+    """A training after so many epochs."""
+    torch.manual_seed(0)
+    heads = torch.nn.ModuleDict({"image": torch.nn.Linear(16, 8)})
+    state = State(heads, torch.nn.ModuleDict(), torch.optim.AdamW(heads.parameters()))
+    for epoch in range(epochs):
+        for parameter in heads.parameters():
+            parameter.grad = torch.full_like(parameter, epoch - 1.5)
+        state.optimizer.step()
+        state.finish_epoch({"epoch": epoch, "skipped": 0, "val_map_mean": epoch / 10})
+    return state
+
+
+def show_training(folder: Path) -> int:
+    """1 and 2: epochs that it would go on from; 3: the run of these two; 4: that of three epochs."""
+    if (folder / runs.CONFIG).exists():
+        run = runs.open_run(folder)
+        assert len(run.file(runs.HISTORY).read_text().splitlines()) == run.config["epochs"]
+        return int(run.config["epochs"]) + (1 if run.file(runs.HEADS) else 0)
+    state = trained(0)
+    state.resume(folder, {}, overwrite=False)
+    right = trained(state.epoch)
+    assert all(torch.equal(tensor, right._tensors()[name]) for name, tensor in state._tensors().items())
+    assert state.history == right.history
+    return state.epoch
+
+
+def finish(epochs: int, folder: Path) -> None:
+    train._finish(trained(epochs), {}, folder)
+
+
+class Pretrained:
+    """A config or tokenizer of transformers, as far as writing it goes."""
+
+    def save_pretrained(self, folder: Path) -> None:
+        (folder / "vocab.txt").write_text("cat\ndog\n")
+
+
+def tune(epochs: int, folder: Path) -> None:
+    """What a fine-tuning leaves behind: weights in one move, and what transformers writes in its own way."""
+    state = trained(epochs)
+    state.best = {f"encoders.text-en.{name}": tensor for name, tensor in state.best.items()}
+    encoder = SimpleNamespace(module=SimpleNamespace(config=Pretrained()), tokenizer=Pretrained())
+    tuned.write(folder / "tuned", {}, state, None, {"en": encoder})
+
+
+def show_tuned(folder: Path) -> int:
+    found = tuned.find(folder / "tuned")
+    for name, digest in found.config["files"].items() if found else ():
+        assert sha256(folder / "tuned" / name) == digest, f"{name} is wrong"
+    return found.config["epochs"] if found else 0
+
+
+SCENES = {
+    "features": Scene(extract, check_features),
+    "one file": numbered(show_lines, *twice(put_lines)),
+    "codes": numbered(show_codes, *twice(put_codes)),
+    "index": numbered(show_index, *twice(put_index)),
+    "items": numbered(show_items, *twice(put_items), replaced=2),
+    "training": numbered(
+        show_training,
+        lambda f: trained(1).save(f, {}),
+        lambda f: trained(2).save(f, {}),
+        partial(finish, 2),
+        partial(finish, 3),
+        replaced=4,
+    ),
+    "fine-tuning": numbered(show_tuned, partial(tune, 1)),
+}
+
+
+def main(base: Path) -> None:
+    """Do every scene; what is said starts with the scene's name."""
+    tracing.trace_me()
+    for name, scene in {**SCENES, **MUTANTS, "naive": Scene(append, check_features)}.items():
+        (base / name).mkdir()
+        say(f"scene {name}")
+        with scene.mutant():
+            scene.do(base / name, say)
+
+
+def say(what: object) -> None:
+    os.write(1, f"{what}\n".encode())
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

@@ -1,0 +1,154 @@
+"""Small data sets as their archives lie on a disk: photos that can be read, every item complete."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from cmrhash.data import sample
+from cmrhash.data.readers import iaprtc12_lists, wikipedia
+from cmrhash.data.readers.iaprtc12_lists import LABELS, WORDS
+
+NOUNS = {"en": ["dog", "cat", "tree", "house"], "de": ["Hund", "Katze", "Baum", "Haus"]}
+COUNT = 32
+KARPATHY_SPLITS = ["train", "restval", "val", "test"]
+STYLES = "id,gender,masterCategory,subCategory,articleType,baseColour,season,year,usage,productDisplayName"
+
+
+def put(path: Path, content: str | bytes = b"jpeg", encoding: str = "utf-8") -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content if isinstance(content, bytes) else content.encode(encoding))
+
+
+def draw_photo(path: Path, seed: int, size: tuple[int, int] = (40, 32)) -> None:
+    """A small JPEG of coloured noise around a mean colour."""
+    rng = np.random.default_rng(seed)
+    colour = rng.integers(0, 255, 3)
+    pixels = np.clip(colour + rng.integers(-30, 30, (size[1], size[0], 3)), 0, 255).astype(np.uint8)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels).save(path, quality=92)
+
+
+def write_manifest(root: Path, count: int = COUNT, splits: bool = True) -> Path:
+    """Photos and ``manifest.jsonl``; every fifth item is a query, every fourth of the others val."""
+    lines = []
+    for n in range(count):
+        kind = n % 4
+        draw_photo(root / "images" / f"{n}.jpg", kind * 1000 + n)
+        entry: dict[str, Any] = {
+            "id": f"i{n}",
+            "image": f"images/{n}.jpg",
+            "texts": {lang: [f"{words[kind]} {n}"] for lang, words in NOUNS.items()},
+            "labels": [NOUNS["en"][kind]],
+        }
+        if splits:
+            entry["splits"] = ["query"] if n % 5 == 0 else ["database", "val" if n % 4 == 1 and n < 20 else "train"]
+        lines.append(json.dumps(entry, ensure_ascii=False))
+    (root / "manifest.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return root
+
+
+def write_iaprtc12(root: Path) -> None:
+    """The two archives beside each other. The built-in sample has their inner layout."""
+    sample.draw(root / "iaprtc12", count=COUNT)
+    labels = root / "saiaprtc12ok/benchmark/saiapr_tc-12"
+    labels.parent.mkdir(parents=True)
+    (root / "iaprtc12/saiapr_tc-12").rename(labels)
+
+
+def list_line(photo: str, *labels: int, between: str = " ") -> str:
+    """A line of IAPR TC-12 as lists."""
+    bits = ["01"[n % 7 == 0] for n in range(WORDS)] + ["01"[n in labels] for n in range(1, LABELS + 1)]
+    return between.join([photo, *bits]) + "\n"
+
+
+def write_iaprtc12_lists(root: Path) -> None:
+    lines = []
+    for n in range(COUNT):
+        draw_photo(root / f"JPEGImages/00/{n}.jpg", n)
+        put(root / f"annotations/00/{n}.txt", f"a {NOUNS['en'][n % 4]}")
+        lines.append(list_line(f"00/{n}.jpg", n % 4 + 1))
+    train, test, retrieval = iaprtc12_lists.LISTS
+    put(root / train, "".join(lines[:20]))
+    put(root / test, "".join(lines[20:26]))
+    put(root / retrieval, "".join(lines[:20] + lines[26:]))
+
+
+def wikipedia_xml(text: str) -> str:
+    """The file of a section of an article."""
+    return (
+        f'<document id="x" cat="3">\n<text>\n{text}\n\n</text>\n<imageset>\n<image>x</image>\n</imageset>\n</document>'
+    )
+
+
+def write_wikipedia(root: Path) -> None:
+    put(root / "categories.list", "art\nbiology\n")
+    lines = []
+    for n in range(COUNT):
+        draw_photo(root / "images" / ("art", "biology")[n % 2] / f"p{n}.jpg", n)
+        put(root / f"texts/t-{n}.xml", wikipedia_xml(f"About a {NOUNS['en'][n % 4]}"))
+        lines.append(f"t-{n}\tp{n}\t{n % 2 + 1}\n")
+    for name, part in zip(wikipedia.LISTS, (lines[:-10], lines[-10:]), strict=True):
+        put(root / name, "".join(part))
+
+
+def write_pascal(root: Path) -> None:
+    for n in range(COUNT):
+        name = NOUNS["en"][n % 4]
+        draw_photo(root / f"dataset/{name}/2008_{n}.jpg", n)
+        put(root / f"sentence/{name}/2008_{n}.txt", f"A {name}.\nIt is number {n}\n")
+
+
+def karpathy(count: int = 8) -> str:
+    """Karpathy's file for that many photos of Flickr30k, one of every four in each of his splits."""
+    images: list[dict[str, Any]] = [
+        {
+            "filename": f"{n}.jpg",
+            "split": KARPATHY_SPLITS[n % 4],
+            "sentences": [{"raw": f"A dog, number {n}.\n", "tokens": ["a"]}, {"raw": " "}, {"raw": "A dög."}],
+        }
+        for n in range(count)
+    ]
+    return json.dumps({"dataset": "flickr30k", "images": images})
+
+
+def write_flickr30k(root: Path) -> None:
+    put(root / "dataset_flickr30k.json", karpathy(COUNT))
+    _photos_and_german(root, "flickr30k-images")
+
+
+def write_flickr8k(root: Path) -> None:
+    put(root / "Flickr8k.token.txt", "".join(f"{n}.jpg#0\tA {NOUNS['en'][n % 4]} .\n" for n in range(COUNT)))
+    _photos_and_german(root, "Flicker8k_Dataset")
+
+
+def _photos_and_german(root: Path, folder: str) -> None:
+    for n in range(COUNT):
+        draw_photo(root / folder / f"{n}.jpg", n)
+    put(root / "multi30k/train_images.txt", "".join(f"{n}.jpg\n" for n in range(COUNT)))
+    put(root / "multi30k/train.de", "".join(f"Ein {NOUNS['de'][n % 4]}.\n" for n in range(COUNT)))
+
+
+def write_fashion(root: Path) -> None:
+    rows = [
+        f"{n},Men,Apparel,Topwear,{'Shirts' if n % 2 else 'Tees'},Blue,Fall,2011,Casual,Tee {n}" for n in range(COUNT)
+    ]
+    put(root / "styles.csv", "\n".join([STYLES, *rows]))
+    for n in range(COUNT):
+        draw_photo(root / f"images/{n}.jpg", n)
+
+
+WRITERS = {
+    "iaprtc12": write_iaprtc12,
+    "iaprtc12-lists": write_iaprtc12_lists,
+    "wikipedia": write_wikipedia,
+    "pascal": write_pascal,
+    "flickr30k": write_flickr30k,
+    "flickr8k": write_flickr8k,
+    "fashion": write_fashion,
+    "manifest": write_manifest,
+}

@@ -1,0 +1,54 @@
+"""CCA against its definition and against the textbook's two-view solution."""
+
+import numpy as np
+import pytest
+
+from cmrhash.errors import UsageError
+from cmrhash.training import cca
+
+
+def views(seed=0, rows=400):
+    """Two views that share three hidden causes, strongest first."""
+    rng = np.random.default_rng(seed)
+    shared = rng.standard_normal((rows, 3)) * [3, 2, 1]
+    made = {}
+    for name, dim in (("image", 6), ("de", 5)):
+        x = shared @ rng.standard_normal((3, dim)) + rng.standard_normal((rows, dim))
+        made[name] = (x - x.mean(0)) / x.std(0)
+    return made
+
+
+def textbook(x, y, bits):
+    """Canonical correlations: singular values of Cxx^(-1/2) Cxy Cyy^(-1/2), by Cholesky factors."""
+    n = len(x)
+    lx, ly = (np.linalg.cholesky(a.T @ a / n) for a in (x, y))
+    return np.linalg.svd(np.linalg.solve(lx, x.T @ y / n) @ np.linalg.inv(ly).T)[1][:bits]
+
+
+def test_two_views_give_the_canonical_correlations():
+    made = views()
+    weights = cca.fit(made, 3, 0.0)
+    u, v = (made[name] @ weights[name] for name in made)
+    correlations = [np.corrcoef(u[:, k], v[:, k])[0, 1] for k in range(3)]
+    np.testing.assert_allclose(correlations, textbook(*made.values(), 3), atol=1e-8)
+    for z in (u, v):  # whitened: unit variance, no correlation within a view
+        np.testing.assert_allclose(z.T @ z / len(z), np.eye(3), atol=1e-8)
+
+
+def test_a_third_view_that_repeats_the_second_changes_no_direction():
+    made = views()
+    two, three = cca.fit(made, 2, 1e-3), cca.fit({**made, "en": made["de"]}, 2, 1e-3)
+    np.testing.assert_allclose(three["de"], three["en"], atol=1e-8)
+    u, w = made["de"] @ two["de"], made["de"] @ three["de"]
+    assert all(abs(np.corrcoef(u[:, k], w[:, k])[0, 1]) > 0.95 for k in range(2))
+
+
+def test_constant_features_are_survived():
+    made = views()
+    made["image"][:, 2] = 0
+    assert all(np.isfinite(w).all() for w in cca.fit(made, 2, 0.0).values())
+
+
+def test_more_bits_than_features_are_refused():
+    with pytest.raises(UsageError, match="at most 5 bits, the features of de"):
+        cca.fit(views(), 6, 0.1)
