@@ -14,6 +14,8 @@ A message is one line in three parts: what was found, where, and what to do next
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from difflib import get_close_matches
 from os import PathLike
 
 
@@ -65,3 +67,9 @@ class DamagedError(CmrhashError):
     """A file of ours does not match its digest, or is cut short."""
 
     exit_code = 6
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """ "did you mean X?" for the known name nearest to a misspelt one, "" if none is near."""
+    near = get_close_matches(name, list(known), 1)
+    return f"did you mean {near[0]}?" if near else ""

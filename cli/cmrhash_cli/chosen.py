@@ -12,7 +12,7 @@ import typer
 from cmrhash_cli.output import note
 
 if TYPE_CHECKING:
-    from cmrhash.data.items import ImageTextDataset
+    from cmrhash.features.dataset import ExtractedDataset
     from cmrhash.search.hasher import Hasher
     from cmrhash.training.runs import Run
 
@@ -40,18 +40,17 @@ def chosen_run(
     dataset: str | None,
     cache: Path,
     runs: Path,
-) -> tuple[Run, ImageTextDataset, Path]:
+) -> tuple[Run, ExtractedDataset]:
     """The run that is asked for, or else the one that is best on val; its data set, and where that lies."""
-    from cmrhash.data.manifest import open_extracted
-    from cmrhash.evaluation.run_codes import current
-    from cmrhash.training.runs import best_run, find_runs, open_run
+    from cmrhash.features.dataset import ExtractedDataset
+    from cmrhash.training.runs import best_run, current, find_runs, open_run
 
     chosen = open_run(run) if run else None
-    data, folder = open_extracted(cache, chosen.config["dataset"] if chosen else dataset)
+    data = ExtractedDataset.open(cache, chosen.dataset if chosen else dataset)
     if chosen is None:
         wanted = ([bits] if bits else [], [method] if method else [])
-        chosen = best_run(current(find_runs(runs, data.name, relevance or data.relevance, *wanted), data, folder))
-    return chosen, data, folder
+        chosen = best_run(current(find_runs(runs, data.name, relevance or data.dataset.relevance, *wanted), data))
+    return chosen, data
 
 
 def note_left_out(hasher: Hasher, quiet: bool) -> None:

@@ -61,9 +61,9 @@ def compare(
 
     cmrhash compare --method supcon --method tie-ap --relevance pairs --train-lang en --lang en
     """
-    from cmrhash.data.manifest import open_extracted
+    from cmrhash.features.dataset import ExtractedDataset
 
-    data, folder = open_extracted(cache, dataset)
+    data = ExtractedDataset.open(cache, dataset)
     from cmrhash.evaluation.compare import compare as run
     from cmrhash.evaluation.compare import table
 
@@ -72,7 +72,7 @@ def compare(
     before = (target / "compare.json").exists()
     config = TrainConfig(langs=tuple(train_lang or ()), relevance=relevance, epochs=epochs, device=device)
     with progress_bars(quiet) as progress:
-        result = run(grid, config, data, folder, runs, tuple(encoder or ()), progress)
+        result = run(grid, config, data, runs, tuple(encoder or ()), progress)
     if as_json:
         print_json(result.as_json())
     else:

@@ -84,13 +84,13 @@ def evaluate(
         ties=ties,
         at=tuple(at or ()),
     )
-    from cmrhash.data.manifest import open_extracted
     from cmrhash.evaluation.evaluate import evaluate as run
     from cmrhash.evaluation.trec import write_trec
+    from cmrhash.features.dataset import ExtractedDataset
 
-    data, folder = open_extracted(cache, dataset)
+    data = ExtractedDataset.open(cache, dataset)
     try:
-        result = run(config, data, folder, runs)
+        result = run(config, data, runs)
     except UsageError:
         from cmrhash.training.methods import get_method  # only now, for it takes torch
 

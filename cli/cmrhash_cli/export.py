@@ -81,14 +81,13 @@ def export(
     texts = tuple(text_model or ())
     config = ExportConfig(with_encoders, onnx, image_weights, texts, device, offline, push, private)
     _check(config)
-    chosen, data, folder = chosen_run(run, bits, method, relevance, dataset, cache, runs)
+    chosen, data = chosen_run(run, bits, method, relevance, dataset, cache, runs)
     from cmrhash.search.exported.hasher import read_config
     from cmrhash.search.hasher import Hasher
 
-    hasher = Hasher(
+    hasher = Hasher.open(
         chosen,
         data,
-        folder,
         device="cpu" if config.onnx else config.device,
         image_weights=config.image_weights,
         text_models=by_language(config.text_models),

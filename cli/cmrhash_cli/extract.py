@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -198,9 +199,9 @@ def _choice(report: Extraction) -> str:
     """The options that name the encoders of this call, if others have files there too."""
     chosen = ""
     for file in report.files:
-        view = "image" if file.stage == "image" else f"text-{file.stage}"
-        if len(list(file.path.parent.glob(f"{view}-*.h5"))) > 1:
-            chosen += f" --encoder {file.stage}={file.path.stem.removeprefix(view + '-')}"
+        view = file.view
+        if len(list(file.path.parent.glob(view.feature_file("*")))) > 1:
+            chosen += f" --encoder {view.short}={view.encoder_of(file.path.name)}"
     return chosen
 
 
@@ -263,15 +264,16 @@ def _tuned_as_json(report: Extraction) -> dict[str, Any] | None:
     tuned = _tuned(report)
     if tuned is None:
         return None
-    config = tuned.config
-    keys = ("epochs", "best_epoch", "chosen_on", "skipped_steps", "val_map", "val_map_mean", "collapsed")
+    outcome = asdict(tuned.outcome)
+    keys = ["epochs", "best_epoch", "chosen_on", "skipped_steps"]
+    keys += ["val_map", "val_map_mean", "collapsed"] if tuned.outcome.val_map else []
     return {
         "folder": str(tuned.folder),
         "fresh": tuned.fresh,
-        "views": sorted(config["weights"]),
-        "finetune": config["recipe"]["finetune"],
-        "rates": config["recipe"]["rates"],
-        **{key: config[key] for key in keys if key in config},
+        "views": sorted(tuned.weights),
+        "finetune": tuned.recipe["finetune"],
+        "rates": tuned.recipe["rates"],
+        **{key: outcome[key] for key in keys},
     }
 
 
@@ -281,11 +283,12 @@ def _notes(report: Extraction) -> Iterator[str]:
     yield "found: " + ", ".join(f"{count} {what}" for what, count in data.found.items())
     yield "splits: " + ", ".join(f"{data.count(role)} {role}" for role in ROLES) + f" ({data.split})"
     if tuned := _tuned(report):
-        best = f"epoch {tuned.config['best_epoch'] + 1} of {tuned.config['epochs']}, by {tuned.config['chosen_on']}"
-        score = f" (mAP {tuned.config['val_map_mean']:.3f})" if "val_map_mean" in tuned.config else ""
-        yield f"tuned {'now' if tuned.fresh else 'before'}: {', '.join(sorted(tuned.config['weights']))}; {best}{score}"
-        if tuned.config["skipped_steps"]:
-            yield f"warning: {tuned.config['skipped_steps']} steps with a non-finite gradient were left out"
+        outcome = tuned.outcome
+        best = f"epoch {outcome.best_epoch + 1} of {outcome.epochs}, by {outcome.chosen_on}"
+        score = "" if outcome.val_map_mean is None else f" (mAP {outcome.val_map_mean:.3f})"
+        yield f"tuned {'now' if tuned.fresh else 'before'}: {', '.join(sorted(tuned.weights))}; {best}{score}"
+        if outcome.skipped_steps:
+            yield f"warning: {outcome.skipped_steps} steps with a non-finite gradient were left out"
     if report.untrained:
         yield "note: untrained encoders; figures made with them show the wiring, not the method"
     if report.half:

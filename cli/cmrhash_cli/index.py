@@ -72,7 +72,7 @@ def index(
     from cmrhash.search.stores import open_store
 
     with closing(open_store(store)) as target:
-        hasher = Hasher(*chosen_run(run, bits, method, relevance, dataset, cache, runs), among=among)
+        hasher = Hasher.open(*chosen_run(run, bits, method, relevance, dataset, cache, runs), among=among)
         with progress_bars(quiet) as progress:
             made = deploy(hasher.run, hasher.dataset, hasher.views, target, approximate, progress, among)
     if as_json:

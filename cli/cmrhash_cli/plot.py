@@ -68,11 +68,11 @@ def plot(
         items=items,
         out=out,
     )
-    from cmrhash.data.manifest import open_extracted
+    from cmrhash.features.dataset import ExtractedDataset
     from cmrhash.show.figures import draw
 
-    data, folder = open_extracted(cache, dataset)
-    drawn = draw(config, data, folder, runs)
+    data = ExtractedDataset.open(cache, dataset)
+    drawn = draw(config, data, runs)
     for kind, why in drawn.skipped.items():
         note(f"no {kind}: {why}", quiet)
     alone = [kind for kind in PLOTS if kind in OF_ONE and kind in (kinds or PLOTS) and kind not in drawn.skipped]

@@ -40,12 +40,12 @@ def report(
     cmrhash report --dataset flickr --lang en --out flickr.html
     """
     config = ReportConfig(run, tuple(lang or ()), examples, top, thumbnail, out)
-    from cmrhash.data.manifest import open_extracted
+    from cmrhash.features.dataset import ExtractedDataset
     from cmrhash.show.report import report as write
     from cmrhash.training.runs import open_run
 
-    name = open_run(run).config["dataset"] if run else dataset
-    made = write(config, *open_extracted(cache, name), runs)
+    name = open_run(run).dataset if run else dataset
+    made = write(config, ExtractedDataset.open(cache, name), runs)
     if made.missing:
         note(f"{made.missing} photos are no longer there, or cannot be read: shown without", quiet)
     if as_json:

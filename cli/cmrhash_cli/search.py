@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cmrhash.config import RANDOM, SearchConfig
+from cmrhash.config import SearchConfig
+from cmrhash.data.view import View
 from cmrhash_cli.chosen import (
     Among,
     ImageWeights,
@@ -41,7 +42,7 @@ from cmrhash_cli.output import (
 )
 
 if TYPE_CHECKING:
-    from cmrhash.data.items import ImageTextDataset
+    from cmrhash.features.dataset import ExtractedDataset
     from cmrhash.search.hasher import Hasher, Hit
     from cmrhash.show.server.answers import Judged
     from cmrhash.training.runs import Run
@@ -130,18 +131,17 @@ def search(
 
 def _note_borrowed(hasher: Hasher, lang: str, quiet: bool) -> None:
     """A language that the training did not see is answered, but not without a word."""
-    head = hasher.head_of(f"text-{lang}").removeprefix("text-")
+    head = hasher.head_of(View.text(lang)).short
     if head != lang:
         note(f"warning: {lang} goes through the head of {head}, which saw no {lang} in its training", quiet)
 
 
-def _open(config: SearchConfig, run: Run, dataset: ImageTextDataset, folder: Path) -> Hasher:
+def _open(config: SearchConfig, run: Run, data: ExtractedDataset) -> Hasher:
     from cmrhash.search.hasher import Hasher
 
-    return Hasher(
+    return Hasher.open(
         run,
-        dataset,
-        folder,
+        data,
         device=config.device,
         image_weights=config.image_weights,
         text_models=by_language(config.text_models),
@@ -200,9 +200,8 @@ def _print(hasher: Hasher, found: Sequence[Judged], by_item: bool) -> None:
         ]
         for each, h in zip(found, hits, strict=True)
     ]
-    untrained = [made for made in hasher.run.config["features"].values() if made["weights"] == RANDOM]
     what = f"{hasher.dataset.name}: nearest by {hasher.run.method}, {hasher.run.bits} bits"
-    title = titled(what, {"untrained_encoders": untrained})
+    title = titled(what, {"untrained_encoders": hasher.run.untrained_views})
     where = f"images below {hasher.dataset.root}" if any(h.image for h in hits) else ""
     print_table(title, columns, rows, where, folded=caption)
 

@@ -64,7 +64,7 @@ def serve(
     except ImportError as missing:
         what = f"cmrhash serve needs {missing.name}, which is not installed"
         raise UsageError(what, None, 'pip install "cmrhash[serve]"') from None
-    hasher = Hasher(
+    hasher = Hasher.open(
         *chosen_run(run, bits, method, relevance, dataset, cache, runs),
         device=config.device,
         image_weights=config.image_weights,

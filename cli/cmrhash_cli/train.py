@@ -100,22 +100,21 @@ def train(
     lengths = list(dict.fromkeys(bits or [D.bits]))
     for length in lengths:
         check_train(replace(config, bits=length))  # before anything heavy is imported
-    from cmrhash.data.manifest import open_extracted
+    from cmrhash.features.dataset import ExtractedDataset
 
-    data, folder = open_extracted(cache, dataset)
-    from cmrhash.evaluation.run_codes import encode, has_codes
+    data = ExtractedDataset.open(cache, dataset)
+    from cmrhash.evaluation.run_codes import codes_of
     from cmrhash.training.train import train as run_one
 
     finished: list[tuple[Run, bool]] = []
     with progress_bars(quiet) as progress:
         for length in lengths:
             one = replace(config, bits=length)
-            run, fresh = run_one(one, data, folder, runs, tuple(encoder or ()), overwrite, progress)
-            if not has_codes(run, data, folder):
-                encode(run, data, folder)
+            run, fresh = run_one(one, data, runs, tuple(encoder or ()), overwrite, progress)
+            codes_of(run, data)
             finished.append((run, fresh))
     _show(finished, as_json, quiet)
-    other = f" --relevance {relevance}" if relevance and relevance != data.relevance else ""
+    other = f" --relevance {relevance}" if relevance and relevance != data.dataset.relevance else ""
     note(f"next: cmrhash eval --dataset {data.name}{other}{folders_given(cache, runs)}", quiet)
 
 
@@ -125,9 +124,9 @@ def _show(finished: list[tuple[Run, bool]], as_json: bool, quiet: bool) -> None:
     else:
         rows = []
         for run, fresh in finished:
-            maps = run.config.get("val_map", {})
+            maps, outcome = run.outcome.val_map, run.outcome
             cells = [f"{maps[lang][d]:.3f}" if lang in maps else "-" for lang in run.langs for d in ("i2t", "t2i")]
-            epoch = f"{run.config['best_epoch'] + 1} of {run.config['epochs']}"
+            epoch = f"{outcome.best_epoch + 1} of {outcome.epochs}"
             rows.append([str(run.folder), str(run.bits), epoch, *cells, "trained" if fresh else "was there"])
         langs = finished[0][0].langs
         columns = [
@@ -162,7 +161,7 @@ def _as_json(run: Run, fresh: bool) -> dict[str, Any]:
     return {
         "folder": str(run.folder),
         "trained": fresh,
-        **{key: run.config[key] for key in keys if key in run.config},
+        **{key: run.record[key] for key in keys if key in run.record},
         "val_map": [entry.get("val_map") for entry in history],
         "history": history,
     }
@@ -170,17 +169,17 @@ def _as_json(run: Run, fresh: bool) -> dict[str, Any]:
 
 def _warnings(run: Run) -> list[str]:
     """What a person should know of this training."""
-    lines = []
-    for name, watch in run.config.get("collapse", {}).items():
+    lines, outcome = [], run.outcome
+    for name, watch in outcome.collapse.items():
         if watch["collapsed"]:
             lines.append(
                 f"the codes of {name} have collapsed ({watch['constant_bits']:.0%} constant bits, "
                 f"{watch['distinct']:.1%} distinct codes): try a smaller --margin or --lr, or another method"
             )
-    if not run.config.get("collapsed") and run.config["collapsed_epochs"]:
-        lines.append(f"the codes had collapsed in {run.config['collapsed_epochs']} other epochs than the chosen one")
-    if run.config["skipped_steps"]:
-        lines.append(f"{run.config['skipped_steps']} steps with a non-finite loss were skipped")
-    if run.config["chosen_on"] != "val":
+    if not outcome.collapsed and outcome.collapsed_epochs:
+        lines.append(f"the codes had collapsed in {outcome.collapsed_epochs} other epochs than the chosen one")
+    if outcome.skipped_steps:
+        lines.append(f"{outcome.skipped_steps} steps with a non-finite loss were skipped")
+    if outcome.chosen_on != "val":
         lines.append("no val items: the last epoch was taken")
     return lines

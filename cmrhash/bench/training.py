@@ -20,12 +20,15 @@ from torch.utils.data import DataLoader, Dataset
 from cmrhash.bench import Case, Path
 from cmrhash.config import TrainConfig
 from cmrhash.data.items import ImageTextDataset, Item
+from cmrhash.data.view import View
+from cmrhash.features.dataset import ExtractedDataset
 from cmrhash.features.file import FeatureWriter, source_digest
 from cmrhash.training.methods import get_method
 from cmrhash.training.task import prepare
 from cmrhash.training.train import MIN_STEPS, fresh, one_epoch
 
-DIMS = {"image": 512, "text-en": 768}
+IMAGE, TEXT = View.IMAGE, View.text("en")
+DIMS = {IMAGE: 512, TEXT: 768}
 CLASSES, BITS, MARGIN = 255, 32, 0.25
 WHOLE = 256  # batch up to which the (B, B, B) tensor fits into memory; larger ones are computed in parts
 PART = 16  # anchors
@@ -40,7 +43,7 @@ def _step(batch: int, steps: int, anchors: float = 1.0) -> Iterator[Case]:
     with tempfile.TemporaryDirectory() as folder:
         dataset, features = _write(File(folder), batch * MIN_STEPS)
         config = TrainConfig(bits=BITS, batch=batch, margin=MARGIN, device="cpu")
-        task = prepare(config, dataset, File(folder))
+        task = prepare(config, ExtractedDataset(dataset, File(folder)))
         method = get_method(config.method, dataset.relevance)
         state = fresh(config, method, task)
         assert task.labels is not None
@@ -50,7 +53,7 @@ def _step(batch: int, steps: int, anchors: float = 1.0) -> Iterator[Case]:
             heads = nn.ModuleDict({view: _head(dim) for view, dim in DIMS.items()})
             optimizer = torch.optim.Adam(heads.parameters())
             for image, text, labels in islice(loader, steps):
-                u, v = heads["image"](image), heads["text-en"](text)
+                u, v = heads[IMAGE](image), heads[TEXT](text)
                 loss = _triplets(u, v, labels @ labels.T > 0, round(anchors * batch))
                 optimizer.zero_grad()
                 loss.backward()  # type: ignore[no-untyped-call]
@@ -66,7 +69,7 @@ def _step(batch: int, steps: int, anchors: float = 1.0) -> Iterator[Case]:
         yield Case(naive, lambda: one_epoch(config, method, task, state), limit, steps / MIN_STEPS * anchors)
 
 
-def _write(folder: File, count: int) -> tuple[ImageTextDataset, dict[str, Tensor]]:
+def _write(folder: File, count: int) -> tuple[ImageTextDataset, dict[View, Tensor]]:
     """A data set of random features, all of it to train on, in our cache and in a plain HDF5 file."""
     rng = np.random.default_rng(0)
     often = 1 / np.arange(1, CLASSES + 1)
@@ -78,8 +81,8 @@ def _write(folder: File, count: int) -> tuple[ImageTextDataset, dict[str, Tensor
     dataset = ImageTextDataset("bench", folder, items, tuple(map(str, range(CLASSES))), "labels")
     features = {view: rng.standard_normal((count, dim), np.float32) for view, dim in DIMS.items()}
     for view, x in features.items():
-        lang = {} if view == "image" else {"lang": "en"}
-        path, recipe = folder / f"{view}-bench.h5", {"encoder": "bench", "weights": "random", **lang}
+        path, recipe = folder / view.feature_file("bench"), {"kind": view.kind, "encoder": "bench", "weights": "random"}
+        recipe |= {} if view.lang is None else {"lang": view.lang}
         source = np.stack([source_digest(str(n).encode()) for n in range(count)])
         with FeatureWriter(path, np.arange(count, dtype=np.int32), _ids(items), x.shape[1], recipe, count) as writer:
             writer.commit(0, x, np.ones(count, bool), source)

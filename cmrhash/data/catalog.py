@@ -22,6 +22,7 @@ from cmrhash.data.readers.iaprtc12 import read as read_iaprtc12
 from cmrhash.data.readers.pascal import read as read_pascal
 from cmrhash.data.readers.wikipedia import read as read_wikipedia
 from cmrhash.data.sample import read as read_sample
+from cmrhash.data.view import View
 from cmrhash.errors import DataError, UsageError
 
 READERS: dict[str, Callable[[Path], ImageTextDataset]] = {
@@ -36,7 +37,7 @@ READERS: dict[str, Callable[[Path], ImageTextDataset]] = {
     "manifest": read_manifest,
 }
 
-OWN_FEATURES: dict[str, Callable[[ImageTextDataset], dict[str, Ready]]] = {
+OWN_FEATURES: dict[str, Callable[[ImageTextDataset], dict[View, Ready]]] = {
     "iaprtc12-lists": iaprtc12_lists.own_features
 }
 

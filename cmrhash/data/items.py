@@ -19,6 +19,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
+from cmrhash.data.view import View, languages_of
 from cmrhash.errors import DataError, UsageError
 from cmrhash.storage.recipes import canonical
 
@@ -72,7 +73,7 @@ class ImageTextDataset:
     sha256: of the items as they are stored in the cache, empty as long as they are not.
     protocol: how ``with_roles`` draws roles if the reader gives none: "database" (the shares of IAPR TC-12, train in
     the database) or "per-class" (a share of every class is test, which is queries and database at once).
-    ready: features that the data set brings itself, by view: "image", "text-<lang>". They go into feature files and
+    ready: features that the data set brings itself, by view. They go into feature files and
     are not stored with the items.
     """
 
@@ -86,7 +87,7 @@ class ImageTextDataset:
     sha256: str = ""
     protocol: str = "database"
     val_drawn: bool = False
-    ready: Mapping[str, Ready] = field(default_factory=dict, compare=False)
+    ready: Mapping[View, Ready] = field(default_factory=dict, compare=False)
 
     @property
     def split(self) -> str:
@@ -99,8 +100,8 @@ class ImageTextDataset:
     @property
     def languages(self) -> tuple[str, ...]:
         """Every language that some item has a caption in, or ready features, sorted."""
-        ready = {view.removeprefix("text-") for view in self.ready if view != "image"}
-        return tuple(sorted(ready | {lang for item in self.items for lang in item.texts}))
+        ready = languages_of(self.ready)
+        return tuple(sorted({*ready} | {lang for item in self.items for lang in item.texts}))
 
     def count(self, role: str) -> int:
         """How many items have that role."""
@@ -220,7 +221,7 @@ def by_pairs(dataset: ImageTextDataset) -> ImageTextDataset:
 def _complete(dataset: ImageTextDataset) -> list[int]:
     """Rows of the items that have an image, a text and, for relevance by labels, a label; ready features are both."""
     by_labels = dataset.relevance == "labels"
-    image, text = "image" in dataset.ready, any(view != "image" for view in dataset.ready)
+    image, text = View.IMAGE in dataset.ready, bool(languages_of(dataset.ready))
     return [
         row
         for row, item in enumerate(dataset.items)

@@ -16,11 +16,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from cmrhash.config import CompareConfig, EvalConfig, TrainConfig
-from cmrhash.data.items import ImageTextDataset, with_relevance
 from cmrhash.errors import StaleError, UsageError
 from cmrhash.evaluation.evaluate import Evaluation, refuse_languages, score
-from cmrhash.evaluation.run_codes import encode, has_codes
-from cmrhash.features.views import languages_of
+from cmrhash.evaluation.run_codes import codes_of
+from cmrhash.features.dataset import ExtractedDataset
 from cmrhash.storage.files import write_bytes
 from cmrhash.training import runs
 from cmrhash.training.methods import get_method
@@ -48,8 +47,7 @@ class Cell(NamedTuple):
 def compare(
     grid: CompareConfig,
     config: TrainConfig,
-    dataset: ImageTextDataset,
-    folder: Path,
+    data: ExtractedDataset,
     out: Path,
     encoders: tuple[str, ...] = (),
     progress: Progress = lambda *_: None,
@@ -61,15 +59,15 @@ def compare(
     ``compare.md`` into ``grid.out``, else into ``out/<dataset>/``. Raises UsageError for an empty grid, StaleError that
     names the cell whose folder holds a run of another recipe.
     """
-    paired = with_relevance(dataset, config.relevance)
-    metric = _check(grid, paired.relevance)
-    languages_of(folder, dataset, grid.langs)  # one that is not there is met before any training
+    scored_by = data.with_relevance(config.relevance)
+    metric = _check(grid, scored_by.dataset.relevance)
+    data.languages(grid.langs)  # one that is not there is met before any training
     cells = list(dict.fromkeys(Cell(m, b, s) for m in grid.methods for b in grid.bits for s in range(grid.seeds)))
-    found = _train_all(cells, config, dataset, folder, out, encoders, grid.langs, progress)
-    scored = score(EvalConfig(langs=grid.langs), found, paired, folder)
+    found = _train_all(cells, config, data, out, encoders, grid.langs, progress)
+    scored = score(EvalConfig(langs=grid.langs), found, scored_by)
     again = {run.folder: _command(grid, config, encoders, run) for run in found}
     result = Evaluation({**scored.protocol, "metric": WORDS[metric]}, _rows(scored.rows, metric, again))
-    _write(result, grid.out or out / dataset.name)
+    _write(result, grid.out or out / data.name)
     return result
 
 
@@ -90,8 +88,7 @@ def _check(grid: CompareConfig, relevance: str) -> str:
 def _train_all(
     cells: Sequence[Cell],
     config: TrainConfig,
-    dataset: ImageTextDataset,
-    folder: Path,
+    data: ExtractedDataset,
     out: Path,
     encoders: tuple[str, ...],
     shown: Sequence[str],
@@ -104,7 +101,7 @@ def _train_all(
     Progress of the grid is told in epochs: of "grid" over all cells, and of "run" inside the present one.
     """
     configs = {cell: replace(config, **cell._asdict()) for cell in cells}
-    targets = {cell: run_folder(of, dataset, folder, out) for cell, of in configs.items()}
+    targets = {cell: run_folder(of, data, out) for cell, of in configs.items()}
     there = {cell: (target / runs.CONFIG).exists() for cell, target in targets.items()}
     found: dict[Cell, runs.Run] = {}
     epochs, total = config.epochs, config.epochs * len(cells)
@@ -112,16 +109,15 @@ def _train_all(
         which = f"run {len(found) + 1} of {len(cells)}"
         told = partial(_tell, progress, cell, len(found) * epochs, total, which)
         try:
-            run, _ = train(configs[cell], dataset, folder, out, encoders, progress=told)
+            run, _ = train(configs[cell], data, out, encoders, progress=told)
         except StaleError as error:
             if error.where != targets[cell]:
                 raise
             fix = "compare by the settings it was made with, or give another --runs, or delete it"
             raise StaleError(f"{cell}: {error.what}", error.where, fix) from None
-        if not has_codes(run, dataset, folder):
-            encode(run, dataset, folder)
+        codes_of(run, data)
         found[cell] = run
-        refuse_languages([run], dataset, folder, shown)
+        refuse_languages([run], data, shown)
         if get_method(cell.method).fit and not there[cell]:  # a closed form tells of no epochs
             progress("grid", len(found) * epochs, total, which)
     return [found[cell] for cell in cells]
@@ -179,7 +175,7 @@ def _spread(values: Sequence[float]) -> tuple[float, float | None]:
 
 def _command(grid: CompareConfig, config: TrainConfig, encoders: Sequence[str], run: runs.Run) -> str:
     """Shell commands that train all seeds of a cell and score them, with every setting that is not the default."""
-    which = f"--dataset {run.config['dataset']} --method {run.method} --bits {run.bits}"
+    which = f"--dataset {run.dataset} --method {run.method} --bits {run.bits}"
     which += f" --relevance {config.relevance}" if config.relevance else ""
     set_already = ("method", "bits", "seed", "langs", "relevance", "device", "checkpoint_seconds")
     settings = [(f.name, getattr(config, f.name)) for f in fields(config) if f.name not in set_already]

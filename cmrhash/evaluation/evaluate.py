@@ -7,42 +7,30 @@ relevance is by pairs. No torch in here: a run whose codes exist is scored in th
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cmrhash.config import CUTS, READY, EvalConfig, TrainConfig
-from cmrhash.data.items import RELEVANCE, ImageTextDataset, with_relevance
+from cmrhash.config import CUTS, EvalConfig
+from cmrhash.data.items import ImageTextDataset
+from cmrhash.data.view import languages_of
 from cmrhash.errors import DataError, UsageError
 from cmrhash.evaluation import saved_scores
-from cmrhash.evaluation.run_codes import (
-    Encoded,
-    Views,
-    borrowed_views,
-    current,
-    encode,
-    has_codes,
-    refuse_language,
-)
-from cmrhash.evaluation.searches import DIRECTIONS, Search, Sides, language_of, searches, sides
+from cmrhash.evaluation.protocol import protocol_of
+from cmrhash.evaluation.run_codes import RunCodes, borrowed_views, codes_of, refuse_language
+from cmrhash.evaluation.searches import DIRECTIONS, Search, Sides, searches, sides
+from cmrhash.features.dataset import ExtractedDataset
 from cmrhash.retrieval import metrics
 from cmrhash.retrieval.index import rank_histogram
 from cmrhash.retrieval.relevance import Relevance
 from cmrhash.training import runs
 
-UNTOLD = ("method", "bits", "seed", "langs", "relevance", "device", "checkpoint_seconds")  # no setting of their own
-EPOCH = {"val": "chosen on val, never on query"}
 TIES = ("expected", "optimistic", "pessimistic")
-CAPTIONS = {
-    "labels": "first of each item",
-    "pairs": "all: each is a query, or lies in the database; a hit is any of the item's own",
-}
-PAIRS_METRIC = "R@k is hit@k, the share of queries with a hit in the top k; MedR: median rank of the first hit; "
 REAL_BLOCK = 1 << 19  # similarities that are sorted at a time: what stays in a core's cache
 
 
@@ -66,55 +54,53 @@ class Evaluation:
         return [f"{key}: {value}" for key, value in words.items() if value]
 
 
-def evaluate(config: EvalConfig, dataset: ImageTextDataset, folder: Path, out: Path) -> Evaluation:
-    """Score every fitting run of the data set. folder: its cache; out: the folder of all runs.
+def evaluate(config: EvalConfig, data: ExtractedDataset, out: Path) -> Evaluation:
+    """Score every fitting run of the data set. out: the folder of all runs.
 
     Codes that are missing or stale are made first (this needs torch). Raises UsageError for runs, languages or
     rules that do not exist, DataError if no query has a relevant item.
     """
-    dataset = with_relevance(dataset, config.relevance)
-    _check(config, dataset)
+    data = data.with_relevance(config.relevance)
+    _check(config, data.dataset)
     wanted = (config.bits, config.methods, config.seeds)
-    return score(config, runs.find_runs(out, dataset.name, dataset.relevance, *wanted), dataset, folder)
+    return score(config, runs.find_runs(out, data.name, data.dataset.relevance, *wanted), data)
 
 
-def score(config: EvalConfig, found: Sequence[runs.Run], dataset: ImageTextDataset, folder: Path) -> Evaluation:
+def score(config: EvalConfig, found: Sequence[runs.Run], data: ExtractedDataset) -> Evaluation:
     """Score these runs, which were trained by the relevance that the data set has here; as ``evaluate`` does.
 
     What was scored before, of the same codes in the same way, is taken from the run's folder. Runs of the past, of
     other items or features, are left out and named, unless there are no others: then StaleError is raised.
     """
-    asked, found = found, current(found, dataset, folder)
-    refuse_languages(found, dataset, folder, config.langs)
+    asked, found, dataset = found, runs.current(found, data), data.dataset
+    refuse_languages(found, data, config.langs)
     rows: list[dict[str, Any]] = []
     known: dict[bytes, Relevance] = {}  # the same for all runs that score the same items
     for run in found:
-        if not has_codes(run, dataset, folder):
-            encode(run, dataset, folder)
-        rows += _of_run(config, dataset, run, known)
+        rows += _of_run(config, dataset, codes_of(run, data), known)
     if not rows:
         fix = "choose other directions"
-        raise UsageError("nothing to score: no item has two captions of a language", folder, fix)
-    protocol = _protocol(config, dataset, found, rows)
-    if past := [run.folder.name for run in asked if run not in found]:
+        raise UsageError("nothing to score: no item has two captions of a language", data.folder, fix)
+    protocol = protocol_of(config, dataset, found, rows)
+    if past := [run.name for run in asked if run not in found]:
         protocol["left out"] = f"{', '.join(past)}: trained on other items or features than the cache holds"
     return Evaluation(protocol, rows, config.map_at)
 
 
-def refuse_languages(found: Sequence[runs.Run], dataset: ImageTextDataset, folder: Path, asked: Sequence[str]) -> None:
+def refuse_languages(found: Sequence[runs.Run], data: ExtractedDataset, asked: Sequence[str]) -> None:
     """Raise UsageError for an asked language that none of the runs can score, with the reason."""
     spoken = {lang for run in found for lang in run.langs}
-    spoken |= {language_of(view) for run in found for view in borrowed_views(run, dataset, folder)}
+    spoken |= {lang for run in found for lang in languages_of(borrowed_views(run, data))}
     for lang in asked:
         if lang not in spoken:
-            refuse_language(found[0], dataset, folder, lang)
+            refuse_language(found[0], data, lang)
 
 
 def _of_run(
-    config: EvalConfig, dataset: ImageTextDataset, run: runs.Run, known: dict[bytes, Relevance]
+    config: EvalConfig, dataset: ImageTextDataset, views: RunCodes, known: dict[bytes, Relevance]
 ) -> list[dict[str, Any]]:
     """A row a search: those that are kept, and those that are scored now and kept from now on."""
-    views = Views(run)
+    run = views.run
     of = {"codes": views.sha256, "items": dataset.sha256}
     cuts = list(config.at or CUTS[dataset.relevance])
     asked = {"ties": config.ties, "map_at": config.map_at, "map_at_rule": config.map_at_rule, "at": cuts}
@@ -131,7 +117,7 @@ def _of_run(
     kept |= new
     if new:
         rows = list(kept.values())
-        saved_scores.keep(run, of, asked, _protocol(config, dataset, [run], rows), rows)
+        saved_scores.keep(run, of, asked, protocol_of(config, dataset, [run], rows), rows)
     return [kept[key] for key in wanted]
 
 
@@ -221,11 +207,11 @@ def _real(cuts: Sequence[int], both: Sides, relevance: Relevance) -> dict[str, A
     return {"map_real": metrics.mean_over_valid(ap)[0], **found}
 
 
-def _who(run: runs.Run, views: Mapping[str, Encoded], search: Search) -> dict[str, Any]:
+def _who(run: runs.Run, views: RunCodes, search: Search) -> dict[str, Any]:
     """Whose row it is. head_lang: the language whose head made the codes of the texts."""
-    heads = [language_of(views[view].head) for view in (search.source, search.sought) if view != "image"]
+    heads = [lang for view in (search.source, search.sought) if (lang := views[view].head.lang)]
     return {
-        "dataset": run.config["dataset"],
+        "dataset": run.dataset,
         "method": run.method,
         "bits": run.bits,
         "seed": run.seed,
@@ -234,109 +220,11 @@ def _who(run: runs.Run, views: Mapping[str, Encoded], search: Search) -> dict[st
         "head_lang": heads[0] if heads else None,
         **({"database_lang": search.database_lang, "database_head_lang": heads[1]} if heads[1:] else {}),
         "trained_langs": list(run.langs),
-        "encoders": {name: encoder_of(name, made) for name, made in run.config["features"].items()},
+        "encoders": {view: view.encoder_of(of.file) for view, of in run.features.items()},
         "relevance": run.relevance,
-        "collapsed": bool(run.config.get("collapsed", False)),
+        "collapsed": run.outcome.collapsed,
         "run": str(run.folder),
     }
-
-
-def _protocol(
-    config: EvalConfig, dataset: ImageTextDataset, found: Sequence[runs.Run], rows: Sequence[dict[str, Any]]
-) -> dict[str, Any]:
-    """How the numbers were made."""
-    heads = {row[key] for row in rows for key in ("head_lang", "database_head_lang") if row.get(key)}
-    shown = {"image", *(f"text-{lang}" for lang in heads)}
-    used = {name: _used(name, found) for name in sorted(shown)}
-    made = [(name, of) for run in found for name, of in run.config["features"].items() if name in shown]
-    untrained = list(dict.fromkeys(name for name, of in made if of["weights"] == "random"))
-    return {
-        "dataset": dataset.name,
-        "queries": f"{dataset.count('query')} query items; those without a relevant item are left out",
-        "database": f"{dataset.count('database')} database items, {dataset.count('train')} train items",
-        "captions": CAPTIONS[dataset.relevance],
-        "relevance": RELEVANCE[dataset.relevance],
-        "metric": (PAIRS_METRIC if dataset.relevance == "pairs" else "") + _metric(config),
-        "ties": {"expected": "expected value over random order within equal Hamming distance"}.get(
-            config.ties, f"{config.ties} order within equal Hamming distance"
-        ),
-        "epoch": _by_run(found, lambda run: EPOCH.get(run.config["chosen_on"], run.config["chosen_on"])),
-        "split": dataset.split,
-        "encoders": {name: words for name, words in used.items() if words},
-        "untrained_encoders": untrained,
-        "map_real" if dataset.relevance == "labels" else "real-valued": "cosine of the embeddings, whole database",
-        "trained_langs": "; ".join(sorted({"+".join(run.langs) for run in found})),
-        "seeds": sorted({run.seed for run in found}),
-        **_extras(rows, found),
-    }
-
-
-def _by_run(found: Sequence[runs.Run], words_of: Callable[[runs.Run], str | None]) -> str:
-    """What is true of the runs; where that differs, of which ones it is."""
-    which: dict[str, list[str]] = {}
-    for run in found:
-        if words := words_of(run):
-            which.setdefault(words, []).append(run.folder.name)
-    if len(which) == 1:
-        return next(iter(which))
-    return "; ".join(f"{words} ({', '.join(names)})" for words, names in which.items())
-
-
-def _used(view: str, found: Sequence[runs.Run]) -> str:
-    """The encoder of a view, or the encoders that the runs have."""
-    of = {run.folder: run.config["features"].get(view) for run in found}
-    return _by_run(found, lambda run: _encoder(view, made) if (made := of[run.folder]) else None)
-
-
-def _extras(rows: Sequence[dict[str, Any]], found: Sequence[runs.Run]) -> dict[str, str]:
-    """What needs a word only where it occurs."""
-    extras = {}
-    unusual = {run.folder.name: changed_settings(run) for run in found}
-    if any(unusual.values()):
-        each = (f"{name}: {', '.join(f'{k} {v}' for k, v in own.items())}" for name, own in unusual.items() if own)
-        extras["settings other than the default"] = "; ".join(each)
-    ends = {
-        (row[f"{end}lang"], row[f"{end}head_lang"]) for row in rows for end in ("", "database_") if f"{end}lang" in row
-    }
-    borrowed = sorted((lang, head) for lang, head in ends if lang != head)
-    if borrowed:
-        what = ", ".join(f"{lang} by the head of {head}" for lang, head in borrowed)
-        extras["untrained languages"] = f"{what}, through the same text encoder"
-    if {"t2t", "i2i"} & {row["direction"] for row in rows}:
-        extras["within a view"] = "the query itself is left out of the database"
-    return extras
-
-
-def encoder_of(view: str, made: Mapping[str, Any]) -> str:
-    """Name of the encoder of a feature file."""
-    return str(made["file"]).removeprefix(view + "-").removesuffix(".h5")
-
-
-def changed_settings(run: runs.Run) -> dict[str, Any]:
-    """Settings of a training that are not the default, but for those that its folder is named by."""
-    made, defaults = run.config["train"], TrainConfig()
-    names = [field.name for field in fields(TrainConfig) if field.name not in UNTOLD and field.name in made]
-    return {name: made[name] for name in names if made[name] != getattr(defaults, name)}
-
-
-def _encoder(view: str, made: dict[str, Any]) -> str:
-    """Name of the feature file's encoder, architecture, and the weights by the start of their sha256."""
-    name = encoder_of(view, made)
-    digest = made.get("weights_sha256", "")
-    what = "ready-made features" if made["weights"] == READY else f"({made['encoder']}), {made['weights']} weights"
-    return f"{name} {what}" + (f" {digest[:12]}" if digest else "")
-
-
-def _metric(config: EvalConfig) -> str:
-    if config.map_at is None:
-        return "mAP over the whole database"
-    divisor = {
-        "min": "divided by min(relevant, k)",
-        "R": "divided by all relevant",
-        "hits": "divided by the relevant found in the top k",
-        "first": "over the first min(relevant, k) relevant items, at any rank",
-    }[config.map_at_rule]
-    return f"mAP@{config.map_at}, {divisor} (rule {config.map_at_rule})"
 
 
 def _check(config: EvalConfig, dataset: ImageTextDataset) -> None:

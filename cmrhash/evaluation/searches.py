@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cmrhash.data.items import ImageTextDataset
-from cmrhash.evaluation.run_codes import Encoded
+from cmrhash.data.view import View, languages_of
+from cmrhash.evaluation.run_codes import ViewCodes
 from cmrhash.features.views import relevance_between, scored_rows
 from cmrhash.retrieval.relevance import Relevance
 
@@ -22,19 +23,18 @@ class Search:
     """A direction, and the views that ask and are searched."""
 
     direction: str
-    source: str
-    sought: str
+    source: View
+    sought: View
 
     @property
     def lang(self) -> str | None:
         """The language of the texts, of those that ask where both sides are texts; None without any."""
-        langs = [language_of(view) for view in (self.source, self.sought) if view != "image"]
-        return langs[0] if langs else None
+        return self.source.lang or self.sought.lang
 
     @property
     def database_lang(self) -> str | None:
         """The language of the texts that are searched by texts; None where an image asks or is searched."""
-        return language_of(self.sought) if self.direction == "t2t" else None
+        return self.sought.lang if self.direction == "t2t" else None
 
 
 @dataclass(frozen=True)
@@ -43,10 +43,10 @@ class Sides:
     in the index of ``sought``; exclude: (Q,) the place there of the query itself, -1 for none.
     """
 
-    source: Encoded
+    source: ViewCodes
     rows: NDArray[np.int64]
     queries: NDArray[np.int64]
-    sought: Encoded
+    sought: ViewCodes
     database: NDArray[np.int64]
     exclude: NDArray[np.int64]
 
@@ -62,31 +62,27 @@ class Sides:
         return relevance_between(dataset, self.queries, self.database, exclude)
 
 
-def language_of(view: str) -> str:
-    """ "en" of "text-en"; "image" stays as it is."""
-    return view.removeprefix("text-")
-
-
 def searches(
-    dataset: ImageTextDataset, views: Mapping[str, Encoded], directions: Sequence[str], langs: Sequence[str] = ()
+    dataset: ImageTextDataset, views: Mapping[View, ViewCodes], directions: Sequence[str], langs: Sequence[str] = ()
 ) -> list[Search]:
     """What is scored of a run: by language i2t and t2i, then t2t of every ordered pair of languages, then i2i.
 
     langs: of the texts; empty: all that the run has. By pairs a text finds other texts of its language only where an
     item has several of them.
     """
-    texts = sorted(view for view in views if view != "image" and (not langs or language_of(view) in langs))
-    ends = [(d, *pair) for text in texts for d, pair in (("i2t", ("image", text)), ("t2i", (text, "image")))]
+    image = View.IMAGE
+    texts = [View.text(lang) for lang in languages_of(views) if not langs or lang in langs]
+    ends = [(d, *pair) for text in texts for d, pair in (("i2t", (image, text)), ("t2i", (text, image)))]
     ends += [("t2t", a, b) for a in texts for b in texts if a != b or _has_counterparts(dataset, views[a])]
-    ends += [("i2i", "image", "image")]
+    ends += [("i2i", image, image)]
     return [Search(*end) for end in ends if end[0] in directions]
 
 
-def _has_counterparts(dataset: ImageTextDataset, view: Encoded) -> bool:
+def _has_counterparts(dataset: ImageTextDataset, view: ViewCodes) -> bool:
     return dataset.relevance != "pairs" or bool((np.diff(view.codes.item[view.database]) == 0).any())
 
 
-def sides(dataset: ImageTextDataset, views: Mapping[str, Encoded], search: Search) -> Sides:
+def sides(dataset: ImageTextDataset, views: Mapping[View, ViewCodes], search: Search) -> Sides:
     """The query and database sides of a search. A query that lies in the database is not searched for."""
     source, sought = views[search.source], views[search.sought]
     is_query = np.flatnonzero(["query" in item.splits for item in dataset.items])

@@ -8,31 +8,38 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cmrhash.config import EvalConfig
-from cmrhash.data.items import ImageTextDataset, with_relevance
-from cmrhash.evaluation.run_codes import Encoded, read_codes
-from cmrhash.evaluation.searches import Sides, language_of, searches, sides
+from cmrhash.data.items import ImageTextDataset
+from cmrhash.data.view import View
+from cmrhash.evaluation.run_codes import ViewCodes, stored_codes
+from cmrhash.evaluation.searches import Search, Sides, searches, sides
+from cmrhash.features.dataset import ExtractedDataset
 from cmrhash.retrieval.relevance import EXCLUDED
 from cmrhash.training import runs
 
 
-def write_trec(config: EvalConfig, dataset: ImageTextDataset, out: Path, target: Path) -> list[Path]:
+def write_trec(config: EvalConfig, data: ExtractedDataset, out: Path, target: Path) -> list[Path]:
     """Write a run and a qrels file for everything that ``evaluate`` scores; it must have been called before.
 
     Ties stand in index order; the score is N - rank, because trec_eval orders equal scores by a rule of its own.
     Where all captions count, the n-th of an item is called "<id>#n".
     """
-    dataset = with_relevance(dataset, config.relevance)
+    dataset = data.with_relevance(config.relevance).dataset
     target.mkdir(parents=True, exist_ok=True)
     written = []
     for run in runs.find_runs(out, dataset.name, dataset.relevance, config.bits, config.methods, config.seeds):
-        views = read_codes(run)
+        views = stored_codes(run)
         for search in searches(dataset, views, config.directions, config.langs):
-            ends = (search.source, search.sought) if search.direction == "t2t" else (search.lang or "image",)
-            stem = target / f"{run.folder.name}.{'-'.join(map(language_of, ends))}.{search.direction}"
+            ends = (search.source, search.sought) if search.direction == "t2t" else (_text_end(search),)
+            stem = target / f"{run.name}.{'-'.join(view.short for view in ends)}.{search.direction}"
             ranked, judged = (stem.with_name(stem.name + end) for end in (".run", ".qrels"))
             _write(ranked, judged, sides(dataset, views, search), dataset)
             written += [ranked, judged]
     return written
+
+
+def _text_end(search: Search) -> View:
+    """The texts of a search; the images where there are none."""
+    return search.sought if search.source.is_image else search.source
 
 
 def _write(ranked: Path, judged: Path, both: Sides, dataset: ImageTextDataset) -> None:
@@ -52,11 +59,10 @@ def _write(ranked: Path, judged: Path, both: Sides, dataset: ImageTextDataset) -
             )
 
 
-def _ids(dataset: ImageTextDataset, view: Encoded) -> NDArray[np.str_]:
+def _ids(dataset: ImageTextDataset, view: ViewCodes) -> NDArray[np.str_]:
     """(M,) a name for each row of a view: its item's id, numbered where an item counts with all of its rows."""
     item = view.codes.item
     ids = [dataset.items[row].id.replace(" ", "_") for row in item]
     if dataset.relevance == "pairs" and (np.diff(item) == 0).any():
-        number = np.arange(len(item)) - np.searchsorted(item, item)
-        ids = [f"{name}#{n}" for name, n in zip(ids, number, strict=True)]
+        ids = [f"{name}#{n}" for name, n in zip(ids, view.ordinal, strict=True)]
     return np.array(ids)

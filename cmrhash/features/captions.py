@@ -12,16 +12,16 @@ from numpy.typing import NDArray
 
 from cmrhash.config import ExtractConfig
 from cmrhash.data.items import ImageTextDataset, ids_digest
+from cmrhash.data.view import View
 from cmrhash.encoders.bag_and_vectors import WordEncoder, rebuild
 from cmrhash.encoders.text import TextEncoder
 from cmrhash.errors import DataError
-from cmrhash.features.file import source_digest
+from cmrhash.features.file import read_header, source_digest
 from cmrhash.features.outcome import CODE, FeaturePart, Progress, made_with
 from cmrhash.features.shards import Shard, Target
 from cmrhash.storage.files import locked
 from cmrhash.storage.hdf5 import read_sealed, write_sealed
 from cmrhash.storage.recipes import refuse_difference
-from cmrhash.storage.sealed import read_manifest
 
 TEXT_BLOCK = 1024  # captions a commit; sorted by length inside a block
 
@@ -39,7 +39,8 @@ def extract_texts(
 ) -> FeaturePart:
     """Write ``text-<lang>-<encoder>.h5``, or find it there; one row a caption, those of an item side by side."""
     start = time.monotonic()
-    path = folder / f"text-{lang}-{encoder.name}.h5"
+    view = View.text(lang)
+    path = folder / view.feature_file(encoder.name)
     recipe = {"kind": "text", "lang": lang, "code": CODE, "items": ids_digest(dataset), **encoder.recipe}
     item, captions = captions_of(dataset, lang)
 
@@ -76,12 +77,12 @@ def extract_texts(
         code, words = _text_reason(lang, lang in dataset.items[n].texts)
         return {"code": code, "path": "", "reason": words}
 
-    return FeaturePart(target, lang, time.monotonic() - start, fresh, reason, store_words)
+    return FeaturePart(target, view, time.monotonic() - start, fresh, reason, store_words)
 
 
 def words_path(path: Path) -> Path:
     """Where the words of a feature file ``text-<lang>-<encoder>.h5`` are: ``words-<lang>-<encoder>.h5``."""
-    return path.with_name("words-" + path.name.removeprefix("text-"))
+    return path.with_name(path.name.replace("text-", "words-", 1))
 
 
 def load_words(path: Path) -> WordEncoder:
@@ -89,13 +90,13 @@ def load_words(path: Path) -> WordEncoder:
 
     Raises StaleError if the words beside it are those of another one, DataError if it was made by no word encoder.
     """
-    recipe = read_manifest(path)["recipe"]
+    header = read_header(path)
     if not words_path(path).exists():
         raise DataError("no words are kept for this feature file", path, "run cmrhash extract again")
     manifest, arrays = read_sealed(words_path(path))
-    refuse_difference(manifest["recipe"], recipe, words_path(path), "word file")
-    own = {field: value for field, value in recipe.items() if field not in ("kind", "lang", "code", "items")}
-    return rebuild(path.stem.removeprefix(f"text-{recipe['lang']}-"), own, arrays)
+    refuse_difference(manifest["recipe"], header.recipe, words_path(path), "word file")
+    own = {field: value for field, value in header.recipe.items() if field not in ("kind", "lang", "code", "items")}
+    return rebuild(header.encoder, own, arrays)
 
 
 def _made_with(encoder: CaptionEncoder) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from cmrhash.config import OWN, RANDOM, SAMPLE_DATASET, TEXT_MODELS, ExtractConf
 from cmrhash.data.catalog import read_dataset
 from cmrhash.data.items import ImageTextDataset
 from cmrhash.data.manifest import QUARANTINE, keep
+from cmrhash.data.view import View
 from cmrhash.encoders import bag_and_vectors
 from cmrhash.encoders import image as image_encoders
 from cmrhash.encoders import text as text_encoders
@@ -116,14 +117,14 @@ def _encode(
 
     def images() -> FeaturePart:
         if opened.image is None:
-            return extract_ready(dataset, "image", folder, config, shard, progress)
+            return extract_ready(dataset, View.IMAGE, folder, config, shard, progress)
         return extract_images(dataset, opened.image, folder, config, shard, progress)
 
     def texts() -> list[FeaturePart]:
         return [
             extract_texts(dataset, lang, opened.texts[lang], folder, config, shard, progress)
             if lang in opened.texts
-            else extract_ready(dataset, f"text-{lang}", folder, config, shard, progress)
+            else extract_ready(dataset, View.text(lang), folder, config, shard, progress)
             for lang in opened.langs
         ]
 
@@ -143,7 +144,7 @@ def open_encoders(config: ExtractConfig, device: torch.device) -> Opened:
     dataset = read_dataset(config)
     langs = _languages(dataset, config.langs)
     models = _text_models(config, langs, dataset.ready)
-    image = None if "image" in dataset.ready else _image_encoder(config, device)
+    image = None if View.IMAGE in dataset.ready else _image_encoder(config, device)
     texts = _text_encoders(config, dataset, models, device)
     return Opened(keep(dataset, config.cache / dataset.name, config.overwrite), langs, image, texts)
 
@@ -183,11 +184,11 @@ def _text_models(config: ExtractConfig, langs: list[str], ready: Collection[str]
             raise UsageError("--text-model without a model", None, "give [LANG=]MODEL, or leave it out")
         if match and lang not in langs:
             raise UsageError(f"--text-model {option}", None, f"the languages are {', '.join(langs)}")
-        if match and model != OWN and f"text-{lang}" in ready:
+        if match and model != OWN and View.text(lang) in ready:
             raise UsageError(f"--text-model {option}", None, f"the {lang} texts have ready-made features: leave it out")
         given[lang] = model
     default = given.get("", RANDOM if config.dataset == SAMPLE_DATASET else None)
-    encoded = [lang for lang in langs if f"text-{lang}" not in ready]
+    encoded = [lang for lang in langs if View.text(lang) not in ready]
     models = {lang: given.get(lang, default or TEXT_MODELS.get(lang, "")) for lang in encoded}
     missing = [lang for lang, model in models.items() if not model]
     if missing:
@@ -239,7 +240,9 @@ def _write_quarantine(folder: Path, files: list[Extracted]) -> None:
     path = folder / QUARANTINE
     with locked(path, wait=True):
         before = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-        entries = [entry for entry in map(json.loads, before) if entry["stage"] not in {file.stage for file in files}]
+        entries = [
+            entry for entry in map(json.loads, before) if entry["stage"] not in {file.view.short for file in files}
+        ]
         entries += [entry for file in files for entry in file.quarantine]
         lines = (json.dumps(entry, ensure_ascii=False) + "\n" for entry in entries)
         write_bytes(path, (line.encode(errors="backslashreplace") for line in lines))

@@ -30,6 +30,8 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
+from cmrhash.config import READY
+from cmrhash.data.view import View
 from cmrhash.errors import CmrhashError, DamagedError, DataError, StaleError
 from cmrhash.storage import hdf5
 from cmrhash.storage.files import locked, make_folder, sync
@@ -39,6 +41,7 @@ from cmrhash.storage.sealed import (
     DELETE,
     USER_BLOCK,
     check_frame,
+    read_manifest,
     write_note,
 )
 
@@ -51,18 +54,90 @@ LAYOUT |= {"ids": (np.uint8, 1), "id_ends": (np.int64, 1)}  # what a feature fil
 class Features:
     """What a sealed feature file holds.
 
-    x: (N, D) float32, one row an image or a caption; zeros where not valid. item: (N,) int32, the item of each row.
+    x: (N, D) float32, one row per image or caption; zeros where not valid. item: (N,) int32, the item of each row.
     valid: (N,) bool. source: (N, 16) uint8, BLAKE2b-128 of the image file's bytes or of the caption.
-    ids: the items' ids, in the data set's order. recipe: all that changes the numbers. sha256: of the payload.
+    ids: the items' ids, in the data set's order.
     """
 
+    header: FeatureHeader
     x: NDArray[np.float32]
     item: NDArray[np.int32]
     valid: NDArray[np.bool_]
     source: NDArray[np.uint8]
     ids: tuple[str, ...]
+
+    @property
+    def recipe(self) -> Mapping[str, Any]:
+        """All that changes the numbers."""
+        return self.header.recipe
+
+    @property
+    def sha256(self) -> str:
+        """Digest of the payload."""
+        return self.header.sha256
+
+
+@dataclass(frozen=True)
+class FeatureHeader:
+    """What a sealed feature file says of itself, read without its payload.
+
+    encoder: name of the encoder in the file's name; recipe: all that changes the numbers; made_with: versions, device
+    and where the weights were; sha256: of the payload; rows: images or captions, of which ok could be encoded.
+    """
+
+    path: Path
+    view: View
+    encoder: str
     recipe: Mapping[str, Any]
+    made_with: Mapping[str, Any]
     sha256: str
+    rows: int
+    ok: int
+    dim: int
+
+    @property
+    def architecture(self) -> str:
+        """The encoder's architecture, such as "resnet18"; the encoder's name for ready-made features."""
+        return str(self.recipe["encoder"])
+
+    @property
+    def weights(self) -> str:
+        """What kind of weights the encoder has: "random", "tuned", ..., or "ready" for ready-made features."""
+        return str(self.recipe["weights"])
+
+    @property
+    def weights_sha256(self) -> str:
+        """Digest of the weights, "" where the recipe has none."""
+        return str(self.recipe.get("weights_sha256", ""))
+
+    @property
+    def is_ready_made(self) -> bool:
+        """Whether somebody else made these features, with an encoder that is unknown here."""
+        return self.weights == READY
+
+    @property
+    def source(self) -> str:
+        """Where the encoder's weights were, "" if the file does not say."""
+        return str(self.made_with.get("source") or "")
+
+
+def read_header(path: Path) -> FeatureHeader:
+    """Read the header of a sealed feature file; raises DataError for other artifacts, DamagedError and StaleError."""
+    return header_of(path, read_manifest(path))
+
+
+def header_of(path: Path, manifest: Mapping[str, Any]) -> FeatureHeader:
+    """The header of a feature file whose manifest is known already."""
+    if manifest.get("kind") != "features":
+        raise DataError("not a feature file", path, "it is another artifact of cmrhash")
+    try:
+        recipe = manifest["recipe"]
+        view = View.IMAGE if recipe["kind"] == "image" else View.text(recipe["lang"])
+        counts = (int(manifest[key]) for key in ("rows", "ok", "dim"))
+        made_with, sha = manifest["made_with"], str(manifest["payload_sha256"])
+        return FeatureHeader(path, view, view.encoder_of(path.name), recipe, made_with, sha, *counts)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise DamagedError(f"not the manifest of a feature file ({error})", path, DELETE) from None
 
 
 def source_digest(content: bytes) -> NDArray[np.uint8]:
@@ -256,22 +331,21 @@ def _in_one_line(path: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def open_features(path: Path) -> Iterator[tuple[dict[str, Any], dict[str, h5py.Dataset]]]:
-    """Likewise of a sealed feature file, or a shard of one, whose arrays are those that such a file has."""
+def open_features(path: Path) -> Iterator[tuple[FeatureHeader, dict[str, h5py.Dataset]]]:
+    """Header and arrays of a sealed feature file, or a shard of one, after its digest has been checked."""
     with hdf5.open_sealed(path) as (manifest, arrays):
-        if manifest.get("kind") != "features":
-            raise DataError("not a feature file", path, "it is another artifact of cmrhash")
+        header = header_of(path, manifest)
         fitting = LAYOUT.keys() <= arrays.keys() and all(
             arrays[name].dtype == dtype and arrays[name].ndim == ndim for name, (dtype, ndim) in LAYOUT.items()
         )
         if not fitting or len({len(arrays[name]) for name in ("x", "item", "valid", "source")}) > 1:
             raise _other_arrays(path)
-        yield manifest, arrays
+        yield header, arrays
 
 
 def read_features(path: Path) -> Features:
     """Read a sealed feature file whole (a few hundred MB at most; training works on it in memory)."""
-    with open_features(path) as (manifest, arrays):
+    with open_features(path) as (header, arrays):
         a = {name: arrays[name][...] for name in LAYOUT}
     blob, ends = bytes(a["ids"]), a["id_ends"].tolist()
     try:
@@ -281,7 +355,7 @@ def read_features(path: Path) -> Features:
     if (a["item"] < 0).any() or (a["item"] >= len(ids)).any():
         raise _other_arrays(path)
     valid = a["valid"].astype(bool)
-    return Features(a["x"], a["item"], valid, a["source"], ids, manifest["recipe"], manifest["payload_sha256"])
+    return Features(header, a["x"], a["item"], valid, a["source"], ids)
 
 
 def _other_arrays(path: Path) -> DamagedError:

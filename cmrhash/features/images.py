@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from cmrhash.config import ExtractConfig
 from cmrhash.data.items import ImageTextDataset, ids_digest, resolve_image
+from cmrhash.data.view import View
 from cmrhash.encoders.image import ImageEncoder
 from cmrhash.encoders.pixels import BadImage, decode, read_bytes
 from cmrhash.features.file import FeatureWriter, source_digest
@@ -34,8 +35,8 @@ def extract_images(
 ) -> FeaturePart:
     """Write ``image-<encoder>.h5``, or find it there; one row an item, zeros and not valid where no image is usable."""
     start = time.monotonic()
-    path = folder / f"image-{encoder.name}.h5"
-    recipe = {"kind": "image", "code": CODE, "items": ids_digest(dataset), **encoder.recipe}
+    path = folder / View.IMAGE.feature_file(encoder.name)
+    recipe = {"kind": View.IMAGE.kind, "code": CODE, "items": ids_digest(dataset), **encoder.recipe}
     item, ids = np.arange(len(dataset.items), dtype=np.int32), tuple(i.id for i in dataset.items)
     commit = max(1, IMAGE_BLOCK // 8) if encoder.crop.size > LARGE else IMAGE_BLOCK
 
@@ -54,7 +55,7 @@ def extract_images(
                 _encode_blocks(writer, loaded, encoder, config.image_batch, progress)
                 target.seal(writer, made_with(encoder.device, batch=config.image_batch, source=encoder.source))
     seconds = time.monotonic() - start
-    return FeaturePart(target, "image", seconds, fresh, lambda n: _diagnose(files(slice(n, n + 1))[0]))
+    return FeaturePart(target, View.IMAGE, seconds, fresh, lambda n: _diagnose(files(slice(n, n + 1))[0]))
 
 
 def _encode_blocks(

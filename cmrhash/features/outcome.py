@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from cmrhash.data.view import View
 from cmrhash.features.shards import Target
 
 CODE = 1  # raised when a change of this package changes the features of an unchanged recipe
@@ -24,13 +25,13 @@ Progress = Callable[..., None]  # (what, done, total[, note])
 class Extracted:
     """One feature file as ``extract`` leaves it.
 
-    stage: "image" or the language. items = ok + quarantined. bad: how many of these are broken files or features
+    items = ok + quarantined. bad: how many of these are broken files or features
     rather than parts that the data set does not have. missing: shards that are not there yet; until they are, path and
     counts are those of this process's shard, and nobody has been quarantined.
     """
 
     path: Path
-    stage: str
+    view: View
     items: int
     rows: int
     ok: int
@@ -53,7 +54,7 @@ class FeaturePart:
     """
 
     target: Target
-    stage: str
+    view: View
     seconds: float
     fresh: bool
     reason: Callable[[int], dict[str, str]]
@@ -71,13 +72,13 @@ class FeaturePart:
         lacking = np.flatnonzero(~has).tolist() if target.whole else []
         return Extracted(
             target.path if target.whole else target.own,
-            self.stage,
+            self.view,
             len(items),
             len(item),
             int(has.sum()),
             self.seconds + time.monotonic() - start,
             self.fresh or target.whole > was_whole,
-            [{"id": target.ids[n], "stage": self.stage, **self.reason(n)} for n in lacking],
+            [{"id": target.ids[n], "stage": self.view.short, **self.reason(n)} for n in lacking],
             target.missing,
         )
 

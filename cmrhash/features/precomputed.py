@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from cmrhash.config import READY, ExtractConfig
 from cmrhash.data.items import ImageTextDataset, ids_digest
+from cmrhash.data.view import View
 from cmrhash.features.file import source_digest
 from cmrhash.features.outcome import CODE, FeaturePart, Progress, made_with
 from cmrhash.features.shards import Shard, Target
@@ -24,20 +25,20 @@ BROKEN = {"code": "non-finite", "path": "", "reason": "its ready-made features a
 
 
 def extract_ready(
-    dataset: ImageTextDataset, view: str, folder: Path, config: ExtractConfig, shard: Shard, progress: Progress
+    dataset: ImageTextDataset, view: View, folder: Path, config: ExtractConfig, shard: Shard, progress: Progress
 ) -> FeaturePart:
     """Write ``<view>-<name>.h5``, or find it there; one row an item, zeros and not valid where a row is not finite.
 
     A file of other features under the same name is refused with StaleError: the recipe holds the sha256 of the rows.
     """
     start, own = time.monotonic(), dataset.ready[view]
-    kind, _, lang = view.partition("-")
-    path = folder / f"{view}-{own.name}.h5"
+    path = folder / view.feature_file(own.name)
     digest = hashlib.sha256()
     for x in _blocks(own.x):
         digest.update(x.tobytes())
     made_by = {"encoder": own.name, "weights": READY, "weights_sha256": digest.hexdigest()}
-    recipe = {"kind": kind, "code": CODE, "items": ids_digest(dataset), **({"lang": lang} if lang else {}), **made_by}
+    lang = {} if view.is_image else {"lang": view.lang}
+    recipe = {"kind": view.kind, "code": CODE, "items": ids_digest(dataset), **lang, **made_by}
     item, ids = np.arange(len(dataset.items), dtype=np.int32), tuple(i.id for i in dataset.items)
     target = Target(path, item, ids, own.x.shape[1], recipe, READY_BLOCK, shard, config.overwrite)
     fresh = not target.found()
@@ -51,7 +52,7 @@ def extract_ready(
                     writer.commit(block, x, valid, source)
                 progress(f"{view} features", writer.slice(block).stop, writer.rows)
             target.seal(writer, made_with(torch.device("cpu"), source=own.source))
-    return FeaturePart(target, lang or kind, time.monotonic() - start, fresh, lambda _: BROKEN)
+    return FeaturePart(target, view, time.monotonic() - start, fresh, lambda _: BROKEN)
 
 
 def _blocks(x: NDArray[Any]) -> Iterator[NDArray[np.float32]]:

@@ -9,12 +9,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cmrhash.config import RANDOM, READY
+from cmrhash.config import RANDOM
 from cmrhash.data.items import ImageTextDataset
 from cmrhash.encoders.pixels import crop_of
 from cmrhash.errors import EncoderError, UsageError
+from cmrhash.features.file import FeatureHeader, read_header
 from cmrhash.storage.recipes import first_difference
-from cmrhash.storage.sealed import read_manifest
 
 if TYPE_CHECKING:
     import torch
@@ -31,9 +31,9 @@ def image_encoder(path: Path, device: torch.device, weights: str | None = None, 
 
     Raises EncoderError if they cannot be found or are other ones, UsageError for ready-made features.
     """
-    manifest = made_by(path)
-    source = weights or _source(manifest, path, "--image-weights FILE")
-    return image_from(manifest["recipe"], source, path, device, offline)
+    header = made_by(path)
+    source = weights or _source(header, "--image-weights FILE")
+    return image_from(header.recipe, source, path, device, offline)
 
 
 def text_encoder(
@@ -49,16 +49,16 @@ def text_encoder(
     """
     from cmrhash.features.captions import captions_of, load_words, words_path
 
-    manifest = made_by(path)
-    recipe = manifest["recipe"]
+    header = made_by(path)
+    lang = str(header.view.lang)
     if words_path(path).exists():
         return load_words(path)
-    source = model or _source(manifest, path, f"--text-model {recipe['lang']}=DIR")
+    source = model or _source(header, f"--text-model {lang}=DIR")
     corpus: list[str] = []
     if source == RANDOM:
-        item, captions = captions_of(dataset, recipe["lang"])
+        item, captions = captions_of(dataset, lang)
         corpus = [text for n, text in zip(item, captions, strict=True) if "train" in dataset.items[n].splits]
-    return text_from(recipe, source, path, device, offline, corpus)
+    return text_from(header.recipe, source, path, device, offline, corpus)
 
 
 def image_from(
@@ -110,22 +110,21 @@ def text_from(
     return encoder
 
 
-def made_by(path: Path) -> dict[str, Any]:
-    """The manifest of a feature file; UsageError for ready-made features, which no encoder makes of a query."""
-    manifest = read_manifest(path)
-    if manifest["recipe"]["weights"] == READY:
+def made_by(path: Path) -> FeatureHeader:
+    """Read the header of a feature file; UsageError for ready-made features, which no encoder makes of a query."""
+    header = read_header(path)
+    if header.is_ready_made:
         what = "these features came ready-made: no encoder is known that makes them of a query"
         raise UsageError(what, path, "ask by an item of the data set (--id), or extract with an encoder")
-    return manifest
+    return header
 
 
-def _source(manifest: Mapping[str, Any], path: Path, option: str) -> str:
+def _source(header: FeatureHeader, option: str) -> str:
     """Where the weights are, as far as the file knows; tuned ones lie below its own folder."""
-    source = manifest["made_with"].get("source")
-    if not source:
-        raise EncoderError("the file does not say where its encoder's weights are", path, f"give {option}")
-    inside = path.parent / str(source)
-    return str(inside) if manifest["recipe"].get("tuned") and inside.exists() else str(source)
+    if not header.source:
+        raise EncoderError("the file does not say where its encoder's weights are", header.path, f"give {option}")
+    inside = header.path.parent / header.source
+    return str(inside) if header.recipe.get("tuned") and inside.exists() else header.source
 
 
 def _refuse_other(made: Mapping[str, Any], found: Mapping[str, Any], path: Path, source: str) -> None:

@@ -20,10 +20,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cmrhash.errors import DamagedError, LockedError, StaleError, UsageError
-from cmrhash.features.file import FeatureWriter, open_features
+from cmrhash.features.file import FeatureWriter, open_features, read_header
 from cmrhash.storage.files import lock_of, locked, sync
 from cmrhash.storage.recipes import first_difference, refuse_difference
-from cmrhash.storage.sealed import SHARD, merging, read_manifest, read_note
+from cmrhash.storage.sealed import SHARD, merging, read_note
 
 Sources = Callable[[slice], NDArray[np.uint8]]  # rows -> (M, 16), what they would be made from now
 
@@ -94,8 +94,8 @@ class Target:
         number of them, unless ``overwrite``.
         """
         if self.path.exists() and not self.overwrite:
-            with open_features(self.path) as (manifest, arrays):
-                refuse_difference(manifest["recipe"], self.recipe, self.path, "feature file")
+            with open_features(self.path) as (header, arrays):
+                refuse_difference(header.recipe, self.recipe, self.path, "feature file")
                 self._refuse_other_rows(self.path, arrays["item"], slice(None))
                 self._refuse_changed(arrays["source"])
                 self._is_whole(arrays["valid"][...])
@@ -175,16 +175,16 @@ class Target:
         """Whether the file came to be there while this process did its shard."""
         if not self.path.exists():
             return False
-        difference = first_difference(read_manifest(self.path)["recipe"], self.recipe)
+        difference = first_difference(read_header(self.path).recipe, self.recipe)
         if self.overwrite and (difference or self.own.exists()):
             return False  # the one that is to be replaced
-        with open_features(self.path) as (manifest, arrays):
-            refuse_difference(manifest["recipe"], self.recipe, self.path, "feature file")
+        with open_features(self.path) as (header, arrays):
+            refuse_difference(header.recipe, self.recipe, self.path, "feature file")
             self._is_whole(arrays["valid"][...])
         return True
 
     def _merge(self, numbers: list[int], beside: Callable[[], None], progress: Callable[[int, int], None]) -> None:
-        made_with = [read_manifest(self._shard_path(number))["made_with"] for number in numbers]
+        made_with = [read_header(self._shard_path(number)).made_with for number in numbers]
         devices = dict.fromkeys(made["device"] for made in made_with if "device" in made)
         with FeatureWriter(
             self.path, self.item, self.ids, self.dim, self.recipe, self.block_rows, self.overwrite
@@ -200,7 +200,7 @@ class Target:
                 progress(rows.stop, writer.rows)
             valid = _valid(writer)
             beside()
-            writer.seal(made_with[0] | ({"device": "; ".join(devices)} if devices else {}))
+            writer.seal({**made_with[0], **({"device": "; ".join(devices)} if devices else {})})
         self._is_whole(valid)
 
     # ------------------------------------------------------------------------------------------ shards
@@ -227,8 +227,8 @@ class Target:
             return False
         with locked(self.own):
             try:
-                with open_features(self.own) as (manifest, arrays):
-                    refuse_difference(manifest["recipe"], self._shard_recipe(self.shard.number), self.own, "shard")
+                with open_features(self.own) as (header, arrays):
+                    refuse_difference(header.recipe, self._shard_recipe(self.shard.number), self.own, "shard")
                     self._refuse_other_rows(self.own, arrays["item"], self.rows)
                     changed = self._changed(arrays["source"], self.rows.start)
                     self.valid = arrays["valid"][...].astype(bool)
@@ -247,7 +247,7 @@ class Target:
         path = self._shard_path(number)
         if not path.exists():
             return False
-        made, asked = read_manifest(path)["recipe"], self._shard_recipe(number)
+        made, asked = read_header(path).recipe, self._shard_recipe(number)
         if not self.overwrite:
             refuse_difference(made, asked, path, "shard")
         return first_difference(made, asked) is None

@@ -18,6 +18,7 @@ from typing import Any
 
 from cmrhash.data import manifest
 from cmrhash.data.items import ImageTextDataset, ids_digest
+from cmrhash.data.view import View
 from cmrhash.errors import CmrhashError, DamagedError, StaleError, UsageError
 from cmrhash.storage.files import holder, read_json
 from cmrhash.storage.recipes import fingerprint
@@ -53,7 +54,7 @@ REMAKE = {"run": "train again with --overwrite", "tuned": "tune anew with cmrhas
 VIEW = re.compile(r"(image|text|words)-.+\.h5(\.shard-\d+-of-\d+)?(\.part)?")  # files that extract makes
 RUN_FILES = (
     *(runs.CONFIG, runs.CHECKPOINT, runs.HEADS, runs.HISTORY, runs.CODES, runs.METRICS),
-    *("checkpoint-*.safetensors", "image.faiss", "text-*.faiss"),
+    *("checkpoint-*.safetensors", "*.faiss"),
 )
 
 
@@ -192,10 +193,10 @@ def _sealed(held: Holding, path: Path, facts: Facts) -> tuple[str, str]:
             return FOREIGN, ""
     made, shard = held.manifests.get(path.name) or read_manifest(path), SHARD.fullmatch(path.name)
     recipe = made["recipe"]
-    view = {"image": "image"}.get(recipe["kind"]) or f"text-{recipe['lang']}"
-    before = "words" + view.removeprefix("text") if made["kind"] == "words" else view
-    encoder = Path(shard[1] if shard else path).stem.removeprefix(before)
-    facts |= {"view": view, "encoder": encoder.removeprefix("-"), "weights": recipe.get("weights", "")}
+    view = View.IMAGE if recipe["kind"] == "image" else View.text(recipe["lang"])
+    name = Path(shard[1] if shard else path).name
+    encoder = view.encoder_of(name.replace("words-", "text-", 1) if made["kind"] == "words" else name)
+    facts |= {"view": view, "encoder": encoder, "weights": recipe.get("weights", "")}
     facts |= {key: made[key] for key in ("rows", "ok", "dim") if key in made}
     who = holder(path)
     if who and not path.with_name(path.name + ".part").exists():
@@ -242,7 +243,7 @@ def _tuned(held: Holding, folder: Path, facts: Facts) -> tuple[str, str]:
     facts["encoder"] = folder.name
     if not (folder / runs.CONFIG).exists() or holder(folder / runs.CONFIG):
         return _training(folder, "finetune")
-    config = runs.open_run(folder).config
+    config = runs.read_record(folder)
     recipe = config["recipe"]
     facts |= {"digest": fingerprint(recipe), "val_map": config.get("val_map_mean")}
     _refuse_missing(folder, config["files"], REMAKE["tuned"])
@@ -256,13 +257,13 @@ def _run(held: Holding, folder: Path, facts: Facts) -> tuple[str, str]:
         return _training(folder, "train", facts)
     run = runs.open_run(folder)
     facts |= {"method": run.method, "bits": run.bits, "seed": run.seed, "langs": list(run.langs)}
-    facts |= {"relevance": run.relevance, "val_map": run.config.get("val_map_mean")}
-    _refuse_missing(folder, run.config["files"], REMAKE["run"])
+    facts |= {"relevance": run.relevance, "val_map": run.outcome.val_map_mean}
+    _refuse_missing(folder, run.files, REMAKE["run"])
     if who := holder(folder / runs.CODES):
         return BUSY, f"by {who}"
-    if held.dataset and run.config["items_sha256"] != held.dataset.sha256:
+    if held.dataset and run.items_sha256 != held.dataset.sha256:
         return ITEMS, ""
-    made = {of["file"]: of["sha256"] for of in run.config["features"].values()}
+    made = {of.file: of.sha256 for of in run.features.values()}
     there = {name: held.manifests[name]["payload_sha256"] for name in made if name in held.manifests}
     changed = sorted(name for name, digest in there.items() if digest != made[name])
     if changed:
@@ -272,7 +273,7 @@ def _run(held: Holding, folder: Path, facts: Facts) -> tuple[str, str]:
         return CODES, ""
     if not all((held.folder / name).exists() for name in made):
         return GONE, codes
-    again = _trained_again(folder, run.config, "train")
+    again = _trained_again(folder, run.record, "train")
     return TRAINED, again or ("" if codes == "codes left" else codes)
 
 
@@ -347,7 +348,7 @@ def own_files(folder: Path) -> list[Path]:
     """The files of a run, or of tuned encoders, that cmrhash made; its locks and partial files are not among them."""
     found = {path for name in RUN_FILES for path in folder.glob(name)}
     with contextlib.suppress(CmrhashError, OSError, *BROKEN):
-        found |= {folder / name for name in runs.open_run(folder).config["files"] if ".." not in Path(name).parts}
+        found |= {folder / name for name in runs.read_record(folder)["files"] if ".." not in Path(name).parts}
     return sorted(path for path in found if path.is_relative_to(folder) and path.is_file() and not path.is_symlink())
 
 

@@ -137,7 +137,7 @@ def _of_run(config: PruneConfig, entry: Entry) -> Iterator[Doomed]:
         yield _doom(folder, entry.words, own_files(folder), *locks)
         return
     if entry.state == CODES:
-        indexes = [*folder.glob("image.faiss"), *folder.glob("text-*.faiss")]
+        indexes = sorted(folder.glob("*.faiss"))
         yield _doom(folder / runs.CODES, entry.words, [folder / runs.CODES, *indexes], *locks)
     if entry.status in ("whole", "gone", "stale"):
         yield from _checkpoint(config, folder)
@@ -160,7 +160,7 @@ def _of_tuned(config: PruneConfig, entry: Entry, found: list[Entry], held: Holdi
 def _checkpoint(config: PruneConfig, folder: Path) -> Iterator[Doomed]:
     """The checkpoint beside a finished training: of that very one, or of another one that is unfinished."""
     try:
-        about, made = checkpoint(folder), runs.open_run(folder).config
+        about, made = checkpoint(folder), runs.read_record(folder)
         finished = about is None or is_finished(about, made.get("recipe", made))
     except (CmrhashError, OSError, *BROKEN):
         return

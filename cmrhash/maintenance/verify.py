@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from cmrhash.config import READY, VerifyConfig
+from cmrhash.config import VerifyConfig
 from cmrhash.data.items import ImageTextDataset, resolve_image
 from cmrhash.errors import CmrhashError, DamagedError, DataError, StaleError, UsageError
 from cmrhash.features.captions import captions_of
@@ -104,7 +104,7 @@ def _sealed(line: Checked, entry: Entry, held: Holding, photos: _Photos | None) 
         return line
     except (CmrhashError, OSError, *BROKEN) as error:
         return _damaged(line, error, "delete it and run the same cmrhash extract again")
-    missing = photos and entry.kind == "image" and features.recipe["weights"] != READY and not photos.there
+    missing = photos and entry.kind == "image" and not features.header.is_ready_made and not photos.there
     note = f", photos not compared: {held.dataset.root} is not there" if missing else ""
     return replace(line, status="stale", words=stale, fix=AGAIN) if stale else replace(line, words=line.words + note)
 
@@ -122,11 +122,12 @@ def _differs(features: Features, dataset: ImageTextDataset, photos: _Photos | No
     """What a feature file was made from and is not any more, in words; "" if all is as it was."""
     if features.ids != tuple(item.id for item in dataset.items):
         return "items changed"
-    if photos is None or features.recipe["weights"] == READY:
+    if photos is None or features.header.is_ready_made:
         return ""
-    if features.recipe["kind"] == "image":
+    lang = features.header.view.lang
+    if lang is None:
         return _compared("photos", features, dataset, photos.digests()) if photos.there else ""
-    item, captions = captions_of(dataset, features.recipe["lang"])
+    item, captions = captions_of(dataset, lang)
     if not np.array_equal(item, features.item):
         return "captions came or went"
     now = np.array([source_digest(caption.encode()) for caption in captions], np.uint8).reshape(-1, 16)
@@ -183,7 +184,7 @@ def _trained(entry: Entry) -> Iterator[Checked]:
             yield _digest(folder, about["file"], about["tensors_sha256"], ANEW)
         if not (folder / runs.CONFIG).exists():
             return
-        files: Mapping[str, str] = runs.open_run(folder).config["files"]
+        files: Mapping[str, str] = runs.read_record(folder)["files"]
     except (CmrhashError, OSError, *BROKEN):
         return  # the line of the folder says so
     for name, digest in files.items():

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cmrhash.data.items import clean_text
+from cmrhash.data.view import View
 from cmrhash.encoders.pixels import BadImage, decode, read_bytes, to_rgb
 from cmrhash.errors import DataError, UsageError
 from cmrhash.retrieval.codes import pack
@@ -47,7 +48,7 @@ class Embedder(ABC):
         """view -> its trained head, on the CPU."""
 
     @abstractmethod
-    def head_of(self, view: str) -> str:
+    def head_of(self, view: View) -> View:
         """The view whose head (and encoder) serves a view: another one for a borrowed language."""
 
     @property
@@ -56,8 +57,8 @@ class Embedder(ABC):
         """The encoder of photos; EncoderError if its weights cannot be had."""
 
     @abstractmethod
-    def text_encoder(self, view: str) -> CaptionEncoder:
-        """The encoder of "text-<lang>", likewise."""
+    def text_encoder(self, view: View) -> CaptionEncoder:
+        """The encoder of the texts of a language, likewise."""
 
     def embed_image(self, images: Sequence[str | Path | Image | bytes]) -> NDArray[np.float32]:
         """N photos -> (N, bits) float32 embeddings; the sign is the code. A photo: path, PIL image or a file's bytes.
@@ -68,7 +69,7 @@ class Embedder(ABC):
         pixels = [crop(_opened(image)) for image in images]
         if not pixels:
             return np.empty((0, self.bits), np.float32)
-        return self._embed("image", self.image_encoder.encode(np.stack(pixels)))
+        return self._embed(View.IMAGE, self.image_encoder.encode(np.stack(pixels)))
 
     def embed_text(self, texts: Sequence[str], lang: str | None = None) -> NDArray[np.float32]:
         """N sentences -> (N, bits) float32 embeddings. lang: may be left out where there is one language."""
@@ -76,7 +77,7 @@ class Embedder(ABC):
         cleaned = [clean_text(text) for text in texts]
         if "" in cleaned:
             raise UsageError("an empty text", None, "say what you look for")
-        view = f"text-{lang}"
+        view = View.text(lang)
         return self._embed(self.head_of(view), self.text_encoder(view).encode(cleaned))
 
     def encode_image(self, images: Sequence[str | Path | Image | bytes]) -> NDArray[np.uint8]:
@@ -103,7 +104,7 @@ class Embedder(ABC):
         """Languages that a text may be of; all of them where no captions tell."""
         return self.langs
 
-    def _embed(self, head: str, x: NDArray[np.float32]) -> NDArray[np.float32]:
+    def _embed(self, head: View, x: NDArray[np.float32]) -> NDArray[np.float32]:
         import torch
 
         if not np.isfinite(x).all():

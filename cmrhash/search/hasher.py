@@ -22,26 +22,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cmrhash.config import CACHE
-from cmrhash.data.items import ImageTextDataset, Item, with_relevance
-from cmrhash.data.manifest import open_extracted
+from cmrhash.data.items import Item
+from cmrhash.data.view import View, languages_of
 from cmrhash.encoders.bag_and_vectors import lower_words
 from cmrhash.errors import UsageError
-from cmrhash.evaluation.run_codes import (
-    AMONG,
-    Encoded,
-    among_all,
-    encode,
-    has_codes,
-    load_heads,
-    read_codes,
-    refuse_stale,
-)
-from cmrhash.evaluation.searches import language_of
+from cmrhash.evaluation.run_codes import AMONG, RunCodes, ViewCodes, among_all, codes_of, load_heads
+from cmrhash.features.dataset import ExtractedDataset
 from cmrhash.search.embedder import Embedder
 from cmrhash.search.exported.hasher import PretrainedHasher
 from cmrhash.search.publish import collection_of, keys_of, refuse_other_codes
 from cmrhash.search.stores import CodeStore, open_store
-from cmrhash.training import runs
+from cmrhash.training.runs import Run, open_run
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -74,17 +65,18 @@ class Hit:
 
 
 class Hasher(Embedder):
-    """A finished run with its data set. image_weights, text_models: where the encoders are now, if they moved.
+    """A finished run with its data set and codes; ``Hasher.open`` and ``Hasher.load`` make one.
 
+    codes: of the run and of these items; image_weights, text_models: where the encoders are now, if they moved.
     store: URL of the store to search in, None for the run's own indexes; probes: see ``stores.open_store``.
     among: what is searched, the "database" or "all" items that have codes.
     """
 
     def __init__(
         self,
-        run: runs.Run,
-        dataset: ImageTextDataset,
-        folder: Path,
+        run: Run,
+        data: ExtractedDataset,
+        codes: RunCodes,
         device: str = "auto",
         image_weights: str | None = None,
         text_models: Mapping[str, str] | None = None,
@@ -95,20 +87,28 @@ class Hasher(Embedder):
     ) -> None:
         if among not in AMONG:
             raise UsageError(f"--among {among}", None, f"choose {' or '.join(AMONG)}")
-        refuse_stale(run, dataset, folder)
-        self.run, self.dataset, self.folder = run, with_relevance(dataset, run.relevance), folder
+        self.run, self.data = run, data.with_relevance(run.relevance)
+        self.dataset, self.folder = self.data.dataset, data.folder
         self._device, self._offline = device, offline
         self._image_weights, self._text_models = image_weights, dict(text_models or {})
         self._text_encoders: dict[str, CaptionEncoder] = {}
-        if not has_codes(run, dataset, folder):
-            encode(run, dataset, folder)
-        self.views: dict[str, Encoded] = read_codes(run)
         self.among = among
-        if among == "all":
-            self.views = among_all(self.dataset, self.views)
-        self._place = {item.id: row for row, item in enumerate(dataset.items)}
+        self.views: Mapping[View, ViewCodes] = among_all(self.dataset, codes) if among == "all" else codes
+        self._place = {item.id: row for row, item in enumerate(self.dataset.items)}
         self._store: CodeStore | None = open_store(store, probes) if store is not None else None
-        self._keys: dict[str, dict[str, int]] = {}  # of a view in the store -> place in the database
+        self._keys: dict[View, dict[str, int]] = {}  # of a view in the store -> place in the database
+
+    @classmethod
+    def open(cls, run: Run, data: ExtractedDataset, **options: Any) -> Hasher:
+        """Open a run of a data set; its codes are made first if they are missing. options: as the class takes them.
+
+        Raises StaleError if data or features changed since the training, DamagedError for a file that is not what was
+        written.
+        """
+        run.refuse_stale(data)
+        codes = codes_of(run, data)
+        data.release()
+        return cls(run, data, codes, **options)
 
     @classmethod
     def load(cls, run: str | Path, cache: str | Path = CACHE, **options: Any) -> Hasher:
@@ -117,8 +117,8 @@ class Hasher(Embedder):
         Raises UsageError for a folder without a run, StaleError if data or features changed since the training,
         DamagedError for a file that is not what was written.
         """
-        opened = runs.open_run(Path(run))
-        return cls(opened, *open_extracted(Path(cache), opened.config["dataset"]), **options)
+        opened = open_run(run)
+        return cls.open(opened, ExtractedDataset.open(cache, opened.dataset), **options)
 
     def close(self) -> None:
         """Let go of the store's files or connection, if there is one."""
@@ -128,7 +128,7 @@ class Hasher(Embedder):
     @property
     def langs(self) -> tuple[str, ...]:
         """Languages that can ask and be found."""
-        return tuple(sorted(language_of(view) for view in self.views if view != "image"))
+        return tuple(languages_of(self.views))
 
     @property
     def bits(self) -> int:
@@ -168,8 +168,8 @@ class Hasher(Embedder):
         from cmrhash.search.exported import write
 
         langs = {lang: self._text_models.get(lang, self._text_models.get("")) for lang in self.langs}
-        moved = {"image": self._image_weights, **{f"text-{lang}": model for lang, model in langs.items()}}
-        source = write.Source(self.run, self.folder, self, moved)
+        moved = {View.IMAGE: self._image_weights, **{View.text(lang): model for lang, model in langs.items()}}
+        source = write.Exporting(self.run, self.folder, self, moved)
         write.save(source, Path(folder), with_encoders=with_encoders, overwrite=overwrite)
 
     def push_to_hub(self, repo: str, *, private: bool = False, with_encoders: bool = False) -> str:
@@ -213,7 +213,7 @@ class Hasher(Embedder):
         if by not in ("image", "text"):
             raise UsageError(f"--by {by}", None, "choose image or text")
         lang = self.understood(lang)
-        view = "image" if by == "image" else f"text-{lang}"
+        view = View.IMAGE if by == "image" else View.text(lang)
         codes = self.views[view].codes
         rows = np.flatnonzero(codes.item == self._place[ident])
         if not len(rows):
@@ -225,18 +225,19 @@ class Hasher(Embedder):
         if to not in TARGETS:
             raise UsageError(f"--to {to}", None, f"choose one of {', '.join(TARGETS)}")
         found = []
-        for view in {"image": ["image"], "text": [f"text-{lang}"], "both": ["image", f"text-{lang}"]}[to]:
+        both = (View.IMAGE, View.text(lang))
+        for view in both if to == "both" else [view for view in both if view.kind == to]:
             search = self._search_store if self._store else self._search_index
             found += [(distance, view, place) for distance, place in search(view, code, k)]
         found.sort(key=lambda hit: hit[0])  # stable: images before texts, then the order of the index
         return [self._hit(rank, *hit, lang) for rank, hit in enumerate(found[:k], 1)]
 
-    def _search_index(self, view: str, code: NDArray[np.uint8], k: int) -> list[tuple[int, int | str]]:
+    def _search_index(self, view: View, code: NDArray[np.uint8], k: int) -> list[tuple[int, int | str]]:
         """(distance, place in the database) of the k nearest, by the run's own index."""
         distances, places = self.views[view].index.search(code[None], k)
         return list(zip(distances[0].tolist(), places[0].tolist(), strict=True))
 
-    def _search_store(self, view: str, code: NDArray[np.uint8], k: int) -> list[tuple[int, int | str]]:
+    def _search_store(self, view: View, code: NDArray[np.uint8], k: int) -> list[tuple[int, int | str]]:
         """The same by the store. A key that the data set knows nothing of, since others put it there, stays a key."""
         assert self._store is not None
         if view not in self._keys:
@@ -246,17 +247,14 @@ class Hasher(Embedder):
         distances, found = self._store.search(collection_of(self.run, view), code[None], k)
         return [(d, self._keys[view].get(key, key)) for d, key in zip(distances[0].tolist(), found[0], strict=True)]
 
-    def _hit(self, rank: int, distance: int, view: str, place: int | str, lang: str) -> Hit:
-        modality = "image" if view == "image" else "text"
+    def _hit(self, rank: int, distance: int, view: View, place: int | str, lang: str) -> Hit:
         if isinstance(place, str):
-            return Hit(rank, distance, place, modality, lang, None, (), None)
-        codes, row = self.views[view].codes, int(self.views[view].database[place])
-        item = self.dataset.items[int(codes.item[row])]
-        captions = item.texts.get(lang, ())
-        mine = np.flatnonzero(codes.item == codes.item[row])
-        nth = int(np.searchsorted(mine, row)) if view != "image" and len(mine) == len(captions) else 0
+            return Hit(rank, distance, place, view.kind, lang, None, (), None)
+        codes, row = self.views[view], int(self.views[view].database[place])
+        item = self.dataset.items[int(codes.codes.item[row])]
         labels = tuple(self.dataset.classes[label] for label in item.labels)
-        return Hit(rank, distance, item.id, modality, lang, captions[nth] if captions else None, labels, item.image)
+        caption = codes.caption(self.dataset, row, lang)
+        return Hit(rank, distance, item.id, view.kind, lang, caption, labels, item.image)
 
     def understood(self, lang: str | None, sentence: str | None = None) -> str:
         """The language of a search: the asked one, else that of the sentence's words, else the first.
@@ -274,7 +272,7 @@ class Hasher(Embedder):
         """view -> its trained head."""
         return load_heads(self.run)
 
-    def head_of(self, view: str) -> str:
+    def head_of(self, view: View) -> View:
         """Another view for a borrowed language, which went through the encoder of the language it borrows from."""
         return self.views[view].head
 
@@ -284,18 +282,17 @@ class Hasher(Embedder):
         from cmrhash.compute.device import choose_device
         from cmrhash.features import reopen
 
-        path = self.folder / self.run.config["features"]["image"]["file"]
+        path = self.folder / self.run.features[View.IMAGE].file
         return reopen.image_encoder(path, choose_device(self._device), self._image_weights, self._offline)
 
-    def text_encoder(self, view: str) -> CaptionEncoder:
+    def text_encoder(self, view: View) -> CaptionEncoder:
         """The encoder of the database's captions in a language."""
         from cmrhash.compute.device import choose_device
         from cmrhash.features import reopen
 
-        path = self.folder / str(self.run.config["features"][self.head_of(view)]["file"])
+        path = self.folder / self.run.features[self.head_of(view)].file
         if str(path) not in self._text_encoders:
-            lang = language_of(view)
-            model = self._text_models.get(lang, self._text_models.get(""))
+            model = self._text_models.get(str(view.lang), self._text_models.get(""))
             encoder = reopen.text_encoder(path, self.dataset, choose_device(self._device), model, self._offline)
             self._text_encoders[str(path)] = encoder
         return self._text_encoders[str(path)]

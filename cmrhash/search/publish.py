@@ -9,61 +9,59 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 
-import numpy as np
-
 from cmrhash.config import BATCH_ROWS
 from cmrhash.data.items import ImageTextDataset
+from cmrhash.data.view import View
 from cmrhash.errors import StaleError
-from cmrhash.evaluation.run_codes import Encoded
+from cmrhash.evaluation.run_codes import ViewCodes
 from cmrhash.search.stores import Batch, CodeStore, Collection
 from cmrhash.storage.recipes import first_difference
 from cmrhash.training import runs
+from cmrhash.training.runs import Run
 
 Progress = Callable[..., None]  # (what, done, total)
 
 
 def deploy(
-    run: runs.Run,
+    run: Run,
     dataset: ImageTextDataset,
-    views: Mapping[str, Encoded],
+    views: Mapping[View, ViewCodes],
     store: CodeStore,
     approximate: bool | None = None,
     progress: Progress = lambda *_: None,
     among: str = "database",
 ) -> list[Collection]:
     """Put every view of a run into a store, in place of what the store had of that run. among: whose codes the views
-    have in their indexes, one of ``encode.AMONG``.
+    have in their indexes, one of ``run_codes.AMONG``.
     """
     made = []
-    for view, encoded in views.items():
+    for view, codes in views.items():
         name = collection_of(run, view)
-        batches = _batches(name, keys_of(run, dataset, encoded), encoded, progress)
+        batches = _batches(name, keys_of(run, dataset, codes), codes, progress)
         made.append(store.replace(name, run.bits, batches, meta_of(run, view, among), approximate))
     return made
 
 
-def collection_of(run: runs.Run, view: str) -> str:
+def collection_of(run: Run, view: View) -> str:
     """What the codes of a view are called in a store."""
-    return f"{run.config['dataset']}-{run.folder.resolve().name}-{view}"
+    return f"{run.dataset}-{run.folder.resolve().name}-{view}"
 
 
-def meta_of(run: runs.Run, view: str, among: str) -> dict[str, str]:
+def meta_of(run: Run, view: View, among: str) -> dict[str, str]:
     """What the codes of a view were made from, and whose they are."""
-    heads, items = run.config["files"][runs.HEADS], run.config["items_sha256"]
-    return {"view": view, "heads_sha256": heads, "items_sha256": items, "among": among}
+    heads = run.files[runs.HEADS]
+    return {"view": view, "heads_sha256": heads, "items_sha256": run.items_sha256, "among": among}
 
 
-def keys_of(run: runs.Run, dataset: ImageTextDataset, encoded: Encoded) -> list[str]:
+def keys_of(run: Run, dataset: ImageTextDataset, view: ViewCodes) -> list[str]:
     """The keys of the rows in a view's index, in their order."""
-    item = encoded.codes.item
-    ids = [dataset.items[at].id for at in item[encoded.database].tolist()]
+    ids = [dataset.items[at].id for at in view.codes.item[view.database].tolist()]
     if run.relevance != "pairs":
         return ids
-    nth = np.arange(len(item)) - np.searchsorted(item, item)  # of the item's rows, which lie side by side
-    return [f"{ident}#{n}" for ident, n in zip(ids, nth[encoded.database].tolist(), strict=True)]
+    return [f"{ident}#{n}" for ident, n in zip(ids, view.ordinal[view.database].tolist(), strict=True)]
 
 
-def refuse_other_codes(run: runs.Run, view: str, store: CodeStore, among: str) -> None:
+def refuse_other_codes(run: Run, view: View, store: CodeStore, among: str) -> None:
     """Raise UsageError if a store has nothing of a view, StaleError if what it has was not made by this very run, or
     has the codes of other items. A collection that does not say whose is of the database.
     """
@@ -80,9 +78,9 @@ def refuse_other_codes(run: runs.Run, view: str, store: CodeStore, among: str) -
         raise StaleError(what, store.url, fix)
 
 
-def _batches(name: str, keys: list[str], encoded: Encoded, progress: Progress) -> Iterator[Batch]:
+def _batches(name: str, keys: list[str], view: ViewCodes, progress: Progress) -> Iterator[Batch]:
     progress(name, 0, len(keys))
     for start in range(0, len(keys), BATCH_ROWS):
-        rows = encoded.database[start : start + BATCH_ROWS]
-        yield keys[start : start + BATCH_ROWS], encoded.codes.packed[rows]
+        rows = view.database[start : start + BATCH_ROWS]
+        yield keys[start : start + BATCH_ROWS], view.codes.packed[rows]
         progress(name, start + len(rows), len(keys))

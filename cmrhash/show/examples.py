@@ -70,19 +70,13 @@ def _of_search(source: Source, hasher: Hasher, search: Search, count: int, top: 
     for rank, query in ranked(ap, count):
         row = int(both.rows[query])
         item = source.dataset.items[int(both.queries[query])]
-        hits = hasher.nearest(both.source.codes.packed[row], _kind(search.sought), search.lang or "", top)
+        hits = hasher.nearest(both.source.codes.packed[row], search.sought.kind, search.lang or "", top)
         answers = tuple(Answer(hit, _is_relevant(source.dataset, item, hit)) for hit in hits)
         caption = None
-        if search.source != "image":
-            nth = row - int(np.searchsorted(both.source.codes.item, both.source.codes.item[row]))
-            captions = item.texts.get(search.lang or "", ())
-            caption = captions[min(nth, len(captions) - 1)] if captions else "(no caption)"
+        if search.source.lang:
+            caption = both.source.caption(source.dataset, row, search.source.lang) or "(no caption)"
         found.append(Example(rank, float(ap[query]), item, caption, answers))
     return found
-
-
-def _kind(view: str) -> str:
-    return "image" if view == "image" else "text"
 
 
 def _is_relevant(dataset: ImageTextDataset, item: Item, hit: Hit) -> bool:

@@ -17,9 +17,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cmrhash.config import PLOTS, PlotConfig
-from cmrhash.data.items import RELEVANCE, ImageTextDataset, with_relevance
+from cmrhash.data.items import RELEVANCE, ImageTextDataset
 from cmrhash.errors import DataError, UsageError
 from cmrhash.evaluation.searches import searches
+from cmrhash.features.dataset import ExtractedDataset
 from cmrhash.retrieval.codes import MAX_CONSTANT_BITS, MIN_DISTINCT
 from cmrhash.show import plots
 from cmrhash.show.plots import Distances, Panel, Series
@@ -59,18 +60,18 @@ class Drawn:
         return {"files": list(map(str, self.files)), "skipped": self.skipped, "run": str(self.run), "of": self.of}
 
 
-def draw(config: PlotConfig, dataset: ImageTextDataset, folder: Path, out: Path) -> Drawn:
-    """Draw and write what is asked for, or all that the runs allow. folder: the data set's cache; out: of all runs.
+def draw(config: PlotConfig, data: ExtractedDataset, out: Path) -> Drawn:
+    """Draw and write what is asked for, or all that the runs allow. out: the folder of all runs.
 
     Raises UsageError for an unknown kind or format, for runs that do not exist, and for a kind that was asked for and
     that these runs do not allow.
     """
     _check(config)
-    dataset = with_relevance(dataset, config.relevance)
-    found = runs.find_runs(out, dataset.name, dataset.relevance, config.bits, config.methods, config.seeds)
-    source = Source(dataset, folder, found, config.langs, config.items)
+    data = data.with_relevance(config.relevance)
+    found = runs.find_runs(out, data.name, data.dataset.relevance, config.bits, config.methods, config.seeds)
+    source = Source(data, found, config.langs, config.items)
     made, skipped = drawings(source, config.kinds)
-    target = config.out or out / dataset.name / "plots"
+    target = config.out or out / data.name / "plots"
     files = []
     for drawing in made:
         for form in dict.fromkeys(config.formats):
@@ -224,7 +225,7 @@ def training_curves(source: Source) -> list[Drawing]:
     if "terms" not in history[0]:
         raise Lacking(f"plot training needs epochs, {run.method} is a closed form", run.folder, "choose a --method")
     epochs = [entry["epoch"] + 1 for entry in history]
-    marks = [("chosen epoch", run.config["best_epoch"] + 1)]
+    marks = [("chosen epoch", run.outcome.best_epoch + 1)]
 
     def panel(title: str, unit: str, lines: Mapping[str, Sequence[float]], **more: Any) -> list[Panel]:
         series = [Series(name, epochs, y, style) for style, (name, y) in enumerate(lines.items())]
@@ -263,8 +264,8 @@ def _watch(history: Sequence[Row]) -> dict[str, list[float]]:
 
 def _trained(dataset: ImageTextDataset, run: runs.Run) -> str:
     """How a training was done, in a line."""
-    items = f"{run.config['train_items']:,} train items, {dataset.count('val'):,} val"
-    how = f"batch {run.config['batch']}, epoch chosen on {run.config['chosen_on']}"
+    items = f"{run.train_items:,} train items, {dataset.count('val'):,} val"
+    how = f"batch {run.batch}, epoch chosen on {run.outcome.chosen_on}"
     return f"{items}; {how}; relevant: {RELEVANCE[run.relevance]}; seed {run.seed}{untrained([run])}"
 
 

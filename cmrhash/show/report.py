@@ -12,11 +12,10 @@ from typing import Any
 
 import cmrhash
 from cmrhash.config import PlotConfig, ReportConfig
-from cmrhash.data.items import ImageTextDataset, with_relevance
+from cmrhash.data.items import ImageTextDataset
 from cmrhash.errors import DataError, StaleError, UsageError
-from cmrhash.evaluation.evaluate import changed_settings, encoder_of
-from cmrhash.evaluation.searches import language_of
-from cmrhash.features.views import feature_files
+from cmrhash.evaluation.protocol import changed_settings
+from cmrhash.features.dataset import ExtractedDataset
 from cmrhash.search.hasher import Hasher
 from cmrhash.show import page, plots
 from cmrhash.show.examples import Answer, Example, Thumbnails, examples, labels_of
@@ -48,7 +47,7 @@ class Report:
         return {**told, "photos": self.photos, "photos_missing": self.missing}
 
 
-def report(config: ReportConfig, dataset: ImageTextDataset, folder: Path, out: Path) -> Report:
+def report(config: ReportConfig, data: ExtractedDataset, out: Path) -> Report:
     """Write the report of a run, or of the comparison that lies beside the runs. folder: the data set's cache; out: of
     all runs.
 
@@ -58,12 +57,13 @@ def report(config: ReportConfig, dataset: ImageTextDataset, folder: Path, out: P
     for name in ("examples", "top", "thumbnail"):
         if getattr(config, name) < 1:
             raise UsageError(f"--{name} {getattr(config, name)}", None, "give a whole number from 1")
-    beside = out / dataset.name
+    dataset = data.dataset
+    beside = out / data.name
     compared = beside / COMPARISON
     if config.run is None and compared.is_file():
         rows = _read_comparison(compared)
-        paired = with_relevance(dataset, rows[0]["relevance"])
-        source = _source(paired, folder, _runs_of(rows, paired, out, compared), config)
+        paired = data.with_relevance(rows[0]["relevance"])
+        source = _source(paired, _runs_of(rows, paired.dataset, out, compared), config)
         _refuse_other_scores(rows, source, compared)
         title, results, commands = f"{dataset.name}: comparison", _comparison(rows, config), _commands(rows)
         target = config.out or beside / "report.html"
@@ -73,10 +73,9 @@ def report(config: ReportConfig, dataset: ImageTextDataset, folder: Path, out: P
             if config.run
             else runs.best_run(runs.find_runs(out, dataset.name, dataset.relevance))
         )
-        paired = with_relevance(dataset, run.relevance)
-        source = _source(paired, folder, [run], config)
+        source = _source(data.with_relevance(run.relevance), [run], config)
         title, results = f"{dataset.name}: {run.folder.name}", _scores(source.evaluation.rows)
-        commands, target = [command_of(run, dataset, folder)], config.out or run.folder / "report.html"
+        commands, target = [command_of(run, data)], config.out or run.folder / "report.html"
     thumbnails = Thumbnails(dataset.root, config.thumbnail)
     body = _body(config, source, title, results, commands, thumbnails)
     content = page.page(title, body).encode(errors="backslashreplace")
@@ -84,8 +83,8 @@ def report(config: ReportConfig, dataset: ImageTextDataset, folder: Path, out: P
     return Report(target, len(content), [run.folder for run in source.found], *thumbnails.counts)
 
 
-def _source(dataset: ImageTextDataset, folder: Path, found: Sequence[runs.Run], config: ReportConfig) -> Source:
-    return Source(dataset, folder, found, config.langs, PlotConfig.items)
+def _source(data: ExtractedDataset, found: Sequence[runs.Run], config: ReportConfig) -> Source:
+    return Source(data, found, config.langs, PlotConfig.items)
 
 
 # ---------------------------------------------------------------------------------------------- parts
@@ -149,14 +148,13 @@ def _scores(rows: Sequence[Row]) -> str:
 
 
 def _features(run: runs.Run) -> str:
-    made = run.config["features"]
-    lines = [[name, of["file"], of["encoder"], of["weights"], of["sha256"][:16]] for name, of in made.items()]
+    lines = [[view, of.file, of.encoder, of.weights, of.sha256[:16]] for view, of in run.features.items()]
     return page.table(["view", "file", "encoder", "weights", "sha256"], lines)
 
 
 def _examples(config: ReportConfig, source: Source, thumbnails: Thumbnails) -> list[str]:
     run = source.best
-    hasher = Hasher(run, source.dataset, source.folder)
+    hasher = Hasher.open(run, source.data)
     which = f"of {run.folder.name}" + (", the best run on val" if len(source.found) > 1 else "")
     parts = [
         f"<p>Queries {escape(which)}, by their average precision over the whole database (AP, tie-aware): the best, "
@@ -196,19 +194,19 @@ def _answer(answer: Answer, thumbnails: Thumbnails) -> str:
     return f"<li{' class=yes' if answer.relevant else ''}>{about}{shown}<small>{words}</small></li>"
 
 
-def command_of(run: runs.Run, dataset: ImageTextDataset, folder: Path) -> str:
+def command_of(run: runs.Run, data: ExtractedDataset) -> str:
     """Shell commands that train a run and score it, with every setting that is not the default.
 
-    dataset: with its own relevance; folder: its cache, where views may have features by several encoders.
+    data: with its own relevance.
     """
-    which = f"--dataset {shlex.quote(run.config['dataset'])} --method {run.method} --bits {run.bits}"
-    if run.relevance != dataset.relevance:
+    which = f"--dataset {shlex.quote(run.dataset)} --method {run.method} --bits {run.bits}"
+    if run.relevance != data.dataset.relevance:
         which += f" --relevance {run.relevance}"
     options = [(name.replace("_", "-"), value) for name, value in changed_settings(run).items()]
-    options += [("lang", lang) for lang in run.langs if set(run.langs) != set(dataset.languages)]
-    for view, of in run.config["features"].items():
-        if len(feature_files(folder, view)) > 1:
-            options.append(("encoder", f"{language_of(view)}={encoder_of(view, of)}"))
+    options += [("lang", lang) for lang in run.langs if set(run.langs) != set(data.dataset.languages)]
+    for view, of in run.features.items():
+        if len(data.headers(view)) > 1:
+            options.append(("encoder", f"{view.short}={view.encoder_of(of.file)}"))
     words = "".join(f" --{name} {shlex.quote(str(value))}" for name, value in options)
     return f"cmrhash train {which}{words} --seed {run.seed} && cmrhash eval {which} --seed {run.seed}"
 

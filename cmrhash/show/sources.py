@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,10 +12,13 @@ from numpy.typing import NDArray
 
 from cmrhash.config import EvalConfig
 from cmrhash.data.items import RELEVANCE, ImageTextDataset
+from cmrhash.data.view import View
 from cmrhash.errors import UsageError
-from cmrhash.evaluation.evaluate import CAPTIONS, Evaluation, score
-from cmrhash.evaluation.run_codes import Encoded, current, encode, has_codes, read_codes, refuse_language
-from cmrhash.evaluation.searches import Search, language_of, sides
+from cmrhash.evaluation.evaluate import Evaluation, score
+from cmrhash.evaluation.protocol import CAPTIONS
+from cmrhash.evaluation.run_codes import RunCodes, codes_of, refuse_language
+from cmrhash.evaluation.searches import Search, sides
+from cmrhash.features.dataset import ExtractedDataset
 from cmrhash.retrieval import metrics
 from cmrhash.retrieval.index import rank_histogram
 from cmrhash.training import runs
@@ -46,18 +48,16 @@ class Lacking(UsageError):
 class Source:
     """Runs of a data set, and what is asked of them more than once. items: of a map, at most."""
 
-    def __init__(
-        self, dataset: ImageTextDataset, folder: Path, found: Sequence[runs.Run], langs: Sequence[str], items: int
-    ) -> None:
-        self.dataset, self.folder, self.asked, self.items = dataset, folder, langs, items
-        self.found = current(found, dataset, folder)
+    def __init__(self, data: ExtractedDataset, found: Sequence[runs.Run], langs: Sequence[str], items: int) -> None:
+        self.data, self.dataset, self.asked, self.items = data, data.dataset, langs, items
+        self.found = runs.current(found, data)
         self.best = runs.best_run(self.found)
         self._counts: dict[Search, tuple[NDArray[np.int64], NDArray[np.int64]]] = {}
 
     @cached_property
     def evaluation(self) -> Evaluation:
         """Of all runs."""
-        return score(EvalConfig(langs=tuple(self.asked)), self.found, self.dataset, self.folder)
+        return score(EvalConfig(langs=tuple(self.asked)), self.found, self.data)
 
     @cached_property
     def cells(self) -> Cells:
@@ -71,19 +71,17 @@ class Source:
         return cells
 
     @cached_property
-    def views(self) -> dict[str, Encoded]:
+    def views(self) -> RunCodes:
         """Codes and embeddings of the best run."""
-        if not has_codes(self.best, self.dataset, self.folder):
-            encode(self.best, self.dataset, self.folder)
-        return read_codes(self.best)
+        return codes_of(self.best, self.data)
 
     @cached_property
     def langs(self) -> list[str]:
         """Languages to show of the best run."""
-        there = sorted(language_of(view) for view in self.views if view != "image")
+        there = self.views.langs
         for lang in self.asked:
             if lang not in there:
-                refuse_language(self.best, self.dataset, self.folder, lang)
+                refuse_language(self.best, self.data, lang)
         return [lang for lang in there if not self.asked or lang in self.asked]
 
     def counts(self, search: Search) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -115,23 +113,22 @@ def footer_of(dataset: ImageTextDataset, cells: Cells, found: Sequence[runs.Run]
         f"seed{'s' if seeds[1:] else ''} {', '.join(map(str, seeds))}",
         how,
     ]
-    collapsed = sorted({run.folder.name for run in found if run.config.get("collapsed")})
+    collapsed = sorted({run.name for run in found if run.outcome.collapsed})
     parts += [f"collapsed: {', '.join(collapsed)}"] if collapsed else []
     mixed = [view for view, names in _encoders(found).items() if len(names) > 1]
     parts += [f"RUNS BY DIFFERENT ENCODERS: {', '.join(mixed)}"] if mixed else []
     return "; ".join(part for part in parts if part) + untrained(found)
 
 
-def _encoders(found: Sequence[runs.Run]) -> dict[str, set[str]]:
+def _encoders(found: Sequence[runs.Run]) -> dict[View, set[str]]:
     """view -> feature files that the runs were trained on."""
-    made = [(view, of["file"]) for run in found for view, of in run.config["features"].items()]
+    made = [(view, of.file) for run in found for view, of in run.features.items()]
     return {view: {file for name, file in made if name == view} for view, _ in made}
 
 
 def untrained(found: Sequence[runs.Run]) -> str:
     """What a figure must say of encoders that nobody trained."""
-    made = {name: of["weights"] for run in found for name, of in run.config["features"].items()}
-    names = sorted(name for name, weights in made.items() if weights == "random")
+    names = sorted({view for run in found for view in run.untrained_views})
     return f"; UNTRAINED ENCODERS: {', '.join(names)}" if names else ""
 
 

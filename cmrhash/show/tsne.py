@@ -9,8 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cmrhash.data.items import ImageTextDataset
+from cmrhash.data.view import View
 from cmrhash.errors import UsageError
-from cmrhash.evaluation.run_codes import Encoded
+from cmrhash.evaluation.run_codes import ViewCodes
 from cmrhash.show import plots
 from cmrhash.show.plots import Points
 from cmrhash.show.sources import Drawing, Lacking, Source, of_run, untrained
@@ -23,7 +24,7 @@ def embedding_map(source: Source) -> list[Drawing]:
     """A figure a language: a seeded sample of the query items, which no training has seen."""
     drawn = []
     for lang in source.langs:
-        image, text = source.views["image"], source.views[f"text-{lang}"]
+        image, text = source.views[View.IMAGE], source.views[View.text(lang)]
         chosen, rows = _sample(source, image, text)
         xy = _tsne(np.concatenate([image.embedding[rows[0]], text.embedding[rows[1]]]), source.best.seed)
         group, names = _groups(source.dataset, chosen)
@@ -39,7 +40,7 @@ def embedding_map(source: Source) -> list[Drawing]:
     return drawn
 
 
-def _sample(source: Source, *views: Encoded) -> tuple[NDArray[np.int64], list[NDArray[np.int64]]]:
+def _sample(source: Source, *views: ViewCodes) -> tuple[NDArray[np.int64], list[NDArray[np.int64]]]:
     """Query items that all views have, at most ``source.items`` of them by the run's seed; and their rows in each."""
     first = [dict(zip(*np.unique(view.codes.item, return_index=True), strict=True)) for view in views]
     items = enumerate(source.dataset.items)

@@ -87,18 +87,25 @@ def preallocate(file: h5py.File, name: str, shape: tuple[int, ...], dtype: np.dt
 
 
 @contextlib.contextmanager
-def open_sealed(path: Path) -> Iterator[tuple[dict[str, Any], dict[str, h5py.Dataset]]]:
-    """Manifest and arrays of a sealed file, after its digest has been checked; what is sliced of an array is read."""
-    manifest = read_manifest(path)
+def open_sealed(
+    path: Path, manifest: Mapping[str, Any] | None = None
+) -> Iterator[tuple[Mapping[str, Any], dict[str, h5py.Dataset]]]:
+    """Manifest and arrays of a sealed file, after its digest has been checked; what is sliced of an array is read.
+
+    manifest: the file's own, if it was read before.
+    """
+    manifest = manifest or read_manifest(path)
     with path.open("rb") as file:
         refuse_payload(file, manifest, path)
         with h5py.File(file, "r") as h5:
             yield manifest, {name: _plain(h5, name, manifest["payload_bytes"], path) for name in h5}
 
 
-def read_sealed(path: Path) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
+def read_sealed(
+    path: Path, manifest: Mapping[str, Any] | None = None
+) -> tuple[Mapping[str, Any], dict[str, NDArray[Any]]]:
     """The same, with all arrays in memory."""
-    with open_sealed(path) as (manifest, arrays):
+    with open_sealed(path, manifest) as (manifest, arrays):
         return manifest, {name: data[...] for name, data in arrays.items()}
 
 

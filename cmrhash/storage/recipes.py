@@ -10,6 +10,8 @@ from typing import Any
 
 from cmrhash.errors import StaleError
 
+Difference = tuple[str, str, str]  # field, found, wanted
+
 
 def canonical(value: Mapping[str, Any]) -> bytes:
     """JSON with sorted keys: equal content, equal bytes. A lone surrogate, as of a file name that is no UTF-8, becomes
@@ -33,7 +35,7 @@ def refuse_difference(made: Mapping[str, Any], asked: Mapping[str, Any], where: 
         raise StaleError(message, where, "ask for the same, or replace it with --overwrite")
 
 
-def first_difference(made: Mapping[str, Any], asked: Mapping[str, Any]) -> tuple[str, str, str] | None:
+def first_difference(made: Mapping[str, Any], asked: Mapping[str, Any]) -> Difference | None:
     """The first field in which two recipes differ, with both values in words; None for equal recipes."""
     made_flat, asked_flat = dict(_flat(made)), dict(_flat(asked))
     for field in [*asked_flat, *made_flat]:

@@ -1,7 +1,5 @@
 """Run folders: ``runs/<dataset>/<method>-<bits>[-<langs>][-pairs][-seed<n>]/``, what a training leaves behind.
 
-Standard library only.
-
 config.json         method, bits, seed, languages, feature files and their digests, val mAP; sha256 of the others
 heads.safetensors   the heads of the best epoch
 history.jsonl       one line an epoch: loss by term, val mAP, collapse watch
@@ -14,12 +12,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from cmrhash.errors import StaleError, UsageError
+from cmrhash.config import RANDOM
+from cmrhash.data.view import View
+from cmrhash.errors import DamagedError, StaleError, UsageError
 from cmrhash.storage.files import checked, read_json, write_bytes, write_json
+
+if TYPE_CHECKING:
+    from cmrhash.features.dataset import ExtractedDataset
+    from cmrhash.features.file import FeatureHeader
 
 CONFIG, HEADS, HISTORY, CODES, METRICS = (
     "config.json",
@@ -35,50 +39,151 @@ ANEW = "train again with --overwrite"
 
 
 @dataclass(frozen=True)
+class TrainedOn:
+    """The feature file that a view of a run was trained on.
+
+    file: its name in the data set's folder; sha256: of its payload; dim: features per row; encoder: architecture;
+    weights: what kind they are; weights_sha256: their digest, "" for none.
+    """
+
+    file: str
+    sha256: str
+    dim: int
+    encoder: str
+    weights: str
+    weights_sha256: str
+
+    @classmethod
+    def of(cls, header: FeatureHeader) -> TrainedOn:
+        """What a run keeps of a feature file."""
+        made = header.architecture, header.weights, header.weights_sha256
+        return cls(header.path.name, header.sha256, header.dim, *made)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a training ended: the chosen epoch (from 0), what it was chosen on, its val mAP and the state of its codes.
+
+    val_map: language -> direction -> mAP, empty without val items; collapse: view -> the collapse watch.
+    """
+
+    epochs: int
+    best_epoch: int
+    chosen_on: str
+    skipped_steps: int
+    collapsed_epochs: int
+    val_map: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    val_map_mean: float | None = None
+    collapse: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    collapsed: bool = False
+
+    @classmethod
+    def read(cls, record: Mapping[str, Any]) -> Outcome:
+        """Those fields of a stored record that tell the outcome."""
+        return cls(**{key.name: record[key.name] for key in fields(cls) if key.name in record})
+
+
+@dataclass(frozen=True)
 class Run:
-    """A finished training: its folder and the content of ``config.json``."""
+    """A finished training: its folder, and what ``config.json`` records of it.
+
+    langs: languages with a text head; settings: fields of the TrainConfig; train_items: how many items were learned
+    from, ``batch`` at a time; source: where the method comes from; head: keywords of ``Head``; features: the feature
+    file of each view; files: sha256 of heads and history; record: all of it, as stored.
+    """
 
     folder: Path
-    config: Mapping[str, Any]
+    dataset: str
+    relevance: str
+    items_sha256: str
+    langs: tuple[str, ...]
+    settings: Mapping[str, Any]
+    train_items: int
+    batch: int
+    source: str
+    head: Mapping[str, Any]
+    features: Mapping[View, TrainedOn]
+    files: Mapping[str, str]
+    outcome: Outcome
+    record: Mapping[str, Any] = field(repr=False)
+
+    @classmethod
+    def read(cls, folder: Path, record: Mapping[str, Any]) -> Run:
+        """The run of a stored record; raises DamagedError if a field is missing or of another type."""
+        plain = ("dataset", "relevance", "items_sha256", "train_items", "batch", "source")
+        try:
+            return cls(
+                folder=folder,
+                langs=tuple(record["langs"]),
+                settings=dict(record["train"]),
+                head=dict(record["head"]),
+                features={View(name): TrainedOn(**of) for name, of in record["features"].items()},
+                files=dict(record["files"]),
+                outcome=Outcome.read(record),
+                record=record,
+                **{key: record[key] for key in plain},
+            )
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            reason = f"not the config of a run ({type(error).__name__} {error})"
+            raise DamagedError(reason, folder / CONFIG, ANEW) from None
+
+    @property
+    def name(self) -> str:
+        """Name of its folder."""
+        return self.folder.name
 
     @property
     def bits(self) -> int:
         """Code length."""
-        return int(self.config["train"]["bits"])
+        return int(self.settings["bits"])
 
     @property
     def method(self) -> str:
-        """Name out of METHODS."""
-        return str(self.config["train"]["method"])
+        """Name of the method."""
+        return str(self.settings["method"])
 
     @property
     def seed(self) -> int:
         """Seed of the training."""
-        return int(self.config["train"]["seed"])
+        return int(self.settings["seed"])
 
     @property
-    def langs(self) -> tuple[str, ...]:
-        """Languages that have a text head."""
-        return tuple(self.config["langs"])
+    def untrained_views(self) -> list[View]:
+        """Views whose encoder has random weights."""
+        return [view for view, of in self.features.items() if of.weights == RANDOM]
 
-    @property
-    def relevance(self) -> str:
-        """Who was relevant to whom in the training: "labels" or "pairs"."""
-        return str(self.config["relevance"])
+    def refuse_stale(self, data: ExtractedDataset) -> None:
+        """Raise StaleError if the cache holds other items, splits or features than those of the training."""
+        if self.items_sha256 != data.dataset.sha256:
+            what = "trained on other items or splits than the cache holds"
+            raise StaleError(what, self.folder, "train again; cmrhash cache prune deletes what is of the past")
+        for of in self.features.values():
+            header = data.header(of.file)
+            if header is not None and header.sha256 != of.sha256:
+                what = f"{of.file} was extracted again since this run was trained"
+                raise StaleError(what, self.folder, "train again")
+
+    def is_current(self, data: ExtractedDataset) -> bool:
+        """Whether the cache still holds the items and features of the training."""
+        try:
+            self.refuse_stale(data)
+        except StaleError:
+            return False
+        return True
 
     def codes_recipe(self, borrowed: Mapping[str, Any]) -> dict[str, Any]:
-        """What the codes of this run depend on. borrowed: views that it has by another language's head."""
+        """All that the codes of this run depend on. borrowed: views that it has by another language's head."""
         return {
-            "heads": self.config["files"][HEADS],
-            "items": self.config["items_sha256"],
-            "features": {name: made["sha256"] for name, made in self.config["features"].items()},
+            "heads": self.files[HEADS],
+            "items": self.items_sha256,
+            "features": {view: of.sha256 for view, of in self.features.items()},
             "borrowed": borrowed,
             "captions": "all" if self.relevance == "pairs" else "first",
         }
 
     def file(self, name: str) -> Path:
         """A file of the run, once its sha256 is the recorded one; raises DamagedError."""
-        return checked(self.folder, name, self.config["files"].get(name), ANEW)
+        return checked(self.folder, name, self.files.get(name), ANEW)
 
 
 def folder_of(
@@ -92,23 +197,37 @@ def folder_of(
     return runs / dataset / "-".join(part for part in parts if part)
 
 
-def open_run(folder: Path) -> Run:
+def open_run(folder: str | Path) -> Run:
     """Read a finished run; raises UsageError, DamagedError or StaleError."""
+    folder = Path(folder)
+    return Run.read(folder, read_record(folder))
+
+
+def read_record(folder: Path) -> dict[str, Any]:
+    """What the ``config.json`` of a finished training holds; raises UsageError, DamagedError or StaleError."""
     path = folder / CONFIG
     if not path.is_file():
         raise UsageError("no trained run", folder, "run cmrhash train first")
-    config = read_json(path, ANEW)
-    if config["version"] != VERSION:
+    record = read_json(path, ANEW)
+    if record.get("version") != VERSION:
         fix = f"this cmrhash reads version {VERSION}; upgrade it, or train again"
-        raise StaleError(f"run format version {config['version']}", path, fix)
-    return Run(folder, config)
+        raise StaleError(f"run format version {record.get('version')}", path, fix)
+    return record
 
 
-def write_config(folder: Path, config: Mapping[str, Any]) -> Run:
-    """Finish a run: its config, with a digest over itself, in one move."""
-    full = {"version": VERSION, **config}
+def write_record(folder: Path, record: Mapping[str, Any]) -> dict[str, Any]:
+    """Finish a training: its record, with a digest over itself, in one move. Returns what was stored."""
+    full = {"version": VERSION, **record}
     write_json(folder / CONFIG, full)
-    return Run(folder, full)
+    return full
+
+
+def current(found: Sequence[Run], data: ExtractedDataset) -> list[Run]:
+    """The runs of the items and features that the cache holds now; if none is, raises the StaleError of the first."""
+    there = [run for run in found if run.is_current(data)]
+    if found and not there:
+        found[0].refuse_stale(data)
+    return there
 
 
 def find_runs(
@@ -148,7 +267,7 @@ def best_run(found: Sequence[Run]) -> Run:
     """The one that is best on val, of those that were trained on most languages: a mean over one of them is no mean
     over two. The first of equal ones; without val items the first.
     """
-    return max(found, key=lambda run: (len(run.langs), run.config.get("val_map_mean", 0.0)))
+    return max(found, key=lambda run: (len(run.langs), run.outcome.val_map_mean or 0.0))
 
 
 def write_lines(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:

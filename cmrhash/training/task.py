@@ -13,15 +13,17 @@ from torch import Tensor
 from cmrhash.compute.device import choose_device
 from cmrhash.config import TrainConfig
 from cmrhash.data.items import ImageTextDataset, with_relevance
+from cmrhash.data.view import View
 from cmrhash.errors import DataError, UsageError
-from cmrhash.features.views import View, chosen_encoders, languages_of, open_view, relevance_between, scored_rows
+from cmrhash.features.dataset import ExtractedDataset
+from cmrhash.features.views import ViewFeatures, chosen_encoders, relevance_between, scored_rows
 from cmrhash.retrieval.relevance import Relevance
 from cmrhash.training import runs
 
 
 @dataclass
 class Task:
-    """All that a training needs, on the device. x: name -> features of the view's valid rows (M, D) float32.
+    """All that a training needs, on the device. x: view -> features of its valid rows (M, D) float32.
 
     dataset: under the relevance that is trained by. train: (n,) int64 items; labels: (n, classes) float32 of these,
     None for relevance by pairs. probes: what an epoch is judged by; None without val items.
@@ -29,8 +31,8 @@ class Task:
 
     dataset: ImageTextDataset
     langs: list[str]
-    views: dict[str, View]
-    x: dict[str, Tensor]
+    views: dict[View, ViewFeatures]
+    x: dict[View, Tensor]
     train: NDArray[np.int64]
     labels: Tensor | None
     probes: Probes | None
@@ -41,39 +43,39 @@ class Task:
 class Probe:
     """A search by val items. queries: (Q,) rows of the view ``source``; database: (N,) rows of the view ``sought``."""
 
-    source: str
+    source: View
     queries: NDArray[np.int64]
-    sought: str
+    sought: View
     database: NDArray[np.int64]
     relevance: Relevance
 
 
-Rows = dict[str, NDArray[np.int64]]  # view -> (M,) the item of each of its rows, ascending
+Rows = dict[View, NDArray[np.int64]]  # view -> (M,) the item of each of its rows, ascending
 Probes = dict[str, dict[str, Probe]]  # language -> direction
 
 
-def run_folder(config: TrainConfig, dataset: ImageTextDataset, folder: Path, out: Path) -> Path:
+def run_folder(config: TrainConfig, data: ExtractedDataset, out: Path) -> Path:
     """Where the run of this config lives, by what it does not share with the plain run of the data set."""
-    langs, every = languages_of(folder, dataset, config.langs), languages_of(folder, dataset)
-    relevance = with_relevance(dataset, config.relevance).relevance
-    part, other = langs if langs != every else (), relevance if relevance != dataset.relevance else ""
-    return runs.folder_of(out, dataset.name, config.method, config.bits, config.seed, part, other)
+    langs, every = data.languages(config.langs), data.languages()
+    own, relevance = data.dataset.relevance, with_relevance(data.dataset, config.relevance).relevance
+    part, other = langs if langs != every else (), relevance if relevance != own else ""
+    return runs.folder_of(out, data.name, config.method, config.bits, config.seed, part, other)
 
 
-def prepare(config: TrainConfig, dataset: ImageTextDataset, folder: Path, encoders: tuple[str, ...] = ()) -> Task:
+def prepare(config: TrainConfig, data: ExtractedDataset, encoders: tuple[str, ...] = ()) -> Task:
     """Read the feature files and choose the items to learn from and to judge by."""
-    dataset = with_relevance(dataset, config.relevance)
+    dataset = with_relevance(data.dataset, config.relevance)
     device = choose_device(config.device)
-    langs = languages_of(folder, dataset, config.langs)
+    langs = data.languages(config.langs)
     chosen = chosen_encoders(encoders)
-    names = ["image", *(f"text-{lang}" for lang in langs)]
+    names = [View.IMAGE, *map(View.text, langs)]
     unknown = [name for name in chosen if name not in names]
     if unknown:
         raise UsageError(f"--encoder for '{unknown[0]}', which is not trained", None, f"trained: {', '.join(names)}")
-    views = {name: open_view(folder, dataset, name, chosen.get(name)) for name in names}
+    views = {name: data.features(name, chosen.get(name)) for name in names}
     x = {name: torch.from_numpy(view.features.x[view.rows]).to(device) for name, view in views.items()}
-    rows = {name: view.features.item[view.rows].astype(np.int64) for name, view in views.items()}
-    train = train_items(dataset, rows, folder)
+    rows = {name: view.items for name, view in views.items()}
+    train = train_items(dataset, rows, data.folder)
     return Task(
         dataset, langs, views, x, train, labels_of(dataset, train, device), val_probes(dataset, langs, rows), device
     )
@@ -86,7 +88,7 @@ def train_items(dataset: ImageTextDataset, rows: Rows, where: Path) -> NDArray[n
     Raises DataError that names ``where`` if there are fewer than two.
     """
     every = np.arange(len(dataset.items))
-    has = {view: np.isin(every, item) for view, item in rows.items()}
+    has: dict[str, NDArray[np.bool_]] = {view: np.isin(every, item) for view, item in rows.items()}
     if dataset.relevance == "labels":
         has["label"] = np.array([bool(item.labels) for item in dataset.items])
     role = _role(dataset, "train")
@@ -125,7 +127,7 @@ def val_probes(dataset: ImageTextDataset, langs: list[str], rows: Rows, at_most:
     if not searched.any():  # the test items are their own database, as on Pascal Sentence: they must not choose
         searched = _role(dataset, "train")
     for lang in langs:
-        both = ("image", f"text-{lang}")
+        both = (View.IMAGE, View.text(lang))
         has = np.all([np.isin(np.arange(len(val)), rows[name]) for name in both], axis=0)
         queries = _evenly(np.flatnonzero(has & val), at_most)
         database = queries if dataset.relevance == "pairs" else _evenly(np.flatnonzero(has & searched), at_most)
@@ -143,7 +145,7 @@ def val_probes(dataset: ImageTextDataset, langs: list[str], rows: Rows, at_most:
     return probes
 
 
-def asked_rows(probes: Probes, view: str) -> NDArray[np.int64]:
+def asked_rows(probes: Probes, view: View) -> NDArray[np.int64]:
     """The rows of a view that the probes need, ascending."""
     every = [probe for by_direction in probes.values() for probe in by_direction.values()]
     parts = [probe.queries for probe in every if probe.source == view]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -22,8 +22,10 @@ from torch import Tensor
 
 from cmrhash.compute.device import threads_for
 from cmrhash.config import TrainConfig, check_train
-from cmrhash.data.items import ImageTextDataset, with_relevance
+from cmrhash.data.items import with_relevance
+from cmrhash.data.view import View
 from cmrhash.errors import CmrhashError, DataError
+from cmrhash.features.dataset import ExtractedDataset
 from cmrhash.retrieval import codes, index, metrics
 from cmrhash.storage.files import locked, make_folder, remove, sha256, write_bytes
 from cmrhash.storage.recipes import refuse_difference
@@ -41,33 +43,32 @@ NAN_STEPS = 3  # non-finite losses in a row before training stops
 MIN_STEPS = 4  # the batch is halved until an epoch has as many
 
 Progress = Callable[[str, int, int, str], None]  # (what, done, total, note)
-CodesOf = Callable[[str, NDArray[np.int64]], NDArray[np.uint8]]
+CodesOf = Callable[[View, NDArray[np.int64]], NDArray[np.uint8]]
 
 
 def train(
     config: TrainConfig,
-    dataset: ImageTextDataset,
-    folder: Path,
+    data: ExtractedDataset,
     out: Path,
     encoders: tuple[str, ...] = (),
     overwrite: bool = False,
     progress: Progress = lambda *_: None,
 ) -> tuple[runs.Run, bool]:
-    """Train one run, or find it done. folder: the data set's cache; out: the folder of all runs.
+    """Train one run, or find it done. data: the extracted data set; out: the folder of all runs.
 
     Returns the run and whether it was trained now. Raises UsageError, DataError, or StaleError if the folder holds
     a run of another recipe; an interrupted run is saved and goes on next time.
     """
     check_train(config)
-    method = get_method(config.method, with_relevance(dataset, config.relevance).relevance)
-    target = run_folder(config, dataset, folder, out)
+    method = get_method(config.method, with_relevance(data.dataset, config.relevance).relevance)
+    target = run_folder(config, data, out)
     make_folder(target)
     with locked(target / runs.CONFIG):
-        task = prepare(config, dataset, folder, encoders)
+        task = prepare(config, data, encoders)
         recipe = _recipe(config, task, method)
         if (target / runs.CONFIG).exists() and not overwrite:
             run = runs.open_run(target)
-            refuse_difference(_comparable(run.config), _comparable(recipe), target, "run")
+            refuse_difference(_comparable(run.record), _comparable(recipe), target, "run")
             run.file(runs.HEADS)
             return run, False
         if method.fit:
@@ -114,7 +115,7 @@ def _finish(state: State, recipe: dict[str, Any], target: Path) -> runs.Run:
     write_bytes(target / runs.HEADS, safetensors.torch.save(state.best))
     runs.write_lines(target / runs.HISTORY, state.history)
     files = {name: sha256(target / name) for name in (runs.HEADS, runs.HISTORY)}
-    run = runs.write_config(target, {**recipe, **state.result(), "files": files})
+    run = runs.Run.read(target, runs.write_record(target, {**recipe, **state.result(), "files": files}))
     forget(target)
     return run
 
@@ -123,15 +124,15 @@ def _fit(config: TrainConfig, method: Method, task: Task) -> State:
     """A closed form: one "epoch" for every ridge, the best on val is kept."""
     assert method.fit is not None
     state = fresh(replace(config, hidden=0), method, task)
-    means = {}
+    means: dict[str, NDArray[np.float64]] = {}
     for name, view in task.views.items():  # an item's captions count as one, their mean
         x = state.heads[name].scaled(task.x[name]).cpu()  # type: ignore[operator]
         sums = np.add.reduceat(x.double().numpy(), view.start[view.has], axis=0)  # (items that have it, D)
         at = np.cumsum(view.has) - 1
         means[name] = sums[at[task.train]] / view.count[task.train, None]
     for epoch, ridge in enumerate(RIDGES):
-        for name, weight in method.fit(means, config.bits, ridge).items():
-            state.heads[name].set_linear(torch.from_numpy(weight))  # type: ignore[operator]
+        for view_name, weight in method.fit(means, config.bits, ridge).items():
+            state.heads[view_name].set_linear(torch.from_numpy(weight))  # type: ignore[operator]
         state.finish_epoch({"epoch": epoch, "ridge": ridge, "skipped": 0} | _judge(task, state.heads))
     return state
 
@@ -140,7 +141,7 @@ def fresh(config: TrainConfig, method: Method, task: Task) -> State:
     """Fresh heads, drawn from the seed, that know the statistics of the training features; then the method's parts."""
     dims = {name: x.shape[1] for name, x in task.x.items()}
     classes = len(task.dataset.classes) if task.labels is not None else 0
-    shapes = Shapes(config.bits, classes, {short(name): dim for name, dim in dims.items()})
+    shapes = Shapes(config.bits, classes, {name.short: dim for name, dim in dims.items()})
     with seeded(config.seed, task.device):
         heads = make_heads(config, dims, bounded=method.fit is None)
         parts = torch.nn.ModuleDict(method.parts(shapes) if method.parts else {})
@@ -215,8 +216,8 @@ def _terms(config: TrainConfig, method: Method, task: Task, state: State, chosen
         if task.labels is not None:  # by pairs all captions are scored alike
             pick[torch.rand(len(items)).numpy() < config.first_caption] = 0
         x = task.x[name][torch.from_numpy(view.start[items] + pick).to(task.device)]  # (B, D)
-        features[short(name)] = state.heads[name].scaled(x)  # type: ignore[operator]
-        views[short(name)] = state.heads[name].project(features[short(name)])  # type: ignore[operator]  # (B, K)
+        features[name.short] = state.heads[name].scaled(x)  # type: ignore[operator]
+        views[name.short] = state.heads[name].project(features[name.short])  # type: ignore[operator]  # (B, K)
     relevant = torch.eye(len(items), dtype=torch.bool, device=task.device)
     y = None
     if task.labels is not None:
@@ -226,20 +227,15 @@ def _terms(config: TrainConfig, method: Method, task: Task, state: State, chosen
     return method.terms(views, batch)
 
 
-def short(view: str) -> str:
-    """The name of a view for methods: "image", or the language alone."""
-    return view.removeprefix("text-")
-
-
 def _judge(task: Task, heads: torch.nn.ModuleDict) -> dict[str, Any]:
     if task.probes is None:
         return {}
 
-    def codes_of(view: str, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
+    def codes_of(view: View, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
         x = task.x[view][torch.from_numpy(rows).to(task.device)]
         return codes.pack(heads[view].embed(x).cpu().numpy())  # type: ignore[operator]
 
-    return judge(task.probes, codes_of, heads["image"].bits)  # type: ignore[arg-type]
+    return judge(task.probes, codes_of, heads[View.IMAGE].bits)  # type: ignore[arg-type]
 
 
 def judge(probes: Probes, codes_of: CodesOf, bits: int) -> dict[str, Any]:
@@ -247,7 +243,7 @@ def judge(probes: Probes, codes_of: CodesOf, bits: int) -> dict[str, Any]:
 
     codes_of: (view, rows) -> their codes, packed as by codes.pack; asked once a view, for the rows that are needed.
     """
-    views = ["image", *(f"text-{lang}" for lang in probes)]
+    views = [View.IMAGE, *map(View.text, probes)]
     rows = {view: asked_rows(probes, view) for view in views}
     packed = {view: codes_of(view, rows[view]) for view in views}
     scores: dict[str, dict[str, float]] = {}
@@ -271,7 +267,7 @@ def judge(probes: Probes, codes_of: CodesOf, bits: int) -> dict[str, Any]:
 # ---------------------------------------------------------------------------------------------- small parts
 
 
-def make_heads(config: TrainConfig, dims: dict[str, int], bounded: bool) -> torch.nn.ModuleDict:
+def make_heads(config: TrainConfig, dims: Mapping[View, int], bounded: bool) -> torch.nn.ModuleDict:
     """One head a view, by name; dims: features of each."""
     shape = (config.bits, config.hidden, config.dropout, config.input_dropout, bounded)
     return torch.nn.ModuleDict({name: Head(dim, *shape) for name, dim in dims.items()})
@@ -307,17 +303,7 @@ def seeded(seed: int, device: torch.device) -> Iterator[None]:
 def _recipe(config: TrainConfig, task: Task, method: Method) -> dict[str, Any]:
     """All that decides the result, for the run's config; where the work is done and saved is left out."""
     settings = {k: v for k, v in asdict(config).items() if k not in UNCOMPARED}
-    features = {
-        name: {
-            "file": view.path.name,
-            "sha256": view.features.sha256,
-            "dim": view.features.x.shape[1],
-            "encoder": view.features.recipe["encoder"],
-            "weights": view.features.recipe["weights"],
-            "weights_sha256": view.features.recipe.get("weights_sha256", ""),
-        }
-        for name, view in task.views.items()
-    }
+    features = {name: asdict(runs.TrainedOn.of(view.header)) for name, view in task.views.items()}
     return {
         "dataset": task.dataset.name,
         "relevance": task.dataset.relevance,

@@ -38,6 +38,7 @@ from cmrhash.config import FEATURES_DATASET
 from cmrhash.data.items import ImageTextDataset, Item, Ready
 from cmrhash.data.matrices.arrays import Array, list_arrays
 from cmrhash.data.matrices.roles import INDEX, PARTS, advice, by_view, choose, in_words
+from cmrhash.data.view import View
 from cmrhash.errors import DataError, UsageError
 
 LABELS = "labels"
@@ -54,18 +55,18 @@ def read(files: Sequence[Path], maps: Sequence[str]) -> ImageTextDataset:
     views = by_view(choose(arrays, maps))
     index = views.pop(INDEX, {})
     for what in ("image", "text"):
-        if not any(view.partition("-")[0] == what for view in views):
+        if not any(isinstance(view, View) and view.kind == what for view in views):
             raise UsageError(f"no array is known to be the {what} features", files[0], advice(arrays, what))
-    parts = list(views["image"])  # [""] for arrays of all items
+    parts = list(views[View.IMAGE])  # [""] for arrays of all items
     for view in views:
         if set(views[view]) != set(parts):
-            have = [" ".join(part or "all items at once" for part in views[one]) for one in ("image", view)]
+            have = [" ".join(part or "all items at once" for part in views[one]) for one in (View.IMAGE, view)]
             what = f"image has {have[0]}, but {in_words((view, ''))} has {have[1]}"
             raise UsageError(what, files[0], advice(arrays, in_words((view, parts[0]))))
     found: Counter[str] = Counter()
     blocks = {part: _block({what: views[what][part] for what in views}, found) for part in parts}
     table, members = _stacked(blocks, found)
-    count = len(table["image"])
+    count = len(table[View.IMAGE])
     if members:
         found["arrays of row numbers passed over, for the parts are arrays themselves"] = len(index)
     elif index:
@@ -74,7 +75,7 @@ def read(files: Sequence[Path], maps: Sequence[str]) -> ImageTextDataset:
     splits = _roles(members, count, bool(classes), found) if members else [frozenset[str]()] * count
     none: dict[str, tuple[str, ...]] = {}
     items = tuple(Item(str(n), None, none, labels[n], splits[n]) for n in range(count))
-    ready = {view: _ready(table[view], views[view]) for view in table}
+    ready = {View(view): _ready(table[view], views[view]) for view in table}
     labelled = {"classes": len(classes), "labelled items": sum(map(bool, labels))} if classes else {}
     told = {"items": count, **_dims(ready), **labelled, **+found}
     relevance = "labels" if classes else "pairs"
@@ -94,9 +95,9 @@ def lay_over(dataset: ImageTextDataset, files: Sequence[Path], maps: Sequence[st
             raise UsageError(f"--map {option} with --dataset {dataset.name}", None, fix)
     views = by_view(choose(arrays, maps, also=()))
     if not views:
-        raise UsageError("no array is known to be features", files[0], advice(arrays, "image"))
+        raise UsageError("no array is known to be features", files[0], advice(arrays, View.IMAGE))
     found: Counter[str] = Counter()
-    ready = {view: _ready(_laid(dataset, view, views[view], found), views[view]) for view in views}
+    ready = {View(v): _ready(_laid(dataset, v, views[v], found), views[v]) for v in views}
     return replace(dataset, ready={**dataset.ready, **ready}, found={**dataset.found, **_dims(ready), **+found})
 
 
@@ -106,7 +107,7 @@ def _ready(x: NDArray[Any], arrays: Mapping[str, Array]) -> Ready:
     return Ready(re.sub(r"[^\w.-]", "_", files[0].stem), source, x)
 
 
-def _dims(ready: Mapping[str, Ready]) -> dict[str, int]:
+def _dims(ready: Mapping[View, Ready]) -> dict[str, int]:
     return {f"{view} features an item ({own.source})": own.x.shape[1] for view, own in ready.items()}
 
 

@@ -1,6 +1,6 @@
 """Which array of a feature file is what: by ``--map``, else by the names that such files use.
 
-A slot is (what, part). what: "image", "text-<lang>", "labels", or "index" for the row numbers of a part; part: "" for
+A slot is (what, part). what: a View, "labels", or "index" for the row numbers of a part; part: "" for
 all items at once, else "train", "query", "database" or "val". Known names, in any case:
 
     IAll, YAll or TAll, LAll; images, texts, labels; img, txt, label         all items
@@ -16,6 +16,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from difflib import get_close_matches
 
 from cmrhash.data.matrices.arrays import Array
+from cmrhash.data.view import View
 from cmrhash.errors import DataError, UsageError
 
 Slot = tuple[str, str]
@@ -27,8 +28,8 @@ LISTED = 40  # arrays that an error names
 
 _ALIASES = {"test": "query", "retrieval": "database", **{part: part for part in PARTS}}
 _WHAT = {
-    "image": r"i|x|im|imgs?|images?",
-    f"text-{LANG}": r"t|y|txts?|texts?|tags?",
+    View.IMAGE: r"i|x|im|imgs?|images?",
+    View.text(LANG): r"t|y|txts?|texts?|tags?",
     "labels": r"l|labs?|labels?",
     INDEX: r"index|idx|inds?|indices|ids?",
 }
@@ -80,7 +81,7 @@ def choose(arrays: Sequence[Array], maps: Sequence[str], also: Sequence[str] = (
     known: dict[Slot, list[Array]] = {}
     for array in [array for array in arrays if array not in chosen.values()]:
         by_name = recognise(array.name)
-        if by_name and by_name[0] not in mapped and (by_name[0].startswith(("image", "text-")) or by_name[0] in also):
+        if by_name and by_name[0] not in mapped and (isinstance(by_name[0], View) or by_name[0] in also):
             known.setdefault(by_name, []).append(array)
     for slot, candidates in known.items():
         usable = [array for array in candidates if not array.refused and len(array.shape) <= 2] or candidates
@@ -98,7 +99,7 @@ def choose(arrays: Sequence[Array], maps: Sequence[str], also: Sequence[str] = (
 
 
 def _parse(option: str) -> tuple[Slot, str]:
-    """ "text.de.query=NAME" -> (("text-de", "query"), "NAME")."""
+    """Read "text.de.query=NAME" as ((View.text("de"), "query"), "NAME")."""
     role, _, name = option.partition("=")
     what, *rest = role.split(".")
     if not rest and what in _ALIASES:
@@ -106,7 +107,8 @@ def _parse(option: str) -> tuple[Slot, str]:
     else:
         part = _ALIASES[rest.pop()] if rest and rest[-1] in _ALIASES else ""
         lang = rest.pop() if rest and what == "text" else LANG
-        slot = (f"text-{lang}" if what == "text" else {"label": "labels"}.get(what, what), part)
+        known = {"text": View.text(lang), "image": View.IMAGE, "label": "labels"}
+        slot = (known.get(what, what), part)
         if rest or what not in ("image", "text", "label", "labels") or not re.fullmatch(r"[A-Za-z0-9_-]+", lang):
             slot = ("", "")
     if not name or not slot[0]:
@@ -128,7 +130,9 @@ def _find(option: str, name: str, arrays: Sequence[Array]) -> Array:
 def in_words(slot: Slot) -> str:
     """As ``--map`` has it."""
     what, part = slot
-    role = what.replace("text-", "text.").removesuffix(f".{LANG}")
+    role: str = what
+    if isinstance(what, View):
+        role = what.kind if what.lang in (None, LANG) else f"{what.kind}.{what.lang}"
     return part if what == INDEX else f"{role}.{part}" if part else role
 
 

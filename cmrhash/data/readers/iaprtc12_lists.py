@@ -30,6 +30,7 @@ from cmrhash.data.parsing import (
     subfolders,
 )
 from cmrhash.data.readers.iaprtc12 import parse
+from cmrhash.data.view import View
 from cmrhash.errors import DataError
 
 IMAGES, ANNOTATIONS = "JPEGImages", "annotations"
@@ -74,14 +75,14 @@ def read(root: Path) -> ImageTextDataset:
     return ImageTextDataset("iaprtc12-lists", root, items, classes, found=report(items, classes, ["en"], extra))
 
 
-def own_features(dataset: ImageTextDataset) -> dict[str, Ready]:
+def own_features(dataset: ImageTextDataset) -> dict[View, Ready]:
     """The lists' own words of every item, (items, WORDS) uint8 of 0 and 1: the bag of words that hashing papers use."""
     row_of = {item.id: row for row, item in enumerate(dataset.items)}
     words = np.zeros((len(dataset.items), WORDS), np.uint8)
     for name in reversed(LISTS):  # of a photo in several lists the first line counts, as for its labels
         for ident, bits in _entries(need_file(dataset.root, name)):
             words[row_of[ident]] = np.frombuffer(bits[:WORDS], np.uint8) - ord("0")
-    return {"text-en": Ready("words", "the lists' word bits", words)}
+    return {View.text("en"): Ready("words", "the lists' word bits", words)}
 
 
 def _scan(root: Path, name: str, suffixes: tuple[str, ...], extra: Counter[str]) -> dict[str, str]:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from cmrhash.config import RANDOM
+from cmrhash.data.view import View, languages_of
 from cmrhash.training.runs import Run
 
 TAGS = ("cross-modal-hashing", "cross-modal-retrieval", "image-text-retrieval", "hashing", "binary-codes")
@@ -18,7 +19,7 @@ def card(config: Mapping[str, Any], run: Run, metrics: Mapping[str, Any] | None)
 
     The licence is the author's to fill in. No hub has a task for such models, so the card claims none.
     """
-    langs = sorted(view.removeprefix("text-") for view in config["views"] if view != "image")
+    langs = languages_of(map(View, config["views"]))
 
     spoken = ", ".join(_spoken(config, lang) for lang in langs)
     parts = [
@@ -38,7 +39,7 @@ def card(config: Mapping[str, Any], run: Run, metrics: Mapping[str, Any] | None)
 
 def _spoken(config: Mapping[str, Any], lang: str) -> str:
     """A language, and whose head encodes it if that is another's."""
-    head = config["views"][f"text-{lang}"].removeprefix("text-")
+    head = View(config["views"][View.text(lang)]).lang
     return lang if head == lang else f"{lang} by the head of {head}, which saw no {lang}"
 
 
@@ -57,26 +58,24 @@ def _use(config: Mapping[str, Any], langs: list[str]) -> str:
         f'distances, rows = hasher.search("...", codes, lang="{langs[0]}", k=2)  # nearest first, in bits',
         f'hasher.embed_text(["..."], lang="{langs[0]}")  # (1, bits) float32; the signs are the code',
     ]
-    away = [view for view, e in config["encoders"].items() if not e["part"] and not e["source"]]
-    how = {"image": 'image_weights="FILE"'} | {
-        v: f'text_models={{"{v.removeprefix("text-")}": "DIR"}}' for v in away if v != "image"
-    }
+    away = [View(view) for view, e in config["encoders"].items() if not e["part"] and not e["source"]]
+    how = {v: 'image_weights="FILE"' if v.is_image else f'text_models={{"{v.lang}": "DIR"}}' for v in away}
     note = f"\n\nWeights that do not travel: give from_pretrained {' and '.join(how[v] for v in away)}." if away else ""
     return "## Use\n\n```python\n" + "\n".join(lines) + "\n```" + note
 
 
 def _training(config: Mapping[str, Any], run: Run) -> str:
-    how = run.config["train"]
+    outcome = run.outcome
     lines = [
-        f"- data set: {_plain(config['dataset'])}, {run.config['train_items']} items trained on",
+        f"- data set: {_plain(config['dataset'])}, {run.train_items} items trained on",
         f"- method: {config['method']} ({config['source']})",
         f"- relevant: {'shares a label' if config['relevance'] == 'labels' else 'the counterpart of the item itself'}",
-        f"- languages of the training: {', '.join(run.langs)}; seed {how['seed']}, "
-        f"{run.config['epochs']} epochs, epoch {run.config['best_epoch'] + 1} chosen on {run.config['chosen_on']}",
+        f"- languages of the training: {', '.join(run.langs)}; seed {run.seed}, "
+        f"{outcome.epochs} epochs, epoch {outcome.best_epoch + 1} chosen on {outcome.chosen_on}",
         f"- made with cmrhash {config['cmrhash']}",
     ]
-    if run.config.get("val_map_mean") is not None:
-        lines.insert(4, f"- val mAP {run.config['val_map_mean']:.3f}, mean over languages and directions")
+    if outcome.val_map_mean is not None:
+        lines.insert(4, f"- val mAP {outcome.val_map_mean:.3f}, mean over languages and directions")
     return "## Training\n\n" + "\n".join(lines)
 
 

@@ -22,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cmrhash.config import RANDOM
+from cmrhash.data.view import View, languages_of
 from cmrhash.encoders import hub
 from cmrhash.errors import DamagedError, EncoderError, StaleError, UsageError
 from cmrhash.retrieval.index import BinaryIndex
@@ -44,6 +45,7 @@ MODEL = ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config
 PART = re.compile(r"encoders/(image\.safetensors|text-[\w+-]+(\.safetensors)?)")
 FILE = re.compile(rf"heads\.safetensors|encoders/[\w+-]+(\.safetensors|/({'|'.join(map(re.escape, MODEL))}))")
 SOURCE = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")  # an enum entry of torchvision's or a hub id; never a path
+NAMED = re.compile(r"image|text-[\w-]+")  # the views
 KINDS = ("image", "transformer", "words")
 
 
@@ -61,9 +63,9 @@ class PretrainedHasher(Embedder):
     ) -> None:
         self.folder, self.config = folder, config
         self._device, self._offline = device, offline
-        self._given: dict[str, str | None] = {"image": image_weights}
+        self._given: dict[View, str | None] = {View.IMAGE: image_weights}
         given = dict(text_models or {})
-        self._given |= {f"text-{lang}": given.get(lang, given.get("")) for lang in self.langs}
+        self._given |= {View.text(lang): given.get(lang, given.get("")) for lang in self.langs}
         self._text_encoders: dict[str, CaptionEncoder] = {}
 
     @classmethod
@@ -87,16 +89,16 @@ class PretrainedHasher(Embedder):
     @property
     def langs(self) -> tuple[str, ...]:
         """Languages that can ask."""
-        return tuple(sorted(view.removeprefix("text-") for view in self.config["views"] if view != "image"))
+        return tuple(languages_of(map(View, self.config["views"])))
 
     @property
     def place(self) -> Path:
         """The folder that it came from."""
         return self.folder
 
-    def head_of(self, view: str) -> str:
+    def head_of(self, view: View) -> View:
         """Another view for a borrowed language."""
-        return str(self.config["views"][view])
+        return View(self.config["views"][view])
 
     def search(
         self,
@@ -138,15 +140,15 @@ class PretrainedHasher(Embedder):
         from cmrhash.compute.device import choose_device
         from cmrhash.features import reopen
 
-        entry = self.config["encoders"]["image"]
-        source = self._source("image", entry, "image_weights=FILE")
+        entry = self.config["encoders"][View.IMAGE]
+        source = self._source(View.IMAGE, entry, "image_weights=FILE")
         return reopen.image_from(entry["recipe"], source, self.folder, choose_device(self._device), self._offline)
 
-    def text_encoder(self, view: str) -> CaptionEncoder:
-        """The encoder of "text-<lang>"; languages whose encoders are the same go on sharing one."""
+    def text_encoder(self, view: View) -> CaptionEncoder:
+        """The encoder of the texts of a language; languages whose encoders are the same share one."""
         head = self.head_of(view)
         entry = self.config["encoders"][head]
-        source = self._source(view, entry, f"text_models={{'{view.removeprefix('text-')}': DIR}}")
+        source = self._source(view, entry, f"text_models={{'{view.lang}': DIR}}")
         key = f"{source} {canonical(entry['recipe']).decode()}"
         if key not in self._text_encoders:
             self._text_encoders[key] = self._open_text(entry, source)
@@ -163,7 +165,7 @@ class PretrainedHasher(Embedder):
             return rebuild(entry["name"], entry["recipe"], load_file(self._file(entry["part"])))
         return reopen.text_from(entry["recipe"], source, self.folder, choose_device(self._device), self._offline)
 
-    def _source(self, view: str, entry: Mapping[str, Any], option: str) -> str:
+    def _source(self, view: View, entry: Mapping[str, Any], option: str) -> str:
         """Where an encoder's weights are: where the caller says, here, or under their public name."""
         if self._given.get(view) and entry["kind"] != "words":
             return str(self._given[view])
@@ -232,9 +234,9 @@ def _check_fields(config: Mapping[str, Any]) -> None:
     encoders, views, files = config["encoders"], config["views"], config["files"]
     if odd := [name for name in files if not FILE.fullmatch(name)]:
         raise ValueError(f"names the file {odd[0]!r}")
-    if HEADS not in files or "image" not in views or not set(views.values()) == set(encoders):
+    if HEADS not in files or View.IMAGE not in views or not set(views.values()) == set(encoders):
         raise ValueError("views, heads and encoders do not fit")
-    if odd := [view for view in views if not re.fullmatch(r"image|text-[\w-]+", view)]:
+    if odd := [view for view in views if not NAMED.fullmatch(view)]:
         raise ValueError(f"names the view {odd[0]!r}")
     _whole("bits", config["bits"], 4096)
     _whole("hidden", config["head"]["hidden"], 1 << 16, 0)
@@ -242,19 +244,19 @@ def _check_fields(config: Mapping[str, Any]) -> None:
         raise ValueError("a head of unknown fields")
     for view, entry in encoders.items():
         _whole("dim", entry["dim"], 1 << 20)
-        _check_encoder(view, entry, files)
+        _check_encoder(View(view), entry, files)
 
 
-def _check_encoder(view: str, entry: Mapping[str, Any], files: Mapping[str, str]) -> None:
+def _check_encoder(view: View, entry: Mapping[str, Any], files: Mapping[str, str]) -> None:
     recipe, part, source = entry["recipe"], entry["part"], entry["source"]
-    if entry["kind"] not in KINDS or (entry["kind"] == "image") != (view == "image"):
+    if entry["kind"] not in KINDS or (entry["kind"] == "image") != view.is_image:
         raise ValueError(f"{view} has an encoder of the kind {entry['kind']!r}")
     needs = ["encoder", "weights", "weights_sha256", "pooling", "max_length", "dtype", "tokenizer_sha256"]
     for field in {"image": [*needs[:3], "dtype", "crop"], "words": ["pooling"], "transformer": needs}[entry["kind"]]:
         recipe[field]
     if source is not None and (not SOURCE.fullmatch(source) or ".." in source):
         raise ValueError(f"{view} comes from {source!r}")
-    if part is None and (entry["kind"] == "words" or (source == RANDOM and view != "image")):
+    if part is None and (entry["kind"] == "words" or (source == RANDOM and not view.is_image)):
         raise ValueError(f"{view} has no part")
     held = [part] if entry["kind"] != "transformer" else [f"{part}/{name}" for name in MODEL]
     if part is not None and (not PART.fullmatch(part) or not set(held) <= set(files)):

@@ -16,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from cmrhash.data.view import View
 from cmrhash.encoders.image import ImageEncoder
 from cmrhash.encoders.regions import Regions
 from cmrhash.encoders.text import TextEncoder
@@ -99,11 +100,11 @@ def write(hasher: Embedder, folder: Path, texts: Mapping[str, Sequence[str]]) ->
     left_out: dict[str, str] = {}
     heads: Any = hasher.heads
     if isinstance(hasher.image_encoder.module, Regions):
-        left_out["image"] = "a detector's regions have no graph of fixed operations"
+        left_out[View.IMAGE] = "a detector's regions have no graph of fixed operations"
     else:
-        graphs["image.onnx"] = _image(hasher.image_encoder, heads["image"], folder)
+        graphs["image.onnx"] = _image(hasher.image_encoder, heads[View.IMAGE], folder)
     for lang in hasher.langs:
-        view = f"text-{lang}"
+        view = View.text(lang)
         encoder = hasher.text_encoder(view)
         if hasher.head_of(view) != view:
             left_out[view] = f"{hasher.head_of(view)}.onnx serves it"
@@ -136,7 +137,7 @@ def _image(encoder: ImageEncoder, head: Head, folder: Path) -> dict[str, Any]:
     }
 
 
-def _text(encoder: TextEncoder, head: Head, folder: Path, view: str, texts: Sequence[str]) -> dict[str, Any]:
+def _text(encoder: TextEncoder, head: Head, folder: Path, view: View, texts: Sequence[str]) -> dict[str, Any]:
     graph = TextGraph(encoder, head).eval()
     feeds = [_tokens(encoder, some) for some in (texts, texts[:1], [text * 2 for text in texts[:3]])]
     path = folder / f"{view}.onnx"

@@ -14,6 +14,7 @@ import safetensors.torch
 
 import cmrhash
 from cmrhash.config import RANDOM
+from cmrhash.data.view import View
 from cmrhash.encoders import hub
 from cmrhash.encoders.bag_and_vectors import WordEncoder
 from cmrhash.encoders.image import ImageEncoder
@@ -39,16 +40,16 @@ PARTS = ("encoders/*", ONNX, *GRAPHS)  # what one export has and another has not
 
 
 @dataclass(frozen=True)
-class Source:
+class Exporting:
     """What is exported: a run, the folder of its features, what opens its encoders, and view -> where these are now."""
 
     run: runs.Run
     features: Path
     embedder: Embedder
-    moved: Mapping[str, str | None]
+    moved: Mapping[View, str | None]
 
 
-def save(source: Source, target: Path, *, with_encoders: bool = False, overwrite: bool = False) -> None:
+def save(source: Exporting, target: Path, *, with_encoders: bool = False, overwrite: bool = False) -> None:
     """Write the folder that ``PretrainedHasher.load`` opens.
 
     Tuned, untrained and word text encoders are put in, and tuned image encoders; public ones are named, or put in too
@@ -79,11 +80,11 @@ def save(source: Source, target: Path, *, with_encoders: bool = False, overwrite
         "cmrhash": cmrhash.__version__,
         "bits": run.bits,
         "method": run.method,
-        "source": run.config["source"],
-        "dataset": run.config["dataset"],
+        "source": run.source,
+        "dataset": run.dataset,
         "relevance": run.relevance,
-        "head": dict(run.config["head"]),
-        "views": {view: source.embedder.head_of(view) for view in ("image", *(f"text-{lang}" for lang in langs))},
+        "head": dict(run.head),
+        "views": {view: source.embedder.head_of(view) for view in (View.IMAGE, *map(View.text, langs))},
         "encoders": entries,
         "files": {str(path.relative_to(target)): sha256(path) for path in there},
     }
@@ -121,39 +122,38 @@ def push(folder: Path, repo: str, *, private: bool = False) -> str:
     return str(done.commit_url)
 
 
-def _entries(source: Source, with_encoders: bool) -> dict[str, dict[str, Any]]:
+def _entries(source: Exporting, with_encoders: bool) -> dict[View, dict[str, Any]]:
     """view -> what the config says of its encoder: one entry a head."""
-    entries: dict[str, dict[str, Any]] = {}
-    for view, made in source.run.config["features"].items():
-        path = source.features / made["file"]
-        manifest = reopen.made_by(path)
-        recipe = {field: value for field, value in manifest["recipe"].items() if field not in OF_DATA}
-        kind = "image" if view == "image" else "words" if words_path(path).exists() else "transformer"
-        named = source.moved.get(view) or str(manifest["made_with"].get("source") or "")
-        name = path.stem.removeprefix(view + "-")
-        own = kind == "words" or recipe["weights"] == "tuned" or (recipe["weights"] == RANDOM and view != "image")
+    entries: dict[View, dict[str, Any]] = {}
+    for view, made in source.run.features.items():
+        path = source.features / made.file
+        header = reopen.made_by(path)
+        recipe = {field: value for field, value in header.recipe.items() if field not in OF_DATA}
+        kind = "image" if view.is_image else "words" if words_path(path).exists() else "transformer"
+        named = source.moved.get(view) or header.source
+        own = kind == "words" or header.weights == "tuned" or (header.weights == RANDOM and not view.is_image)
         entries[view] = {
             "kind": kind,
-            "name": name,
-            "dim": made["dim"],
+            "name": header.encoder,
+            "dim": made.dim,
             "source": None if own or Path(named).expanduser().exists() or Path(named).is_absolute() else named or None,
             "part": None,
             "recipe": recipe,
         }
-        entries[view]["put_in"] = own or (with_encoders and recipe["weights"] != RANDOM)
+        entries[view]["put_in"] = own or (with_encoders and header.weights != RANDOM)
     for view, entry in entries.items():
         if entry["put_in"]:
             same = [v for v, e in entries.items() if canonical(e["recipe"]) == canonical(entry["recipe"])]
-            part = "+".join(v.removeprefix("text-") for v in same)
+            part = view if view.is_image else View.text("+".join(v.short for v in same))
             ending = "" if entry["kind"] == "transformer" else ".safetensors"
-            entry["part"] = f"encoders/{'image' if view == 'image' else f'text-{part}'}{ending}"
+            entry["part"] = f"encoders/{part}{ending}"
     return {view: {key: e[key] for key in e if key != "put_in"} for view, e in entries.items()}
 
 
-def _put_in(embedder: Embedder, view: str, path: Path) -> None:
+def _put_in(embedder: Embedder, view: View, path: Path) -> None:
     """Write an encoder's weights, and a tokenizer with them."""
     encoder: ImageEncoder | TextEncoder | WordEncoder
-    encoder = embedder.image_encoder if view == "image" else embedder.text_encoder(view)
+    encoder = embedder.image_encoder if view.is_image else embedder.text_encoder(view)
     if isinstance(encoder, WordEncoder):
         write_bytes(path, safetensors.numpy.save(encoder.arrays()))
     elif isinstance(encoder, ImageEncoder):
@@ -177,9 +177,9 @@ def _tensors(module: Any) -> bytes:
     return safetensors.torch.save(state, {"format": "pt"})
 
 
-def _check(target: Path, entries: Mapping[str, Mapping[str, Any]]) -> None:
+def _check(target: Path, entries: Mapping[View, Mapping[str, Any]]) -> None:
     """Open what was put in: its digests must be those that the recipes have."""
     opened = PretrainedHasher.load(target, device="cpu", offline=True)
     for view, entry in entries.items():
         if entry["part"]:
-            _ = opened.image_encoder if view == "image" else opened.text_encoder(view)
+            _ = opened.image_encoder if view.is_image else opened.text_encoder(view)

@@ -34,8 +34,7 @@ def address(**asked: object) -> str:
 def about(hasher: Hasher) -> str:
     """The run and its protocol, in a line."""
     run, data = hasher.run, hasher.dataset
-    untrained = any(made["weights"] == "random" for made in run.config["features"].values())
-    val = run.config.get("val_map_mean")
+    untrained, val = run.untrained_views, run.outcome.val_map_mean
     parts = [
         f"{data.name}: {run.method}, {run.bits} bits, seed {run.seed}, trained on {' and '.join(run.langs)}",
         hasher.scope,

@@ -47,4 +47,4 @@ class Pictures:
         if kind == OF_ALL_RUNS:
             beside = run.folder.parents[1]
             found = runs.find_runs(beside, dataset.name, dataset.relevance)
-        return Source(dataset, self._hasher.folder, found, (), PlotConfig.items)
+        return Source(self._hasher.data, found, (), PlotConfig.items)

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from cmrhash.compute import processes
 from cmrhash.config import ExtractConfig, FinetuneConfig
+from cmrhash.data.view import View
 from cmrhash.encoders.image import ImageEncoder
 from cmrhash.encoders.pixels import Crop
 from cmrhash.encoders.text import TextEncoder
@@ -46,8 +47,9 @@ def extract_tuned(config: ExtractConfig, tune: FinetuneConfig, progress: Progres
         tuned = finetune(tune, opened.dataset, image, texts, folder, config.dtype, config.overwrite, progress)
         image, texts = tuned.apply(image, texts)
         if tuned.fresh and config.overwrite and not processes.rank():
-            names = [f"image-{image.name}", *(f"text-{lang}-{texts[lang].name}" for lang in opened.langs)]
-            _remove(folder, [name for name in names if name.endswith(SUFFIX)])
+            encoders = {View.IMAGE: image.name, **{View.text(lang): texts[lang].name for lang in opened.langs}}
+            tuned_ones = {view: name for view, name in encoders.items() if name.endswith(SUFFIX)}
+            _remove(folder, [view.feature_file(name) for view, name in tuned_ones.items()])
         done = extract(config, progress, Opened(opened.dataset, opened.langs, image, dict(texts)))
     return TunedExtraction(**vars(done), tuned=tuned)
 
@@ -69,5 +71,5 @@ def _remove(folder: Path, names: Sequence[str]) -> None:
     stop with StaleError.
     """
     for name in names:
-        for path in (folder / f"{name}.h5", folder / f"{name}.h5.part"):
+        for path in (folder / name, folder / f"{name}.part"):
             path.unlink(missing_ok=True)

@@ -32,11 +32,13 @@ from cmrhash.compute.device import choose_dtype, send
 from cmrhash.config import RANDOM, TRAINED_SHARE, FinetuneConfig, TrainConfig, check_finetune
 from cmrhash.data.items import ImageTextDataset
 from cmrhash.data.manifest import items_digest
+from cmrhash.data.view import View
 from cmrhash.encoders.image import ImageEncoder
 from cmrhash.encoders.text import TextEncoder
 from cmrhash.errors import CmrhashError, PeerError, UsageError
 from cmrhash.features.images import DECODERS
 from cmrhash.features.outcome import CODE, Progress
+from cmrhash.features.views import ordinals
 from cmrhash.retrieval import codes
 from cmrhash.storage.files import locked, make_folder
 from cmrhash.storage.recipes import canonical, refuse_difference
@@ -48,7 +50,7 @@ from cmrhash.training.finetune.task import Photos, TuneTask, choose, open_task
 from cmrhash.training.finetune.tuned import Tuned
 from cmrhash.training.heads import Head
 from cmrhash.training.methods import METHODS, Batch, Method, Terms, get_method, total
-from cmrhash.training.train import NAN_STEPS, batch_size, judge, one_cycle, seeded, short, summary
+from cmrhash.training.train import NAN_STEPS, batch_size, judge, one_cycle, seeded, summary
 
 LOOK = 16  # steps between two looks at the gradients, each of which waits for the device
 JUDGE_BATCH = 64  # items a forward pass
@@ -83,7 +85,7 @@ def finetune(
         done = None if overwrite else tuned.find(target)
         processes.agree("recipe and cache", canonical({"done": done is not None, **recipe}))
         if done:
-            refuse_difference(done.config["recipe"], recipe, target, "fine-tuning")
+            refuse_difference(done.recipe, recipe, target, "fine-tuning")
             return done
         # a CPU trains in full precision, whatever it encodes in
         compute = torch.float32 if image.device.type == "cpu" else choose_dtype(dtype, image.device, untrained=False)
@@ -104,8 +106,8 @@ def _written(
         assert found is not None
         return replace(found, fresh=True)
     rates = recipe["rates"]
-    kept = {lang: encoder for lang, encoder in texts.items() if rates[f"text-{lang}"]}
-    result = tuned.write(target, recipe, state, image if rates["image"] else None, kept)
+    kept = {lang: encoder for lang, encoder in texts.items() if rates[View.text(lang)]}
+    result = tuned.write(target, recipe, state, image if rates[View.IMAGE] else None, kept)
     forget(target)
     return result
 
@@ -136,9 +138,9 @@ class Tuner:
         if size < processes.world():
             fix = f"give --batch {processes.world()} or more and 4 times as many train items, or start fewer processes"
             raise UsageError(f"{size} items a step for {processes.world()} processes", None, fix)
-        dims = {"image": task.image.dim, **{f"text-{lang}": encoder.dim for lang, encoder in task.texts.items()}}
+        dims = {View.IMAGE: task.image.dim, **{View.text(lang): encoder.dim for lang, encoder in task.texts.items()}}
         classes = len(task.dataset.classes) if task.labels is not None else 0
-        shapes = Shapes(config.bits, classes, {short(view): dim for view, dim in dims.items()})
+        shapes = Shapes(config.bits, classes, {view.short: dim for view, dim in dims.items()})
         with seeded(config.seed, self.device):
             self.heads = nn.ModuleDict({view: _head(dim, config.bits) for view, dim in dims.items()}).to(self.device)
             parts = nn.ModuleDict(method.parts(shapes) if method.parts else {}).to(self.device)
@@ -147,7 +149,8 @@ class Tuner:
         rates = _rates(config, task.image, task.texts)
         self.frozen = [view for view in self.encoders if not rates[view]]
         groups = [{"params": [*self.heads.parameters(), *parts.parameters()], "peak": config.lr}]
-        for view, module in modules.items():
+        for view, encoder in self.encoders.items():
+            module = encoder.module
             module.requires_grad_(view not in self.frozen)
             if self._learns_statistics(view):
                 distributed.over_all_ranks(module, self.device)
@@ -241,18 +244,18 @@ class Tuner:
         items = task.train[batch.numpy()]
         own, rows = processes.part(len(items)), processes.counts(len(items))
         assert self.method.terms is not None
-        encoded = {"image": task.image.forward(torch.from_numpy(images))}  # view -> (own items, D)
+        encoded = {View.IMAGE: task.image.forward(torch.from_numpy(images))}  # view -> (own items, D)
         for lang, encoder in task.texts.items():
             captions = [task.pieces[lang][item] for item in items.tolist()]
             counts = torch.tensor([len(c) for c in captions])
             pick = (torch.rand(len(items), generator=self.draws) * counts).long().tolist()
-            encoded[f"text-{lang}"] = encoder.forward([c[p] for c, p in zip(captions, pick, strict=True)][own])
+            encoded[View.text(lang)] = encoder.forward([c[p] for c, p in zip(captions, pick, strict=True)][own])
         views, features = {}, {}
         for view, part in encoded.items():
             x = distributed.gather(part, rows)  # (B, D)
             scaled = self.heads[view].get_submodule("scale")(x)
-            views[short(view)] = self.heads[view].get_submodule("head")(scaled)  # (B, K)
-            features[short(view)] = scaled.detach()  # a target to reconstruct, not a way to make it easier
+            views[view.short] = self.heads[view].get_submodule("head")(scaled)  # (B, K)
+            features[view.short] = scaled.detach()  # a target to reconstruct, not a way to make it easier
         relevant = torch.eye(len(items), dtype=torch.bool, device=self.device)
         y = None
         if task.labels is not None:
@@ -269,7 +272,7 @@ class Tuner:
         self.model.eval()
         return judge(self.task.probes, self._codes_of, self.config.bits)
 
-    def _codes_of(self, view: str, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
+    def _codes_of(self, view: View, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
         """Each rank encodes its part of the batches, which are those of one process."""
         task, of = self.task, self.task.rows[view]
         items = of[rows]
@@ -279,15 +282,14 @@ class Tuner:
             for r in range(processes.world())
         ]
         own = batches[processes.part(len(batches))]
-        if view == "image":
+        if view.lang is None:
             pixels = task.photos.batches([items[batch] for batch in own])
             parts = [task.image.forward(torch.from_numpy(images)) for images in pixels]
         else:
-            lang = view.removeprefix("text-")
-            which = rows - np.searchsorted(of, items)  # of the item's captions
-            pieces = [task.pieces[lang][item][at] for item, at in zip(items.tolist(), which.tolist(), strict=True)]
-            parts = [task.texts[lang].forward(pieces[batch]) for batch in own]
-        none = torch.empty(0, (task.image if view == "image" else task.texts[lang]).dim, device=self.device)
+            which = ordinals(of)[rows]  # of the item's captions
+            pieces = [task.pieces[view.lang][item][at] for item, at in zip(items.tolist(), which.tolist(), strict=True)]
+            parts = [task.texts[view.lang].forward(pieces[batch]) for batch in own]
+        none = torch.empty(0, (task.image if view.lang is None else task.texts[view.lang]).dim, device=self.device)
         return codes.pack(self.heads[view](processes.gather(torch.cat([none, *parts]), sizes)).cpu().numpy())
 
     def _set_modes(self) -> None:
@@ -304,7 +306,7 @@ class Tuner:
                     if isinstance(part, _BatchNorm):
                         part.eval()
 
-    def _learns_statistics(self, view: str) -> bool:
+    def _learns_statistics(self, view: View) -> bool:
         return view not in self.frozen and self.encoders[view].recipe["weights"] == RANDOM
 
     def _steps(self) -> tuple[int, int]:
@@ -339,15 +341,15 @@ def _head(dim: int, bits: int) -> nn.Module:
     return nn.Sequential(OrderedDict(scale=nn.BatchNorm1d(dim, affine=False), head=head))
 
 
-def _rates(config: FinetuneConfig, image: ImageEncoder, texts: Mapping[str, TextEncoder]) -> dict[str, float]:
+def _rates(config: FinetuneConfig, image: ImageEncoder, texts: Mapping[str, TextEncoder]) -> dict[View, float]:
     """Peak of the learning rate by view."""
 
     def rate(asked: float | None, encoder: ImageEncoder | TextEncoder) -> float:
         usual = config.lr * (1.0 if encoder.recipe["weights"] == RANDOM else TRAINED_SHARE)
         return usual if asked is None else asked
 
-    by_lang = {f"text-{lang}": rate(config.text_lr, encoder) for lang, encoder in texts.items()}
-    return {"image": rate(config.image_lr, image), **by_lang}
+    by_lang = {View.text(lang): rate(config.text_lr, encoder) for lang, encoder in texts.items()}
+    return {View.IMAGE: rate(config.image_lr, image), **by_lang}
 
 
 def _draws(seed: int) -> torch.Generator:
@@ -379,7 +381,7 @@ def _recipe(
     method: Method,
 ) -> dict[str, Any]:
     """All that decides the result; where and in which number type the work is done is left out."""
-    encoders = {"image": image.recipe, **{f"text-{lang}": encoder.recipe for lang, encoder in texts.items()}}
+    encoders = {View.IMAGE: image.recipe, **{View.text(lang): encoder.recipe for lang, encoder in texts.items()}}
     return {
         "code": CODE,
         "dataset": dataset.name,

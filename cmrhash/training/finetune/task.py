@@ -15,6 +15,7 @@ from torch import Tensor
 
 from cmrhash.compute import processes
 from cmrhash.data.items import ImageTextDataset, resolve_image
+from cmrhash.data.view import View
 from cmrhash.encoders.image import ImageEncoder
 from cmrhash.encoders.text import TextEncoder
 from cmrhash.errors import DataError
@@ -125,12 +126,12 @@ class TuneTask:
     photos: Photos
     pieces: dict[str, dict[int, list[list[int]]]]
 
-    def encoders(self) -> dict[str, ImageEncoder | TextEncoder]:
+    def encoders(self) -> dict[View, ImageEncoder | TextEncoder]:
         """Each encoder once, by the first view that it encodes."""
-        first: dict[str, ImageEncoder | TextEncoder] = {"image": self.image}
+        first: dict[View, ImageEncoder | TextEncoder] = {View.IMAGE: self.image}
         for lang, encoder in self.texts.items():
             if all(encoder is not other for other in first.values()):
-                first[f"text-{lang}"] = encoder
+                first[View.text(lang)] = encoder
         return first
 
 
@@ -150,10 +151,10 @@ def choose(dataset: ImageTextDataset, langs: list[str]) -> Choice:
 
     Raises DataError if there is nothing to train on.
     """
-    rows: Rows = {"image": np.flatnonzero([item.image is not None for item in dataset.items])}
+    rows: Rows = {View.IMAGE: np.flatnonzero([item.image is not None for item in dataset.items])}
     for lang in langs:
         counts = [len(item.texts.get(lang, ())) for item in dataset.items]
-        rows[f"text-{lang}"] = np.repeat(np.arange(len(counts)), counts)
+        rows[View.text(lang)] = np.repeat(np.arange(len(counts)), counts)
     train = train_items(dataset, rows, dataset.root)
     probes = val_probes(dataset, langs, rows, min(JUDGES, len(train)))
     judges = [rows[view][asked_rows(probes, view)] for view in rows] if probes else []
@@ -166,9 +167,9 @@ def open_task(
     """Decode the images once, leave out the items of those that are broken, and cut the captions into word pieces."""
     dataset, langs = choice.dataset, list(texts)
     broken = photos.items[~photos.look(progress)]
-    usable = {**choice.rows, "image": np.setdiff1d(choice.rows["image"], broken)}
+    usable = {**choice.rows, View.IMAGE: np.setdiff1d(choice.rows[View.IMAGE], broken)}
     train = train_items(dataset, usable, dataset.root)
-    rows = {**choice.rows, "image": np.setdiff1d(choice.judges, broken)}
+    rows = {**choice.rows, View.IMAGE: np.setdiff1d(choice.judges, broken)}
     probes = val_probes(dataset, langs, rows)
     pieces: dict[str, dict[int, list[list[int]]]] = {}
     for lang, encoder in texts.items():

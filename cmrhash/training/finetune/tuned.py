@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 
 import safetensors.torch
 
+from cmrhash.data.view import View
 from cmrhash.encoders.image import ImageEncoder
 from cmrhash.encoders.text import TextEncoder
 from cmrhash.encoders.weights import state_digest
@@ -27,6 +28,7 @@ from cmrhash.storage.files import checked, remove, sha256, sync, write_bytes
 from cmrhash.storage.recipes import fingerprint
 from cmrhash.training import runs
 from cmrhash.training.checkpoint import State, fill, read_tensors
+from cmrhash.training.runs import Outcome
 
 SUFFIX = "-tuned"  # of an encoder's name, and so of its feature files
 IMAGE = "image.safetensors"
@@ -36,16 +38,32 @@ E = TypeVar("E", ImageEncoder, TextEncoder)
 
 @dataclass(frozen=True)
 class Tuned:
-    """A finished fine-tuning: its folder and the content of ``config.json``. fresh: it was made by this call."""
+    """A finished fine-tuning: its folder, and what ``config.json`` records of it.
+
+    recipe: all that decides the result; weights: view -> file of the tuned weights; files: sha256 of every file;
+    fresh: it was made by this call.
+    """
 
     folder: Path
-    config: Mapping[str, Any]
+    recipe: Mapping[str, Any]
+    weights: Mapping[View, str]
+    files: Mapping[str, str]
+    outcome: Outcome
     fresh: bool
+
+    @classmethod
+    def read(cls, folder: Path, record: Mapping[str, Any], fresh: bool) -> Tuned:
+        """The fine-tuning of a stored record; raises DamagedError if a field is missing or of another type."""
+        try:
+            weights = {View(name): str(file) for name, file in record["weights"].items()}
+            return cls(folder, dict(record["recipe"]), weights, dict(record["files"]), Outcome.read(record), fresh)
+        except (KeyError, TypeError, ValueError, AttributeError):
+            raise DamagedError("tuned encoders: not what was written", folder / runs.CONFIG, ANEW) from None
 
     @property
     def digest(self) -> str:
         """What the features of its encoders are known by."""
-        return fingerprint(self.config["recipe"])
+        return fingerprint(self.recipe)
 
     def apply(
         self, image: ImageEncoder, texts: Mapping[str, TextEncoder]
@@ -54,20 +72,19 @@ class Tuned:
 
         The modules are the given ones, changed. Raises DamagedError if a file is not what was written.
         """
-        weights = self.config["weights"]
-        for name, digest in self.config["files"].items():
+        for name, digest in self.files.items():
             checked(self.folder, name, digest, ANEW)
-        if "image" in weights:
-            image = self._load(image, weights["image"])
+        if View.IMAGE in self.weights:
+            image = self._load(image, self.weights[View.IMAGE])
         done: dict[str, TextEncoder] = {}
         for lang, encoder in texts.items():
-            name = weights.get(f"text-{lang}")
-            same = [other for other in done if name and weights[f"text-{other}"] == name]
-            done[lang] = done[same[0]] if same else self._load(encoder, name) if name else encoder
+            file = self.weights.get(View.text(lang))
+            same = [other for other in done if file and self.weights[View.text(other)] == file]
+            done[lang] = done[same[0]] if same else self._load(encoder, file) if file else encoder
         return image, done
 
     def _load(self, encoder: E, name: str) -> E:
-        path = checked(self.folder, name, self.config["files"].get(name), ANEW)
+        path = checked(self.folder, name, self.files.get(name), ANEW)
         fill(encoder.module, read_tensors(path, ANEW), path, ANEW)
         encoder.module.eval()
         made = {"tuned": self.digest, **encoder.recipe}
@@ -84,7 +101,7 @@ def find(folder: Path) -> Tuned | None:
     if not (folder / runs.CONFIG).exists():
         return None
     try:
-        return Tuned(folder, runs.open_run(folder).config, fresh=False)
+        return Tuned.read(folder, runs.read_record(folder), fresh=False)
     except DamagedError:
         raise DamagedError("tuned encoders: not what was written", folder / runs.CONFIG, ANEW) from None
 
@@ -101,14 +118,14 @@ def write(
     (folder / IMAGE).unlink(missing_ok=True)
     weights = {}
     if image is not None:
-        write_bytes(folder / IMAGE, _weights(state, "image"))
-        weights["image"] = IMAGE
+        write_bytes(folder / IMAGE, _weights(state, View.IMAGE))
+        weights[View.IMAGE] = IMAGE
     for lang, encoder in texts.items():
         sharing = [other for other in texts if texts[other] is encoder]
-        part = f"text-{'+'.join(sharing)}"
-        weights[f"text-{lang}"] = f"{part}/model.safetensors"
+        part = View.text("+".join(sharing))
+        weights[View.text(lang)] = f"{part}/model.safetensors"
         if lang == sharing[0]:
-            write_bytes(folder / part / "model.safetensors", _weights(state, f"text-{lang}"))
+            write_bytes(folder / part / "model.safetensors", _weights(state, View.text(lang)))
             encoder.module.config.save_pretrained(folder / part)  # type: ignore[union-attr, operator]
             encoder.tokenizer.save_pretrained(folder / part)
     runs.write_lines(folder / runs.HISTORY, state.history)
@@ -118,10 +135,10 @@ def write(
         sync(path)
     files = {str(path.relative_to(folder)): sha256(path) for path in sorted(made)}
     content = {"recipe": recipe, "weights": weights, **state.result(), "files": files}
-    return Tuned(folder, runs.write_config(folder, content).config, fresh=True)
+    return Tuned.read(folder, runs.write_record(folder, content), fresh=True)
 
 
-def _weights(state: State, view: str) -> bytes:
+def _weights(state: State, view: View) -> bytes:
     start = f"encoders.{view}."
     own = {name.removeprefix(start): t for name, t in state.best.items() if name.startswith(start)}
     return safetensors.torch.save(own, {"format": "pt"})

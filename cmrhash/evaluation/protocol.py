@@ -1,0 +1,110 @@
+"""The protocol of an evaluation in words: everything that decides a number, for the reader of a table."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import fields
+from typing import Any
+
+from cmrhash.config import READY, EvalConfig, TrainConfig
+from cmrhash.data.items import RELEVANCE, ImageTextDataset
+from cmrhash.data.view import View
+from cmrhash.training.runs import Run, TrainedOn
+
+UNTOLD = ("method", "bits", "seed", "langs", "relevance", "device", "checkpoint_seconds")  # no setting of their own
+EPOCH = {"val": "chosen on val, never on query"}
+CAPTIONS = {
+    "labels": "first of each item",
+    "pairs": "all: each is a query, or lies in the database; a hit is any of the item's own",
+}
+PAIRS_METRIC = "R@k is hit@k, the share of queries with a hit in the top k; MedR: median rank of the first hit; "
+
+
+def protocol_of(
+    config: EvalConfig, dataset: ImageTextDataset, found: Sequence[Run], rows: Sequence[dict[str, Any]]
+) -> dict[str, Any]:
+    """How the numbers were made."""
+    heads = {row[key] for row in rows for key in ("head_lang", "database_head_lang") if row.get(key)}
+    shown = {View.IMAGE, *map(View.text, heads)}
+    used = {name: _used(name, found) for name in sorted(shown)}
+    untrained = list(dict.fromkeys(view for run in found for view in run.untrained_views if view in shown))
+    return {
+        "dataset": dataset.name,
+        "queries": f"{dataset.count('query')} query items; those without a relevant item are left out",
+        "database": f"{dataset.count('database')} database items, {dataset.count('train')} train items",
+        "captions": CAPTIONS[dataset.relevance],
+        "relevance": RELEVANCE[dataset.relevance],
+        "metric": (PAIRS_METRIC if dataset.relevance == "pairs" else "") + _metric(config),
+        "ties": {"expected": "expected value over random order within equal Hamming distance"}.get(
+            config.ties, f"{config.ties} order within equal Hamming distance"
+        ),
+        "epoch": _by_run(found, lambda run: EPOCH.get(run.outcome.chosen_on, run.outcome.chosen_on)),
+        "split": dataset.split,
+        "encoders": {name: words for name, words in used.items() if words},
+        "untrained_encoders": untrained,
+        "map_real" if dataset.relevance == "labels" else "real-valued": "cosine of the embeddings, whole database",
+        "trained_langs": "; ".join(sorted({"+".join(run.langs) for run in found})),
+        "seeds": sorted({run.seed for run in found}),
+        **_extras(rows, found),
+    }
+
+
+def _by_run(found: Sequence[Run], words_of: Callable[[Run], str | None]) -> str:
+    """What is true of the runs; where that differs, of which ones it is."""
+    which: dict[str, list[str]] = {}
+    for run in found:
+        if words := words_of(run):
+            which.setdefault(words, []).append(run.name)
+    if len(which) == 1:
+        return next(iter(which))
+    return "; ".join(f"{words} ({', '.join(names)})" for words, names in which.items())
+
+
+def _used(view: View, found: Sequence[Run]) -> str:
+    """The encoder of a view, or the encoders that the runs have."""
+    return _by_run(found, lambda run: _encoder(view, run.features[view]) if view in run.features else None)
+
+
+def _extras(rows: Sequence[dict[str, Any]], found: Sequence[Run]) -> dict[str, str]:
+    """What needs a word only where it occurs."""
+    extras = {}
+    unusual = {run.name: changed_settings(run) for run in found}
+    if any(unusual.values()):
+        each = (f"{name}: {', '.join(f'{k} {v}' for k, v in own.items())}" for name, own in unusual.items() if own)
+        extras["settings other than the default"] = "; ".join(each)
+    ends = {
+        (row[f"{end}lang"], row[f"{end}head_lang"]) for row in rows for end in ("", "database_") if f"{end}lang" in row
+    }
+    borrowed = sorted((lang, head) for lang, head in ends if lang != head)
+    if borrowed:
+        what = ", ".join(f"{lang} by the head of {head}" for lang, head in borrowed)
+        extras["untrained languages"] = f"{what}, through the same text encoder"
+    if {"t2t", "i2i"} & {row["direction"] for row in rows}:
+        extras["within a view"] = "the query itself is left out of the database"
+    return extras
+
+
+def changed_settings(run: Run) -> dict[str, Any]:
+    """Settings of a training that are not the default, but for those that its folder is named by."""
+    made, defaults = run.settings, TrainConfig()
+    names = [field.name for field in fields(TrainConfig) if field.name not in UNTOLD and field.name in made]
+    return {name: made[name] for name in names if made[name] != getattr(defaults, name)}
+
+
+def _encoder(view: View, made: TrainedOn) -> str:
+    """Name of the feature file's encoder, architecture, and the weights by the start of their sha256."""
+    what = "ready-made features" if made.weights == READY else f"({made.encoder}), {made.weights} weights"
+    digest = f" {made.weights_sha256[:12]}" if made.weights_sha256 else ""
+    return f"{view.encoder_of(made.file)} {what}{digest}"
+
+
+def _metric(config: EvalConfig) -> str:
+    if config.map_at is None:
+        return "mAP over the whole database"
+    divisor = {
+        "min": "divided by min(relevant, k)",
+        "R": "divided by all relevant",
+        "hits": "divided by the relevant found in the top k",
+        "first": "over the first min(relevant, k) relevant items, at any rank",
+    }[config.map_at_rule]
+    return f"mAP@{config.map_at}, {divisor} (rule {config.map_at_rule})"

@@ -1,0 +1,138 @@
+"""The extracted data set: items in the cache and their feature files, each header and each file read once."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from cmrhash.data import manifest
+from cmrhash.data.items import ImageTextDataset, with_relevance
+from cmrhash.data.view import View
+from cmrhash.errors import UsageError, did_you_mean
+from cmrhash.features.file import FeatureHeader, read_features, read_header
+from cmrhash.features.views import ViewFeatures, over_items
+
+Stamp = tuple[int, int, int]  # of a file: inode, size, time of the last change
+
+
+class ExtractedDataset:
+    """A data set in the cache: its items (``dataset``), its ``folder`` there, and its feature files.
+
+    Headers and features are kept once read, and read again only if the file was replaced.
+    """
+
+    def __init__(self, dataset: ImageTextDataset, folder: Path) -> None:
+        self.dataset, self.folder = dataset, folder
+        self._headers: dict[Path, tuple[Stamp, FeatureHeader]] = {}
+        self._features: dict[Path, tuple[Stamp, ViewFeatures]] = {}
+
+    @classmethod
+    def open(cls, cache: str | Path, name: str | None = None) -> ExtractedDataset:
+        """Open the data set of that name; without a name, the only one in the cache.
+
+        Raises UsageError if there is none or no single one, DamagedError or StaleError for files that cannot be used.
+        """
+        return cls(*manifest.open_extracted(Path(cache), name))
+
+    def __repr__(self) -> str:
+        langs = ", ".join(self.dataset.languages)
+        return f"ExtractedDataset({self.name!r}, {len(self.dataset.items)} items, {langs}, in {str(self.folder)!r})"
+
+    @property
+    def name(self) -> str:
+        """Name of the data set, which is that of its folder."""
+        return self.dataset.name
+
+    def with_relevance(self, asked: str | None) -> ExtractedDataset:
+        """The same data set under another rule of relevance, "labels" or "pairs"; None: its own rule."""
+        other = ExtractedDataset(with_relevance(self.dataset, asked), self.folder)
+        other._headers, other._features = self._headers, self._features
+        return other
+
+    def release(self) -> None:
+        """Let go of the features in memory; headers stay."""
+        self._features.clear()
+
+    # ------------------------------------------------------------------------------------------ headers
+
+    def header(self, file: str) -> FeatureHeader | None:
+        """Header of the feature file of that name, None if there is no such file."""
+        path = self.folder / file
+        stamp = _stamp(path)
+        if stamp is None:
+            return None
+        if path not in self._headers or self._headers[path][0] != stamp:
+            self._headers[path] = stamp, read_header(path)
+        return self._headers[path][1]
+
+    def headers(self, view: View) -> list[FeatureHeader]:
+        """Headers of all feature files of a view, by any encoder, sorted by file name."""
+        return [header for header in self._all(f"{view}-*.h5") if header.view == view]
+
+    def languages(self, asked: Sequence[str] = ()) -> list[str]:
+        """The asked languages, or all that are extracted; raises UsageError for one that is not.
+
+        A language counts if the data set has captions in it, or if it has ready-made features.
+        """
+        texts = [header for header in self._all("text-*.h5") if header.view.lang]
+        own = set(self.dataset.languages)
+        there = sorted({str(h.view.lang) for h in texts if h.view.lang in own or h.is_ready_made})
+        unknown = [lang for lang in asked if lang not in there]
+        if unknown or not there:
+            wish = f"no features for language '{unknown[0]}'" if unknown else "no text features"
+            what = f"{wish} (there: {', '.join(there) or 'none'})"
+            raise UsageError(what, self.folder, "run cmrhash extract --lang ... first")
+        return [lang for lang in there if not asked or lang in asked]
+
+    def find(self, view: View, encoder: str | None = None) -> FeatureHeader:
+        """The feature file of a view; ``encoder`` says which one if there are several.
+
+        Raises UsageError if there is none or no single one.
+        """
+        there = self.headers(view)
+        names = [header.encoder for header in there]
+        if encoder is not None:
+            there = [header for header in there if header.encoder == encoder]
+        if len(there) == 1:
+            return there[0]
+        if not there:
+            wish = f"no {view} features" + (f" by '{encoder}'" if encoder else "")
+            hint = did_you_mean(encoder or "", names)
+            fix = f"{hint} else run cmrhash extract first" if hint else "run cmrhash extract first"
+            raise UsageError(f"{wish} (there: {', '.join(names) or 'none'})", self.folder, fix)
+        raise UsageError(
+            f"{view} features by {', '.join(names)}", self.folder, f"choose, such as with {self._choice()}"
+        )
+
+    def _all(self, pattern: str) -> list[FeatureHeader]:
+        found = (self.header(path.name) for path in sorted(self.folder.glob(pattern)))
+        return [header for header in found if header is not None]
+
+    def _choice(self) -> str:
+        """Options that choose one encoder for every view that has several, the last of each."""
+        langs = sorted({str(header.view.lang) for header in self._all("text-*.h5") if header.view.lang})
+        several = {view: self.headers(view) for view in (View.IMAGE, *map(View.text, langs))}
+        return " ".join(f"--encoder {view.short}={of[-1].encoder}" for view, of in several.items() if len(of) > 1)
+
+    # ------------------------------------------------------------------------------------------ features
+
+    def features(self, view: View, encoder: str | None = None) -> ViewFeatures:
+        """Features of a view, laid over the items; ``encoder`` says which file if there are several.
+
+        Raises UsageError if there is none or no single one, StaleError if it was made of other items or captions.
+        """
+        path = self.find(view, encoder).path
+        stamp = _stamp(path)
+        assert stamp is not None
+        if path not in self._features or self._features[path][0] != stamp:
+            self._features[path] = stamp, over_items(read_features(path), self.dataset)
+        return self._features[path][1]
+
+
+def _stamp(path: Path) -> Stamp | None:
+    try:
+        of = os.stat(path)
+    except FileNotFoundError:
+        return None
+    return of.st_ino, of.st_size, of.st_mtime_ns
