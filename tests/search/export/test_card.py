@@ -1,0 +1,67 @@
+"""The model card that a run is handed on with."""
+
+import json
+import re
+
+import yaml
+from handed_on import TRAIN
+
+from cmrhash.config import EvalConfig, TrainConfig
+from cmrhash.data.manifest import open_extracted
+from cmrhash.evaluation.evaluate import evaluate
+from cmrhash.search.hasher import Hasher
+from cmrhash.training import runs
+from cmrhash.training.train import train
+
+
+def test_the_card_is_what_hubs_read_and_says_how_the_figures_were_made(shared, made):
+    _, front, text = (shared / "README.md").read_text().split("---\n", 2)
+    head = yaml.safe_load(front)
+    assert head["library_name"] == "cmrhash"
+    assert head["language"] == ["de", "en"]
+    assert "cross-modal-hashing" in head["tags"]
+    assert "license" not in head
+    report = json.loads((made / "runs/manifest/triplet-20/metrics.json").read_text())["scores"][0]
+    for row in report["rows"]:
+        assert f"| {row['lang']} | {row['direction']} | {row['map']:.3f} | {row['chance']:.3f} |" in text
+    assert report["protocol"]["ties"] in text
+    assert "FaceNet" in text
+    assert "from_pretrained" in text
+
+
+def test_the_card_names_both_languages_where_texts_find_texts(made, tmp_path):
+    dataset, folder = open_extracted(made / "cache", None)
+    done, _ = train(TRAIN, dataset, folder, tmp_path / "runs")
+    evaluate(EvalConfig(directions=("t2t", "i2i")), dataset, folder, tmp_path / "runs")
+    Hasher(done, dataset, folder).save_pretrained(tmp_path / "out")
+    lines = re.findall(r"^\| (\S+) \| (t2t|i2i) \|", (tmp_path / "out/README.md").read_text(), re.MULTILINE)
+    assert lines == [("de-de", "t2t"), ("de-en", "t2t"), ("en-de", "t2t"), ("en-en", "t2t"), ("-", "i2i")]
+
+
+def test_nothing_in_it_tells_of_this_machine(shared, made):
+    for path in shared.rglob("*"):
+        if path.is_file():
+            assert str(made).encode() not in path.read_bytes(), path
+            assert b"name_or_path" not in path.read_bytes(), path
+
+
+def test_a_run_that_was_never_evaluated_says_so(make_cache, made, tmp_path):
+    dataset, folder = open_extracted(made / "cache", None)
+    done, _ = train(TRAIN, dataset, folder, tmp_path / "runs")
+    Hasher(done, dataset, folder).save_pretrained(tmp_path / "out")
+    assert "Not evaluated yet" in (tmp_path / "out/README.md").read_text()
+    (done.folder / runs.METRICS).write_text("{}")  # figures of these heads do not outlive them
+    train(TrainConfig(**{**vars(TRAIN), "epochs": 1}), dataset, folder, tmp_path / "runs", overwrite=True)
+    assert not (done.folder / runs.METRICS).exists()
+
+
+def test_the_five_lines_of_the_card_run(shared, made, monkeypatch):
+    text = (shared / "README.md").read_text()
+    code = re.search(r"```python\n(.*?)```", text, re.DOTALL)[1]
+    photos = [str(made / f"mine/images/{n}.jpg") for n in (1, 2)]
+    code = code.replace("FOLDER or owner/name", str(shared)).replace('"1.jpg"', f'"{photos[0]}"')
+    lines = code.replace('"2.jpg"', f'"{photos[1]}"').splitlines()
+    assert len(lines) == 5
+    found = {}
+    exec("\n".join(lines), found)
+    assert found["rows"].shape == (2,)

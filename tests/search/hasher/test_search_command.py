@@ -1,0 +1,161 @@
+"""``cmrhash search``."""
+
+import json
+import os
+import re
+import sys
+
+import pytest
+from small_searches import QUICK, photo
+
+from cmrhash.config import TrainConfig
+from cmrhash.data.manifest import open_extracted
+from cmrhash.evaluation.run_codes import encode
+from cmrhash.search.hasher import Hasher
+from cmrhash.training import runs
+from cmrhash.training.train import train
+from cmrhash_cli.main import main
+
+
+@pytest.fixture
+def command(made, monkeypatch, capsys):
+    """A function that runs ``cmrhash search`` there: (exit code, stdout, stderr)."""
+    monkeypatch.chdir(made)
+
+    def call(*args):
+        monkeypatch.setattr(sys, "argv", ["cmrhash", "search", *args, "--device", "cpu"])
+        code = 0
+        try:
+            main()
+        except SystemExit as end:
+            code = end.code or 0
+        out = capsys.readouterr()
+        return code, out.out, out.err
+
+    return call
+
+
+def test_the_command_prints_a_table_and_the_run(command):
+    code, out, err = command("Katze 5", "--k", "3")
+    assert code == 0
+    assert "caption (de)" in out
+    assert "UNTRAINED ENCODERS" in out
+    assert out.count("images/") == 3
+    assert err.startswith("run: runs/manifest/triplet-16")
+
+
+def test_the_command_says_what_it_did_not_search(command, by_pairs, monkeypatch):
+    monkeypatch.chdir(by_pairs)
+    hint = "20 database items of 120: --among all searches all of them\n"
+    run = "run: runs/toy/triplet-16, "
+    for args, notes in (
+        ([], f"{hint}{run}20 database items\n"),
+        (["--json"], hint),
+        (["--quiet"], ""),
+        (["--among", "all"], f"{run}all 120 items\n"),
+        (["--among", "all", "--json"], ""),
+    ):
+        code, out, err = command("--id", "i7", "--k", "200", *args)
+        assert (code, err) == (0, notes)
+        assert ("itself" in out.replace('"itself": false', "")) == ("all" in args)
+
+
+def test_the_command_prints_json_and_nothing_else(command, hasher):
+    code, out, err = command("dog 4", "--lang", "en", "--k", "3", "--json")
+    assert (code, err) == (0, "")
+    found = json.loads(out)
+    assert found["query"] == "dog 4"
+    hits = hasher.search("dog 4", lang="en", k=3)
+    judged = {"relevant": None, "itself": False}
+    assert found["results"] == [{**hit.as_json(), "labels": list(hit.labels), **judged} for hit in hits]
+
+
+@pytest.mark.parametrize(
+    ("args", "lang"),
+    [
+        (["dog 4"], "en"),
+        (["Katze 5"], "de"),
+        (["dog 4", "--lang", "de"], "de"),
+        (["mine/images/3.jpg"], "de"),
+        (["--id", "i3", "--lang", "en"], "en"),
+        (["--id", "i3", "--by", "text", "--to", "image"], "de"),
+    ],
+)
+def test_json_says_which_language_was_understood(command, args, lang):
+    assert json.loads(command(*args, "--json")[1])["lang"] == lang
+
+
+def test_a_path_is_a_photo_and_an_id_an_item(command, hasher, made):
+    for args, hits in (
+        (["mine/images/3.jpg"], hasher.search(photo(made, 3), k=2)),
+        (["--id", "i3"], hasher.search_item("i3", k=2)),
+    ):
+        found = json.loads(command(*args, "--k", "2", "--json")[1])
+        assert [result["id"] for result in found["results"]] == [hit.id for hit in hits]
+
+
+def test_a_language_that_the_training_did_not_see_is_not_answered_without_a_word(command, make_cache, tmp_path):
+    train(TrainConfig(**QUICK, langs=("en",), device="cpu"), *make_cache(tmp_path / "cache"), tmp_path / "runs")
+    where = ("--cache", str(tmp_path / "cache"), "--runs", str(tmp_path / "runs"), "--id", "i6")
+    warning = "warning: de goes through the head of en, which saw no de in its training\n"
+    assert warning in command(*where, "--lang", "de")[2]
+    assert warning not in command(*where, "--lang", "en")[2]
+    assert warning not in command(*where, "--lang", "de", "--to", "image")[2]
+
+
+def test_what_is_found_by_an_item_is_judged(command, hasher):
+    for by in ("image", "text"):
+        args = ("--id", "i3", "--by", by, "--to", "text", "--lang", "en", "--k", "40")
+        found = json.loads(command(*args, "--json")[1])
+        assert found["query"] == {"id": "i3", "by": by}
+        hits = hasher.search_item("i3", by=by, lang="en", to="text", k=40)
+        assert [result["id"] for result in found["results"]] == [hit.id for hit in hits]
+        assert {r["id"] for r in found["results"] if r["relevant"]} == {h.id for h in hits if h.labels == ("house",)}
+        assert [r["itself"] for r in found["results"]] == [h.id == "i3" for h in hits]
+        shown = command(*args)[1]
+        assert len(re.findall(r"text +itself", shown)) == 1
+        assert len(re.findall(r"text +(yes|no) ", shown)) == len(hits) - 1
+
+
+@pytest.mark.parametrize(
+    ("words", "args"),
+    [
+        ("choose image or text", ["--id", "i3", "--by", "sound"]),
+        ("nothing to look for", []),
+        ("give a sentence, a photo, or --id", ["dog", "--id", "i3"]),
+        ("not a regular file", ["mine/images"]),
+        ("no such file.*gone.jpg", ["gone.jpg"]),
+        ("no trained run.*nowhere", ["dog", "--run", "nowhere"]),
+        ("no such trained run with 99 bits", ["dog", "--bits", "99"]),
+        ("--among train: choose database or all", ["dog", "--among", "train"]),
+    ],
+)
+def test_the_command_refuses_in_one_line(command, words, args):
+    import re
+
+    code, out, err = command(*args)
+    assert code in (2, 5)
+    assert out == ""
+    assert err.count("\n") == 1
+    assert re.search(words, err), err
+
+
+def test_the_best_run_on_val_is_asked_unless_another_is_named(made):
+    dataset, folder = open_extracted(made / "cache", None)
+    out = made / "several"
+    for seed in (0, 1, 2):
+        train(TrainConfig(**QUICK, seed=seed, device="cpu"), dataset, folder, out)
+    found = runs.find_runs(out, dataset.name, "labels")
+    best = max(run.config["val_map_mean"] for run in found)
+    assert runs.best_run(found).config["val_map_mean"] == best
+
+
+def test_codes_are_made_once_and_found_again(made, tmp_path, monkeypatch):
+    dataset, folder = open_extracted(made / "cache", None)
+    run, _ = train(TrainConfig(**QUICK, device="cpu"), dataset, folder, tmp_path / "runs")
+    calls = []
+    monkeypatch.setattr("cmrhash.search.hasher.encode", lambda *args: calls.append(1) or encode(*args))
+    for _ in range(2):
+        Hasher(run, dataset, folder)
+    assert len(calls) == 1
+    assert os.path.getsize(run.folder / runs.CODES)

@@ -1,0 +1,29 @@
+"""An open store of each kind."""
+
+from __future__ import annotations
+
+import os
+from contextlib import closing
+
+import pytest
+from random_codes import MILVUS
+
+from cmrhash.search.stores import open_store
+
+
+@pytest.fixture(scope="session", params=["faiss", "postgresql", "milvus"])
+def url(request, tmp_path_factory):
+    """A place for collections of each kind."""
+    if request.param == "faiss":
+        return f"faiss:{tmp_path_factory.mktemp('faiss')}"
+    if request.param == "postgresql":
+        return request.getfixturevalue("postgres").url
+    if MILVUS not in os.environ:
+        pytest.skip(f"no Milvus: its embedded form has lost binary vectors; set {MILVUS} to the URL of a server")
+    return os.environ[MILVUS]
+
+
+@pytest.fixture
+def store(url):
+    with closing(open_store(url)) as opened:
+        yield opened

@@ -1,0 +1,93 @@
+"""Stores in a folder, searched by Faiss."""
+
+from __future__ import annotations
+
+import resource
+
+import faiss
+import numpy as np
+import pytest
+from random_codes import check_found, leftovers, numbered, part, random_codes
+
+from cmrhash.errors import CmrhashError, DamagedError, LockedError
+from cmrhash.search.stores import folder, open_store
+from cmrhash.storage.files import locked
+
+
+@pytest.fixture
+def filled(tmp_path):
+    """A folder with a collection of 3,000 clustered codes: (store, keys, packed)."""
+    rng = np.random.default_rng(0)
+    packed = random_codes(rng, 30, 48)[rng.integers(0, 30, 3000)] ^ random_codes(rng, 3000, 48, 0.05)
+    store = open_store(f"faiss:{tmp_path / 'codes'}")
+    store.replace("some", 48, [(numbered(3000), packed)], None, True)
+    return store, numbered(3000), packed
+
+
+def test_an_approximate_search_is_backed_by_an_exact_one(filled):
+    store, keys, packed = filled
+    query, database = packed[:20], dict(zip(keys, packed, strict=True))
+    few = open_store(store.url, 1)
+    check_found(few.search("some", query, 5), query, database, 5, exact=False)
+    check_found(few.search("some", query, 2999), query, database, 2999)  # more than any list has
+    check_found(open_store(store.url, 0).search("some", query, 50), query, database, 50)
+    assert few.add("some", [(["one more"], packed[:1])]).approximate is True
+    assert part(store, "some", "codes.ivf").exists()
+
+
+def test_faiss_reads_what_lies_in_the_folder(filled):
+    store, _, packed = filled
+    flat = faiss.read_index_binary(str(part(store, "some", "codes.faiss")))
+    rows = faiss.vector_to_array(flat.xb).reshape(3000, 8)
+    assert np.array_equal(rows[:, :6], packed)
+    assert faiss.read_index_binary(str(part(store, "some", "codes.ivf"))).ntotal == 3000
+
+
+def test_many_codes_get_an_approximate_index_unless_it_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(folder, "IVF_ROWS", 99)
+    store = open_store(f"faiss:{tmp_path}")
+    for rows, asked, there in ((99, None, False), (100, None, True), (100, False, False), (3, True, True)):
+        store.replace("grown", 16, [(numbered(rows), np.zeros((rows, 2), np.uint8))], None, asked)
+        assert part(store, "grown", "codes.ivf").exists() == there
+
+
+@pytest.mark.faults("flipped bit")
+@pytest.mark.parametrize("file", ["codes.faiss", "codes.ivf", "keys", "key_ends", "some.json"])
+def test_a_flipped_bit_is_told(filled, file):
+    store, _, packed = filled
+    path = store.folder / file if file == "some.json" else part(store, "some", file)
+    raw = bytearray(path.read_bytes())
+    raw[len(raw) // 2] ^= 4
+    path.write_bytes(raw)
+    with pytest.raises(DamagedError, match="put it there again with cmrhash index"):
+        open_store(store.url).search("some", packed[:1], 1)
+
+
+@pytest.mark.faults("disk full")
+def test_a_full_disk_leaves_the_old_codes(filled):
+    store, keys, packed = filled
+    before = leftovers(store)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limits[1]))
+    try:
+        with pytest.raises(CmrhashError, match="'some' not written, file too large") as caught:
+            store.replace("some", 48, [(keys, packed)])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert "\n" not in str(caught.value)
+    assert leftovers(store) == before
+    assert store.search("some", packed[:1], 1)[0] == [[0]]
+
+
+def test_a_second_writer_waits_and_a_killed_one_leaves_nothing_for_long(filled):
+    store = filled[0]
+    with locked(store.folder / "some.json"), pytest.raises(LockedError, match="being written by process"):
+        store.remove("some", ["k1"])
+    killed = store.folder / "some.0123abcd"
+    killed.mkdir()
+    (killed / "keys").write_bytes(b"half")
+    other = store.folder / "some.0123abcd.0123abcd"  # of a collection called some.0123abcd
+    other.mkdir()
+    store.remove("some", ["k1"])
+    assert not killed.exists()
+    assert other.exists()

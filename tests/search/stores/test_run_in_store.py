@@ -1,0 +1,166 @@
+"""The codes of a run in a store: ``cmrhash index`` and ``cmrhash search --store``."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from contextlib import closing
+from dataclasses import replace
+
+import pytest
+
+from cmrhash.search import publish
+from cmrhash.search.stores import open_store
+
+
+@pytest.fixture(scope="module")
+def trained(make_cache, tmp_path_factory):
+    """A folder with ``cache/toy`` and runs by labels (16 bits) and by pairs (12 bits)."""
+    from cmrhash.config import TrainConfig
+    from cmrhash.training.train import train
+
+    base = tmp_path_factory.mktemp("trained")
+    dataset, folder = make_cache(base / "cache")
+    quick = TrainConfig(epochs=2, batch=16, hidden=16, bits=16, device="cpu")
+    for config in (quick, replace(quick, relevance="pairs", bits=12), replace(quick, seed=1)):
+        train(config, dataset, folder, base / "runs")
+    return base
+
+
+@pytest.fixture
+def command(trained, monkeypatch, capsys):
+    """A function that runs cmrhash there: (exit code, stdout, stderr)."""
+    from cmrhash_cli.main import main
+
+    monkeypatch.chdir(trained)
+
+    def call(*args):
+        monkeypatch.setattr(sys, "argv", ["cmrhash", *map(str, args)])
+        code = 0
+        try:
+            main()
+        except SystemExit as end:
+            code = end.code or 0
+        out = capsys.readouterr()
+        return code, out.out, out.err
+
+    return call
+
+
+@pytest.mark.parametrize("run", ["triplet-16", "triplet-12-pairs"])
+def test_a_store_gives_the_hits_of_the_runs_own_index(command, url, run):
+    run = f"runs/toy/{run}"
+    code, out, err = command("index", "--store", url, "--run", run, "--json")
+    assert code == 0, err
+    made = json.loads(out)
+    assert [one["name"].removeprefix("toy-triplet-") for one in made["collections"]] == [
+        f"{run[17:]}-{view}" for view in ("image", "text-de", "text-en")
+    ]
+    assert "triplet" in err  # progress
+    for args in (
+        ["--id", "i7"],
+        ["--id", "i8", "--to", "both", "--lang", "de", "--k", 200],
+        ["--id", "i0", "--to", "text"],
+    ):
+        own, stored = (
+            json.loads(command("search", *args, "--run", run, "--json", *to)[1]) for to in ([], ["--store", url])
+        )
+        distances = [[hit["distance"] for hit in found["results"]] for found in (own, stored)]
+        assert distances[0] == distances[1]
+        last = distances[0][-1]
+        kinds = (
+            {(h["distance"], h["id"], h["modality"], h["caption"], *h["labels"]) for h in found["results"]}
+            for found in (own, stored)
+        )
+        assert {hit for hit in next(kinds) if hit[0] < last} == {hit for hit in next(kinds) if hit[0] < last}
+
+
+def test_index_says_what_it_wrote_and_what_comes_next(command, tmp_path, monkeypatch):
+    monkeypatch.setenv("CMRHASH_STORE", f"faiss:{tmp_path / 'codes'}")
+    code, out, err = command("index", "--bits", 16)
+    assert code == 0
+    assert re.search(r"toy-triplet-16\S*-text-en +16 +100", out)
+    assert "next: cmrhash search QUERY --store faiss:" in err
+    assert json.loads(command("search", "--id", "i7", "--bits", 16, "--json")[1])["results"]
+
+
+def test_codes_of_another_training_are_refused(command, trained, tmp_path):
+    url = f"faiss:{tmp_path}"
+    ask = ("search", "--id", "i7", "--run", "runs/toy/triplet-16", "--store", url)
+    code, _, err = command(*ask)
+    assert code == 2
+    assert "no collection 'toy-triplet-16-text-de' (there: none)" in err
+    assert command("index", "--store", url, "--run", "runs/toy/triplet-16-seed1", "-q")[0] == 0
+    for view in ("image", "text-de", "text-en"):
+        (tmp_path / f"toy-triplet-16-seed1-{view}.json").rename(tmp_path / f"toy-triplet-16-{view}.json")
+    code, _, err = command(*ask)
+    assert code == 4
+    assert "was made with heads_sha256 = " in err
+    assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize(("run", "codes", "database"), [("triplet-16", 120, 100), ("triplet-12-pairs", 240, 40)])
+def test_the_codes_of_all_items_can_be_put_there_and_are_not_taken_for_the_database(command, url, run, codes, database):
+    run = f"runs/toy/{run}"
+    put = ("index", "--store", url, "--run", run)
+    ask = ("search", "--id", "i7", "--to", "text", "--run", run, "--k", 500, "--json")
+    code, out, err = command(*put, "--among", "all")
+    assert code == 0
+    assert re.search(rf"text-en +\d+ +{codes}\b", out)
+    assert err.splitlines()[-1].endswith(f"--run {run} --among all")
+    own, stored = (json.loads(command(*ask, "--among", "all", *to)[1])["results"] for to in ([], ["--store", url]))
+    assert len(own) == codes
+    assert {(hit["distance"], hit["caption"]) for hit in own} == {(hit["distance"], hit["caption"]) for hit in stored}
+    assert sum(hit["itself"] for hit in stored) == codes // 120
+    code, _, err = command(*ask, "--store", url)
+    assert code == 4
+    assert "made with --among all, asked for database" in err
+    assert "ask with --among all, or put this run there with cmrhash index --among database" in err
+    assert command(*put)[0] == 0
+    assert len(json.loads(command(*ask, "--store", url)[1])["results"]) == database
+    code, _, err = command(*ask, "--store", url, "--among", "all")
+    assert code == 4
+    assert "made with --among database, asked for all" in err
+
+
+def test_a_collection_that_does_not_say_whose_codes_it_has_is_of_the_database(command, tmp_path, monkeypatch):
+    url, run = f"faiss:{tmp_path}", ("--run", "runs/toy/triplet-16")
+    with monkeypatch.context() as before:
+        made = publish.meta_of
+        before.setattr(publish, "meta_of", lambda *of: {k: v for k, v in made(*of).items() if k != "among"})
+        assert command("index", "--store", url, *run, "-q")[0] == 0
+    ask = ("search", "--id", "i7", *run, "--store", url)
+    assert command(*ask)[0] == 0
+    assert command(*ask, "--among", "all")[0] == 4
+
+
+def test_what_others_put_there_is_found_by_its_key(command, trained, tmp_path):
+    from cmrhash.search.hasher import Hasher
+
+    url = f"faiss:{tmp_path}"
+    assert command("index", "--store", url, "--run", "runs/toy/triplet-16", "-q")[0] == 0
+    with closing(Hasher.load(trained / "runs/toy/triplet-16", trained / "cache", store=url)) as hasher:
+        code = hasher.views["image"].codes.packed[:1] ^ 255
+        with closing(open_store(url)) as store:
+            store.add("toy-triplet-16-image", [(["new photo"], code)])
+        hits = hasher.nearest(code[0], "image", "de", 200)
+        assert (hits[0].id, hits[0].distance, hits[0].caption) == ("new photo", 0, None)
+        assert sum(hit.caption is None for hit in hits) == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "args"),
+    [
+        ("no --store", ["index"]),
+        ("unknown kind of store", ["index", "--store", "file:x"]),
+        ("unknown kind of store", ["search", "--id", "i7", "--store", "file:x", "--bits", 16]),
+        ("no such trained run with 99 bits", ["index", "--store", "faiss:x", "--bits", 99]),
+        ("--among train: choose database or all", ["index", "--store", "faiss:x", "--bits", 16, "--among", "train"]),
+    ],
+)
+def test_the_commands_refuse_in_one_line(command, words, args):
+    code, out, err = command(*args)
+    assert (code, out) == (2, "")
+    assert words in err
+    assert err.count("\n") == 1
