@@ -13,14 +13,19 @@ from trees import write_manifest
 
 from cmrhash.data import manifest
 from cmrhash.data.items import ImageTextDataset, Item, ids_digest
+from cmrhash.features.dataset import ExtractedDataset
 from cmrhash.features.file import FeatureWriter, source_digest
 
 pytest_plugins = ["fault_table"]
 # How many times the usual number of examples a property is tried on, then other ones every time.
 FUZZ = int(os.environ.get("CMRHASH_FUZZ", "1"))
+
 settings.register_profile("tests", derandomize=FUZZ == 1, database=None, deadline=None)
+
 settings.load_profile("tests")
+
 os.environ["HF_HUB_OFFLINE"] = "1"
+
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # two test processes share two cores
 
 
@@ -82,7 +87,7 @@ def make_cache():
     """A function that writes an extracted data set with made-up features: class centre + noise, no encoder runs."""
 
     def make(cache, name="toy", count=120, change=None, relevance="labels", weights="random", shift=None):
-        """change: item -> item. shift: a role whose items get other features. Returns (dataset, its folder)."""
+        """change: item -> item. shift: a role whose items get other features. Returns the ExtractedDataset."""
         items = []
         for n in range(count):
             roles = {"query"} if n % 6 == 0 else {"database", "val" if n % 6 == 1 else "train"}
@@ -111,6 +116,6 @@ def make_cache():
                 texts = [items[n].texts[lang][c] if lang else "" for n, c in rows]
                 writer.commit(0, x, valid, np.stack([source_digest(text.encode()) for text in texts]))
                 writer.seal({})
-        return manifest.load(cache / name), cache / name
+        return ExtractedDataset.open(cache, name)
 
     return make

@@ -109,7 +109,7 @@ class Run:
 
     @classmethod
     def read(cls, folder: Path, record: Mapping[str, Any]) -> Run:
-        """The run of a stored record; raises DamagedError if a field is missing or of another type."""
+        """The run of a stored record; raises StaleError for missing fields, DamagedError for other types."""
         plain = ("dataset", "relevance", "items_sha256", "train_items", "batch", "source")
         try:
             return cls(
@@ -123,9 +123,10 @@ class Run:
                 record=record,
                 **{key: record[key] for key in plain},
             )
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            reason = f"not the config of a run ({type(error).__name__} {error})"
-            raise DamagedError(reason, folder / CONFIG, ANEW) from None
+        except KeyError:
+            raise StaleError("fields are missing", folder / CONFIG, f"made by another version: {ANEW}") from None
+        except (TypeError, ValueError, AttributeError) as error:
+            raise DamagedError(f"not the config of a run ({error})", folder / CONFIG, ANEW) from None
 
     @property
     def name(self) -> str:

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from cmrhash.data import manifest
 from cmrhash.data.items import ImageTextDataset, Item, check, with_roles
 from cmrhash.errors import CmrhashError, DamagedError, DataError, StaleError, UsageError
+from cmrhash.features.dataset import ExtractedDataset
 from cmrhash.storage.files import read_json, write_json
 
 GOOD = {"id": "a", "image": "a.jpg", "texts": {"en": ["a dog"]}, "labels": ["dog"]}
@@ -148,12 +149,15 @@ def test_arbitrary_bytes_never_raise_anything_but_a_data_error(tmp_path_factory,
 
 
 TEXT = st.text(st.characters(exclude_categories=()), max_size=5)
+
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | TEXT,
     lambda inner: st.lists(inner, max_size=2) | st.dictionaries(TEXT, inner, max_size=2),
     max_leaves=4,
 )
+
 LANGUAGE = st.sampled_from(["en", "de", "zh-Hant", "x_1"]) | TEXT
+
 ENTRY = st.fixed_dictionaries(
     {"id": st.integers(0, 20).map(str) | JSON},
     optional={
@@ -282,8 +286,8 @@ def test_the_only_extracted_data_set_needs_no_name(tmp_path):
     manifest.store(replace(example(tmp_path), name="mine"), tmp_path / "mine")
     (tmp_path / "unfinished").mkdir()
     for name in (None, "mine"):
-        data, folder = manifest.open_extracted(tmp_path, name)
-        assert (data.name, folder) == ("mine", tmp_path / "mine")
+        data = ExtractedDataset.open(tmp_path, name)
+        assert (data.name, data.folder) == ("mine", tmp_path / "mine")
 
 
 def test_of_several_extracted_data_sets_one_has_to_be_named(tmp_path):

@@ -19,7 +19,6 @@ from typer.testing import CliRunner
 from cmrhash.config import EvalConfig, ExtractConfig, TrainConfig
 from cmrhash.data.catalog import read_dataset
 from cmrhash.data.items import ImageTextDataset, Item, check, with_roles
-from cmrhash.data.manifest import open_extracted
 from cmrhash.data.matrices import dataset as matrices
 from cmrhash.data.matrices.arrays import list_arrays
 from cmrhash.data.matrices.roles import choose, recognise
@@ -28,6 +27,7 @@ from cmrhash.errors import CmrhashError, DataError, StaleError, UsageError
 from cmrhash.evaluation.evaluate import evaluate
 from cmrhash.features import extract as extract_module
 from cmrhash.features import precomputed as extract_ready
+from cmrhash.features.dataset import ExtractedDataset
 from cmrhash.features.extract import extract, refuse_bad
 from cmrhash.features.file import read_features
 from cmrhash.training.train import train
@@ -455,9 +455,9 @@ def test_from_files_to_figures_without_an_encoder(tmp_path, data, no_encoder):
     before = [f.path.read_bytes() for f in report.files]
     assert [f.fresh for f in extract(asked(tmp_path, file)).files] == [False, False]
     assert [f.path.read_bytes() for f in report.files] == before
-    dataset, folder = open_extracted(tmp_path / "cache", None)
-    train(TrainConfig(bits=4, method="cca", device="cpu"), dataset, folder, tmp_path / "runs")
-    rows = evaluate(EvalConfig(), dataset, folder, tmp_path / "runs").rows
+    data = ExtractedDataset.open(tmp_path / "cache", None)
+    train(TrainConfig(bits=4, method="cca", device="cpu"), data, tmp_path / "runs")
+    rows = evaluate(EvalConfig(), data, tmp_path / "runs").rows
     assert [(row["lang"], row["queries"], row["database"]) for row in rows] == [("en", 10, 20)] * 2
     assert all(row["map_real"] > 0.6 > row["chance"] for row in rows)
 
@@ -543,8 +543,8 @@ def test_views_that_the_file_does_not_bring_are_encoded(tmp_path, data, manifest
     report = extract(config)
     assert [f.path.name for f in report.files] == ["image-image.h5", "text-de-bert-random.h5", "text-en-bert-random.h5"]
     assert report.untrained
-    dataset, folder = open_extracted(tmp_path / "cache", "mixed")
-    run, _ = train(TrainConfig(bits=5, method="cca", device="cpu"), dataset, folder, tmp_path / "runs")
+    data = ExtractedDataset.open(tmp_path / "cache", "mixed")
+    run, _ = train(TrainConfig(bits=5, method="cca", device="cpu"), data, tmp_path / "runs")
     assert list(run.langs) == ["de", "en"]
 
 

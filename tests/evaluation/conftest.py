@@ -9,6 +9,7 @@ from slow_scores import QUICK
 from cmrhash.config import EvalConfig
 from cmrhash.data import manifest
 from cmrhash.evaluation.evaluate import evaluate
+from cmrhash.features.dataset import ExtractedDataset
 from cmrhash.training.train import train
 
 
@@ -16,18 +17,18 @@ from cmrhash.training.train import train
 def scored(make_cache, tmp_path_factory):
     """An extracted data set, its runs of 8 and 13 bits, and what eval says of them."""
     base = tmp_path_factory.mktemp("scored")
-    dataset, folder = make_cache(base / "cache")
+    data = make_cache(base / "cache")
     for bits in (13, 8):
-        train(replace(QUICK, bits=bits), dataset, folder, base / "runs")
-    return base, dataset, folder, evaluate(EvalConfig(), dataset, folder, base / "runs")
+        train(replace(QUICK, bits=bits), data, base / "runs")
+    return base, data, evaluate(EvalConfig(), data, base / "runs")
 
 
 @pytest.fixture
 def mine(scored, tmp_path):
-    """A copy that a test may change: (data set, its folder, runs)."""
+    """A copy that a test may change: (extracted data set, runs)."""
     shutil.copytree(scored[0], tmp_path, dirs_exist_ok=True)
     folder = tmp_path / "cache" / "toy"
-    return manifest.load(folder), folder, tmp_path / "runs"
+    return ExtractedDataset(manifest.load(folder), folder), tmp_path / "runs"
 
 
 @pytest.fixture(scope="session")
@@ -39,5 +40,5 @@ def paired(make_cache, tmp_path_factory):
 
     base = tmp_path_factory.mktemp("paired")
     made = make_cache(base / "cache", change=change)
-    run, _ = train(replace(QUICK, relevance="pairs", method="supcon"), *made, base / "runs")
-    return base / "runs", *made, run
+    run, _ = train(replace(QUICK, relevance="pairs", method="supcon"), made, base / "runs")
+    return base / "runs", made, run

@@ -61,20 +61,20 @@ def median(values):
 
 @pytest.mark.parametrize("direction", ["i2t", "t2i", "t2t"])
 def test_by_pairs_all_captions_count_as_in_the_slow_twin(paired, direction):
-    out, dataset, folder, run = paired
-    rows = evaluate(EvalConfig(relevance="pairs", directions=(direction,)), dataset, folder, out).rows
+    out, data, run = paired
+    rows = evaluate(EvalConfig(relevance="pairs", directions=(direction,)), data, out).rows
     found = [(row["lang"], row.get("database_lang")) for row in rows]
     assert found == (
         [(a, b) for a in ("de", "en") for b in ("de", "en")] if direction == "t2t" else [("de", None), ("en", None)]
     )
     for row in rows:
         own = row["lang"], direction
-        slow = rankings(run, dataset, folder, *own, hamming, other=row.get("database_lang"))
+        slow = rankings(run, data, *own, hamming, other=row.get("database_lang"))
         queries = sum(any(hit for _, hit in r) for r in slow)
         assert (row["queries"], row["queries_without_relevant"]) == (queries, len(slow) - queries)
         assert row["map"] == pytest.approx(mean(map(expected_ap, slow)), abs=1e-9)
         assert row["median_rank"] == pytest.approx(median(map(expected_rank, slow)))
-        real = rankings(run, dataset, folder, *own, minus_cosine, other=row.get("database_lang"))
+        real = rankings(run, data, *own, minus_cosine, other=row.get("database_lang"))
         ranks = [median(first_rank(in_order(nearly_tied(r), sign)) for r in real) for sign in (-1, 1)]
         assert ranks[0] <= row["median_rank_real"] <= ranks[1]
         for k in (1, 5, 10):
@@ -87,8 +87,8 @@ def test_by_pairs_all_captions_count_as_in_the_slow_twin(paired, direction):
 
 
 def test_by_pairs_the_gallery_is_that_of_the_query_items(paired):
-    out, dataset, folder, _ = paired
-    result = evaluate(EvalConfig(relevance="pairs"), dataset, folder, out)
+    out, data, _ = paired
+    result = evaluate(EvalConfig(relevance="pairs"), data, out)
     counts = {(row["lang"], row["direction"]): (row["queries"], row["database"]) for row in result.rows}
     assert counts == {
         ("de", "i2t"): (20, 40),
@@ -105,8 +105,8 @@ def test_by_pairs_the_gallery_is_that_of_the_query_items(paired):
 
 
 def test_a_caption_without_another_one_has_no_counterpart_in_its_language(paired):
-    out, dataset, folder, _ = paired
-    rows = evaluate(EvalConfig(relevance="pairs", langs=("en",), directions=("t2t",)), dataset, folder, out).rows
+    out, data, _ = paired
+    rows = evaluate(EvalConfig(relevance="pairs", langs=("en",), directions=("t2t",)), data, out).rows
     assert [(row["queries"], row["queries_without_relevant"]) for row in rows] == [(38, 1)]
 
 
@@ -116,21 +116,21 @@ def test_where_no_item_has_two_captions_a_language_is_not_searched_by_itself(mak
         return replace(item, labels=(), texts=texts)
 
     made = make_cache(tmp_path, change=change, relevance="pairs")
-    train(replace(QUICK, epochs=1), *made, tmp_path / "runs")
+    train(replace(QUICK, epochs=1), made, tmp_path / "runs")
     config = EvalConfig(directions=("t2t",))
-    rows = evaluate(config, *made, tmp_path / "runs").rows
+    rows = evaluate(config, made, tmp_path / "runs").rows
     assert [(row["lang"], row["database_lang"]) for row in rows] == [("de", "en"), ("en", "de")]
     assert all(row["chance"] == pytest.approx(1 / 20) for row in rows)
     with pytest.raises(UsageError, match="no item has two captions"):
-        evaluate(replace(config, langs=("en",)), *made, tmp_path / "runs")
+        evaluate(replace(config, langs=("en",)), made, tmp_path / "runs")
 
 
 def test_runs_are_chosen_by_the_relevance_they_were_trained_by(mine):
-    dataset, folder, out = mine
+    data, out = mine
     with pytest.raises(UsageError, match=r"by pairs \(there: triplet-13, triplet-8\).*--relevance labels"):
-        evaluate(EvalConfig(relevance="pairs"), dataset, folder, out)
-    run, _ = train(replace(QUICK, relevance="pairs", epochs=1), dataset, folder, out)
+        evaluate(EvalConfig(relevance="pairs"), data, out)
+    run, _ = train(replace(QUICK, relevance="pairs", epochs=1), data, out)
     run.folder.rename(run.folder.with_name("renamed"))
-    assert {row["bits"] for row in evaluate(EvalConfig(), dataset, folder, out).rows} == {8, 13}
-    rows = evaluate(EvalConfig(relevance="pairs"), dataset, folder, out).rows
+    assert {row["bits"] for row in evaluate(EvalConfig(), data, out).rows} == {8, 13}
+    rows = evaluate(EvalConfig(relevance="pairs"), data, out).rows
     assert {row["run"] for row in rows} == {str(run.folder.with_name("renamed"))}

@@ -19,6 +19,7 @@ from cmrhash.training import runs
 from cmrhash_cli.main import app
 
 QUICK = TrainConfig(epochs=2, batch=16, lr=0.02, hidden=16, device="cpu")
+
 GRID = CompareConfig(methods=("triplet", "logistic"), bits=(8, 16), langs=("de",), seeds=2)
 
 
@@ -26,14 +27,14 @@ GRID = CompareConfig(methods=("triplet", "logistic"), bits=(8, 16), langs=("de",
 def compared(make_cache, tmp_path_factory):
     """(result, dataset, its folder, runs)"""
     base = tmp_path_factory.mktemp("compare")
-    dataset, folder = make_cache(base / "cache")
-    return compare(GRID, QUICK, dataset, folder, base / "runs"), dataset, folder, base / "runs"
+    data = make_cache(base / "cache")
+    return compare(GRID, QUICK, data, base / "runs"), data, base / "runs"
 
 
 def test_a_cell_is_the_mean_over_its_seeds(compared):
-    result, dataset, folder, out = compared
+    result, data, out = compared
     assert len(result.rows) == 2 * 2 * 1 * 2  # methods, bits, languages, directions
-    single = evaluate(EvalConfig(), dataset, folder, out).rows
+    single = evaluate(EvalConfig(), data, out).rows
     for row in result.rows:
         same = [r["map"] for r in single if all(r[k] == row[k] for k in ("method", "bits", "lang", "direction"))]
         assert (row["n"], len(same)) == (2, 2)
@@ -43,10 +44,10 @@ def test_a_cell_is_the_mean_over_its_seeds(compared):
 
 
 def test_what_is_trained_is_not_trained_again(compared, monkeypatch):
-    result, dataset, folder, out = compared
+    result, data, out = compared
     before = {path: path.stat().st_mtime_ns for path in out.rglob(runs.HEADS)}
     assert len(before) == 8
-    again = compare(GRID, QUICK, dataset, folder, out)
+    again = compare(GRID, QUICK, data, out)
     assert {path: path.stat().st_mtime_ns for path in out.rglob(runs.HEADS)} == before
     assert again.rows == result.rows
 
@@ -62,7 +63,7 @@ def test_the_table_has_a_column_for_each_length_and_a_dash_for_what_is_missing(c
 
 
 def test_markdown_csv_and_json_lie_beside_the_runs(compared):
-    result, dataset, _, out = compared
+    result, dataset, out = compared
     assert json.loads((out / dataset.name / "compare.json").read_text()) == result.as_json()
     with (out / dataset.name / "compare.csv").open() as file:
         assert [float(row["mean"]) for row in csv.DictReader(file)] == [row["mean"] for row in result.rows]
@@ -72,10 +73,22 @@ def test_markdown_csv_and_json_lie_beside_the_runs(compared):
 
 
 def test_a_second_table_goes_where_it_is_asked_to_or_says_what_it_replaces(compared, tmp_path):
-    _, _, folder, out = compared
+    _, data, out = compared
     beside = out / "toy/compare.json"
     before = beside.read_bytes()
-    asked = ["compare", "--method", "triplet", "--bits", "8", "--seeds", "1", "--lang", "de", "--cache", folder.parent]
+    asked = [
+        "compare",
+        "--method",
+        "triplet",
+        "--bits",
+        "8",
+        "--seeds",
+        "1",
+        "--lang",
+        "de",
+        "--cache",
+        data.folder.parent,
+    ]
     asked = [str(word) for word in (*asked, "--runs", tmp_path / "runs", "--epochs", 1, "--device", "cpu")]
     for words, where in ((["--out", str(tmp_path / "mine")], "mine"), ([], "runs/toy"), ([], "runs/toy")):
         is_there = (tmp_path / where / "compare.md").exists()
@@ -87,9 +100,9 @@ def test_a_second_table_goes_where_it_is_asked_to_or_says_what_it_replaces(compa
 
 
 def test_the_printed_command_makes_the_cell_again(compared, tmp_path):
-    result, _, folder, _ = compared
+    result, data, _ = compared
     *trainings, scoring = result.rows[0]["command"].split(" && ")
-    where = ["--cache", str(folder.parent), "--runs", str(tmp_path / "runs")]
+    where = ["--cache", str(data.folder.parent), "--runs", str(tmp_path / "runs")]
     assert len(trainings) == 2
     for command in trainings:
         assert "--epochs 2 --batch 16 --lr 0.02" in command
@@ -102,10 +115,10 @@ def test_the_printed_command_makes_the_cell_again(compared, tmp_path):
 
 
 def test_the_command_names_every_setting_that_is_not_the_default(compared, tmp_path):
-    _, dataset, folder, _ = compared
+    _, data, _ = compared
     config = replace(QUICK, langs=("en",), relevance="pairs", margin=0.125)
     grid = CompareConfig(bits=(8,), seeds=1, langs=("de",))
-    row = compare(grid, config, dataset, folder, tmp_path, ("en=toy",)).rows[0]
+    row = compare(grid, config, data, tmp_path, ("en=toy",)).rows[0]
     assert row["command"] == (
         "cmrhash train --dataset toy --method triplet --bits 8 --relevance pairs --epochs 2 --batch 16 --lr 0.02 "
         "--hidden 16 --margin 0.125 --lang en --encoder en=toy --seed 0"
@@ -116,11 +129,11 @@ def test_the_command_names_every_setting_that_is_not_the_default(compared, tmp_p
 
 
 def test_by_pairs_a_cell_is_r_at_k_and_its_upper_bound_that_of_the_real_values(compared, tmp_path):
-    _, dataset, folder, _ = compared
+    _, data, _ = compared
     config = replace(QUICK, relevance="pairs")
     grid = CompareConfig(bits=(8, 16), seeds=2, langs=("de",), metric="r@5")
-    result = compare(grid, config, dataset, folder, tmp_path)
-    scored = evaluate(EvalConfig(relevance="pairs", langs=("de",)), dataset, folder, tmp_path).rows
+    result = compare(grid, config, data, tmp_path)
+    scored = evaluate(EvalConfig(relevance="pairs", langs=("de",)), data, tmp_path).rows
     for row in result.rows:
         same = [r for r in scored if all(r[k] == row[k] for k in ("bits", "direction"))]
         assert len(same) == 2
@@ -132,22 +145,22 @@ def test_by_pairs_a_cell_is_r_at_k_and_its_upper_bound_that_of_the_real_values(c
 
 
 def test_a_run_of_another_recipe_in_the_way_is_met_before_any_training_and_named(compared, tmp_path):
-    _, dataset, folder, _ = compared
-    compare(replace(GRID, methods=("logistic",), bits=(16,), seeds=1), QUICK, dataset, folder, tmp_path)
+    _, data, _ = compared
+    compare(replace(GRID, methods=("logistic",), bits=(16,), seeds=1), QUICK, data, tmp_path)
     before = sorted(tmp_path.rglob(runs.CONFIG))
     with pytest.raises(
         StaleError, match=r"^logistic, 16 bits, seed 0: run was made with train.epochs = 2, asked for 1"
     ):
-        compare(GRID, replace(QUICK, epochs=1), dataset, folder, tmp_path)
+        compare(GRID, replace(QUICK, epochs=1), data, tmp_path)
     assert sorted(tmp_path.rglob(runs.CONFIG)) == before
 
 
 def test_progress_runs_over_the_whole_grid_and_starts_at_what_is_there(compared, tmp_path):
-    _, dataset, folder, _ = compared
+    _, data, _ = compared
     grid = replace(GRID, bits=(8,), methods=("triplet", "cca"))
-    compare(replace(grid, methods=("triplet",), seeds=1), QUICK, dataset, folder, tmp_path)
+    compare(replace(grid, methods=("triplet",), seeds=1), QUICK, data, tmp_path)
     seen = []
-    compare(grid, QUICK, dataset, folder, tmp_path, progress=lambda *a: seen.append(a))
+    compare(grid, QUICK, data, tmp_path, progress=lambda *a: seen.append(a))
     done = [done for what, done, total, _ in seen if what == "grid"]
     assert {total for what, _, total, _ in seen if what == "grid"} == {4 * QUICK.epochs}
     assert done == sorted(done)
@@ -174,16 +187,16 @@ def test_the_best_mean_of_a_column_is_bold_among_the_methods_of_a_direction():
 def test_a_method_without_its_labels_is_refused_before_any_training(make_cache, tmp_path):
     made = make_cache(tmp_path / "cache", change=lambda item: replace(item, labels=()), relevance="pairs")
     with pytest.raises(UsageError, match="method 'acmr' learns from labels"):
-        compare(CompareConfig(methods=("triplet", "acmr"), seeds=1), QUICK, *made, tmp_path / "runs")
+        compare(CompareConfig(methods=("triplet", "acmr"), seeds=1), QUICK, made, tmp_path / "runs")
     assert not (tmp_path / "runs").exists()
 
 
 def test_a_language_that_no_run_can_score_is_met_after_the_first(make_cache, tmp_path):
-    dataset, folder = make_cache(tmp_path / "cache")
-    shutil.copy(make_cache(tmp_path / "other", weights="trained")[1] / "text-de-toy.h5", folder)
+    data = make_cache(tmp_path / "cache")
+    shutil.copy(make_cache(tmp_path / "other", weights="trained").folder / "text-de-toy.h5", data.folder)
     grid = CompareConfig(bits=(8, 16), langs=("de",), seeds=2)
     with pytest.raises(UsageError, match="cannot score 'de'"):
-        compare(grid, replace(QUICK, langs=("en",)), dataset, folder, tmp_path / "runs")
+        compare(grid, replace(QUICK, langs=("en",)), data, tmp_path / "runs")
     assert len(list(tmp_path.rglob(runs.HEADS))) == 1
 
 
@@ -198,11 +211,11 @@ def test_what_was_compared_is_not_scored_again(compared, monkeypatch):
 def test_an_empty_grid_and_an_unknown_method_are_refused_before_any_training(make_cache, tmp_path):
     made = make_cache(tmp_path / "cache")
     with pytest.raises(UsageError, match="--seeds 0"):
-        compare(CompareConfig(seeds=0), QUICK, *made, tmp_path / "runs")
+        compare(CompareConfig(seeds=0), QUICK, made, tmp_path / "runs")
     with pytest.raises(UsageError, match="did you mean r@1"):
-        compare(CompareConfig(metric="r1"), QUICK, *made, tmp_path / "runs")
+        compare(CompareConfig(metric="r1"), QUICK, made, tmp_path / "runs")
     with pytest.raises(UsageError, match="no features for language 'fr'"):
-        compare(CompareConfig(langs=("fr",)), QUICK, *made, tmp_path / "runs")
+        compare(CompareConfig(langs=("fr",)), QUICK, made, tmp_path / "runs")
     with pytest.raises(UsageError, match="did you mean triplet"):
-        compare(CompareConfig(methods=("logistic", "triplett")), QUICK, *made, tmp_path / "runs")
+        compare(CompareConfig(methods=("logistic", "triplett")), QUICK, made, tmp_path / "runs")
     assert not (tmp_path / "runs").exists()

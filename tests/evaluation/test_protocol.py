@@ -18,7 +18,7 @@ from cmrhash.training.train import train
 
 
 def test_rows_say_what_they_are_of(scored):
-    result = scored[3]
+    result = scored[2]
     who = [(r["method"], r["seed"], r["bits"], r["lang"], r["direction"]) for r in result.rows]
     assert who == [
         ("triplet", 0, bits, lang, direction)
@@ -31,7 +31,7 @@ def test_rows_say_what_they_are_of(scored):
 
 
 def test_the_protocol_says_how_it_was_made(scored):
-    protocol = scored[3].protocol
+    protocol = scored[2].protocol
     assert set(protocol) >= {"dataset", "queries", "database", "relevance", "metric", "ties", "epoch", "split", "seeds"}
     assert protocol["queries"].startswith("20 query items")
     assert protocol["database"].startswith("100 database items, 80 train")
@@ -40,16 +40,16 @@ def test_the_protocol_says_how_it_was_made(scored):
 
 
 def test_the_protocol_names_cut_and_rule(scored):
-    base, dataset, folder, _ = scored
+    base, data, _ = scored
     config = EvalConfig(bits=(8,), map_at=50, map_at_rule="hits")
-    metric = evaluate(config, dataset, folder, base / "runs").protocol["metric"]
+    metric = evaluate(config, data, base / "runs").protocol["metric"]
     assert "mAP@50" in metric
     assert "hits" in metric
 
 
 def test_what_is_printed_is_plain_json_and_stored_by_run(mine):
-    dataset, folder, out = mine
-    result = evaluate(EvalConfig(), dataset, folder, out)
+    data, out = mine
+    result = evaluate(EvalConfig(), data, out)
     printed = json.loads(json.dumps(result.as_json(), allow_nan=False))
     for bits in (8, 13):
         stored = json.loads((out / "toy" / f"triplet-{bits}" / runs.METRICS).read_text())["scores"][0]
@@ -60,14 +60,14 @@ def test_what_is_printed_is_plain_json_and_stored_by_run(mine):
 
 
 def test_nothing_is_scored_twice_and_what_was_scored_stays(mine, monkeypatch):
-    dataset, folder, out = mine
-    whole = evaluate(EvalConfig(), dataset, folder, out).rows
+    data, out = mine
+    whole = evaluate(EvalConfig(), data, out).rows
     metrics = run_of(out).folder / runs.METRICS
     metrics.unlink()
-    german = evaluate(EvalConfig(bits=(8,), langs=("de",)), dataset, folder, out).rows
+    german = evaluate(EvalConfig(bits=(8,), langs=("de",)), data, out).rows
     assert [row["lang"] for row in saved_scores.shown(run_of(out))["rows"]] == ["de", "de"]
-    top = evaluate(EvalConfig(bits=(8,), langs=("en",), map_at=5), dataset, folder, out).rows
-    both = evaluate(EvalConfig(bits=(8,)), dataset, folder, out).rows
+    top = evaluate(EvalConfig(bits=(8,), langs=("en",), map_at=5), data, out).rows
+    both = evaluate(EvalConfig(bits=(8,)), data, out).rows
     assert both == [row for row in whole if row["bits"] == 8]
     assert both[:2] == german
     assert [row["map"] for row in saved_scores.shown(run_of(out))["rows"]] == [row["map"] for row in both]
@@ -76,8 +76,8 @@ def test_nothing_is_scored_twice_and_what_was_scored_stays(mine, monkeypatch):
         raise AssertionError("scored again")
 
     monkeypatch.setattr(module, "_score", again)
-    assert evaluate(EvalConfig(), dataset, folder, out).rows == whole
-    assert evaluate(EvalConfig(bits=(8,), langs=("en",), map_at=5), dataset, folder, out).rows == top
+    assert evaluate(EvalConfig(), data, out).rows == whole
+    assert evaluate(EvalConfig(bits=(8,), langs=("en",), map_at=5), data, out).rows == top
     for changed in (
         EvalConfig(ties="optimistic"),
         EvalConfig(map_at=6),
@@ -85,18 +85,18 @@ def test_nothing_is_scored_twice_and_what_was_scored_stays(mine, monkeypatch):
         EvalConfig(map_at=5, map_at_rule="R"),
     ):
         with pytest.raises(AssertionError, match="again"):
-            evaluate(replace(changed, bits=(8,)), dataset, folder, out)
+            evaluate(replace(changed, bits=(8,)), data, out)
     metrics.write_bytes(metrics.read_bytes().replace(b'"map": 0', b'"map": 1', 1))
     with pytest.raises(AssertionError, match="again"):  # nobody's figures but our own
-        evaluate(EvalConfig(bits=(8,)), dataset, folder, out)
+        evaluate(EvalConfig(bits=(8,)), data, out)
 
 
 def test_the_protocol_says_what_differs_between_the_runs(mine):
-    dataset, folder, out = mine
-    shutil.copy(folder / "text-de-toy.h5", folder / "text-de-twin.h5")
+    data, out = mine
+    shutil.copy(data.folder / "text-de-toy.h5", data.folder / "text-de-twin.h5")
     other = replace(QUICK, bits=16, epochs=3, batch=8)
-    train(other, dataset, folder, out, ("de=twin", "en=toy"))
-    result = evaluate(EvalConfig(), dataset, folder, out)
+    train(other, data, out, ("de=twin", "en=toy"))
+    result = evaluate(EvalConfig(), data, out)
     de, en = (result.protocol["encoders"][f"text-{lang}"] for lang in ("de", "en"))
     assert re.fullmatch(r"toy .* \(triplet-8, triplet-13\); twin .* \(triplet-16\)", de)
     assert "triplet" not in en
@@ -110,55 +110,55 @@ def test_an_epoch_that_no_val_items_chose_is_not_said_to_be_chosen(make_cache, t
     made = make_cache(
         tmp_path / "cache", change=lambda i: replace(i, splits=i.splits - {"val"} or frozenset({"train"}))
     )
-    train(replace(QUICK, epochs=1), *made, tmp_path / "runs")
-    protocol = evaluate(EvalConfig(), *made, tmp_path / "runs").protocol
+    train(replace(QUICK, epochs=1), made, tmp_path / "runs")
+    protocol = evaluate(EvalConfig(), made, tmp_path / "runs").protocol
     assert protocol["epoch"] == "last epoch (no val items)"
 
 
 def test_runs_of_the_past_are_left_out_and_named(mine, make_cache):
-    _, folder, out = mine
-    dataset, _ = make_cache(folder.parent, change=lambda i: replace(i, labels=i.labels[:1]))
-    train(QUICK, dataset, folder, out, overwrite=True)
-    result = evaluate(EvalConfig(), dataset, folder, out)
+    data, out = mine
+    data = make_cache(data.folder.parent, change=lambda i: replace(i, labels=i.labels[:1]))
+    train(QUICK, data, out, overwrite=True)
+    result = evaluate(EvalConfig(), data, out)
     assert {row["bits"] for row in result.rows} == {8}
     assert result.protocol["left out"].startswith("triplet-13: trained on other items")
     with pytest.raises(StaleError, match="other items.*prune"):
-        evaluate(EvalConfig(bits=(13,)), dataset, folder, out)
+        evaluate(EvalConfig(bits=(13,)), data, out)
 
 
 def test_the_best_run_is_one_of_most_languages(mine):
-    dataset, folder, out = mine
-    run, _ = train(replace(QUICK, langs=("en",)), dataset, folder, out)
-    sure = runs.Run(run.folder, {**run.config, "val_map_mean": 1.0})
+    data, out = mine
+    run, _ = train(replace(QUICK, langs=("en",)), data, out)
+    sure = runs.Run.read(run.folder, {**run.record, "val_map_mean": 1.0})
     found = runs.find_runs(out, "toy", "labels")
     assert runs.best_run([sure, *found]).langs == ("de", "en")
     assert runs.best_run([sure, run]) == sure
 
 
 def test_scores_of_other_codes_are_forgotten(mine):
-    dataset, folder, out = mine
-    evaluate(EvalConfig(bits=(8,), map_at=3), dataset, folder, out)
-    run, _ = train(replace(QUICK, epochs=1), dataset, folder, out, overwrite=True)
+    data, out = mine
+    evaluate(EvalConfig(bits=(8,), map_at=3), data, out)
+    run, _ = train(replace(QUICK, epochs=1), data, out, overwrite=True)
     assert saved_scores.shown(run) is None
-    rows = evaluate(EvalConfig(bits=(8,)), dataset, folder, out).rows
+    rows = evaluate(EvalConfig(bits=(8,)), data, out).rows
     stored = json.loads((run.folder / runs.METRICS).read_text())["scores"]
     assert [[row["map"] for row in entry["rows"]] for entry in stored] == [[row["map"] for row in rows]]
 
 
 def test_a_run_that_moved_is_named_where_it_is(mine):
-    dataset, folder, out = mine
-    evaluate(EvalConfig(), dataset, folder, out)
+    data, out = mine
+    evaluate(EvalConfig(), data, out)
     moved = out.rename(out.with_name("elsewhere"))
-    rows = evaluate(EvalConfig(bits=(8,)), dataset, folder, moved).rows
+    rows = evaluate(EvalConfig(bits=(8,)), data, moved).rows
     assert {row["run"] for row in rows} == {str(moved / "toy" / "triplet-8")}
 
 
 def test_filters_choose_bits_languages_and_methods(mine):
-    dataset, folder, out = mine
-    train(replace(QUICK, method="triplet-seed", epochs=1, langs=("en",)), dataset, folder, out)
+    data, out = mine
+    train(replace(QUICK, method="triplet-seed", epochs=1, langs=("en",)), data, out)
 
     def found(**filters):
-        rows = evaluate(EvalConfig(**filters), dataset, folder, out).rows
+        rows = evaluate(EvalConfig(**filters), data, out).rows
         return {(r["method"], r["bits"], r["lang"]) for r in rows}
 
     assert found(bits=(13,)) == {("triplet", 13, "de"), ("triplet", 13, "en")}
@@ -183,6 +183,6 @@ def test_filters_choose_bits_languages_and_methods(mine):
     ],
 )
 def test_what_is_no_option_is_refused(scored, config):
-    base, dataset, folder, _ = scored
+    base, data, _ = scored
     with pytest.raises(UsageError):
-        evaluate(config, dataset, folder, base / "runs")
+        evaluate(config, data, base / "runs")

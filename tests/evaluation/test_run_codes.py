@@ -13,58 +13,58 @@ from cmrhash.training.train import train
 
 
 def test_codes_are_made_once(mine):
-    dataset, folder, out = mine
+    data, out = mine
     run = run_of(out)
     made = [run.folder / runs.CODES, *run.folder.glob("*.faiss")]
     assert len(made) == 4
     before = {path: path.stat().st_mtime_ns for path in made}
-    evaluate(EvalConfig(), dataset, folder, out)
+    evaluate(EvalConfig(), data, out)
     assert before == {path: path.stat().st_mtime_ns for path in made}
 
 
 def test_codes_are_made_again_for_other_heads(mine):
-    dataset, folder, out = mine
-    run, _ = train(replace(QUICK, epochs=1), dataset, folder, out, overwrite=True)
-    row = evaluate(EvalConfig(bits=(8,)), dataset, folder, out).rows[0]
-    slow = rankings(run, dataset, folder, "de", "i2t", hamming)
+    data, out = mine
+    run, _ = train(replace(QUICK, epochs=1), data, out, overwrite=True)
+    row = evaluate(EvalConfig(bits=(8,)), data, out).rows[0]
+    slow = rankings(run, data, "de", "i2t", hamming)
     assert row["map"] == pytest.approx(mean(map(expected_ap, slow)), abs=1e-9)
 
 
 def test_codes_of_other_features_are_never_scored(mine, make_cache):
-    dataset, folder, out = mine
-    make_cache(folder.parent, shift="query")
+    data, out = mine
+    make_cache(data.folder.parent, shift="query")
     (run_of(out).folder / runs.CODES).unlink()
     with pytest.raises(StaleError, match="train again"):
-        evaluate(EvalConfig(bits=(8,)), dataset, folder, out)
-    run, _ = train(QUICK, dataset, folder, out, overwrite=True)
-    row = evaluate(EvalConfig(bits=(8,)), dataset, folder, out).rows[0]
-    slow = rankings(run, dataset, folder, "de", "i2t", hamming)
+        evaluate(EvalConfig(bits=(8,)), data, out)
+    run, _ = train(QUICK, data, out, overwrite=True)
+    row = evaluate(EvalConfig(bits=(8,)), data, out).rows[0]
+    slow = rankings(run, data, "de", "i2t", hamming)
     assert row["map"] == pytest.approx(mean(map(expected_ap, slow)), abs=1e-9)
 
 
 @pytest.mark.parametrize("name", [runs.CODES, "image.faiss", "text-de.faiss"])
 def test_a_deleted_file_is_made_again_to_the_same_bytes(mine, scored, name):
-    dataset, folder, out = mine
+    data, out = mine
     path = run_of(out).folder / name
     before = path.read_bytes()
     path.unlink()
-    rows = evaluate(EvalConfig(bits=(8,)), dataset, folder, out).rows
+    rows = evaluate(EvalConfig(bits=(8,)), data, out).rows
     assert path.read_bytes() == before
-    assert [r["map"] for r in rows] == [r["map"] for r in scored[3].rows if r["bits"] == 8]
+    assert [r["map"] for r in rows] == [r["map"] for r in scored[2].rows if r["bits"] == 8]
 
 
 def test_damaged_heads_make_no_codes(mine):
-    dataset, folder, out = mine
+    data, out = mine
     folder_of_run = run_of(out).folder
     (folder_of_run / runs.CODES).unlink()
     (folder_of_run / runs.HEADS).write_bytes((folder_of_run / runs.HEADS).read_bytes()[:-1])
     with pytest.raises(DamagedError, match=runs.HEADS):
-        evaluate(EvalConfig(bits=(8,)), dataset, folder, out)
+        evaluate(EvalConfig(bits=(8,)), data, out)
     assert not (folder_of_run / runs.CODES).exists()
 
 
 def test_a_run_of_other_items_is_refused(mine, make_cache):
-    _, folder, out = mine
-    dataset, _ = make_cache(folder.parent, change=lambda i: replace(i, labels=i.labels[:1]))
+    data, out = mine
+    data = make_cache(data.folder.parent, change=lambda i: replace(i, labels=i.labels[:1]))
     with pytest.raises(StaleError, match="other items"):
-        evaluate(EvalConfig(), dataset, folder, out)
+        evaluate(EvalConfig(), data, out)

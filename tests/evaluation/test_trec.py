@@ -7,8 +7,9 @@ import pytest
 from slow_scores import related, run_of
 
 from cmrhash.config import EvalConfig
+from cmrhash.data.view import View
 from cmrhash.evaluation.evaluate import evaluate
-from cmrhash.evaluation.run_codes import read_codes
+from cmrhash.evaluation.run_codes import stored_codes
 from cmrhash.evaluation.searches import Search, sides
 from cmrhash.evaluation.trec import write_trec
 from cmrhash.retrieval.metrics import average_precision_ranked
@@ -16,17 +17,18 @@ from cmrhash.retrieval.metrics import average_precision_ranked
 
 def test_trec_files_are_judged_alike(mine, tmp_path):
     ir_measures = pytest.importorskip("ir_measures")
-    dataset, _, out = mine
-    written = write_trec(EvalConfig(bits=(8,)), dataset, out, tmp_path / "trec")
+    data, out = mine
+    dataset = data.dataset
+    written = write_trec(EvalConfig(bits=(8,)), data, out, tmp_path / "trec")
     assert len(written) == 8
-    views = read_codes(run_of(out))
+    views = stored_codes(run_of(out))
     for lang in ("de", "en"):
         for direction in ("i2t", "t2i"):
             stem = str(tmp_path / "trec" / f"triplet-8.{lang}.{direction}")
             ranked = ir_measures.read_trec_run(stem + ".run")
             judged = ir_measures.read_trec_qrels(stem + ".qrels")
             theirs = {m.query_id: m.value for m in ir_measures.iter_calc([ir_measures.AP], judged, ranked)}
-            ends = ("image", f"text-{lang}")[:: 1 if direction == "i2t" else -1]
+            ends = (View.IMAGE, View.text(lang))[:: 1 if direction == "i2t" else -1]
             both = sides(dataset, views, Search(direction, *ends))
             _, order = both.sought.index.search(both.source.codes.packed[both.rows], len(both.database))
             queries = both.queries
@@ -39,16 +41,16 @@ def test_trec_files_are_judged_alike(mine, tmp_path):
 
 
 def test_trec_files_can_be_asked_for_before_any_codes_exist(mine, tmp_path):
-    dataset, folder, out = mine
-    evaluate(EvalConfig(langs=("de",)), dataset, folder, out)
-    assert len(write_trec(EvalConfig(langs=("de",)), dataset, out, tmp_path / "trec")) == 2 * 2 * 2
+    data, out = mine
+    evaluate(EvalConfig(langs=("de",)), data, out)
+    assert len(write_trec(EvalConfig(langs=("de",)), data, out, tmp_path / "trec")) == 2 * 2 * 2
 
 
 def test_trec_files_number_captions_and_leave_the_query_itself_out(paired, tmp_path):
-    out, dataset, folder, run = paired
+    out, data, run = paired
     config = EvalConfig(relevance="pairs", langs=("de",), directions=("t2i", "t2t"))
-    evaluate(config, dataset, folder, out)
-    names = [path.name for path in write_trec(config, dataset, out, tmp_path)]
+    evaluate(config, data, out)
+    names = [path.name for path in write_trec(config, data, out, tmp_path)]
     stems = [f"{run.folder.name}.de.t2i", f"{run.folder.name}.de-de.t2t"]
     assert names == [stem + end for stem in stems for end in (".run", ".qrels")]
     captions = [f"i{n}#{c}" for n in range(0, 120, 6) for c in (0, 1)]

@@ -63,7 +63,9 @@ def refused(here, capsys):
 # ---------------------------------------------------------------------------------------------- options
 
 BITS = ["train", *QUICK]
+
 HUGE = "9" * 20  # beyond 64 bits
+
 EMPTY = [  # what an unset variable of the shell leaves behind
     (r"unknown data set ''", ["extract"], "--dataset"),
     (r"--name : use letters", EXTRACT, "--name"),

@@ -24,7 +24,7 @@ from cmrhash.encoders.image import ImageEncoder
 from cmrhash.encoders.pixels import Crop
 from cmrhash.errors import DamagedError
 from cmrhash.evaluation.evaluate import evaluate
-from cmrhash.evaluation.run_codes import load_heads, read_codes
+from cmrhash.evaluation.run_codes import load_heads, stored_codes
 from cmrhash.features.file import FeatureWriter
 from cmrhash.features.views import open_view
 from cmrhash.retrieval.index import BinaryIndex
@@ -35,7 +35,9 @@ from cmrhash.training.finetune import tuned
 from cmrhash.training.train import train
 
 FLIPS, CUTS = 200, 12
+
 IDS = tuple(f"i{n}" for n in range(40))
+
 RECIPE = {"train": {"lr": 0.1}}
 
 
@@ -70,27 +72,28 @@ def write_tuned(folder):
 def made(make_cache, tmp_path_factory):
     """One of everything: an extracted data set, a scored run, an unfinished training, tuned encoders."""
     base = tmp_path_factory.mktemp("made")
-    dataset, folder = make_cache(base / "cache", count=60)
+    data = make_cache(base / "cache", count=60)
     quick = TrainConfig(bits=8, epochs=1, batch=16, hidden=4, device="cpu")
-    run, _ = train(quick, dataset, folder, base / "runs")
-    evaluate(EvalConfig(), dataset, folder, base / "runs")
+    run, _ = train(quick, data, base / "runs")
+    evaluate(EvalConfig(), data, base / "runs")
     state = small_state()
     state.finish_epoch({"epoch": 0, "skipped": 0})
     state.save(base, RECIPE)
     image, text = write_tuned(base / "tuned")
     return SimpleNamespace(
         base=base,
-        view=lambda: open_view(folder, dataset, "image"),
-        items=lambda: manifest.load(folder),
+        view=lambda: open_view(data.folder, data.dataset, "image"),
+        items=lambda: manifest.load(data.folder),
         run=lambda: runs.open_run(run.folder),
         heads=lambda: load_heads(run),
-        codes=lambda: read_codes(run),
+        codes=lambda: stored_codes(run),
         checkpoint=lambda: small_state().resume(base, RECIPE, overwrite=False),
         tuned=lambda: tuned.find(base / "tuned").apply(image, {"en": text}),
     )
 
 
 TENSORS = [(safetensors.torch, "load_file"), (torch, "load")]
+
 INDEX = [(BinaryIndex, "load"), (faiss, "read_index_binary"), (faiss, "deserialize_index_binary")]
 # what -> file, how the commands load it, the parsers that must never see it, the plain format for the same content
 ARTIFACTS = {

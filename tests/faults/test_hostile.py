@@ -33,7 +33,7 @@ from cmrhash.data.matrices import dataset as matrices
 from cmrhash.data.matrices.arrays import list_arrays
 from cmrhash.encoders import text as text_encoders
 from cmrhash.errors import DamagedError, DataError, EncoderError, UsageError
-from cmrhash.evaluation.run_codes import load_heads, read_codes
+from cmrhash.evaluation.run_codes import load_heads, stored_codes
 from cmrhash.features import file as feature_file
 from cmrhash.storage import hdf5, sealed
 from cmrhash.storage.files import read_json, write_json
@@ -41,6 +41,7 @@ from cmrhash.training import runs
 from cmrhash.training.checkpoint import State
 
 EVIDENCE = "hostile file"
+
 OPENED = set()  # every path that this process has opened by Python's hand since the last clearing
 
 
@@ -167,6 +168,7 @@ def nested(file, _):
 
 
 ELSEWHERE, NO_NUMBERS, TOO_MUCH = "its data lie elsewhere", "not numbers", "declares more than the file holds"
+
 HDF5 = {
     "external storage": (outside, ELSEWHERE),
     "external link": (linked, ELSEWHERE),
@@ -260,6 +262,7 @@ def test_a_sealed_file_of_other_arrays(tmp_path, change):
 # ---------------------------------------------------------------------------------------------- items
 
 ENTRY = {"id": "a", "image": "a.jpg", "texts": {"en": ["x"]}, "labels": ["dog"], "splits": ["train"]}
+
 LINES = {
     **{f"without {name}": {key: value for key, value in ENTRY.items() if key != name} for name in ENTRY},
     "a number for an id": ENTRY | {"id": 3},
@@ -455,7 +458,7 @@ def test_codes_that_name_another_file_as_index(mine, canary, name):
     manifest["indexes"] = {name.format(canary=canary.path): "0" * 64}
     hdf5.write_sealed(mine / runs.CODES, arrays, manifest)
     with pytest.raises(DamagedError, match="missing, or does not match"):
-        read_codes(runs.open_run(mine))
+        stored_codes(runs.open_run(mine))
 
 
 @pytest.mark.faults(EVIDENCE)
@@ -464,7 +467,7 @@ def test_codes_that_lack_an_array(mine):
     del arrays["image.item"]
     hdf5.write_sealed(mine / runs.CODES, arrays, manifest)
     with pytest.raises(DamagedError, match=r"'image\.item' is not there"):
-        read_codes(runs.open_run(mine))
+        stored_codes(runs.open_run(mine))
 
 
 @pytest.mark.faults(EVIDENCE)

@@ -44,7 +44,7 @@ def extracted(root, dataset, name):
 
 def missing(report, lang):
     """The ids that are quarantined for want of a text, after the account of that language was found to add up."""
-    (file,) = [file for file in report.files if file.stage == lang]
+    (file,) = [file for file in report.files if file.view.short == lang]
     assert file.ok + len(file.quarantine) == file.items
     assert {entry["code"] for entry in file.quarantine} <= {"no-text"}
     return [entry["id"] for entry in file.quarantine]

@@ -31,15 +31,25 @@ from cmrhash.features import images as extract_images
 from cmrhash.training.finetune import loop as finetune
 
 SMALL, OTHER = "shufflenet_v2_x0_5", "shufflenet_v2_x1_0"
+
 OWN = [*EXTRACT, "--image-model", SMALL, "--cache", "own"]
+
 GIVEN = [*EXTRACT, "--image-model", SMALL, "--image-weights", "net.pth", "--text-model", "bert", "--dtype", "float32"]
+
 GIVEN += ["--cache", "given"]
+
 READY = ["extract", "--dataset", "features", "--features", "f.npz", "--cache", "ready"]
+
 TUNE = [*EXTRACT, "--image-model", SMALL, "--cache", "tuned", "--finetune", "--method", "triplet", "--epochs", "1"]
+
 TUNE += ["--batch", "4", "--dtype", "float32"]
+
 TRAIN = ["train", "--dataset", "toy", "--epochs", "1", "--batch", "16", "--hidden", "4", "--bits", "8"]
+
 TRAIN += ["--device", "cpu"]
+
 EVAL = ["eval", "--dataset", "toy"]
+
 STALE = 4
 
 
@@ -174,6 +184,7 @@ def nothing(*_):
 
 
 NUMBER = r"[-\d.e]+"
+
 HEX = r"[0-9a-f]{12}"
 # what: the change, the command, and the words with the field and both values
 CHANGES = {
@@ -374,6 +385,7 @@ HARMLESS = {
     "the same manifest written otherwise": (rewritten_manifest, {}),
     "weights from another place": (moved_weights, {"net.pth": "mine/other.pth"}),
 }
+
 SAME = [OWN, GIVEN, TUNE, TRAIN]
 
 

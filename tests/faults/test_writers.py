@@ -19,9 +19,9 @@ import pytest
 from running import EXTRACT, QUICK, files, run, write_own
 
 from cmrhash.config import EvalConfig
-from cmrhash.data import manifest
 from cmrhash.errors import DataError, LockedError
 from cmrhash.evaluation.evaluate import evaluate
+from cmrhash.features.dataset import ExtractedDataset
 from cmrhash.features.file import FeatureWriter, read_features
 from cmrhash.features.views import feature_files
 from cmrhash.storage.files import write_bytes
@@ -34,13 +34,17 @@ with locked(Path(sys.argv[1])):
     print("held", flush=True)
     sys.stdin.read()
 """
+
 TRAIN = ["train", "--dataset", "toy", *QUICK]
+
 FEATURES, RUN = "own/manifest/image-mobilenet_v3_small-random.h5", "runs/toy/triplet-8"
+
 LOCKED = {  # what another process writes, and the command that wants to
     FEATURES: [*EXTRACT, "--cache", "own", "--overwrite"],
     f"{RUN}/config.json": TRAIN,
     f"{RUN}/codes.h5": ["eval", "--dataset", "toy"],
 }
+
 X = np.arange(40, dtype=np.float32).reshape(10, 4)
 
 
@@ -200,14 +204,14 @@ def test_no_file_is_ever_written_under_its_final_name(here, monkeypatch):
 @pytest.mark.faults("second writer, reader meanwhile")
 def test_two_scores_of_a_run_at_once_end_with_one_of_them(here, faults):
     """Both find no codes; a second one is refused or finds those of the first, and never seals a mixture."""
-    dataset, folder = manifest.open_extracted(here / "cache", "toy")
+    data = ExtractedDataset.open(here / "cache", "toy")
     expected = files(here / RUN)
     (here / RUN / "codes.h5").unlink()
     outcomes = []
 
     def score():
         try:
-            evaluate(EvalConfig(), dataset, folder, here / "runs")
+            evaluate(EvalConfig(), data, here / "runs")
             outcomes.append("scored")
         except LockedError:
             outcomes.append("refused")

@@ -13,6 +13,7 @@ from PIL import Image
 
 from cmrhash.config import ExtractConfig
 from cmrhash.data import manifest
+from cmrhash.data.view import View
 from cmrhash.encoders import text as text_encoders
 from cmrhash.encoders.image import ImageEncoder
 from cmrhash.encoders.text import TextEncoder
@@ -20,9 +21,9 @@ from cmrhash.errors import DamagedError, DataError, StaleError, UsageError
 from cmrhash.features import captions as extract_texts
 from cmrhash.features import extract as extract_module
 from cmrhash.features import images as extract_images
+from cmrhash.features.dataset import ExtractedDataset
 from cmrhash.features.extract import _text_models, extract, refuse_bad
 from cmrhash.features.file import read_features
-from cmrhash.features.views import open_view
 
 SMALL = "shufflenet_v2_x0_5"  # the quickest of torchvision's classifiers
 COUNT, BLOCK = 10, 4
@@ -382,10 +383,10 @@ def test_a_file_left_over_from_captions_that_changed_since_is_not_used(mine, mad
     change = {"texts": {"en": ["dog", "dog"], "de": ["Vogel", "Vogel"]}}
     write(mine, [entry(n) | (change if n == 7 else {}) for n in range(COUNT)])
     report = extract(config(mine, made, langs=("en",), overwrite=True))
-    dataset = manifest.load(report.folder)
-    assert open_view(report.folder, dataset, "text-en").has.all()
+    data = ExtractedDataset(manifest.load(report.folder), report.folder)
+    assert data.features(View.text("en")).has.all()
     with pytest.raises(StaleError, match=DE):
-        open_view(report.folder, dataset, "text-de")
+        data.features(View.text("de"))
 
 
 @pytest.mark.faults("stale: one field of the recipe")

@@ -221,8 +221,8 @@ def show_training(folder: Path) -> int:
     """1 and 2: epochs that it would go on from; 3: the run of these two; 4: that of three epochs."""
     if (folder / runs.CONFIG).exists():
         run = runs.open_run(folder)
-        assert len(run.file(runs.HISTORY).read_text().splitlines()) == run.config["epochs"]
-        return int(run.config["epochs"]) + (1 if run.file(runs.HEADS) else 0)
+        assert len(run.file(runs.HISTORY).read_text().splitlines()) == run.outcome.epochs
+        return int(run.outcome.epochs) + (1 if run.file(runs.HEADS) else 0)
     state = trained(0)
     state.resume(folder, {}, overwrite=False)
     right = trained(state.epoch)
@@ -252,9 +252,9 @@ def tune(epochs: int, folder: Path) -> None:
 
 def show_tuned(folder: Path) -> int:
     found = tuned.find(folder / "tuned")
-    for name, digest in found.config["files"].items() if found else ():
+    for name, digest in found.files.items() if found else ():
         assert sha256(folder / "tuned" / name) == digest, f"{name} is wrong"
-    return found.config["epochs"] if found else 0
+    return found.outcome.epochs if found else 0
 
 
 SCENES = {

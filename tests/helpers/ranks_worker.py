@@ -167,7 +167,7 @@ def _with_an_overflow(place):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(image_encoders.ImageEncoder, "forward", overflow)
-        return tune(place, "nan", epochs=1).tuned.config["skipped_steps"]
+        return tune(place, "nan", epochs=1).tuned.outcome.skipped_steps
 
 
 def _at_rank_1(act):

@@ -22,7 +22,7 @@ def embed(run, folder, view, head=None):
     """[(item, embedding)] of the valid rows of a view, straight from heads and features. head: another view's."""
     features = read_features(folder / f"{view}-toy.h5")
     state = safetensors.torch.load_file(run.folder / runs.HEADS)
-    mlp = Head(features.x.shape[1], run.bits, run.config["train"]["hidden"]).eval()
+    mlp = Head(features.x.shape[1], run.bits, run.settings["hidden"]).eval()
     of = (head or view) + "."
     mlp.load_state_dict({k.removeprefix(of): v for k, v in state.items() if k.startswith(of)})
     rows = [
@@ -42,11 +42,11 @@ def related(dataset, a, b):
     return bool(set(dataset.items[a].labels) & set(dataset.items[b].labels))
 
 
-def rankings(run, dataset, folder, lang, direction, distance, other=None, head=None):
+def rankings(run, data, lang, direction, distance, other=None, head=None):
     """For each query: [(distance, relevant)] over the database. other: language that is searched; head: see embed."""
-    text, found = f"text-{lang}", f"text-{other or lang}"
+    dataset, text, found = data.dataset, f"text-{lang}", f"text-{other or lang}"
     names = {"i2t": ("image", text), "t2i": (text, "image"), "t2t": (text, found), "i2i": ("image", "image")}[direction]
-    asks, sought = (embed(run, folder, name, head if name != "image" else None) for name in names)
+    asks, sought = (embed(run, data.folder, name, head if name != "image" else None) for name in names)
     if run.relevance == "pairs":
         dataset = replace(dataset, relevance="pairs")
         searched = {row for row, item in enumerate(dataset.items) if "query" in item.splits}

@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 from cmrhash.config import LEFT_BEHIND, PruneConfig, TrainConfig
 from cmrhash.data import manifest
 from cmrhash.data.items import ids_digest
+from cmrhash.features.dataset import ExtractedDataset
 from cmrhash.features.file import FeatureWriter
 from cmrhash.features.shards import Shard, Target
 from cmrhash.maintenance.inventory import survey
@@ -28,10 +29,15 @@ from cmrhash.training.train import train
 from cmrhash_cli.main import app
 
 CACHE, RUNS = Path("cache"), Path("runs")
+
 TOY, RUN = CACHE / "toy", RUNS / "toy" / "triplet-8"
+
 SMALL = TrainConfig(bits=8, epochs=2, batch=16, hidden=16, device="cpu")
+
 TRAIN = ["train", "--bits", 8, "--epochs", 2, "--batch", 16, "--hidden", 16, "--device", "cpu", "--dataset", "toy"]
+
 CHANGED = "damaged (not what was written, its sha256 differs)"
+
 RECIPE = {"kind": "image", "encoder": "other"}
 
 
@@ -114,7 +120,7 @@ def half_trained(**settings):
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        train(replace(SMALL, bits=16, **settings), manifest.load(TOY), TOY, RUNS, progress=stop)
+        train(replace(SMALL, bits=16, **settings), ExtractedDataset.open(CACHE, "toy"), RUNS, progress=stop)
 
 
 def half_trained_again():
@@ -125,28 +131,28 @@ def half_trained_again():
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        train(replace(SMALL, epochs=5), manifest.load(TOY), TOY, RUNS, overwrite=True, progress=stop)
+        train(replace(SMALL, epochs=5), ExtractedDataset.open(CACHE, "toy"), RUNS, overwrite=True, progress=stop)
 
 
 def other_heads():
-    train(replace(SMALL, seed=1), manifest.load(TOY), TOY, RUNS)
+    train(replace(SMALL, seed=1), ExtractedDataset.open(CACHE, "toy"), RUNS)
     for name in (runs.HEADS, runs.CONFIG, runs.HISTORY):
         shutil.copy(RUNS / "toy/triplet-8-seed1" / name, RUN)
     shutil.rmtree(RUNS / "toy/triplet-8-seed1")
 
 
 def other_version():
-    config = dict(runs.open_run(RUN).config)
-    runs.write_config(RUN, config | {"version": 2})
+    config = dict(runs.read_record(RUN))
+    runs.write_record(RUN, config | {"version": 2})
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(hdf5, "VERSION", 3)
         write_sealed(TOY / "image-new.h5", {"x": np.zeros(3)}, {"kind": "features"})
 
 
 def fields_missing():
-    config = dict(runs.open_run(RUN).config)
+    config = dict(runs.read_record(RUN))
     del config["relevance"]
-    runs.write_config(RUN, config)
+    runs.write_record(RUN, config)
     write_sealed(TOY / "image-odd.h5", {"x": np.zeros(3)}, {"kind": "features", "recipe": "none"})
 
 
@@ -180,7 +186,7 @@ def tuned(name, sha256):
     (folder / "text-en/tokenizer.json").write_bytes(b"{}")
     made = {name: files.sha256(folder / name) for name in ("image.safetensors", "text-en/tokenizer.json")}
     recipe = {"items_sha256": sha256, "finetune": {"epochs": 3}}
-    runs.write_config(folder, {"recipe": recipe, "weights": {"image": "image.safetensors"}, "files": made})
+    runs.write_record(folder, {"recipe": recipe, "weights": {"image": "image.safetensors"}, "files": made})
     return recipe
 
 
@@ -575,7 +581,9 @@ def test_what_a_command_would_use_stays(here):
     unchanged = {path: content for path, content in contents().items() if path.name != runs.METRICS}
     assert unchanged == {path: content for path, content in before.items() if path.name != runs.METRICS}
     with pytest.raises(KeyboardInterrupt):  # and the training in its place goes on where it was
-        train(replace(SMALL, epochs=5), manifest.load(TOY), TOY, RUNS, overwrite=True, progress=from_epoch(1))
+        train(
+            replace(SMALL, epochs=5), ExtractedDataset.open(CACHE, "toy"), RUNS, overwrite=True, progress=from_epoch(1)
+        )
 
 
 def from_epoch(wanted):
@@ -604,6 +612,7 @@ WHY = {
         "runs/toy/triplet-8": "items changed",
     },
 }
+
 KEPT = (
     "shards",
     "an extraction",
@@ -613,6 +622,7 @@ KEPT = (
     "features and codes gone",
     "nothing trained",
 )
+
 KEPT += ("a newer cmrhash", "an older cmrhash", "files of others", "damaged files", "no items")
 
 
@@ -663,7 +673,7 @@ def test_a_checkpoint_that_outlived_its_training(here, monkeypatch):
     """Killed between the run and the removal of its checkpoint."""
     monkeypatch.setattr("cmrhash.training.train.forget", lambda _: None)
     half_trained()
-    train(replace(SMALL, bits=16), manifest.load(TOY), TOY, RUNS)
+    train(replace(SMALL, bits=16), ExtractedDataset.open(CACHE, "toy"), RUNS)
     folder = RUNS / "toy/triplet-16"
     assert (folder / runs.CHECKPOINT).exists()
     assert pruned()[str(folder / runs.CHECKPOINT)] == "of a training that is finished"
@@ -718,10 +728,10 @@ def test_nothing_behind_a_link_is_deleted(here, make_cache):
 def test_a_run_that_names_files_outside_has_no_say(here):
     precious = here / "precious.txt"
     precious.write_text("mine")
-    config = dict(runs.open_run(RUN).config)
+    config = dict(runs.read_record(RUN))
     names = ["../../../precious.txt", str(precious), "../triplet-8/../../../precious.txt"]
     made = {**config["files"], **dict.fromkeys(names, files.sha256(precious))}
-    runs.write_config(RUN, config | {"files": made, "items_sha256": "other"})
+    runs.write_record(RUN, config | {"files": made, "items_sha256": "other"})
     assert pruned()[str(RUN)] == "items changed"
     invoke("cache", "prune", "--yes")
     assert not (RUN / runs.CONFIG).exists()

@@ -12,7 +12,7 @@ from running import run as cmrhash
 from cmrhash.config import PLOTS, EvalConfig, PlotConfig, TrainConfig
 from cmrhash.errors import DataError, UsageError
 from cmrhash.evaluation.evaluate import evaluate
-from cmrhash.evaluation.run_codes import read_codes
+from cmrhash.evaluation.run_codes import stored_codes
 from cmrhash.retrieval.codes import unpack
 from cmrhash.show import figures, plots, tsne
 from cmrhash.show.figures import draw, drawings, nearer
@@ -22,6 +22,7 @@ from cmrhash.training import runs
 from cmrhash.training.train import train
 
 QUICK = TrainConfig(epochs=3, batch=16, lr=0.02, hidden=16, device="cpu")
+
 GRID = [(method, bits, seed) for method in ("triplet", "logistic") for bits in (8, 16) for seed in (0, 1)]
 
 
@@ -36,13 +37,13 @@ def grid(make_cache, tmp_path_factory):
     base = tmp_path_factory.mktemp("plots")
     made = make_cache(base / "cache", weights="trained")
     for method, bits, seed in GRID:
-        train(replace(QUICK, method=method, bits=bits, seed=seed), *made, base / "runs")
-    return *made, base / "runs", evaluate(EvalConfig(), *made, base / "runs").rows
+        train(replace(QUICK, method=method, bits=bits, seed=seed), made, base / "runs")
+    return made, base / "runs", evaluate(EvalConfig(), made, base / "runs").rows
 
 
 def source(grid, langs=("de",), **wanted):
-    dataset, folder, out, _ = grid
-    return Source(dataset, folder, runs.find_runs(out, "toy", "labels", **wanted), langs, 1000)
+    data, out, _ = grid
+    return Source(data, runs.find_runs(out, "toy", "labels", **wanted), langs, 1000)
 
 
 def only(made, name):
@@ -60,7 +61,7 @@ def lines(ax):
 
 
 def rows_of(grid, **fields):
-    return [row for row in grid[3] if all(row[key] == value for key, value in fields.items())]
+    return [row for row in grid[2] if all(row[key] == value for key, value in fields.items())]
 
 
 def text(figure):
@@ -115,10 +116,11 @@ def test_map_by_bits_has_mean_and_spread_of_the_seeds_real_values_and_chance(gri
 
 
 def test_histograms_count_every_pair_at_its_distance(grid):
-    dataset, _, out, _ = grid
+    data, out, _ = grid
+    dataset = data.dataset
     made = drawings(source(grid, methods=["triplet"], bits=[8], seeds=[0]), ["distances"])[0]
     figure = only(made, "distances-triplet-8")
-    views = read_codes(runs.open_run(out / "toy" / "triplet-8"))
+    views = stored_codes(runs.open_run(out / "toy" / "triplet-8"))
     first = {view: np.unique(of.codes.item, return_index=True) for view, of in views.items()}
     bits = {view: unpack(of.codes.packed, 8)[first[view][1]] for view, of in views.items()}  # a row an item
     counts = np.zeros((2, 9), int)
@@ -147,32 +149,32 @@ def test_a_map_has_two_points_an_item_and_names_its_rule(grid):
 
 
 def test_an_item_has_the_colour_of_its_rarest_label(make_cache, tmp_path):
-    dataset, _ = make_cache(tmp_path)
-    count = [sum(label in item.labels for item in dataset.items) for label in range(6)]
+    data = make_cache(tmp_path)
+    count = [sum(label in item.labels for item in data.dataset.items) for label in range(6)]
     chosen = np.arange(0, 120, 7)
-    group, names = tsne._groups(dataset, chosen)
+    group, names = tsne._groups(data.dataset, chosen)
     for at, own in zip(chosen, group, strict=True):
-        rarest = min(dataset.items[at].labels, key=lambda label: (count[label], label))
-        assert names[own] == dataset.classes[rarest]
+        rarest = min(data.dataset.items[at].labels, key=lambda label: (count[label], label))
+        assert names[own] == data.dataset.classes[rarest]
 
 
 def test_the_sample_of_a_map_is_seeded_and_no_larger_than_asked(grid):
-    dataset, folder, out, _ = grid
+    data, out, _ = grid
     found = runs.find_runs(out, "toy", "labels", [8], ["triplet"], [1])
     chosen = []
     for items in (12, 12, 1000):
-        few = Source(dataset, folder, found, ("de",), items)
+        few = Source(data, found, ("de",), items)
         chosen.append(tsne._sample(few, few.views["image"], few.views["text-de"])[0].tolist())
     assert chosen[0] == chosen[1] != chosen[2][:12]
     assert (len(chosen[0]), len(chosen[2])) == (12, 20)
-    assert all("query" in dataset.items[at].splits for at in chosen[2])
+    assert all("query" in data.dataset.items[at].splits for at in chosen[2])
 
 
 def test_training_curves_are_the_history(grid):
     figure = only(
         drawings(source(grid, methods=["triplet"], bits=[8], seeds=[0]), ["training"])[0], "training-triplet-8"
     )
-    run = runs.open_run(grid[2] / "toy" / "triplet-8")
+    run = runs.open_run(grid[1] / "toy" / "triplet-8")
     history = [json.loads(line) for line in run.file(runs.HISTORY).read_text().splitlines()]
     loss, val, watch = (lines(ax) for ax in figure.axes)
     assert set(loss) - {"chosen epoch"} == set(history[0]["terms"])
@@ -181,7 +183,7 @@ def test_training_curves_are_the_history(grid):
         assert loss[name][1].tolist() == [entry["terms"][name] for entry in history]
     assert val["en t2i"][1].tolist() == [entry["val_map"]["en"]["t2i"] for entry in history]
     assert val["mean"][1].tolist() == [entry["val_map_mean"] for entry in history]
-    assert val["chosen epoch"][0][0] == run.config["best_epoch"] + 1
+    assert val["chosen epoch"][0][0] == run.outcome.best_epoch + 1
     distinct = [entry["collapse"]["text-de"]["distinct"] for entry in history]
     assert watch["distinct codes, text-de"][1].tolist() == distinct
     assert "constant bits, image" in watch
@@ -191,9 +193,9 @@ def test_training_curves_are_the_history(grid):
 
 
 def test_every_kind_is_written_in_both_formats(grid, tmp_path, capsys):
-    _, folder, out, _ = grid
+    data, out, _ = grid
     before = {path: path.read_bytes() for path in out.rglob(runs.METRICS)}
-    where = ["--cache", folder.parent, "--runs", out, "--out", tmp_path, "--seed", 0, "--json"]
+    where = ["--cache", data.folder.parent, "--runs", out, "--out", tmp_path, "--seed", 0, "--json"]
     assert cmrhash("plot", *where) == 0
     printed = json.loads(capsys.readouterr().out)
     assert (printed["dataset"], printed["skipped"], printed["of"]) == ("toy", {}, 4)
@@ -220,50 +222,50 @@ def test_title_and_footer_say_what_was_measured(grid):
 
 def test_untrained_encoders_are_said(make_cache, tmp_path):
     made = make_cache(tmp_path / "cache")
-    run, _ = train(replace(QUICK, bits=8), *made, tmp_path / "runs")
-    for drawing in drawings(Source(*made, [run], (), 1000))[0]:
+    run, _ = train(replace(QUICK, bits=8), made, tmp_path / "runs")
+    for drawing in drawings(Source(made, [run], (), 1000))[0]:
         assert "UNTRAINED ENCODERS: image, text-de, text-en" in text(drawing.figure), drawing.kind
 
 
 def test_by_pairs_the_length_is_drawn_against_recall_at_1(make_cache, tmp_path):
     made = make_cache(tmp_path / "cache", relevance="pairs", change=lambda item: replace(item, labels=()))
     for bits in (8, 12):
-        train(replace(QUICK, bits=bits, method="supcon"), *made, tmp_path / "runs")
+        train(replace(QUICK, bits=bits, method="supcon"), made, tmp_path / "runs")
     found = runs.find_runs(tmp_path / "runs", "toy", "pairs")
-    made_, skipped = drawings(Source(*made, found, ("de",), 1000))
-    rows = evaluate(EvalConfig(langs=("de",)), *made, tmp_path / "runs").rows
+    made_, skipped = drawings(Source(made, found, ("de",), 1000))
+    rows = evaluate(EvalConfig(langs=("de",)), made, tmp_path / "runs").rows
     line = next(drawing.figure for drawing in made_ if drawing.kind == "bits").axes[0].lines[0]
     assert line.get_ydata() == pytest.approx([r["hit_at"]["1"] for r in rows if r["direction"] == "i2t"])
     assert (skipped, {drawing.kind for drawing in made_}) == ({}, set(PLOTS))
 
 
 def test_what_the_runs_do_not_allow_is_skipped_with_a_reason_and_refused_when_asked_for(grid, make_cache, tmp_path):
-    dataset, folder = grid[:2]
-    run, _ = train(replace(QUICK, bits=8, method="cca"), dataset, folder, tmp_path / "runs")
-    made, skipped = drawings(Source(dataset, folder, [run], ("de",), 1000))
+    data = grid[0]
+    run, _ = train(replace(QUICK, bits=8, method="cca"), data, tmp_path / "runs")
+    made, skipped = drawings(Source(data, [run], ("de",), 1000))
     assert set(skipped) == {"bits", "training"}
     assert {drawing.kind for drawing in made} == {"pr", "distances", "tsne"}
     for kind, words in (("bits", "needs two code lengths, there is 8"), ("training", "cca is a closed form")):
         with pytest.raises(UsageError, match=words):
-            draw(PlotConfig((kind,), out=tmp_path / "p"), dataset, folder, tmp_path / "runs")
+            draw(PlotConfig((kind,), out=tmp_path / "p"), data, tmp_path / "runs")
     assert not (tmp_path / "p").exists()
 
 
 def test_runs_without_val_items_have_no_val_panel_and_the_first_is_shown(make_cache, tmp_path):
     made = make_cache(tmp_path / "cache", change=lambda item: replace(item, splits=item.splits - {"val"}))
     for bits in (8, 12):
-        train(replace(QUICK, bits=bits), *made, tmp_path / "runs")
+        train(replace(QUICK, bits=bits), made, tmp_path / "runs")
     found = runs.find_runs(tmp_path / "runs", "toy", "labels")
-    (drawing,), _ = drawings(Source(*made, found, ("de",), 1000), ["training"])
+    (drawing,), _ = drawings(Source(made, found, ("de",), 1000), ["training"])
     assert (drawing.name, len(drawing.figure.axes)) == ("training-triplet-8", 1)
 
 
 def test_no_query_with_anything_to_find_is_a_data_error(make_cache, tmp_path):
     made = make_cache(tmp_path / "cache", change=lambda i: replace(i, labels=()) if "query" in i.splits else i)
-    train(replace(QUICK, bits=8), *made, tmp_path / "runs")
+    train(replace(QUICK, bits=8), made, tmp_path / "runs")
     for kind in ("distances", "pr"):
         with pytest.raises(DataError, match="no query has a relevant item"):
-            draw(PlotConfig((kind,), out=tmp_path / "p"), *made, tmp_path / "runs")
+            draw(PlotConfig((kind,), out=tmp_path / "p"), made, tmp_path / "runs")
 
 
 @pytest.mark.parametrize(
@@ -279,8 +281,8 @@ def test_no_query_with_anything_to_find_is_a_data_error(make_cache, tmp_path):
     ],
 )
 def test_misuse_is_one_line(grid, args, words, tmp_path, capsys):
-    _, folder, out, _ = grid
-    code = cmrhash("plot", *args, "--cache", folder.parent, "--runs", out, "--out", tmp_path / "p")
+    data, out, _ = grid
+    code = cmrhash("plot", *args, "--cache", data.folder.parent, "--runs", out, "--out", tmp_path / "p")
     said = capsys.readouterr().err
     assert (code, said.count("\n")) == (2, 1)
     assert words in said
@@ -289,9 +291,9 @@ def test_misuse_is_one_line(grid, args, words, tmp_path, capsys):
 
 @pytest.mark.parametrize(("module", "kind"), [("matplotlib.style", "pr"), ("sklearn.manifold", "tsne")])
 def test_a_missing_package_is_one_line_that_says_what_to_install(grid, module, kind, tmp_path, monkeypatch, capsys):
-    _, folder, out, _ = grid
+    data, out, _ = grid
     monkeypatch.setitem(sys.modules, module, None)
-    assert cmrhash("plot", kind, "--bits", 8, "--cache", folder.parent, "--runs", out, "--out", tmp_path) == 2
+    assert cmrhash("plot", kind, "--bits", 8, "--cache", data.folder.parent, "--runs", out, "--out", tmp_path) == 2
     assert capsys.readouterr().err.endswith('pip install "cmrhash[viz]"\n')
     assert not list(tmp_path.iterdir())
 

@@ -20,7 +20,8 @@ from cmrhash.config import CompareConfig, EvalConfig, ReportConfig, TrainConfig
 from cmrhash.errors import DataError, StaleError, UsageError
 from cmrhash.evaluation.compare import compare
 from cmrhash.evaluation.evaluate import evaluate
-from cmrhash.evaluation.run_codes import read_codes
+from cmrhash.evaluation.run_codes import stored_codes
+from cmrhash.features.dataset import ExtractedDataset
 from cmrhash.retrieval import metrics
 from cmrhash.search.hasher import Hasher
 from cmrhash.show.examples import examples, ranked
@@ -30,6 +31,7 @@ from cmrhash.training import runs
 from cmrhash.training.train import train
 
 QUICK = TrainConfig(bits=8, epochs=2, batch=16, lr=0.02, hidden=16, device="cpu")
+
 NASTY = '<script>alert("x")</script> & "so" on'
 
 
@@ -43,18 +45,18 @@ def nasty(item):
 def written(make_cache, tmp_path_factory):
     """(data set, its folder, runs, run, report, HTML) of a run over photos, one of them gone."""
     base = tmp_path_factory.mktemp("report")
-    dataset, folder = make_cache(base / "cache", change=nasty)
+    data = make_cache(base / "cache", change=nasty)
     for n in range(120):
-        draw_photo(dataset.root / f"{n}.jpg", n, size=(300, 200))
-    run, _ = train(QUICK, dataset, folder, base / "runs")
-    gone = examples(*opened(dataset, folder, run), "de", 2, 5)["t2i"][0].answers[0].hit.image
-    (dataset.root / gone).unlink()
-    made = report(ReportConfig(run.folder), dataset, folder, base / "runs")
-    return dataset, folder, base / "runs", run, made, made.file.read_text(encoding="utf-8")
+        draw_photo(data.dataset.root / f"{n}.jpg", n, size=(300, 200))
+    run, _ = train(QUICK, data, base / "runs")
+    gone = examples(*opened(data, run), "de", 2, 5)["t2i"][0].answers[0].hit.image
+    (data.dataset.root / gone).unlink()
+    made = report(ReportConfig(run.folder), data, base / "runs")
+    return data, base / "runs", run, made, made.file.read_text(encoding="utf-8")
 
 
-def opened(dataset, folder, run):
-    return Source(dataset, folder, [run], (), 100), Hasher(run, dataset, folder)
+def opened(data, run):
+    return Source(data, [run], (), 100), Hasher.open(run, data)
 
 
 class Page(HTMLParser):
@@ -72,21 +74,21 @@ class Page(HTMLParser):
         self.words.append(data)
 
 
-def ap_by_loops(dataset, folder, run, lang, direction):
+def ap_by_loops(data, run, lang, direction):
     """AP of each query that has one, as {id: ap}, by the slow way around: one query, one histogram."""
-    views = read_codes(run)
+    views = stored_codes(run)
     ends = ("image", f"text-{lang}") if direction == "i2t" else (f"text-{lang}", "image")
     asking, lying = (views[end] for end in ends)
     found = {}
     for row in np.flatnonzero(np.diff(asking.codes.item, prepend=-1)):  # first captions
-        query = dataset.items[asking.codes.item[row]]
+        query = data.dataset.items[asking.codes.item[row]]
         if "query" not in query.splits:
             continue
         items, relevant = np.zeros((1, 9), np.int64), np.zeros((1, 9), np.int64)
         for place in lying.database:
             distance = int(np.bitwise_count(asking.codes.packed[row] ^ lying.codes.packed[place]).sum())
             items[0, distance] += 1
-            relevant[0, distance] += bool(set(query.labels) & set(dataset.items[lying.codes.item[place]].labels))
+            relevant[0, distance] += bool(set(query.labels) & set(data.dataset.items[lying.codes.item[place]].labels))
         found[query.id] = metrics.average_precision(items, relevant)[0]
     return found
 
@@ -95,27 +97,27 @@ def ap_by_loops(dataset, folder, run, lang, direction):
 
 
 def test_nothing_is_loaded_from_elsewhere_and_nothing_runs(written):
-    page = Page(written[5])
-    assert not re.search(r"\b(https?|ftp|file):|//\w", re.sub(r"data:image/jpeg;base64,[\w+/=]+", "", written[5]))
+    page = Page(written[4])
+    assert not re.search(r"\b(https?|ftp|file):|//\w", re.sub(r"data:image/jpeg;base64,[\w+/=]+", "", written[4]))
     for tag, attributes in page.tags:
         assert tag not in ("script", "link", "iframe", "object", "embed", "base", "form"), tag
         assert not [name for name in attributes if name.startswith("on")]
         for name in ("src", "href", "xlink:href"):
             assert attributes.get(name, "#").startswith(("#", "data:image/")), attributes
-    assert "@import" not in written[5]
+    assert "@import" not in written[4]
     policy = next(a["content"] for tag, a in page.tags if tag == "meta" and "http-equiv" in a)
     assert policy.startswith("default-src 'none'")
 
 
 def test_words_of_the_data_set_are_escaped(written):
-    assert "<script" not in written[5]
-    assert "<b>i" not in written[5]
-    assert html.escape(NASTY) in written[5]
-    assert NASTY in "".join(Page(written[5]).words)
+    assert "<script" not in written[4]
+    assert "<b>i" not in written[4]
+    assert html.escape(NASTY) in written[4]
+    assert NASTY in "".join(Page(written[4]).words)
 
 
 def test_thumbnails_are_small_photos_and_the_one_that_is_gone_is_told(written):
-    made, content = written[4:]
+    made, content = written[3:]
     photos = [attributes["src"] for tag, attributes in Page(content).tags if tag == "img"]
     for uri in photos:
         image = Image.open(io.BytesIO(base64.b64decode(uri.partition(",")[2])))
@@ -127,17 +129,17 @@ def test_thumbnails_are_small_photos_and_the_one_that_is_gone_is_told(written):
 
 
 def test_the_same_run_gives_the_same_file(written, tmp_path):
-    dataset, folder, out, run = written[:4]
-    again = report(ReportConfig(run.folder, out=tmp_path / "again.html"), dataset, folder, out)
-    assert again.file.read_text(encoding="utf-8") == written[5]
+    data, out, run = written[:3]
+    again = report(ReportConfig(run.folder, out=tmp_path / "again.html"), data, out)
+    assert again.file.read_text(encoding="utf-8") == written[4]
 
 
 # ---------------------------------------------------------------------------------------------- what it says
 
 
 def test_scores_and_protocol_are_those_of_eval(written):
-    dataset, folder, out, _, _, content = written
-    result = evaluate(EvalConfig(), dataset, folder, out)
+    data, out, _, _, content = written
+    result = evaluate(EvalConfig(), data, out)
     words = Page(content).words
     for row in result.rows:
         at = next(i for i, w in enumerate(words) if words[i : i + 2] == [row["lang"], row["direction"]])
@@ -152,9 +154,9 @@ def test_scores_and_protocol_are_those_of_eval(written):
 
 @pytest.mark.parametrize("direction", ["i2t", "t2i"])
 def test_examples_are_truly_the_best_the_median_and_the_worst(written, direction):
-    dataset, folder, _, run = written[:4]
-    shown = examples(*opened(dataset, folder, run), "en", 2, 5)[direction]
-    slow = ap_by_loops(dataset, folder, run, "en", direction)
+    data, _, run = written[:3]
+    shown = examples(*opened(data, run), "en", 2, 5)[direction]
+    slow = ap_by_loops(data, run, "en", direction)
     values = sorted(slow.values(), reverse=True)
     assert len(values) == 20
     assert [e.rank for e in shown] == ["best"] * 2 + ["median"] * 2 + ["worst"] * 2
@@ -164,7 +166,7 @@ def test_examples_are_truly_the_best_the_median_and_the_worst(written, direction
         assert (example.caption == example.item.texts["en"][0]) if direction == "t2i" else example.caption is None
         distances = [answer.hit.distance for answer in example.answers]
         assert (len(distances), distances) == (5, sorted(distances))
-        labels = {item.id: set(item.labels) for item in dataset.items}
+        labels = {item.id: set(item.labels) for item in data.dataset.items}
         for answer in example.answers:
             assert answer.relevant == bool(labels[example.item.id] & labels[answer.hit.id])
             assert answer.hit.modality == ("text" if direction == "i2t" else "image")
@@ -185,27 +187,28 @@ def test_ranks_of_few_queries_and_of_equal_ones(ap, count, wanted):
 
 
 def test_the_command_makes_the_run_again(written, tmp_path):
-    dataset, folder, _, run = written[:4]
-    training, scoring = command_of(run, dataset, folder).split(" && ")
-    assert f"<pre>{html.escape(training)}" in written[5]
-    where = ["--cache", folder.parent, "--runs", tmp_path]
+    data, _, run = written[:3]
+    training, scoring = command_of(run, data).split(" && ")
+    assert f"<pre>{html.escape(training)}" in written[4]
+    where = ["--cache", data.folder.parent, "--runs", tmp_path]
     assert cmrhash(*shlex.split(training)[1:], *where, "--device", "cpu", "--quiet") == 0
     again = runs.open_run(tmp_path / "toy" / run.folder.name)
-    assert again.config["files"] == run.config["files"]
+    assert again.files == run.files
     assert cmrhash(*shlex.split(scoring)[1:], *where) == 0
 
 
 def test_the_command_names_language_relevance_and_a_chosen_encoder(written, tmp_path):
-    dataset, folder, _, _ = written[:4]
-    shutil.copytree(folder, tmp_path / "toy")
-    shutil.copy(folder / "image-toy.h5", tmp_path / "toy" / "image-other.h5")
+    data, _, _ = written[:3]
+    shutil.copytree(data.folder, tmp_path / "toy")
+    shutil.copy(data.folder / "image-toy.h5", tmp_path / "toy" / "image-other.h5")
     config = replace(QUICK, langs=("en",), relevance="pairs", seed=3)
-    run, _ = train(config, dataset, tmp_path / "toy", tmp_path / "runs", ("image=toy",))
-    assert command_of(run, dataset, tmp_path / "toy").startswith(
+    data = ExtractedDataset(data.dataset, tmp_path / "toy")
+    run, _ = train(config, data, tmp_path / "runs", ("image=toy",))
+    assert command_of(run, data).startswith(
         "cmrhash train --dataset toy --method triplet --bits 8 --relevance pairs --epochs 2 --batch 16 --lr 0.02 "
         "--hidden 16 --lang en --encoder image=toy --seed 3 && "
     )
-    made = report(ReportConfig(run.folder), dataset, tmp_path / "toy", tmp_path / "runs")
+    made = report(ReportConfig(run.folder), data, tmp_path / "runs")
     assert "median rank" in made.file.read_text()
 
 
@@ -216,14 +219,14 @@ def test_the_command_names_language_relevance_and_a_chosen_encoder(written, tmp_
 def compared(make_cache, tmp_path):
     made = make_cache(tmp_path / "cache")
     grid = CompareConfig(methods=("triplet", "cca"), bits=(8, 12), seeds=1)
-    result = compare(grid, replace(QUICK, epochs=1), *made, tmp_path / "runs")
-    return *made, tmp_path / "runs", result
+    result = compare(grid, replace(QUICK, epochs=1), made, tmp_path / "runs")
+    return made, tmp_path / "runs", result
 
 
 def test_a_comparison_is_reported_as_its_table_with_the_commands_of_its_cells(compared, capsys):
-    dataset, folder, out, result = compared
-    train(replace(QUICK, bits=4), dataset, folder, out)  # not of the grid
-    assert cmrhash("report", "--lang", "de", "--cache", folder.parent, "--runs", out, "--json") == 0
+    data, out, result = compared
+    train(replace(QUICK, bits=4), data, out)  # not of the grid
+    assert cmrhash("report", "--lang", "de", "--cache", data.folder.parent, "--runs", out, "--json") == 0
     told = json.loads(capsys.readouterr().out)
     content = (out / "toy" / "report.html").read_text()
     assert told["file"] == str(out / "toy" / "report.html")
@@ -237,35 +240,35 @@ def test_a_comparison_is_reported_as_its_table_with_the_commands_of_its_cells(co
 
 
 def test_a_comparison_that_its_runs_no_longer_bear_out_is_refused(compared):
-    dataset, folder, out, _ = compared
+    data, out, _ = compared
     path = out / "toy" / "compare.json"
     fresh = path.read_text()
     about = json.loads(fresh)
     about["rows"][0]["mean"] += 0.01
     path.write_text(json.dumps(about))
     with pytest.raises(StaleError, match="its runs score .* now: .*run cmrhash compare again"):
-        report(ReportConfig(), dataset, folder, out)
+        report(ReportConfig(), data, out)
     path.write_text(fresh)
     shutil.rmtree(out / "toy" / "cca-12")
     with pytest.raises(StaleError, match="1 runs of the comparison are gone, cca with 12 bits"):
-        report(ReportConfig(), dataset, folder, out)
+        report(ReportConfig(), data, out)
 
 
 @pytest.mark.parametrize("content", [b"", b"[]", b"{}", b'{"rows": [3]}', b'{"rows": []}', b"\xff", b'{"rows": [{}]}'])
 def test_what_is_no_comparison_is_refused_in_one_line(written, content, tmp_path):
-    dataset, folder = written[:2]
+    data = written[0]
     (tmp_path / "toy").mkdir()
     (tmp_path / "toy" / "compare.json").write_bytes(content)
     with pytest.raises(DataError, match="not a comparison"):
-        report(ReportConfig(), dataset, folder, tmp_path)
+        report(ReportConfig(), data, tmp_path)
 
 
 def test_numbers_that_nothing_can_be_shown_by_and_missing_runs_are_refused(written, tmp_path):
-    dataset, folder, _, run = written[:4]
+    data, _, run = written[:3]
     for name in ("examples", "top", "thumbnail"):
         with pytest.raises(UsageError, match=f"--{name} 0"):
-            report(ReportConfig(run.folder, **{name: 0}), dataset, folder, tmp_path)
+            report(ReportConfig(run.folder, **{name: 0}), data, tmp_path)
     with pytest.raises(UsageError, match="no such trained run"):
-        report(ReportConfig(), dataset, folder, tmp_path)
+        report(ReportConfig(), data, tmp_path)
     with pytest.raises(UsageError, match="no trained run"):
-        report(ReportConfig(tmp_path), dataset, folder, tmp_path)
+        report(ReportConfig(tmp_path), data, tmp_path)

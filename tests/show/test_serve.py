@@ -21,9 +21,9 @@ from PIL import Image
 
 from cmrhash.config import EvalConfig, ExtractConfig, ServeConfig, TrainConfig
 from cmrhash.data.items import ImageTextDataset, Item
-from cmrhash.data.manifest import open_extracted
 from cmrhash.errors import UsageError
 from cmrhash.evaluation.evaluate import score
+from cmrhash.features.dataset import ExtractedDataset
 from cmrhash.features.extract import extract
 from cmrhash.search.hasher import Hasher
 from cmrhash.show import plots
@@ -42,8 +42,11 @@ from cmrhash.training.train import train
 from cmrhash_cli.main import main
 
 BASE = "http://127.0.0.1:8000"
+
 FAULT = pytest.mark.faults("web page: host, origin, size, type, path, slow body")
+
 QUICK = {"epochs": 1, "batch": 16, "hidden": 8, "bits": 16, "device": "cpu"}
+
 MODELS = {"image_model": "mobilenet_v3_small", "image_weights": "random", "text_models": ("bow",)}
 
 
@@ -53,7 +56,7 @@ def made(make_manifest, tmp_path_factory):
     base = tmp_path_factory.mktemp("serve")
     root = make_manifest(base / "mine", 40)
     extract(ExtractConfig(dataset="manifest", root=root, cache=base / "cache", device="cpu", **MODELS))
-    train(TrainConfig(**QUICK), *open_extracted(base / "cache", None), base / "runs")
+    train(TrainConfig(**QUICK), ExtractedDataset.open(base / "cache"), base / "runs")
     return base
 
 
@@ -128,9 +131,9 @@ def test_by_an_item_the_api_says_what_is_relevant(client, hasher):
 
 
 def test_by_pairs_only_the_item_itself_is_relevant(make_cache, tmp_path):
-    dataset, folder = make_cache(tmp_path / "cache")
-    run, _ = train(TrainConfig(**QUICK, relevance="pairs"), dataset, folder, tmp_path / "runs")
-    hasher = Hasher(run, dataset, folder)
+    data = make_cache(tmp_path / "cache")
+    run, _ = train(TrainConfig(**QUICK, relevance="pairs"), data, tmp_path / "runs")
+    hasher = Hasher.open(run, data)
     answer = ask(hasher, Question(ident="i6", k=40))
     hits = answer.parts["text"]
     assert len(hits) == 40
@@ -190,7 +193,7 @@ def test_ready_made_features_are_searched_by_items(tmp_path, worker):
     labels = np.eye(3, dtype=np.int64)[rng.integers(0, 3, 60)]
     np.savez(tmp_path / "own.npz", labels=labels, **{name: x.astype(np.float32) for name, x in arrays.items()})
     extract(ExtractConfig(dataset="features", features=(tmp_path / "own.npz",), cache=tmp_path / "cache"))
-    run, _ = train(TrainConfig(**QUICK), *open_extracted(tmp_path / "cache", None), tmp_path / "runs")
+    run, _ = train(TrainConfig(**QUICK), ExtractedDataset.open(tmp_path / "cache"), tmp_path / "runs")
     hasher = Hasher.load(run.folder, tmp_path / "cache")
     assert {"ready-made" in problem for problem in warm(hasher)} == {True}
     with TestClient(guarded(hasher, ServeConfig(), worker, worker), base_url=BASE) as client:
@@ -228,12 +231,12 @@ def test_nothing_is_loaded_from_elsewhere(client):
 
 
 def test_scores_are_shown_once_eval_was_run(make_cache, tmp_path):
-    dataset, folder = make_cache(tmp_path / "cache")
+    data = make_cache(tmp_path / "cache")
     for relevance, column in (("labels", "mAP"), ("pairs", "R@10")):
-        run, _ = train(TrainConfig(**QUICK, relevance=relevance), dataset, folder, tmp_path / "runs")
-        hasher = Hasher(run, dataset, folder)
+        run, _ = train(TrainConfig(**QUICK, relevance=relevance), data, tmp_path / "runs")
+        hasher = Hasher.open(run, data)
         assert "Not scored yet" in page(hasher, ServeConfig(), {}, Question())
-        result = score(EvalConfig(relevance=relevance), [run], hasher.dataset, folder)
+        result = score(EvalConfig(relevance=relevance), [run], hasher.data)
         shown = page(hasher, ServeConfig(), {}, Question())
         assert f'<th scope="col">{column}</th>' in shown
         figure = result.rows[0]["map"] if relevance == "labels" else result.rows[0]["hit_at"]["10"]
@@ -354,11 +357,11 @@ def nasty(make_cache, tmp_path):
     def change(item):
         return Item(f'{item.id}/"><b>?#', item.image, {"en": (NASTY, NASTY), "de": (NASTY,)}, item.labels, item.splits)
 
-    dataset, folder = make_cache(tmp_path / "cache", change=change)
-    for item in dataset.items[:20]:
-        Image.new("RGB", (20, 20)).save(dataset.root / item.image)
-    run, _ = train(TrainConfig(**QUICK), dataset, folder, tmp_path / "runs")
-    return Hasher(run, dataset, folder)
+    data = make_cache(tmp_path / "cache", change=change)
+    for item in data.dataset.items[:20]:
+        Image.new("RGB", (20, 20)).save(data.dataset.root / item.image)
+    run, _ = train(TrainConfig(**QUICK), data, tmp_path / "runs")
+    return Hasher.open(run, data)
 
 
 @FAULT
@@ -700,7 +703,7 @@ def test_serve_says_how_many_items_it_searches(command, make_cache, tmp_path, mo
     def change(item):
         return replace(item, splits=item.splits - {"database"}) if int(item.id[1:]) % 3 else item
 
-    train(TrainConfig(**QUICK), *make_cache(tmp_path / "cache", change=change), tmp_path / "runs")
+    train(TrainConfig(**QUICK), make_cache(tmp_path / "cache", change=change), tmp_path / "runs")
     run = f"run: {tmp_path / 'runs/toy/triplet-16'}"
     hint = "20 database items of 120: --among all searches all of them\n"
     assert command("serve")[2] == "run: runs/manifest/triplet-16, 32 database items; Ctrl-C ends it\n"

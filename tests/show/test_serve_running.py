@@ -17,12 +17,14 @@ pytest.importorskip("fastapi", reason='needs pip install "cmrhash[serve]"')
 from browser import MISSING, browser
 
 from cmrhash.config import ExtractConfig, TrainConfig
-from cmrhash.data.manifest import open_extracted
+from cmrhash.features.dataset import ExtractedDataset
 from cmrhash.features.extract import extract
 from cmrhash.training.train import train
 
 QUICK = {"epochs": 1, "batch": 16, "hidden": 8, "bits": 16, "device": "cpu"}
+
 MODELS = {"image_model": "mobilenet_v3_small", "image_weights": "random", "text_models": ("bow",)}
+
 ASKED = os.environ.get("CMRHASH_BROWSER", "") not in ("", "0")
 
 
@@ -44,7 +46,7 @@ def made(make_manifest, tmp_path_factory):
     base = tmp_path_factory.mktemp("serve")
     root = make_manifest(base / "mine", 40)
     extract(ExtractConfig(dataset="manifest", root=root, cache=base / "cache", device="cpu", **MODELS))
-    train(TrainConfig(**QUICK), *open_extracted(base / "cache", None), base / "runs")
+    train(TrainConfig(**QUICK), ExtractedDataset.open(base / "cache"), base / "runs")
     return base
 
 

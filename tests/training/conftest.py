@@ -14,6 +14,6 @@ def extracted(make_cache, tmp_path_factory):
 @pytest.fixture(scope="session")
 def finished(extracted, tmp_path_factory):
     """The quick training, whole; tests that change it use a folder of their own."""
-    run, fresh = train.train(QUICK, *extracted, tmp_path_factory.mktemp("runs"))
+    run, fresh = train.train(QUICK, extracted, tmp_path_factory.mktemp("runs"))
     assert fresh
     return run

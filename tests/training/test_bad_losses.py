@@ -28,8 +28,8 @@ def with_nan(real, bad):
 @pytest.mark.faults("training: NaN, no negative, collapse")
 def test_steps_with_a_nan_loss_are_skipped_and_counted(extracted, tmp_path, monkeypatch):
     use(monkeypatch, with_nan(METHODS["triplet"].terms, {1, 2, 4, 8}))
-    run, _ = train.train(replace(QUICK, epochs=2), *extracted, tmp_path)
-    assert run.config["skipped_steps"] == 4
+    run, _ = train.train(replace(QUICK, epochs=2), extracted, tmp_path)
+    assert run.outcome.skipped_steps == 4
     assert [line["skipped"] for line in history(run)] == [3, 1]
     assert all(np.isfinite(line["loss"]) for line in history(run))
 
@@ -38,7 +38,7 @@ def test_steps_with_a_nan_loss_are_skipped_and_counted(extracted, tmp_path, monk
 def test_three_nan_losses_in_a_row_stop_training_in_one_line(extracted, tmp_path, monkeypatch):
     use(monkeypatch, with_nan(METHODS["triplet"].terms, {2, 3, 4}))
     with pytest.raises(CmrhashError, match=r"not finite in 3 steps in a row \(batch: i\d+, ") as caught:
-        train.train(QUICK, *extracted, tmp_path)
+        train.train(QUICK, extracted, tmp_path)
     assert "\n" not in str(caught.value)
     assert "--lr" in str(caught.value)
     assert not list(tmp_path.rglob(runs.CONFIG))
@@ -74,7 +74,7 @@ def test_a_gradient_that_is_nan_under_a_finite_loss_is_noticed(make_cache, tmp_p
     use(monkeypatch, terms)
     made = make_cache(tmp_path, change=lambda i: i if val else replace(i, splits=i.splits - {"val"}))
     with pytest.raises(CmrhashError, match="not finite") as caught:
-        train.train(replace(QUICK, epochs=1, hidden=0), *made, tmp_path / "runs")
+        train.train(replace(QUICK, epochs=1, hidden=0), made, tmp_path / "runs")
     assert "\n" not in str(caught.value)
     assert not list((tmp_path / "runs").rglob(runs.CONFIG))
     faults.tried = faults.survived = faults.naive_tried = 1
@@ -98,7 +98,7 @@ def test_batches_without_a_negative_are_counted_for_what_they_are(make_cache, tm
     """Half of the items are relevant to each other; in batches of two many know no negative, and weigh nothing."""
     batches = watched(monkeypatch)
     made = make_cache(tmp_path, change=lambda i: replace(i, labels=(int(int(i.id[1:]) % 7 == 1),)))
-    run, _ = train.train(replace(QUICK, epochs=1, batch=2), *made, tmp_path / "runs")
+    run, _ = train.train(replace(QUICK, epochs=1, batch=2), made, tmp_path / "runs")
     triplets = [int(sum(p * (2 - p) for p in relevant.sum(1).tolist())) for relevant in batches]  # anchor by anchor
     assert 0 in triplets
     (line,) = history(run)
@@ -110,8 +110,8 @@ def test_batches_without_a_negative_are_counted_for_what_they_are(make_cache, tm
 def test_an_item_that_is_left_alone_makes_no_batch(make_cache, tmp_path, monkeypatch):
     batches = watched(monkeypatch)
     made = make_cache(tmp_path, change=lambda i: i if int(i.id[1:]) < 51 else replace(i, splits=frozenset()))
-    run, _ = train.train(replace(QUICK, epochs=2, batch=8), *made, tmp_path / "runs")
-    assert run.config["train_items"] == 33
+    run, _ = train.train(replace(QUICK, epochs=2, batch=8), made, tmp_path / "runs")
+    assert run.train_items == 33
     assert [len(relevant) for relevant in batches] == 2 * 4 * [8]
 
 
@@ -119,7 +119,7 @@ def test_an_item_that_is_left_alone_makes_no_batch(make_cache, tmp_path, monkeyp
 def test_no_valid_triplet_is_a_data_error(make_cache, tmp_path):
     made = make_cache(tmp_path, change=lambda item: replace(item, labels=(0,)))
     with pytest.raises(DataError, match="without a single valid triplet"):
-        train.train(QUICK, *made, tmp_path / "runs")
+        train.train(QUICK, made, tmp_path / "runs")
 
 
 @pytest.fixture(scope="module")
@@ -135,20 +135,20 @@ def dense(make_cache, tmp_path_factory):
 @pytest.mark.faults("training: NaN, no negative, collapse")
 def test_batch_hard_triplets_collapse_to_the_margin_where_batch_all_does_not(dense, tmp_path):
     config = replace(QUICK, epochs=8, margin=1.0, batch=8)
-    hard, _ = train.train(replace(config, method="triplet-hard"), *dense, tmp_path)
-    assert hard.config["collapsed"]
-    assert hard.config["collapsed_epochs"] > 0
+    hard, _ = train.train(replace(config, method="triplet-hard"), dense, tmp_path)
+    assert hard.outcome.collapsed
+    assert hard.outcome.collapsed_epochs > 0
     last = history(hard)[-1]
     assert last["active_share"] == 1
     shares = {name: 1 if name == "i2i" else 0.5 for name in last["terms"]}  # the languages share the others
     for name, loss in last["terms"].items():
         assert loss == pytest.approx(16 * shares[name], rel=0.05), name  # about the margin, 1.0 x 16 bits
     assert last["loss"] == pytest.approx(4 * 16, rel=0.02)
-    gentle, _ = train.train(replace(config, method="triplet"), *dense, tmp_path)
-    assert not gentle.config["collapsed"]
-    assert gentle.config["collapsed_epochs"] == 0
+    gentle, _ = train.train(replace(config, method="triplet"), dense, tmp_path)
+    assert not gentle.outcome.collapsed
+    assert gentle.outcome.collapsed_epochs == 0
     assert history(gentle)[-1]["loss"] < 0.5 * last["loss"]
-    assert gentle.config["val_map_mean"] > hard.config["val_map_mean"] + 0.1
+    assert gentle.outcome.val_map_mean > hard.outcome.val_map_mean + 0.1
 
 
 @pytest.mark.faults("training: NaN, no negative, collapse")
@@ -157,9 +157,9 @@ def test_collapsed_codes_are_called_so(extracted, tmp_path, monkeypatch):
         return Terms({name: (1 - embedding).pow(2).mean() for name, embedding in views.items()}, {})
 
     use(monkeypatch, pull_together)
-    run, _ = train.train(replace(QUICK, epochs=2, lr=0.5), *extracted, tmp_path)
-    assert run.config["collapsed"] is True
+    run, _ = train.train(replace(QUICK, epochs=2, lr=0.5), extracted, tmp_path)
+    assert run.outcome.collapsed is True
     assert history(run)[-1]["collapsed"] is True
-    watch = run.config["collapse"]["image"]
+    watch = run.outcome.collapse["image"]
     assert watch["collapsed"]
     assert watch["constant_bits"] > 0.25 or watch["distinct"] < 0.05

@@ -11,6 +11,7 @@ from cmrhash.compute.device import threads_for
 from cmrhash.data import manifest
 from cmrhash.errors import DataError, UsageError
 from cmrhash.evaluation.run_codes import load_heads
+from cmrhash.features.dataset import ExtractedDataset
 from cmrhash.features.file import read_features
 from cmrhash.retrieval import metrics
 from cmrhash.training import runs, train
@@ -20,12 +21,12 @@ from cmrhash.training.methods import METHODS
 
 
 def test_training_lifts_val_map_over_untrained_heads(extracted, finished, tmp_path):
-    untrained, _ = train.train(replace(QUICK, epochs=1, lr=1e-9), *extracted, tmp_path)
-    before = untrained.config["val_map_mean"]
+    untrained, _ = train.train(replace(QUICK, epochs=1, lr=1e-9), extracted, tmp_path)
+    before = untrained.outcome.val_map_mean
     assert before < 0.45
-    assert finished.config["val_map_mean"] > before + 0.2
-    assert finished.config["val_map_mean"] == max(entry["val_map_mean"] for entry in history(finished))
-    assert not finished.config["collapsed"]
+    assert finished.outcome.val_map_mean > before + 0.2
+    assert finished.outcome.val_map_mean == max(entry["val_map_mean"] for entry in history(finished))
+    assert not finished.outcome.collapsed
 
 
 def test_the_history_has_a_line_an_epoch(finished):
@@ -41,24 +42,24 @@ def test_the_history_has_a_line_an_epoch(finished):
 
 @pytest.mark.parametrize("bits", [1, 5, 100])
 def test_any_code_length_and_a_linear_head(extracted, tmp_path, bits):
-    run, _ = train.train(replace(QUICK, bits=bits, hidden=0, epochs=2), *extracted, tmp_path)
+    run, _ = train.train(replace(QUICK, bits=bits, hidden=0, epochs=2), extracted, tmp_path)
     assert run.bits == bits
-    assert 0 < run.config["val_map_mean"] <= 1
+    assert 0 < run.outcome.val_map_mean <= 1
 
 
 def test_a_single_language_leaves_the_other_out(extracted, tmp_path):
-    run, _ = train.train(replace(QUICK, langs=("de",), epochs=1), *extracted, tmp_path)
+    run, _ = train.train(replace(QUICK, langs=("de",), epochs=1), extracted, tmp_path)
     assert run.langs == ("de",)
-    assert set(run.config["features"]) == {"image", "text-de"}
+    assert set(run.features) == {"image", "text-de"}
 
 
 def test_relevance_by_pairs_trains_without_labels(make_cache, tmp_path):
     made = make_cache(tmp_path / "cache", change=lambda item: replace(item, labels=()), relevance="pairs")
-    run, _ = train.train(replace(QUICK, epochs=2), *made, tmp_path / "runs")
-    assert run.config["train_items"] == 80
+    run, _ = train.train(replace(QUICK, epochs=2), made, tmp_path / "runs")
+    assert run.train_items == 80
     assert run.folder.name == "triplet-16"
     with pytest.raises(UsageError, match="has no labels"):
-        train.train(replace(QUICK, relevance="labels"), *made, tmp_path / "runs")
+        train.train(replace(QUICK, relevance="labels"), made, tmp_path / "runs")
 
 
 def test_runs_of_other_settings_live_side_by_side(extracted, finished, tmp_path):
@@ -70,7 +71,7 @@ def test_runs_of_other_settings_live_side_by_side(extracted, finished, tmp_path)
         "triplet-16-pairs": [replace(quick, relevance="pairs")],
     }
     for name, configs in names.items():
-        made = [train.train(config, *extracted, tmp_path) for config in configs]
+        made = [train.train(config, extracted, tmp_path) for config in configs]
         assert [run.folder.name for run, _ in made] == [name] * len(configs)
         assert [fresh for _, fresh in made] == [True] + [False] * (len(configs) - 1)
     assert runs.folder_of(tmp_path, "toy", "cca", 8, 0, ("de", "en")).name == "cca-8-de+en"
@@ -79,15 +80,15 @@ def test_runs_of_other_settings_live_side_by_side(extracted, finished, tmp_path)
 def test_by_pairs_all_train_items_are_used_and_val_items_are_sought_by_all_captions(make_cache, tmp_path):
     """A slow twin of the val score: every val caption by plain loops over the val items."""
     made = make_cache(tmp_path, change=lambda i: replace(i, labels=()) if int(i.id[1:]) % 3 == 0 else i)
-    run, _ = train.train(replace(QUICK, epochs=2, relevance="pairs"), *made, tmp_path / "runs")
-    dataset, folder = made
-    assert run.config["train_items"] == 80
-    assert run.config["relevance"] == "pairs"
+    run, _ = train.train(replace(QUICK, epochs=2, relevance="pairs"), made, tmp_path / "runs")
+    data = made
+    assert run.train_items == 80
+    assert run.record["relevance"] == "pairs"
     heads = load_heads(run)
-    val = {row for row, item in enumerate(dataset.items) if "val" in item.splits}
+    val = {row for row, item in enumerate(data.dataset.items) if "val" in item.splits}
     code = {}
     for view in ("image", "text-de"):
-        features = read_features(folder / f"{view}-toy.h5")
+        features = read_features(data.folder / f"{view}-toy.h5")
         rows = [(int(item), x) for item, x in zip(features.item, features.x, strict=True) if int(item) in val]
         code[view] = [(item, heads[view].embed(torch.from_numpy(x)[None])[0].numpy() >= 0) for item, x in rows]
     assert (len(code["image"]), len(code["text-de"])) == (20, 40)
@@ -98,29 +99,29 @@ def test_by_pairs_all_train_items_are_used_and_val_items_are_sought_by_all_capti
             items = np.array([[sum(d == at for d, _ in found) for at in range(17)]])
             hits = np.array([[sum(d == at and hit for d, hit in found) for at in range(17)]])
             aps.append(metrics.average_precision(items, hits)[0])
-        assert run.config["val_map"]["de"][direction] == pytest.approx(np.mean(aps))
+        assert run.outcome.val_map["de"][direction] == pytest.approx(np.mean(aps))
 
 
 def test_a_method_that_learns_from_labels_is_refused_before_anything_is_written(make_cache, tmp_path):
     made = make_cache(tmp_path / "cache", change=lambda item: replace(item, labels=()), relevance="pairs")
     with pytest.raises(UsageError, match="method 'acmr' learns from labels, relevance is by pairs: choose ") as caught:
-        train.train(replace(QUICK, method="acmr"), *made, tmp_path / "runs")
+        train.train(replace(QUICK, method="acmr"), made, tmp_path / "runs")
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "runs").exists()
 
 
 def test_corrnet_needs_pairs_only(make_cache, tmp_path):
     made = make_cache(tmp_path / "cache", change=lambda item: replace(item, labels=()), relevance="pairs")
-    run, _ = train.train(replace(QUICK, method="corrnet"), *made, tmp_path / "runs")
-    untrained, _ = train.train(replace(QUICK, method="corrnet", epochs=1, lr=1e-9), *made, tmp_path / "before")
-    assert run.config["val_map_mean"] > untrained.config["val_map_mean"] + 0.1
+    run, _ = train.train(replace(QUICK, method="corrnet"), made, tmp_path / "runs")
+    untrained, _ = train.train(replace(QUICK, method="corrnet", epochs=1, lr=1e-9), made, tmp_path / "before")
+    assert run.outcome.val_map_mean > untrained.outcome.val_map_mean + 0.1
 
 
 def test_without_val_items_the_last_epoch_is_taken_and_told(make_cache, tmp_path):
     made = make_cache(tmp_path, change=lambda item: replace(item, splits=item.splits - {"val"}))
-    run, _ = train.train(replace(QUICK, epochs=2), *made, tmp_path / "runs")
-    assert run.config["best_epoch"] == 1
-    assert run.config["chosen_on"] != "val"
+    run, _ = train.train(replace(QUICK, epochs=2), made, tmp_path / "runs")
+    assert run.outcome.best_epoch == 1
+    assert run.outcome.chosen_on != "val"
 
 
 # ---------------------------------------------------------------------------------------------- bad losses, bad data
@@ -131,10 +132,10 @@ def test_every_method_learns(method, extracted, tmp_path):
     quick = replace(QUICK, bits=8 if METHODS[method].fit else 16, epochs=8)  # the toy's captions have 12 features
     if method == "triplet-hard":
         quick = replace(quick, batch=4)  # the fewer there are to choose from, the less hard
-    untrained, _ = train.train(replace(quick, epochs=1, lr=1e-9), *extracted, tmp_path / "before")
-    run, _ = train.train(replace(quick, method=method), *extracted, tmp_path)
-    assert run.config["val_map_mean"] > untrained.config["val_map_mean"] + 0.1
-    assert run.config["source"] == METHODS[method].source
+    untrained, _ = train.train(replace(quick, epochs=1, lr=1e-9), extracted, tmp_path / "before")
+    run, _ = train.train(replace(quick, method=method), extracted, tmp_path)
+    assert run.outcome.val_map_mean > untrained.outcome.val_map_mean + 0.1
+    assert run.source == METHODS[method].source
     line = history(run)[-1]
     if METHODS[method].fit:
         assert [line["ridge"] for line in history(run)] == list(train.RIDGES)
@@ -150,17 +151,17 @@ def test_items_that_lack_a_part_are_left_out_of_training(make_cache, tmp_path):
             "i4": replace(item, image=None),
         }.get(item.id, item)
 
-    run, _ = train.train(replace(QUICK, epochs=1), *make_cache(tmp_path, change=change), tmp_path / "runs")
-    assert run.config["train_items"] == 80 - 3
+    run, _ = train.train(replace(QUICK, epochs=1), make_cache(tmp_path, change=change), tmp_path / "runs")
+    assert run.train_items == 80 - 3
     english = replace(QUICK, epochs=1, langs=("en",))
     run, _ = train.train(english, manifest.load(tmp_path / "toy"), tmp_path / "toy", tmp_path / "english")
-    assert run.config["train_items"] == 80 - 2  # there nothing asks for a German caption
+    assert run.train_items == 80 - 2  # there nothing asks for a German caption
 
 
 def test_nothing_to_train_on_is_a_data_error(make_cache, tmp_path):
     made = make_cache(tmp_path, change=lambda item: replace(item, splits=item.splits - {"train"}))
     with pytest.raises(DataError, match="0 items to train on: .*: give items the split 'train'"):
-        train.train(QUICK, *made, tmp_path / "runs")
+        train.train(QUICK, made, tmp_path / "runs")
 
 
 def test_what_the_train_items_lack_is_told(make_cache, tmp_path):
@@ -170,19 +171,19 @@ def test_what_the_train_items_lack_is_told(make_cache, tmp_path):
 
     made = make_cache(tmp_path, change=change)
     with pytest.raises(DataError, match=r"0 items .*\(of 80 train items 80 have no usable text-en, \d+ .*label\)"):
-        train.train(QUICK, *made, tmp_path / "runs")
-    items = tuple(replace(item, splits=frozenset({"database"})) for item in made[0].items)
-    drawn = replace(made[0], items=items, split_seed=0)  # as of one without a complete item
+        train.train(QUICK, made, tmp_path / "runs")
+    items = tuple(replace(item, splits=frozenset({"database"})) for item in made.dataset.items)
+    drawn = replace(made.dataset, items=items, split_seed=0)  # as of one without a complete item
     with pytest.raises(DataError, match=r"0 items to train on \(of 120 items 80 have no usable text-en, "):
-        train.train(QUICK, drawn, made[1], tmp_path / "runs")
+        train.train(QUICK, ExtractedDataset(drawn, made.folder), tmp_path / "runs")
 
 
 def test_query_items_never_touch_training(make_cache, finished, tmp_path):
-    run, _ = train.train(QUICK, *make_cache(tmp_path, shift="query"), tmp_path / "runs")
-    assert run.config["features"]["image"]["sha256"] != finished.config["features"]["image"]["sha256"]
+    run, _ = train.train(QUICK, make_cache(tmp_path, shift="query"), tmp_path / "runs")
+    assert run.features["image"].sha256 != finished.features["image"].sha256
     assert heads(run) == heads(finished)
     assert history(run) == history(finished)
-    other, _ = train.train(QUICK, *make_cache(tmp_path, shift="train"), tmp_path / "others")
+    other, _ = train.train(QUICK, make_cache(tmp_path, shift="train"), tmp_path / "others")
     assert heads(other) != heads(finished)  # the test would see it
 
 
@@ -193,7 +194,7 @@ def test_neither_do_they_where_they_are_their_own_database(make_cache, tmp_path)
         )
 
     one, two = (
-        train.train(QUICK, *make_cache(tmp_path / str(shift), change=as_on_pascal, shift=shift), tmp_path / str(shift))
+        train.train(QUICK, make_cache(tmp_path / str(shift), change=as_on_pascal, shift=shift), tmp_path / str(shift))
         for shift in (None, "query")
     )
     assert heads(one[0]) == heads(two[0])

@@ -8,8 +8,8 @@ from handed_on import TEXTS, TRAIN
 from small_models import write_bert, write_image_weights
 
 from cmrhash.config import EvalConfig, ExtractConfig
-from cmrhash.data.manifest import open_extracted
 from cmrhash.evaluation.evaluate import evaluate
+from cmrhash.features.dataset import ExtractedDataset
 from cmrhash.features.extract import extract
 from cmrhash.search.hasher import Hasher
 from cmrhash.training.train import train
@@ -33,9 +33,9 @@ def made(make_manifest, tmp_path_factory):
         text_models=(str(base / "bert"), "de=bow"),
     )
     extract(config)
-    dataset, folder = open_extracted(base / "cache", None)
-    train(TRAIN, dataset, folder, base / "runs")
-    evaluate(EvalConfig(), dataset, folder, base / "runs")
+    data = ExtractedDataset.open(base / "cache", None)
+    train(TRAIN, data, base / "runs")
+    evaluate(EvalConfig(), data, base / "runs")
     return base
 
 

@@ -7,8 +7,8 @@ import yaml
 from handed_on import TRAIN
 
 from cmrhash.config import EvalConfig, TrainConfig
-from cmrhash.data.manifest import open_extracted
 from cmrhash.evaluation.evaluate import evaluate
+from cmrhash.features.dataset import ExtractedDataset
 from cmrhash.search.hasher import Hasher
 from cmrhash.training import runs
 from cmrhash.training.train import train
@@ -30,10 +30,10 @@ def test_the_card_is_what_hubs_read_and_says_how_the_figures_were_made(shared, m
 
 
 def test_the_card_names_both_languages_where_texts_find_texts(made, tmp_path):
-    dataset, folder = open_extracted(made / "cache", None)
-    done, _ = train(TRAIN, dataset, folder, tmp_path / "runs")
-    evaluate(EvalConfig(directions=("t2t", "i2i")), dataset, folder, tmp_path / "runs")
-    Hasher(done, dataset, folder).save_pretrained(tmp_path / "out")
+    data = ExtractedDataset.open(made / "cache", None)
+    done, _ = train(TRAIN, data, tmp_path / "runs")
+    evaluate(EvalConfig(directions=("t2t", "i2i")), data, tmp_path / "runs")
+    Hasher.open(done, data).save_pretrained(tmp_path / "out")
     lines = re.findall(r"^\| (\S+) \| (t2t|i2i) \|", (tmp_path / "out/README.md").read_text(), re.MULTILINE)
     assert lines == [("de-de", "t2t"), ("de-en", "t2t"), ("en-de", "t2t"), ("en-en", "t2t"), ("-", "i2i")]
 
@@ -46,12 +46,12 @@ def test_nothing_in_it_tells_of_this_machine(shared, made):
 
 
 def test_a_run_that_was_never_evaluated_says_so(make_cache, made, tmp_path):
-    dataset, folder = open_extracted(made / "cache", None)
-    done, _ = train(TRAIN, dataset, folder, tmp_path / "runs")
-    Hasher(done, dataset, folder).save_pretrained(tmp_path / "out")
+    data = ExtractedDataset.open(made / "cache", None)
+    done, _ = train(TRAIN, data, tmp_path / "runs")
+    Hasher.open(done, data).save_pretrained(tmp_path / "out")
     assert "Not evaluated yet" in (tmp_path / "out/README.md").read_text()
     (done.folder / runs.METRICS).write_text("{}")  # figures of these heads do not outlive them
-    train(TrainConfig(**{**vars(TRAIN), "epochs": 1}), dataset, folder, tmp_path / "runs", overwrite=True)
+    train(TrainConfig(**{**vars(TRAIN), "epochs": 1}), data, tmp_path / "runs", overwrite=True)
     assert not (done.folder / runs.METRICS).exists()
 
 

@@ -9,8 +9,8 @@ from handed_on import TRAIN
 from running import EXTRACT, QUICK, run, write_own
 
 from cmrhash.config import ExtractConfig
-from cmrhash.data.manifest import open_extracted
 from cmrhash.errors import UsageError
+from cmrhash.features.dataset import ExtractedDataset
 from cmrhash.features.extract import extract
 from cmrhash.search.hasher import Hasher
 from cmrhash.training.train import train
@@ -75,7 +75,7 @@ def test_ready_made_features_have_no_encoder_to_hand_on(tmp_path):
     labels = np.eye(3, dtype=np.int64)[rng.integers(0, 3, 60)]
     np.savez(tmp_path / "own.npz", labels=labels, **{k: x.astype(np.float32) for k, x in arrays.items()})
     extract(ExtractConfig(dataset="features", features=(tmp_path / "own.npz",), cache=tmp_path / "cache"))
-    done, _ = train(TRAIN, *open_extracted(tmp_path / "cache", None), tmp_path / "runs")
+    done, _ = train(TRAIN, ExtractedDataset.open(tmp_path / "cache"), tmp_path / "runs")
     ready = Hasher.load(done.folder, tmp_path / "cache")
     with pytest.raises(UsageError, match="ready-made"):
         ready.save_pretrained(tmp_path / "out")

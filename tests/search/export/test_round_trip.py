@@ -13,9 +13,10 @@ from handed_on import TEXTS, TRAIN, refused
 from PIL import Image
 
 from cmrhash.config import ExtractConfig, FinetuneConfig
-from cmrhash.data.manifest import open_extracted
+from cmrhash.data.view import View
 from cmrhash.errors import StaleError
 from cmrhash.features import reopen
+from cmrhash.features.dataset import ExtractedDataset
 from cmrhash.retrieval.codes import pack
 from cmrhash.search.hasher import Hasher
 from cmrhash.training.finetune.extract import extract_tuned
@@ -72,21 +73,21 @@ def test_tuned_encoders_travel_and_languages_share_one(made, tmp_path):
         text_models=(str(made / "bert"),),
     )
     extract_tuned(config, FinetuneConfig(epochs=1, batch=8, bits=8))
-    dataset, folder = open_extracted(tmp_path / "cache", None)
-    done, _ = train(TRAIN, dataset, folder, tmp_path / "runs")
-    tuned = Hasher(done, dataset, folder, device="cpu")
+    data = ExtractedDataset.open(tmp_path / "cache", None)
+    done, _ = train(TRAIN, data, tmp_path / "runs")
+    tuned = Hasher.open(done, data, device="cpu")
     want = tuned.embed_text(TEXTS, "de"), tuned.embed_image([made / "mine/images/3.jpg"])
     tuned.save_pretrained(tmp_path / "out")
     assert {p.name for p in (tmp_path / "out/encoders").iterdir()} == {"image.safetensors", "text-de+en"}
-    english, _ = train(replace(TRAIN, langs=("en",)), dataset, folder, tmp_path / "runs")
-    Hasher(english, dataset, folder, device="cpu").save_pretrained(tmp_path / "english")
+    english, _ = train(replace(TRAIN, langs=("en",)), data, tmp_path / "runs")
+    Hasher.open(english, data, device="cpu").save_pretrained(tmp_path / "english")
     assert "(de by the head of en, which saw no de, en)" in (tmp_path / "english/README.md").read_text()
     assert "(de, en)" in (tmp_path / "out/README.md").read_text()
     shutil.rmtree(tmp_path / "cache")
     loaded = Hasher.from_pretrained(tmp_path / "out", device="cpu")
     np.testing.assert_array_equal(loaded.embed_text(TEXTS, "de"), want[0])
     np.testing.assert_array_equal(loaded.embed_image([made / "mine/images/3.jpg"]), want[1])
-    assert loaded.text_encoder("text-de") is loaded.text_encoder("text-en")
+    assert loaded.text_encoder(View.text("de")) is loaded.text_encoder(View.text("en"))
 
 
 def test_a_photo_is_prepared_as_the_recipe_says_whatever_the_weights_are_known_for(hasher, made, tmp_path):

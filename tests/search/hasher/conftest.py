@@ -6,7 +6,7 @@ import pytest
 from small_searches import MODELS, QUICK
 
 from cmrhash.config import ExtractConfig, TrainConfig
-from cmrhash.data.manifest import open_extracted
+from cmrhash.features.dataset import ExtractedDataset
 from cmrhash.features.extract import extract
 from cmrhash.search.hasher import Hasher
 from cmrhash.training.train import train
@@ -18,8 +18,8 @@ def made(make_manifest, tmp_path_factory):
     base = tmp_path_factory.mktemp("search")
     root = make_manifest(base / "mine", 40)
     extract(ExtractConfig(dataset="manifest", root=root, cache=base / "cache", device="cpu", **MODELS))
-    dataset, folder = open_extracted(base / "cache", None)
-    train(TrainConfig(**QUICK, device="cpu"), dataset, folder, base / "runs")
+    data = ExtractedDataset.open(base / "cache", None)
+    train(TrainConfig(**QUICK, device="cpu"), data, base / "runs")
     return base
 
 
@@ -33,5 +33,5 @@ def by_pairs(make_cache, tmp_path_factory):
     """A folder with a run by pairs whose database is its 20 queries, out of 120 items of two captions each."""
     base = tmp_path_factory.mktemp("pairs")
     data = make_cache(base / "cache", relevance="pairs", change=lambda item: replace(item, labels=()))
-    train(TrainConfig(**QUICK, device="cpu"), *data, base / "runs")
+    train(TrainConfig(**QUICK, device="cpu"), data, base / "runs")
     return base

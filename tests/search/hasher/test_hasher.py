@@ -10,9 +10,9 @@ from PIL import Image
 from small_searches import MODELS, QUICK, photo
 
 from cmrhash.config import EvalConfig, ExtractConfig, FinetuneConfig, TrainConfig
-from cmrhash.data.manifest import open_extracted
 from cmrhash.errors import DataError, EncoderError, StaleError, UsageError
 from cmrhash.evaluation.evaluate import score
+from cmrhash.features.dataset import ExtractedDataset
 from cmrhash.features.extract import extract
 from cmrhash.retrieval.codes import unpack
 from cmrhash.search.hasher import Hasher
@@ -107,9 +107,9 @@ def test_an_item_finds_what_its_own_photo_or_caption_finds(made, hasher):
 
 
 def test_the_right_caption_of_several_is_shown(make_cache, tmp_path):
-    dataset, folder = make_cache(tmp_path / "cache")
-    run, _ = train(TrainConfig(**QUICK, relevance="pairs", device="cpu"), dataset, folder, tmp_path / "runs")
-    hasher = Hasher(run, dataset, folder)
+    data = make_cache(tmp_path / "cache")
+    run, _ = train(TrainConfig(**QUICK, relevance="pairs", device="cpu"), data, tmp_path / "runs")
+    hasher = Hasher.open(run, data)
     codes = hasher.views["text-en"].codes
     hits = hasher.nearest(codes.packed[0], "text", "en", 400)
     for hit, row in zip(hits, _in_order(hasher, codes.packed[0]), strict=True):
@@ -177,18 +177,18 @@ def test_an_item_without_codes_is_not_counted(make_cache, tmp_path):
     def change(item):
         return replace(item, image=None, texts={}) if item.id in ("i7", "i6") else item
 
-    dataset, folder = make_cache(tmp_path / "cache", change=change)
-    run, _ = train(TrainConfig(**QUICK, device="cpu"), dataset, folder, tmp_path / "runs")
-    hasher = Hasher(run, dataset, folder, among="all")
+    data = make_cache(tmp_path / "cache", change=change)
+    run, _ = train(TrainConfig(**QUICK, device="cpu"), data, tmp_path / "runs")
+    hasher = Hasher.open(run, data, among="all")
     assert (hasher.searched, hasher.encoded) == (118, 118)
-    assert Hasher(run, dataset, folder).searched == 99
+    assert Hasher.open(run, data).searched == 99
 
 
 def test_scores_are_of_the_database_whatever_is_searched(by_pairs):
-    dataset, folder = open_extracted(by_pairs / "cache", None)
+    data = ExtractedDataset.open(by_pairs / "cache", None)
     run = runs.open_run(by_pairs / "runs/toy/triplet-16")
-    Hasher(run, dataset, folder, among="all")
-    rows = score(EvalConfig(), [run], dataset, folder).rows
+    Hasher.open(run, data, among="all")
+    rows = score(EvalConfig(), [run], data).rows
     assert {(row["direction"], row["queries"], row["database"]) for row in rows} == {("i2t", 20, 40), ("t2i", 40, 20)}
 
 
@@ -230,7 +230,7 @@ def test_weights_from_a_file_are_found_again_or_named(moved, tmp_path):
     cache = tmp_path / "cache2"
     config = ExtractConfig(dataset="manifest", root=moved / "mine", cache=cache, device="cpu", langs=("de",), **MODELS)
     extract(ExtractConfig(**{**vars(config), "image_weights": str(weights), "text_models": ("bow",)}))
-    run, _ = train(TrainConfig(**QUICK, device="cpu"), *open_extracted(cache, None), tmp_path / "runs")
+    run, _ = train(TrainConfig(**QUICK, device="cpu"), ExtractedDataset.open(cache), tmp_path / "runs")
     before = Hasher.load(run.folder, cache).encode_image([photo(moved, 3)])
     weights.rename(tmp_path / "elsewhere.pth")
     with pytest.raises(EncoderError, match=r"own\.pth"):
@@ -246,11 +246,11 @@ def test_tuned_encoders_are_found_where_the_cache_is_now(moved, tmp_path):
     config = ExtractConfig(**{**vars(config), "text_models": ("random",)})
     extract_tuned(config, FinetuneConfig(epochs=1, batch=8, bits=8))
     (tmp_path / "first").rename(tmp_path / "second")
-    dataset, folder = open_extracted(tmp_path / "second", None)
-    run, _ = train(TrainConfig(**QUICK, device="cpu"), dataset, folder, tmp_path / "runs")
+    data = ExtractedDataset.open(tmp_path / "second", None)
+    run, _ = train(TrainConfig(**QUICK, device="cpu"), data, tmp_path / "runs")
     tuned = Hasher.load(run.folder, tmp_path / "second")
     np.testing.assert_allclose(tuned.embed_image([photo(moved, 3)])[0], stored(tuned, "image", 3), atol=1e-3)
-    caption = dataset.items[3].texts["de"][0]
+    caption = data.dataset.items[3].texts["de"][0]
     np.testing.assert_allclose(tuned.embed_text([caption], "de")[0], stored(tuned, "text-de", 3), atol=1e-3)
 
 
@@ -263,7 +263,7 @@ def test_ready_made_features_are_asked_by_items_only(tmp_path):
     }
     np.savez(tmp_path / "own.npz", **arrays)
     extract(ExtractConfig(dataset="features", features=(tmp_path / "own.npz",), cache=tmp_path / "cache"))
-    run, _ = train(TrainConfig(**QUICK, device="cpu"), *open_extracted(tmp_path / "cache", None), tmp_path / "runs")
+    run, _ = train(TrainConfig(**QUICK, device="cpu"), ExtractedDataset.open(tmp_path / "cache"), tmp_path / "runs")
     ready = Hasher.load(run.folder, tmp_path / "cache")
     assert len(ready.search_item(ready.dataset.items[0].id, to="image")) == 10
     with pytest.raises(UsageError, match="ready-made"):

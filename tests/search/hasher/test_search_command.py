@@ -9,8 +9,8 @@ import pytest
 from small_searches import QUICK, photo
 
 from cmrhash.config import TrainConfig
-from cmrhash.data.manifest import open_extracted
-from cmrhash.evaluation.run_codes import encode
+from cmrhash.evaluation import run_codes
+from cmrhash.features.dataset import ExtractedDataset
 from cmrhash.search.hasher import Hasher
 from cmrhash.training import runs
 from cmrhash.training.train import train
@@ -95,7 +95,7 @@ def test_a_path_is_a_photo_and_an_id_an_item(command, hasher, made):
 
 
 def test_a_language_that_the_training_did_not_see_is_not_answered_without_a_word(command, make_cache, tmp_path):
-    train(TrainConfig(**QUICK, langs=("en",), device="cpu"), *make_cache(tmp_path / "cache"), tmp_path / "runs")
+    train(TrainConfig(**QUICK, langs=("en",), device="cpu"), make_cache(tmp_path / "cache"), tmp_path / "runs")
     where = ("--cache", str(tmp_path / "cache"), "--runs", str(tmp_path / "runs"), "--id", "i6")
     warning = "warning: de goes through the head of en, which saw no de in its training\n"
     assert warning in command(*where, "--lang", "de")[2]
@@ -141,21 +141,22 @@ def test_the_command_refuses_in_one_line(command, words, args):
 
 
 def test_the_best_run_on_val_is_asked_unless_another_is_named(made):
-    dataset, folder = open_extracted(made / "cache", None)
+    data = ExtractedDataset.open(made / "cache", None)
     out = made / "several"
     for seed in (0, 1, 2):
-        train(TrainConfig(**QUICK, seed=seed, device="cpu"), dataset, folder, out)
-    found = runs.find_runs(out, dataset.name, "labels")
-    best = max(run.config["val_map_mean"] for run in found)
-    assert runs.best_run(found).config["val_map_mean"] == best
+        train(TrainConfig(**QUICK, seed=seed, device="cpu"), data, out)
+    found = runs.find_runs(out, data.dataset.name, "labels")
+    best = max(run.outcome.val_map_mean for run in found)
+    assert runs.best_run(found).outcome.val_map_mean == best
 
 
 def test_codes_are_made_once_and_found_again(made, tmp_path, monkeypatch):
-    dataset, folder = open_extracted(made / "cache", None)
-    run, _ = train(TrainConfig(**QUICK, device="cpu"), dataset, folder, tmp_path / "runs")
+    data = ExtractedDataset.open(made / "cache", None)
+    run, _ = train(TrainConfig(**QUICK, device="cpu"), data, tmp_path / "runs")
     calls = []
-    monkeypatch.setattr("cmrhash.search.hasher.encode", lambda *args: calls.append(1) or encode(*args))
+    make = run_codes._make
+    monkeypatch.setattr(run_codes, "_make", lambda *args: calls.append(1) or make(*args))
     for _ in range(2):
-        Hasher(run, dataset, folder)
+        Hasher.open(run, data)
     assert len(calls) == 1
     assert os.path.getsize(run.folder / runs.CODES)

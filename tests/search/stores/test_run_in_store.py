@@ -21,10 +21,10 @@ def trained(make_cache, tmp_path_factory):
     from cmrhash.training.train import train
 
     base = tmp_path_factory.mktemp("trained")
-    dataset, folder = make_cache(base / "cache")
+    data = make_cache(base / "cache")
     quick = TrainConfig(epochs=2, batch=16, hidden=16, bits=16, device="cpu")
     for config in (quick, replace(quick, relevance="pairs", bits=12), replace(quick, seed=1)):
-        train(config, dataset, folder, base / "runs")
+        train(config, data, base / "runs")
     return base
 
 

@@ -38,7 +38,7 @@ def test_steps_with_a_nan_are_skipped_and_counted(source, tmp_path, monkeypatch)
     use(monkeypatch, with_nan(METHODS["triplet"].terms, {1, 2, 4, 8}))
     report = extract_tuned(config(source, tmp_path), QUICK)
     assert [line["skipped"] for line in history(report)] == [3, 1]
-    assert report.tuned.config["skipped_steps"] == 4
+    assert report.tuned.outcome.skipped_steps == 4
     assert all(np.isfinite(line["loss"]) for line in history(report))
     assert all(torch.isfinite(t).all() for t in image_weights(report).values())
 

@@ -62,7 +62,7 @@ def test_a_side_without_a_rate_stays_as_it_was(source, frozen, tmp_path, side, k
     both = {IMAGE, EN}
     (tuned,) = both - {kept}
     assert {file.path.stem for file in report.files} == {kept, f"{tuned}-tuned"}
-    assert list(report.tuned.config["weights"]) == ["text-en" if side == "image_lr" else "image"]
+    assert list(report.tuned.weights) == ["text-en" if side == "image_lr" else "image"]
     assert (report.folder / f"{kept}.h5").read_bytes() == (frozen.folder / f"{kept}.h5").read_bytes()
     assert report.untrained
 
@@ -79,7 +79,7 @@ def test_the_weights_are_those_of_the_best_epoch_on_val(source, tmp_path, monkey
 
     monkeypatch.setattr(finetune.Tuner, "_judge", judge)
     report = extract_tuned(config(source, tmp_path), replace(QUICK, epochs=3))
-    assert (report.tuned.config["best_epoch"], report.tuned.config["chosen_on"]) == (1, "val")
+    assert (report.tuned.outcome.best_epoch, report.tuned.outcome.chosen_on) == (1, "val")
     found = image_weights(report)
     assert all(torch.equal(found[name], t) for name, t in seen[1].items())
     assert not all(torch.equal(found[name], t) for name, t in seen[2].items())
@@ -103,14 +103,14 @@ def test_queries_have_no_part_in_it(mine, finished, tmp_path):
 def test_without_val_photos_the_last_epoch_is_taken(mine, tmp_path):
     write(mine, [entry(n) | ({"image": None} if 4 <= n < 8 else {}) for n in range(COUNT)])
     report = extract_tuned(config(mine, tmp_path / "cache"), QUICK)
-    assert report.tuned.config["best_epoch"] == QUICK.epochs - 1
-    assert report.tuned.config["chosen_on"] == "last epoch (no val items)"
+    assert report.tuned.outcome.best_epoch == QUICK.epochs - 1
+    assert report.tuned.outcome.chosen_on == "last epoch (no val items)"
 
 
 def test_relevance_by_pairs_needs_no_labels(mine, tmp_path):
     write(mine, [entry(n) | {"labels": []} for n in range(COUNT)])
     report = extract_tuned(config(mine, tmp_path / "cache"), replace(QUICK, epochs=1))
-    assert 0 < report.tuned.config["val_map_mean"] <= 1
+    assert 0 < report.tuned.outcome.val_map_mean <= 1
 
 
 def test_a_photo_that_is_broken_is_left_out(mine, tmp_path):
@@ -146,7 +146,7 @@ def tuned_trained(trained, source, tmp_path_factory):
 
 def test_trained_encoders_move_slowly_and_keep_their_batch_statistics(tuned_trained, trained):
     lr = QUICK.lr * TRAINED_SHARE
-    assert tuned_trained.tuned.config["recipe"]["rates"] == {"image": lr, "text-de": lr, "text-en": lr}
+    assert tuned_trained.tuned.recipe["rates"] == {"image": lr, "text-de": lr, "text-en": lr}
     before, after = torch.load(trained["image_weights"], weights_only=True), image_weights(tuned_trained)
     for name, tensor in after.items():
         moved = not torch.equal(tensor, before[name])
@@ -160,7 +160,7 @@ def test_untrained_ones_learn_their_batch_statistics(finished):
 
 
 def test_languages_that_share_an_encoder_tune_it_together(tuned_trained):
-    weights = tuned_trained.tuned.config["weights"]
+    weights = tuned_trained.tuned.weights
     assert weights["text-de"] == weights["text-en"] == "text-de+en/model.safetensors"
     german, english = (read_features(file.path).recipe for file in tuned_trained.files[1:])
     assert german["weights_sha256"] == english["weights_sha256"]
