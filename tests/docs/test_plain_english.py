@@ -8,7 +8,7 @@ from pages import PAGES, ROOT
 
 from cmrhash_cli.reference import reference
 
-THING = "row|line|column|file|item|image|photo|caption|step|pass|class|epoch|query|unit|view|method|language|machine|GPU"
+THING = "row|line|column|file|item|image|photo|caption|step|pass|class|epoch|query|unit|view|method|language|GPU"
 OPAQUE = (  # a phrase, and what replaces it
     r"(?-i:\bWhat\b)(?![^.|]*\?)",  # a cleft, "What is searched is the database": name the thing
     r"(?m)^#+ (when|where|who|how|why|not)\b",  # a heading: a noun
@@ -26,15 +26,16 @@ WAITING = {"help", "errors", "CHANGELOG.md"}  # not rewritten yet: their test ma
 
 def prose(text):
     """A text without code and quotations."""
-    return re.sub(r'(?m)^    .*$|`[^`]*`|"[^"\n]*"', "", text)
+    return re.sub(r'(?m)^    .*$|`(?:[^`\n]|\n(?!\n))*`|"[^"\n]*"', "", text)
 
 
 def messages():
-    """The words of every error that the code raises, one message per line."""
+    """The words of every error that the code can raise, one paragraph per message."""
     paths = [path for room in ("cmrhash", "cli") for path in (ROOT / room).rglob("*.py")]
-    raised = [node for path in paths for node in ast.walk(ast.parse(path.read_text("utf-8"))) if type(node) is ast.Raise]
-    texts = [[leaf.value for leaf in ast.walk(node) if isinstance(leaf, ast.Constant)] for node in raised]
-    return "\n".join(" ... ".join(part for part in parts if isinstance(part, str)) for parts in texts)
+    nodes = [node for path in paths for node in ast.walk(ast.parse(path.read_text("utf-8")))]
+    errors = [node for node in nodes if isinstance(node, ast.Call) and ast.unparse(node.func).endswith("Error")]
+    words = [[leaf.value for leaf in ast.walk(error) if isinstance(leaf, ast.Constant)] for error in errors]
+    return "\n\n".join(" ... ".join(part for part in parts if isinstance(part, str)) for parts in words)
 
 
 SOURCES = {str(page.relative_to(ROOT)): page.read_text for page in PAGES if page.name != "cli.md"}  # that is the help
@@ -70,5 +71,7 @@ def test_an_opaque_phrase_is_found(text):
 
 
 def test_ordinary_phrases_and_quotations_pass():
-    text = 'What is a code? An item stands for a photo; two codes lie 3 bits apart; "He went on" is a caption. `by pairs`'
+    text = (
+        'What is a code? An item stands for a photo; two codes lie 3 bits apart. "He went on" is a caption, `by pairs`.'
+    )
     assert not opaque(prose(text))
