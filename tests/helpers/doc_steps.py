@@ -30,7 +30,7 @@ from cmrhash.data.catalog import read_dataset
 from cmrhash.data.items import check
 from cmrhash.search.exported.onnx import PACKAGES
 
-ONE = ("docs/start.md", "docs/sharing.md")  # pages whose sections go on with what the one before has made
+ONE = ("docs/tutorial.md", "docs/sharing.md")  # pages whose sections use the files of earlier sections
 SECTIONS = [section for page in PAGES for section in sections(page, whole=str(page.relative_to(ROOT)) in ONE)]
 STEPS = [step for section in SECTIONS for step in section.steps()]
 SCENES = 80  # of the built-in sample, in place of 1000
@@ -69,7 +69,7 @@ BEFORE = {
     "docs/cli.md: cmrhash eval": "cmrhash train --relevance pairs",
     "docs/cli.md: cmrhash search": "cmrhash index --store postgresql://me@host/photos",
     "docs/cli.md: cmrhash plot": "cmrhash train --bits 16",
-    "docs/seeing.md: Plots": "cmrhash train --bits 16",
+    "docs/plots.md: Plots": "cmrhash train --bits 16",
 }
 
 # What stands for something else in the pages, or would take long.
