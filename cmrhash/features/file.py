@@ -34,7 +34,7 @@ from cmrhash.config import READY
 from cmrhash.data.view import View
 from cmrhash.errors import CmrhashError, DamagedError, DataError, StaleError
 from cmrhash.storage import hdf5
-from cmrhash.storage.files import locked, make_folder, move
+from cmrhash.storage.files import locked, make_folder, move, sync
 from cmrhash.storage.recipes import canonical, refuse_difference
 from cmrhash.storage.sealed import (
     COMMITTED,
@@ -255,6 +255,7 @@ class FeatureWriter:
                 for name, value in self._static.items():
                     file[name][...] = value
                 places = {name: (file[name].id.get_offset(), file[name].nbytes) for name in self._shapes}
+            sync(new)
             commits_at, changing = places["_commit"][0], [places[name] for name in places if name != "item"]
             write_note(new, self.recipe, self.rows, self.blocks, commits_at, [p for p in changing if p[1]])
         except (OSError, ValueError, RuntimeError) as error:

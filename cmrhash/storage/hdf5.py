@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cmrhash.errors import CmrhashError, DamagedError
-from cmrhash.storage.files import make_folder, move
+from cmrhash.storage.files import make_folder, move, sync
 from cmrhash.storage.sealed import (
     DELETE,
     MAGIC,
@@ -47,6 +47,7 @@ def write_sealed(path: Path, arrays: Arrays, manifest: Mapping[str, Any]) -> Non
             for name, value in arrays.items():
                 preallocate(file, name, value.shape, value.dtype)
                 file[name][...] = value
+        sync(part)
         seal(part, path, manifest)
     except (OSError, ValueError, RuntimeError) as error:
         part.unlink(missing_ok=True)
