@@ -104,7 +104,7 @@ def export(
         from cmrhash.search.exported.write import push as upload
 
         url = upload(target, config.push, private=config.private)
-    files = {str(path.relative_to(target)): path.stat().st_size for path in _files(target)}
+    files = {path.relative_to(target).as_posix(): path.stat().st_size for path in _files(target)}
     encoders = {view: entry["part"] or entry["source"] for view, entry in read_config(target)["encoders"].items()}
     if as_json:
         found = {"folder": str(target), "run": str(chosen.folder), "url": url, "files": files, "encoders": encoders}

@@ -7,7 +7,6 @@ thread, travels. Each path builds its own input; the naive way and ours must com
 from __future__ import annotations
 
 import platform
-import resource
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
@@ -19,6 +18,11 @@ from typing import Any
 import numpy as np
 
 from cmrhash.errors import UsageError
+
+try:
+    import resource
+except ImportError:  # Windows
+    resource = None  # type: ignore[assignment]
 
 REPEATS = 3  # of each way, in turns; the best counts
 PEAK, RESET = File("/proc/self/status"), File("/proc/self/clear_refs")
@@ -104,7 +108,9 @@ def _row(name: str, path: Path, case: Case) -> dict[str, Any]:
 
 
 def _cpu() -> float:
-    """CPU seconds of this process and of the children that it has waited for."""
+    """CPU seconds of this process and of the children that it has waited for; by the clock where nobody counts them."""
+    if resource is None:
+        return time.perf_counter()
     children = resource.getrusage(resource.RUSAGE_CHILDREN)
     return time.process_time() + children.ru_utime + children.ru_stime
 
@@ -112,7 +118,7 @@ def _cpu() -> float:
 def _resident() -> float | None:
     """MB in memory now, after which the peak is counted anew; None where the system does not tell."""
     try:
-        RESET.write_text("5")
+        RESET.write_text("5", encoding="utf-8")
         return _status("VmRSS")
     except (OSError, KeyError):
         return None
@@ -123,7 +129,7 @@ def _peak() -> float:
 
 
 def _status(field: str) -> float:
-    lines = dict(line.split(":", 1) for line in PEAK.read_text().splitlines() if ":" in line)
+    lines = dict(line.split(":", 1) for line in PEAK.read_text(encoding="utf-8").splitlines() if ":" in line)
     return int(lines[field].split()[0]) / 1024
 
 
@@ -133,7 +139,7 @@ def _machine() -> dict[str, Any]:
 
 def _processor() -> str:
     try:
-        lines = File("/proc/cpuinfo").read_text().splitlines()
+        lines = File("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
         return platform.machine()
     return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.machine())

@@ -34,7 +34,7 @@ from cmrhash.config import READY
 from cmrhash.data.view import View
 from cmrhash.errors import CmrhashError, DamagedError, DataError, StaleError
 from cmrhash.storage import hdf5
-from cmrhash.storage.files import locked, make_folder, sync
+from cmrhash.storage.files import locked, make_folder, move, sync
 from cmrhash.storage.recipes import canonical, refuse_difference
 from cmrhash.storage.sealed import (
     COMMITTED,
@@ -239,6 +239,7 @@ class FeatureWriter:
         ok = sum(int(self.committed("valid", block).sum()) for block in range(self.blocks))
         counts = {"rows": self.rows, "ok": ok, "dim": self._shapes["x"][0][1]}
         manifest = {"kind": "features", "recipe": self.recipe, "made_with": dict(made_with), **counts}
+        self._disk.close()  # Windows moves no open file
         with _in_one_line(self._part):
             hdf5.seal(self._part, self.path, manifest)
 
@@ -253,17 +254,15 @@ class FeatureWriter:
                     hdf5.preallocate(file, name, shape, np.dtype(dtype))
                 for name, value in self._static.items():
                     file[name][...] = value
-                file.flush()
-                os.fsync(file.id.get_vfd_handle())
                 places = {name: (file[name].id.get_offset(), file[name].nbytes) for name in self._shapes}
+            sync(new)
             commits_at, changing = places["_commit"][0], [places[name] for name in places if name != "item"]
             write_note(new, self.recipe, self.rows, self.blocks, commits_at, [p for p in changing if p[1]])
         except (OSError, ValueError, RuntimeError) as error:
             new.unlink(missing_ok=True)
             fix = "free some space or choose another --cache"
             raise CmrhashError(f"cannot set aside {need / 1e6:.1f} MB ({error})", new, fix) from None
-        os.replace(new, self._part)
-        sync(self.path.parent)
+        move(new, self._part)
 
     def _resumable(self) -> bool:
         try:
@@ -304,17 +303,17 @@ class FeatureWriter:
         """Rows of an array as they are on disk."""
         (_, *row), dtype = self._shapes[name]
         size = math.prod(row) * np.dtype(dtype).itemsize
-        content = os.pread(self._disk.fileno(), (stop - start) * size, self._places[name] + start * size)
+        self._disk.seek(self._places[name] + start * size)
+        content = self._disk.read((stop - start) * size)
         return np.frombuffer(content, dtype).reshape(-1, *row)
 
     def _write(self, name: str, first: int, value: NDArray[Any] | np.uint64) -> None:
         """Put rows where they belong, from row ``first`` on."""
         (_, *row), dtype = self._shapes[name]
         content = memoryview(value.tobytes())
-        at = self._places[name] + first * math.prod(row) * np.dtype(dtype).itemsize
+        self._disk.seek(self._places[name] + first * math.prod(row) * np.dtype(dtype).itemsize)
         while content:
-            written = os.pwrite(self._disk.fileno(), content, at)
-            content, at = content[written:], at + written
+            content = content[self._disk.write(content) :]
 
 
 @contextlib.contextmanager

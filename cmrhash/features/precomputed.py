@@ -64,9 +64,9 @@ def _blocks(x: NDArray[Any]) -> Iterator[NDArray[np.float32]]:
 
 
 def _let_go(x: NDArray[Any]) -> None:
-    """Take what was read of a mapped file out of this process's memory; it can be read again."""
+    """Take what was read of a mapped file out of this process's memory, where the system can; it can be read again."""
     base: Any = x
     while isinstance(base, np.ndarray):
         base = base.base
-    if isinstance(base, mmap.mmap):
+    if isinstance(base, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
         base.madvise(mmap.MADV_DONTNEED)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import glob
-import os
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -21,7 +20,7 @@ from numpy.typing import NDArray
 
 from cmrhash.errors import DamagedError, LockedError, StaleError, UsageError
 from cmrhash.features.file import FeatureWriter, open_features, read_header
-from cmrhash.storage.files import lock_of, locked, sync
+from cmrhash.storage.files import drop_lock, locked, move
 from cmrhash.storage.recipes import first_difference, refuse_difference
 from cmrhash.storage.sealed import SHARD, merging, read_note
 
@@ -140,7 +139,7 @@ class Target:
             self.missing = tuple(n for n in numbers if not self._is_there(n))
             if not self.missing:
                 self._merge(numbers, beside, progress)
-                lock_of(lock).unlink()
+                drop_lock(lock)
 
     # ------------------------------------------------------------------------------------------ the whole file
 
@@ -238,8 +237,7 @@ class Target:
                 self.own.unlink()
                 return False
             if changed:
-                os.replace(self.own, f"{self.own}.part")
-                sync(self.own.parent)  # before anything is written into it
+                move(self.own, Path(f"{self.own}.part"))  # for good before anything is written into it
         return not changed
 
     def _is_there(self, number: int) -> bool:
@@ -277,7 +275,7 @@ def remove_shards(path: Path, keep: int = 0) -> None:
             with contextlib.suppress(LockedError), locked(shard):
                 for suffix in ("", ".part", ".part.new"):
                     Path(f"{shard}{suffix}").unlink(missing_ok=True)
-                lock_of(shard).unlink(missing_ok=True)
+                drop_lock(shard)
 
 
 def _shards(path: Path) -> list[tuple[Path, int, int]]:

@@ -142,7 +142,7 @@ def _machine() -> dict[str, Any]:
 
 def _processor() -> str:
     try:
-        names = re.findall(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
+        names = re.findall(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(encoding="utf-8"), re.MULTILINE)
     except OSError:
         names = []
     return f"{platform.machine()} {names[0] if names else platform.processor()}".strip()

@@ -33,7 +33,7 @@ from cmrhash.maintenance.inventory import (
 )
 from cmrhash.maintenance.inventory import ITEMS as OTHER_ITEMS
 from cmrhash.maintenance.inventory import WORDS as OTHER_WORDS
-from cmrhash.storage.files import holder, lock_of, locked
+from cmrhash.storage.files import drop_lock, holder, lock_of, locked, remove_lock
 from cmrhash.storage.sealed import SHARD, merging
 from cmrhash.training import runs
 
@@ -89,7 +89,7 @@ def delete(doomed: Iterable[Doomed], cache: Path, out: Path) -> Iterator[tuple[D
                     for path in one.files:
                         _unlink(path)
                     for path in one.locks:
-                        lock_of(path).unlink()
+                        drop_lock(path)
         except LockedError as error:
             reason = error.what
         except OSError as error:
@@ -194,7 +194,7 @@ def _is_free_lock(path: Path) -> bool:
     match = LOCK.fullmatch(path.name)
     if not match or path.is_symlink() or path.stat().st_size > LONGEST_HOLDER:
         return False
-    return HOLDER.fullmatch(path.read_bytes()) is not None and not holder(path.with_name(match[1]))
+    return not holder(path.with_name(match[1])) and HOLDER.fullmatch(path.read_bytes()) is not None
 
 
 def _files(held: Holding) -> Iterator[Path]:
@@ -247,10 +247,9 @@ def _is_below(path: Path, top: Path) -> bool:
 def _unlink(path: Path) -> None:
     """Delete a file; a lock file only while it is held, and not if somebody else holds it by now."""
     match = LOCK.fullmatch(path.name)
-    if not match:
-        path.unlink()
-        return
-    with contextlib.suppress(LockedError), locked(path.with_name(match[1])):
+    if match:
+        remove_lock(path.with_name(match[1]))
+    else:
         path.unlink()
 
 

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from cmrhash.errors import CmrhashError, DamagedError, DataError, StaleError, UsageError
 from cmrhash.retrieval.codes import check_bits, check_k, check_packed, pad
 from cmrhash.retrieval.relevance import EXCLUDED, SLAB_ROWS, Relevance
-from cmrhash.storage.files import sync
+from cmrhash.storage.files import move
 
 faiss: Any = _faiss  # its own type stubs lack half of the calls below
 
@@ -194,7 +194,8 @@ class ApproximateIndex:
     @classmethod
     def load(cls, path: Path, bits: int) -> ApproximateIndex:
         """Read what `save` wrote; that the file is whole is for the caller's sha256 to say, before."""
-        index = faiss.read_index_binary(str(path), faiss.IO_FLAG_MMAP)
+        mapped = hasattr(faiss, "OnDiskInvertedLists")  # what maps them; Windows has none and reads the file
+        index = faiss.read_index_binary(str(path), faiss.IO_FLAG_MMAP if mapped else 0)
         # no threads that touch the pages of each search's lists beforehand: starting them takes 30 times the search
         faiss.downcast_InvertedLists(index.invlists).prefetch_nthread = 0
         return cls(index, bits)
@@ -302,8 +303,7 @@ def _save(index: Any, path: Path) -> None:
             size = os.fstat(file.fileno()).st_size
         if size != data.nbytes:
             raise OSError(f"{size} of {data.nbytes} bytes written")
-        os.replace(part, path)
-        sync(path.parent)
+        move(part, path)
     except OSError as error:
         reason = (error.strerror or str(error)).lower()
         raise CmrhashError(f"index not saved, {reason}", path, "check folder and free space") from error

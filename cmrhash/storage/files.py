@@ -1,21 +1,28 @@
-"""Files that are whole or not there, and what they were written as: one move, digests, locks. Standard library only."""
+"""Files that are whole or not there, and what they were written as: one move, digests, locks."""
 
 from __future__ import annotations
 
 import contextlib
-import fcntl
+import errno
 import hashlib
 import json
 import os
 import re
 import socket
 import stat
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
 
+import portalocker
+from portalocker import LockFlags
+
 from cmrhash.errors import DamagedError, LockedError
 
+WINDOWS = os.name == "nt"  # it opens no folder, moves and removes no open file, and locks are for readers, too
+MOVES = 100  # tries, 20 ms apart, while somebody reads the file that is to be replaced; on Windows alone
+NO_SYNC = (errno.EINVAL, errno.ENOTSUP)  # what network file systems answer that have no fsync for folders
 PIECE = 1 << 20  # bytes: a file that is made piece by piece is written in pieces of at least that size
 _DIGEST = re.compile(rb'^ "sha256": "([0-9a-f]{64})",\n', re.MULTILINE)  # a line of a JSON object's own
 
@@ -29,16 +36,29 @@ def write_bytes(path: Path, content: bytes | Iterable[bytes]) -> None:
     partial = path.with_name(path.name + ".part")
     with _alone(partial) as file:
         try:
-            file.truncate(0)
-            for piece in _pieces(content):
-                left = memoryview(piece)
-                while left:
-                    left = left[file.write(left) :]
-            os.fsync(file.fileno())
-            os.replace(partial, path)
+            with file if WINDOWS else contextlib.nullcontext():
+                file.truncate(0)
+                for piece in _pieces(content):
+                    left = memoryview(piece)
+                    while left:
+                        left = left[file.write(left) :]
+                os.fsync(file.fileno())
+            move(partial, path)
         except OSError as error:
             partial.unlink(missing_ok=True)
             raise OSError(error.errno, error.strerror, str(path)) from None  # a failed write names no file
+
+
+def move(part: Path, path: Path) -> None:
+    """Give a finished file its name, for good; a file of that name is replaced."""
+    for left in reversed(range(MOVES if WINDOWS else 1)):
+        try:
+            os.replace(part, path)
+            break
+        except PermissionError:
+            if not left:
+                raise
+            time.sleep(0.02)
     sync(path.parent)
 
 
@@ -67,9 +87,13 @@ def remove(path: Path) -> None:
 @contextlib.contextmanager
 def _alone(partial: Path) -> Iterator[IO[bytes]]:
     """The open file, once no other process writes it: who has finished has moved it away."""
+    if WINDOWS:  # the file must be closed before it can be moved: the lock is another one
+        with locked(partial, wait=True), partial.open("ab", buffering=0) as file:
+            yield file
+        return
     while True:
         with partial.open("ab", buffering=0) as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
+            _lock(file, wait=True)
             if _is_at(partial, file):
                 yield file
                 return
@@ -114,18 +138,15 @@ def checked(folder: Path, name: str, digest: object, fix: str) -> Path:
 
 @contextlib.contextmanager
 def locked(path: Path, wait: bool = False) -> Iterator[None]:
-    """Hold a hidden lock file beside ``path``; the kernel frees it when the process ends, however it ends.
+    """Hold a hidden lock file beside ``path``; the system frees it when the process ends, however it ends.
 
     Raises LockedError that names the holder, unless it is to wait for that one.
     """
     lock = lock_of(path)
     while True:
-        with lock.open("a+") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-            except OSError:
-                file.seek(0)
-                raise LockedError(f"being written by {file.read().strip()}", path, "wait for it, or end it") from None
+        with lock.open("a+", encoding="utf-8", errors="replace") as file:
+            if not _lock(file, wait):
+                raise LockedError(f"being written by {_holder(file)}", path, "wait for it, or end it")
             if not _is_at(lock, file):
                 continue  # cleared away before it was held: whoever comes next would lock another file
             file.truncate(0)
@@ -143,17 +164,54 @@ def lock_of(path: Path) -> Path:
 def holder(path: Path) -> str:
     """Who holds the lock of ``path``, as "process 17 on host"; "" if nobody does."""
     try:
-        with lock_of(path).open() as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            except BlockingIOError:
-                return file.read().strip() or "another process"
+        with lock_of(path).open(encoding="utf-8", errors="replace") as file:
+            shared = LockFlags.EXCLUSIVE if WINDOWS else LockFlags.SHARED  # Windows knows those with pywin32 alone
+            return "" if _lock(file, wait=False, how=shared) else _holder(file)
     except OSError:  # there is none, or it cannot be asked
-        pass
-    return ""
+        return ""
+
+
+def drop_lock(path: Path) -> None:
+    """Remove the lock file of ``path``, which this process holds; on Windows it stays, for it is open."""
+    if not WINDOWS:
+        lock_of(path).unlink(missing_ok=True)
+
+
+def remove_lock(path: Path) -> None:
+    """Remove the lock file of ``path``, unless somebody holds it."""
+    if WINDOWS:  # refuses by itself to remove one that is held
+        with contextlib.suppress(FileNotFoundError, PermissionError):
+            lock_of(path).unlink()
+        return
+    with contextlib.suppress(LockedError), locked(path):
+        drop_lock(path)
+
+
+def _lock(file: IO[Any], wait: bool, how: LockFlags = LockFlags.EXCLUSIVE) -> bool:
+    """Lock an open file until it is closed; False if another process holds it and this one is not to wait."""
+    while True:
+        try:
+            portalocker.lock(file, how if wait else how | LockFlags.NON_BLOCKING)
+            return True
+        except portalocker.AlreadyLocked:  # Windows waits for ten seconds at a time
+            if not wait:
+                return False
+        except portalocker.LockException as error:
+            raise OSError(errno.ENOLCK, f"the lock is refused ({error.strerror})", file.name) from error
+
+
+def _holder(file: IO[str]) -> str:
+    """Who says in an open lock file that he holds it; on Windows nobody else can read that."""
+    try:
+        file.seek(0)
+        return file.read().strip() or "another process"
+    except OSError:
+        return "another process"
 
 
 def _is_at(path: Path, file: IO[Any]) -> bool:
+    if WINDOWS:
+        return True  # no file is removed while it is open
     try:
         return os.path.samestat(os.fstat(file.fileno()), path.stat())
     except FileNotFoundError:
@@ -169,9 +227,18 @@ def make_folder(folder: Path) -> None:
 
 
 def sync(path: Path) -> None:
-    """Make a file's content, or what a folder's files are called, last through a power cut."""
-    handle = os.open(path, os.O_RDONLY)
+    """Make a file's content, or what a folder's files are called, last through a power cut.
+
+    Nothing is done for a folder on Windows, and on file systems that do not offer it.
+    """
+    folder = path.is_dir()
+    if WINDOWS and folder:
+        return
+    handle = os.open(path, os.O_RDWR if WINDOWS else os.O_RDONLY)
     try:
         os.fsync(handle)
+    except OSError as error:
+        if not folder or error.errno not in NO_SYNC:
+            raise
     finally:
         os.close(handle)

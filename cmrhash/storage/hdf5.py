@@ -7,7 +7,9 @@ it read other files.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
+import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -17,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cmrhash.errors import CmrhashError, DamagedError
-from cmrhash.storage.files import make_folder, sync
+from cmrhash.storage.files import make_folder, move, sync
 from cmrhash.storage.sealed import (
     DELETE,
     MAGIC,
@@ -45,8 +47,7 @@ def write_sealed(path: Path, arrays: Arrays, manifest: Mapping[str, Any]) -> Non
             for name, value in arrays.items():
                 preallocate(file, name, value.shape, value.dtype)
                 file[name][...] = value
-            file.flush()
-            os.fsync(file.id.get_vfd_handle())
+        sync(part)
         seal(part, path, manifest)
     except (OSError, ValueError, RuntimeError) as error:
         part.unlink(missing_ok=True)
@@ -60,16 +61,19 @@ def seal(part: Path, path: Path, manifest: Mapping[str, Any]) -> None:
         write_block(file, MAGIC, {"version": VERSION, **manifest, "payload_sha256": digest, "payload_bytes": size})
         file.flush()
         os.fsync(file.fileno())
-    os.replace(part, path)
-    sync(path.parent)
+    move(part, path)
 
 
 def reserve(path: Path, size: int) -> None:
     """Raise OSError if the disk has no room for arrays of that many bytes: HDF5 itself, once a write has failed,
     prints a traceback for every handle that it cannot close.
     """
+    size += USER_BLOCK + (1 << 16)
     with path.open("wb") as file:
-        os.posix_fallocate(file.fileno(), 0, USER_BLOCK + size + (1 << 16))
+        if hasattr(os, "posix_fallocate"):
+            os.posix_fallocate(file.fileno(), 0, size)
+        elif shutil.disk_usage(path.parent).free < size:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def preallocate(file: h5py.File, name: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:

@@ -218,16 +218,16 @@ def test_an_unfinished_file_says_how_far_it_is(tmp_path):
 
 def test_a_lock_that_is_cleared_away_is_not_held_twice(tmp_path):
     """Who waits with an open lock file that is deleted meanwhile must not think that he holds the one that counts."""
-    path, flock = tmp_path / "x.h5", files.fcntl.flock
+    path, lock = tmp_path / "x.h5", files.portalocker.lock
 
     def delete_first(file, how):
-        flock(file, how)
+        lock(file, how)
         if not deleted:
             deleted.append(files.lock_of(path).unlink())
 
     deleted = []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(files.fcntl, "flock", delete_first)
+        patch.setattr(files.portalocker, "lock", delete_first)
         with files.locked(path), pytest.raises(LockedError), files.locked(path):
             pass
     assert deleted

@@ -202,7 +202,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     config = _fields(folder)
     for name, digest in config["files"].items():
         checked(folder, name, digest, AGAIN)
-    there = {str(p.relative_to(folder)) for p in (folder / "encoders").rglob("*") if not p.is_dir()}
+    there = {p.relative_to(folder).as_posix() for p in (folder / "encoders").rglob("*") if not p.is_dir()}
     if unknown := sorted(there - set(config["files"])):
         raise DamagedError("a file that its config does not name", folder / unknown[0], "remove it, or " + AGAIN)
     return config

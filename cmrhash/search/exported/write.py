@@ -86,7 +86,7 @@ def save(source: Exporting, target: Path, *, with_encoders: bool = False, overwr
         "head": dict(run.head),
         "views": {view: source.embedder.head_of(view) for view in (View.IMAGE, *map(View.text, langs))},
         "encoders": entries,
-        "files": {str(path.relative_to(target)): sha256(path) for path in there},
+        "files": {path.relative_to(target).as_posix(): sha256(path) for path in there},
     }
     write_bytes(target / CARD, card(config, run, saved_scores.shown(run)).encode(errors="backslashreplace"))
     write_json(target / CONFIG, config)

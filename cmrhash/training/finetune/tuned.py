@@ -90,7 +90,7 @@ class Tuned:
         made = {"tuned": self.digest, **encoder.recipe}
         made |= {"weights": "tuned", "weights_sha256": state_digest(encoder.module)}
         # below the data set's folder, which may move: a text encoder is a folder, an image encoder's weights a file
-        source = str((path if name == IMAGE else path.parent).relative_to(self.folder.parent.parent))
+        source = (path if name == IMAGE else path.parent).relative_to(self.folder.parent.parent).as_posix()
         return replace(encoder, name=encoder.name + SUFFIX, recipe=made, source=source)
 
 
@@ -133,7 +133,7 @@ def write(
     made = [path for path in there if not path.name.startswith((".", "checkpoint"))]
     for path in sorted({*made, *(path.parent for path in made)}):  # what transformers wrote is not on disk yet
         sync(path)
-    files = {str(path.relative_to(folder)): sha256(path) for path in sorted(made)}
+    files = {path.relative_to(folder).as_posix(): sha256(path) for path in sorted(made)}
     content = {"recipe": recipe, "weights": weights, **state.result(), "files": files}
     return Tuned.read(folder, runs.write_record(folder, content), fresh=True)
 
