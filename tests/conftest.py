@@ -19,13 +19,9 @@ from cmrhash.features.file import FeatureWriter, source_digest
 pytest_plugins = ["fault_table"]
 # How many times the usual number of examples a property is tried on, then other ones every time.
 FUZZ = int(os.environ.get("CMRHASH_FUZZ", "1"))
-
 settings.register_profile("tests", derandomize=FUZZ == 1, database=None, deadline=None)
-
 settings.load_profile("tests")
-
 os.environ["HF_HUB_OFFLINE"] = "1"
-
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # two test processes share two cores
 
 

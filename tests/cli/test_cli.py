@@ -24,7 +24,6 @@ from cmrhash_cli.output import print_table
 from cmrhash_cli.train import _warnings
 
 SCRIPT = [sys.executable, "-c", "from cmrhash_cli.main import main; main()"]
-
 QUICK = ["--epochs", "2", "--batch", "16", "--hidden", "16", "--device", "cpu"]
 
 

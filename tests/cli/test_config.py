@@ -45,34 +45,26 @@ COMMANDS = {
     "cache verify": VerifyConfig,
     "cache prune": PruneConfig,
 }
-
 FIELD_OF = {"lang": "langs", "text_model": "text_models"}  # options that can be repeated have a plural field
-
 PLURAL = {
     "eval": {"method": "methods", "seed": "seeds", "direction": "directions"},
     "search": {"lang": "lang"},
     "plot": {"method": "methods", "seed": "seeds"},
     "compare": {"method": "methods", "train_lang": "langs"},
 }
-
 MORE = {"extract": FinetuneConfig}  # a second config, for what --finetune does
-
 TRAINED_BY = {"compare": ("epochs", "relevance", "device")}  # what a grid hands on to its trainings
-
 NOT_OPTIONS = {
     "train": {"checkpoint_seconds"},
     "extract": {"checkpoint_seconds"},
     "serve": {"max_k", "max_text", "max_body", "body_seconds", "queue", "thumb_bytes"},
 }
-
 NOT_FIELDS = {
     *("dataset", "cache", "runs", "overwrite", "as_json", "quiet", "debug", "encoder", "trec", "device", "help"),
     "alignment",  # a way to say the method
     "finetune",
 }
-
 WHICH_RUN = {"run", "bits", "method", "relevance"}
-
 CHOICE = {  # what is asked, and of which run
     "search": {"query", "item", "html", *WHICH_RUN},
     "export": {"target", *WHICH_RUN},

@@ -149,15 +149,12 @@ def test_arbitrary_bytes_never_raise_anything_but_a_data_error(tmp_path_factory,
 
 
 TEXT = st.text(st.characters(exclude_categories=()), max_size=5)
-
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | TEXT,
     lambda inner: st.lists(inner, max_size=2) | st.dictionaries(TEXT, inner, max_size=2),
     max_leaves=4,
 )
-
 LANGUAGE = st.sampled_from(["en", "de", "zh-Hant", "x_1"]) | TEXT
-
 ENTRY = st.fixed_dictionaries(
     {"id": st.integers(0, 20).map(str) | JSON},
     optional={

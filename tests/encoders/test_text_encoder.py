@@ -1,12 +1,8 @@
-"""Text encoders: the numbers against a plain loop, and every kind of model that must not be used."""
+"""Text encoders: the numbers against a plain loop."""
 
 from __future__ import annotations
 
-import builtins
 import itertools
-import json
-import shutil
-import socket
 from types import SimpleNamespace
 
 import numpy as np
@@ -15,69 +11,11 @@ import torch
 import transformers
 from hypothesis import given
 from hypothesis import strategies as st
-from safetensors.torch import load_file, save_file
-from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+from text_models import CAPTIONS, LIMIT, SPECIAL, edit_weights, load
 
 from cmrhash.encoders import text as text_encoders
-from cmrhash.encoders.text import _batches, _limit, locate
-from cmrhash.errors import EncoderError, UsageError
-
-WORDS = ["a", "the", "dog", "cat", "tree", "house", "runs", "under", "near", "red", "old", "and", "in", "of", "man"]
-SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-LETTERS = [mark + letter for mark in ("", "##") for letter in "abcdefghijklmnopqrstuvwxyz[]"]
-CAPTIONS = [
-    "a dog",
-    "the old man and the cat in the tree",
-    "dog",
-    "",
-    "a red house near the tree",
-    "zebra",
-    "狗",
-    "a dog",
-]
-LIMIT = 48  # word pieces that the small model can take
-
-
-@pytest.fixture(scope="session")
-def bert(tmp_path_factory):
-    """A directory with a small BERT and its tokenizer, as transformers saves them."""
-    folder = tmp_path_factory.mktemp("models") / "tiny-bert"
-    vocabulary = {piece: n for n, piece in enumerate([*SPECIAL, *WORDS, *[x for x in LETTERS if x not in WORDS]])}
-    core = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))
-    core.normalizer, core.pre_tokenizer = normalizers.BertNormalizer(), pre_tokenizers.BertPreTokenizer()
-    core.post_processor = processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
-    names = {f"{name[1:-1].lower()}_token": name for name in SPECIAL}
-    transformers.PreTrainedTokenizerFast(tokenizer_object=core, **names).save_pretrained(folder)
-    config = transformers.BertConfig(
-        vocab_size=len(vocabulary),
-        hidden_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        intermediate_size=64,
-        max_position_embeddings=LIMIT,
-    )
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(1)
-        model = transformers.BertModel(config)
-        for parameter in model.parameters():  # far enough from nothing for word order and neighbours to matter
-            torch.nn.init.normal_(parameter, std=0.2)
-    model.save_pretrained(folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def encoder(bert):
-    return load(bert)
-
-
-@pytest.fixture
-def changed(bert, tmp_path):
-    """A copy of the directory, to be spoiled."""
-    return shutil.copytree(bert, tmp_path / "copy")
-
-
-def load(folder, **options):
-    return text_encoders.load(str(folder), dtype="float32", **options)
+from cmrhash.encoders.text import _batches, _limit
+from cmrhash.errors import UsageError
 
 
 def plain(folder, captions, pooling="mean"):
@@ -90,16 +28,6 @@ def plain(folder, captions, pooling="mean"):
             hidden = model(**tokenizer(caption, return_tensors="pt")).last_hidden_state[0]
         rows.append((hidden.mean(0) if pooling == "mean" else hidden[0]).numpy())
     return np.stack(rows)
-
-
-def edit_config(folder, **fields):
-    path = folder / "config.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | fields))
-
-
-def edit_weights(folder, change):
-    path = folder / "model.safetensors"
-    save_file(change(load_file(path)), path, metadata={"format": "pt"})
 
 
 # ---------------------------------------------------------------------------------------------- the numbers
@@ -216,6 +144,7 @@ def test_batches_go_from_short_to_long_and_are_as_full_as_can_be(lengths, budget
 
 # ---------------------------------------------------------------------------------------------- random weights
 
+
 CORPUS = ["a dog and a cat", "the dog under the tree", "a cat under a tree"]
 
 
@@ -263,185 +192,6 @@ def test_drawing_a_model_leaves_the_random_state_of_the_process_alone():
     torch.manual_seed(11)
     text_encoders.load("random", seed=5, corpus=CORPUS)
     assert torch.equal(torch.rand(3), expected)
-
-
-# ---------------------------------------------------------------------------------------------- bad directories
-
-
-def without(state, part):
-    return {name: tensor for name, tensor in state.items() if part not in name}
-
-
-def test_weights_that_lack_a_layer_are_refused_by_name(changed):
-    edit_weights(changed, lambda s: without(s, "encoder.layer.1."))
-    with pytest.raises(EncoderError, match=rf"the weights lack 16 tensors \(encoder\.layer\.1\..*{changed}"):
-        load(changed)
-
-
-def test_weights_without_a_pooler_are_accepted_and_another_pooler_changes_nothing_that_is_used(changed, encoder):
-    edit_weights(changed, lambda s: without(s, "pooler"))
-    assert load(changed).encode(CAPTIONS).tobytes() == encoder.encode(CAPTIONS).tobytes()
-
-
-def test_weights_without_a_pooler_have_one_recipe(changed):
-    """Missing tensors are drawn at random; what is drawn must not be part of what is compared."""
-    edit_weights(changed, lambda s: without(s, "pooler"))
-    torch.manual_seed(1)
-    one = load(changed).recipe
-    torch.manual_seed(2)
-    assert load(changed).recipe == one
-
-
-def test_weights_of_another_shape_are_refused(changed):
-    edit_weights(changed, lambda s: s | {"encoder.layer.1.output.dense.weight": torch.zeros(32, 60)})
-    with pytest.raises(EncoderError, match=str(changed)):
-        load(changed)
-
-
-@pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_weights_that_are_not_finite_are_refused(changed, value):
-    edit_weights(changed, lambda s: s | {"encoder.layer.1.output.dense.bias": torch.full((32,), value)})
-    with pytest.raises(EncoderError, match=f"NaN or infinity: {changed}"):
-        load(changed)
-
-
-@pytest.mark.parametrize("name", ["model.safetensors", "config.json"])
-@pytest.mark.parametrize("spoil", ["truncate", "remove", "empty"])
-def test_a_spoiled_or_missing_file_is_refused_with_its_directory(changed, name, spoil):
-    path = changed / name
-    if spoil == "remove":
-        path.unlink()
-    else:
-        path.write_bytes(path.read_bytes()[:100] if spoil == "truncate" else b"")
-    with pytest.raises(EncoderError, match=str(changed)):
-        load(changed)
-
-
-@pytest.mark.parametrize("content", ["[]", "3", '"bert"', "null", '{"model_type": "nosuch"}', "{}"])
-def test_a_config_that_is_none_is_refused(changed, content):
-    (changed / "config.json").write_text(content)
-    with pytest.raises(EncoderError, match=str(changed)):
-        load(changed)
-
-
-def test_a_directory_without_a_tokenizer_is_refused(changed):
-    for path in changed.glob("token*"):
-        path.unlink()
-    with pytest.raises(EncoderError, match=str(changed)):
-        load(changed)
-
-
-def test_a_tokenizer_with_more_words_than_the_model_is_refused(changed):
-    edit_weights(changed, lambda s: s | {"embeddings.word_embeddings.weight": torch.zeros(10, 32)})
-    edit_config(changed, vocab_size=10)
-    with pytest.raises(EncoderError, match="tokenizer and model do not belong together"):
-        load(changed)
-
-
-@pytest.mark.faults("hostile file")
-@pytest.mark.parametrize("field", ["_attn_implementation", "_attn_implementation_internal"])
-def test_a_config_that_chooses_an_attention_kernel_is_refused(changed, field):
-    edit_config(changed, **{field: "someone/kernel"})
-    with pytest.raises(EncoderError, match=rf"config\.json sets {field}: .*config\.json: remove that field"):
-        load(changed)
-
-
-@pytest.mark.faults("hostile file")
-def test_code_in_the_directory_is_not_run_and_nobody_is_asked_whether_it_should_be(changed, monkeypatch, tmp_path):
-    trap, asked = tmp_path / "trap", []
-    monkeypatch.setattr(builtins, "input", lambda *words: asked.append(words) or "y")
-    monkeypatch.setenv("HF_MODULES_CACHE", str(tmp_path / "modules"))
-    (changed / "evil.py").write_text(f"open({str(trap)!r}, 'w').close()\n")
-    auto = {"AutoConfig": "evil.Config", "AutoModel": "evil.Model", "AutoTokenizer": ["evil.Tok", "evil.Tok"]}
-    edit_config(changed, model_type="evil", auto_map=auto)
-    path = changed / "tokenizer_config.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"auto_map": auto}))
-    with pytest.raises(EncoderError, match=str(changed)):
-        load(changed)
-    assert not trap.exists()
-    assert asked == []
-
-
-# ---------------------------------------------------------------------------------------------- finding a model
-
-
-def test_a_directory_is_taken_whatever_its_name(bert, tmp_path, monkeypatch):
-    (tmp_path / "a" / "b").mkdir(parents=True)
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("HOME", str(tmp_path))
-    assert locate(str(bert)) == bert
-    assert locate("a/b").is_dir()
-    assert locate("~/a/b") == tmp_path / "a" / "b"
-
-
-@pytest.mark.parametrize("model", ["./none", "/none/here", "~/none", "a/b/c", "there/none", "file.txt", "../x"])
-def test_what_looks_like_a_path_is_not_asked_for_at_the_hub(tmp_path, monkeypatch, model):
-    (tmp_path / "there").mkdir()
-    (tmp_path / "file.txt").touch()
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("huggingface_hub.snapshot_download", lambda *_, **__: pytest.fail("asked the hub"))
-    with pytest.raises(EncoderError, match=f"'{model}' is not a directory with a text model: check the path"):
-        locate(model)
-
-
-@pytest.mark.parametrize("model", ["a b", "-x", "x..y", "a--b"])
-def test_what_is_neither_a_path_nor_an_id_is_refused(model):
-    with pytest.raises(EncoderError, match=f"'{model}' is neither a directory nor a model id"):
-        locate(model)
-
-
-@pytest.fixture
-def asked(monkeypatch):
-    """Hosts that were looked up, none of them with success."""
-    hosts = []
-
-    def lookup(host, *_, **__):
-        hosts.append(host)
-        raise socket.gaierror(-3, "Temporary failure in name resolution")
-
-    monkeypatch.setattr(socket, "getaddrinfo", lookup)
-    return hosts
-
-
-@pytest.mark.parametrize("how", ["argument", "HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"])
-def test_an_id_that_is_not_cached_is_refused_offline_without_asking_anyone(monkeypatch, asked, how):
-    for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"):
-        monkeypatch.delenv(name, raising=False)
-    if how != "argument":
-        monkeypatch.setenv(how, "1")
-    words = (
-        r"text model 'cmrhash-tests/no-such-model' is not cached and offline mode is on: .+: "
-        r"pass --text-model \[LANG=\]DIR with config\.json, model\.safetensors and tokenizer\.json, or random"
-    )
-    with pytest.raises(EncoderError, match=words):
-        text_encoders.load("cmrhash-tests/no-such-model", offline=how == "argument")
-    assert asked == []
-
-
-def test_an_id_in_the_local_cache_of_the_hub_is_used_without_asking_anyone(bert, encoder, monkeypatch, asked, tmp_path):
-    commit = "0123456789abcdef0123456789abcdef01234567"
-    repo = tmp_path / "models--someone--tiny"
-    (repo / "refs").mkdir(parents=True)
-    (repo / "refs" / "main").write_text(commit)
-    shutil.copytree(bert, repo / "snapshots" / commit)
-    monkeypatch.setattr("huggingface_hub._snapshot_download.constants.HF_HUB_CACHE", str(tmp_path))
-    found = text_encoders.load("someone/tiny", dtype="float32")
-    assert found.recipe == encoder.recipe
-    assert found.name == "someone--tiny"
-    assert asked == []
-
-
-def test_encoding_leaves_truncation_and_padding_of_the_tokenizers_file_as_they_were(bert, tmp_path):
-    folder = shutil.copytree(bert, tmp_path / "padding")
-    core = Tokenizer.from_file(str(folder / "tokenizer.json"))
-    core.enable_truncation(9, stride=1)
-    core.enable_padding(length=9, pad_id=0)
-    core.save(str(folder / "tokenizer.json"))
-    for model in (bert, folder):
-        made = text_encoders.load(str(model), dtype="float32")
-        before = made.tokenizer.backend_tokenizer.to_str()
-        assert made.encode(CAPTIONS).shape == (len(CAPTIONS), 32)
-        assert made.tokenizer.backend_tokenizer.to_str() == before
 
 
 # ---------------------------------------------------------------------------------------------- limits

@@ -19,7 +19,6 @@ from cmrhash.training import runs
 from cmrhash_cli.main import app
 
 QUICK = TrainConfig(epochs=2, batch=16, lr=0.02, hidden=16, device="cpu")
-
 GRID = CompareConfig(methods=("triplet", "logistic"), bits=(8, 16), langs=("de",), seeds=2)
 
 

@@ -35,9 +35,7 @@ from cmrhash.training.finetune import tuned
 from cmrhash.training.train import train
 
 FLIPS, CUTS = 200, 12
-
 IDS = tuple(f"i{n}" for n in range(40))
-
 RECIPE = {"train": {"lr": 0.1}}
 
 
@@ -93,7 +91,6 @@ def made(make_cache, tmp_path_factory):
 
 
 TENSORS = [(safetensors.torch, "load_file"), (torch, "load")]
-
 INDEX = [(BinaryIndex, "load"), (faiss, "read_index_binary"), (faiss, "deserialize_index_binary")]
 # what -> file, how the commands load it, the parsers that must never see it, the plain format for the same content
 ARTIFACTS = {

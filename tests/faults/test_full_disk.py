@@ -25,13 +25,9 @@ from cmrhash.features import images as extract_images
 from cmrhash.training import train
 
 TRAIN = ["train", "--dataset", "toy", *QUICK]
-
 EVAL = ["eval", "--dataset", "toy"]
-
 SMALL = [*EXTRACT, "--image-model", "shufflenet_v2_x0_5"]
-
 TUNE = [*SMALL, "--finetune", "--method", "triplet", "--epochs", "1", "--batch", "4"]
-
 BAG = [*SMALL, "--text-model", "bow"]
 # where it is full: the command, what meets it, at which of its calls, and how many bytes a file may have
 PLACES = {

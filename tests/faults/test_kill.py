@@ -14,7 +14,6 @@ import pytest
 from trees import write_manifest
 
 APPENDS = 18  # what a whole naive extraction writes: three arrays, six blocks
-
 TRAIN = "train --bits 8 --epochs 8 --batch 16 --hidden 16 --dropout 0.1 --device cpu".split()
 
 

@@ -1,8 +1,4 @@
-"""One thing of a recipe changes, alone: the command stops with the field's name and both values, and touches nothing.
-What changes no number is found there, and nothing is computed again.
-
-Beside it the usual rule: skip what already has its name in the .h5.
-"""
+""""""
 
 from __future__ import annotations
 
@@ -18,43 +14,26 @@ import h5py
 import numpy as np
 import pytest
 import torch
-import torchvision
-from running import EXTRACT, files, run, write_manifest, write_own
-from safetensors.torch import load_file, save_file
+from running import files, run, write_own
+from stale_changes import (
+    CHANGES,
+    EVAL,
+    GIVEN,
+    HEX,
+    OWN,
+    READY,
+    TRAIN,
+    TUNE,
+    nothing,
+    tiny_crop,
+    write_bert,
+    write_weights,
+)
 
 from cmrhash.encoders import image as image_encoders
-from cmrhash.encoders import pixels
 from cmrhash.encoders import text as text_encoders
-from cmrhash.encoders.pixels import Crop
-from cmrhash.features import captions as extract_texts
-from cmrhash.features import images as extract_images
-from cmrhash.training.finetune import loop as finetune
-
-SMALL, OTHER = "shufflenet_v2_x0_5", "shufflenet_v2_x1_0"
-
-OWN = [*EXTRACT, "--image-model", SMALL, "--cache", "own"]
-
-GIVEN = [*EXTRACT, "--image-model", SMALL, "--image-weights", "net.pth", "--text-model", "bert", "--dtype", "float32"]
-
-GIVEN += ["--cache", "given"]
-
-READY = ["extract", "--dataset", "features", "--features", "f.npz", "--cache", "ready"]
-
-TUNE = [*EXTRACT, "--image-model", SMALL, "--cache", "tuned", "--finetune", "--method", "triplet", "--epochs", "1"]
-
-TUNE += ["--batch", "4", "--dtype", "float32"]
-
-TRAIN = ["train", "--dataset", "toy", "--epochs", "1", "--batch", "16", "--hidden", "4", "--bits", "8"]
-
-TRAIN += ["--device", "cpu"]
-
-EVAL = ["eval", "--dataset", "toy"]
 
 STALE = 4
-
-
-def tiny_crop(size):
-    return lambda _: Crop(size, 32, "BILINEAR", (0.5,) * 3, (0.25,) * 3)
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -64,18 +43,6 @@ def small_models():
         patch.setattr(text_encoders, "TINY", tiny)
         patch.setattr(image_encoders, "_crop", tiny_crop(36))
         yield
-
-
-def write_weights(seed):
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        torch.save(torchvision.models.get_model(SMALL, weights=None).state_dict(), "net.pth")
-
-
-def write_bert(corpus):
-    encoder = text_encoders.load("random", corpus=corpus)
-    encoder.tokenizer.save_pretrained("bert")
-    encoder.module.save_pretrained("bert")
 
 
 @pytest.fixture(scope="module")
@@ -108,192 +75,6 @@ def contents(folder):
 
 
 # ---------------------------------------------------------------------------------------------- what changes numbers
-
-
-def entries(change):
-    """A change of the manifest: entries -> entries."""
-
-    def apply(here, _):
-        lines = (here / "mine/manifest.jsonl").read_text().splitlines()
-        write_manifest(here / "mine", change([json.loads(line) for line in lines]))
-
-    return apply
-
-
-def edit(n, **fields):
-    return entries(lambda e: [{**old, **fields} if at == n else old for at, old in enumerate(e)])
-
-
-def every(**fields):
-    return entries(lambda e: [{**old, **fields} for old in e])
-
-
-def photo(here, _):
-    shutil.copy(here / "mine/images/1.png", here / "mine/images/2.png")
-
-
-def no_photo(here, _):
-    (here / "mine/images/2.png").unlink()
-
-
-def renamed(view, old, new):
-    def apply(here, _):
-        (here / "own/manifest" / f"{view}-{old}.h5").rename(here / "own/manifest" / f"{view}-{new}.h5")
-
-    return apply
-
-
-def patched(module, name, value):
-    return lambda _, monkeypatch: monkeypatch.setattr(module, name, value)
-
-
-def weights(*_):
-    write_weights(1)
-
-
-def text_weights(*_):
-    state = load_file("bert/model.safetensors")
-    state["embeddings.word_embeddings.weight"][5] += 1
-    save_file(state, "bert/model.safetensors", {"format": "pt"})
-
-
-def vocabulary(here, _):
-    path = here / "bert/tokenizer.json"
-    path.write_text(path.read_text().replace('"dog"', '"fog"'))
-
-
-def lower_case(here, _):
-    path = here / "bert/tokenizer.json"
-    path.write_text(path.read_text().replace('"lowercase": true', '"lowercase": false'))
-
-
-def ready_features(*_):
-    with np.load("f.npz") as arrays:
-        np.savez("f.npz", image=arrays["image"] + 1, text=arrays["text"])
-
-
-def run_called(name):
-    def apply(here, _):
-        (here / "runs/toy/triplet-8").rename(here / "runs/toy" / name)
-
-    return apply
-
-
-def nothing(*_):
-    pass
-
-
-NUMBER = r"[-\d.e]+"
-
-HEX = r"[0-9a-f]{12}"
-# what: the change, the command, and the words with the field and both values
-CHANGES = {
-    "a photo": (photo, OWN, rf"1 files .*changed.* \(i2: i2 was made with source = {HEX}, is {HEX}\).*image-"),
-    "a photo that is gone": (no_photo, OWN, rf"1 files .*changed.* source = {HEX}, is 0{{12}}\).*image-"),
-    "a caption": (
-        edit(3, texts={"en": ["a cat"], "de": ["Hund 3"]}),
-        OWN,
-        r"'i3' was made with texts\.en = \['dog 3'\], asked for \['a cat'\]",
-    ),
-    "another language's caption": (
-        edit(3, texts={"en": ["dog 3"], "de": ["Katze"]}),
-        OWN,
-        r"'i3' was made with texts\.de = \['Hund 3'\], asked for \['Katze'\]",
-    ),
-    "a language that is gone": (
-        edit(3, texts={"en": ["dog 3"]}),
-        OWN,
-        r"'i3' was made with texts\.de = \['Hund 3'\], asked for nothing",
-    ),
-    "one more caption": (
-        edit(3, texts={"en": ["dog 3", "a dog"], "de": ["Hund 3"]}),
-        OWN,
-        r"'i3' was made with texts\.en = \['dog 3'\], asked for \['dog 3', 'a dog'\]",
-    ),
-    "a label": (edit(3, labels=["a"]), OWN, r"'i3' was made with labels = \['b'\], asked for \['a'\]"),
-    "a role": (edit(3, splits=["database"]), OWN, r"made with splits = .*'train'.*, asked for \['database'\]"),
-    "another file for a photo": (edit(3, image="images/4.png"), OWN, r"image = images/3\.png, asked for images/4\.png"),
-    "the order of the items": (
-        entries(lambda e: [e[1], e[0], *e[2:]]),
-        OWN,
-        r"made with id = i0, asked for i1",
-    ),
-    "an item more": (
-        entries(lambda e: [*e, {**e[1], "id": "new"}]),
-        OWN,
-        "8 items are extracted, the data set has 9",
-    ),
-    "an item less": (entries(lambda e: e[:-1]), OWN, "8 items are extracted, the data set has 7"),
-    "the classes": (every(labels=["c"]), OWN, r"classes = \['a', 'b'\], asked for \['c'\]"),
-    "relevance": (every(labels=[]), OWN, "relevance = labels, asked for pairs"),
-    "roles to be drawn": (every(splits=[]), OWN, "split_seed = None, asked for 0"),
-    "the seed of weights": (nothing, [*OWN, "--seed", "1"], rf"weights_sha256 = {HEX}, asked for {HEX}"),
-    "image weights": (weights, GIVEN, rf"weights_sha256 = {HEX}, asked for {HEX}: .*image-"),
-    "image model": (
-        renamed("image", f"{SMALL}-random", f"{OTHER}-random"),
-        [*OWN, "--image-model", OTHER],
-        f"encoder = {SMALL}, asked for {OTHER}",
-    ),
-    "resize": (patched(image_encoders, "_crop", tiny_crop(40)), OWN, r"crop\.resize = 36, asked for 40"),
-    "rules for odd photos": (patched(pixels, "RULES", "other"), OWN, r"crop\.rules = pillow; .*, asked for other"),
-    "compute type": (nothing, [*OWN, "--dtype", "bfloat16"], "dtype = float32, asked for bfloat16"),
-    "text weights": (text_weights, GIVEN, rf"weights_sha256 = {HEX}, asked for {HEX}: .*text-de"),
-    "text model": (
-        renamed("text-de", "bert-random", "bow2912"),
-        [*OWN, "--text-model", "bow"],
-        "encoder = bert-random, asked for bow",
-    ),
-    "vocabulary": (vocabulary, GIVEN, rf"tokenizer_sha256 = {HEX}, asked for {HEX}"),
-    "how words are cut": (lower_case, GIVEN, rf"tokenizer_sha256 = {HEX}, asked for {HEX}"),
-    "longest caption": (nothing, [*OWN, "--max-length", "9"], "max_length = 512, asked for 9"),
-    "pooling": (nothing, [*OWN, "--pooling", "cls"], "pooling = mean, asked for cls"),
-    "ready-made features": (ready_features, READY, rf"weights_sha256 = {HEX}, asked for {HEX}: .*image-f\.h5"),
-    "code of image features": (patched(extract_images, "CODE", 2), OWN, "code = 1, asked for 2: .*image-"),
-    "code of text features": (patched(extract_texts, "CODE", 2), OWN, "code = 1, asked for 2: .*text-"),
-    "a file of the other language": (
-        lambda here, _: shutil.copy(
-            here / "own/manifest/text-en-bert-random.h5", here / "own/manifest/text-de-bert-random.h5"
-        ),
-        OWN,
-        "lang = en, asked for de",
-    ),
-    "hidden width": (nothing, [*TRAIN, "--hidden", "8"], r"train\.hidden = 4, asked for 8"),
-    "margin": (nothing, [*TRAIN, "--margin", "0.5"], rf"train\.margin = {NUMBER}, asked for 0\.5"),
-    "learning rate": (nothing, [*TRAIN, "--lr", "0.1"], rf"train\.lr = {NUMBER}, asked for 0\.1"),
-    "epochs": (nothing, [*TRAIN, "--epochs", "2"], r"train\.epochs = 1, asked for 2"),
-    "batch": (nothing, [*TRAIN, "--batch", "8"], r"train\.batch = 16, asked for 8"),
-    "weight decay": (nothing, [*TRAIN, "--weight-decay", "0.5"], rf"train\.weight_decay = {NUMBER}, asked for 0\.5"),
-    "dropout": (nothing, [*TRAIN, "--dropout", "0.5"], rf"train\.dropout = {NUMBER}, asked for 0\.5"),
-    "input dropout": (nothing, [*TRAIN, "--input-dropout", "0.5"], rf"input_dropout = {NUMBER}, asked for 0\.5"),
-    "first caption": (nothing, [*TRAIN, "--first-caption", "1"], rf"first_caption = {NUMBER}, asked for 1"),
-    "method": (
-        run_called("contrastive-8"),
-        [*TRAIN, "--method", "contrastive"],
-        r"train\.method = triplet, asked for contrastive",
-    ),
-    "seed of the training": (run_called("triplet-8-seed3"), [*TRAIN, "--seed", "3"], r"train\.seed = 0, asked for 3"),
-    "bits": (
-        run_called("triplet-16"),
-        ["16" if word == "8" else word for word in TRAIN],
-        r"train\.bits = 8, asked for 16",
-    ),
-    "languages": (
-        run_called("triplet-8-en"),
-        [*TRAIN, "--lang", "en"],
-        r"langs = \['de', 'en'\], asked for \['en'\]",
-    ),
-    "relevance of the training": (
-        run_called("triplet-8-pairs"),
-        [*TRAIN, "--relevance", "pairs"],
-        "relevance = labels, asked for pairs",
-    ),
-    "rate of the fine-tuning": (nothing, [*TUNE, "--lr", "0.01"], rf"finetune\.lr = {NUMBER}, asked for 0\.01"),
-    "rate of its image encoder": (nothing, [*TUNE, "--image-lr", "0.1"], r"finetune\.image_lr = None, asked for 0\.1"),
-    "its epochs": (nothing, [*TUNE, "--epochs", "2"], r"finetune\.epochs = 1, asked for 2"),
-    "its method": (nothing, [*TUNE, "--method", "supcon"], r"finetune\.method = triplet, asked for supcon"),
-    "a photo that it saw": (photo, TUNE, rf"photos_sha256 = {HEX}, asked for {HEX}"),
-    "its code": (patched(finetune, "CODE", 2), TUNE, "code = 1, asked for 2"),
-}
 
 
 @pytest.mark.faults("stale: one field of the recipe")
@@ -385,7 +166,6 @@ HARMLESS = {
     "the same manifest written otherwise": (rewritten_manifest, {}),
     "weights from another place": (moved_weights, {"net.pth": "mine/other.pth"}),
 }
-
 SAME = [OWN, GIVEN, TUNE, TRAIN]
 
 

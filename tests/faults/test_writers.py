@@ -34,17 +34,13 @@ with locked(Path(sys.argv[1])):
     print("held", flush=True)
     sys.stdin.read()
 """
-
 TRAIN = ["train", "--dataset", "toy", *QUICK]
-
 FEATURES, RUN = "own/manifest/image-mobilenet_v3_small-random.h5", "runs/toy/triplet-8"
-
 LOCKED = {  # what another process writes, and the command that wants to
     FEATURES: [*EXTRACT, "--cache", "own", "--overwrite"],
     f"{RUN}/config.json": TRAIN,
     f"{RUN}/codes.h5": ["eval", "--dataset", "toy"],
 }
-
 X = np.arange(40, dtype=np.float32).reshape(10, 4)
 
 

@@ -389,9 +389,7 @@ LABEL_CALLS = [
     Misuse("a split that is none", "DataError", lambda: check(items({"splits": frozenset({"test"})}))),
     Misuse("no items", "DataError", lambda: check(items())),
     Misuse(
-        "relevance by what is not there",
-        "UsageError",
-        lambda: with_relevance(replace(items({}), relevance="pairs"), "labels"),
+        "relevance not there", "UsageError", lambda: with_relevance(replace(items({}), relevance="pairs"), "labels")
     ),
 ]
 

@@ -29,15 +29,10 @@ from cmrhash.training.train import train
 from cmrhash_cli.main import app
 
 CACHE, RUNS = Path("cache"), Path("runs")
-
 TOY, RUN = CACHE / "toy", RUNS / "toy" / "triplet-8"
-
 SMALL = TrainConfig(bits=8, epochs=2, batch=16, hidden=16, device="cpu")
-
 TRAIN = ["train", "--bits", 8, "--epochs", 2, "--batch", 16, "--hidden", 16, "--device", "cpu", "--dataset", "toy"]
-
 CHANGED = "damaged (not what was written, its sha256 differs)"
-
 RECIPE = {"kind": "image", "encoder": "other"}
 
 
@@ -612,7 +607,6 @@ WHY = {
         "runs/toy/triplet-8": "items changed",
     },
 }
-
 KEPT = (
     "shards",
     "an extraction",
@@ -622,7 +616,6 @@ KEPT = (
     "features and codes gone",
     "nothing trained",
 )
-
 KEPT += ("a newer cmrhash", "an older cmrhash", "files of others", "damaged files", "no items")
 
 

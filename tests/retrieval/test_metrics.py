@@ -11,30 +11,16 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from slow_metrics import CUTS, ap, by_pattern, hits, mean, orders
 
-from cmrhash.errors import DataError, UsageError
+from cmrhash.errors import UsageError
 from cmrhash.retrieval import metrics
-from cmrhash.retrieval import relevance as relevance_module
 from cmrhash.retrieval.metrics import RULES
-from cmrhash.retrieval.relevance import EXCLUDED, Relevance
 
 # Tie groups by distance: the gains of their items, 0 = not relevant.
 GROUPS = st.lists(st.lists(st.integers(0, 2), max_size=4), min_size=1, max_size=4).filter(
     lambda groups: sum(map(len, groups)) <= 10
 )
-CUTS = st.integers(1, 12)
-
-
-def orders(groups):
-    """All orders of the groups' items, equally likely, as lists of gains in rank order."""
-    kinds = [list(itertools.permutations(group)) for group in groups]
-    for parts in itertools.product(*kinds):
-        yield list(itertools.chain(*parts))
-
-
-def mean(values):
-    values = list(values)
-    return sum(values) / len(values)
 
 
 def histogram(groups):
@@ -46,28 +32,6 @@ def counts(groups):
     return metrics.items_relevant(histogram(groups))
 
 
-# -- the slow twins: one query, one order; exact --
-
-
-def ap(gains, k=None, rule="min"):
-    k = k or max(1, len(gains))
-    total = sum(g > 0 for g in gains)
-    at_hits, found = [], 0
-    for rank, gain in enumerate(gains, 1):
-        if gain:
-            found += 1
-            at_hits.append((rank, Fraction(found, rank)))
-    in_top = [precision for rank, precision in at_hits if rank <= k]
-    if rule == "first":
-        return mean([precision for _, precision in at_hits][: min(k, total)])
-    divisor = {"min": min(k, total), "R": total, "hits": max(1, len(in_top))}[rule]
-    return sum(in_top, Fraction(0)) / divisor
-
-
-def hits(gains, k):
-    return sum(g > 0 for g in gains[:k])
-
-
 def first_rank(gains):
     return next(rank for rank, gain in enumerate(gains, 1) if gain)
 
@@ -77,15 +41,6 @@ def ndcg(gains, k):
         return sum(gain / math.log2(1 + rank) for rank, gain in enumerate(ranking[:k], 1))
 
     return dcg(gains) / dcg(sorted(gains, reverse=True))
-
-
-def by_pattern(groups):
-    """The distinct orders with gains cut to 0 and 1, each as often as the others: fewer to go through."""
-    patterns = []
-    for group in groups:
-        n, r = len(group), sum(g > 0 for g in group)
-        patterns.append([[int(i in at) for i in range(n)] for at in itertools.combinations(range(n), r)])
-    return [list(itertools.chain(*parts)) for parts in itertools.product(*patterns)]
 
 
 @settings(max_examples=150, deadline=None)
@@ -228,95 +183,7 @@ def test_collapsed_codes_score_chance_not_the_order_of_the_database():
     assert worst < 0.2
 
 
-def test_trec_eval_agrees_where_there_are_no_ties():
-    import ir_measures
-    from ir_measures import AP, P, R, nDCG
-
-    rng = np.random.default_rng(3)
-    queries, rows = 12, 200
-    gains = rng.choice([0, 0, 0, 1, 2, 3], (queries, rows))
-    gains[0, 5:] = 0
-    hist = np.stack([gains == level for level in range(4)], axis=1).astype(np.int32)  # one item a distance
-    items, relevant = metrics.items_relevant(hist)
-    qrels = [ir_measures.Qrel(str(q), str(n), int(gains[q, n])) for q, n in np.ndindex(gains.shape)]
-    run = [ir_measures.ScoredDoc(str(q), str(n), float(rows - n)) for q, n in np.ndindex(gains.shape)]
-    asked = [AP, AP @ 30, P @ 10, P @ 50, R @ 20, nDCG, nDCG @ 10, nDCG @ 100]
-    ours = [
-        metrics.average_precision(items, relevant),
-        metrics.average_precision(items, relevant, 30, "R"),
-        metrics.precision_at(items, relevant, 10),
-        metrics.precision_at(items, relevant, 50),
-        metrics.recall_at(items, relevant, 20),
-        metrics.ndcg_at(hist),
-        metrics.ndcg_at(hist, 10),
-        metrics.ndcg_at(hist, 100),
-    ]
-    theirs = {(m.measure, m.query_id): m.value for m in ir_measures.iter_calc(asked, qrels, run)}
-    for measure, values in zip(asked, ours, strict=True):
-        assert values == pytest.approx([theirs[measure, str(q)] for q in range(queries)]), measure
-
-
-# -- real-valued scores --
-
-
-@settings(max_examples=80, deadline=None)
-@given(
-    dtype=st.sampled_from([np.float32, np.float64]),
-    rows=st.integers(1, 9),
-    values=st.sampled_from([2, 4, 10_000]),
-    own=st.booleans(),
-    seed=st.integers(0, 9999),
-)
-def test_real_scores_with_ties_are_the_mean_over_all_orders(dtype, rows, values, own, seed):
-    rng = np.random.default_rng(seed)
-    similarity = ((rng.integers(0, values, (3, rows)) - values // 2) / values).astype(dtype)
-    zero = similarity == 0
-    similarity[zero] *= rng.choice([-1, 1], zero.sum())  # -0.0 is 0.0
-    gains = rng.integers(0, 3, (3, rows)).astype(np.uint8)
-    if own:
-        gains[np.arange(3), rng.integers(0, rows, 3)] = EXCLUDED
-    result = metrics.average_precision_real(similarity, gains)
-    for q in range(3):
-        present = gains[q] != EXCLUDED
-        groups = [
-            (gains[q][present & (similarity[q] == score)] > 0).tolist()
-            for score in sorted(set(similarity[q]), reverse=True)
-        ]
-        if any(map(any, groups)):
-            assert result[q] == pytest.approx(float(mean(ap(order) for order in by_pattern(groups))))
-        else:
-            assert np.isnan(result[q])
-
-
-def test_real_scores_without_ties_are_a_sort():
-    rng = np.random.default_rng(0)
-    similarity = (rng.standard_normal((20, 3000)) * 10.0 ** rng.integers(-30, 30, (20, 3000))).astype(np.float32)
-    gains = rng.integers(0, 2, similarity.shape)
-    order = np.argsort(-similarity, axis=1)
-    expected = metrics.average_precision_ranked(np.take_along_axis(gains, order, axis=1) > 0)
-    assert metrics.average_precision_real(similarity, gains) == pytest.approx(expected)
-    assert metrics.average_precision_real(similarity.astype(np.float64), gains) == pytest.approx(expected)
-
-
-def test_real_scores_that_are_no_numbers_are_refused():
-    gains = np.ones((3, 4), np.uint8)
-    similarity = np.ones((3, 4), np.float32)
-    similarity[1, 2] = np.nan
-    with pytest.raises(DataError, match="first in query 1"):
-        metrics.average_precision_real(similarity, gains)
-    for wrong in (gains, similarity[0], similarity[:2], similarity.astype(np.float16)):
-        with pytest.raises(UsageError, match="scores must be"):
-            metrics.average_precision_real(wrong, gains)
-
-
-def test_average_precision_of_one_ranking():
-    ranked = np.array([[1, 0, 1, 0], [0, 0, 0, 1], [0, 0, 0, 0]], bool)
-    assert metrics.average_precision_ranked(ranked) == pytest.approx([(1 + 2 / 3) / 2, 1 / 4, np.nan], nan_ok=True)
-
-
 # -- nothing relevant, nobody asking, nonsense asked --
-
-
 def test_queries_without_a_relevant_item_are_left_out_and_counted():
     items, relevant = np.array([[2, 3], [2, 3], [0, 0]]), np.array([[1, 0], [0, 0], [0, 0]])
     results = [metrics.average_precision(items, relevant, 2, rule) for rule in RULES]
@@ -355,8 +222,6 @@ def test_an_unknown_rule_is_answered_with_the_nearest():
 
 
 # -- a random order, and real-valued scores --
-
-
 @settings(max_examples=40, deadline=None)
 @given(groups=GROUPS.filter(lambda groups: sum(map(len, groups)) <= 7), k=CUTS)
 def test_one_group_is_a_random_order(groups, k):
@@ -373,90 +238,8 @@ def test_one_group_is_a_random_order(groups, k):
     assert metrics.relevant_share(*counts(groups))[0] == pytest.approx(mean(gain > 0 for gain in flat))
 
 
-@settings(max_examples=60, deadline=None)
-@given(
-    scores=st.lists(st.lists(st.integers(-2, 2), min_size=6, max_size=6), min_size=1, max_size=4),
-    seed=st.integers(0, 99),
-    k=CUTS,
-)
-def test_the_nearest_relevant_of_real_scores_is_that_of_all_tie_orders(scores, seed, k):
-    similarity = np.array(scores, np.float32)
-    gains = np.random.default_rng(seed).choice(np.array([0, 0, 1, 3, EXCLUDED], np.uint8), similarity.shape)
-    found = metrics.nearest_relevant_real(similarity, gains)
-    for query, (row, judged) in enumerate(zip(scores, gains.tolist(), strict=True)):
-        there = sorted((-score, gain) for score, gain in zip(row, judged, strict=True) if gain != EXCLUDED)
-        groups = [[g > 0 for _, g in group] for _, group in itertools.groupby(there, key=lambda pair: pair[0])]
-        hits = list(orders(groups))
-        hit, rank = metrics.hit_at(*found, k)[query], metrics.expected_rank(*found)[query]
-        if not any(hits[0]):
-            assert np.isnan(hit)
-            assert np.isnan(rank)
-            continue
-        assert hit == pytest.approx(mean(any(order[:k]) for order in hits))
-        assert rank == pytest.approx(mean(order.index(True) + 1 for order in hits))
-
-
 def test_the_median_rank_is_over_the_queries_that_have_a_relevant_item():
     items = np.ones((4, 5), int)
     relevant = np.eye(5, dtype=int)[[0, 1, 4, 2]]
     relevant[3] = 0
     assert metrics.median_rank(items, relevant) == 2
-
-
-# -- relevance --
-
-
-@settings(max_examples=60, deadline=None)
-@given(
-    query=st.lists(st.lists(st.integers(0, 6), max_size=9), max_size=5),
-    database=st.lists(st.lists(st.integers(0, 6), max_size=9), max_size=9),
-    cache=st.sampled_from([0, 1 << 28]),
-)
-def test_gains_are_the_shared_labels(query, database, cache):
-    relevance = Relevance.by_labels(query, database, 7)
-    expected = np.array([[len(set(a) & set(b)) for b in database] for a in query]).reshape(relevance.shape)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(relevance_module, "CACHE_BYTES", cache)
-        gains = relevance.gains(0, len(query), 0, len(database))
-        part = relevance.gains(len(query) // 2, len(query), len(database) // 2, len(database))
-    assert gains.dtype == np.uint8
-    assert np.array_equal(gains, expected)
-    assert np.array_equal(part, expected[len(query) // 2 :, len(database) // 2 :])
-    assert 1 <= relevance.levels <= 7
-    assert expected.max(initial=0) <= relevance.levels
-
-
-def test_many_shared_labels_count_as_fifteen():
-    many = [list(range(600))]
-    relevance = Relevance.by_labels(many, [*many, [0], []], 600)
-    assert relevance.levels == 15
-    assert relevance.gains(0, 1, 0, 3).tolist() == [[15, 1, 0]]
-
-
-def test_the_query_itself_can_be_left_out():
-    labels = [[0], [0, 1], [1], []]
-    relevance = Relevance.by_labels(labels, labels, 2, exclude=np.arange(4))
-    assert relevance.gains(0, 4, 0, 4).tolist() == [
-        [EXCLUDED, 1, 0, 0],
-        [1, EXCLUDED, 1, 0],
-        [0, 1, EXCLUDED, 0],
-        [0, 0, 0, EXCLUDED],
-    ]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(relevance_module, "CACHE_BYTES", 0)
-        part = Relevance.by_labels(labels, labels, 2, exclude=np.arange(4)).gains(1, 4, 2, 4)
-    assert part.tolist() == [[1, 0], [EXCLUDED, 0], [0, EXCLUDED]]
-    for wrong in (np.arange(3), np.arange(4.0), np.array([0, 1, 2, 4]), np.array([-2, 0, 0, 0])):
-        with pytest.raises(UsageError, match="exclude"):
-            Relevance.by_labels(labels, labels, 2, exclude=wrong)
-
-
-def test_labels_outside_the_classes_are_refused_with_their_place():
-    with pytest.raises(DataError, match=r"2 database labels outside 0 ... 2: 3 in row 1, -1 in row 2"):
-        Relevance.by_labels([[0]], [[0], [1, 3], [-1]], 3)
-
-
-def test_gains_that_are_kept_cannot_be_written_to():
-    relevance = Relevance.by_pairs(np.arange(3), np.arange(3))
-    with pytest.raises(ValueError, match="read-only"):
-        relevance.gains(0, 3, 0, 3)[0, 0] = 9

@@ -31,7 +31,6 @@ from cmrhash.training import runs
 from cmrhash.training.train import train
 
 QUICK = TrainConfig(bits=8, epochs=2, batch=16, lr=0.02, hidden=16, device="cpu")
-
 NASTY = '<script>alert("x")</script> & "so" on'
 
 

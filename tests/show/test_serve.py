@@ -42,11 +42,8 @@ from cmrhash.training.train import train
 from cmrhash_cli.main import main
 
 BASE = "http://127.0.0.1:8000"
-
 FAULT = pytest.mark.faults("web page: host, origin, size, type, path, slow body")
-
 QUICK = {"epochs": 1, "batch": 16, "hidden": 8, "bits": 16, "device": "cpu"}
-
 MODELS = {"image_model": "mobilenet_v3_small", "image_weights": "random", "text_models": ("bow",)}
 
 

@@ -22,9 +22,7 @@ from cmrhash.features.extract import extract
 from cmrhash.training.train import train
 
 QUICK = {"epochs": 1, "batch": 16, "hidden": 8, "bits": 16, "device": "cpu"}
-
 MODELS = {"image_model": "mobilenet_v3_small", "image_weights": "random", "text_models": ("bow",)}
-
 ASKED = os.environ.get("CMRHASH_BROWSER", "") not in ("", "0")
 
 

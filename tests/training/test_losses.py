@@ -1,27 +1,19 @@
 """The sorted form of the triplet loss against three nested loops, in value and gradient."""
 
 import itertools
-import math
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from loss_batches import batch
 
 from cmrhash.training.losses import (
     batch_all_triplets,
-    contrastive,
     four_triplets,
     hardest_triplets,
-    label_classification,
-    multi_positive_contrastive,
-    pairwise_logistic,
-    projection_classification,
-    projection_matching,
-    reconstruction,
     seed_triplets,
     squared_distances,
-    tie_aware_ap,
 )
 
 
@@ -51,17 +43,6 @@ def slow_seed(distance, relevant, margin):
             for n in outside:
                 hinges.append(torch.relu(distance[a, p] - distance[a, n] + margin))
     return torch.stack(hinges).mean(), len(hinges)
-
-
-def batch(seed, size, bits, density, ties=False, dtype=torch.float64):
-    """Embeddings and relevance; with ``ties`` the embeddings lie on a coarse grid, so that distances tie."""
-    g = torch.Generator().manual_seed(seed)
-    u, v = (torch.rand(size, bits, generator=g, dtype=dtype) * 2 - 1 for _ in range(2))
-    if ties:
-        u, v = (u * 2).round() / 2, (v * 2).round() / 2
-    labels = torch.rand(size, 4, generator=g) < density
-    relevant = (labels.float() @ labels.float().T > 0) | torch.eye(size, dtype=torch.bool)
-    return u, v, relevant
 
 
 @settings(max_examples=60, deadline=None)
@@ -226,205 +207,3 @@ def test_batch_hard_passes_over_anchors_without_a_choice():
     result = hardest_triplets(u, [v], relevant, 1.0)
     assert result.valid.tolist() == [1, 1, 1, 1]
     assert torch.isfinite(torch.autograd.grad(result.loss.sum(), u)[0]).all()
-
-
-# ------------------------------------------------------------------------------------------ losses over pairs of items
-
-
-def mean(values):
-    values = list(values)
-    return sum(values) / len(values) if values else 0.0
-
-
-def dot(a, b):
-    return sum(float(x) * float(y) for x, y in zip(a, b, strict=True))
-
-
-def unit(a):
-    length = math.sqrt(dot(a, a))
-    return [float(x) / length for x in a]
-
-
-def cells(relevant, wanted):
-    return [(i, j) for i in range(len(relevant)) for j in range(len(relevant[0])) if bool(relevant[i][j]) == wanted]
-
-
-def slow_logistic(u, v, relevant):
-    near = mean(math.log1p(math.exp(-dot(u[i], v[j]) / 2)) for i, j in cells(relevant, True))
-    return (near + mean(math.log1p(math.exp(dot(u[i], v[j]) / 2)) for i, j in cells(relevant, False))) / 2
-
-
-def slow_contrastive(u, v, relevant, margin):
-    def far(i, j):
-        return sum((float(x) - float(y)) ** 2 for x, y in zip(u[i], v[j], strict=True))
-
-    near = mean(far(i, j) for i, j in cells(relevant, True))
-    return (near + mean(max(0.0, margin - far(i, j)) for i, j in cells(relevant, False))) / 2
-
-
-def slow_multi_positive(u, v, relevant, temperature):
-    losses = []
-    for i, row in enumerate(relevant):
-        scores = [dot(unit(u[i]), unit(b)) / temperature for b in v]
-        whole = math.log(sum(math.exp(s) for s in scores))
-        losses.append(mean(whole - s for s, r in zip(scores, row, strict=True) if r))
-    return mean(losses)
-
-
-def slow_matching(u, v, relevant):
-    losses = []
-    for i, row in enumerate(relevant):
-        scores = [dot(u[i], unit(b)) for b in v]
-        whole = sum(math.exp(s) for s in scores)
-        p = [math.exp(s) / whole for s in scores]
-        q = [float(r) / float(row.sum()) for r in row]
-        losses.append(sum(a * (math.log(a) - math.log(b + 1e-8)) for a, b in zip(p, q, strict=True)))
-    return mean(losses)
-
-
-def slow_tie_ap(u, v, relevant, among=None):
-    bits, losses = len(u[0]), []
-    for i, row in enumerate(relevant):
-        items, hits = [0.0] * (bits + 1), [0.0] * (bits + 1)
-        for j, b in enumerate(v):
-            if among is not None and not among[i][j]:
-                continue
-            distance = (bits - dot(u[i], b)) / 2
-            for d in range(bits + 1):  # a triangle of width 2 around every whole distance
-                weight = max(0.0, 1 - abs(distance - d))
-                items[d] += weight
-                hits[d] += weight * bool(row[j])
-        found = sum(bool(r) for j, r in enumerate(row) if among is None or among[i][j])
-        if found:
-            ap, before, hit_before = 0.0, 0.0, 0.0
-            for n, r in zip(items, hits, strict=True):
-                ap += r * (2 * hit_before + r + 1) / (2 * before + n + 1)
-                before, hit_before = before + n, hit_before + r
-            losses.append(1 - ap / found)
-    return mean(losses) if losses else 1.0
-
-
-PAIRWISE = {
-    "logistic": (pairwise_logistic, slow_logistic, ()),
-    "contrastive": (contrastive, slow_contrastive, (3.0,)),
-    "multi-positive": (multi_positive_contrastive, slow_multi_positive, (0.2,)),
-    "matching": (projection_matching, slow_matching, ()),
-    "tie-ap": (tie_aware_ap, slow_tie_ap, ()),
-}
-
-
-@pytest.mark.parametrize("name", PAIRWISE)
-@settings(max_examples=20, deadline=None)
-@given(seed=st.integers(0, 10**6), size=st.integers(2, 7), bits=st.integers(1, 6))
-def test_pairwise_losses_equal_their_plain_loops(name, seed, size, bits):
-    fast, slow, more = PAIRWISE[name]
-    u, v, relevant = batch(seed, size, bits, 0.3)
-    u = u.requires_grad_()
-    loss = fast(u, v, relevant, *more)
-    assert loss.item() == pytest.approx(slow(u.detach(), v, relevant, *more), abs=1e-9)
-    assert torch.isfinite(torch.autograd.grad(loss, u)[0]).all()
-
-
-@pytest.mark.parametrize("name", PAIRWISE)
-def test_a_step_down_the_gradient_lowers_a_pairwise_loss(name):
-    fast, _, more = PAIRWISE[name]
-    u, v, relevant = batch(5, 12, 8, 0.2)
-    u = u.requires_grad_()
-    loss = fast(u, v, relevant, *more)
-    lower = fast(u.detach() - 1e-3 * torch.autograd.grad(loss, u)[0], v, relevant, *more)
-    assert lower.item() < loss.item()
-
-
-@pytest.mark.parametrize("name", PAIRWISE)
-def test_pairwise_losses_without_an_irrelevant_pair_are_finite(name):
-    fast, _, more = PAIRWISE[name]
-    u, v, _ = batch(5, 4, 8, 0.2)
-    u = u.requires_grad_()
-    loss = fast(u, v, torch.ones(4, 4, dtype=torch.bool), *more)
-    assert torch.isfinite(loss)
-    assert torch.isfinite(torch.autograd.grad(loss, u)[0]).all()
-
-
-def test_the_anchor_itself_can_be_left_out_of_the_ranking():
-    u, _, relevant = batch(2, 8, 6, 0.3)
-    among = ~torch.eye(8, dtype=torch.bool)
-    assert tie_aware_ap(u, u, relevant, among).item() == pytest.approx(slow_tie_ap(u, u, relevant, among))
-    assert tie_aware_ap(u, u, relevant).item() < tie_aware_ap(u, u, relevant, among).item()
-
-
-def test_codes_at_the_corners_are_counted_at_whole_distances():
-    u = torch.tensor([[1.0, 1.0], [-1.0, -1.0]])
-    relevant = torch.eye(2, dtype=torch.bool)
-    assert tie_aware_ap(u, u, relevant).item() == pytest.approx(0)
-    assert tie_aware_ap(u, -u, relevant).item() == pytest.approx(0.5)
-
-
-# ------------------------------------------------------------------------------------------ labels and reconstruction
-
-
-def drawn_labels(seed, size, classes):
-    """(size, classes) of 0 and 1, the first item without any label."""
-    labels = (torch.rand(size, classes, generator=torch.Generator().manual_seed(seed)) < 0.4).double()
-    labels[0] = 0
-    return labels
-
-
-def slow_label(logits, labels):
-    losses = []
-    for scores, own in zip(logits.tolist(), labels.tolist(), strict=True):
-        whole = math.log(sum(math.exp(s) for s in scores))
-        losses.append(sum((whole - s) / sum(own) for s, has in zip(scores, own, strict=True) if has))
-    return mean(losses)
-
-
-@settings(max_examples=20, deadline=None)
-@given(seed=st.integers(0, 10**6), size=st.integers(1, 6), classes=st.integers(1, 5))
-def test_label_classification_equals_its_plain_loop(seed, size, classes):
-    logits, _, _ = batch(seed, size, classes, 0.3)
-    logits, labels = logits.requires_grad_(), drawn_labels(seed, size, classes)
-    loss = label_classification(logits, labels)
-    assert loss.item() == pytest.approx(slow_label(logits.detach(), labels), abs=1e-12)
-    assert torch.isfinite(torch.autograd.grad(loss, logits)[0]).all()
-
-
-@settings(max_examples=20, deadline=None)
-@given(seed=st.integers(0, 10**6), size=st.integers(1, 6), bits=st.integers(1, 5))
-def test_projection_classification_equals_its_plain_loop(seed, size, bits):
-    u, v, _ = batch(seed, size, bits, 0.3)
-    weight, _, _ = batch(seed + 1, 3, bits, 0.3)
-    labels = drawn_labels(seed, size, 3)
-    logits = []
-    for a, b in zip(u, v, strict=True):
-        x = [dot(a, unit(b)) * part for part in unit(b)]
-        logits.append([dot(x, unit(w)) for w in weight])
-    u, weight = u.requires_grad_(), weight.requires_grad_()
-    loss = projection_classification(u, v, weight, labels)
-    assert loss.item() == pytest.approx(slow_label(torch.tensor(logits, dtype=torch.float64), labels), abs=1e-9)
-    for gradient in torch.autograd.grad(loss, (u, weight)):
-        assert torch.isfinite(gradient).all()
-
-
-def test_projection_classification_does_not_see_the_length_of_weights_or_of_the_other_view():
-    u, v, _ = batch(0, 6, 4, 0.3)
-    weight, labels = batch(1, 3, 4, 0.3)[0], drawn_labels(0, 6, 3)
-    loss = projection_classification(u, v, weight, labels)
-    torch.testing.assert_close(loss, projection_classification(u, 3 * v, 5 * weight, labels))
-    assert not torch.allclose(loss, projection_classification(3 * u, v, weight, labels))
-
-
-@pytest.mark.parametrize("zero", ["u", "v"])
-def test_projection_classification_of_zero_embeddings_has_a_finite_gradient(zero):
-    u, v, _ = batch(0, 6, 4, 0.3)
-    u, v = (torch.zeros_like(x) if name == zero else x for name, x in (("u", u), ("v", v)))
-    u, v = u.requires_grad_(), v.requires_grad_()
-    loss = projection_classification(u, v, batch(1, 3, 4, 0.3)[0], drawn_labels(0, 6, 3))
-    for gradient in torch.autograd.grad(loss, (u, v)):
-        assert gradient.abs().max() < 1e4
-
-
-def test_reconstruction_is_the_mean_squared_error_of_a_feature():
-    decoded, features, _ = batch(0, 3, 2, 0.3)
-    squares = [
-        (float(a) - float(b)) ** 2 for x, y in zip(decoded, features, strict=True) for a, b in zip(x, y, strict=True)
-    ]
-    assert reconstruction(decoded, features).item() == pytest.approx(mean(squares))

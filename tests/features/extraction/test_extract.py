@@ -1,0 +1,202 @@
+"""Extraction as a whole: complete, and resumed to the same bytes."""
+
+from __future__ import annotations
+
+import shutil
+
+import numpy as np
+import pytest
+from extracting import COUNT, DE, EN, IMAGES, SMALL, config, contents, draw, entry, quarantine, save_bert, write
+from PIL import Image
+
+from cmrhash.errors import DataError, StaleError, UsageError
+from cmrhash.features import extract as extract_module
+from cmrhash.features.extract import extract
+from cmrhash.features.file import read_features
+
+# ---------------------------------------------------------------------------------------------- as it should be
+
+
+def test_every_file_is_made_and_every_item_accounted_for(clean):
+    assert sorted(contents(clean.folder)) == sorted(["dataset.json", "items.jsonl", "quarantine.jsonl", IMAGES, EN, DE])
+    assert [f.path.name for f in clean.files] == [IMAGES, DE, EN]
+    assert [(f.items, f.rows, f.ok, f.bad) for f in clean.files] == [(10, 10, 10, 0), (10, 18, 9, 0), (10, 20, 10, 0)]
+    assert all(f.items == f.ok + len(f.quarantine) for f in clean.files)
+    assert all(f.fresh for f in clean.files)
+    assert clean.untrained
+    assert clean.unknown_words.keys() == {"en", "de"}
+    assert quarantine(clean) == [("i3", "de", "no-text")]
+
+
+def test_rows_belong_to_the_items_that_they_are_said_to_belong_to(clean, source):
+    images, texts = read_features(clean.folder / IMAGES), read_features(clean.folder / DE)
+    assert images.ids == texts.ids == tuple(f"i{n}" for n in range(COUNT))
+    assert images.item.tolist() == list(range(COUNT))
+    assert texts.item.tolist() == [n for n in range(COUNT) if n != 3 for _ in range(2)]
+    encoder = extract_module.image_encoders.load(SMALL, "random")
+    for n in (0, 9):
+        expected = encoder.encode(np.stack([encoder.crop(Image.open(source / f"{n}.jpg"))]))[0]
+        np.testing.assert_allclose(images.x[n], expected, atol=1e-4 * np.abs(expected).max())
+    same = texts.x[1::2]  # "Hund Hund" or "Katze Hund"
+    assert np.abs(same[0] - same[2]).max() < 1e-5 < 1e-3 < np.abs(same[0] - same[1]).max()
+
+
+def test_a_second_call_finds_everything_there(made, source):
+    before = contents(made / "manifest")
+    calls = []
+    report = extract(config(source, made), lambda *call: calls.append(call))
+    assert [f.fresh for f in report.files] == [False, False, False]
+    assert calls == []
+    assert contents(made / "manifest") == before
+    assert quarantine(report) == [("i3", "de", "no-text")]
+
+
+def test_a_call_for_one_language_keeps_the_reasons_of_the_others(made, source):
+    report = extract(config(source, made, langs=("en",)))
+    assert quarantine(report) == [("i3", "de", "no-text")]
+
+
+def test_two_extractions_give_the_same_bytes(clean, source, tmp_path):
+    report = extract(config(source, tmp_path))
+    assert contents(report.folder) == contents(clean.folder)
+
+
+def test_languages_can_be_extracted_one_after_the_other(clean, source, tmp_path):
+    report = extract(config(source, tmp_path, langs=("en", "en")))
+    assert [f.path.name for f in report.files] == [IMAGES, EN]
+    report = extract(config(source, tmp_path, langs=("de",)))
+    assert [(f.path.name, f.fresh) for f in report.files] == [(IMAGES, False), (DE, True)]
+    assert (report.folder / EN).read_bytes() == (clean.folder / EN).read_bytes()
+
+
+def test_another_encoder_gets_a_file_of_its_own(clean, source, made, tmp_path):
+    folder = save_bert(tmp_path / "tiny-bert")
+    report = extract(config(source, made, image_model="mobilenet_v3_small", text_models=(str(folder),)))
+    assert [(f.path.name, f.fresh) for f in report.files] == [
+        ("image-mobilenet_v3_small-random.h5", True),
+        ("text-de-tiny-bert.h5", True),
+        ("text-en-tiny-bert.h5", True),
+    ]
+    for name in (IMAGES, EN, DE):
+        assert (report.folder / name).read_bytes() == (clean.folder / name).read_bytes()
+
+
+def test_a_folder_of_the_cache_can_itself_be_extracted(clean, tmp_path):
+    report = extract(config(clean.folder, tmp_path, name="again"))
+    assert report.folder == tmp_path / "again"
+    for name in (IMAGES, EN, DE, "items.jsonl"):
+        assert (report.folder / name).read_bytes() == (clean.folder / name).read_bytes()
+
+
+def test_progress_goes_up_to_the_number_of_rows(source, tmp_path):
+    calls = []
+    extract(config(source, tmp_path), lambda *call: calls.append(call))
+    for what, total in (("images", 10), ("de texts", 18), ("en texts", 20)):
+        done = [call[1] for call in calls if call[0] == what]
+        assert done == sorted(done)
+        assert (done[0], done[-1]) == (0, total)
+        assert {call[2] for call in calls if call[0] == what} == {total}
+
+
+# ---------------------------------------------------------------------------------------------- killed and resumed
+
+
+@pytest.fixture(scope="module")
+def whole(small_blocks_and_models, source, tmp_path_factory):
+    """A data set with two bad photos, and the report of its undisturbed extraction."""
+    root = shutil.copytree(source, tmp_path_factory.mktemp("bad") / "root")
+    for n in (2, 5):
+        (root / f"{n}.jpg").write_bytes(b"no photo")
+    return root, extract(config(root, tmp_path_factory.mktemp("whole")))
+
+
+@pytest.mark.parametrize(
+    ("what", "after", "kept"),
+    [
+        ("images", 0, ("images", 0)),
+        ("images", 5, ("images", 4)),
+        ("images", 10, ("images", 8)),
+        ("de texts", 0, ("de texts", 0)),
+        ("de texts", 8, ("de texts", 8)),
+        ("en texts", 20, None),
+    ],
+)
+def test_an_interrupted_extraction_goes_on_where_it_was_and_ends_with_the_same_bytes(
+    whole, tmp_path, what, after, kept
+):
+    root, expected = whole
+
+    def kill(name, done, _):
+        if name == what and done >= after:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        extract(config(root, tmp_path), kill)
+    calls = []
+    report = extract(config(root, tmp_path), lambda *call: calls.append(call))
+    assert contents(report.folder) == contents(expected.folder)
+    assert [f.quarantine for f in report.files] == [f.quarantine for f in expected.files]
+    assert (calls[0][:2] if calls else None) == kept
+
+
+def kill_images(name, done, _):
+    if done >= 8:
+        raise KeyboardInterrupt
+
+
+def test_a_photo_that_changed_while_the_extraction_was_interrupted_is_encoded_as_it_is_now(mine, tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        extract(config(mine, tmp_path / "cache"), kill_images)
+    draw(mine, 2, 99)
+    report = extract(config(mine, tmp_path / "cache"))
+    assert contents(report.folder) == contents(extract(config(mine, tmp_path / "whole")).folder)
+
+
+def test_an_unfinished_file_of_another_recipe_is_refused_unless_it_is_to_be_replaced(source, clean, tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        extract(config(source, tmp_path, seed=1), kill_images)
+    with pytest.raises(StaleError, match=rf"unfinished file was made with weights_sha256 = .*{IMAGES}\.part"):
+        extract(config(source, tmp_path))
+    report = extract(config(source, tmp_path, overwrite=True))
+    assert contents(report.folder) == contents(clean.folder)
+
+
+# ---------------------------------------------------------------------------------------------- what is asked for
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "words"),
+    [
+        ({"langs": ("en", "fr")}, UsageError, "the data set has no language 'fr': .*: it has de, en"),
+        ({"dataset": "nosuch"}, UsageError, "unknown data set 'nosuch': choose one of sample, iaprtc12, .*manifest"),
+        ({"root": None}, UsageError, "data set 'manifest' needs its folder: give --root DIR"),
+        ({"name": "../x"}, UsageError, r"--name \.\./x: use letters"),
+        ({"name": ".hidden"}, UsageError, r"--name \.hidden: use letters"),
+        ({"device": "nosuch"}, UsageError, "device 'nosuch' cannot be used"),
+        ({"image_model": "resnet19"}, UsageError, "unknown image model 'resnet19': did you mean"),
+        ({"pooling": "max"}, UsageError, "--pooling max: choose one of mean, cls"),
+        ({"dtype": "int8"}, UsageError, "dtype 'int8'"),
+        ({"text_models": ("fr=random",)}, UsageError, "--text-model fr=random: the languages are de, en"),
+    ],
+)
+def test_what_cannot_be_is_refused_before_anything_is_written(source, tmp_path, changes, error, words):
+    with pytest.raises(error, match=words):
+        extract(config(source, tmp_path / "cache", **changes))
+    assert not (tmp_path / "cache").exists()
+
+
+def test_a_missing_folder_is_refused(tmp_path):
+    with pytest.raises(DataError, match=r"no such folder: .*none: .*--root"):
+        extract(config(tmp_path / "none", tmp_path / "cache"))
+
+
+def test_a_data_set_without_captions_is_refused(mine, tmp_path):
+    write(mine, [entry(n) | {"texts": {}} for n in range(COUNT)])
+    with pytest.raises(DataError, match="no item has a caption"):
+        extract(config(mine, tmp_path / "cache"))
+
+
+def test_a_data_set_that_breaks_a_promise_is_refused(mine, tmp_path):
+    write(mine, [entry(n) | {"splits": ["query", "train"]} for n in range(COUNT)])
+    with pytest.raises(DataError, match="query items are also train or val"):
+        extract(config(mine, tmp_path / "cache"))
