@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import logging
 import os
 import re
 import sys
@@ -44,7 +45,9 @@ Device = Annotated[str, typer.Option("--device", help="auto (the GPU when there 
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is there, also if another recipe made it.")]
 Json = Annotated[bool, typer.Option("--json", help="Results as JSON on stdout.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no notes on stderr.")]
-Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.", envvar="CMRHASH_DEBUG")]
+Debug = Annotated[
+    bool, typer.Option("--debug", help="Show the log, and the traceback of errors.", envvar="CMRHASH_DEBUG")
+]
 
 CACHE, RUNS = config.CACHE, config.RUNS
 Progress = Callable[..., None]
@@ -61,6 +64,12 @@ def run(app: typer.Typer) -> None:
     """Run the command line. Exit codes: those of cmrhash.errors, 130 after Ctrl-C, 1 for what nobody foresaw."""
     warnings.filterwarnings("ignore", module=r"PIL\.")  # its doubts about odd photos, of which quarantine.jsonl tells
     debug = "--debug" in sys.argv or os.environ.get("CMRHASH_DEBUG", "") not in ("", "0", "false")
+    with _log_on_stderr("DEBUG" if debug else "WARNING"):
+        _run(app, debug)
+
+
+def _run(app: typer.Typer, debug: bool) -> None:
+    """Run the command and end the process with its exit code."""
     try:
         code = app(standalone_mode=False)
         if code == 130:  # Typer's word for Ctrl-C
@@ -90,6 +99,32 @@ def run(app: typer.Typer) -> None:
         words = " ".join(str(error).split())[:200]
         unforeseen = f"unforeseen {type(error).__name__}: {words}: run again with --debug and report what it shows"
         _fail(_misfit(error) or unforeseen, 1, debug)
+
+
+class _LogLines(logging.Handler):
+    """Log records on whatever stderr is at the time, so that lines appear above the progress bars."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Print a record."""
+        print(self.format(record), file=sys.stderr)
+
+
+@contextmanager
+def _log_on_stderr(level: str) -> Iterator[None]:
+    """Show the library's log from a level on; CMRHASH_LOG names another one, such as INFO."""
+    wanted = os.environ.get("CMRHASH_LOG", "").upper() or level
+    if wanted not in logging.getLevelNamesMapping():
+        _fail(f"CMRHASH_LOG={wanted}: no log level: set it to DEBUG, INFO, WARNING or ERROR", 2, False)
+    log, lines = logging.getLogger("cmrhash"), _LogLines()
+    before = log.level
+    lines.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s", "%H:%M:%S"))
+    log.addHandler(lines)
+    log.setLevel(wanted)
+    try:
+        yield
+    finally:
+        log.removeHandler(lines)
+        log.setLevel(before)
 
 
 def _repeated(error: Any) -> str:

@@ -1,11 +1,16 @@
 """README and docs: commands that exist, links that lead somewhere, a reference that is up to date."""
 
 import re
+import subprocess
+import sys
+import tomllib
 
 import pytest
 import typer
+import yaml
 from pages import PAGES, ROOT, calls, sections
 
+from cmrhash import __version__
 from cmrhash_cli.main import app
 from cmrhash_cli.reference import reference
 
@@ -49,3 +54,23 @@ def test_links_between_pages_lead_somewhere(page):
 def test_the_reference_is_that_of_the_commands():
     written = (ROOT / "docs/cli.md").read_text(encoding="utf-8")
     assert written == reference(), "python -m cmrhash_cli.reference > docs/cli.md"
+
+
+def test_every_file_names_the_same_version():
+    assert re.search(r"(?m)^version: (.+)$", (ROOT / "CITATION.cff").read_text(encoding="utf-8"))[1] == __version__
+    released = re.findall(r"(?m)^## (\S+)", (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"))
+    assert released[:2] == ["Unreleased", __version__]
+
+
+def test_the_workflow_tests_every_supported_python():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    supported = {name.rpartition(" ")[2] for name in project["classifiers"] if "Python :: 3." in name}
+    jobs = yaml.safe_load((ROOT / ".github/workflows/tests.yml").read_text(encoding="utf-8"))["jobs"]
+    assert set(jobs["tests"]["strategy"]["matrix"]["python"]) == supported
+    assert jobs["lowest"]["steps"][1]["with"]["python-version"] == min(supported)
+
+
+def test_every_dependency_has_a_lowest_version():
+    done = subprocess.run([sys.executable, ROOT / ".ci/lowest.py", "test", "dev"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert {"torch", "scipy", "pytest", "ruff"} <= {line.partition("==")[0] for line in done.stdout.splitlines()}
