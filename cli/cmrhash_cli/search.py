@@ -44,7 +44,7 @@ from cmrhash_cli.output import (
 if TYPE_CHECKING:
     from cmrhash.features.dataset import ExtractedDataset
     from cmrhash.search.hasher import Hasher, Hit
-    from cmrhash.show.server.answers import Judged
+    from cmrhash.search.judge import Judged
     from cmrhash.training.runs import Run
 
 D = SearchConfig
@@ -161,9 +161,9 @@ def _find(hasher: Hasher, config: SearchConfig, query: str | None, item: str | N
 
 def _judge(hasher: Hasher, item: str | None, hits: Sequence[Hit]) -> list[Judged]:
     """Whether each is relevant to the item that was asked by."""
-    from cmrhash.show.server.answers import judge
+    from cmrhash.search.judge import judge
 
-    return judge(hasher, hits, hasher.item(item) if item is not None else None)
+    return judge(hasher.dataset, hasher.item(item) if item is not None else None, hits)
 
 
 def _photo(query: str) -> Path | None:
@@ -176,15 +176,13 @@ def _photo(query: str) -> Path | None:
 def _write_sheet(
     path: Path, hasher: Hasher, config: SearchConfig, query: str | None, item: str | None, hits: Sequence[Hit]
 ) -> None:
-    from cmrhash.show.server.answers import Question, found
-    from cmrhash.show.server.html import sheet
-    from cmrhash.show.server.thumbs import Thumbnails
+    from cmrhash.show.answers import Question, found
+    from cmrhash.show.html.results import sheet
     from cmrhash.storage.files import write_bytes
 
     photo = _photo(query) if query is not None else None
     question = Question(None if photo else query, None, item, config.by, config.lang, config.to, config.k)
-    thumbs = Thumbnails(hasher.dataset, limit=0)
-    write_bytes(path, sheet(hasher, found(hasher, question, hits, photo), thumbs.of).encode())
+    write_bytes(path, sheet(hasher, found(hasher, question, hits, photo)).encode())
 
 
 def _print(hasher: Hasher, found: Sequence[Judged], by_item: bool) -> None:

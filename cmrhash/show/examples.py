@@ -1,54 +1,45 @@
-"""Queries that a run answers best, middling and worst, each with what it found; and photos as small data: URIs."""
+"""Example queries of a run with best, median and worst average precision, and their results."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cmrhash.data.items import ImageTextDataset, Item
+from cmrhash.data.items import Item
 from cmrhash.evaluation.searches import Search, searches, sides
 from cmrhash.retrieval import metrics
-from cmrhash.search.hasher import Hasher, Hit
-from cmrhash.show.photos import data_uri, thumbnail_of
-from cmrhash.show.sources import WORDS, Source
-
-
-@dataclass(frozen=True)
-class Answer:
-    """A hit. relevant: to the query, by the run's rule."""
-
-    hit: Hit
-    relevant: bool
+from cmrhash.search.hasher import Hasher
+from cmrhash.search.judge import Judged, judge
+from cmrhash.show.sources import WORDS, ShownRuns
 
 
 @dataclass(frozen=True)
 class Example:
-    """A query with what it found. rank: "best", "median" or "worst"; ap: its AP, tie-aware, over the whole database.
+    """A query with its nearest results.
 
-    caption: of a text query; None of a photo.
+    rank: "best", "median" or "worst"; ap: tie-aware average precision over the whole database.
+    caption: None for a photo.
     """
 
     rank: str
     ap: float
     item: Item
     caption: str | None
-    answers: tuple[Answer, ...]
+    results: list[Judged]
 
 
-def examples(source: Source, hasher: Hasher, lang: str, count: int, top: int) -> dict[str, list[Example]]:
-    """direction -> ``count`` queries of each rank by AP, with their ``top`` answers, as ``hasher`` finds them."""
+def examples(source: ShownRuns, hasher: Hasher, lang: str, count: int, top: int) -> dict[str, list[Example]]:
+    """Choose ``count`` queries of each rank with their ``top`` results, by direction."""
     shown = searches(source.dataset, source.views, tuple(WORDS), [lang])
     return {search.direction: _of_search(source, hasher, search, count, top) for search in shown}
 
 
 def ranked(ap: NDArray[np.float64], count: int) -> list[tuple[str, int]]:
-    """("best" | "median" | "worst", query) of (Q,) APs, NaN for queries that have none; best first, worst last.
+    """Choose ``count`` queries of each rank, fewer if there are too few: ("best" | "median" | "worst", query).
 
-    ``count`` of each rank, fewer where there are not enough queries; of equal APs the first query counts as the better.
+    ap: (Q,) average precision, NaN for queries without relevant items; of equal values the first counts as better.
     """
     order = np.lexsort((np.arange(len(ap)), -ap))[: int((~np.isnan(ap)).sum())].tolist()
     if len(order) < 3 * count:
@@ -63,7 +54,7 @@ def ranked(ap: NDArray[np.float64], count: int) -> list[tuple[str, int]]:
     return chosen
 
 
-def _of_search(source: Source, hasher: Hasher, search: Search, count: int, top: int) -> list[Example]:
+def _of_search(source: ShownRuns, hasher: Hasher, search: Search, count: int, top: int) -> list[Example]:
     both = sides(source.dataset, source.views, search)
     ap = metrics.average_precision(*source.counts(search))
     found = []
@@ -71,42 +62,8 @@ def _of_search(source: Source, hasher: Hasher, search: Search, count: int, top: 
         row = int(both.rows[query])
         item = source.dataset.items[int(both.queries[query])]
         hits = hasher.nearest(both.source.codes.packed[row], search.sought.kind, search.lang or "", top)
-        answers = tuple(Answer(hit, _is_relevant(source.dataset, item, hit)) for hit in hits)
         caption = None
         if search.source.lang:
             caption = both.source.caption(source.dataset, row, search.source.lang) or "(no caption)"
-        found.append(Example(rank, float(ap[query]), item, caption, answers))
+        found.append(Example(rank, float(ap[query]), item, caption, judge(source.dataset, item, hits)))
     return found
-
-
-def _is_relevant(dataset: ImageTextDataset, item: Item, hit: Hit) -> bool:
-    if dataset.relevance == "pairs":
-        return hit.id == item.id
-    return bool({dataset.classes[label] for label in item.labels} & set(hit.labels))
-
-
-class Thumbnails:
-    """Photos of a data set as data: URIs, each made once. side: the longer one, in pixels."""
-
-    def __init__(self, root: Path, side: int) -> None:
-        self.root, self.side = root, side
-        self.made: dict[str, str | None] = {}
-
-    def of(self, image: str | None) -> str | None:
-        """A JPEG of the photo; None if the item has none, or if it is no longer there or cannot be read."""
-        if image is None:
-            return None
-        if image not in self.made:
-            self.made[image] = data_uri(thumbnail_of(self.root, image, self.side)) or None
-        return self.made[image]
-
-    @property
-    def counts(self) -> tuple[int, int]:
-        """Photos shown, and photos that are no longer there."""
-        there = sum(uri is not None for uri in self.made.values())
-        return there, len(self.made) - there
-
-
-def labels_of(dataset: ImageTextDataset, item: Item) -> Sequence[str]:
-    """Names of an item's classes."""
-    return [dataset.classes[label] for label in item.labels]

@@ -1,7 +1,7 @@
-"""Trained runs -> the pictures that they allow: the numbers of each kind, and its file; ``plots`` has the looks.
+"""Plots of trained runs: the data of each kind, and its files; ``plots`` draws them.
 
-``pr`` and ``bits`` show every run that fits, averaged over seeds; ``distances``, ``tsne`` and ``training`` show the
-best one on val.
+``pr`` and ``bits`` show all selected runs, averaged over seeds; ``distances``, ``tsne`` and ``training`` show the run
+with the best validation mAP.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from cmrhash.show.sources import (
     Drawing,
     Lacking,
     Row,
-    Source,
+    ShownRuns,
     footer_of,
     lengths_of,
     listed,
@@ -48,12 +48,12 @@ FORMATS = ("png", "svg")
 
 @dataclass(frozen=True)
 class Drawn:
-    """files: written. skipped: kind -> why there is none. run: the one whose distances, map and training are shown."""
+    """Files written. skipped: kind -> reason; run: shown by distances, map and training curves."""
 
     files: list[Path]
     skipped: dict[str, str]
     run: Path
-    of: int  # runs that it is the best of
+    of: int  # number of runs from which it is the best
 
     def as_json(self) -> dict[str, Any]:
         """What ``--json`` prints."""
@@ -61,15 +61,15 @@ class Drawn:
 
 
 def draw(config: PlotConfig, data: ExtractedDataset, out: Path) -> Drawn:
-    """Draw and write what is asked for, or all that the runs allow. out: the folder of all runs.
+    """Draw and write the chosen kinds of plots, or all that are possible.
 
-    Raises UsageError for an unknown kind or format, for runs that do not exist, and for a kind that was asked for and
+    out: folder of all runs. Raises UsageError for an unknown kind or format, for missing runs, and for a chosen kind
     that these runs do not allow.
     """
     _check(config)
     data = data.with_relevance(config.relevance)
     found = runs.find_runs(out, data.name, data.dataset.relevance, config.bits, config.methods, config.seeds)
-    source = Source(data, found, config.langs, config.items)
+    source = ShownRuns(data, found, config.langs, config.items)
     made, skipped = drawings(source, config.kinds)
     target = config.out or out / data.name / "plots"
     files = []
@@ -80,8 +80,8 @@ def draw(config: PlotConfig, data: ExtractedDataset, out: Path) -> Drawn:
     return Drawn(files, skipped, source.best.folder, len(found))
 
 
-def drawings(source: Source, kinds: Sequence[str] = ()) -> tuple[list[Drawing], dict[str, str]]:
-    """The drawings of these kinds; of all if there are none, and then why any is missing."""
+def drawings(source: ShownRuns, kinds: Sequence[str] = ()) -> tuple[list[Drawing], dict[str, str]]:
+    """Draw the plots of the kinds, or of all possible kinds; returns them, and why kinds were skipped."""
     made: list[Drawing] = []
     skipped: dict[str, str] = {}
     for kind in dict.fromkeys(kinds or PLOTS):
@@ -97,8 +97,8 @@ def drawings(source: Source, kinds: Sequence[str] = ()) -> tuple[list[Drawing], 
 # ---------------------------------------------------------------------------------------------- kinds
 
 
-def precision_recall(source: Source) -> list[Drawing]:
-    """A figure a language: with several methods a column a code length, else a line a length."""
+def precision_recall(source: ShownRuns) -> list[Drawing]:
+    """Draw one figure per language; several methods get a column per code length, one method a line per length."""
     drawn = []
     for lang in dict.fromkeys(lang for _, _, lang, _ in source.cells):
         cells = {key: rows for key, rows in source.cells.items() if key[2] == lang}
@@ -108,9 +108,9 @@ def precision_recall(source: Source) -> list[Drawing]:
         else:
             grid = [[_pr_panel(cells, names, lengths, lang, d, "") for d in WORDS]]
         title = f"{source.dataset.name}, {listed(names)}, {listed(lengths)} bits, {lang}: precision and recall"
-        how = "a line has a point for each Hamming radius; precision: mean over queries with a non-empty ball"
+        how = "one point per Hamming radius; precision: mean over queries with a result within the radius"
         figure = plots.curves(grid, title, footer_of(source.dataset, cells, source.found, how))
-        caption = f"Precision against recall within every Hamming radius, {lang}."
+        caption = f"Precision against recall at every Hamming radius, {lang}."
         drawn.append(Drawing("pr", stem_of("pr", cells, lang), figure, caption))
     return drawn
 
@@ -132,17 +132,17 @@ def _pr_panel(
 
 
 def _mean_curve(rows: Sequence[Row], part: str) -> list[float]:
-    """Over the seeds, (bits + 1,); NaN at radii where a seed finds nothing."""
+    """Mean over the seeds, (bits + 1,); NaN at radii without results for a seed."""
     values = np.array([row["pr_by_radius"][part] for row in rows], np.float64)
     mean: list[float] = values.mean(axis=0).tolist()
     return mean
 
 
-def by_bits(source: Source) -> list[Drawing]:
-    """A row a language, a column a direction; error bars are standard deviations over seeds."""
+def by_bits(source: ShownRuns) -> list[Drawing]:
+    """Draw a row per language and a column per direction; error bars are standard deviations over seeds."""
     lengths = lengths_of(source.cells)
     if len(lengths) < 2:
-        raise Lacking(f"plot bits needs two code lengths, there is {lengths[0]}", None, "train another --bits")
+        raise Lacking(f"plot bits needs two code lengths, found only {lengths[0]}", None, "train another --bits")
     names, langs = names_of(source.cells), list(dict.fromkeys(lang for _, _, lang, _ in source.cells))
     pairs = source.dataset.relevance == "pairs"
     metric = "R@1 (hit@1)" if pairs else "mAP"
@@ -158,12 +158,12 @@ def by_bits(source: Source) -> list[Drawing]:
     title = f"{source.dataset.name}, {listed(names)}, {listed(lengths)} bits: {metric} by code length"
     how = "mean and standard deviation over seeds" if len({run.seed for run in source.found}) > 1 else ""
     figure = plots.curves(grid, title, footer_of(source.dataset, source.cells, source.found, how))
-    caption = f"{metric} against code length, with chance and the real-valued embeddings as bounds."
+    caption = f"{metric} against code length, with chance level and real-valued embeddings for comparison."
     return [Drawing("bits", stem_of("bits", source.cells), figure, caption)]
 
 
 def _by_bits(cells: Cells, name: str, lengths: Sequence[int], lang: str, direction: str) -> list[Series]:
-    """The line of a method, and that of its real-valued embeddings."""
+    """Lines of a method and of its real-valued embeddings."""
     there = {bits: rows for bits in lengths if (rows := cells.get((name, bits, lang, direction)))}
     values = [[_figure(row, "") for row in rows] for rows in there.values()]
     real = [float(np.mean([_figure(row, "_real") for row in rows])) for rows in there.values()]
@@ -175,14 +175,14 @@ def _by_bits(cells: Cells, name: str, lengths: Sequence[int], lang: str, directi
 
 
 def _figure(row: Row, which: str) -> float:
-    """mAP, by pairs R@1, of a row of ``evaluate``: of the codes (""), of real values, or of a random order."""
+    """mAP (by pairs R@1) of a score row. which: "" for codes, "_real" for embeddings, "_chance" for a random order."""
     if row["relevance"] == "pairs":
         return float(row["hit_at" + which]["1"])
     return float(row["chance" if which == "_chance" else "map" + which])
 
 
-def distance_histograms(source: Source) -> list[Drawing]:
-    """A row a language, a column a direction."""
+def distance_histograms(source: ShownRuns) -> list[Drawing]:
+    """Draw a row per language and a column per direction."""
     grid, counts = [], {}
     for lang in source.langs:
         row = []
@@ -200,16 +200,16 @@ def distance_histograms(source: Source) -> list[Drawing]:
         grid.append(row)
     title = of_run(source.best, source.dataset, "Hamming distances")
     cells: Cells = {("", 0, *key): [row] for key, row in counts.items()}
-    how = "each histogram sums to 1; P over all pairs of one relevant and one irrelevant pair, ties half"
+    how = "each histogram sums to 1; P: probability that a relevant pair is nearer than an irrelevant one, ties half"
     figure = plots.distances(grid, title, footer_of(source.dataset, cells, [source.best], how))
     caption = f"Hamming distances of relevant and irrelevant query-database pairs of {source.best.folder.name}."
     return [Drawing("distances", f"distances-{source.best.folder.name}", figure, caption)]
 
 
 def nearer(relevant: NDArray[np.int64], irrelevant: NDArray[np.int64]) -> float:
-    """Probability that a relevant pair is nearer than an irrelevant one, half for a tie; (bits + 1,) counts each.
+    """Probability that a relevant pair is nearer than an irrelevant one; ties count half.
 
-    NaN if either has no pairs.
+    relevant, irrelevant: (bits + 1,) pairs at each distance. NaN without pairs of either kind.
     """
     near, far = relevant.astype(float), irrelevant.astype(float)
     beyond = far.sum() - far.cumsum()
@@ -217,13 +217,14 @@ def nearer(relevant: NDArray[np.int64], irrelevant: NDArray[np.int64]) -> float:
     return float((near * (beyond + far / 2)).sum() / pairs) if pairs else float("nan")
 
 
-def training_curves(source: Source) -> list[Drawing]:
-    """Three panels over the epochs: loss by term, val mAP, collapse watch."""
+def training_curves(source: ShownRuns) -> list[Drawing]:
+    """Draw loss terms, validation mAP and code collapse over the epochs."""
     run = source.best
     lines = run.file(runs.HISTORY).read_text(encoding="utf-8").splitlines()
     history = [json.loads(line) for line in lines]
     if "terms" not in history[0]:
-        raise Lacking(f"plot training needs epochs, {run.method} is a closed form", run.folder, "choose a --method")
+        what = f"plot training needs epochs, {run.method} is solved in closed form"
+        raise Lacking(what, run.folder, "choose a --method")
     epochs = [entry["epoch"] + 1 for entry in history]
     marks = [("chosen epoch", run.outcome.best_epoch + 1)]
 
@@ -234,16 +235,16 @@ def training_curves(source: Source) -> list[Drawing]:
     terms = {name: [entry["terms"][name] for entry in history] for name in history[0]["terms"]}
     grid = [panel("loss by term", "loss, mean over steps", terms)]
     if "val_map" in history[0]:
-        grid.append(panel("val: tie-aware mAP", "mAP", _val(history)))
+        grid.append(panel("validation mAP, tie-aware", "mAP", _val(history)))
         levels = [("constant: collapsed above", MAX_CONSTANT_BITS), ("distinct: collapsed below", MIN_DISTINCT)]
-        grid.append(panel("collapse watch", "share", _watch(history), levels=levels, unit_y=True))
+        grid.append(panel("code collapse", "share", _watch(history), levels=levels, unit_y=True))
     figure = plots.curves(grid, of_run(run, source.dataset, "training"), _trained(source.dataset, run), wide=True)
-    caption = f"Training of {run.folder.name}: loss by term, mAP on val and the collapse watch."
+    caption = f"Training of {run.folder.name}: loss by term, validation mAP and code collapse."
     return [Drawing("training", f"training-{run.folder.name}", figure, caption)]
 
 
 def _val(history: Sequence[Row]) -> dict[str, list[float]]:
-    """mean, then "<lang> <direction>" -> mAP by epoch."""
+    """Validation mAP by epoch: "mean", then "<lang> <direction>"."""
     lines = {"mean": [entry["val_map_mean"] for entry in history]}
     for lang, by_direction in history[0]["val_map"].items():
         for direction in by_direction:
@@ -252,7 +253,7 @@ def _val(history: Sequence[Row]) -> dict[str, list[float]]:
 
 
 def _watch(history: Sequence[Row]) -> dict[str, list[float]]:
-    """What the watch saw of the database's codes in each view, and of the triplets, by epoch."""
+    """Shares of constant bits and distinct database codes of each view, and of active triplets, by epoch."""
     lines = {}
     for key, words in (("constant_bits", "constant bits"), ("distinct", "distinct codes")):
         for view in sorted(history[0]["collapse"]):
@@ -263,13 +264,13 @@ def _watch(history: Sequence[Row]) -> dict[str, list[float]]:
 
 
 def _trained(dataset: ImageTextDataset, run: runs.Run) -> str:
-    """How a training was done, in a line."""
-    items = f"{run.train_items:,} train items, {dataset.count('val'):,} val"
+    """Training settings in one line."""
+    items = f"{run.train_items:,} train items, {dataset.count('val'):,} validation items"
     how = f"batch {run.batch}, epoch chosen on {run.outcome.chosen_on}"
     return f"{items}; {how}; relevant: {RELEVANCE[run.relevance]}; seed {run.seed}{untrained([run])}"
 
 
-KINDS: dict[str, Callable[[Source], list[Drawing]]] = {
+KINDS: dict[str, Callable[[ShownRuns], list[Drawing]]] = {
     "pr": precision_recall,
     "bits": by_bits,
     "distances": distance_histograms,

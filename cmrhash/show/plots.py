@@ -1,8 +1,8 @@
-"""Numbers -> pictures: curves, histograms of distances, a map of embeddings; and a picture -> PNG or SVG.
+"""Plots with Matplotlib: curves, histograms of distances, maps of embeddings, as PNG or SVG.
 
-The only importer of Matplotlib, and the only place that knows what a figure looks like. Every series has a colour that
-colour-blind readers tell apart (Okabe & Ito 2008), and a marker, dash or hatch that a grey print keeps. The same
-numbers give the same bytes of SVG. Nothing here touches a user's Matplotlib settings, or is touched by them.
+No other module imports Matplotlib or sets the style of a figure. Every series has a colour that colour-blind readers
+can tell apart (Okabe & Ito 2008), and a marker, dash or hatch that survives a grey print. Equal data give equal bytes
+of SVG, whatever the user's Matplotlib settings, which stay unchanged.
 """
 
 from __future__ import annotations
@@ -72,15 +72,15 @@ THEME = {  # colour of a figure -> its name in a style sheet, and what it is in 
 }
 _IN_THE_DARK = " ".join(f"{name}: {dark};" for name, dark in THEME.values())
 DARK = f"@media screen and (prefers-color-scheme: dark) {{ svg {{ {_IN_THE_DARK} }} }}"
-SILENT = ("Date", "Creator", "Format", "Type")  # what an SVG would say of when and by what it was drawn
+SILENT = ("Date", "Creator", "Format", "Type")  # metadata left out of an SVG
 
 
 @dataclass(frozen=True)
 class Series:
-    """A line. style: its place among the series of the figure, which decides colour, marker and dash.
+    """A line. style: index of its colour, marker and dash.
 
-    x, y: (N,) numbers; NaN breaks the line. sd: (N,) standard deviations, drawn as error bars. reference: what others
-    are measured against, a thin dashed line with the hollow marks of ``style``; one entry in the legend for all.
+    x, y: (N,) numbers; NaN breaks the line. sd: (N,) standard deviations, drawn as error bars. reference: a baseline,
+    drawn thin and dashed with hollow markers; all references of a figure share one legend entry.
     """
 
     name: str
@@ -93,7 +93,7 @@ class Series:
 
 @dataclass(frozen=True)
 class Panel:
-    """A plot of curves. levels: named heights, drawn across. marks: named places on the x axis. ticks: of it."""
+    """A plot of curves. levels: named horizontal lines; marks: named vertical lines; ticks: of the x axis."""
 
     title: str
     x_label: str
@@ -107,7 +107,7 @@ class Panel:
 
 @dataclass(frozen=True)
 class Distances:
-    """relevant, irrelevant: (bits + 1,) pairs at each Hamming distance. note: a line inside the plot."""
+    """Histograms: (bits + 1,) relevant and irrelevant pairs at each distance. note: text inside the plot."""
 
     title: str
     relevant: NDArray[np.int64]
@@ -117,7 +117,7 @@ class Distances:
 
 @dataclass(frozen=True)
 class Points:
-    """xy: (N, 2) places; group: (N,) index into ``names``, -1 for none of them; hollow: (N,) texts among images."""
+    """Map. xy: (N, 2); group: (N,) index into ``names`` or -1; hollow: (N,) True for texts."""
 
     xy: NDArray[np.floating[Any]]
     group: NDArray[np.int64]
@@ -126,8 +126,9 @@ class Points:
 
 
 def curves(grid: Sequence[Sequence[Panel]], title: str, footer: str, wide: bool = False) -> Figure:
-    """Panels in rows and columns over common axes, with one legend; or with ``wide`` one under the other, over a common
-    x axis alone and each with its own legend.
+    """Draw panels in a grid with shared axes and one legend.
+
+    wide: stack the panels over a shared x axis, each with its own y axis and legend.
     """
     with _styled():
         figure, axes = _figure(
@@ -148,7 +149,7 @@ def curves(grid: Sequence[Sequence[Panel]], title: str, footer: str, wide: bool 
 
 
 def distances(grid: Sequence[Sequence[Distances]], title: str, footer: str) -> Figure:
-    """Histograms of Hamming distances, each a share of its own kind of pairs, so that few relevant pairs are seen."""
+    """Draw histograms of Hamming distances, normalised per kind of pair so that few relevant pairs stay visible."""
     with _styled():
         figure, axes = _figure(grid, title, footer, (WIDTH, PANEL), sharex=True, sharey=True)
         for row, panels in enumerate(grid):
@@ -169,7 +170,7 @@ def distances(grid: Sequence[Sequence[Distances]], title: str, footer: str) -> F
 
 
 def scatter(points: Points, title: str, footer: str) -> Figure:
-    """A map of embeddings: filled marks are images, hollow ones texts; a colour and a marker for each group."""
+    """Draw a map of embeddings: filled markers for images, hollow ones for texts, a colour per group."""
     with _styled():
         figure, axes = _figure([[points]], title, footer, (5.4, 4.6))
         ax = axes[0][0]
@@ -186,17 +187,17 @@ def scatter(points: Points, title: str, footer: str) -> Figure:
 
 
 def words(text: str) -> Figure:
-    """In the place of a figure that there is not."""
+    """Draw a message instead of a figure."""
     with _styled():
         from matplotlib.figure import Figure
 
         figure = Figure(figsize=(5.0, 0.6))
-        figure.text(0.02, 0.5, _folded(text, 5.0), va="center", color=MUTED)
+        figure.text(0.02, 0.5, _folded(text, 0.7 * 5.0), va="center", color=MUTED)
         return figure
 
 
 def render(figure: Figure, form: str, live_text: bool = False) -> bytes:
-    """A figure as "png" or "svg"; the same figure gives the same bytes. live_text: letters stay letters in the SVG."""
+    """Render a figure as "png" or "svg" bytes. live_text: keep text as text in the SVG."""
     with _styled(**{"svg.fonttype": "none" if live_text else "path"}), io.BytesIO() as file:
         if form == "svg":
             figure.savefig(file, format="svg", metadata=dict.fromkeys(SILENT))
@@ -206,8 +207,9 @@ def render(figure: Figure, form: str, live_text: bool = False) -> bytes:
 
 
 def inline(figure: Figure, name: str) -> str:
-    """A figure as an SVG element for HTML: no prolog, no foreign names, ids that are this figure's own. In the dark it
-    is dark where the document has the style sheet ``DARK``.
+    """Render a figure as an SVG element for HTML, with ids that start with ``name``.
+
+    It follows the dark mode if the document has the stylesheet ``DARK``.
     """
     svg = _named_colours(render(figure, "svg", live_text=True).decode())
     svg = svg.replace("'DejaVu Sans'", "'DejaVu Sans', Verdana, sans-serif")  # Verdana is as wide
@@ -216,13 +218,13 @@ def inline(figure: Figure, name: str) -> str:
 
 
 def themed(figure: Figure) -> bytes:
-    """An SVG file that is light or dark as its reader is."""
+    """Render a figure as an SVG file that follows the dark mode."""
     svg = _named_colours(render(figure, "svg").decode())
     return re.sub(r"(<svg[^>]*>)", rf"\1<style>{DARK}</style>", svg, count=1).encode()
 
 
 def _named_colours(svg: str) -> str:
-    """Colours that a style sheet can change, where nothing does so what they were."""
+    """Replace colours by CSS variables with the same default."""
     return re.sub(r"#[0-9a-f]{6}\b", lambda of: f"var({THEME[of[0]][0]}, {of[0]})" if of[0] in THEME else of[0], svg)
 
 
@@ -231,7 +233,7 @@ def _named_colours(svg: str) -> str:
 
 @contextmanager
 def _styled(**more: Any) -> Iterator[None]:
-    """Our settings and nobody else's, for as long as something is drawn."""
+    """Apply our Matplotlib settings alone while drawing."""
     try:
         import matplotlib.style
     except ImportError:
@@ -256,7 +258,7 @@ def _figure(
 
 
 def _folded(text: str, inches: float) -> str:
-    """Lines that fit the width of a figure, at 6 points."""
+    """Wrap a text to the width of a figure, at 6 points."""
     lines, most = [""], int(inches * 23)
     for word in text.split():
         if lines[-1] and len(lines[-1]) + len(word) >= most:
@@ -272,7 +274,7 @@ def _panel(ax: Axes, panel: Panel) -> None:
             dashed: dict[str, Any] = {"linestyle": (0, (2, 2)), "linewidth": 0.8}
             dashed |= {"markersize": 3, "markerfacecolor": "white", "markeredgewidth": 0.7}
             ax.plot(of.x, of.y, color=colour, marker=MARKERS[of.style % len(MARKERS)], **dashed)
-            ax.plot([], [], color=MUTED, marker="o", label=_label(of.name), **dashed)  # one entry of the legend for all
+            ax.plot([], [], color=MUTED, marker="o", label=_label(of.name), **dashed)  # the shared legend entry
             continue
         marker, dash = MARKERS[of.style % len(MARKERS)], DASHES[of.style % len(DASHES)]
         line = {"color": colour, "marker": marker, "linestyle": dash, "label": _label(of.name)}
@@ -292,7 +294,7 @@ def _panel(ax: Axes, panel: Panel) -> None:
 
 
 def _every(points: int) -> Any:
-    """Which points get a marker: all of a few, else some along the line."""
+    """Spacing of markers: all of a few points, else some along the line."""
     return None if points <= 10 else 0.12
 
 
@@ -308,12 +310,12 @@ def _share(counts: NDArray[np.int64]) -> NDArray[np.float64]:
 
 
 def _label(name: str) -> str:
-    """Matplotlib leaves names that begin with "_" out of a legend."""
+    """Strip leading "_", for which Matplotlib would drop a name from the legend."""
     return name.lstrip("_") or "-"
 
 
 def _entries(axes: Sequence[Axes]) -> tuple[list[Any], list[str]]:
-    """Handles and names of a legend, each name once, what others are measured against last."""
+    """Handles and names of a legend, each name once, references last."""
     found: dict[str, Any] = {}
     for ax in axes:
         for handle, name in zip(*ax.get_legend_handles_labels(), strict=True):
@@ -323,7 +325,7 @@ def _entries(axes: Sequence[Axes]) -> tuple[list[Any], list[str]]:
 
 
 def _keys(ax: Axes, points: Points) -> tuple[list[Any], list[str]]:
-    """The legend of a map: how many items each group has, then what filled and hollow mean."""
+    """Legend of a map: groups with their sizes, then filled and hollow markers."""
     from matplotlib.lines import Line2D
 
     def key(marker: str, colour: str, face: str) -> Line2D:

@@ -1,4 +1,4 @@
-"""What pictures and reports are made of: runs of a data set, their scores and codes, and the words beside them."""
+"""Data of plots and reports: runs of a data set, their scores and codes, titles and footers."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ Cells = dict[tuple[str, int, str, str], list[Row]]
 
 @dataclass(frozen=True)
 class Drawing:
-    """name: of the file, without its end. caption: what is seen, in a sentence."""
+    """A plot. name: of the file, without suffix; caption: a sentence."""
 
     kind: str
     name: str
@@ -42,11 +42,11 @@ class Drawing:
 
 
 class Lacking(UsageError):
-    """The runs do not have what a kind of picture needs."""
+    """Error: the runs lack the data that a kind of plot needs."""
 
 
-class Source:
-    """Runs of a data set, and what is asked of them more than once. items: of a map, at most."""
+class ShownRuns:
+    """Runs of a data set with scores and codes, each read once. items: limit of a t-SNE map."""
 
     def __init__(self, data: ExtractedDataset, found: Sequence[runs.Run], langs: Sequence[str], items: int) -> None:
         self.data, self.dataset, self.asked, self.items = data, data.dataset, langs, items
@@ -56,12 +56,12 @@ class Source:
 
     @cached_property
     def evaluation(self) -> Evaluation:
-        """Of all runs."""
+        """Scores of all runs."""
         return score(EvalConfig(langs=tuple(self.asked)), self.found, self.data)
 
     @cached_property
     def cells(self) -> Cells:
-        """(method, bits, lang, direction) -> rows of its seeds. A method by its languages too where these differ."""
+        """Rows of all seeds by (method, bits, language, direction); names of methods tell training languages apart."""
         rows = self.evaluation.rows
         several = len({tuple(row["trained_langs"]) for row in rows}) > 1
         cells: Cells = {}
@@ -77,7 +77,7 @@ class Source:
 
     @cached_property
     def langs(self) -> list[str]:
-        """Languages to show of the best run."""
+        """Languages of the best run to show."""
         there = self.views.langs
         for lang in self.asked:
             if lang not in there:
@@ -85,7 +85,7 @@ class Source:
         return [lang for lang in there if not self.asked or lang in self.asked]
 
     def counts(self, search: Search) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Of the best run: for every query (items, relevant) of the database by distance, (Q, bits + 1) each."""
+        """Count database items and relevant ones by distance, per query of the best run: (Q, bits + 1) each."""
         if search not in self._counts:
             self._counts[search] = self._count(search)
         return self._counts[search]
@@ -102,7 +102,7 @@ class Source:
 
 
 def footer_of(dataset: ImageTextDataset, cells: Cells, found: Sequence[runs.Run], how: str) -> str:
-    """The protocol, in a line."""
+    """Protocol in one line."""
     rows = [row for own in cells.values() for row in own]
     seeds = sorted({run.seed for run in found})
     parts = [
@@ -121,19 +121,19 @@ def footer_of(dataset: ImageTextDataset, cells: Cells, found: Sequence[runs.Run]
 
 
 def _encoders(found: Sequence[runs.Run]) -> dict[View, set[str]]:
-    """view -> feature files that the runs were trained on."""
+    """Feature files of each view that the runs were trained on."""
     made = [(view, of.file) for run in found for view, of in run.features.items()]
     return {view: {file for name, file in made if name == view} for view, _ in made}
 
 
 def untrained(found: Sequence[runs.Run]) -> str:
-    """What a figure must say of encoders that nobody trained."""
+    """Warning about untrained encoders; "" without any."""
     names = sorted({view for run in found for view in run.untrained_views})
     return f"; UNTRAINED ENCODERS: {', '.join(names)}" if names else ""
 
 
 def of_run(run: runs.Run, dataset: ImageTextDataset, what: str) -> str:
-    """The title of a picture of one run."""
+    """Title of a plot of one run."""
     trained = "" if set(run.langs) >= set(dataset.languages) else f", trained on {' and '.join(run.langs)}"
     return f"{dataset.name}, {run.method}, {run.bits} bits{trained}: {what}"
 
@@ -144,7 +144,7 @@ def _range(values: Iterable[int]) -> str:
 
 
 def names_of(cells: Cells) -> list[str]:
-    """Methods, in the order of the cells."""
+    """Method names in the order of the cells."""
     return list(dict.fromkeys(name for name, _, _, _ in cells))
 
 
@@ -154,12 +154,12 @@ def lengths_of(cells: Cells) -> list[int]:
 
 
 def listed(values: Sequence[Any]) -> str:
-    """The first five."""
+    """Join the first five values."""
     return ", ".join(map(str, values[:5])) + (", ..." if values[5:] else "")
 
 
 def stem_of(kind: str, cells: Cells, *more: str) -> str:
-    """A file name that says what is shown alone."""
+    """Name of a plot's file: kind, and method and code length if there is one of each."""
     names, lengths = names_of(cells), lengths_of(cells)
     parts = [kind, *(names if len(names) == 1 else []), *(map(str, lengths) if len(lengths) == 1 else []), *more]
     return "-".join(part.replace("/", "_").replace(" ", "") for part in parts)

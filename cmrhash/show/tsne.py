@@ -1,4 +1,4 @@
-"""A map of images and texts: t-SNE of the embeddings of query items, coloured by class."""
+"""t-SNE maps of the image and text embeddings of query items, coloured by class."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from cmrhash.errors import UsageError
 from cmrhash.evaluation.run_codes import ViewCodes
 from cmrhash.show import plots
 from cmrhash.show.plots import Points
-from cmrhash.show.sources import Drawing, Lacking, Source, of_run, untrained
+from cmrhash.show.sources import Drawing, Lacking, ShownRuns, of_run, untrained
 
-CLASSES = len(plots.COLOURS)  # that a map shows, each in a colour of its own; the others are grey
+CLASSES = len(plots.COLOURS)  # coloured classes of a map; the others are grey
 FEWEST = 8  # items of a map
 
 
-def embedding_map(source: Source) -> list[Drawing]:
-    """A figure a language: a seeded sample of the query items, which no training has seen."""
+def embedding_map(source: ShownRuns) -> list[Drawing]:
+    """Draw one map per language from a seeded sample of the query items."""
     drawn = []
     for lang in source.langs:
         image, text = source.views[View.IMAGE], source.views[View.text(lang)]
@@ -30,9 +30,9 @@ def embedding_map(source: Source) -> list[Drawing]:
         group, names = _groups(source.dataset, chosen)
         points = Points(xy, np.tile(group, 2), np.repeat([False, True], len(chosen)), names)
         title = of_run(source.best, source.dataset, f"t-SNE of the embeddings, {lang}")
-        what = f"{len(chosen):,} query items, unseen in training, each as image and as text; cosine"
+        what = f"{len(chosen):,} query items, unseen in training, each as image and as text; cosine distance"
         if names:
-            what += f"; an item has the colour of its rarest label, of which the {len(names)} most frequent are shown"
+            what += f"; colour: rarest label of the item, the {len(names)} most frequent of these are named"
         footer = f"{what}; seed {source.best.seed}{untrained([source.best])}"
         name = f"tsne-{source.best.folder.name}-{lang}"
         caption = f"t-SNE map of the real-valued embeddings of {source.best.folder.name}, {lang}."
@@ -40,15 +40,15 @@ def embedding_map(source: Source) -> list[Drawing]:
     return drawn
 
 
-def _sample(source: Source, *views: ViewCodes) -> tuple[NDArray[np.int64], list[NDArray[np.int64]]]:
-    """Query items that all views have, at most ``source.items`` of them by the run's seed; and their rows in each."""
+def _sample(source: ShownRuns, *views: ViewCodes) -> tuple[NDArray[np.int64], list[NDArray[np.int64]]]:
+    """Draw at most ``source.items`` query items that have all views; returns them and their rows in each view."""
     first = [dict(zip(*np.unique(view.codes.item, return_index=True), strict=True)) for view in views]
     items = enumerate(source.dataset.items)
     fitting = [at for at, item in items if "query" in item.splits and all(at in rows for rows in first)]
     if source.dataset.relevance == "labels":
         fitting = [at for at in fitting if source.dataset.items[at].labels]
     if len(fitting) < FEWEST:
-        raise Lacking(f"plot tsne needs {FEWEST} query items with image and text, there are {len(fitting)}")
+        raise Lacking(f"plot tsne needs {FEWEST} query items with image and text, found {len(fitting)}")
     if len(fitting) > source.items:
         drawn = np.random.default_rng(source.best.seed).permutation(fitting)[: source.items]
         fitting = sorted(drawn.tolist())
@@ -56,7 +56,7 @@ def _sample(source: Source, *views: ViewCodes) -> tuple[NDArray[np.int64], list[
 
 
 def _groups(dataset: ImageTextDataset, chosen: NDArray[np.int64]) -> tuple[NDArray[np.int64], list[str]]:
-    """Of each item its rarest label in the data set; then the most frequent of these, and -1 for the others."""
+    """Group items by their rarest label; -1 for all but the most frequent groups. Returns groups and names."""
     if dataset.relevance != "labels":
         return np.full(len(chosen), -1, np.int64), []
     count = Counter(label for item in dataset.items for label in item.labels)
@@ -67,7 +67,7 @@ def _groups(dataset: ImageTextDataset, chosen: NDArray[np.int64]) -> tuple[NDArr
 
 
 def _tsne(x: NDArray[np.float32], seed: int) -> NDArray[np.floating[Any]]:
-    """(N, 2) places of (N, D) embeddings, neighbours by cosine (van der Maaten & Hinton, JMLR 2008)."""
+    """Map (N, D) embeddings to (N, 2) by cosine t-SNE (van der Maaten & Hinton, JMLR 2008)."""
     try:
         from sklearn.manifold import TSNE
     except ImportError:

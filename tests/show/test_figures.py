@@ -17,7 +17,7 @@ from cmrhash.retrieval.codes import unpack
 from cmrhash.show import figures, plots, tsne
 from cmrhash.show.figures import draw, drawings, nearer
 from cmrhash.show.plots import Distances, Panel, Points, Series
-from cmrhash.show.sources import Source
+from cmrhash.show.sources import ShownRuns
 from cmrhash.training import runs
 from cmrhash.training.train import train
 
@@ -32,7 +32,7 @@ def coarse(monkeypatch):
 
 @pytest.fixture(scope="module")
 def grid(make_cache, tmp_path_factory):
-    """Two methods, two lengths, two seeds: (data set, its folder, runs, rows of eval)."""
+    """Two methods, two lengths, two seeds: (data set, runs, rows of eval)."""
     base = tmp_path_factory.mktemp("plots")
     made = make_cache(base / "cache", weights="trained")
     for method, bits, seed in GRID:
@@ -42,7 +42,7 @@ def grid(make_cache, tmp_path_factory):
 
 def source(grid, langs=("de",), **wanted):
     data, out, _ = grid
-    return Source(data, runs.find_runs(out, "toy", "labels", **wanted), langs, 1000)
+    return ShownRuns(data, runs.find_runs(out, "toy", "labels", **wanted), langs, 1000)
 
 
 def only(made, name):
@@ -116,15 +116,14 @@ def test_map_by_bits_has_mean_and_spread_of_the_seeds_real_values_and_chance(gri
 
 def test_histograms_count_every_pair_at_its_distance(grid):
     data, out, _ = grid
-    dataset = data.dataset
     made = drawings(source(grid, methods=["triplet"], bits=[8], seeds=[0]), ["distances"])[0]
     figure = only(made, "distances-triplet-8")
     views = stored_codes(runs.open_run(out / "toy" / "triplet-8"))
     first = {view: np.unique(of.codes.item, return_index=True) for view, of in views.items()}
     bits = {view: unpack(of.codes.packed, 8)[first[view][1]] for view, of in views.items()}  # a row an item
     counts = np.zeros((2, 9), int)
-    for q, asking in enumerate(dataset.items):
-        for d, lying in enumerate(dataset.items):
+    for q, asking in enumerate(data.dataset.items):
+        for d, lying in enumerate(data.dataset.items):
             if "query" in asking.splits and "database" in lying.splits:
                 near = bool(set(asking.labels) & set(lying.labels))
                 counts[int(near), np.count_nonzero(bits["image"][q] != bits["text-de"][d])] += 1
@@ -144,7 +143,7 @@ def test_a_map_has_two_points_an_item_and_names_its_rule(grid):
     assert sum(points) == 2 * 20
     assert points[::2] == points[1::2]  # as many images as texts of every class
     assert "20 query items, unseen in training" in text(figure)
-    assert "the colour of its rarest label" in text(figure)
+    assert "colour: rarest label of the item" in text(figure)
 
 
 def test_an_item_has_the_colour_of_its_rarest_label(make_cache, tmp_path):
@@ -162,7 +161,7 @@ def test_the_sample_of_a_map_is_seeded_and_no_larger_than_asked(grid):
     found = runs.find_runs(out, "toy", "labels", [8], ["triplet"], [1])
     chosen = []
     for items in (12, 12, 1000):
-        few = Source(data, found, ("de",), items)
+        few = ShownRuns(data, found, ("de",), items)
         chosen.append(tsne._sample(few, few.views["image"], few.views["text-de"])[0].tolist())
     assert chosen[0] == chosen[1] != chosen[2][:12]
     assert (len(chosen[0]), len(chosen[2])) == (12, 20)
@@ -222,7 +221,7 @@ def test_title_and_footer_say_what_was_measured(grid):
 def test_untrained_encoders_are_said(make_cache, tmp_path):
     made = make_cache(tmp_path / "cache")
     run, _ = train(replace(QUICK, bits=8), made, tmp_path / "runs")
-    for drawing in drawings(Source(made, [run], (), 1000))[0]:
+    for drawing in drawings(ShownRuns(made, [run], (), 1000))[0]:
         assert "UNTRAINED ENCODERS: image, text-de, text-en" in text(drawing.figure), drawing.kind
 
 
@@ -231,7 +230,7 @@ def test_by_pairs_the_length_is_drawn_against_recall_at_1(make_cache, tmp_path):
     for bits in (8, 12):
         train(replace(QUICK, bits=bits, method="supcon"), made, tmp_path / "runs")
     found = runs.find_runs(tmp_path / "runs", "toy", "pairs")
-    made_, skipped = drawings(Source(made, found, ("de",), 1000))
+    made_, skipped = drawings(ShownRuns(made, found, ("de",), 1000))
     rows = evaluate(EvalConfig(langs=("de",)), made, tmp_path / "runs").rows
     line = next(drawing.figure for drawing in made_ if drawing.kind == "bits").axes[0].lines[0]
     assert line.get_ydata() == pytest.approx([r["hit_at"]["1"] for r in rows if r["direction"] == "i2t"])
@@ -241,10 +240,10 @@ def test_by_pairs_the_length_is_drawn_against_recall_at_1(make_cache, tmp_path):
 def test_what_the_runs_do_not_allow_is_skipped_with_a_reason_and_refused_when_asked_for(grid, make_cache, tmp_path):
     data = grid[0]
     run, _ = train(replace(QUICK, bits=8, method="cca"), data, tmp_path / "runs")
-    made, skipped = drawings(Source(data, [run], ("de",), 1000))
+    made, skipped = drawings(ShownRuns(data, [run], ("de",), 1000))
     assert set(skipped) == {"bits", "training"}
     assert {drawing.kind for drawing in made} == {"pr", "distances", "tsne"}
-    for kind, words in (("bits", "needs two code lengths, there is 8"), ("training", "cca is a closed form")):
+    for kind, words in (("bits", "needs two code lengths, found only 8"), ("training", "cca is solved in closed form")):
         with pytest.raises(UsageError, match=words):
             draw(PlotConfig((kind,), out=tmp_path / "p"), data, tmp_path / "runs")
     assert not (tmp_path / "p").exists()
@@ -255,7 +254,7 @@ def test_runs_without_val_items_have_no_val_panel_and_the_first_is_shown(make_ca
     for bits in (8, 12):
         train(replace(QUICK, bits=bits), made, tmp_path / "runs")
     found = runs.find_runs(tmp_path / "runs", "toy", "labels")
-    (drawing,), _ = drawings(Source(made, found, ("de",), 1000), ["training"])
+    (drawing,), _ = drawings(ShownRuns(made, found, ("de",), 1000), ["training"])
     assert (drawing.name, len(drawing.figure.axes)) == ("training-triplet-8", 1)
 
 

@@ -8,12 +8,12 @@ import re
 import shlex
 import shutil
 from dataclasses import replace
-from html.parser import HTMLParser
 
 import numpy as np
 import pytest
 from PIL import Image
 from running import run as cmrhash
+from serving import Seen
 from trees import draw_photo
 
 from cmrhash.config import CompareConfig, EvalConfig, ReportConfig, TrainConfig
@@ -26,7 +26,7 @@ from cmrhash.retrieval import metrics
 from cmrhash.search.hasher import Hasher
 from cmrhash.show.examples import examples, ranked
 from cmrhash.show.report import command_of, report
-from cmrhash.show.sources import Source
+from cmrhash.show.sources import ShownRuns
 from cmrhash.training import runs
 from cmrhash.training.train import train
 
@@ -42,35 +42,20 @@ def nasty(item):
 
 @pytest.fixture(scope="module")
 def written(make_cache, tmp_path_factory):
-    """(data set, its folder, runs, run, report, HTML) of a run over photos, one of them gone."""
+    """(data set, runs, run, report, HTML) of a run over photos, one of them gone."""
     base = tmp_path_factory.mktemp("report")
     data = make_cache(base / "cache", change=nasty)
     for n in range(120):
         draw_photo(data.dataset.root / f"{n}.jpg", n, size=(300, 200))
     run, _ = train(QUICK, data, base / "runs")
-    gone = examples(*opened(data, run), "de", 2, 5)["t2i"][0].answers[0].hit.image
+    gone = examples(*opened(data, run), "de", 2, 5)["t2i"][0].results[0].hit.image
     (data.dataset.root / gone).unlink()
     made = report(ReportConfig(run.folder), data, base / "runs")
     return data, base / "runs", run, made, made.file.read_text(encoding="utf-8")
 
 
 def opened(data, run):
-    return Source(data, [run], (), 100), Hasher.open(run, data)
-
-
-class Page(HTMLParser):
-    """Tags with their attributes, and the text, as a browser would see them."""
-
-    def __init__(self, content):
-        super().__init__()
-        self.tags, self.words = [], []
-        self.feed(content)
-
-    def handle_starttag(self, tag, attrs):
-        self.tags.append((tag, dict(attrs)))
-
-    def handle_data(self, data):
-        self.words.append(data)
+    return ShownRuns(data, [run], (), 100), Hasher.open(run, data)
 
 
 def ap_by_loops(data, run, lang, direction):
@@ -96,15 +81,15 @@ def ap_by_loops(data, run, lang, direction):
 
 
 def test_nothing_is_loaded_from_elsewhere_and_nothing_runs(written):
-    page = Page(written[4])
+    page = Seen(written[4])
     assert not re.search(r"\b(https?|ftp|file):|//\w", re.sub(r"data:image/jpeg;base64,[\w+/=]+", "", written[4]))
-    for tag, attributes in page.tags:
+    for tag, attributes in page.elements:
         assert tag not in ("script", "link", "iframe", "object", "embed", "base", "form"), tag
         assert not [name for name in attributes if name.startswith("on")]
         for name in ("src", "href", "xlink:href"):
             assert attributes.get(name, "#").startswith(("#", "data:image/")), attributes
     assert "@import" not in written[4]
-    policy = next(a["content"] for tag, a in page.tags if tag == "meta" and "http-equiv" in a)
+    policy = next(a["content"] for tag, a in page.elements if tag == "meta" and "http-equiv" in a)
     assert policy.startswith("default-src 'none'")
 
 
@@ -112,18 +97,18 @@ def test_words_of_the_data_set_are_escaped(written):
     assert "<script" not in written[4]
     assert "<b>i" not in written[4]
     assert html.escape(NASTY) in written[4]
-    assert NASTY in "".join(Page(written[4]).words)
+    assert NASTY in "".join(Seen(written[4]).words)
 
 
 def test_thumbnails_are_small_photos_and_the_one_that_is_gone_is_told(written):
     made, content = written[3:]
-    photos = [attributes["src"] for tag, attributes in Page(content).tags if tag == "img"]
+    photos = [attributes["src"] for tag, attributes in Seen(content).elements if tag == "img"]
     for uri in photos:
         image = Image.open(io.BytesIO(base64.b64decode(uri.partition(",")[2])))
         assert (image.format, max(image.size)) == ("JPEG", 112)
     assert len(set(photos)) == made.photos > 10
     assert made.missing == 1
-    assert f"1 of {made.photos + 1} photos are no longer there" in content
+    assert f"1 of {made.photos + 1} photos are missing or unreadable" in content
     assert made.size == made.file.stat().st_size < 2e6
 
 
@@ -139,7 +124,7 @@ def test_the_same_run_gives_the_same_file(written, tmp_path):
 def test_scores_and_protocol_are_those_of_eval(written):
     data, out, _, _, content = written
     result = evaluate(EvalConfig(), data, out)
-    words = Page(content).words
+    words = Seen(content).words
     for row in result.rows:
         at = next(i for i, w in enumerate(words) if words[i : i + 2] == [row["lang"], row["direction"]])
         assert words[at + 2] == f"{row['map']:.3f}"
@@ -163,10 +148,10 @@ def test_examples_are_truly_the_best_the_median_and_the_worst(written, direction
     for example in shown:
         assert slow[example.item.id] == pytest.approx(example.ap)
         assert (example.caption == example.item.texts["en"][0]) if direction == "t2i" else example.caption is None
-        distances = [answer.hit.distance for answer in example.answers]
+        distances = [answer.hit.distance for answer in example.results]
         assert (len(distances), distances) == (5, sorted(distances))
         labels = {item.id: set(item.labels) for item in data.dataset.items}
-        for answer in example.answers:
+        for answer in example.results:
             assert answer.relevant == bool(labels[example.item.id] & labels[answer.hit.id])
             assert answer.hit.modality == ("text" if direction == "i2t" else "image")
 
@@ -197,11 +182,11 @@ def test_the_command_makes_the_run_again(written, tmp_path):
 
 
 def test_the_command_names_language_relevance_and_a_chosen_encoder(written, tmp_path):
-    data, _, _ = written[:3]
-    shutil.copytree(data.folder, tmp_path / "toy")
-    shutil.copy(data.folder / "image-toy.h5", tmp_path / "toy" / "image-other.h5")
+    folder = written[0].folder
+    shutil.copytree(folder, tmp_path / "toy")
+    shutil.copy(folder / "image-toy.h5", tmp_path / "toy" / "image-other.h5")
+    data = ExtractedDataset.open(tmp_path)
     config = replace(QUICK, langs=("en",), relevance="pairs", seed=3)
-    data = ExtractedDataset(data.dataset, tmp_path / "toy")
     run, _ = train(config, data, tmp_path / "runs", ("image=toy",))
     assert command_of(run, data).startswith(
         "cmrhash train --dataset toy --method triplet --bits 8 --relevance pairs --epochs 2 --batch 16 --lr 0.02 "
@@ -230,12 +215,12 @@ def test_a_comparison_is_reported_as_its_table_with_the_commands_of_its_cells(co
     content = (out / "toy" / "report.html").read_text()
     assert told["file"] == str(out / "toy" / "report.html")
     assert (told["bytes"], len(told["runs"])) == (len(content.encode()), 4)
-    words = Page(content).words
+    words = Seen(content).words
     for row in result.rows:
         assert (f"{row['mean']:.3f}" in words) or row["lang"] == "en"
         assert html.escape(row["command"]) in content
     assert "en" not in words
-    assert "the best run on val" in content
+    assert "the run with the best validation mAP" in content
 
 
 def test_a_comparison_that_its_runs_no_longer_bear_out_is_refused(compared):

@@ -16,19 +16,12 @@ pytest.importorskip("fastapi", reason='needs pip install "cmrhash[serve]"')
 
 from browser import MISSING, browser
 
-from cmrhash.config import ExtractConfig, TrainConfig
-from cmrhash.features.dataset import ExtractedDataset
-from cmrhash.features.extract import extract
-from cmrhash.training.train import train
-
-QUICK = {"epochs": 1, "batch": 16, "hidden": 8, "bits": 16, "device": "cpu"}
-MODELS = {"image_model": "mobilenet_v3_small", "image_weights": "random", "text_models": ("bow",)}
 ASKED = os.environ.get("CMRHASH_BROWSER", "") not in ("", "0")
 
 
 @pytest.fixture(autouse=True)
 def no_network(monkeypatch):
-    """In place of the fixture of all tests: this machine may be spoken to, no other."""
+    """Replaces the fixture of all tests: connections to this machine only."""
     connect = socket.socket.connect
 
     def guarded(self, address):
@@ -37,15 +30,6 @@ def no_network(monkeypatch):
         return connect(self, address)
 
     monkeypatch.setattr(socket.socket, "connect", guarded)
-
-
-@pytest.fixture(scope="module")
-def made(make_manifest, tmp_path_factory):
-    base = tmp_path_factory.mktemp("serve")
-    root = make_manifest(base / "mine", 40)
-    extract(ExtractConfig(dataset="manifest", root=root, cache=base / "cache", device="cpu", **MODELS))
-    train(TrainConfig(**QUICK), ExtractedDataset.open(base / "cache"), base / "runs")
-    return base
 
 
 @contextlib.contextmanager
@@ -106,7 +90,7 @@ def test_in_a_browser_sentences_and_a_photo_find_pictures_and_no_other_host_is_a
             window.go(address)
             window.one("#q").type(sentence + "\n")
             window.wait(".count")
-            assert f"asked in {lang}" in window.one("main").text
+            assert f"query language: {lang}" in window.one("main").text
             assert _drawn(window) == 12
             assert window.run("return document.querySelector('.plots img').currentSrc") == ""  # the section is closed
         window.go(address)

@@ -1,1 +1,1 @@
-"""The web page: search in the browser, and the same results as one HTML file."""
+"""Web server: search in the browser, and the HTTP API."""

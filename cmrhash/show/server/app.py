@@ -1,4 +1,4 @@
-"""The routes of the page and its API. Everything that encodes or searches goes through one worker."""
+"""Routes of the page and its API. One worker thread hashes and searches."""
 
 from __future__ import annotations
 
@@ -16,30 +16,30 @@ import cmrhash
 from cmrhash.config import ServeConfig
 from cmrhash.errors import CmrhashError, EncoderError, UsageError
 from cmrhash.search.hasher import TARGETS, Hasher
-from cmrhash.show.server.answers import Answer, Question, UnknownItem, ask
-from cmrhash.show.server.html import static
+from cmrhash.show.answers import Answer, Question, UnknownItem, ask
+from cmrhash.show.html.document import SVG_POLICY, static
+from cmrhash.show.html.thumbnails import Thumbnails
 from cmrhash.show.server.page import page
 from cmrhash.show.server.pictures import Pictures
-from cmrhash.show.server.thumbs import Thumbnails
 from cmrhash.show.server.worker import Busy, Worker
 
-FILES = {"style.css": "text/css", "drop.js": "text/javascript", "favicon.svg": "image/svg+xml"}  # and media types
-STATUS = {UnknownItem: 404, EncoderError: 500, UsageError: 400}  # the first that fits; DataError is the photo's
-DRAWN = "default-src 'none'; style-src 'unsafe-inline'; sandbox"  # of an SVG, which is a document of its own
+FILES = {"style.css": "text/css", "drop.js": "text/javascript", "favicon.svg": "image/svg+xml"}  # file -> media type
+STATUS = {UnknownItem: 404, EncoderError: 500, UsageError: 400}  # the first match; others: 400
 
-Page = Callable[..., str]  # ``page`` of this run
+Page = Callable[..., str]  # ``page`` with its run and config
 Target = Annotated[
-    Literal["image", "text", "both"] | None, Query(description="What to find; left out: the other modality.")
+    Literal["image", "text", "both"] | None, Query(description="What to find; default: the other modality.")
 ]
 Lang = Annotated[
     str | None,
-    Query(description="Of the sentence and of found captions; left out: told by its words; without one, the first."),
+    Query(description="Language of the sentence and of the captions found; default: detected, or the first one."),
 ]
 
 
 def create_app(hasher: Hasher, config: ServeConfig, worker: Worker, drawing: Worker) -> FastAPI:
-    """The page without its guard, which ``server.guarded`` puts before it. drawing: another worker, for plots: one that
-    takes seconds keeps no question waiting.
+    """Build the application without its guard, which ``server.guarded`` adds.
+
+    drawing: worker for plots, so that a slow plot delays no search.
     """
     app = FastAPI(title="cmrhash", version=cmrhash.__version__, docs_url=None, redoc_url=None)
     pictures = Pictures(hasher)
@@ -88,11 +88,13 @@ def _add_api(app: FastAPI, hasher: Hasher, config: ServeConfig, worker: Worker) 
     @app.get("/api/search", summary="Search by a sentence or by an item of the data set")
     async def search(
         q: Annotated[str | None, Query(description="A sentence.")] = None,
-        id: Annotated[str | None, Query(description="An item of the data set, in its place.")] = None,
-        by: Annotated[Literal["image", "text"], Query(description="The item's image or its first caption.")] = "image",
+        id: Annotated[str | None, Query(description="Id of an item of the data set, instead of a sentence.")] = None,
+        by: Annotated[
+            Literal["image", "text"], Query(description="With id: the image of the item or its first caption.")
+        ] = "image",
         lang: Lang = None,
         to: Target = None,
-        k: Annotated[int, Query(description="How many.")] = config.k,
+        k: Annotated[int, Query(description="Number of results.")] = config.k,
     ) -> dict[str, Any]:
         return await answered(Question(text=q, ident=id, by=by, lang=lang, to=to, k=k))
 
@@ -105,7 +107,7 @@ def _add_api(app: FastAPI, hasher: Hasher, config: ServeConfig, worker: Worker) 
     ) -> dict[str, Any]:
         return await answered(Question(photo=await photo.read(), lang=lang, to=to, k=k))
 
-    @app.get("/healthz", summary="Whether the page is up, and what it serves")
+    @app.get("/healthz", summary="Status of the server, and its run")
     async def healthz() -> dict[str, Any]:
         return {
             "status": "ok",
@@ -117,7 +119,7 @@ def _add_api(app: FastAPI, hasher: Hasher, config: ServeConfig, worker: Worker) 
 
 
 def _add_files(app: FastAPI, hasher: Hasher, config: ServeConfig) -> None:
-    thumbs = Thumbnails(hasher.dataset, config.thumb_bytes)
+    thumbs = Thumbnails(hasher.dataset.root, limit=config.thumb_bytes)
     contents = {name: static(name) for name in FILES}
 
     def add(path: str, name: str) -> None:
@@ -132,9 +134,9 @@ def _add_files(app: FastAPI, hasher: Hasher, config: ServeConfig) -> None:
     @app.get("/thumb/{ident:path}", summary="A small JPEG of an item's photo", response_class=Response)
     def thumb(ident: str) -> Response:
         item = hasher.item(ident)
-        jpeg = thumbs.of(item) if item else None
+        jpeg = thumbs.of(item.image) if item else None
         if jpeg is None:
-            raise HTTPException(404, "no photo of such an item")
+            raise HTTPException(404, "no photo of this item")
         return Response(jpeg, media_type="image/jpeg", headers={"cache-control": "private, max-age=3600"})
 
 
@@ -142,9 +144,9 @@ def _add_plots(app: FastAPI, pictures: Pictures, drawing: Worker) -> None:
     @app.get("/plot/{name}.svg", summary="A plot of the run", response_class=Response)
     async def plot(name: str) -> Response:
         if name not in pictures.names:
-            raise HTTPException(404, f"no such plot: choose out of {', '.join(pictures.names) or 'none'}")
+            raise HTTPException(404, f"unknown plot: choose one of {', '.join(pictures.names) or 'none'}")
         svg = await drawing.run(pictures.svg, name)
-        headers = {"cache-control": "no-cache", "content-security-policy": DRAWN}
+        headers = {"cache-control": "no-cache", "content-security-policy": SVG_POLICY}
         return Response(svg, media_type="image/svg+xml", headers=headers)
 
 
@@ -174,9 +176,9 @@ def _add_errors(app: FastAPI, config: ServeConfig, page: Page) -> None:
 
 
 def told(error: Exception) -> tuple[int, str]:
-    """Status and words of an error. Options are called as they are in an address, and no folder is named."""
+    """Status and message of an error, with URL parameters in place of options and without paths."""
     if isinstance(error, Busy):
-        return 429, "too many questions at once: ask again in a moment"
+        return 429, "too many requests: try again in a moment"
     assert isinstance(error, CmrhashError)
     status = next(
         (code for kind, code in STATUS.items() if isinstance(error, kind)), 400 if error.where is None else 500
@@ -186,7 +188,7 @@ def told(error: Exception) -> tuple[int, str]:
 
 
 def _question(asked: dict[str, str], config: ServeConfig, photo: bytes | None = None) -> Question:
-    """Fields of a form, of which an empty one is one left out."""
+    """Read the fields of a form; an empty field counts as missing."""
     given = {name: value for name, value in asked.items() if value.strip()}
     k = given.get("k", str(config.k))
     return Question(
@@ -201,7 +203,7 @@ def _question(asked: dict[str, str], config: ServeConfig, photo: bytes | None = 
 
 
 def _spoken(question: Question, request: Request, hasher: Hasher) -> Question:
-    """Where no sentence tells the language of captions, the first of the browser's that the run has."""
+    """Without a sentence, take the caption language from the browser's preferences."""
     if question.lang or question.text is not None:
         return question
     asked = (part.split(";")[0].split("-")[0].strip() for part in request.headers.get("accept-language", "").split(","))
@@ -211,17 +213,17 @@ def _spoken(question: Question, request: Request, hasher: Hasher) -> Question:
 def _check(question: Question, config: ServeConfig) -> None:
     given = [name for name in ("text", "photo", "ident") if getattr(question, name) is not None]
     if len(given) != 1:
-        raise UsageError("nothing to look for" if not given else "a sentence and an id", None, "give one of q and id")
+        raise UsageError("no query" if not given else "both a sentence and an id", None, "give either q or id")
     if not 1 <= question.k <= config.max_k:
         raise UsageError("k out of range", None, f"give a whole number from 1 to {config.max_k}")
     if len(question.text or "") > config.max_text:
         raise UsageError("the sentence is too long", None, f"give at most {config.max_text} characters")
     if question.to not in (None, *TARGETS) or question.by not in ("image", "text"):
-        raise UsageError("nothing of that kind", None, f"choose out of {', '.join(TARGETS)}")
+        raise UsageError("unknown value of to or by", None, f"choose one of {', '.join(TARGETS)}")
 
 
 def _as_json(hasher: Hasher, answer: Answer) -> dict[str, Any]:
-    """As ``cmrhash search --json``."""
+    """The fields of ``cmrhash search --json``."""
     question = answer.question
     if question.ident is not None:
         query: Any = {"id": question.ident, "by": question.by}

@@ -1,8 +1,8 @@
-"""What stands before the page: an ASGI middleware that lets through only what the page's own user may send.
+"""ASGI middleware that refuses requests which the page's own user would not send.
 
-A page on this machine is within reach of every web site that its user visits. Hence: only known Host names (against DNS
-rebinding), a POST only from the page itself, no CORS, bodies of a limited size within a limited time, and headers by
-which the browser runs nothing but our own files.
+Every web site that the user visits can send requests to a local page. The guard therefore accepts known Host names only
+(against DNS rebinding), POST from the page itself only, no CORS, and bodies of limited size and duration; security
+headers keep the browser from running anything but our own files.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ from http.cookies import CookieError, SimpleCookie
 from typing import Any
 from urllib.parse import parse_qsl, urlencode, urlsplit
 
+from cmrhash.show.html.document import PAGE_POLICY
+
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
@@ -22,11 +24,10 @@ App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 METHODS = ("GET", "POST")
-ELSEWHERE = ("cross-site", "same-site")  # what a browser says of where a request comes from
+ELSEWHERE = ("cross-site", "same-site")  # values of Sec-Fetch-Site for requests by other sites
 COOKIE = "cmrhash-token"
 HEADERS = {
-    "content-security-policy": "default-src 'self'; img-src 'self' data:; object-src 'none'; base-uri 'none'; "
-    "form-action 'self'; frame-ancestors 'none'",
+    "content-security-policy": PAGE_POLICY,
     "x-content-type-options": "nosniff",
     "x-frame-options": "DENY",
     "referrer-policy": "same-origin",  # "no-referrer" would make our own forms say "Origin: null"
@@ -43,9 +44,10 @@ class _Refused(Exception):
 
 
 class Guard:
-    """hosts: names that may stand in Host, empty for any. token: what every request must carry, None for nothing.
+    """Middleware around the application.
 
-    max_body: bytes; slow: seconds within which a body must be there.
+    hosts: accepted names in Host, empty for any. token: required in every request, None for no token. max_body: bytes
+    of a request body; slow: seconds until the body must be complete.
     """
 
     def __init__(
@@ -54,11 +56,11 @@ class Guard:
         self.app, self.hosts, self.token, self.max_body, self.slow = app, hosts, token, max_body, slow
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request, or hand it on."""
+        """Refuse a request or pass it on."""
         if scope["type"] != "http":
             if scope["type"] == "lifespan":
                 await self.app(scope, receive, send)
-            return None  # no web sockets here
+            return None  # no web sockets
         headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
         try:
             self._check(scope, headers)
@@ -72,17 +74,17 @@ class Guard:
 
     def _check(self, scope: Scope, headers: dict[str, str]) -> None:
         if scope["method"] not in METHODS:
-            raise _Refused(405, "only GET and POST are answered")
+            raise _Refused(405, "only GET and POST are supported")
         hosts = [value for name, value in scope["headers"] if name.lower() == b"host"]
         if len(hosts) != 1 or (self.hosts and _hostname(headers["host"]) not in self.hosts):
-            raise _Refused(421, "this Host is not served here")
+            raise _Refused(421, "unknown Host name")
         if scope["method"] == "POST":
             _check_origin(headers)
         elif headers.get("sec-fetch-site") in ELSEWHERE and headers.get("sec-fetch-dest") != "document":
-            raise _Refused(403, "from another site only links lead here")
+            raise _Refused(403, "requests from other sites are refused, except for links")
 
     def _check_token(self, scope: Scope, headers: dict[str, str]) -> str | None:
-        """None if the request carries the token; where to go next if it does so in its address."""
+        """None if cookie or header hold the token; if the URL does, the path to redirect to."""
         assert self.token is not None
         kept = _cookie(headers.get("cookie", ""))
         bearer = headers.get("authorization", "").removeprefix("Bearer ")
@@ -91,29 +93,29 @@ class Guard:
         query = parse_qsl(scope["query_string"].decode("latin-1"), keep_blank_values=True)
         given = dict(query).get("token", "")
         if scope["method"] != "GET" or not hmac.compare_digest(given.encode(), self.token.encode()):
-            raise _Refused(401, "open the address that cmrhash serve printed, with its token")
+            raise _Refused(401, "open the address with the token that cmrhash serve printed")
         rest = urlencode([pair for pair in query if pair[0] != "token"])
         path: str = "/" + scope["raw_path"].decode("latin-1").lstrip("/")  # "//host" would be another machine
         return path + ("?" + rest if rest else "")
 
     async def _body(self, headers: dict[str, str], receive: Receive) -> bytes:
-        """The whole body, refused by its announced size before a byte of it is read, and by its true size after."""
+        """Read the body; too large a body is refused by its announced size first, then by its true size."""
         announced = headers.get("content-length", "0")
         if not announced.isdecimal():
-            raise _Refused(400, "Content-Length is no number")
+            raise _Refused(400, "Content-Length is not a number")
         if int(announced) > self.max_body:
             raise self._too_large()
         try:
             return await asyncio.wait_for(self._read(receive), self.slow)
         except TimeoutError:
-            raise _Refused(408, f"the body took more than {self.slow:g} s") from None
+            raise _Refused(408, f"the request body took longer than {self.slow:g} s") from None
 
     async def _read(self, receive: Receive) -> bytes:
         body = bytearray()
         while True:
             message = await receive()
             if message["type"] == "http.disconnect":
-                raise _Refused(400, "the body ended early")
+                raise _Refused(400, "the request body ended early")
             body += message.get("body", b"")
             if len(body) > self.max_body:
                 raise self._too_large()
@@ -121,11 +123,11 @@ class Guard:
                 return bytes(body)
 
     def _too_large(self) -> _Refused:
-        return _Refused(413, f"at most {self.max_body / 1e6:g} MB are taken")
+        return _Refused(413, f"the request body exceeds {self.max_body / 1e6:g} MB")
 
 
 def _check_origin(headers: dict[str, str]) -> None:
-    """A browser says where a POST comes from: it must be this very page. What is no browser says nothing."""
+    """Refuse a POST that a browser sent from another page; other clients send no origin."""
     said = headers.get("origin", headers.get("referer"))
     if said is not None and urlsplit(said).netloc.lower() != headers["host"].lower():  # also "null"
         raise _Refused(403, "this form was sent from another page")
@@ -134,7 +136,7 @@ def _check_origin(headers: dict[str, str]) -> None:
 
 
 def _hostname(host: str) -> str:
-    """Host without its port, in lower case; "" if it is none."""
+    """Host in lower case without its port; "" if invalid."""
     try:
         return urlsplit("//" + host).hostname or ""
     except ValueError:
@@ -150,7 +152,7 @@ def _cookie(header: str) -> str:
 
 
 def _replay(body: bytes, receive: Receive) -> Receive:
-    """A receive that hands out the body that is here already, and then what the server says."""
+    """Make a receive function that returns the body read before, then messages of the server."""
     parts: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
 
     async def next_part() -> Message:
@@ -163,7 +165,7 @@ def _with_headers(send: Send) -> Send:
     async def named(message: Message) -> None:
         if message["type"] == "http.response.start":
             said = message.get("headers", [])
-            has = {name for name, _ in said}  # a picture has a policy of its own
+            has = {name for name, _ in said}  # an SVG has a policy of its own
             own = [(name.encode(), value.encode()) for name, value in HEADERS.items() if name.encode() not in has]
             message = {**message, "headers": [*said, *own]}
         await send(message)

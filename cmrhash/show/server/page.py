@@ -1,4 +1,4 @@
-"""The page: a form, an answer below it, and the run's scores at the foot."""
+"""The page: search forms, the results of a query, and the scores and plots of the run."""
 
 from __future__ import annotations
 
@@ -7,19 +7,20 @@ from typing import Any
 from urllib.parse import quote
 
 from cmrhash.config import ServeConfig
-from cmrhash.data.items import Item
 from cmrhash.encoders.pixels import FORMATS
 from cmrhash.evaluation import saved_scores
 from cmrhash.search.hasher import TARGETS, Hasher
-from cmrhash.show.server.answers import Answer, Question, starts
-from cmrhash.show.server.html import document, esc, footer, in_words, results, start_cards, table
+from cmrhash.show.answers import Answer, Question, example_items
+from cmrhash.show.html.document import document, esc, figure, points
+from cmrhash.show.html.results import Address, example_queries, footer, in_words, results
+from cmrhash.show.html.scores import score_table
 
 HEAD = """<link rel="stylesheet" href="/style.css">
 <link rel="icon" href="/favicon.svg" type="image/svg+xml">
 <script src="/drop.js" defer></script>"""
-SHOWN = {None: "what fits the query", "image": "images", "text": "captions", "both": "images and captions"}
+SHOWN = {None: "automatic", "image": "images", "text": "captions", "both": "images and captions"}
 PHOTOS = ",".join(f"image/{name.lower()}" for name in FORMATS)
-STARTS = 12  # query items on the first page
+EXAMPLES = 12  # example queries on the first page
 assert set(SHOWN) == {None, *TARGETS}
 
 
@@ -31,19 +32,19 @@ def page(
     answer: Answer | None = None,
     problem: str = "",
 ) -> str:
-    """A whole document. answer: to the question, None where nothing was asked. problem: why there is none.
+    """Build the whole document. answer: None without a query, or if it failed; problem: why it failed.
 
-    pictures: name of a plot -> what it shows.
+    pictures: name of a plot -> its caption.
     """
-    source = _source(hasher)
+    thumb = _thumb(hasher)
     if answer is not None:
-        shown, title = results(hasher, answer, source), f"{in_words(answer)} - cmrhash"
+        shown, title = results(hasher, answer, thumb), f"{in_words(answer)} - cmrhash"
     elif problem:
-        shown, title = f'<p class="problem" role="alert">{esc(problem)}</p>', "not found - cmrhash"
+        shown, title = f'<p class="problem" role="alert">{esc(problem)}</p>', "error - cmrhash"
     else:
         title = f"{hasher.dataset.name} - cmrhash"
-        cards = start_cards(hasher, starts(hasher, STARTS), question.lang, source)
-        shown = f'<section aria-labelledby="start"><h2 id="start">Or start from a query item</h2>\n{cards}</section>'
+        cards = example_queries(hasher, example_items(hasher, EXAMPLES), question.lang, thumb)
+        shown = f'<section aria-labelledby="start"><h2 id="start">Example queries</h2>\n{cards}</section>'
         shown = shown if cards else ""
     more = ' · <a href="/openapi.json">API</a>'
     body = f"""<a class="skip" href="#results">Skip to the results</a>
@@ -52,7 +53,7 @@ def page(
 <main id="results" tabindex="-1">
 <h1>{esc(in_words(answer) if answer else "Search")}</h1>
 {shown}
-<details class="run"><summary>This run: scores and plots</summary>
+<details class="run"><summary>Scores and plots of this run</summary>
 {scored(hasher)}
 {_plots(pictures)}</details>
 </main>
@@ -61,24 +62,26 @@ def page(
 
 
 def forms(hasher: Hasher, config: ServeConfig, question: Question) -> str:
-    """A sentence, a photo, or an item's id; what is chosen stays chosen."""
-    lang = question.lang if question.text is not None else None  # that of found captions says nothing of a sentence
+    """Build the forms for a sentence, a photo and an item, filled in as the last query was."""
+    lang = (
+        question.lang if question.text is not None else None
+    )  # the language of result captions is no choice for a sentence
     focus = "" if question.text or question.ident or question.photo else " autofocus"
     limit = f"{config.max_body / 1e6:g} MB"
     choices = f"""<label>Show <select name="to">{_options(SHOWN, question.to)}</select></label>
-<label>How many <input type="number" name="k" min="1" max="{config.max_k}" value="{question.k}"></label>"""
-    by = _options({"image": "its photo", "text": "its caption"}, question.by)
+<label>Results <input type="number" name="k" min="1" max="{config.max_k}" value="{question.k}"></label>"""
+    by = _options({"image": "photo", "text": "first caption"}, question.by)
     return f"""<search>
 <form action="/" method="get" class="sentence" id="ask">
 <label for="q">Sentence</label>
 <input id="q" name="q" type="search" required maxlength="{config.max_text}" value="{esc(question.text or "")}"
- placeholder="what is in the picture?" autocomplete="off"{focus}>
+ placeholder="describe a picture" autocomplete="off"{focus}>
 <button>Search</button>
 <div class="choices"><label>Language <select name="lang">{_options(_langs(hasher), lang)}</select></label>
 {choices}</div>
 </form>
 <form action="/" method="post" enctype="multipart/form-data" class="photo" id="drop" data-most="{config.max_body}">
-<label for="photo">Photo <small>(at most {limit}<span class="droppable">; drop or paste it here</span>)</small></label>
+<label for="photo">Photo <small>(at most {limit}<span class="droppable">; or drop or paste it</span>)</small></label>
 <input id="photo" name="photo" type="file" required accept="{PHOTOS}">
 <input type="hidden" name="lang" value="{esc(lang or "")}">
 <input type="hidden" name="to" value="{esc(question.to or "")}">
@@ -88,51 +91,32 @@ def forms(hasher: Hasher, config: ServeConfig, question: Question) -> str:
 </form>
 <details class="item"{" open" if question.ident else ""}><summary>Search by an item of the data set</summary>
 <form action="/" method="get"><label>Id <input name="id" required value="{esc(question.ident or "")}"></label>
-<label>by <select name="by">{by}</select></label>
-<label>Captions <select name="lang">{_options(dict.fromkeys(hasher.langs), question.lang)}</select></label>
+<label>Query <select name="by">{by}</select></label>
+<label>Caption language <select name="lang">{_options(dict.fromkeys(hasher.langs), question.lang)}</select></label>
 {choices}
 <button>Search</button></form></details>
 </search>"""
 
 
 def scored(hasher: Hasher) -> str:
-    """What ``cmrhash eval`` found for this run, if it was asked."""
+    """Build the table of the scores that ``cmrhash eval`` saved for this run, with their protocol."""
     report = saved_scores.shown(hasher.run)
     if report is None:
-        return "<p>Not scored yet: run <code>cmrhash eval</code>.</p>"
-    cells = [_score(row) for row in report["rows"]]
-    protocol = {key: value for key, value in report["protocol"].items() if value}
-    columns = list(dict.fromkeys(column for row in cells for column in row))
-    lines = [[row.get(column, "") for column in columns] for row in cells]
-    points = "".join(f"<dt>{esc(key)}</dt><dd>{esc(_listed(value))}</dd>" for key, value in protocol.items())
-    return f"{table(columns, lines, 'what cmrhash eval found for this run')}<dl>{points}</dl>"
+        return "<p>No scores yet: run <code>cmrhash eval</code>.</p>"
+    protocol = {key: _listed(value) for key, value in report["protocol"].items() if value}
+    return score_table(report["rows"], "Scores saved by cmrhash eval") + points(protocol)
 
 
 def _plots(pictures: Mapping[str, str]) -> str:
-    """A browser asks for a picture once it can be seen: none is drawn for a section that stays closed."""
+    """Build the gallery of plots; a browser loads them when the section is opened, which is when they are drawn."""
     if not pictures:
-        return '<p>For plots: <code>pip install "cmrhash[viz]"</code></p>'
-    shown = "\n".join(
-        f'<figure><a href="/plot/{esc(name)}.svg">'
-        f'<img src="/plot/{esc(name)}.svg" loading="lazy" alt="plot: {esc(words)}"></a>'
-        f"<figcaption>{esc(words)}</figcaption></figure>"
-        for name, words in pictures.items()
-    )
-    return f'<div class="plots">\n{shown}\n</div>'
-
-
-def _score(row: dict[str, Any]) -> dict[str, str]:
-    """Column -> cell. By pairs what counts is R@k, by labels mAP."""
-    lang = "-".join(filter(None, (row["lang"], row.get("database_lang"))))
-    cells = {"direction": row["direction"], "language": lang}
-    if row["relevance"] == "pairs":
-        cells |= {f"R@{k}": f"{value:.3f}" for k, value in row["hit_at"].items()}
-        cells["median rank"] = f"{row['median_rank']:.1f}"
-    else:
-        maps = {"mAP": "map", "chance": "chance", "mAP real-valued": "map_real"}
-        cells |= {column: f"{row[key]:.3f}" for column, key in maps.items()}
-        cells |= {f"P@{k}": f"{value:.3f}" for k, value in row["precision_at"].items()}
-    return {**cells, "queries": f"{row['queries']}", "database": f"{row['database']}"}
+        return '<p>Plots need Matplotlib: <code>pip install "cmrhash[viz]"</code></p>'
+    shown = []
+    for name, words in pictures.items():
+        url = f"/plot/{esc(name)}.svg"
+        shown.append(figure(f'<a href="{url}"><img src="{url}" loading="lazy" alt="plot: {esc(words)}"></a>', words))
+    joined = "\n".join(shown)
+    return f'<div class="plots">\n{joined}\n</div>'
 
 
 def _listed(value: Any) -> str:
@@ -143,22 +127,18 @@ def _listed(value: Any) -> str:
 
 def _langs(hasher: Hasher) -> dict[str | None, str]:
     own: dict[str | None, str] = {lang: lang for lang in hasher.langs}
-    return {None: "by its words", **own} if len(own) > 1 else own
+    return {None: "detect", **own} if len(own) > 1 else own
 
 
 def _options(choices: Mapping[Any, str | None], chosen: str | None) -> str:
-    """words None: those of the value itself."""
+    """Build the options of a select. choices: value -> text, None for the value itself."""
     return "".join(
         f'<option value="{esc(value or "")}"{" selected" if value == chosen else ""}>{esc(words or value)}</option>'
         for value, words in choices.items()
     )
 
 
-def _source(hasher: Hasher) -> Any:
-    """An item's address below /thumb/. The digest keeps a browser from showing another data set's picture."""
+def _thumb(hasher: Hasher) -> Address:
+    """Make URLs of thumbnails; the digest in them keeps a browser from showing another data set's photo."""
     version = hasher.dataset.sha256[:8]
-
-    def source(item: Item) -> str:
-        return f"/thumb/{quote(item.id, safe='')}?v={version}" if item.image else ""
-
-    return source
+    return lambda item: f"/thumb/{quote(item.id, safe='')}?v={version}" if item.image else ""

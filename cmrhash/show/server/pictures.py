@@ -1,4 +1,4 @@
-"""The plots of the run that is served, each drawn when it is first asked for, one at a time, and kept."""
+"""Plots of the served run, drawn at their first request and kept."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from cmrhash.errors import CmrhashError
 from cmrhash.search.hasher import Hasher
 from cmrhash.show import plots
 from cmrhash.show.figures import KINDS
-from cmrhash.show.sources import Source
+from cmrhash.show.sources import ShownRuns
 from cmrhash.training import runs
 
-OF_A_LANGUAGE = ("pr", "tsne")  # a picture each
+OF_A_LANGUAGE = ("pr", "tsne")  # one plot per language
 OF_ALL_RUNS = "bits"
 
 
 class Pictures:
-    """names: of a picture, as in its address -> what it shows; none without Matplotlib."""
+    """Plots of a run. names: name in the URL -> caption; empty without Matplotlib."""
 
     def __init__(self, hasher: Hasher) -> None:
         self._hasher = hasher
@@ -30,21 +30,21 @@ class Pictures:
                 self.names[kind] = words
 
     def svg(self, name: str) -> bytes:
-        """The picture, or the words that say why there is none. name: one of ``names``."""
+        """Draw a plot as SVG, or the reason why it cannot be drawn. name: one of ``names``."""
         if name not in self._drawn:
             kind = name.partition("-")[0]
             mine = [other for other in self.names if other.partition("-")[0] == kind]
             try:
                 drawn = [of.figure for of in KINDS[kind](self._source(kind))]
             except CmrhashError as error:
-                drawn = [plots.words(f"{self.names[other]}: none, as {error.what}") for other in mine]
+                drawn = [plots.words(f"not available: {error.what}")] * len(mine)
             self._drawn |= dict(zip(mine, map(plots.themed, drawn), strict=True))
         return self._drawn[name]
 
-    def _source(self, kind: str) -> Source:
+    def _source(self, kind: str) -> ShownRuns:
         run, dataset = self._hasher.run, self._hasher.dataset
         found = [run]
         if kind == OF_ALL_RUNS:
             beside = run.folder.parents[1]
             found = runs.find_runs(beside, dataset.name, dataset.relevance)
-        return Source(self._hasher.data, found, (), PlotConfig.items)
+        return ShownRuns(self._hasher.data, found, (), PlotConfig.items)

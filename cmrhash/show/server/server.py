@@ -1,4 +1,4 @@
-"""From a run to a listening socket: who may reach it, and the encoders loaded before the first query."""
+"""HTTP server of a run: socket, access, and encoders loaded before the first query."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from cmrhash.show.server.app import create_app
 from cmrhash.show.server.guard import LOOPBACK, Guard
 from cmrhash.show.server.worker import Worker
 
-CONNECTIONS = 64  # at once; a browser opens six
-KEEP_ALIVE = 10  # seconds that an idle one stays open
+CONNECTIONS = 64  # concurrent; a browser opens six
+KEEP_ALIVE = 10  # seconds until an idle connection is closed
 
 
 def serve(hasher: Hasher, config: ServeConfig, tell: Callable[[str], None]) -> None:
-    """Answer until the process is told to end. tell: takes the address, and what is wrong with an encoder.
+    """Serve the page until the process is stopped. tell: prints the address, and problems with encoders.
 
-    Raises UsageError for an address that cannot be listened on, or that others could reach without i_know.
+    Raises UsageError for an address that cannot be used, or that others can reach without i_know.
     """
     token = _token(config)
     listening = _listen(config)
@@ -55,13 +55,13 @@ def serve(hasher: Hasher, config: ServeConfig, tell: Callable[[str], None]) -> N
 
 
 def guarded(hasher: Hasher, config: ServeConfig, worker: Worker, drawing: Worker, token: str | None = None) -> Guard:
-    """The page behind its guard. With a token any Host may ask: no other page's visitor has the token."""
+    """Put the guard before the page. With a token every Host name is accepted: other sites lack the token."""
     app: Any = create_app(hasher, config, worker, drawing)
     return Guard(app, () if token else LOOPBACK, token, config.max_body, config.body_seconds)
 
 
 def warm(hasher: Hasher) -> list[str]:
-    """Load every encoder by a query; returns what those say that cannot be loaded."""
+    """Load every encoder by one query; returns the errors of those that fail."""
     problems = []
     queries: list[Callable[[], Any]] = [lambda: hasher.encode_image([Image.new("RGB", (64, 64))])]
     queries += [lambda lang=lang: hasher.encode_text(["."], lang) for lang in hasher.langs]  # type: ignore[misc]
@@ -83,7 +83,7 @@ def _tell_failure(warming: Future[list[str]], tell: Callable[[str], None]) -> No
 
 
 def _token(config: ServeConfig) -> str | None:
-    """A random word that every request must carry where others can reach the page."""
+    """Make the token for requests if others can reach the page."""
     if config.host == "localhost" or _is_loopback(config.host):
         return None
     if not config.i_know:

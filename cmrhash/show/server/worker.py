@@ -1,4 +1,4 @@
-"""One thread for all encoding and searching, and a short queue before it: who comes when it is full is sent away."""
+"""One worker thread with a short queue; requests are refused while the queue is full."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class Busy(Exception):
 
 
 class Worker:
-    """queue: how many may wait while one is being served."""
+    """A worker thread. queue: number of tasks that may wait while one runs."""
 
     def __init__(self, queue: int) -> None:
         self._limit = 1 + queue
@@ -24,11 +24,11 @@ class Worker:
         self._lock, self._taken = Lock(), 0
 
     async def run(self, work: Callable[..., Result], *args: Any) -> Result:
-        """What ``work(*args)`` returns; raises Busy at once if too many wait."""
+        """Await the result of ``work(*args)``; raises Busy at once if the queue is full."""
         return await asyncio.wrap_future(self.submit(work, *args))
 
     def submit(self, work: Callable[..., Result], *args: Any) -> Future[Result]:
-        """The same from outside of an event loop."""
+        """Queue ``work(*args)`` from outside an event loop."""
         with self._lock:
             if self._taken >= self._limit:
                 raise Busy
@@ -42,5 +42,5 @@ class Worker:
             self._taken -= 1
 
     def close(self) -> None:
-        """Finish what is being done; what waits is not begun."""
+        """Finish the running task and drop those that wait."""
         self._pool.shutdown(cancel_futures=True)

@@ -1,4 +1,4 @@
-// A photo that is dropped, pasted or chosen is sent at once. Without this file the form works by its button.
+// Send a photo as soon as it is dropped, pasted or chosen. Without this script the button of the form sends it.
 "use strict";
 const form = document.getElementById("drop");
 const photo = form.querySelector("input[type=file]");

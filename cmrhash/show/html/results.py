@@ -1,0 +1,178 @@
+"""Search results as HTML: the query, a gallery of result cards, and the sheet of ``cmrhash search --html``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from urllib.parse import urlencode
+
+from cmrhash.data.items import RELEVANCE, Item
+from cmrhash.search.hasher import Hasher
+from cmrhash.search.judge import Judged, label_names
+from cmrhash.show.answers import Answer
+from cmrhash.show.html.document import esc, picture, standalone
+from cmrhash.show.html.thumbnails import Thumbnails, data_uri
+
+Address = Callable[[Item], str]  # URL of an item's thumbnail, a path or a data: URI; "" without a photo
+TITLES = {"image": "Images", "text": "Captions", "both": "Images and captions"}
+
+
+def address(**query: object) -> str:
+    """Build the URL of a search on the page."""
+    return "/?" + urlencode({key: value for key, value in query.items() if value not in (None, "")})
+
+
+def about(hasher: Hasher) -> str:
+    """Describe a run and its protocol in one line."""
+    run, data = hasher.run, hasher.dataset
+    untrained, val = run.untrained_views, run.outcome.val_map_mean
+    parts = [
+        f"{data.name}: {run.method}, {run.bits} bits, seed {run.seed}, trained on {' and '.join(run.langs)}",
+        hasher.scope,
+        f"relevant: {RELEVANCE[data.relevance]}",
+        f"validation mAP {val:.3f}" if val else "",
+        "UNTRAINED ENCODERS" if untrained else "",
+    ]
+    return "; ".join(part for part in parts if part)
+
+
+def sheet(hasher: Hasher, answer: Answer) -> str:
+    """Build a document of one search that needs no other file."""
+    thumbnails = Thumbnails(hasher.dataset.root, limit=0)
+    shown = results(hasher, answer, lambda item: data_uri(thumbnails.of(item.image)), linked=False)
+    body = f"<main>\n<h1>{esc(in_words(answer))}</h1>\n{shown}\n</main>\n{footer(hasher)}"
+    return standalone(f"{in_words(answer)} - cmrhash", body)
+
+
+def footer(hasher: Hasher, more: str = "") -> str:
+    """Name the run and its protocol at the end of a document. more: HTML."""
+    return f"<footer><p>{esc(about(hasher))}</p>\n<p>Run <code>{esc(hasher.run.folder)}</code>{more}</p></footer>"
+
+
+def in_words(answer: Answer) -> str:
+    """Name the query of an answer, for a title."""
+    question = answer.question
+    if question.ident is not None:
+        return f"{'Photo' if question.by == 'image' else 'Caption'} of item {question.ident}"
+    return "Your photo" if question.text is None else f"“{question.text}”"
+
+
+def counted(answer: Answer) -> str:
+    """Count the results of each kind, and the relevant ones among them."""
+    return ", ".join(_count(to, hits) for to, hits in answer.parts.items()) or "no results"
+
+
+def _count(to: str, hits: Sequence[Judged]) -> str:
+    judged = [hit for hit in hits if hit.relevant is not None and not hit.itself]
+    relevant = sum(bool(hit.relevant) for hit in judged)
+    share = f" ({relevant} of {len(judged)} relevant)" if judged else ""
+    return f"{len(hits)} {TITLES[to].lower() if len(hits) != 1 else TITLES[to].lower().rstrip('s')}{share}"
+
+
+def results(hasher: Hasher, answer: Answer, thumb: Address, linked: bool = True) -> str:
+    """Build the query and a gallery for each kind of result. linked: each result links to a search by it."""
+    time = f" in {1000 * answer.seconds:.0f} ms" if answer.seconds else ""
+    parts = [
+        _asked(answer, thumb),
+        f'<p class="count" role="status" aria-live="polite">{esc(counted(answer))}{time}</p>',
+    ]
+    for to, hits in answer.parts.items():
+        cards = []
+        for judged in hits:
+            item = hasher.item(judged.hit.id)
+            links = _links(item, answer, judged) if linked else ("", "")
+            cards.append(card(judged, hasher.run.bits, thumb(item) if item else "", *links))
+        parts.append(
+            f'<section aria-labelledby="found-{to}"><h2 id="found-{to}">{TITLES[to]}</h2>\n'
+            f"{gallery(to, cards)}</section>"
+        )
+    return "\n".join(parts)
+
+
+def _asked(answer: Answer, thumb: Address) -> str:
+    item = answer.item
+    if item is not None:
+        caption = next(iter(item.texts.get(answer.lang, ())), "")
+        return query(
+            picture(thumb(item), caption or f"item {item.id}"), described(item, answer.labels, caption, answer.lang)
+        )
+    if answer.thumb:
+        return query(picture(data_uri(answer.thumb), "the query photo"), "")
+    return f'<p class="asked">query language: <b>{esc(answer.lang)}</b></p>'
+
+
+def query(shown: str, words: str) -> str:
+    """Frame a query. shown: HTML of its picture; words: HTML beside it."""
+    return f'<section class="query" aria-label="Query">{shown}<div>{words}</div></section>'
+
+
+def described(item: Item, labels: Sequence[str], caption: str, lang: str) -> str:
+    """Describe the item of a query: its caption, labels, id and splits."""
+    words = f'<p class="caption" lang="{esc(lang)}">{esc(caption)}</p>' if caption else ""
+    splits = " and ".join(sorted(item.splits)) or "no split"
+    return f'{words}{_labels(labels)}<p class="id">item {esc(item.id)}, {splits}</p>'
+
+
+def example_queries(hasher: Hasher, items: Iterable[Item], lang: str | None, thumb: Address) -> str:
+    """Build a gallery of query items, each with a link to its search; "" without items."""
+    lang, cards = lang or hasher.langs[0], []
+    for item in items:
+        caption = next(iter(item.texts.get(lang, ())), f"item {item.id}")
+        link = esc(address(id=item.id, by="image", lang=lang))
+        cards.append(
+            f'<li><a href="{link}">{picture(thumb(item), caption)}</a>\n<div><p class="caption" lang="{esc(lang)}">'
+            f"{esc(caption)}</p>{_labels(label_names(hasher.dataset, item))}</div></li>"
+        )
+    return gallery("image", cards) if cards else ""
+
+
+def gallery(to: str, cards: Sequence[str]) -> str:
+    """Lay out cards. to: kind of the results; captions get wider cards than images."""
+    joined = "\n".join(cards)
+    return f'<ol class="{"texts" if to == "text" else "images"}">\n{joined}\n</ol>'
+
+
+def card(judged: Judged, bits: int, thumb: str, by_photo: str = "", by_caption: str = "") -> str:
+    """Build the card of a result: thumbnail, distance, verdict, caption, labels and id.
+
+    thumb: URL of the thumbnail; by_photo, by_caption: URLs of searches by the result, "" for none.
+    """
+    hit = judged.hit
+    caption = hit.caption or f"item {hit.id}"
+    shown, words = picture(thumb, caption), f'<span lang="{esc(hit.lang or "")}">{esc(caption)}</span>'
+    if by_photo:
+        shown = f'<a href="{esc(by_photo)}" title="search by this photo">{shown}</a>'
+    if by_caption:
+        words = f'<a href="{esc(by_caption)}" title="search by this caption">{words}</a>'
+    kind, verdict = _verdict(judged)
+    return (
+        f'<li class="{kind}">{shown}\n<div><p class="meta"><span class="distance" '
+        f'title="Hamming distance in bits, out of {bits}">distance {hit.distance}</span>{verdict}</p>\n'
+        f'<p class="caption">{words}</p>{_labels(hit.labels, judged.shared)}<p class="id">{esc(hit.id)}</p></div></li>'
+    )
+
+
+def _links(item: Item | None, answer: Answer, judged: Judged) -> tuple[str, str]:
+    """URLs of the searches by a result's photo and by its caption; an item stands for its first caption."""
+    hit, more = judged.hit, {"lang": answer.lang, "k": answer.question.k}
+    first = item is not None and hit.caption == next(iter(item.texts.get(answer.lang, ())), None)
+    caption = {"id": hit.id, "by": "text"} if first else {"q": hit.caption or f"item {hit.id}"}
+    photo = address(id=hit.id, by="image", **more) if item and item.image else ""
+    return photo, address(**caption, **more)
+
+
+def _verdict(judged: Judged) -> tuple[str, str]:
+    """Class of the card, and the verdict as HTML."""
+    if judged.itself:
+        kind, words = "itself", "the query itself"
+    elif judged.relevant is None:
+        return "unjudged", ""
+    else:
+        kind, words = ("relevant", "✓ relevant") if judged.relevant else ("irrelevant", "✗ not relevant")
+    return kind, f'<span class="verdict">{words}</span>'
+
+
+def _labels(labels: Sequence[str], shared: Sequence[str] = ()) -> str:
+    if not labels:
+        return ""
+    each = [f"<b>{esc(label)}</b>" if label in shared else esc(label) for label in labels]
+    return f'<p class="labels">{", ".join(each)}</p>'
