@@ -10,7 +10,7 @@ import shutil
 import subprocess
 import sys
 from dataclasses import replace
-from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from running import EXTRACT, write_own
@@ -18,7 +18,7 @@ from small_models import write_bert
 from typer.testing import CliRunner
 
 from cmrhash import __version__
-from cmrhash.training.runs import Run
+from cmrhash.training.runs import Outcome
 from cmrhash_cli.main import app
 from cmrhash_cli.output import print_table
 from cmrhash_cli.train import _warnings
@@ -124,8 +124,8 @@ def test_a_collapse_is_told_in_words(here, make_cache):
 
 
 def test_a_collapse_of_other_epochs_than_the_chosen_one_is_told_too():
-    config = {"collapse": {}, "collapsed": False, "collapsed_epochs": 7, "skipped_steps": 0, "chosen_on": "val"}
-    assert _warnings(Run(Path("triplet-hard-16"), config)) == [
+    outcome = Outcome(epochs=9, best_epoch=8, chosen_on="val", skipped_steps=0, collapsed_epochs=7)
+    assert _warnings(SimpleNamespace(outcome=outcome)) == [
         "the codes had collapsed in 7 other epochs than the chosen one"
     ]
 

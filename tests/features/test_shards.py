@@ -21,7 +21,7 @@ from cmrhash.storage.sealed import read_manifest
 BLOCK, DIM = 4, 3
 ITEM = np.array([n for n in range(10) if n != 6 for _ in range(2)], np.int32)  # 18 rows in 5 blocks, the last one short
 IDS = tuple(f"Bild {n} ü" for n in range(10))
-RECIPE = {"kind": "text", "crop": {"size": 224}, "encoder": "bert"}
+RECIPE = {"kind": "text", "lang": "en", "crop": {"size": 224}, "encoder": "bert"}
 X = np.random.default_rng(0).standard_normal((len(ITEM), DIM)).astype(np.float32)
 BAD = {3, 17}
 
