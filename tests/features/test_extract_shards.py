@@ -58,7 +58,9 @@ def source(make_manifest, tmp_path_factory):
 
 
 def config(root, cache, **changes):
-    settings = ExtractConfig("manifest", root, cache=cache, image_model=SMALL, image_weights="random", image_batch=4)
+    settings = ExtractConfig(
+        dataset="manifest", root=root, cache=cache, image_model=SMALL, image_weights="random", image_batch=4
+    )
     return replace(settings, text_models=("bow",), vocabulary=9, **changes)
 
 
