@@ -63,7 +63,7 @@ def read_manifest(path: Path) -> dict[str, Any]:
     except FileNotFoundError:
         raise DataError("no such file", path, "run `extract` first") from None
     if manifest is None:
-        raise DamagedError("damaged, or not a sealed file of cmrhash", path, DELETE)
+        raise DamagedError("not a sealed file of cmrhash, or damaged", path, DELETE)
     if not isinstance(manifest, dict) or not {"version", "payload_sha256", "payload_bytes"} <= manifest.keys():
         raise DamagedError("not a cmrhash manifest", path, DELETE)  # a digest that fits, but not ours
     if manifest["version"] != VERSION:

@@ -88,7 +88,7 @@ def test_brackets_are_no_markup(capsys):
 
 def test_eval_warns_of_few_queries_and_tells_runs_by_different_encoders_apart(here):
     done = invoke("eval", "--bits", 8)
-    assert "warning: 20 queries are few: any one of them moves a figure by up to 0.05" in done.stderr
+    assert "warning: only 20 queries: each changes a figure by up to 0.05" in done.stderr
     assert "[toy]" not in done.stdout
     shutil.copy("cache/toy/text-de-toy.h5", "cache/toy/text-de-twin.h5")
     assert invoke("train", "--bits", 24, *QUICK, "--encoder", "de=twin", "-q").exit_code == 0
@@ -251,7 +251,7 @@ def test_a_sample_drawn_into_a_folder_of_the_users_is_told(tmp_path, monkeypatch
         raise ZeroDivisionError  # instead of drawing it
 
     monkeypatch.setattr("cmrhash.features.extract.extract", stop)
-    told = f"{tmp_path} is empty: the built-in sample is drawn there (other data: --dataset)\n"
+    told = f"{tmp_path} is empty: the built-in sample is written there (for other data, use --dataset)\n"
     assert invoke("extract", "--root", tmp_path).stderr == told + "loading ...\n"
     (tmp_path / "a").touch()
     assert invoke("extract", "--root", tmp_path).stderr == "loading ...\n"
@@ -270,7 +270,7 @@ def test_half_precision_that_nobody_asked_for_is_told(tmp_path, monkeypatch):
     ):
         done = invoke(*command, *options)
         assert done.exit_code == 0, done.output
-        assert ("dtype: bfloat16, as fits this machine (--dtype float32 for" in done.stderr) == told
+        assert ("dtype: bfloat16, chosen for this machine (--dtype float32 for" in done.stderr) == told
 
 
 @pytest.mark.parametrize("command", [["train", "--bits", "24", *QUICK], ["eval"]], ids=["train", "eval"])

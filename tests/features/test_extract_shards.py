@@ -135,7 +135,9 @@ def test_shards_of_a_data_set_that_changed_between_them_are_refused(make_manifes
 
 def test_another_vocabulary_is_another_recipe(source, tmp_path):
     extract(config(source, tmp_path, shard="1/2", pooling="binary"))
-    with pytest.raises(StaleError, match=r"shard was made with weights_sha256 = \w+, asked for \w+: .*shard-1-of-2"):
+    with pytest.raises(
+        StaleError, match=r"shard was made with weights_sha256 = \w+, but this call has \w+: .*shard-1-of-2"
+    ):
         extract(config(source, tmp_path, shard="1/2", seed=1))
 
 
