@@ -1,4 +1,4 @@
-"""Every knob of cmrhash, once, with its default and unit. Standard library only.
+"""Settings of all commands, each with its default and unit. Standard library only.
 
 The command line takes its defaults from here; a test holds the two together.
 """
@@ -6,12 +6,13 @@ The command line takes its defaults from here; a test holds the two together.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
-from difflib import get_close_matches
 from pathlib import Path
 
-from cmrhash.errors import UsageError
+from cmrhash.errors import UsageError, did_you_mean
 
+Progress = Callable[..., None]  # (what, done, total, note="") of a long task, called now and then
 CACHE = Path("cache")  # feature files, one folder a data set
 RUNS = Path("runs")  # trained heads, one folder a run
 SAMPLE_DATASET = "sample"  # the built-in data set, drawn on first use
@@ -37,7 +38,7 @@ OWN = "own"  # in place of a text model: the ready-made features that come with 
 READY = "ready"  # what a feature file says of its weights if no encoder of ours made it
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ExtractConfig:
     """Data set and encoders -> feature files."""
 
@@ -79,7 +80,7 @@ ALIGNMENTS = {
 }
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class TrainConfig:
     """Cached features -> one image head and a text head per language in one Hamming space."""
 
@@ -101,7 +102,7 @@ class TrainConfig:
     checkpoint_seconds: float = 20.0  # how often an unfinished run is saved
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class FinetuneConfig:
     """Encoders -> the same encoders, trained with a method's losses through hash heads that are thrown away."""
 
@@ -121,7 +122,7 @@ class FinetuneConfig:
 TRAINED_SHARE = 0.1  # of the heads' rate, for encoders whose weights already know something
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class EvalConfig:
     """Codes -> distances -> metrics."""
 
@@ -140,7 +141,7 @@ class EvalConfig:
 CUTS = {"labels": (1, 5, 10, 50), "pairs": (1, 5, 10)}  # by relevance; R@1, R@5 and R@10 are the customs of Flickr30k
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class SearchConfig:
     """A sentence, a photo or an item -> what lies near it in the database."""
 
@@ -157,7 +158,7 @@ class SearchConfig:
     among: str = "database"  # what is searched: "database", or "all" items that have codes
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class IndexConfig:
     """The database codes of a run -> collections in a store, where others search them."""
 
@@ -172,7 +173,7 @@ BATCH_ROWS = 1 << 16  # codes that are on their way to a store at once
 MAX_KEY = 1024  # bytes of a key in UTF-8
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ExportConfig:
     """A run -> a folder that others can encode with."""
 
@@ -186,7 +187,7 @@ class ExportConfig:
     private: bool = False  # whether the repository is, if it is made for it
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ServeConfig:
     """A run -> a page in the browser."""
 
@@ -207,7 +208,7 @@ class ServeConfig:
     thumb_bytes: int = 64 * 2**20  # of thumbnails kept in memory
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class CompareConfig:
     """A grid of runs -> one table."""
 
@@ -219,7 +220,7 @@ class CompareConfig:
     out: Path | None = None  # folder of the table; None: beside the runs, where a report looks for it
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class PlotConfig:
     """Trained runs -> pictures."""
 
@@ -243,7 +244,7 @@ PLOTS = {
 }
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ReportConfig:
     """A run, or a comparison, -> one HTML file."""
 
@@ -255,14 +256,14 @@ class ReportConfig:
     out: Path | None = None  # the file; None: "report.html" in the folder of the run, or beside the runs
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class VerifyConfig:
     """What ``cache verify`` looks at besides the digests of our own files."""
 
     sources: bool = True  # photos and captions, against what the features were made from
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class PruneConfig:
     """What ``cache prune`` takes besides what no command would use again."""
 
@@ -275,57 +276,51 @@ LEFT_BEHIND = 3600.0  # seconds that a partial file without a lock lies untouche
 
 
 def aligned(method: str, alignment: str | None) -> str:
-    """The name of ``method`` with that alignment, one of ALIGNMENTS; raises UsageError for any but "acmr"."""
+    """Name of ``method`` with that alignment, one of ALIGNMENTS; raises UsageError for any method but "acmr"."""
     if alignment is None:
         return method
     if alignment not in ALIGNMENTS:
-        near = get_close_matches(alignment, ALIGNMENTS, 1)
-        hint = f"did you mean {near[0]}? " if near else ""
-        raise UsageError(f"unknown alignment '{alignment}'", None, f"{hint}choose one of {', '.join(ALIGNMENTS)}")
+        fix = f"{did_you_mean(alignment, ALIGNMENTS)} choose one of {', '.join(ALIGNMENTS)}"
+        raise UsageError(f"unknown alignment '{alignment}'", None, fix)
     if method != ALIGNMENTS["adversarial"]:
-        raise UsageError(f"--alignment with --method {method}", None, "only --method acmr has one")
+        raise UsageError(f"method '{method}' has no alignment", None, 'use `method="acmr"`', option="alignment")
     return ALIGNMENTS[alignment]
 
 
 def check_train(config: TrainConfig) -> None:
-    """Raise UsageError for a number that cannot be trained with."""
-    _check_bits(config.bits)
-    _check_seed(config.seed)
+    """Raise UsageError for a number that training cannot use."""
+    _check_range("bits", config.bits, 1, MAX_BITS)
+    _check_range("seed", config.seed, 0, MAX_SEED)
     for name in ("epochs", "batch", "lr", "margin", "weight_decay", "hidden", "dropout", "input_dropout"):
         value, zero = getattr(config, name), name in ("weight_decay", "hidden", "dropout", "input_dropout")
         _check_number(name, value, zero)
         if "dropout" in name and value >= 1:
-            raise UsageError(f"--{name.replace('_', '-')} {value}", None, "give a share below 1")
-    if config.hidden > MAX_HIDDEN:
-        raise UsageError(f"--hidden {config.hidden}", None, f"give a width from 0 to {MAX_HIDDEN}")
+            raise UsageError(f"{value} is out of range", None, "give a share below 1", option=name)
+    _check_range("hidden", config.hidden, 0, MAX_HIDDEN)
     if not 0 <= config.first_caption <= 1:
-        raise UsageError(f"--first-caption {config.first_caption}", None, "give a share from 0 to 1")
+        what = f"{config.first_caption} is out of range"
+        raise UsageError(what, None, "give a share from 0 to 1", option="first_caption")
 
 
 def check_finetune(config: FinetuneConfig) -> None:
-    """Raise UsageError for a number that encoders cannot be tuned with."""
-    _check_bits(config.bits)
-    _check_seed(config.seed)
+    """Raise UsageError for a number that fine-tuning cannot use."""
+    _check_range("bits", config.bits, 1, MAX_BITS)
+    _check_range("seed", config.seed, 0, MAX_SEED)
     for name in ("epochs", "batch", "lr", "clip"):
         _check_number(name, getattr(config, name), zero=False)
     for name in ("weight_decay", "image_lr", "text_lr"):
         value = getattr(config, name)
         _check_number(name, 0 if value is None else value, zero=True)
     if config.image_lr == config.text_lr == 0:
-        raise UsageError("--image-lr 0 with --text-lr 0", None, "nothing would be tuned: leave one of them out")
+        raise UsageError("`image_lr=0` and `text_lr=0` leave nothing to tune", None, "leave one of them out")
 
 
-def _check_bits(bits: int) -> None:
-    if not 1 <= bits <= MAX_BITS:
-        raise UsageError(f"--bits {bits}", None, f"give a code length from 1 to {MAX_BITS}")
-
-
-def _check_seed(seed: int) -> None:
-    if not 0 <= seed <= MAX_SEED:
-        raise UsageError(f"--seed {seed}", None, f"give a whole number from 0 to {MAX_SEED}")
+def _check_range(name: str, value: int, least: int, most: int) -> None:
+    if not least <= value <= most:
+        raise UsageError(f"{value} is out of range", None, f"give a whole number from {least} to {most}", option=name)
 
 
 def _check_number(name: str, value: float, zero: bool) -> None:
     if not math.isfinite(value) or value < 0 or (value == 0 and not zero):
-        option = f"--{name.replace('_', '-')} {value}"
-        raise UsageError(option, None, f"give a finite number {'from' if zero else 'above'} 0")
+        fix = f"give a finite number {'from' if zero else 'above'} 0"
+        raise UsageError(f"{value} is out of range", None, fix, option=name)

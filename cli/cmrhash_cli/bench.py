@@ -1,4 +1,4 @@
-"""cmrhash bench: our way against the naive one, as ratios."""
+"""cmrhash bench: speed of cmrhash relative to naive code."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ import typer
 
 from cmrhash_cli.output import Debug, Json, Quiet, print_json, print_table, progress_bars
 
-CAPTION = "CPU seconds of one thread, best of 3 in turns; seconds differ by machine, ratios travel"
+CAPTION = "CPU seconds of one thread, best of 3 alternating runs; compare ratios, not seconds, across machines"
 
 
 def bench(
-    path: Annotated[list[str] | None, typer.Option(help="Hot path (repeatable); default: all.")] = None,
+    path: Annotated[list[str] | None, typer.Option(help="Code path to time (repeatable); default: all.")] = None,
     as_json: Json = False,
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
-    """Time the hot paths against what one would otherwise write and against the machine's limit, on one thread.
+    """Time the main code paths on one thread, against naive code and against the limit of the machine.
 
     cmrhash bench --path evaluation-32 --path search
     """
-    for library in ("OMP", "OPENBLAS", "MKL"):  # read when NumPy and torch are imported: both ways get one thread
+    for library in ("OMP", "OPENBLAS", "MKL"):  # read when NumPy and torch are imported
         os.environ[f"{library}_NUM_THREADS"] = "1"
     from cmrhash.bench import bench as run
 

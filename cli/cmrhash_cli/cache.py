@@ -1,4 +1,4 @@
-"""cmrhash cache ls, verify, prune: what lies in the cache and among the runs."""
+"""cmrhash cache ls, verify, prune: contents of the cache and the runs."""
 
 from __future__ import annotations
 
@@ -24,13 +24,14 @@ from cmrhash_cli.output import (
     progress_bars,
     size_of,
 )
+from cmrhash_cli.typed import as_typed
 
 if TYPE_CHECKING:
     from cmrhash.maintenance.inventory import Entry
     from cmrhash.maintenance.prune import Doomed
     from cmrhash.maintenance.verify import Checked
 
-PLAIN = ("whole", "sealed", "trained", "tuned")  # states that say no more than that
+PLAIN = ("whole", "sealed", "trained", "tuned")  # states that need no explanation
 ALONE = ("damaged", "another format")  # states whose reason differs from file to file
 V, P = VerifyConfig, PruneConfig
 One = Annotated[str | None, typer.Option("--dataset", help="Only this data set; default: all.")]
@@ -44,7 +45,7 @@ def ls(
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
-    """List feature files and runs with their size and state; quick, it reads no payload.
+    """List feature files and runs with size and state, without reading their data.
 
     cmrhash cache ls
 
@@ -64,23 +65,23 @@ def ls(
         columns = ["run", "val mAP", "bits", "size", "state"]
         print_table(f"runs in {runs}", columns, [_run_cells(entry, runs) for entry in trained], folded="state")
     if not found:
-        note(f"nothing in {cache} and {runs}: run cmrhash extract first", quiet)
+        note(f"no files in {cache} or {runs}: run cmrhash extract first", quiet)
     for line in dict.fromkeys(_advice(entry) for entry in found if entry.fix):
         print(line)
 
 
 def verify(
     dataset: One = None,
-    sources: Annotated[bool, typer.Option(help="Compare photos and captions as well.")] = V.sources,
+    sources: Annotated[bool, typer.Option(help="Also compare photos and captions with the features.")] = V.sources,
     cache: Cache = CACHE,
     runs: Runs = RUNS,
     as_json: Json = False,
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
-    """Read everything again: digests of all files, photos and captions against the features.
+    """Check the digests of all files, and the features against their photos and captions.
 
-    Ends in 6 if anything is damaged, in 4 if anything is stale, in 0 if all is whole.
+    Exit code: 6 if a file is damaged, 4 if one is out of date, 0 if all are intact.
 
     cmrhash cache verify
 
@@ -91,40 +92,42 @@ def verify(
 
     start, found, last = time.monotonic(), [], []
     with progress_bars(quiet) as progress:
-        for checked in run(VerifyConfig(sources), cache, runs, dataset, progress):
+        for checked in run(VerifyConfig(sources=sources), cache, runs, dataset, progress):
             found.append(checked)
             if checked.status != "whole" or checked.words not in PLAIN:
-                last.append(_line(checked))  # what has to be read shall not drown among the others
+                last.append(_line(checked))  # problems are printed last
             elif not as_json:
                 print(_line(checked))
     counts = _counts(found)
     size, seconds = sum(one.bytes for one in found), time.monotonic() - start
     if as_json:
-        files = [{"file": str(o.path), "status": o.status, "state": o.words, "fix": o.fix} for o in found]
+        files = [{"file": str(o.path), "status": o.status, "state": o.words, "fix": as_typed(o.fix)} for o in found]
         print_json({**counts, "bytes": size, "seconds": round(seconds, 3), "files": files})
     else:
         print(*last, sep="\n", end="\n" * bool(last))
         words = ", ".join(f"{count} {status}" for status, count in counts.items())
-        print(f"{len(found)} looked at, {size_of(size)} in {seconds:.1f} s: {words}")
+        print(f"{len(found)} files checked, {size_of(size)} in {seconds:.1f} s: {words}")
     raise typer.Exit(exit_code(found))
 
 
 def prune(
     dataset: One = None,
     unfinished: Annotated[
-        bool, typer.Option("--unfinished", help="Also extractions and trainings that could be gone on with.")
+        bool, typer.Option("--unfinished", help="Also unfinished extractions and trainings that could be resumed.")
     ] = P.unfinished,
     gone: Annotated[
-        bool, typer.Option("--gone", help="Also runs whose features are gone (extracting again would bring them back).")
+        bool, typer.Option("--gone", help="Also runs whose features are deleted (extracting again would restore them).")
     ] = P.gone,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Delete; without it they are only listed.")] = P.yes,
+    yes: Annotated[
+        bool, typer.Option("--yes", "-y", help="Delete the files; without it they are only listed.")
+    ] = P.yes,
     cache: Cache = CACHE,
     runs: Runs = RUNS,
     as_json: Json = False,
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
-    """List what no command would use again, and with --yes delete it.
+    """List files that are safe to delete; --yes deletes them.
 
     cmrhash cache prune
 
@@ -132,17 +135,17 @@ def prune(
     """
     from cmrhash.maintenance.prune import delete, plan
 
-    config = PruneConfig(unfinished, gone, yes)
+    config = PruneConfig(unfinished=unfinished, gone=gone, yes=yes)
     found = plan(config, cache, runs, dataset)
     done = list(delete(found, cache, runs)) if config.yes else [(one, "") for one in found]
     freed = sum(one.bytes for one, left in done if not left)
     if as_json:
         print_json({"deleted": yes, "bytes": freed, "things": [_doomed_as_json(one, left) for one, left in done]})
         return
-    rows = [[one.what, f"left alone: {left}" if left else one.why, size_of(one.bytes)] for one, left in done]
+    rows = [[one.what, f"kept: {left}" if left else one.why, size_of(one.bytes)] for one, left in done]
     if rows:
         print_table("deleted" if yes else "would be deleted", ["what", "why", "size"], rows, folded="why")
-        ending = "freed" if yes else "would be freed: cmrhash cache prune --yes deletes"
+        ending = "freed" if yes else "would be freed: to delete, run cmrhash cache prune --yes"
         print(f"{size_of(freed)} {ending}")
     else:
         note("nothing to delete", quiet)
@@ -166,22 +169,23 @@ def _run_cells(entry: Entry, runs: Path) -> list[str]:
 
 
 def _state(entry: Entry) -> str:
-    """What is wrong with a single file is said below the table."""
+    """State of an entry; the cause of a damaged file is printed below the table."""
     return entry.state if entry.state in ALONE else entry.words
 
 
 def _advice(entry: Entry) -> str:
-    return f"{entry.path}: {entry.words}: {entry.fix}" if entry.state in ALONE else f"{entry.state}: {entry.fix}"
+    fix = as_typed(entry.fix)
+    return f"{entry.path}: {entry.words}: {fix}" if entry.state in ALONE else f"{entry.state}: {fix}"
 
 
 def _line(checked: Checked) -> str:
     status = "DAMAGED" if checked.status == "damaged" else checked.status
     words = f": {checked.words}" if checked.words and checked.words not in PLAIN else ""
-    return f"{status:10} {checked.path}{words}" + (f": {checked.fix}" if checked.fix else "")
+    return f"{status:10} {checked.path}{words}" + (f": {as_typed(checked.fix)}" if checked.fix else "")
 
 
 def _counts(found: Sequence[Checked]) -> dict[str, int]:
-    """How many there are of each status; the three that decide are always named."""
+    """Number of files of each status; whole, stale and damaged are always listed."""
     counts = dict.fromkeys(("whole", "stale", "damaged"), 0)
     for one in found:
         counts[one.status] = counts.get(one.status, 0) + 1
@@ -190,7 +194,7 @@ def _counts(found: Sequence[Checked]) -> dict[str, int]:
 
 def _as_json(entry: Entry) -> dict[str, Any]:
     own = {"dataset": entry.dataset, "path": str(entry.path), "kind": entry.kind, "status": entry.status}
-    return {**own, "state": entry.words, "fix": entry.fix, "bytes": entry.bytes, **entry.facts}
+    return {**own, "state": entry.words, "fix": as_typed(entry.fix), "bytes": entry.bytes, **entry.facts}
 
 
 def _doomed_as_json(one: Doomed, left: str) -> dict[str, Any]:

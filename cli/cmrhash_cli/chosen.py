@@ -1,11 +1,12 @@
-"""Which run a command works with: options declared once, and the run that they mean."""
+"""Options that choose a run, and the run they choose."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -16,50 +17,65 @@ if TYPE_CHECKING:
     from cmrhash.search.hasher import Hasher
     from cmrhash.training.runs import Run
 
-OneRun = Annotated[Path | None, typer.Option("--run", help="Folder of a trained run; default: the best one on val.")]
+OneRun = Annotated[
+    Path | None, typer.Option("--run", help="Folder of a trained run; default: the run with the best validation mAP.")
+]
 OneLength = Annotated[int | None, typer.Option("--bits", help="Code length of the run; default: any.")]
 OneMethod = Annotated[str | None, typer.Option("--method", help="Method of the run; default: any.")]
 ImageWeights = Annotated[
-    str | None, typer.Option("--image-weights", help="Where the image encoder's weights are now, if they moved.")
+    str | None, typer.Option("--image-weights", help="New location of the image encoder's weights, if they moved.")
 ]
 TextModel = Annotated[
     list[str] | None,
-    typer.Option("--text-model", help="[LANG=]DIR: where a text encoder is now, if it moved (repeatable)."),
+    typer.Option("--text-model", help="[LANG=]DIR: new location of a text encoder, if it moved (repeatable)."),
 ]
 Among = Annotated[
-    str, typer.Option("--among", help="Which items: those of the database, as eval scores, or all that have codes.")
+    str, typer.Option("--among", help="Items to search: database (those that eval scores), or all that have codes.")
 ]
-Offline = Annotated[bool, typer.Option("--offline", help="Never ask the network for weights.")]
+Offline = Annotated[bool, typer.Option("--offline", help="Never download weights.")]
 
 
-def chosen_run(
-    run: Path | None,
-    bits: int | None,
-    method: str | None,
-    relevance: str | None,
-    dataset: str | None,
-    cache: Path,
-    runs: Path,
-) -> tuple[Run, ExtractedDataset]:
-    """The run that is asked for, or else the one that is best on val; its data set, and where that lies."""
+@dataclass(frozen=True, kw_only=True)
+class RunChoice:
+    """Options that choose a run: its folder, or else what the run with the best validation mAP is chosen from."""
+
+    run: Path | None
+    bits: int | None
+    method: str | None
+    relevance: str | None
+    dataset: str | None
+    cache: Path
+    runs: Path
+
+
+def open_hasher(choice: RunChoice, *, text_models: Sequence[str] = (), **settings: Any) -> Hasher:
+    """Open the chosen run for search; ``settings`` are those of ``Hasher.open``."""
+    from cmrhash.search.hasher import Hasher
+
+    return Hasher.open(*_chosen(choice), text_models=by_language(text_models), **settings)
+
+
+def _chosen(choice: RunChoice) -> tuple[Run, ExtractedDataset]:
+    """The chosen run and its extracted data set."""
     from cmrhash.features.dataset import ExtractedDataset
     from cmrhash.training.runs import best_run, current, find_runs, open_run
 
-    chosen = open_run(run) if run else None
-    data = ExtractedDataset.open(cache, chosen.dataset if chosen else dataset)
+    chosen = open_run(choice.run) if choice.run else None
+    data = ExtractedDataset.open(choice.cache, chosen.dataset if chosen else choice.dataset)
     if chosen is None:
-        wanted = ([bits] if bits else [], [method] if method else [])
-        chosen = best_run(current(find_runs(runs, data.name, relevance or data.dataset.relevance, *wanted), data))
+        wanted = ([choice.bits] if choice.bits else [], [choice.method] if choice.method else [])
+        found = find_runs(choice.runs, data.name, choice.relevance or data.dataset.relevance, *wanted)
+        chosen = best_run(current(found, data))
     return chosen, data
 
 
 def note_left_out(hasher: Hasher, quiet: bool) -> None:
-    """Say so where most items are not searched."""
+    """Note it if the search covers less than half of the items."""
     if 2 * hasher.searched < hasher.encoded:
-        note(f"{hasher.scope} of {hasher.encoded}: --among all searches all of them", quiet)
+        note(f"{hasher.scope} of {hasher.encoded} are searched: --among all searches all of them", quiet)
 
 
 def by_language(options: Sequence[str]) -> dict[str, str]:
-    """ "[LANG=]DIR" options -> {LANG: DIR}, "" for all languages."""
+    """Parse "[LANG=]DIR" options into {LANG: DIR}; LANG is "" for all languages."""
     parts = [re.fullmatch(r"(?:([A-Za-z0-9_-]+)=)?(.+)", option, re.S) for option in options]
     return {match[1] or "": match[2] for match in parts if match}

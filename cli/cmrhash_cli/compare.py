@@ -1,4 +1,4 @@
-"""cmrhash compare: one table over methods, code lengths, languages and seeds."""
+"""cmrhash compare: one table of methods, code lengths, languages and seeds."""
 
 from __future__ import annotations
 
@@ -38,15 +38,19 @@ def compare(
     bits: Annotated[list[int] | None, typer.Option(help="Code length (repeatable); default: 16, 32, 48, 64.")] = None,
     lang: ShownLang = None,
     train_lang: Annotated[list[str] | None, typer.Option(help="Language to train (repeatable); default: all.")] = None,
-    seeds: Annotated[int, typer.Option(help="Seeds a cell, from 0.")] = D.seeds,
+    seeds: Annotated[int, typer.Option(help="Number of seeds per cell, counted from 0.")] = D.seeds,
     metric: Annotated[
-        str | None, typer.Option(help="Of a cell: map, r@1, r@5 or r@10; default: map, by pairs r@1.")
+        str | None,
+        typer.Option(help="Metric of the cells: map, r@1, r@5 or r@10; default: map, or r@1 with relevance pairs."),
     ] = D.metric,
     relevance: Relevance = T.relevance,
     epochs: Epochs = T.epochs,
     encoder: Encoder = None,
     out: Annotated[
-        Path | None, typer.Option(help="Folder of the written table; default: beside the runs, where report looks.")
+        Path | None,
+        typer.Option(
+            help="Folder of the table; default: the data set's folder of runs, where cmrhash report finds it."
+        ),
     ] = D.out,
     cache: Cache = CACHE,
     runs: Runs = RUNS,
@@ -55,7 +59,7 @@ def compare(
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
-    """Train what is missing, score all, print the table and write it beside the runs.
+    """Train the missing runs, evaluate all, then print and write the table.
 
     cmrhash compare --method triplet --method tie-ap --bits 32 --bits 64 --seeds 3
 
@@ -67,7 +71,14 @@ def compare(
     from cmrhash.evaluation.compare import compare as run
     from cmrhash.evaluation.compare import table
 
-    grid = CompareConfig(tuple(method or D.methods), tuple(bits or D.bits), tuple(lang or ()), seeds, metric, out)
+    grid = CompareConfig(
+        methods=tuple(method or D.methods),
+        bits=tuple(bits or D.bits),
+        langs=tuple(lang or ()),
+        seeds=seeds,
+        metric=metric,
+        out=out,
+    )
     target = out or runs / data.name
     before = (target / "compare.json").exists()
     config = TrainConfig(langs=tuple(train_lang or ()), relevance=relevance, epochs=epochs, device=device)
@@ -78,6 +89,6 @@ def compare(
     else:
         columns, cells = table(result.rows)
         title = f"{data.name}: {result.protocol['metric']}, mean +- sd over seeds (* = collapsed)"
-        again = f"to make the first cell again: {result.rows[0]['command']}"
+        again = f"command of the first cell: {result.rows[0]['command']}"
         print_table(titled(title, result.protocol), columns, cells, "\n".join([*result.in_words(), again]))
     note(f"{'replaced' if before else 'written'}: {target}/compare.md, .csv, .json", quiet)

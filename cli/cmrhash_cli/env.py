@@ -1,4 +1,4 @@
-"""cmrhash env: what cmrhash runs on, for bug reports."""
+"""cmrhash env: description of the system, for bug reports."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from cmrhash_cli.output import CACHE, RUNS, Cache, Debug, Json, Runs, print_json
 
 
 def env(cache: Cache = CACHE, runs: Runs = RUNS, as_json: Json = False, debug: Debug = False) -> None:
-    """Say what cmrhash runs on: versions, machine, devices, folders. Paste it into a bug report.
+    """Describe the system for a bug report: versions, machine, devices, folders.
 
     cmrhash env
 

@@ -1,4 +1,4 @@
-"""cmrhash eval: codes -> distances -> mAP, with the protocol."""
+"""cmrhash eval: codes -> distances -> metrics, with the protocol."""
 
 from __future__ import annotations
 
@@ -44,27 +44,30 @@ def evaluate(
     seed: Annotated[list[int] | None, typer.Option(help="Seed (repeatable); default: all trained.")] = None,
     relevance: Relevance = D.relevance,
     direction: Annotated[
-        list[str] | None, typer.Option(help="i2t, t2i, t2t or i2i (repeatable); default: i2t and t2i.")
+        list[str] | None,
+        typer.Option(help="Search direction: i2t, t2i, t2t or i2i (repeatable); default: i2t and t2i."),
     ] = None,
-    map_at: Annotated[int | None, typer.Option(help="k of mAP@k; default: the whole database.")] = D.map_at,
+    map_at: Annotated[int | None, typer.Option(help="Cutoff k of mAP@k; default: the whole database.")] = D.map_at,
     map_at_rule: Annotated[
-        str, typer.Option(help="What AP@k divides by: min (relevant or k), R (all relevant), hits, or first.")
+        str, typer.Option(help="Divisor of AP@k: min (of relevant items and k), R (relevant items), hits, or first.")
     ] = D.map_at_rule,
-    ties: Annotated[str, typer.Option(help="Order at equal distance: expected, optimistic or pessimistic.")] = D.ties,
+    ties: Annotated[
+        str, typer.Option(help="Order of items at equal distance: expected, optimistic or pessimistic.")
+    ] = D.ties,
     at: Annotated[
         list[int] | None,
-        typer.Option(help="k of P@k, R@k, hit@k, nDCG@k (repeatable); default: 1, 5, 10 and by labels 50."),
+        typer.Option(
+            help="Cutoff k of P@k, R@k, hit@k, nDCG@k (repeatable); default: 1, 5, 10, and 50 with relevance labels."
+        ),
     ] = None,
-    trec: Annotated[
-        Path | None, typer.Option(help="Write TREC run and qrels files into this folder, ties in index order.")
-    ] = None,
+    trec: Annotated[Path | None, typer.Option(help="Folder for TREC run and qrels files, ties in index order.")] = None,
     cache: Cache = CACHE,
     runs: Runs = RUNS,
     as_json: Json = False,
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
-    """Score trained runs: tie-aware mAP in both directions (by pairs R@k and median rank), with chance and protocol.
+    """Evaluate trained runs: tie-aware mAP in both directions, or R@k and median rank with relevance pairs.
 
     cmrhash eval --lang de
 
@@ -103,14 +106,14 @@ def evaluate(
         _print(result, tuple(dict.fromkeys(at or ())))
     fewest = min(row["queries"] for row in result.rows)
     if fewest < FEW_QUERIES:
-        note(f"warning: {fewest} queries are few: any one of them moves a figure by up to {1 / fewest:.2f}", quiet)
+        note(f"warning: only {fewest} queries: each changes a figure by up to {1 / fewest:.2f}", quiet)
     if trec:
         for path in write_trec(config, data, runs, trec):
             note(f"wrote {path}", quiet)
 
 
 def _print(result: Evaluation, at: tuple[int, ...]) -> None:
-    """A table of i2t and t2i, a line a run and language; then one of t2t and i2i, a line a search."""
+    """Print a table of i2t and t2i, a row per run and language; then one of t2t and i2i, a row per search."""
     rows, metric = result.rows, result.protocol["metric"].split(",")[0]
     pairs = rows[0]["relevance"] == "pairs"
     figures = _PairFigures(at, result.map_at) if pairs else _LabelFigures(at, result.map_at)
@@ -134,7 +137,7 @@ def _print(result: Evaluation, at: tuple[int, ...]) -> None:
 
 
 def _who(row: Row, several: set[str]) -> list[str]:
-    """The cells that name a line. several: of "trained_langs" and "encoders", those in which runs differ."""
+    """Cells that name a row. several: those of "trained_langs" and "encoders" in which the runs differ."""
     method = row["method"]
     method += f" ({'+'.join(row['trained_langs'])})" if "trained_langs" in several else ""
     method += f" [{', '.join(dict.fromkeys(row['encoders'].values()))}]" if "encoders" in several else ""
@@ -150,7 +153,7 @@ def _lang(lang: str, head: str) -> str:
 
 
 class _LabelFigures:
-    """mAP, chance and the real-valued mAP, a line for the directions of a run and language."""
+    """mAP, chance and the real-valued mAP, a row per run and language."""
 
     def __init__(self, at: tuple[int, ...], map_at: int | None) -> None:
         self.at = at
@@ -173,7 +176,7 @@ class _LabelFigures:
 
 
 class _PairFigures:
-    """R@k and the median rank: a line for the codes, one for the real values, one for a random order."""
+    """R@k and median rank: a row each for codes, real values and random order."""
 
     def __init__(self, at: tuple[int, ...], map_at: int | None) -> None:
         self.at, self.map_at = at or CUTS["pairs"], map_at
@@ -194,7 +197,7 @@ class _PairFigures:
 
 
 def _scored(rows: Sequence[Row]) -> list[str]:
-    """How many queries were scored, in one line for all searches that agree."""
+    """Number of scored queries, one line for all searches that agree."""
     counts: dict[tuple[int, int, int], list[str]] = {}
     for row in rows:
         langs = [lang for lang in (row["lang"], row.get("database_lang")) if lang]

@@ -1,4 +1,4 @@
-"""cmrhash export: a trained run -> a folder that others can encode with, and ONNX graphs."""
+"""cmrhash export: a trained run -> a folder that works without its data set, and ONNX graphs."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from cmrhash_cli.chosen import (
     OneLength,
     OneMethod,
     OneRun,
+    RunChoice,
     TextModel,
-    by_language,
-    chosen_run,
+    open_hasher,
 )
 from cmrhash_cli.output import (
     CACHE,
@@ -36,21 +36,22 @@ from cmrhash_cli.output import (
     print_table,
     size_of,
 )
+from cmrhash_cli.typed import as_typed
 
 D = ExportConfig
 
 
 def export(
-    target: Annotated[Path, typer.Argument(metavar="FOLDER", help="Where to write it.")],
+    target: Annotated[Path, typer.Argument(metavar="FOLDER", help="Folder to write.")],
     with_encoders: Annotated[
-        bool, typer.Option("--with-encoders", help="Put in public encoders too, which otherwise are named.")
+        bool, typer.Option("--with-encoders", help="Bundle public encoder weights instead of referencing them.")
     ] = D.with_encoders,
-    onnx: Annotated[bool, typer.Option("--onnx", help="Write image.onnx and text-LANG.onnx beside.")] = D.onnx,
+    onnx: Annotated[bool, typer.Option("--onnx", help="Also write image.onnx and text-LANG.onnx.")] = D.onnx,
     push: Annotated[
-        str | None, typer.Option(metavar="OWNER/NAME", help="Upload it to the model hub afterwards.")
+        str | None, typer.Option(metavar="OWNER/NAME", help="Upload the folder to this repository of the model hub.")
     ] = D.push,
     private: Annotated[
-        bool, typer.Option("--private", help="Make that repository private, if there is none yet.")
+        bool, typer.Option("--private", help="Make the repository private if it is created.")
     ] = D.private,
     run: OneRun = None,
     bits: OneLength = None,
@@ -68,7 +69,7 @@ def export(
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
-    """Write a trained run as a folder that encodes without its data set: heads, encoders or their names, model card.
+    """Export a trained run as a folder that works without its data set: heads, encoders, model card.
 
     cmrhash export shared --bits 32
 
@@ -79,20 +80,28 @@ def export(
     In Python: Hasher.from_pretrained("shared").encode_text(["a black dog in the snow"], lang="en")
     """
     texts = tuple(text_model or ())
-    config = ExportConfig(with_encoders, onnx, image_weights, texts, device, offline, push, private)
+    config = ExportConfig(
+        with_encoders=with_encoders,
+        onnx=onnx,
+        image_weights=image_weights,
+        text_models=texts,
+        device=device,
+        offline=offline,
+        push=push,
+        private=private,
+    )
     _check(config)
-    chosen, data = chosen_run(run, bits, method, relevance, dataset, cache, runs)
+    choice = RunChoice(run=run, bits=bits, method=method, relevance=relevance, dataset=dataset, cache=cache, runs=runs)
     from cmrhash.search.exported.hasher import read_config
-    from cmrhash.search.hasher import Hasher
 
-    hasher = Hasher.open(
-        chosen,
-        data,
+    hasher = open_hasher(
+        choice,
         device="cpu" if config.onnx else config.device,
         image_weights=config.image_weights,
-        text_models=by_language(config.text_models),
+        text_models=config.text_models,
         offline=config.offline,
     )
+    chosen = hasher.run
     hasher.save_pretrained(target, with_encoders=config.with_encoders, overwrite=overwrite)
     graphs = {}
     if config.onnx:
@@ -118,11 +127,11 @@ def export(
 
 
 def _check(config: ExportConfig) -> None:
-    """Raise UsageError for what cannot be done, before any work is."""
+    """Raise UsageError for options that contradict each other, before any work."""
     if config.push and config.offline:
-        raise UsageError("--push with --offline", None, "leave out one of them")
+        raise UsageError("--push needs the network, --offline forbids it", None, "leave out one of them")
     if config.private and not config.push:
-        raise UsageError("--private without --push", None, "give --push OWNER/NAME")
+        raise UsageError("--private is used only with --push", None, "add --push OWNER/NAME")
     if config.onnx:
         from cmrhash.search.exported.onnx import need_onnx
 
@@ -134,11 +143,9 @@ def _files(target: Path) -> list[Path]:
 
 
 def _told(encoders: dict[str, str | None], graphs: dict[str, dict[str, dict[str, str]]]) -> str:
-    """What a person should know of it, a line each."""
-    lines = [
-        f"{view}: its weights are not in it (--with-encoders puts them in)" for view in encoders if not encoders[view]
-    ]
+    """Notes on the exported folder, a line each."""
+    lines = [f"{view}: weights not included (--with-encoders bundles them)" for view in encoders if not encoders[view]]
     for name, graph in graphs.get("graphs", {}).items():
         lines.append(f"{name}: {graph['checked']}")
-    lines += [f"{view}: {why}" for view, why in graphs.get("left_out", {}).items()]
+    lines += [f"{view}: {as_typed(str(why))}" for view, why in graphs.get("left_out", {}).items()]
     return "\n".join(lines)

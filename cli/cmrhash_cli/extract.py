@@ -1,4 +1,4 @@
-"""cmrhash extract: images and captions -> feature cache."""
+"""cmrhash extract: images and captions -> feature files."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ from cmrhash_cli.output import (
     Json,
     Overwrite,
     Quiet,
-    folders_given,
     note,
     print_json,
     print_table,
     progress_bars,
 )
+from cmrhash_cli.typed import command_line
 
 if TYPE_CHECKING:
     from cmrhash.features.extract import Extraction
@@ -49,76 +49,85 @@ MANY_UNKNOWN = 0.05  # share of unknown words or word pieces from which text mod
 def extract(
     ctx: typer.Context,
     dataset: Annotated[str, typer.Option(help=f"One of {', '.join(DATASETS)}.")] = D.dataset,
-    root: Annotated[Path | None, typer.Option(help="The data set's folder.")] = D.root,
+    root: Annotated[Path | None, typer.Option(help="Folder of the data set.")] = D.root,
     name: Annotated[
-        str | None, typer.Option(help="Name of its folder in the cache; default: the data set's.")
+        str | None, typer.Option(help="Folder name in the cache; default: the name of the data set.")
     ] = D.name,
     cache: Cache = CACHE,
     lang: Annotated[list[str] | None, typer.Option(help="Language to extract (repeatable); default: all.")] = None,
     image_model: Annotated[
-        str, typer.Option(help="Any torchvision classifier, or fasterrcnn_* for regions.")
+        str, typer.Option(help="Any torchvision classifier, or fasterrcnn_* for region features.")
     ] = D.image_model,
     image_weights: Annotated[
         str | None,
-        typer.Option(help="default, a weights enum's name, a file, or random (the sample's default)."),
+        typer.Option(help="default, the name of a weights enum, a file, or random (the default for the sample)."),
     ] = D.image_weights,
     text_model: Annotated[
         list[str] | None,
         typer.Option(
             help="[LANG=]MODEL: directory or id of a BERT-like model, bow, word2vec, a file of word vectors, random "
-            "(the sample's default), or own: features that the data set brings along; repeatable."
+            "(the default for the sample), or own for features supplied with the data set (repeatable)."
         ),
     ] = None,
     pooling: Annotated[
         str | None,
-        typer.Option(help="Tokens to one vector: mean (default) or cls; of word vectors: mean, sum or tf-idf."),
+        typer.Option(help="How tokens become one vector: mean (default) or cls; for word vectors mean, sum or tf-idf."),
     ] = D.pooling,
     vocabulary: Annotated[
-        int, typer.Option(min=1, help="Words of a bag of words: the most frequent ones.")
+        int, typer.Option(min=1, help="Vocabulary size of a bag of words (the most frequent words).")
     ] = D.vocabulary,
-    max_length: Annotated[int, typer.Option(min=3, help="Word pieces a caption at most.")] = D.max_length,
+    max_length: Annotated[int, typer.Option(min=3, help="Maximum length of a caption, in word pieces.")] = D.max_length,
     image_batch: Annotated[
-        int, typer.Option(min=1, max=MAX_IMAGE_BATCH, help="Images a forward pass.")
+        int, typer.Option(min=1, max=MAX_IMAGE_BATCH, help="Batch size of the image encoder.")
     ] = D.image_batch,
     device: Device = D.device,
-    dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = D.dtype,
+    dtype: Annotated[
+        str, typer.Option(help="Number type of the encoders: auto, float32, bfloat16 or float16.")
+    ] = D.dtype,
     seed: Annotated[
-        int, typer.Option(min=0, help="Draws missing splits, untrained encoders, and all that is random in tuning.")
+        int, typer.Option(min=0, help="Random seed of missing splits, untrained encoders and fine-tuning.")
     ] = D.seed,
     features: Annotated[
         list[Path] | None,
-        typer.Option(help="Ready-made features in place of an encoder: .mat, .h5, .npz or .npy (repeatable)."),
+        typer.Option(
+            help="File of precomputed features to use instead of an encoder: .mat, .h5, .npz or .npy (repeatable)."
+        ),
     ] = None,
     maps: Annotated[
         list[str] | None,
-        typer.Option("--map", help="ROLE[.PART]=[FILE:]ARRAY: which array of these files is what (repeatable)."),
+        typer.Option("--map", help="ROLE[.PART]=[FILE:]ARRAY: role of an array in these files (repeatable)."),
     ] = None,
     shard: Annotated[
-        str | None, typer.Option(help="I/N: do the I-th of N parts; the last process to finish merges them.")
+        str | None, typer.Option(help="I/N: process the I-th of N parts; the last process to finish merges them.")
     ] = D.shard,
-    max_bad: Annotated[float, typer.Option(min=0, max=1, help="Share of broken items to accept.")] = D.max_bad,
-    offline: Annotated[bool, typer.Option("--offline", help="Never ask the network.")] = D.offline,
-    finetune: Annotated[bool, typer.Option("--finetune", help="Train the encoders on this data set first.")] = False,
+    max_bad: Annotated[float, typer.Option(min=0, max=1, help="Share of unreadable items to accept.")] = D.max_bad,
+    offline: Annotated[bool, typer.Option("--offline", help="Never download weights.")] = D.offline,
+    finetune: Annotated[
+        bool, typer.Option("--finetune", help="Fine-tune the encoders on this data set first.")
+    ] = False,
     method: Annotated[
-        str, typer.Option(help="Losses of the fine-tuning, as of cmrhash train; any but a closed form.")
+        str, typer.Option(help="Fine-tuning: training method, as in cmrhash train; not a closed-form one.")
     ] = T.method,
-    bits: Annotated[int, typer.Option(help="Code length of its hash heads, which are thrown away.")] = T.bits,
-    epochs: Annotated[int, typer.Option(help="Its passes over the train items.")] = T.epochs,
-    batch: Annotated[int, typer.Option(help="Its items a step.")] = T.batch,
-    lr: Annotated[float, typer.Option(help="Peak of its one-cycle schedule, for the heads.")] = T.lr,
+    bits: Annotated[int, typer.Option(help="Fine-tuning: code length of the temporary hash heads.")] = T.bits,
+    epochs: Annotated[int, typer.Option(help="Fine-tuning: passes over the training items.")] = T.epochs,
+    batch: Annotated[int, typer.Option(help="Fine-tuning: batch size (items per step).")] = T.batch,
+    lr: Annotated[float, typer.Option(help="Fine-tuning: peak learning rate of the hash heads.")] = T.lr,
     image_lr: Annotated[
         float | None,
-        typer.Option(help=f"... for the image encoder; 0: left as it is; default: --lr, x {TRAINED_SHARE} if trained."),
+        typer.Option(
+            help=f"Fine-tuning: peak learning rate of the image encoder; 0 freezes it; default: --lr, "
+            f"times {TRAINED_SHARE} for pretrained weights."
+        ),
     ] = T.image_lr,
-    text_lr: Annotated[float | None, typer.Option(help="... for the text encoders, likewise.")] = T.text_lr,
-    weight_decay: Annotated[float, typer.Option(help="AdamW's weight decay.")] = T.weight_decay,
-    clip: Annotated[float, typer.Option(help="L2 norm that its gradients are scaled down to.")] = T.clip,
+    text_lr: Annotated[float | None, typer.Option(help="Fine-tuning: the same for the text encoders.")] = T.text_lr,
+    weight_decay: Annotated[float, typer.Option(help="Fine-tuning: weight decay of AdamW.")] = T.weight_decay,
+    clip: Annotated[float, typer.Option(help="Fine-tuning: maximum L2 norm of the gradients.")] = T.clip,
     overwrite: Overwrite = D.overwrite,
     as_json: Json = False,
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
-    """Encode images and captions once, into the feature cache.
+    """Extract features of images and captions into the cache.
 
     cmrhash extract
 
@@ -134,35 +143,47 @@ def extract(
     """
     given = [option for option in TUNING if ctx.get_parameter_source(option).name != "DEFAULT"]  # type: ignore[union-attr]
     if given and not finetune:
-        raise UsageError(f"--{given[0].replace('_', '-')} without --finetune", None, "add it, or leave the option out")
-    tune = FinetuneConfig(method, bits, epochs, batch, lr, image_lr, text_lr, weight_decay, clip, seed)
+        what = f"`{given[0]}` is used only with `finetune=True`"
+        raise UsageError(what, None, f"add `finetune`, or leave out `{given[0]}`")
+    tune = FinetuneConfig(
+        method=method,
+        bits=bits,
+        epochs=epochs,
+        batch=batch,
+        lr=lr,
+        image_lr=image_lr,
+        text_lr=text_lr,
+        weight_decay=weight_decay,
+        clip=clip,
+        seed=seed,
+    )
     check_finetune(tune)  # before anything heavy is imported
     config = ExtractConfig(
-        dataset,
-        root,
-        name,
-        cache,
-        tuple(lang or ()),
-        image_model,
-        image_weights,
-        tuple(text_model or ()),
-        pooling,
-        vocabulary,
-        max_length,
-        image_batch,
-        device,
-        dtype,
-        seed,
-        tuple(features or ()),
-        tuple(maps or ()),
-        shard,
-        max_bad,
-        offline,
-        overwrite,
+        dataset=dataset,
+        root=root,
+        name=name,
+        cache=cache,
+        langs=tuple(lang or ()),
+        image_model=image_model,
+        image_weights=image_weights,
+        text_models=tuple(text_model or ()),
+        pooling=pooling,
+        vocabulary=vocabulary,
+        max_length=max_length,
+        image_batch=image_batch,
+        device=device,
+        dtype=dtype,
+        seed=seed,
+        features=tuple(features or ()),
+        maps=tuple(maps or ()),
+        shard=shard,
+        max_bad=max_bad,
+        offline=offline,
+        overwrite=overwrite,
     )
     silent = quiet or os.environ.get("RANK", "0") != "0"
     if dataset == SAMPLE_DATASET and root and root.is_dir() and not any(root.iterdir()):
-        note(f"{root} is empty: the built-in sample is drawn there (other data: --dataset)", silent)
+        note(f"{root} is empty: the built-in sample is written there (for other data, use --dataset)", silent)
     note("loading ...", silent)
     from cmrhash.compute import processes
     from cmrhash.features.extract import extract as run
@@ -183,25 +204,25 @@ def extract(
 
 
 def _note_next(report: Extraction, cache: Path, quiet: bool) -> None:
-    """What to type now, or what a shard still waits for."""
+    """Note the next command, or the shards that are still missing."""
     waiting = [file for file in report.files if file.missing]
     for file in waiting:
         missing = ", ".join(f"{number}/{report.shard.of}" for number in file.missing)
         note(f"{file.path.name.partition('.shard-')[0]} waits for shard {missing}", quiet)
     if waiting:
-        note(f"shard {report.shard} is done; whoever finishes last merges them", quiet)
+        note(f"shard {report.shard} is done; the process that finishes last merges the shards", quiet)
     else:
-        options = f"--dataset {report.dataset.name} --bits 32{_choice(report)}{folders_given(cache)}"
-        note(f"next: cmrhash train {options}", quiet)
+        following = command_line("train", dataset=report.dataset.name, bits=32, encoder=_choice(report), cache=cache)
+        note(f"next: {following}", quiet)
 
 
-def _choice(report: Extraction) -> str:
-    """The options that name the encoders of this call, if others have files there too."""
-    chosen = ""
+def _choice(report: Extraction) -> list[str]:
+    """Names of this call's encoders, for views that have files of several encoders."""
+    chosen = []
     for file in report.files:
         view = file.view
         if len(list(file.path.parent.glob(view.feature_file("*")))) > 1:
-            chosen += f" --encoder {view.short}={view.encoder_of(file.path.name)}"
+            chosen.append(f"{view.short}={view.encoder_of(file.path.name)}")
     return chosen
 
 
@@ -216,7 +237,7 @@ def _show(report: Extraction, as_json: bool, quiet: bool) -> None:
                 str(file.items),
                 str(file.ok),
                 str(file.items - file.ok),
-                f"{file.seconds:.1f} s" if file.fresh else "was there",
+                f"{file.seconds:.1f} s" if file.fresh else "reused",
             ]
             for file in report.files
         ]
@@ -254,13 +275,13 @@ def _as_json(report: Extraction) -> dict[str, Any]:
 
 
 def _tuned(report: Extraction) -> Tuned | None:
-    """The fine-tuning behind the features, if there was one."""
+    """Fine-tuning of the encoders, None without ``--finetune``."""
     tuned: Tuned | None = getattr(report, "tuned", None)
     return tuned
 
 
 def _tuned_as_json(report: Extraction) -> dict[str, Any] | None:
-    """What was tuned and how well it went; None without --finetune."""
+    """Result of the fine-tuning; None without ``--finetune``."""
     tuned = _tuned(report)
     if tuned is None:
         return None
@@ -278,7 +299,7 @@ def _tuned_as_json(report: Extraction) -> dict[str, Any] | None:
 
 
 def _notes(report: Extraction) -> Iterator[str]:
-    """What a person should know: what was found and missed, the splits, doubts about the encoders."""
+    """Notes on the data set, its splits and the encoders."""
     data = report.dataset
     yield "found: " + ", ".join(f"{count} {what}" for what, count in data.found.items())
     yield "splits: " + ", ".join(f"{data.count(role)} {role}" for role in ROLES) + f" ({data.split})"
@@ -290,11 +311,11 @@ def _notes(report: Extraction) -> Iterator[str]:
         if outcome.skipped_steps:
             yield f"warning: {outcome.skipped_steps} steps with a non-finite gradient were left out"
     if report.untrained:
-        yield "note: untrained encoders; figures made with them show the wiring, not the method"
+        yield "note: the encoders are untrained; their results test the pipeline, not the method"
     if report.half:
-        yield f"dtype: {report.half}, as fits this machine (--dtype float32 for full precision)"
+        yield f"dtype: {report.half}, chosen for this machine (--dtype float32 for full precision)"
     for lang, share in report.unknown_words.items():
         if share > MANY_UNKNOWN:
-            yield f"warning: {share:.0%} of the {lang} words are unknown to its text model"
+            yield f"warning: the text model does not know {share:.0%} of the {lang} words"
     if any(file.quarantine for file in report.files):
         yield f"quarantined items and reasons: {report.folder / 'quarantine.jsonl'}"

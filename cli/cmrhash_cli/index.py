@@ -1,16 +1,15 @@
-"""cmrhash index: the codes of a trained run -> a store, where others search them."""
+"""cmrhash index: codes of a trained run -> a vector store."""
 
 from __future__ import annotations
 
-import shlex
 from contextlib import closing
 from dataclasses import asdict
 from typing import Annotated
 
 import typer
 
-from cmrhash.config import IndexConfig, SearchConfig
-from cmrhash_cli.chosen import Among, OneLength, OneMethod, OneRun, chosen_run
+from cmrhash.config import IndexConfig
+from cmrhash_cli.chosen import Among, OneLength, OneMethod, OneRun, RunChoice, open_hasher
 from cmrhash_cli.output import (
     CACHE,
     RUNS,
@@ -26,6 +25,7 @@ from cmrhash_cli.output import (
     print_table,
     progress_bars,
 )
+from cmrhash_cli.typed import command_line
 
 D = IndexConfig
 
@@ -34,7 +34,7 @@ def index(
     store: Annotated[
         str | None,
         typer.Option(
-            help="Where to: faiss:DIR, postgresql://USER@HOST/DATABASE, milvus+http://HOST:PORT or milvus:FILE.",
+            help="Store to write: faiss:DIR, postgresql://USER@HOST/DATABASE, milvus+http://HOST:PORT or milvus:FILE.",
             envvar="CMRHASH_STORE",
         ),
     ] = D.store,
@@ -42,7 +42,7 @@ def index(
         bool | None,
         typer.Option(
             "--approximate/--exact",
-            help="With an index that finds most of the nearest, and sooner; default: only for a folder of millions.",
+            help="Index approximately (faster, less exact); default: only for Faiss folders with millions of codes.",
         ),
     ] = D.approximate,
     among: Among = D.among,
@@ -57,7 +57,7 @@ def index(
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
-    """Put the codes of a trained run into a store, each of its views as one collection.
+    """Copy the codes of a trained run into a store, one collection per view (image, each text language).
 
     cmrhash index --store faiss:/srv/codes
 
@@ -67,12 +67,12 @@ def index(
 
     if store is None:
         raise UsageError("no --store", None, "give faiss:DIR, postgresql://..., milvus+http://... or milvus:FILE")
-    from cmrhash.search.hasher import Hasher
     from cmrhash.search.publish import deploy
     from cmrhash.search.stores import open_store
 
+    choice = RunChoice(run=run, bits=bits, method=method, relevance=relevance, dataset=dataset, cache=cache, runs=runs)
     with closing(open_store(store)) as target:
-        hasher = Hasher.open(*chosen_run(run, bits, method, relevance, dataset, cache, runs), among=among)
+        hasher = open_hasher(choice, among=among)
         with progress_bars(quiet) as progress:
             made = deploy(hasher.run, hasher.dataset, hasher.views, target, approximate, progress, among)
     if as_json:
@@ -81,6 +81,5 @@ def index(
         return
     rows = [[one.name, str(one.bits), f"{one.rows:,}"] for one in made]
     print_table(str(hasher.run.folder), ["collection", "bits", "codes"], rows, f"in {target.url}")
-    again = f"--store {shlex.quote(target.url)} --run {shlex.quote(str(hasher.run.folder))}"
-    again += f" --among {among}" if among != SearchConfig.among else ""
-    note(f"next: cmrhash search QUERY {again}", quiet)
+    following = command_line("search QUERY", store=target.url, run=hasher.run.folder, among=among)
+    note(f"next: {following}", quiet)

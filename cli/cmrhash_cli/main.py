@@ -1,4 +1,4 @@
-"""The commands of cmrhash, one line each, as a table of contents."""
+"""Table of the commands of cmrhash."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from cmrhash_cli.train import train
 
 app = typer.Typer(
     help="Cross-modal hashing: find images by text and texts by image through compact binary codes.\n\n"
-    "Three commands carry it: cmrhash extract, cmrhash train --bits 32, cmrhash eval --lang de.",
+    "The three main steps: cmrhash extract, cmrhash train --bits 32, cmrhash eval --lang de.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
@@ -31,7 +31,9 @@ app = typer.Typer(
 
 @app.callback()
 def _global(
-    version: bool = typer.Option(False, "--version", callback=print_version, is_eager=True, help="Say which one."),
+    version: bool = typer.Option(
+        False, "--version", callback=print_version, is_eager=True, help="Show the version and exit."
+    ),
 ) -> None:
     pass
 
@@ -49,7 +51,7 @@ app.command("report")(report)
 app.command("bench")(bench)
 app.command("env")(env)
 
-cache = typer.Typer(help="Look after what lies in the cache and among the runs.")
+cache = typer.Typer(help="Inspect and clean up the cache and the runs.")
 cache.command("ls")(ls)
 cache.command("verify")(verify)
 cache.command("prune")(prune)
@@ -57,7 +59,7 @@ app.add_typer(cache, name="cache")
 
 
 def main() -> None:
-    """The ``cmrhash`` script: runs a command and turns errors into one line and an exit code."""
+    """Run the ``cmrhash`` script; an error becomes one line and an exit code."""
     run(app)
 
 

@@ -1,4 +1,4 @@
-"""What all commands share: options declared once, progress on stderr, results on stdout, errors in one line."""
+"""Shared parts of the commands: common options, progress on stderr, results on stdout, errors on one line."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import os
 import re
 import sys
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -17,52 +17,63 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cmrhash import config
+from cmrhash.config import Progress
 from cmrhash.errors import CmrhashError
+from cmrhash_cli.typed import message
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-Dataset = Annotated[str | None, typer.Option("--dataset", help="Data set in the cache; may be left out if only one.")]
+Dataset = Annotated[
+    str | None, typer.Option("--dataset", help="Data set in the cache; needed only if the cache holds several.")
+]
 Cache = Annotated[Path, typer.Option("--cache", help="Folder of the feature files.")]
 Runs = Annotated[Path, typer.Option("--runs", help="Folder of the trained runs.")]
 Bits = Annotated[list[int] | None, typer.Option("--bits", help="Code length (repeatable); default: all trained.")]
 ShownLang = Annotated[
-    list[str] | None, typer.Option("--lang", help="Language to show (repeatable); default: all that a run can score.")
+    list[str] | None, typer.Option("--lang", help="Language to show (repeatable); default: all that a run covers.")
 ]
-Epochs = Annotated[int, typer.Option("--epochs", help="Passes over the train items.")]
+Epochs = Annotated[int, typer.Option("--epochs", help="Passes over the training items.")]
 Encoder = Annotated[
     list[str] | None,
-    typer.Option("--encoder", help="image=NAME or LANG=NAME, when the cache holds several (repeatable)."),
+    typer.Option(
+        "--encoder",
+        help="image=NAME or LANG=NAME: the encoder to use if the cache holds features of several (repeatable).",
+    ),
 ]
 Relevance = Annotated[
     str | None,
     typer.Option(
         "--relevance",
-        help="labels (relevant: shares one) or pairs (only the item's own counterpart); default: the data set's own.",
+        help="labels (items that share a label are relevant) or pairs (only the item's own counterpart is); "
+        "default: labels if the data set has them.",
     ),
 ]
-Device = Annotated[str, typer.Option("--device", help="auto (the GPU when there is one), cpu, cuda, cuda:1, ...")]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is there, also if another recipe made it.")]
-Json = Annotated[bool, typer.Option("--json", help="Results as JSON on stdout.")]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no notes on stderr.")]
+Device = Annotated[str, typer.Option("--device", help="auto (the GPU if there is one), cpu, cuda, cuda:1, ...")]
+Overwrite = Annotated[
+    bool, typer.Option("--overwrite", help="Replace existing files, even if made with other settings.")
+]
+Json = Annotated[bool, typer.Option("--json", help="Print results as JSON on stdout.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress and no notes on stderr.")]
 Debug = Annotated[
     bool, typer.Option("--debug", help="Show the log, and the traceback of errors.", envvar="CMRHASH_DEBUG")
 ]
 
 CACHE, RUNS = config.CACHE, config.RUNS
-Progress = Callable[..., None]
-
 
 PLAIN: dict[str, Any] = {"highlight": False, "markup": False}  # a caption may have [brackets], which are not markup
 FOLDED = 24  # characters at least of a column that may go over several lines
-INTERRUPTED = "interrupted: what was finished is kept; the same command goes on from there"
+INTERRUPTED = "Interrupted. Progress is saved; rerun to resume"
 MISNAMED = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG, errno.EACCES)  # a path
 Misuse: Any = typer.BadParameter.__mro__[2]  # the base of the parser's own errors, wherever Typer has it from
 
 
 def run(app: typer.Typer) -> None:
-    """Run the command line. Exit codes: those of cmrhash.errors, 130 after Ctrl-C, 1 for what nobody foresaw."""
-    warnings.filterwarnings("ignore", module=r"PIL\.")  # its doubts about odd photos, of which quarantine.jsonl tells
+    """Run the command line.
+
+    Exit codes are those of cmrhash.errors, 130 after Ctrl-C, and 1 for an unexpected error.
+    """
+    warnings.filterwarnings("ignore", module=r"PIL\.")  # its doubts about odd photos; quarantine.jsonl lists them
     debug = "--debug" in sys.argv or os.environ.get("CMRHASH_DEBUG", "") not in ("", "0", "false")
     with _log_on_stderr("DEBUG" if debug else "WARNING"):
         _run(app, debug)
@@ -84,20 +95,20 @@ def _run(app: typer.Typer, debug: bool) -> None:
         command = error.ctx.command_path if getattr(error, "ctx", None) else "cmrhash"
         _fail(f"{error.format_message().rstrip('.')}: {_repeated(error)}see {command} --help", 2, debug)
     except CmrhashError as error:
-        _fail(_misfit(error) or str(error), error.exit_code, debug)
+        _fail(_misfit(error) or message(error), error.exit_code, debug)
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # whoever read us has gone: no complaint
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader has closed the pipe: no complaint
         sys.exit(1)
     except OSError as error:
         where = error.filename or ""
         _fail(
-            f"{error.strerror or error}: {where}: check the path, its permissions and the space left",
+            f"{error.strerror or error}: {where}: check the path, its permissions and the free space",
             2 if error.errno in MISNAMED else 1,
             debug,
         )
     except Exception as error:
         words = " ".join(str(error).split())[:200]
-        unforeseen = f"unforeseen {type(error).__name__}: {words}: run again with --debug and report what it shows"
+        unforeseen = f"unexpected {type(error).__name__}: {words}: rerun with --debug and report the traceback"
         _fail(_misfit(error) or unforeseen, 1, debug)
 
 
@@ -128,7 +139,7 @@ def _log_on_stderr(level: str) -> Iterator[None]:
 
 
 def _repeated(error: Any) -> str:
-    """How to give several numbers, if they were given as one."""
+    """Advice on giving several numbers, if they were joined by commas."""
     option: Any = getattr(error, "param", None)
     joined = [arg.rpartition("=")[2] for arg in sys.argv if re.fullmatch(r"(--[\w-]+=)?\d+(,\d+)+", arg)]
     if not joined or not getattr(option, "multiple", False):
@@ -137,14 +148,14 @@ def _repeated(error: Any) -> str:
 
 
 def _misfit(error: BaseException | None) -> str:
-    """In words that torch and torchvision are of different releases, if that is behind an error, else ""."""
+    """Say that torch and torchvision are of different releases if that caused the error, else ""."""
     while error:
         if re.search(r"operator torchvision::\w+ does not exist", str(error)):
             from importlib.metadata import version
 
             pair = " and ".join(f"{name} {version(name)}" for name in ("torch", "torchvision"))
-            return f"{pair} do not fit together: install both together"
-        error = error.__cause__ or error.__context__  # transformers and our encoders pass it on in words of their own
+            return f"{pair} do not match: install both together"
+        error = error.__cause__ or error.__context__  # transformers and our encoders reword it
     return ""
 
 
@@ -160,12 +171,12 @@ def _fail(message: str, code: int, debug: bool) -> None:
 
 
 def _speaks() -> bool:
-    """Whether this is the one of several processes that tells the user."""
+    """Whether this process is the one that reports to the user."""
     from cmrhash.compute import processes
 
     try:
         return processes.speaks()
-    except CmrhashError:  # the environment says nothing that makes sense
+    except CmrhashError:  # the environment variables make no sense
         return True
 
 
@@ -179,26 +190,18 @@ def print_version(wanted: bool) -> None:
 
 
 def note(message: str, quiet: bool = False) -> None:
-    """A line for people, on stderr."""
+    """Print a line for people on stderr."""
     if not quiet:
         print(message, file=sys.stderr)
 
 
-def folders_given(cache: Path, runs: Path = RUNS) -> str:
-    """The options of the folders for the next command, of those that are not the default ones."""
-    import shlex
-
-    own = (("--cache", cache, CACHE), ("--runs", runs, RUNS))
-    return "".join(f" {option} {shlex.quote(str(path))}" for option, path, default in own if path != default)
-
-
 def print_json(value: Any) -> None:
-    """A result for programs, on stdout."""
+    """Print a result for programs on stdout."""
     print(json.dumps(value, indent=1, ensure_ascii=False, default=str))
 
 
 def size_of(count: int) -> str:
-    """A number of bytes for people."""
+    """Number of bytes as people read it."""
     for unit, size in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
         if count >= size:
             return f"{count / size:.1f} {unit}"
@@ -208,9 +211,9 @@ def size_of(count: int) -> str:
 def print_table(
     title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], caption: str = "", folded: str = ""
 ) -> None:
-    """A result for people, on stdout: a table, plain when it is piped; the first columns are names, numbers right.
+    """Print a table for people on stdout; numbers are right-aligned.
 
-    folded: the column whose cells may go over several lines in a narrow terminal.
+    folded: the column whose cells may wrap in a narrow terminal.
     """
     from rich import box
     from rich.console import Console
@@ -224,7 +227,7 @@ def print_table(
         table.add_column(column, justify="right" if numeric else "left", no_wrap=column != folded)
     for row in rows:
         table.add_row(*row)
-    if sys.stdout.isatty():  # lines that the terminal breaks can be read, figures that were cut cannot
+    if sys.stdout.isatty():  # a wrapped line is readable, a truncated figure is not
         console.width = max(console.width, _least_width(table, columns, rows, folded))
     console.print(table)
     if caption:
@@ -232,7 +235,7 @@ def print_table(
 
 
 def _least_width(table: Table, columns: Sequence[str], rows: Sequence[Sequence[str]], folded: str) -> int:
-    """Characters that a table takes if nothing is cut, its folded column at FOLDED."""
+    """Width of a table without truncation, its folded column at FOLDED characters."""
     from rich.console import Console
 
     natural = Console(**PLAIN, width=10_000).measure(table).maximum
@@ -244,7 +247,7 @@ def _least_width(table: Table, columns: Sequence[str], rows: Sequence[Sequence[s
 
 
 def titled(title: str, protocol: Mapping[str, Any]) -> str:
-    """The title of a table, with a warning if nobody ever trained its encoders."""
+    """Title of a table, with a warning if its encoders are untrained."""
     return title + (" -- UNTRAINED ENCODERS" if protocol["untrained_encoders"] else "")
 
 
@@ -255,10 +258,7 @@ def _is_number(cell: str) -> bool:
 
 @contextmanager
 def progress_bars(quiet: bool) -> Iterator[Progress]:
-    """A function (what, done, total, note="") that draws bars with rate and time left on stderr.
-
-    Without a terminal a line is written now and then instead.
-    """
+    """Progress bars with rate and time left on stderr; without a terminal, a line now and then."""
     if quiet:
         yield lambda *_: None
     elif sys.stderr.isatty():
@@ -269,7 +269,8 @@ def progress_bars(quiet: bool) -> Iterator[Progress]:
 
 def _bars() -> Iterator[Progress]:
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bars
 
     columns = (
         TextColumn("{task.description}", markup=False),
@@ -279,7 +280,7 @@ def _bars() -> Iterator[Progress]:
         TimeRemainingColumn(),
         TextColumn("{task.fields[note]}", markup=False),
     )
-    with Progress(*columns, console=Console(stderr=True)) as bars:
+    with Bars(*columns, console=Console(stderr=True)) as bars:
         tasks: dict[str, Any] = {}
 
         def show(what: str, done: int, total: int, note: str = "") -> None:
@@ -295,7 +296,7 @@ def _bars() -> Iterator[Progress]:
 
 
 class _Lines:
-    """Progress for a log file: a line at the start, at the end, and every ten seconds between."""
+    """Progress for a log file: a line at the start, at the end, and every ten seconds in between."""
 
     def __init__(self) -> None:
         # what -> (start, done at the start, last shown, last done)

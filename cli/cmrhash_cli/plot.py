@@ -1,4 +1,4 @@
-"""cmrhash plot: trained runs -> pictures, as PNG and SVG."""
+"""cmrhash plot: trained runs -> plots as PNG and SVG."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ from cmrhash_cli.output import (
     note,
     print_json,
 )
+from cmrhash_cli.typed import as_typed
 
 D = PlotConfig
 OF_ONE = {"distances", "tsne", "training"}
@@ -30,7 +31,8 @@ OF_ONE = {"distances", "tsne", "training"}
 
 def plot(
     kinds: Annotated[
-        list[str] | None, typer.Argument(metavar="[KIND]...", help=f"{', '.join(PLOTS)}; default: all that can be.")
+        list[str] | None,
+        typer.Argument(metavar="[KIND]...", help=f"{', '.join(PLOTS)}; default: all that the runs allow."),
     ] = None,
     dataset: Dataset = None,
     bits: Bits = None,
@@ -39,17 +41,19 @@ def plot(
     seed: Annotated[list[int] | None, typer.Option(help="Seed (repeatable); default: all trained.")] = None,
     relevance: Relevance = D.relevance,
     formats: Annotated[
-        list[str] | None, typer.Option("--format", help="png or svg (repeatable); default: both.")
+        list[str] | None, typer.Option("--format", help="File format: png or svg (repeatable); default: both.")
     ] = None,
-    items: Annotated[int, typer.Option(help="Query items of a t-SNE map, at most.")] = D.items,
-    out: Annotated[Path | None, typer.Option(help="Folder of the pictures; default: plots, beside the runs.")] = D.out,
+    items: Annotated[int, typer.Option(help="Maximum number of query items in a t-SNE map.")] = D.items,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder of the plots; default: plots, in the data set's folder of runs.")
+    ] = D.out,
     cache: Cache = CACHE,
     runs: Runs = RUNS,
     as_json: Json = False,
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
-    """Draw trained runs: precision and recall, mAP by bits, distances, a t-SNE map, training curves.
+    """Plot trained runs: precision and recall, mAP by bits, distances, t-SNE map, training curves.
 
     cmrhash plot
 
@@ -74,10 +78,10 @@ def plot(
     data = ExtractedDataset.open(cache, dataset)
     drawn = draw(config, data, runs)
     for kind, why in drawn.skipped.items():
-        note(f"no {kind}: {why}", quiet)
+        note(f"no {kind}: {as_typed(why)}", quiet)
     alone = [kind for kind in PLOTS if kind in OF_ONE and kind in (kinds or PLOTS) and kind not in drawn.skipped]
     if drawn.of > 1 and alone:
-        note(f"{', '.join(alone)}: of {drawn.run}, the best on val of {drawn.of} runs", quiet)
+        note(f"{', '.join(alone)}: of {drawn.run}, the run with the best validation mAP of {drawn.of}", quiet)
     if as_json:
         print_json({"dataset": data.name, **drawn.as_json()})
     else:

@@ -1,38 +1,27 @@
-"""The reference of all commands, as Markdown: ``python -m cmrhash_cli.reference > docs/cli.md``."""
+"""Reference of all commands as Markdown: ``python -m cmrhash_cli.reference > docs/cli.md``."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
-import typer
-
-from cmrhash_cli.main import app
+from cmrhash_cli.typed import commands
 
 
 def reference() -> str:
-    """Every command with its examples and options, in the order of ``cmrhash --help``."""
+    """Reference of every command with examples and options, in the order of ``cmrhash --help``."""
     lines = [
         "# Commands",
         "",
         "Written by `python -m cmrhash_cli.reference`; `cmrhash COMMAND --help` shows the same.",
         "",
     ]
-    for name, command in _commands(typer.main.get_command(app)):
+    for name, command in commands().items():
         lines += [f"## cmrhash {name}", "", *_about(command.help or ""), *_options(command), ""]
     return "\n".join(lines).rstrip() + "\n"
 
 
-def _commands(group: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for name, command in group.commands.items():
-        if hasattr(command, "commands"):
-            yield from _commands(command, f"{name} ")
-        else:
-            yield prefix + name, command
-
-
 def _about(text: str) -> list[str]:
-    """What the command does, its examples as code."""
+    """Description of a command, its examples as code."""
     lines = []
     for paragraph in text.split("\n\n"):
         one = " ".join(paragraph.split())

@@ -1,4 +1,4 @@
-"""cmrhash report: a run, or a comparison, as one HTML file."""
+"""cmrhash report: a run or a comparison -> one HTML file."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ D = ReportConfig
 
 def report(
     run: Annotated[
-        Path | None, typer.Option(help="Folder of a run; default: the comparison beside the runs, or the best on val.")
+        Path | None, typer.Option(help="Folder of a run; default: the table of cmrhash compare, or else the best run.")
     ] = D.run,
     dataset: Dataset = None,
     lang: ShownLang = None,
     examples: Annotated[
-        int, typer.Option(help="Queries shown of the best, the median and the worst, each.")
+        int, typer.Option(help="Number of queries shown from each of the best, median and worst.")
     ] = D.examples,
-    top: Annotated[int, typer.Option(help="Answers shown of each query.")] = D.top,
-    thumbnail: Annotated[int, typer.Option(help="Longer side of a photo, in pixels.")] = D.thumbnail,
+    top: Annotated[int, typer.Option(help="Number of results shown per query.")] = D.top,
+    thumbnail: Annotated[int, typer.Option(help="Longer side of a photo in pixels.")] = D.thumbnail,
     out: Annotated[
-        Path | None, typer.Option(help="The file; default: report.html in the run's folder, or beside the runs.")
+        Path | None, typer.Option(help="File to write; default: report.html in the folder of the run or comparison.")
     ] = D.out,
     cache: Cache = CACHE,
     runs: Runs = RUNS,
@@ -33,13 +33,13 @@ def report(
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
-    """Write one HTML file that needs nothing else: protocol, tables, plots, examples, commands to make it again.
+    """Write one self-contained HTML file: protocol, tables, plots, examples, commands to reproduce it.
 
     cmrhash report --run runs/sample/triplet-32
 
     cmrhash report --dataset flickr --lang en --out flickr.html
     """
-    config = ReportConfig(run, tuple(lang or ()), examples, top, thumbnail, out)
+    config = ReportConfig(run=run, langs=tuple(lang or ()), examples=examples, top=top, thumbnail=thumbnail, out=out)
     from cmrhash.features.dataset import ExtractedDataset
     from cmrhash.show.report import report as write
     from cmrhash.training.runs import open_run
@@ -47,7 +47,7 @@ def report(
     name = open_run(run).dataset if run else dataset
     made = write(config, ExtractedDataset.open(cache, name), runs)
     if made.missing:
-        note(f"{made.missing} photos are no longer there, or cannot be read: shown without", quiet)
+        note(f"{made.missing} photos are missing or unreadable: shown without them", quiet)
     if as_json:
         print_json(made.as_json())
     else:

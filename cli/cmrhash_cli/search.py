@@ -1,4 +1,4 @@
-"""cmrhash search: a sentence, a photo or an item -> what lies near it in the database."""
+"""cmrhash search: a sentence, a photo or an item -> the nearest items of the database."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from cmrhash_cli.chosen import (
     OneLength,
     OneMethod,
     OneRun,
+    RunChoice,
     TextModel,
-    by_language,
-    chosen_run,
     note_left_out,
+    open_hasher,
 )
 from cmrhash_cli.output import (
     CACHE,
@@ -42,10 +42,8 @@ from cmrhash_cli.output import (
 )
 
 if TYPE_CHECKING:
-    from cmrhash.features.dataset import ExtractedDataset
     from cmrhash.search.hasher import Hasher, Hit
     from cmrhash.search.judge import Judged
-    from cmrhash.training.runs import Run
 
 D = SearchConfig
 PHOTOS = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")
@@ -53,25 +51,29 @@ PHOTOS = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")
 
 def search(
     query: Annotated[str | None, typer.Argument(help="A sentence, or the path of a photo.")] = None,
-    item: Annotated[str | None, typer.Option("--id", help="Ask by an item of the data set instead.")] = None,
-    by: Annotated[str, typer.Option(help="With --id: image, or text for its first caption.")] = D.by,
+    item: Annotated[str | None, typer.Option("--id", help="Item of the data set to use as the query instead.")] = None,
+    by: Annotated[
+        str, typer.Option(help="With --id: query by the item's image, or text for its first caption.")
+    ] = D.by,
     lang: Annotated[
         str | None,
         typer.Option(
-            help="Language of the sentence and of found captions; default: told by its words (refused where they do "
-            "not tell); of captions that a photo finds: the first language."
+            help="Language of the sentence and of the captions in the results; default: detected from the sentence "
+            "(an error if unclear); for a photo, the first language."
         ),
     ] = D.lang,
-    to: Annotated[str | None, typer.Option(help="image, text or both; default: the other modality.")] = D.to,
-    k: Annotated[int, typer.Option("--k", help="How many to show.")] = D.k,
+    to: Annotated[
+        str | None, typer.Option(help="Kind of results: image, text or both; default: the other modality.")
+    ] = D.to,
+    k: Annotated[int, typer.Option("--k", help="Number of results.")] = D.k,
     among: Among = D.among,
     store: Annotated[
         str | None,
-        typer.Option(help="Search in the store of this URL, see cmrhash index.", envvar="CMRHASH_STORE"),
+        typer.Option(help="URL of a store to search in, see cmrhash index.", envvar="CMRHASH_STORE"),
     ] = D.store,
     probes: Annotated[
         int | None,
-        typer.Option(help="Lists or candidates of the store's approximate index to look at; 0: search exactly."),
+        typer.Option(help="Lists or candidates to examine in the store's approximate index; 0: exact search."),
     ] = D.probes,
     run: OneRun = None,
     bits: OneLength = None,
@@ -85,7 +87,7 @@ def search(
     cache: Cache = CACHE,
     runs: Runs = RUNS,
     html: Annotated[
-        Path | None, typer.Option("--html", help="Also write the results with their photos to this file, to look at.")
+        Path | None, typer.Option("--html", help="Also write the results with their photos to this HTML file.")
     ] = None,
     as_json: Json = False,
     quiet: Quiet = False,
@@ -102,14 +104,27 @@ def search(
     cmrhash search "a black dog in the snow" --store postgresql://me@host/photos
     """
     models = tuple(text_model or ())
-    config = SearchConfig(lang, to, by, k, image_weights, models, device, offline, store, probes, among)
+    config = SearchConfig(
+        lang=lang,
+        to=to,
+        by=by,
+        k=k,
+        image_weights=image_weights,
+        text_models=models,
+        device=device,
+        offline=offline,
+        store=store,
+        probes=probes,
+        among=among,
+    )
     from cmrhash.errors import UsageError
 
     if (query is None) == (item is None):
         raise UsageError(
-            "nothing to look for" if query is None else "a query and --id", None, "give a sentence, a photo, or --id"
+            "no query" if query is None else "both a query and --id", None, "give one of a sentence, a photo, or --id"
         )
-    with closing(_open(config, *chosen_run(run, bits, method, relevance, dataset, cache, runs))) as hasher:
+    choice = RunChoice(run=run, bits=bits, method=method, relevance=relevance, dataset=dataset, cache=cache, runs=runs)
+    with closing(_open(choice, config)) as hasher:
         sentence = query if query is not None and _photo(query) is None else None
         config = replace(config, lang=hasher.understood(lang, sentence))
         hits = _find(hasher, config, query, item)
@@ -130,21 +145,18 @@ def search(
 
 
 def _note_borrowed(hasher: Hasher, lang: str, quiet: bool) -> None:
-    """A language that the training did not see is answered, but not without a word."""
+    """Warn about a query language that the training did not include."""
     head = hasher.head_of(View.text(lang)).short
     if head != lang:
-        note(f"warning: {lang} goes through the head of {head}, which saw no {lang} in its training", quiet)
+        note(f"warning: the run was not trained on {lang}; its {head} head is used", quiet)
 
 
-def _open(config: SearchConfig, run: Run, data: ExtractedDataset) -> Hasher:
-    from cmrhash.search.hasher import Hasher
-
-    return Hasher.open(
-        run,
-        data,
+def _open(choice: RunChoice, config: SearchConfig) -> Hasher:
+    return open_hasher(
+        choice,
         device=config.device,
         image_weights=config.image_weights,
-        text_models=by_language(config.text_models),
+        text_models=config.text_models,
         offline=config.offline,
         store=config.store,
         probes=config.probes,
@@ -160,14 +172,14 @@ def _find(hasher: Hasher, config: SearchConfig, query: str | None, item: str | N
 
 
 def _judge(hasher: Hasher, item: str | None, hits: Sequence[Hit]) -> list[Judged]:
-    """Whether each is relevant to the item that was asked by."""
+    """Results with their relevance to the query item, if the query is an item."""
     from cmrhash.search.judge import judge
 
     return judge(hasher.dataset, hasher.item(item) if item is not None else None, hits)
 
 
 def _photo(query: str) -> Path | None:
-    """The file that a query means, None for a sentence."""
+    """Path of a photo given as the query, None for a sentence."""
     path = Path(query)
     named = path.suffix.lower() in PHOTOS or path.is_file() or ("/" in query and path.exists())
     return path if named else None
@@ -186,7 +198,7 @@ def _write_sheet(
 
 
 def _print(hasher: Hasher, found: Sequence[Judged], by_item: bool) -> None:
-    """by_item: an item was asked by, so that it is known who is relevant."""
+    """by_item: the query is an item of the data set, so that relevance is known."""
     hits = [each.hit for each in found]
     caption = f"caption ({hits[0].lang})" if hits else "caption"
     columns = ["rank", "distance", "id", "found", *(["relevant"] if by_item else []), caption, "labels", "image"]
@@ -209,5 +221,5 @@ def _verdict(judged: Judged) -> str:
 
 
 def _shortened(labels: Sequence[str]) -> str:
-    """The first three; --json has all."""
+    """The first three labels; --json has all."""
     return ", ".join(labels[:3]) + (", ..." if labels[3:] else "")

@@ -1,4 +1,4 @@
-"""cmrhash serve: a page in the browser to search a run's database with."""
+"""cmrhash serve: a web page that searches the database of a run."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from cmrhash_cli.chosen import (
     OneLength,
     OneMethod,
     OneRun,
+    RunChoice,
     TextModel,
-    by_language,
-    chosen_run,
     note_left_out,
+    open_hasher,
 )
 from cmrhash_cli.output import CACHE, RUNS, Cache, Dataset, Debug, Device, Quiet, Relevance, Runs, note
 
@@ -25,13 +25,13 @@ D = ServeConfig
 
 
 def serve(
-    host: Annotated[str, typer.Option(help="Address to listen on; others than 127.0.0.1 need --i-know.")] = D.host,
+    host: Annotated[str, typer.Option(help="Address to listen on; any but 127.0.0.1 needs --i-know.")] = D.host,
     port: Annotated[int, typer.Option(help="Port to listen on; 0: any free one.")] = D.port,
     i_know: Annotated[
         bool,
-        typer.Option("--i-know", help="Let others on the network reach the page, by an address with a random token."),
+        typer.Option("--i-know", help="Allow access from the network, through an address with a random token."),
     ] = D.i_know,
-    k: Annotated[int, typer.Option("--k", help="How many results to show at first.")] = D.k,
+    k: Annotated[int, typer.Option("--k", help="Number of results shown at first.")] = D.k,
     among: Among = D.among,
     run: OneRun = None,
     bits: OneLength = None,
@@ -47,15 +47,24 @@ def serve(
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
-    """Search in the browser, by sentences, photos and items, and see what is found. Ctrl-C ends it.
+    """Serve a web page that searches by sentence, photo or item. Stop it with Ctrl-C.
 
     cmrhash serve
 
     cmrhash serve --run runs/sample/triplet-32 --port 8080
     """
-    config = ServeConfig(host, port, i_know, k, image_weights, tuple(text_model or ()), device, offline, among)
+    config = ServeConfig(
+        host=host,
+        port=port,
+        i_know=i_know,
+        k=k,
+        image_weights=image_weights,
+        text_models=tuple(text_model or ()),
+        device=device,
+        offline=offline,
+        among=among,
+    )
     from cmrhash.errors import UsageError
-    from cmrhash.search.hasher import Hasher
 
     try:
         import python_multipart  # noqa: F401  # FastAPI asks for it when it sees a form
@@ -64,17 +73,17 @@ def serve(
     except ImportError as missing:
         what = f"cmrhash serve needs {missing.name}, which is not installed"
         raise UsageError(what, None, 'pip install "cmrhash[serve]"') from None
-    hasher = Hasher.open(
-        *chosen_run(run, bits, method, relevance, dataset, cache, runs),
+    hasher = open_hasher(
+        RunChoice(run=run, bits=bits, method=method, relevance=relevance, dataset=dataset, cache=cache, runs=runs),
         device=config.device,
         image_weights=config.image_weights,
-        text_models=by_language(config.text_models),
+        text_models=config.text_models,
         offline=config.offline,
         among=config.among,
     )
-    note(f"run: {hasher.run.folder}, {hasher.scope}; Ctrl-C ends it", quiet)
+    note(f"run: {hasher.run.folder}, {hasher.scope}; stop with Ctrl-C", quiet)
     note_left_out(hasher, quiet)
     try:
-        listen(hasher, config, note)  # the address is no mere note: --quiet or not
+        listen(hasher, config, note)  # the address is shown even with --quiet
     except KeyboardInterrupt:
         note("stopped", quiet)

@@ -1,4 +1,4 @@
-"""cmrhash train: cached features -> hash heads, codes and indexes."""
+"""cmrhash train: features -> hash heads, codes and indexes."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ from cmrhash_cli.output import (
     Quiet,
     Relevance,
     Runs,
-    folders_given,
     note,
     print_json,
     print_table,
     progress_bars,
 )
+from cmrhash_cli.typed import command_line
 
 if TYPE_CHECKING:
     from cmrhash.training.runs import Run
@@ -38,30 +38,30 @@ D = TrainConfig
 
 def train(
     dataset: Dataset = None,
-    bits: Annotated[list[int] | None, typer.Option(help=f"Code length (repeatable); default {D.bits}.")] = None,
+    bits: Annotated[list[int] | None, typer.Option(help=f"Code length (repeatable); default: {D.bits}.")] = None,
     lang: Annotated[list[str] | None, typer.Option(help="Language to train (repeatable); default: all.")] = None,
     method: Annotated[
         str,
         typer.Option(
-            help="triplet, triplet-hard, triplet-seed, contrastive, cmpm, cmpm-cmpc, acmr, acmr-mmd, acmr-coral, "
-            "acmr-correlation, acmr-label-triplet, acmr-label, corrnet, logistic, supcon, tie-ap or cca."
+            help="Training method: triplet, triplet-hard, triplet-seed, contrastive, cmpm, cmpm-cmpc, acmr, acmr-mmd, "
+            "acmr-coral, acmr-correlation, acmr-label-triplet, acmr-label, corrnet, logistic, supcon, tie-ap or cca."
         ),
     ] = D.method,
     alignment: Annotated[
         str | None,
-        typer.Option(help="What closes the gap in --method acmr: adversarial, mmd, coral, correlation or none."),
+        typer.Option(help="How --method acmr aligns images and texts: adversarial, mmd, coral, correlation or none."),
     ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of weights, batches, captions and dropout.")] = D.seed,
+    seed: Annotated[int, typer.Option(min=0, help="Random seed of weights, batches, captions and dropout.")] = D.seed,
     relevance: Relevance = D.relevance,
     epochs: Epochs = D.epochs,
-    batch: Annotated[int, typer.Option(help="Items a step.")] = D.batch,
-    lr: Annotated[float, typer.Option(help="Peak of the one-cycle schedule.")] = D.lr,
-    weight_decay: Annotated[float, typer.Option(help="AdamW's weight decay.")] = D.weight_decay,
+    batch: Annotated[int, typer.Option(help="Batch size (items per step).")] = D.batch,
+    lr: Annotated[float, typer.Option(help="Peak learning rate of the one-cycle schedule.")] = D.lr,
+    weight_decay: Annotated[float, typer.Option(help="Weight decay of AdamW.")] = D.weight_decay,
     hidden: Annotated[int, typer.Option(help="Width of the hidden layer; 0: a linear head.")] = D.hidden,
-    dropout: Annotated[float, typer.Option(help="Share of hidden units dropped.")] = D.dropout,
-    input_dropout: Annotated[float, typer.Option(help="Share of features dropped.")] = D.input_dropout,
+    dropout: Annotated[float, typer.Option(help="Dropout rate of the hidden units.")] = D.dropout,
+    input_dropout: Annotated[float, typer.Option(help="Dropout rate of the features.")] = D.input_dropout,
     first_caption: Annotated[
-        float, typer.Option(help="Share of steps that take an item's first caption; the others draw any.")
+        float, typer.Option(help="Share of steps that use an item's first caption; the others use a random one.")
     ] = D.first_caption,
     margin: Annotated[float, typer.Option(help="Triplet margin as a share of the bits.")] = D.margin,
     encoder: Encoder = None,
@@ -73,7 +73,7 @@ def train(
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
-    """Train an image head and a text head per language in one Hamming space.
+    """Train hash heads for images and for the texts of each language.
 
     cmrhash train --bits 32
 
@@ -114,8 +114,9 @@ def train(
             codes_of(run, data)
             finished.append((run, fresh))
     _show(finished, as_json, quiet)
-    other = f" --relevance {relevance}" if relevance and relevance != data.dataset.relevance else ""
-    note(f"next: cmrhash eval --dataset {data.name}{other}{folders_given(cache, runs)}", quiet)
+    other = None if relevance == data.dataset.relevance else relevance
+    following = command_line("eval", dataset=data.name, relevance=other, cache=cache, runs=runs)
+    note(f"next: {following}", quiet)
 
 
 def _show(finished: list[tuple[Run, bool]], as_json: bool, quiet: bool) -> None:
@@ -127,7 +128,7 @@ def _show(finished: list[tuple[Run, bool]], as_json: bool, quiet: bool) -> None:
             maps, outcome = run.outcome.val_map, run.outcome
             cells = [f"{maps[lang][d]:.3f}" if lang in maps else "-" for lang in run.langs for d in ("i2t", "t2i")]
             epoch = f"{outcome.best_epoch + 1} of {outcome.epochs}"
-            rows.append([str(run.folder), str(run.bits), epoch, *cells, "trained" if fresh else "was there"])
+            rows.append([str(run.folder), str(run.bits), epoch, *cells, "trained" if fresh else "reused"])
         langs = finished[0][0].langs
         columns = [
             "run",
@@ -136,7 +137,7 @@ def _show(finished: list[tuple[Run, bool]], as_json: bool, quiet: bool) -> None:
             *(f"{lang} {d}" for lang in langs for d in ("i2t", "t2i")),
             "state",
         ]
-        print_table("val mAP of the chosen epoch (tie-aware)", columns, rows)
+        print_table("validation mAP of the chosen epoch (tie-aware)", columns, rows)
     for run, _ in finished:
         for line in _warnings(run):
             note(f"warning: {run.folder.name}: {line}", quiet)
@@ -168,7 +169,7 @@ def _as_json(run: Run, fresh: bool) -> dict[str, Any]:
 
 
 def _warnings(run: Run) -> list[str]:
-    """What a person should know of this training."""
+    """Warnings about this training."""
     lines, outcome = [], run.outcome
     for name, watch in outcome.collapse.items():
         if watch["collapsed"]:
@@ -181,5 +182,5 @@ def _warnings(run: Run) -> list[str]:
     if outcome.skipped_steps:
         lines.append(f"{outcome.skipped_steps} steps with a non-finite loss were skipped")
     if outcome.chosen_on != "val":
-        lines.append("no val items: the last epoch was taken")
+        lines.append("no validation items: the last epoch was used")
     return lines

@@ -11,13 +11,13 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from difflib import get_close_matches
 from pathlib import Path as File
 from typing import Any
 
 import numpy as np
 
-from cmrhash.errors import UsageError
+from cmrhash.config import Progress
+from cmrhash.errors import UsageError, did_you_mean
 
 try:
     import resource
@@ -53,7 +53,7 @@ class Path:
     case: Callable[[], AbstractContextManager[Case]]
 
 
-def bench(names: tuple[str, ...] = (), progress: Callable[[str, int, int], None] = lambda *_: None) -> dict[str, Any]:
+def bench(names: tuple[str, ...] = (), progress: Progress = lambda *_: None) -> dict[str, Any]:
     """Time the named paths (all by default).
 
     Returns {"machine": {...}, "rows": [{"path", "what", "naive_s", "ours_s", "ratio", "target", "limit",
@@ -65,8 +65,8 @@ def bench(names: tuple[str, ...] = (), progress: Callable[[str, int, int], None]
     paths = {**retrieval.PATHS, **storage.PATHS, **encoding.PATHS, **training.PATHS, **start.PATHS}
     for name in names:
         if name not in paths:
-            near = ", ".join(get_close_matches(name, paths, 1)) or next(iter(paths))
-            raise UsageError(f"unknown path '{name}'", None, f"did you mean {near}? there are {', '.join(paths)}")
+            fix = f"{did_you_mean(name, paths)} choose one of {', '.join(paths)}"
+            raise UsageError(f"unknown path '{name}'", None, fix, option="path")
     rows = []
     for at, name in enumerate(names or paths):
         progress(name, at, len(names or paths))

@@ -23,7 +23,7 @@ def choose_device(name: str) -> torch.device:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
         reason = str(error).split("\n")[0][:100]
-        raise UsageError(f"device '{name}' cannot be used ({reason})", None, "try --device auto or cpu") from None
+        raise UsageError(f"'{name}' cannot be used ({reason})", None, "use auto or cpu", option="device") from None
     return device
 
 
@@ -33,7 +33,9 @@ def choose_dtype(name: str, device: torch.device, untrained: bool) -> torch.dtyp
     """
     if name != "auto":
         if name not in FLOATS:
-            raise UsageError(f"dtype '{name}'", None, f"choose one of auto, {', '.join(FLOATS)}")
+            raise UsageError(
+                f"'{name}' is not a number type", None, f"choose one of auto, {', '.join(FLOATS)}", option="dtype"
+            )
         return FLOATS[name]
     if untrained:
         return torch.float32

@@ -40,14 +40,20 @@ def world() -> int:
         fix = "start all of them with torchrun, or unset WORLD_SIZE"
         raise UsageError(f"WORLD_SIZE is {size}, but {missing[0]} is not set", None, fix)
     if size > 1 and _number("RANK", 0) >= size:
-        raise UsageError(f"RANK {_number('RANK', 0)} of {size} processes", None, "start all of them with torchrun")
+        raise UsageError(
+            f"RANK is {_number('RANK', 0)}, but there are only {size} processes",
+            None,
+            "start all of them with torchrun",
+        )
     return size
 
 
 def _number(name: str, default: int) -> int:
     text = os.environ.get(name, str(default))
     if not text.isdecimal():
-        raise UsageError(f"the environment's {name} is '{text}'", None, "start all processes with torchrun")
+        raise UsageError(
+            f"the environment variable {name} is '{text}', not a number", None, "start all processes with torchrun"
+        )
     return int(text)
 
 
@@ -70,10 +76,12 @@ def device_of(name: str) -> torch.device:
         return device
     local, gpus = _number("LOCAL_RANK", 0), torch.cuda.device_count()
     if device.index is not None:
-        raise UsageError(f"--device {name} for {world()} processes", None, "leave it out: each takes its own GPU")
+        raise UsageError(
+            f"{name} cannot serve {world()} processes", None, "leave it out: each uses its own GPU", option="device"
+        )
     if local >= gpus:
-        fix = "start one process a GPU (--nproc-per-node gpu), or add --device cpu"
-        raise UsageError(f"process {local} of this machine finds no GPU of its own, there are {gpus}", None, fix)
+        fix = 'start one process per GPU, or use `device="cpu"`'
+        raise UsageError(f"no GPU for process {local} of this machine, which has {gpus} GPUs", None, fix)
     return torch.device("cuda", local)
 
 
@@ -159,8 +167,8 @@ def agree(what: str, content: bytes) -> None:
     mine = torch.frombuffer(bytearray(hashlib.sha256(content).digest()), dtype=torch.uint8)
     every = gather(mine[None], [1] * world())
     if not bool((every == mine).all()):
-        fix = "give them all the same command, data set and cache folder (on a file system that they share)"
-        raise PeerError(f"the {world()} processes do not have the same {what}", None, fix)
+        fix = "start all with the same command, data set and cache folder (on a shared file system)"
+        raise PeerError(f"the {world()} processes differ in their {what}", None, fix)
 
 
 # ---------------------------------------------------------------------------------------------- tensors
@@ -203,5 +211,5 @@ def _peers() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        fix = "its own message says why; the same command goes on from what was saved"
+        fix = "see the message of that process for the cause; rerun the command to resume"
         raise PeerError("another process of this run ended, or cannot be reached", None, fix) from error

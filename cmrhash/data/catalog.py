@@ -23,7 +23,7 @@ from cmrhash.data.readers.pascal import read as read_pascal
 from cmrhash.data.readers.wikipedia import read as read_wikipedia
 from cmrhash.data.sample import read as read_sample
 from cmrhash.data.view import View
-from cmrhash.errors import DataError, UsageError
+from cmrhash.errors import DataError, UsageError, did_you_mean
 
 READERS: dict[str, Callable[[Path], ImageTextDataset]] = {
     SAMPLE_DATASET: read_sample,
@@ -45,7 +45,8 @@ OWN_FEATURES: dict[str, Callable[[ImageTextDataset], dict[View, Ready]]] = {
 def read_dataset(config: ExtractConfig) -> ImageTextDataset:
     """Read the data set by its reader, with checked roles. Raises UsageError, DataError."""
     if config.dataset not in DATASETS:
-        raise UsageError(f"unknown data set '{config.dataset}'", None, f"choose one of {', '.join(DATASETS)}")
+        fix = f"{did_you_mean(config.dataset, DATASETS)} choose one of {', '.join(DATASETS)}"
+        raise UsageError(f"unknown data set '{config.dataset}'", None, fix, option="dataset")
     if config.dataset == FEATURES_DATASET:
         dataset = matrices.read(config.features, config.maps)
     else:
@@ -56,19 +57,26 @@ def read_dataset(config: ExtractConfig) -> ImageTextDataset:
         if config.features:
             dataset = matrices.lay_over(dataset, config.features, config.maps)
         elif config.maps:
-            raise UsageError(f"--map {config.maps[0]}", None, "give the file of that array with --features")
+            raise UsageError(
+                f"'{config.maps[0]}' needs a feature file",
+                None,
+                "give the file of that array with `features`",
+                option="maps",
+            )
     dataset = with_roles(dataset, config.seed)
     name = dataset.name if config.name is None else config.name
     if not re.fullmatch(r"[\w][\w.-]*", name):
-        raise UsageError(f"--name {name}", None, "use letters, digits, '.', '_' and '-'")
+        raise UsageError(
+            f"'{name}' cannot be a folder name", None, "use letters, digits, '.', '_' and '-'", option="name"
+        )
     return check(replace(dataset, name=name))
 
 
 def _root(config: ExtractConfig) -> Path:
     if config.root is None:
         if config.dataset != SAMPLE_DATASET:
-            raise UsageError(f"data set '{config.dataset}' needs its folder", None, "give --root DIR")
+            raise UsageError(f"data set '{config.dataset}' needs its folder", None, 'give `root="DIR"`')
         return config.cache / SAMPLE_DATASET / "drawn"
     if not config.root.is_dir():
-        raise DataError("no such folder", config.root, "give the data set's folder with --root")
+        raise DataError("no such folder", config.root, "give the folder of the data set with `root`")
     return config.root

@@ -13,14 +13,13 @@ import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from difflib import get_close_matches
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from numpy.typing import NDArray
 
 from cmrhash.data.view import View, languages_of
-from cmrhash.errors import DataError, UsageError
+from cmrhash.errors import DataError, UsageError, did_you_mean
 from cmrhash.storage.recipes import canonical
 
 ROLES = ("train", "val", "query", "database")
@@ -127,7 +126,7 @@ def resolve_image(root: Path, image: str) -> Path:
     how, fix = "", "use paths below the root"
     try:
         if not escapes and not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(root)):
-            escapes, how, fix = True, " by a symbolic link", "put the files themselves below the root"
+            escapes, how, fix = True, " by a symbolic link", "copy the files below the root"
     except (OSError, ValueError):  # a name that no file can have
         escapes = True
     if escapes:
@@ -143,20 +142,20 @@ def ids_digest(dataset: ImageTextDataset) -> str:
 def check(dataset: ImageTextDataset) -> ImageTextDataset:
     """Return the data set if every promise of this module holds for it, else raise DataError."""
     if not dataset.items:
-        raise DataError("the data set has no items", dataset.root, "check --root and the layout it should have")
+        raise DataError("the data set has no items", dataset.root, "check `root` and the layout of its files")
     if len({item.id for item in dataset.items}) < len(dataset.items):
         doubles = [i for i, n in Counter(item.id for item in dataset.items).items() if n > 1]
-        _refuse("the same id stands more than once", doubles, dataset.root, "give every item its own id")
+        _refuse("ids are repeated", doubles, dataset.root, "give every item its own id")
     unknown = [i.id for i in dataset.items if any(not 0 <= c < len(dataset.classes) for c in i.labels)]
-    _refuse("items with a label outside the list of classes", unknown, dataset.root, "mend the labels")
+    _refuse("items with a label outside the list of classes", unknown, dataset.root, "fix the labels")
     unnamed = [ascii(i.id) for i in dataset.items if not (i.id.strip() and i.id.isprintable())]
     _refuse("ids that are empty or cannot be printed", unnamed, dataset.root, "give every item a printable id")
     odd = [i.id for i in dataset.items if not i.splits <= set(ROLES)]
-    _refuse(f"items with a split that is none of {', '.join(ROLES)}", odd, dataset.root, "mend the splits")
+    _refuse(f"items with a split other than {', '.join(ROLES)}", odd, dataset.root, "fix the splits")
     leaks = [i.id for i in dataset.items if "query" in i.splits and i.splits & {"train", "val"}]
-    _refuse("query items are also train or val", leaks, dataset.root, "keep queries out of training")
+    _refuse("query items are also train or val items", leaks, dataset.root, "keep queries out of training")
     leaks = [i.id for i in dataset.items if {"train", "val"} <= i.splits]
-    _refuse("items are train and val at once", leaks, dataset.root, "val must be held out of train")
+    _refuse("items are both train and val items", leaks, dataset.root, "keep validation items out of training")
     return dataset
 
 
@@ -193,13 +192,14 @@ def with_relevance(dataset: ImageTextDataset, asked: str | None) -> ImageTextDat
     """
     asked = dataset.relevance if asked is None else asked
     if asked not in RELEVANCE:
-        near = get_close_matches(asked, RELEVANCE, 1)
-        hint = f"did you mean {near[0]}? " if near else ""
-        raise UsageError(f"unknown relevance '{asked}'", None, f"{hint}choose one of {', '.join(RELEVANCE)}")
+        fix = f"{did_you_mean(asked, RELEVANCE)} choose one of {', '.join(RELEVANCE)}"
+        raise UsageError(f"unknown relevance '{asked}'", None, fix, option="relevance")
     if asked == "pairs":
         return by_pairs(dataset)
     if dataset.relevance != "labels":
-        raise UsageError(f"data set '{dataset.name}' has no labels", None, "leave --relevance out, or give pairs")
+        raise UsageError(
+            f"data set '{dataset.name}' has no labels", None, 'leave out `relevance`, or use `relevance="pairs"`'
+        )
     return dataset
 
 

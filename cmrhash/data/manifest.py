@@ -17,7 +17,6 @@ import sys
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from difflib import get_close_matches
 from pathlib import Path
 from typing import IO, Any
 
@@ -30,7 +29,7 @@ from cmrhash.data.items import (
     resolve_image,
 )
 from cmrhash.data.parsing import report
-from cmrhash.errors import DamagedError, DataError, StaleError, UsageError
+from cmrhash.errors import DamagedError, DataError, StaleError, UsageError, did_you_mean
 from cmrhash.storage.files import locked, make_folder, read_json, remove, write_bytes, write_json
 from cmrhash.storage.recipes import refuse_difference
 
@@ -39,7 +38,7 @@ ITEMS, ABOUT = "items.jsonl", "dataset.json"  # ours: the items, and what is sai
 QUARANTINE = "quarantine.jsonl"  # what could not be used, and why
 FIELDS = ("id", "image", "texts", "labels", "splits")
 VERSION = 1
-AGAIN = "delete it and run cmrhash extract again"
+AGAIN = "delete it and run `extract` again"
 
 
 def read(root: Path) -> ImageTextDataset:
@@ -51,7 +50,7 @@ def read(root: Path) -> ImageTextDataset:
         return replace(load(root), name="manifest")
     path = root / MANIFEST
     if not path.is_file():
-        raise DataError(f"no {MANIFEST}", root, "write one JSON object a line, or check --root")
+        raise DataError(f"no {MANIFEST}", root, "write one JSON object per line, or check `root`")
     met: defaultdict[str, int] = defaultdict(lambda: len(met))  # label -> its number, in the order of the lines
     same: dict[Any, Any] = {}
     read = [_item(row, met, same) for row in _rows(path)]
@@ -62,7 +61,11 @@ def read(root: Path) -> ImageTextDataset:
     missing = sum(not os.path.isfile(resolve_image(root, item.image)) for item in items if item.image)
     roles = [bool(item.splits) for item in items]
     if any(roles) and not all(roles):
-        raise DataError(f"item '{items[roles.index(False)].id}' has no splits, others have", path, "give all, or none")
+        raise DataError(
+            f"item '{items[roles.index(False)].id}' has no splits, other items have",
+            path,
+            "give splits to all items, or to none",
+        )
     dataset = ImageTextDataset("manifest", root, items, classes, relevance="labels" if classes else "pairs")
     return replace(dataset, found=report(items, classes, dataset.languages, {"images whose file is missing": missing}))
 
@@ -75,16 +78,16 @@ def _rows(path: Path) -> Iterator[dict[str, Any]]:
             try:
                 yield _row(json.loads(line.decode("utf-8-sig")))
             except (ValueError, RecursionError) as error:
-                raise DataError(f"line {number} is not a manifest entry ({error})", path, "mend that line") from None
+                raise DataError(f"line {number} is not a manifest entry ({error})", path, "fix this line") from None
 
 
 def _row(raw: Any) -> dict[str, Any]:
     """The entry with every field in its place and of its type; ValueError says what is wrong."""
     if not isinstance(raw, dict):
         raise ValueError("not a JSON object")
-    for key in raw.keys() - FIELDS:  # fields of one's own are welcome, slips of the pen are not
-        if near := get_close_matches(key, FIELDS, 1, 0.8):
-            raise ValueError(f"unknown field '{key}', did you mean '{near[0]}'?")
+    for key in raw.keys() - FIELDS:  # other fields are allowed, misspelt ones are not
+        if near := did_you_mean(key, FIELDS, 0.8):
+            raise ValueError(f"unknown field '{key}', {near}")
     ident = raw.get("id")
     if isinstance(ident, int) and not isinstance(ident, bool):
         ident = str(ident)
@@ -99,7 +102,7 @@ def _row(raw: Any) -> dict[str, Any]:
     labels = [str(label) for label in _strings("labels", raw.get("labels"), int)]
     splits = frozenset(_strings("splits", raw.get("splits")))
     if not splits <= set(ROLES):
-        raise ValueError(f"splits must be out of {', '.join(ROLES)}, found {', '.join(sorted(splits - set(ROLES)))}")
+        raise ValueError(f"splits must be among {', '.join(ROLES)}, found {', '.join(sorted(splits - set(ROLES)))}")
     captions = {_language(lang): _captions(lang, value) for lang, value in texts.items()}
     return {"id": ident, "image": image, "texts": captions, "labels": labels, "splits": splits}
 
@@ -206,8 +209,8 @@ def _refuse_other_items(dataset: ImageTextDataset, stored: ImageTextDataset, fol
         if old != new:
             refuse_difference(_entry(stored, old), _entry(dataset, new), folder, f"item '{old.id}'")
     if len(stored.items) != len(dataset.items):
-        what = f"{len(stored.items)} items are extracted, the data set has {len(dataset.items)}"
-        raise StaleError(what, folder, "use --overwrite, or another --name")
+        what = f"{len(stored.items)} items are extracted, but the data set has {len(dataset.items)}"
+        raise StaleError(what, folder, "use `overwrite=True`, or another `name`")
 
 
 def load(folder: Path) -> ImageTextDataset:
@@ -241,15 +244,15 @@ def _opened(folder: Path) -> Iterator[tuple[dict[str, Any], IO[bytes]]]:
     about_path, items_path = folder / ABOUT, folder / ITEMS
     for path in (about_path, items_path):
         if not path.is_file():
-            raise DamagedError("incomplete data set folder", path, "run cmrhash extract again")
+            raise DamagedError("incomplete data set folder", path, "run `extract` again")
     about = read_json(about_path, AGAIN)
     if about.get("version") != VERSION:
-        fix = f"this cmrhash reads version {VERSION}; upgrade it, or extract again"
+        fix = f"this cmrhash reads version {VERSION}; upgrade it, or run `extract` again"
         raise StaleError(f"data set format version {about.get('version')}", about_path, fix)
     with items_path.open("rb") as lines:
         if hashlib.file_digest(lines, "sha256").hexdigest() != about.get("items_sha256"):
-            fix = "delete the folder's .json* and extract again"
-            raise DamagedError("not the items that were stored", items_path, fix)
+            fix = "delete the .json* files of the folder and run `extract` again"
+            raise DamagedError("the items were changed after extraction", items_path, fix)
         lines.seek(0)
         yield about, lines
 
@@ -289,12 +292,13 @@ def open_extracted(cache: Path, name: str | None) -> tuple[ImageTextDataset, Pat
     held = sorted(path.parent.name for path in cache.glob(f"*/{ABOUT}")) if cache.is_dir() else []
     if name is None:
         if not held:
-            raise UsageError("no extracted data set", cache, "run cmrhash extract first")
+            raise UsageError("no extracted data set", cache, "run `extract` first")
         if len(held) > 1:
-            raise UsageError(f"the cache holds {', '.join(held)}", cache, "say which one with --dataset")
+            raise UsageError(
+                f"the cache holds several data sets ({', '.join(held)})", cache, "choose one with `dataset`"
+            )
         name = held[0]
     if name not in held:
-        near = get_close_matches(name, held, 1)
-        what = f"no extracted data set '{name}' (there: {', '.join(held) or 'none'})"
-        raise UsageError(what, cache, f"did you mean {near[0]}?" if near else "run cmrhash extract first")
+        what = f"no extracted data set '{name}' (the cache holds {', '.join(held) or 'none'})"
+        raise UsageError(what, cache, did_you_mean(name, held) or "run `extract` first")
     return load(cache / name), cache / name

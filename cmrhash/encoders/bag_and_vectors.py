@@ -85,7 +85,7 @@ def rebuild(name: str, recipe: Mapping[str, Any], arrays: Mapping[str, NDArray[A
 
 
 def takes(model: str) -> bool:
-    """Whether --text-model MODEL is one of these: "bow", "word2vec" or a file of word vectors."""
+    """Whether a text model is one of these: "bow", "word2vec" or a file of word vectors."""
     path = Path(model).expanduser()
     return model in (BOW, TRAINED) or path.is_file() or (path.suffix in FILES and not path.exists())
 
@@ -104,7 +104,7 @@ def load(
     known = POOLING[BOW if model == BOW else "vectors"]
     pooling = known[0] if pooling is None else pooling
     if pooling not in known:
-        raise UsageError(f"--pooling {pooling}", model, f"choose one of {', '.join(known)}")
+        raise UsageError(f"unknown pooling '{pooling}'", model, f"choose one of {', '.join(known)}", option="pooling")
     if model in (BOW, TRAINED) or pooling == "tf-idf":
         _check_learnable(train, captions)
     if model == BOW:
@@ -174,7 +174,9 @@ def _from_file(path: Path, train: Captions, captions: Captions, pooling: str) ->
         words = sorted(forms[lang] & found.keys())
         if not words:
             what = f"none of the {len(forms[lang])} words of the {lang} captions has a vector"
-            raise EncoderError(what, path, f"check its language, or give --text-model {lang}=... of its own")
+            raise EncoderError(
+                what, path, f'check its language, or give {lang} another model: `text_models=("{lang}=MODEL",)`'
+            )
         vectors = np.stack([found[word] for word in words])  # (V, D)
         made[lang] = _pooled(name, {"encoder": "word-vectors"}, words, vectors, pooling, train.get(lang, ()))
     return made
@@ -218,8 +220,8 @@ def _idf(encoder: WordEncoder, captions: Sequence[str]) -> NDArray[np.float32]:
 def _check_learnable(train: Captions, langs: Iterable[str]) -> None:
     for lang in langs:
         if not any(split(caption) for caption in train.get(lang, ())):
-            fix = f"give items the split 'train', or --text-model {lang}=... that learns nothing from them"
-            raise EncoderError(f"no train caption in {lang} has a word to learn from", None, fix)
+            fix = f'give items the split "train", or use a pretrained model: `text_models=("{lang}=MODEL",)`'
+            raise EncoderError(f"the {lang} training captions contain no words", None, fix)
 
 
 def _digest(words: list[str], vectors: NDArray[np.float32] | None = None) -> str:

@@ -26,7 +26,9 @@ def locate(
     path = Path(model).expanduser()
     if path.is_dir():
         if revision is not None:
-            raise UsageError(f"revision '{revision}' of a directory", path, "only what the hub holds has revisions")
+            raise UsageError(
+                f"a directory has no revision '{revision}'", path, "leave it out: only models of the hub have revisions"
+            )
         return path
     looks_like_path = model.startswith((".", "/", "~")) or model.count("/") > 1
     if path.exists() or looks_like_path or ("/" in model and path.parent.is_dir()):
@@ -38,7 +40,7 @@ def locate(
 
     which = f"{kind} '{model}'" + (f", revision '{revision}'," if revision else "")
     if offline or is_offline():
-        raise EncoderError(f"{which} is not cached and offline mode is on", HF_HUB_CACHE, fix)
+        raise EncoderError(f"{which} is not in the local cache, and offline mode is on", HF_HUB_CACHE, fix)
     return _fetched(model, patterns, revision, which, fix)
 
 
@@ -55,7 +57,9 @@ def _cached(model: str, patterns: Sequence[str], revision: str | None) -> Path |
     try:
         found = snapshot_download(model, revision=revision, allow_patterns=list(patterns), local_files_only=True)
     except HFValidationError as error:
-        raise EncoderError(f"'{model}' is neither a directory nor a model id ({error})", None, "check it") from None
+        raise EncoderError(
+            f"'{model}' is neither a directory nor a model id ({error})", None, "check its spelling"
+        ) from None
     except LocalEntryNotFoundError:
         return None
     folder = Path(found)
@@ -70,14 +74,14 @@ def _fetched(model: str, patterns: Sequence[str], revision: str | None, which: s
         with spoken():
             found = snapshot_download(model, revision=revision, allow_patterns=list(patterns), etag_timeout=10)
     except Unreachable as error:
-        raise EncoderError(f"{which} is not cached and {error.what}", HF_HUB_CACHE, fix) from None
+        raise EncoderError(f"{which} is not in the local cache, and {error.what}", HF_HUB_CACHE, fix) from None
     except CmrhashError as error:
-        raise EncoderError(f"{which} cannot be fetched ({error.what})", None, error.fix) from None
+        raise EncoderError(f"{which} cannot be downloaded ({error.what})", None, error.fix) from None
     return Path(found)
 
 
 class Unreachable(CmrhashError):
-    """Nobody answers, or not as a hub does."""
+    """A hub that does not answer, or not as a hub does."""
 
 
 @contextlib.contextmanager
@@ -106,11 +110,13 @@ def _in_words(error: BaseException) -> CmrhashError:
     if isinstance(error, errors.RevisionNotFoundError):
         return UsageError("it has no such revision", None, "check the revision")
     if isinstance(error, errors.GatedRepoError):
-        return UsageError("it is gated", None, f"ask for access on its page, and {LOGIN}")
+        return UsageError("it is gated", None, f"request access on its page, and {LOGIN}")
     if isinstance(error, errors.RepositoryNotFoundError):
-        return UsageError("there is none, or it is private", None, f"check the id, and {LOGIN} if it is private")
+        return UsageError("it does not exist, or is private", None, f"check the id, and {LOGIN} if it is private")
     if status in (401, 403):
-        return UsageError(f"access is refused, status {status}", None, f"{LOGIN} with a token that may do this")
+        return UsageError(
+            f"access is refused with status {status}", None, f"{LOGIN} with a token that has the permission"
+        )
     if status is not None:
         said = _first_line(getattr(error, "server_message", None) or "")
         return Unreachable(f"the hub answers with status {status}" + (f", {said}" if said else ""), None, "try again")
@@ -118,7 +124,7 @@ def _in_words(error: BaseException) -> CmrhashError:
     if lost:
         return Unreachable(f"the hub cannot be reached ({reason})", None, "try again")
     if isinstance(error, json.JSONDecodeError):
-        return Unreachable("what answers is no hub", None, "check HF_ENDPOINT and the proxy")
+        return Unreachable("the server is not a model hub", None, "check HF_ENDPOINT and the proxy")
     if isinstance(error, errors.HfHubHTTPError.__bases__[0]):
         return CmrhashError(f"the connection failed: {reason}", None, "try again")
     return CmrhashError(reason)

@@ -7,7 +7,6 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,7 @@ from cmrhash.config import RANDOM
 from cmrhash.encoders import regions
 from cmrhash.encoders.pixels import Crop, Letterbox
 from cmrhash.encoders.weights import fetch, find_entry, load_state, read_state, state_digest
-from cmrhash.errors import EncoderError
+from cmrhash.errors import EncoderError, did_you_mean
 
 
 @dataclass
@@ -113,8 +112,8 @@ def _entries(model: str) -> list[Any]:
     """The weights that torchvision knows for a classifier or detector of that name."""
     names = [*torchvision.models.list_models(module=torchvision.models), *regions.models()]
     if model not in names:
-        near = ", ".join(get_close_matches(model, names, 3)) or "resnet18, vgg16, efficientnet_b0, " + names[-1]
-        raise EncoderError(f"unknown image model '{model}'", None, f"did you mean {near}?")
+        fix = did_you_mean(model, names) or f"for example resnet18, vgg16, efficientnet_b0 or {names[-1]}"
+        raise EncoderError(f"unknown image model '{model}'", None, fix, option="image_model")
     return list(torchvision.models.get_model_weights(model))
 
 
@@ -129,7 +128,7 @@ def _classifier(model: str, state: dict[str, torch.Tensor] | None, where: Any) -
     module: Any = torchvision.models.get_model(model, weights=None)
     names: list[str] = [name for name, part in module.named_modules() if isinstance(part, torch.nn.Linear)]
     if not names:
-        raise EncoderError(f"{model} has no last linear layer to cut", None, "choose another --image-model")
+        raise EncoderError(f"{model} has no final linear layer", None, "choose another model", option="image_model")
     head = names[-1]
     if state is not None:
         if hasattr(module, "transform_input"):  # GoogLeNet, Inception: trained on another normalisation

@@ -104,9 +104,11 @@ def crop_of(recipe: Mapping[str, Any], where: Path) -> Crop | Letterbox:
         if not len(mean) == len(std) == 3 or not all(0 < side <= MAX_SIDE for side in sides):
             raise ValueError
     except (KeyError, TypeError, ValueError):
-        raise DamagedError("no preparation of photos that we know", where, "get it again") from None
+        raise DamagedError("unknown preparation of photos", where, "get the file again") from None
     if rules != RULES:
-        raise StaleError(f"photos were prepared by the rules '{rules}', ours are '{RULES}'", where, "extract again")
+        raise StaleError(
+            f"photos were prepared by rules '{rules}', this version has '{RULES}'", where, "run `extract` again"
+        )
     return Letterbox(sides[0], how, mean, std) if "letterbox" in recipe else Crop(sides[0], sides[1], how, mean, std)
 
 

@@ -146,7 +146,7 @@ def load(
     """
     pooling = POOLING[0] if pooling is None else pooling
     if pooling not in POOLING:
-        raise UsageError(f"--pooling {pooling}", None, f"choose one of {', '.join(POOLING)}")
+        raise UsageError(f"unknown pooling '{pooling}'", None, f"choose one of {', '.join(POOLING)}", option="pooling")
     device = device or torch.device("cpu")
     untrained = model == RANDOM
     if untrained:
@@ -180,7 +180,7 @@ def load(
 def locate(model: str, offline: bool = False) -> Path:
     """The directory of a text model: an existing one, else the hub's local cache, else fetched from the network."""
     others = "bow, word2vec or a file of word vectors"
-    fix = f"pass --text-model [LANG=]DIR with {PARTS}, or random for a dry run, or {others}"
+    fix = f'give `text_models=("[LANG=]DIR",)` with {PARTS}, or random for a dry run, or {others}'
     return hub.locate(model, FILES, offline, "text model", fix)
 
 
@@ -212,13 +212,13 @@ def _pretrained(folder: Path) -> tuple[Any, Any]:
     missing = sorted(key for key in report["missing_keys"] if not key.startswith("pooler"))
     if missing or report["mismatched_keys"]:
         what = f"the weights lack {len(missing)} tensors ({', '.join(missing[:3])})"
-        raise EncoderError(what, folder, "a truncated or another model's file: fetch it again")
+        raise EncoderError(what, folder, "the file is truncated or of another model: get it again")
     if not all(torch.isfinite(p).all() for p in module.parameters()):
-        raise EncoderError("the weights hold NaN or infinity", folder, "fetch the file again")
+        raise EncoderError("the weights contain NaN or infinity", folder, "get the file again")
     if len(tokenizer) <= len(set(tokenizer.all_special_ids)):  # transformers makes an empty one without a word
-        raise EncoderError("no vocabulary: every word would be unknown", folder, f"give a directory with {PARTS}")
+        raise EncoderError("the tokenizer has no vocabulary", folder, f"give a directory with {PARTS}")
     if not getattr(tokenizer, "is_fast", False) or len(tokenizer) > module.config.vocab_size:
-        raise EncoderError("tokenizer and model do not belong together", folder, "give a directory that holds both")
+        raise EncoderError("tokenizer and model do not match", folder, "give a directory with both of the same model")
     return tokenizer, module
 
 
@@ -228,12 +228,12 @@ def _check_config(folder: Path) -> None:
     try:
         config = json.loads(path.read_bytes())
     except (OSError, ValueError) as error:
-        raise EncoderError(f"no readable config.json ({error})", folder, "give a text model's directory") from None
+        raise EncoderError(f"no readable config.json ({error})", folder, "give the directory of a text model") from None
     if not isinstance(config, dict):
-        raise EncoderError("config.json is no JSON object", folder, "give a text model's directory")
+        raise EncoderError("config.json is not a JSON object", folder, "give the directory of a text model")
     odd = [key for key in config if key.startswith("_attn_implementation")]
     if odd:
-        raise EncoderError(f"config.json sets {odd[0]}", path, "remove that field: it can name code to be loaded")
+        raise EncoderError(f"config.json sets {odd[0]}", path, "remove that field: it can load foreign code")
 
 
 def _limit(tokenizer: Any, config: Any) -> int:

@@ -46,8 +46,8 @@ def check_name_digest(path: Path) -> None:
         found = hashlib.file_digest(file, "sha256").hexdigest()
     if not found.startswith(match[1]):
         size = path.stat().st_size
-        what = f"expected sha256 {match[1]}..., found {found[:8]}... ({size:,} bytes): truncated or another file"
-        raise EncoderError(what, path, "delete it and fetch it again")
+        what = f"expected sha256 {match[1]}..., found {found[:8]}... ({size:,} bytes): truncated or not the right file"
+        raise EncoderError(what, path, "delete it and get it again")
 
 
 def read_state(path: Path) -> dict[str, torch.Tensor]:
@@ -66,13 +66,15 @@ def read_state(path: Path) -> dict[str, torch.Tensor]:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # zip, pickle and tensor layers each raise their own
         reason = str(error).split("\n")[0][:120]
-        raise EncoderError(f"not a readable weights file ({reason})", path, "truncated? fetch it again") from None
+        raise EncoderError(
+            f"not a readable weights file ({reason})", path, "it may be truncated: get it again"
+        ) from None
     for key in ("state_dict", "model"):
         if isinstance(state, dict) and isinstance(state.get(key), dict):
             state = state[key]
     entries = state.items() if isinstance(state, dict) else [(None, None)]
     if not all(isinstance(name, str) and isinstance(tensor, torch.Tensor) for name, tensor in entries):
-        raise EncoderError("holds no state dict", path, "save model.state_dict() to it")
+        raise EncoderError("the file holds no state dict", path, "save model.state_dict() to it")
     return {name.removeprefix("module."): tensor for name, tensor in state.items()}
 
 
@@ -84,7 +86,12 @@ def find_entry(entries: list[Any], weights: str) -> Any:
     if weights in ("default", RANDOM) or Path(weights).exists():
         return by_name.get("IMAGENET1K_V1", entries[0])
     known = ", ".join(by_name)
-    raise EncoderError(f"no weights '{weights}'", None, f"give default, {known}, random, or a file that exists")
+    raise EncoderError(
+        f"unknown weights '{weights}'",
+        None,
+        f"give default, {known}, random, or an existing file",
+        option="image_weights",
+    )
 
 
 def fetch(entry: Any, offline: bool) -> Path:
@@ -94,16 +101,16 @@ def fetch(entry: Any, offline: bool) -> Path:
     if path.exists():
         return path  # read_state checks the digest in its name
     host = urlparse(entry.url).hostname
-    fix = f"pass --image-weights FILE ({path.name}), or copy that file to {folder}, or use random for a dry run"
+    fix = f'give `image_weights="FILE"` ({path.name}), copy that file to {folder}, or use random for a dry run'
     if offline:
-        raise EncoderError(f"{entry} is not in the local cache and offline mode is on", folder, fix)
+        raise EncoderError(f"{entry} is not in the local cache, and offline mode is on", folder, fix)
     folder.mkdir(parents=True, exist_ok=True)
     try:
         with _timeout(10):
             torch.hub.download_url_to_file(entry.url, str(path), progress=False)
         check_name_digest(path)
     except (URLError, OSError) as error:
-        raise EncoderError(f"{entry} is not in {folder} and {host} cannot be reached ({error})", None, fix) from None
+        raise EncoderError(f"{entry} is not in {folder}, and {host} cannot be reached ({error})", None, fix) from None
     return path
 
 
@@ -125,9 +132,9 @@ def load_state(
     for kind, names in (("lacks", missing), ("has another shape for", wrong), ("has unknown", extra)):
         if names:
             what = f"the file {kind} {len(names)} of {model}'s tensors ({', '.join(names[:3])})"
-            raise EncoderError(what, where, "give the weights of this --image-model")
+            raise EncoderError(what, where, "give the weights of this `image_model`")
     if not all(torch.isfinite(t).all() for t in given.values() if t.is_floating_point()):
-        raise EncoderError("the weights hold NaN or infinity", where, "fetch the file again")
+        raise EncoderError("the weights contain NaN or infinity", where, "get the file again")
     current: Any = OrderedDict(given)
     current._metadata = module.state_dict()._metadata  # type: ignore[attr-defined]  # MNASNet asks for its version
     module.load_state_dict(current, strict=False)

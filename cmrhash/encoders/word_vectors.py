@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from cmrhash.errors import EncoderError, UsageError
 
 HEAD = 1 << 16  # bytes in which a binary file shows itself
-AS_TEXT = "give text, as word2vec, GloVe and fastText have it: a word and its numbers a line, plain or .gz"
+AS_TEXT = "give the text format of word2vec, GloVe or fastText: a word and its numbers per line, plain or .gz"
 # Skip-gram with negative sampling (Mikolov et al., NIPS 2013); as many passes as captions need, which are few and
 # short, and no word left out: a rare one's vector still tells its captions from others.
 WORD2VEC: dict[str, Any] = {"vector_size": 300, "sg": 1, "window": 5, "negative": 5, "min_count": 1, "epochs": 20}
@@ -53,7 +53,9 @@ def read_vectors(path: Path, wanted: AbstractSet[str]) -> dict[str, NDArray[np.f
             if vector is not None and word in keys:
                 found[keys[word]] = vector
     if vectors < (promised or 1):
-        raise EncoderError(f"{vectors} of {promised or 'its'} word vectors", path, "cut short: fetch the file again")
+        raise EncoderError(
+            f"the file holds {vectors} of {promised or 'its'} word vectors", path, "it is truncated: get it again"
+        )
     return found
 
 
@@ -65,12 +67,12 @@ def _opened(path: Path) -> Iterator[BinaryIO]:
     try:
         with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
             if b"\0" in file.read(HEAD):
-                what, fix = "the word vectors are binary", "save them as text: gensim's save_word2vec_format does"
+                what, fix = "the word vectors are binary", "save them as text, with save_word2vec_format of gensim"
                 raise EncoderError(what, path, fix)
             file.seek(0)
             yield file  # type: ignore[misc]
     except (OSError, EOFError, zlib.error) as error:
-        raise EncoderError(f"cannot read the word vectors ({error})", path, "fetch the file again") from None
+        raise EncoderError(f"cannot read the word vectors ({error})", path, "get the file again") from None
 
 
 def _numbers(rest: bytes) -> NDArray[np.float32] | None:

@@ -11,7 +11,6 @@ import json
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from difflib import get_close_matches
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ from typing import Any
 from cmrhash.data import manifest
 from cmrhash.data.items import ImageTextDataset, ids_digest
 from cmrhash.data.view import View
-from cmrhash.errors import CmrhashError, DamagedError, StaleError, UsageError
+from cmrhash.errors import CmrhashError, DamagedError, StaleError, UsageError, did_you_mean
 from cmrhash.storage.files import holder, read_json
 from cmrhash.storage.recipes import fingerprint
 from cmrhash.storage.sealed import DELETE, MAGIC, SHARD, merging, read_manifest, read_note
@@ -41,16 +40,19 @@ STATUS = {
 }
 FIX = {
     UNFINISHED: "the command that made it goes on from there",
-    PIECE: "waits for the other ones; cmrhash extract without --shard makes do without it",
-    GONE: "cmrhash extract makes the same ones again",
-    ITEMS: "made for other items than the data set has now: extract with --overwrite, train again, or prune",
-    FEATURES: "extracted again since the training: train again with --overwrite, or prune",
-    CODES: "cmrhash eval makes them again",
-    WORDS: "cmrhash extract makes them again once they are deleted, as by cmrhash cache prune",
-    LEFT: "of a process that was killed or refused: cmrhash cache prune deletes it",
+    PIECE: "waits for the other shards; `extract` without `shard` does not need it",
+    GONE: "`extract` creates the same features again",
+    ITEMS: "made for other items than the data set has now: `extract` with `overwrite=True`, then `train`, or `prune`",
+    FEATURES: "the features were extracted again: run `train` with `overwrite=True`, or `prune`",
+    CODES: "`evaluate` creates them again",
+    WORDS: "run `prune`, then `extract` creates them again",
+    LEFT: "left by an interrupted process: `prune` deletes it",
 }
-ANEW = "start anew with --overwrite"
-REMAKE = {"run": "train again with --overwrite", "tuned": "tune anew with cmrhash extract --finetune --overwrite"}
+ANEW = "start again with `overwrite=True`"
+REMAKE = {
+    "run": "run `train` with `overwrite=True`",
+    "tuned": "run `extract` with `finetune=True` and `overwrite=True`",
+}
 VIEW = re.compile(r"(image|text|words)-.+\.h5(\.shard-\d+-of-\d+)?(\.part)?")  # files that extract makes
 RUN_FILES = (
     *(runs.CONFIG, runs.CHECKPOINT, runs.HEADS, runs.HISTORY, runs.CODES, runs.METRICS),
@@ -117,9 +119,11 @@ def holdings(cache: Path, out: Path, only: str | None = None) -> list[Holding]:
     names = {p.name for p in _folders(cache) if any(_of_a_data_set(p))}
     names |= {p.name for p in _folders(out) if any(run_folders(p))}
     if only is not None and only not in names:
-        near = get_close_matches(only, names, 1)
-        fix = f"did you mean {near[0]}?" if near else "see cmrhash cache ls"
-        raise UsageError(f"no data set '{only}' (there: {', '.join(sorted(names)) or 'none'})", cache, fix)
+        raise UsageError(
+            f"no data set '{only}' (there: {', '.join(sorted(names)) or 'none'})",
+            cache,
+            did_you_mean(only, names) or "list them with `survey`",
+        )
     return [_holding(cache / name, out / name) for name in sorted(names) if only in (None, name)]
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from cmrhash.config import VerifyConfig
+from cmrhash.config import Progress, VerifyConfig
 from cmrhash.data.items import ImageTextDataset, resolve_image
 from cmrhash.errors import CmrhashError, DamagedError, DataError, StaleError, UsageError
 from cmrhash.features.captions import captions_of
@@ -21,11 +21,9 @@ from cmrhash.storage.files import checked as checked_file
 from cmrhash.storage.sealed import SHARD, check_frame, check_payload, read_manifest
 from cmrhash.training import runs
 
-AGAIN = "encode anew with cmrhash extract --overwrite"
-EVAL = "delete it; cmrhash eval makes it again"
+AGAIN = "run `extract` with `overwrite=True`"
+EVAL = "delete it; `evaluate` creates it again"
 NAMED = 3  # photos or captions that are named
-
-Progress = Callable[..., None]
 
 
 @dataclass(frozen=True)
@@ -48,7 +46,7 @@ def verify(
     """
     found = [(held, list(entries(held))) for held in holdings(cache, out, only)]
     if not any(own for _, own in found):
-        raise UsageError("nothing to verify", f"{cache} and {out}", "run cmrhash extract first, or check --cache")
+        raise UsageError("nothing to verify", f"{cache} and {out}", "run `extract` first, or check `cache`")
     total = sum(entry.bytes for _, own in found for entry in own)
     done = 0
     for held, own in found:
@@ -103,7 +101,7 @@ def _sealed(line: Checked, entry: Entry, held: Holding, photos: _Photos | None) 
     except StaleError:
         return line
     except (CmrhashError, OSError, *BROKEN) as error:
-        return _damaged(line, error, "delete it and run the same cmrhash extract again")
+        return _damaged(line, error, "delete it and rerun the same `extract`")
     missing = photos and entry.kind == "image" and not features.header.is_ready_made and not photos.there
     note = f", photos not compared: {held.dataset.root} is not there" if missing else ""
     return replace(line, status="stale", words=stale, fix=AGAIN) if stale else replace(line, words=line.words + note)
@@ -114,7 +112,7 @@ def _part(line: Checked) -> Checked:
     try:
         check_frame(line.path)
     except (CmrhashError, OSError, *BROKEN) as error:
-        return _damaged(line, error, "delete it, or extract with --overwrite")
+        return _damaged(line, error, "delete it, or run `extract` with `overwrite=True`")
     return line
 
 

@@ -40,7 +40,7 @@ class Codes:
         if not isinstance(self.item, np.ndarray) or self.item.dtype != np.int64 or self.item.ndim != 1:
             raise UsageError(f"items must be a 1-D int64 array, got {describe(self.item)}")
         if len(self.item) != len(self.packed):
-            raise UsageError(f"{len(self.packed)} codes but {len(self.item)} items: one item a code is needed")
+            raise UsageError(f"{len(self.packed)} codes but {len(self.item)} items: each code needs one item")
 
     def __len__(self) -> int:
         return len(self.packed)
@@ -141,7 +141,7 @@ def collapse(packed: NDArray[np.uint8], bits: int) -> Collapse:
     ones = unpack(packed, bits).sum(axis=0, dtype=np.int64)  # (bits,) rows that set the bit
     rows = len(packed)
     if rows < 2:
-        raise DataError(f"the collapse watch compares codes and needs at least 2, got {rows}")
+        raise DataError(f"collapse detection needs at least 2 codes, got {rows}")
     constant = float(np.mean((ones == 0) | (ones == rows)))
     distinct = len({row.tobytes() for row in packed}) / min(rows, 2.0**bits)
     return Collapse(

@@ -29,7 +29,7 @@ faiss: Any = _faiss  # its own type stubs lack half of the calls below
 BLOCK_BYTES = 1 << 19
 TRAIN_ROWS = 64  # codes for each list that an approximate index learns its lists from
 SLAB = 1 << 20  # rows that are added to it at once
-AGAIN = "run cmrhash eval again to build it"
+AGAIN = "run `evaluate` again to rebuild it"
 
 
 class BinaryIndex:
@@ -103,17 +103,17 @@ class BinaryIndex:
         codes of another width, DamagedError when it is not an index.
         """
         width = _width(bits)
-        damaged = DamagedError("not a whole index file", path, AGAIN)
+        damaged = DamagedError("damaged or incomplete index file", path, AGAIN)
         try:
             data = np.memmap(path, np.uint8, "r") if mapped and os.path.getsize(path) else np.fromfile(path, np.uint8)
         except OSError as error:
-            raise UsageError(f"index not readable, {(error.strerror or '').lower()}", path, AGAIN) from error
+            raise UsageError(f"cannot read the index ({(error.strerror or '').lower()})", path, AGAIN) from error
         header = len(_header(width, 0))
         if len(data) < header or data[:4].tobytes() != b"IBxF":
             raise damaged
         stored, stored_width = data[4:12].view("<i4").tolist()  # bits and bytes of a stored row
         if stored == 8 * stored_width != 8 * width and stored_width % 8 == 0:
-            raise StaleError(f"index of {stored}-bit rows, {bits} bits need {8 * width}", path, AGAIN)
+            raise StaleError(f"the index has {stored}-bit rows, but {bits} bits need {8 * width}", path, AGAIN)
         rows, rest = divmod(len(data) - header, width)
         if rest or data[:header].tobytes() != _header(width, rows):
             raise damaged
@@ -306,7 +306,7 @@ def _save(index: Any, path: Path) -> None:
         move(part, path)
     except OSError as error:
         reason = (error.strerror or str(error)).lower()
-        raise CmrhashError(f"index not saved, {reason}", path, "check folder and free space") from error
+        raise CmrhashError(f"cannot save the index ({reason})", path, "check the folder and the free space") from error
     finally:
         with suppress(OSError):
             part.unlink()

@@ -15,13 +15,12 @@ counts the rest. `split_ties` gives the optimistic and pessimistic bounds. Wrong
 
 from __future__ import annotations
 
-import difflib
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cmrhash.errors import DataError, UsageError
+from cmrhash.errors import DataError, UsageError, did_you_mean
 from cmrhash.retrieval.codes import describe
 from cmrhash.retrieval.relevance import EXCLUDED
 
@@ -57,7 +56,7 @@ def split_ties(items: Counts, relevant: Counts, order: Literal["optimistic", "pe
     items, relevant, _, _ = _groups(items, relevant)
     rest, none = items - relevant, np.zeros_like(relevant)
     if order not in ("optimistic", "pessimistic"):
-        raise UsageError(f"unknown tie order {order!r}", fix="use optimistic or pessimistic")
+        raise UsageError(f"unknown tie order {order!r}", None, "choose optimistic or pessimistic", option="ties")
     step = 1 if order == "optimistic" else -1
     shape = len(items), 2 * items.shape[1]
     split = [np.stack(pair[::step], axis=2).reshape(shape) for pair in ((relevant, rest), (relevant, none))]
@@ -90,9 +89,8 @@ def average_precision(items: Counts, relevant: Counts, k: int | None = None, rul
     of the ranking. On the whole ranking all four agree.
     """
     if rule not in RULES:
-        near = difflib.get_close_matches(str(rule), RULES, 1)
-        hint = f"did you mean {near[0]!r}? " if near else ""
-        raise UsageError(f"unknown rule {rule!r}", fix=f"{hint}rules: {', '.join(RULES)}")
+        fix = f"{did_you_mean(str(rule), RULES)} choose one of {', '.join(RULES)}"
+        raise UsageError(f"unknown rule {rule!r}", None, fix, option="map_at_rule")
     n, r, before, found = _groups(items, relevant)
     total = r.sum(axis=1)  # (Q,) R
     cut = _cut(k, n)

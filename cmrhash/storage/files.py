@@ -114,7 +114,7 @@ def read_json(path: Path, fix: str) -> dict[str, Any]:
     digest = _DIGEST.search(raw)
     body = raw.replace(digest[0], b"", 1) if digest else raw
     if not digest or hashlib.sha256(body).hexdigest().encode() != digest[1]:
-        raise DamagedError("not what was written, its sha256 differs", path, fix)
+        raise DamagedError("the file was changed after writing: its sha256 differs", path, fix)
     content: dict[str, Any] = json.loads(body)
     return content
 
@@ -146,7 +146,7 @@ def locked(path: Path, wait: bool = False) -> Iterator[None]:
     while True:
         with lock.open("a+", encoding="utf-8", errors="replace") as file:
             if not _lock(file, wait):
-                raise LockedError(f"being written by {_holder(file)}", path, "wait for it, or end it")
+                raise LockedError(f"being written by {_holder(file)}", path, "wait for that process, or stop it")
             if not _is_at(lock, file):
                 continue  # cleared away before it was held: whoever comes next would lock another file
             file.truncate(0)

@@ -45,7 +45,9 @@ def open_foreign(path: Path) -> Iterator[dict[str, Foreign]]:
         with h5py.File(path, "r") as h5:
             yield dict(_walk(h5, path.stat().st_size, set()))
     except (OSError, RuntimeError, ValueError, TypeError, KeyError) as error:
-        raise DataError(f"not a readable HDF5 file ({str(error)[:120]})", path, "damaged? fetch it again") from None
+        raise DataError(
+            f"not a readable HDF5 file ({str(error)[:120]})", path, "it may be damaged: get the file again"
+        ) from None
 
 
 def _walk(group: h5py.Group, size: int, seen: set[int], prefix: str = "") -> Iterator[tuple[str, Foreign]]:

@@ -31,8 +31,8 @@ def refuse_difference(made: Mapping[str, Any], asked: Mapping[str, Any], where: 
     difference = first_difference(made, asked)
     if difference:
         field, found, wanted = difference
-        message = f"{what} was made with {field} = {found}, asked for {wanted}"
-        raise StaleError(message, where, "ask for the same, or replace it with --overwrite")
+        message = f"{what} was made with {field} = {found}, but this call has {wanted}"
+        raise StaleError(message, where, "use the same settings, or replace it with `overwrite=True`")
 
 
 def first_difference(made: Mapping[str, Any], asked: Mapping[str, Any]) -> Difference | None:

@@ -27,7 +27,7 @@ UNFINISHED = b"cmrhash unfinished\n\n"
 USER_BLOCK = 8192  # bytes before the HDF5 payload
 VERSION = 1
 COMMITTED = 1 << 32  # the bit of a commit record that says "done"; the lower ones are the block's CRC-32
-DELETE = "delete it and make it again"
+DELETE = "delete it and create it again"
 SHARD = re.compile(r"(.+)\.shard-(\d+)-of-(\d+)")  # the part of a feature file that one of several processes makes
 
 
@@ -51,7 +51,7 @@ def write_block(file: IO[bytes], magic: bytes, content: Mapping[str, Any]) -> No
     body = canonical(content)
     block = _block(magic, body)
     if len(block) > USER_BLOCK:
-        raise CmrhashError(f"manifest of {len(body)} bytes", file.name, f"at most {USER_BLOCK - 90} fit")
+        raise CmrhashError(f"the manifest has {len(body)} bytes", file.name, f"it may have at most {USER_BLOCK - 90}")
     file.seek(0)
     file.write(block)
 
@@ -61,11 +61,11 @@ def read_manifest(path: Path) -> dict[str, Any]:
     try:
         manifest = _read_block(path, MAGIC)
     except FileNotFoundError:
-        raise DataError("no such file", path, "run cmrhash extract first") from None
+        raise DataError("no such file", path, "run `extract` first") from None
     if manifest is None:
         raise DamagedError("not a sealed file of cmrhash, or damaged", path, DELETE)
     if not isinstance(manifest, dict) or not {"version", "payload_sha256", "payload_bytes"} <= manifest.keys():
-        raise DamagedError("its manifest is none of cmrhash", path, DELETE)  # a digest that fits, but not ours
+        raise DamagedError("not a cmrhash manifest", path, DELETE)  # a digest that fits, but not ours
     if manifest["version"] != VERSION:
         fix = f"this cmrhash reads version {VERSION}; upgrade it, or {DELETE}"
         raise StaleError(f"file format version {manifest['version']}", path, fix)
@@ -120,7 +120,7 @@ def check_frame(path: Path) -> None:
         return
     with path.open("rb") as file:
         if _frame(file, note["changing"]) != note["frame_sha256"]:
-            raise DamagedError("unfinished file is damaged", path, "delete it, or use --overwrite")
+            raise DamagedError("unfinished file is damaged", path, "delete it, or use `overwrite=True`")
 
 
 def _frame(file: IO[bytes], changing: Sequence[Sequence[int]]) -> str:

@@ -37,9 +37,9 @@ def test_parts_follow_each_other_and_are_as_large_as_the_others(started, length,
             "WORLD_SIZE is 2, but MASTER_ADDR is not set: start all of them with torchrun, or unset",
         ),
         ({"RANK": None}, "WORLD_SIZE is 2, but RANK is not set"),
-        ({"RANK": 2}, "RANK 2 of 2 processes"),
-        ({"WORLD_SIZE": "two"}, "the environment's WORLD_SIZE is 'two'"),
-        ({"RANK": "-1"}, "the environment's RANK is '-1'"),
+        ({"RANK": 2}, "RANK is 2, but there are only 2 processes"),
+        ({"WORLD_SIZE": "two"}, "the environment variable WORLD_SIZE is 'two'"),
+        ({"RANK": "-1"}, "the environment variable RANK is '-1'"),
     ],
 )
 def test_an_environment_that_contradicts_itself_is_refused(started, changes, words):
@@ -57,8 +57,8 @@ def test_each_process_takes_a_gpu_of_its_own(started, monkeypatch):
     assert processes.device_of("auto") == torch.device("cuda:1")
     assert processes.device_of("cpu") == torch.device("cpu")
     started(3, 4, LOCAL_RANK=2)
-    with pytest.raises(UsageError, match="process 2 of this machine finds no GPU of its own, there are 2: start one"):
+    with pytest.raises(UsageError, match="no GPU for process 2 of this machine, which has 2 GPUs: start one"):
         processes.device_of("auto")
     monkeypatch.setattr(processes, "choose_device", torch.device)
-    with pytest.raises(UsageError, match="--device cuda:1 for 4 processes: leave it out"):
+    with pytest.raises(UsageError, match="^device: cuda:1 cannot serve 4 processes: leave it out"):
         processes.device_of("cuda:1")

@@ -100,7 +100,7 @@ def test_a_table_that_cannot_be_used_is_refused(root: Path, content: str, messag
 
 def test_a_row_that_stands_there_twice_is_refused(root: Path) -> None:
     put(root / "styles.csv", "\n".join([HEADER, ROWS[0], ROWS[0]]))
-    with pytest.raises(DataError, match=r"same id stands more than once \(1: 10\)"):
+    with pytest.raises(DataError, match=r"ids are repeated \(1: 10\)"):
         check(fashion.read(root))
 
 

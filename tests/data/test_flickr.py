@@ -125,7 +125,7 @@ def test_another_json_is_refused_in_one_line(root: Path, content: str) -> None:
 
 def test_a_photo_that_stands_there_twice_is_refused(root: Path) -> None:
     put(root / "dataset_flickr30k.json", karpathy().replace('"5.jpg"', '"4.jpg"'))
-    with pytest.raises(DataError, match="1 photos stand there twice"):
+    with pytest.raises(DataError, match="1 photos are repeated"):
         read_flickr30k(root)
 
 

@@ -88,7 +88,7 @@ def test_the_words_are_there_for_the_asking(root: Path) -> None:
 
 
 def test_own_words_in_place_of_a_text_model(root: Path, tmp_path: Path) -> None:
-    config = ExtractConfig("iaprtc12-lists", root, cache=tmp_path / "cache", text_models=("en=own",))
+    config = ExtractConfig(dataset="iaprtc12-lists", root=root, cache=tmp_path / "cache", text_models=("en=own",))
     assert list(read_dataset(config).ready) == ["text-en"]
     assert not read_dataset(replace(config, text_models=())).ready
 
@@ -103,7 +103,7 @@ def test_what_is_needed_is_named(root: Path, name: str) -> None:
 def test_an_empty_folder_is_named(root: Path) -> None:
     (root / "JPEGImages").rename(root / "elsewhere")
     (root / "JPEGImages").mkdir()
-    with pytest.raises(DataError, match=r"no 'JPEGImages/NN/ID\.jpg'"):
+    with pytest.raises(DataError, match=r"no files 'JPEGImages/NN/ID\.jpg'"):
         iaprtc12_lists.read(root)
 
 
@@ -130,7 +130,7 @@ def test_a_line_that_is_none_is_named(root: Path, bad: str) -> None:
 
 def test_a_photo_that_is_train_and_test_is_refused(root: Path) -> None:
     put(root / TEST, line("00/1.jpg"))
-    with pytest.raises(DataError, match=r"query items are also train or val \(1: 00/1\)"):
+    with pytest.raises(DataError, match=r"query items are also train or val items \(1: 00/1\)"):
         check(iaprtc12_lists.read(root))
 
 

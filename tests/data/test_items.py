@@ -50,15 +50,15 @@ def test_a_data_set_that_keeps_every_promise_is_returned_as_it_is():
 @pytest.mark.parametrize(
     ("items", "what", "fix"),
     [
-        ([], "the data set has no items", "check --root"),
-        ([item("a"), item("b"), item("a")], r"the same id stands more than once \(1: a\)", "its own id"),
+        ([], "the data set has no items", "check `root`"),
+        ([item("a"), item("b"), item("a")], r"ids are repeated \(1: a\)", "its own id"),
         ([item("a"), item("b\nc"), item("\ud800")], r"cannot be printed \(2: 'b\\nc', '\\ud800'\)", "printable id"),
-        ([item("a", "query", "train")], r"query items are also train or val \(1: a\)", "keep queries out"),
-        ([item("a", "query", "val")], r"query items are also train or val \(1: a\)", "keep queries out"),
-        ([item("b"), item("a", "train", "val")], r"train and val at once \(1: a\)", "val must be held out"),
-        ([item("a", labels=(2,))], r"label outside the list of classes \(1: a\)", "mend the labels"),
-        ([item("a", labels=(0, -1))], r"label outside the list of classes \(1: a\)", "mend the labels"),
-        ([item("a", "test")], r"none of train, val, query, database \(1: a\)", "mend the splits"),
+        ([item("a", "query", "train")], r"query items are also train or val items \(1: a\)", "keep queries out"),
+        ([item("a", "query", "val")], r"query items are also train or val items \(1: a\)", "keep queries out"),
+        ([item("b"), item("a", "train", "val")], r"both train and val items \(1: a\)", "keep validation items out"),
+        ([item("a", labels=(2,))], r"label outside the list of classes \(1: a\)", "fix the labels"),
+        ([item("a", labels=(0, -1))], r"label outside the list of classes \(1: a\)", "fix the labels"),
+        ([item("a", "test")], r"other than train, val, query, database \(1: a\)", "fix the splits"),
         ([item(n, "query", "train") for n in range(7)], r"\(7: 0, 1, 2, 3, 4, \.\.\.\)", "keep queries out"),
     ],
 )
@@ -179,7 +179,7 @@ def test_a_relevance_is_chosen_by_name():
     assert with_relevance(labelled, None) is with_relevance(labelled, "labels") is labelled
     paired = with_relevance(labelled, "pairs")
     assert paired == by_pairs(labelled) == with_relevance(paired, None)
-    with pytest.raises(UsageError, match="'test' has no labels: leave --relevance out"):
+    with pytest.raises(UsageError, match="'test' has no labels: leave out `relevance`"):
         with_relevance(paired, "labels")
     with pytest.raises(UsageError, match="unknown relevance 'pair': did you mean pairs"):
         with_relevance(labelled, "pair")

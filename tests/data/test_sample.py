@@ -110,24 +110,26 @@ def test_a_sample_that_another_process_finished_first_is_taken(
 
 def test_a_folder_of_the_users_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").write_text("mine")
-    with pytest.raises(DataError, match="not empty and holds no complete sample"):
+    with pytest.raises(DataError, match="not empty and is not a complete sample"):
         sample.read(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
     (tmp_path / "manifest.jsonl").write_text("{}")
-    with pytest.raises(DataError, match=r"no complete sample: .*: its manifest\.jsonl is read with --dataset manifest"):
+    with pytest.raises(
+        DataError, match=r'not a complete sample: .*: read its manifest\.jsonl with `dataset="manifest"`'
+    ):
         sample.read(tmp_path)
 
 
 @pytest.mark.parametrize("marker", ["", "[]", "{}", "7"])
 def test_a_damaged_marker_is_refused(tmp_path: Path, marker: str) -> None:
     (tmp_path / sample.MARKER).write_text(marker)
-    with pytest.raises(DataError, match="not a sample's marker"):
+    with pytest.raises(DataError, match="not the marker of a sample"):
         sample.read(tmp_path)
 
 
 def test_a_sample_of_another_version_is_refused(tmp_path: Path) -> None:
     (tmp_path / sample.MARKER).write_text('{"version": 0}')
-    with pytest.raises(StaleError, match="sample of version 0, this is version 1"):
+    with pytest.raises(StaleError, match="sample has version 0, this cmrhash makes version 1"):
         sample.read(tmp_path)
 
 

@@ -93,13 +93,13 @@ def test_what_is_needed_is_named(root: Path, name: str) -> None:
 )
 def test_a_bad_line_is_named(root: Path, line: str) -> None:
     put(root / TEST, f"b-1\tp5\t2\n{line}\n")
-    with pytest.raises(DataError, match=rf"line 2 is not 'text<TAB>image<TAB>category' .*: {root / TEST}: mend"):
+    with pytest.raises(DataError, match=rf"line 2 is not 'text<TAB>image<TAB>category' .*: {root / TEST}: fix"):
         wikipedia.read(root)
 
 
 def test_a_text_in_both_lists_is_refused(root: Path) -> None:
     put(root / TEST, "a-2.1\tp5\t2\n")
-    with pytest.raises(DataError, match=r"same id stands more than once \(1: a-2\.1\)"):
+    with pytest.raises(DataError, match=r"ids are repeated \(1: a-2\.1\)"):
         check(wikipedia.read(root))
 
 

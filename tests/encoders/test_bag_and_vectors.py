@@ -149,14 +149,14 @@ def test_frequencies_are_learned_on_train_captions_alone(file):
     [("bow", "mean", "binary"), ("bow", "tf-idf", "binary"), (None, "cls", "mean, sum, tf-idf"), (None, "", "mean")],
 )
 def test_a_pooling_that_a_model_does_not_have_is_refused_with_those_that_it_has(file, model, pooling, choices):
-    with pytest.raises(UsageError, match=f"--pooling {pooling}: {model or file}: choose one of {choices}"):
+    with pytest.raises(UsageError, match=f"unknown pooling '{pooling}': {model or file}: choose one of {choices}"):
         load(model or file, pooling=pooling)
 
 
 @pytest.mark.parametrize(("model", "pooling"), [("bow", None), ("word2vec", None), (None, "tf-idf")])
 def test_without_train_captions_there_is_nothing_to_learn_from(file, model, pooling):
     for train in ({}, {"en": ["..."], "de": TRAIN["de"]}):
-        with pytest.raises(EncoderError, match="no train caption in en has a word to learn from: give items the split"):
+        with pytest.raises(EncoderError, match="the en training captions contain no words: give items the split"):
             load(model or file, train=train, pooling=pooling)
 
 

@@ -215,11 +215,13 @@ def test_weights_that_do_not_fit_are_refused(trained, change, words):
 
 
 def test_unknown_weights_and_models_name_what_there_is():
-    with pytest.raises(EncoderError, match="no weights 'IMAGENET1K_V1': give default, COCO_V1, random, or a file"):
+    with pytest.raises(
+        EncoderError, match="unknown weights 'IMAGENET1K_V1': give default, COCO_V1, random, or an existing file"
+    ):
         image_encoders.load(SMALL, "IMAGENET1K_V1")
     with pytest.raises(EncoderError, match="'fasterrcnn_resnet50': did you mean .*fasterrcnn_resnet50_fpn"):
         image_encoders.load("fasterrcnn_resnet50", "random")
-    with pytest.raises(EncoderError, match=r"'xyzzy': did you mean resnet18, .*, fasterrcnn_resnet50_fpn"):
+    with pytest.raises(EncoderError, match=r"'xyzzy': for example resnet18, .* or fasterrcnn_resnet50_fpn"):
         image_encoders.load("xyzzy", "random")
 
 

@@ -118,7 +118,7 @@ def test_another_vocabulary_is_another_recipe(encoder, changed):
 
 
 def test_an_unknown_pooling_is_refused(bert):
-    with pytest.raises(UsageError, match="--pooling max: choose one of mean, cls"):
+    with pytest.raises(UsageError, match="unknown pooling 'max': choose one of mean, cls"):
         load(bert, pooling="max")
 
 

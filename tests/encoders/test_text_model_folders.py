@@ -90,7 +90,7 @@ def test_a_directory_without_a_tokenizer_is_refused(changed):
 def test_a_tokenizer_with_more_words_than_the_model_is_refused(changed):
     edit_weights(changed, lambda s: s | {"embeddings.word_embeddings.weight": torch.zeros(10, 32)})
     edit_config(changed, vocab_size=10)
-    with pytest.raises(EncoderError, match="tokenizer and model do not belong together"):
+    with pytest.raises(EncoderError, match="tokenizer and model do not match"):
         load(changed)
 
 
@@ -153,8 +153,8 @@ def test_an_id_that_is_not_cached_is_refused_offline_without_asking_anyone(monke
     if how != "argument":
         monkeypatch.setenv(how, "1")
     words = (
-        r"text model 'cmrhash-tests/no-such-model' is not cached and offline mode is on: .+: "
-        r"pass --text-model \[LANG=\]DIR with config\.json, model\.safetensors and tokenizer\.json, or random"
+        r"text model 'cmrhash-tests/no-such-model' is not in the local cache, and offline mode is on: .+: "
+        r"give .text_models=.*\[LANG=\]DIR.* with config\.json, model\.safetensors and tokenizer\.json, or random"
     )
     with pytest.raises(EncoderError, match=words):
         text_encoders.load("cmrhash-tests/no-such-model", offline=how == "argument")

@@ -58,7 +58,7 @@ def test_gensim_reads_the_same_numbers(tmp_path):
         assert vector.tobytes() == theirs[word].tobytes()
 
 
-FORMAT = "give text, as word2vec, GloVe and fastText have it"
+FORMAT = "give the text format of word2vec, GloVe or fastText"
 
 
 @pytest.mark.parametrize(
@@ -76,7 +76,7 @@ FORMAT = "give text, as word2vec, GloVe and fastText have it"
         (b"1 3\ndog 1 2 inf\n", "line 2 is not a word and 3 numbers"),
         (b"2 4\ndog 1 2 3\ncat 4 5 6\n", "line 2 is not a word and 4 numbers"),
         (b"2 2\ndog 1 2 3\ncat 4 5 6\n", "line 2 is not a word and 2 numbers"),
-        (b"3 3\ndog 1 2 3\ncat 4 5 6\n", "2 of 3 word vectors: .*: cut short"),
+        (b"3 3\ndog 1 2 3\ncat 4 5 6\n", "2 of 3 word vectors: .*: it is truncated"),
         (b"3 3\n", "0 of 3 word vectors"),
         (b"", "0 of its word vectors"),
         (b"2 3\ndog \x00\x00\x80?\x00\x00\x00@\n", "the word vectors are binary: .*: save them as text"),
@@ -97,7 +97,7 @@ def test_packed_files_that_are_damaged_are_refused(tmp_path):
     for name, bad in (("cut", content[:-2000]), ("head", b"x" + content[1:]), ("plain", text_of(VECTORS))):
         path = tmp_path / f"{name}.txt.gz"
         path.write_bytes(bad)
-        with pytest.raises(EncoderError, match=rf"cannot read the word vectors \(.+\): {path}: fetch the file again"):
+        with pytest.raises(EncoderError, match=rf"cannot read the word vectors \(.+\): {path}: get the file again"):
             read_vectors(path, WANTED)
 
 

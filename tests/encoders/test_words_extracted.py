@@ -92,7 +92,7 @@ def test_words_of_another_recipe_are_refused(source, file, tmp_path):
     path = report.files[1].path
     before = words_path(path).read_bytes()
     file.write_bytes(text_of(VECTORS | {"dog": [5, 5, 5]}))
-    with pytest.raises(StaleError, match=r"made with weights_sha256 = \w+, asked for \w+: .*text-en-vectors"):
+    with pytest.raises(StaleError, match=r"made with weights_sha256 = \w+, but this call has \w+: .*text-en-vectors"):
         run(source, tmp_path, str(file), langs=("en",))
     assert words_path(path).read_bytes() == before
     run(source, tmp_path, str(file), langs=("en",), overwrite=True)
@@ -120,6 +120,6 @@ def test_word2vec_is_extracted(source, tmp_path, small):
     assert load_words(features_path := report.folder / "text-en-word2vec-sum.h5").encode(["a dog 0"]).any()
     assert features.x[0].any()
     assert not run(source, tmp_path, "word2vec", pooling="sum").files[1].fresh
-    with pytest.raises(StaleError, match=f"made with seed = 0, asked for 1: .*{report.files[1].path.name}"):
+    with pytest.raises(StaleError, match=f"made with seed = 0, but this call has 1: .*{report.files[1].path.name}"):
         run(source, tmp_path, "word2vec", pooling="sum", seed=1, image_model="resnet18")
     assert features_path.exists()

@@ -148,7 +148,7 @@ def test_a_run_of_another_recipe_in_the_way_is_met_before_any_training_and_named
     compare(replace(GRID, methods=("logistic",), bits=(16,), seeds=1), QUICK, data, tmp_path)
     before = sorted(tmp_path.rglob(runs.CONFIG))
     with pytest.raises(
-        StaleError, match=r"^logistic, 16 bits, seed 0: run was made with train.epochs = 2, asked for 1"
+        StaleError, match=r"^logistic, 16 bits, seed 0: run was made with train.epochs = 2, but this call has 1"
     ):
         compare(GRID, replace(QUICK, epochs=1), data, tmp_path)
     assert sorted(tmp_path.rglob(runs.CONFIG)) == before

@@ -123,7 +123,7 @@ def test_a_full_disk_costs_nothing_but_a_second_call(undisturbed, tmp_path, monk
         assert run(*command, "-q") == 1
     error = capsys.readouterr().err
     assert re.fullmatch("error: .*space.*\n", error), error
-    assert "unforeseen" not in error
+    assert "unexpected" not in error
     now, whole = contents(here), contents(expected)
     assert {path: now.get(path) for path in before} == before
     for path in now.keys() & whole.keys():  # what is unfinished has a name of its own

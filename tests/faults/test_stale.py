@@ -94,7 +94,7 @@ def test_a_change_of_one_thing_is_refused_by_its_name_and_both_values(here, monk
 @pytest.mark.parametrize(
     ("command", "words"),
     [
-        (TRAIN, rf"features\.image\.sha256 = {HEX}, asked for {HEX}"),
+        (TRAIN, rf"features\.image\.sha256 = {HEX}, but this call has {HEX}"),
         (EVAL, r"image-toy\.h5 was extracted again since this run was trained"),
     ],
 )

@@ -58,7 +58,9 @@ def source(make_manifest, tmp_path_factory):
 
 
 def config(root, cache, **changes):
-    settings = ExtractConfig("manifest", root, cache=cache, image_model=SMALL, image_weights="random", image_batch=4)
+    settings = ExtractConfig(
+        dataset="manifest", root=root, cache=cache, image_model=SMALL, image_weights="random", image_batch=4
+    )
     return replace(settings, text_models=("bow",), vocabulary=9, **changes)
 
 
@@ -133,7 +135,9 @@ def test_shards_of_a_data_set_that_changed_between_them_are_refused(make_manifes
 
 def test_another_vocabulary_is_another_recipe(source, tmp_path):
     extract(config(source, tmp_path, shard="1/2", pooling="binary"))
-    with pytest.raises(StaleError, match=r"shard was made with weights_sha256 = \w+, asked for \w+: .*shard-1-of-2"):
+    with pytest.raises(
+        StaleError, match=r"shard was made with weights_sha256 = \w+, but this call has \w+: .*shard-1-of-2"
+    ):
         extract(config(source, tmp_path, shard="1/2", seed=1))
 
 

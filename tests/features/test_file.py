@@ -120,9 +120,9 @@ def test_blocks_that_do_not_fit_are_refused(tmp_path, x, valid, source):
 @pytest.mark.parametrize(
     ("recipe", "words"),
     [
-        (RECIPE | {"encoder": "vgg16"}, "encoder = resnet18, asked for vgg16"),
-        (RECIPE | {"crop": {"size": 112}}, "crop.size = 224, asked for 112"),
-        (RECIPE | {"dtype": "bfloat16"}, "dtype = nothing, asked for bfloat16"),
+        (RECIPE | {"encoder": "vgg16"}, "encoder = resnet18, but this call has vgg16"),
+        (RECIPE | {"crop": {"size": 112}}, "crop.size = 224, but this call has 112"),
+        (RECIPE | {"dtype": "bfloat16"}, "dtype = nothing, but this call has bfloat16"),
     ],
 )
 def test_an_unfinished_file_of_another_recipe_is_refused_by_field(tmp_path, recipe, words):

@@ -287,7 +287,7 @@ OTHER = RECIPE | {"crop": {"size": 112}}
 @pytest.mark.faults("stale: one field of the recipe")
 def test_a_shard_of_another_recipe_is_refused_by_its_field(tmp_path, whole):
     run(tmp_path, 1, 2, recipe=OTHER)
-    words = r"shard was made with crop\.size = 112, asked for 224: .*X\.h5\.shard-1-of-2"
+    words = r"shard was made with crop\.size = 112, but this call has 224: .*X\.h5\.shard-1-of-2"
     with pytest.raises(StaleError, match=words):
         target(tmp_path, 1, 2).found()
     with pytest.raises(StaleError, match=words):
@@ -318,7 +318,7 @@ def test_shards_of_another_number_are_refused_or_removed(tmp_path, whole, finish
     else:
         with pytest.raises(KeyboardInterrupt):
             encode(target(tmp_path, 1, 3), blocks=0)
-    with pytest.raises(StaleError, match=r"a shard of 3, asked for one of 2: .*shard-1-of-3: finish them"):
+    with pytest.raises(StaleError, match=r"a shard of 3, but this call has one of 2: .*shard-1-of-3: finish them"):
         target(tmp_path, 1, 2).found()
     run(tmp_path, 1, 2, overwrite=True)
     assert left(tmp_path) == ["X.h5.shard-1-of-2"]

@@ -216,7 +216,7 @@ class Page:
     def line(self, step):
         """A line of a manifest: it is read as the one item of a data set."""
         entry = write_line(step, self.folder / "line")
-        [item] = check(read_dataset(ExtractConfig("manifest", self.folder / "line"))).items
+        [item] = check(read_dataset(ExtractConfig(dataset="manifest", root=self.folder / "line"))).items
         assert (item.id, set(item.texts), item.splits) == (entry["id"], set(entry["texts"]), set(entry["splits"]))
 
     def shown(self, text):

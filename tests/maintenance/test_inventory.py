@@ -32,7 +32,7 @@ CACHE, RUNS = Path("cache"), Path("runs")
 TOY, RUN = CACHE / "toy", RUNS / "toy" / "triplet-8"
 SMALL = TrainConfig(bits=8, epochs=2, batch=16, hidden=16, device="cpu")
 TRAIN = ["train", "--bits", 8, "--epochs", 2, "--batch", 16, "--hidden", 16, "--device", "cpu", "--dataset", "toy"]
-CHANGED = "damaged (not what was written, its sha256 differs)"
+CHANGED = "damaged (the file was changed after writing: its sha256 differs)"
 RECIPE = {"kind": "image", "encoder": "other"}
 
 
@@ -75,7 +75,7 @@ def verified(*options):
     """Exit code, and path -> line of everything that is not whole."""
     done = invoke("cache", "verify", "-q", *options)
     *lines, last = done.stdout.splitlines()
-    assert " looked at, " in last, done.output
+    assert " files checked, " in last, done.output
     return done.exit_code, {line.split()[1].rstrip(":"): line for line in lines if not line.startswith("whole ")}
 
 
@@ -293,7 +293,7 @@ STATES = {
     ),
     "damaged items": (
         lambda: flip(TOY / manifest.ITEMS),
-        {"cache/toy/items.jsonl": "damaged (not the items that were stored)"},
+        {"cache/toy/items.jsonl": "damaged (the items were changed after extraction)"},
     ),
     "no items": (
         lambda: (TOY / manifest.ABOUT).unlink(),
@@ -330,7 +330,7 @@ def test_features_that_were_extracted_again(here, make_cache):
     code, lines = verified("--no-sources")
     assert code == 4
     assert list(lines) == [str(RUN)]
-    assert "train again with --overwrite, or prune" in lines[str(RUN)]
+    assert "run cmrhash train with --overwrite, or cmrhash cache prune" in lines[str(RUN)]
 
 
 def test_what_another_process_is_writing(here):
@@ -441,12 +441,12 @@ def test_what_is_gone_is_told_with_what_to_do(here):
     (RUN / runs.HEADS).unlink()
     code, lines = verified()
     assert code == 6
-    assert lines[str(RUN / runs.HEADS)].endswith("missing: train again with --overwrite")
+    assert lines[str(RUN / runs.HEADS)].endswith("missing: run cmrhash train with --overwrite")
     flip(TOY / "text-de-toy.h5")
     flip(RUN / "image.faiss")
     lines = verified()[1]
-    assert lines["cache/toy/text-de-toy.h5"].endswith("delete it and run the same cmrhash extract again")
-    assert lines["runs/toy/triplet-8/image.faiss"].endswith("delete it; cmrhash eval makes it again")
+    assert lines["cache/toy/text-de-toy.h5"].endswith("delete it and rerun the same cmrhash extract")
+    assert lines["runs/toy/triplet-8/image.faiss"].endswith("delete it; cmrhash eval creates it again")
 
 
 def test_what_is_not_whole_is_told_last(here):
@@ -459,7 +459,7 @@ def test_what_is_not_whole_is_told_last(here):
     *_, before, line, total = invoke("cache", "verify", "-q").stdout.splitlines()
     assert before.startswith("whole ")
     assert "photos not compared: " in line
-    assert " looked at, " in total
+    assert " files checked, " in total
 
 
 def test_photos_that_changed_or_are_gone(here):
@@ -472,7 +472,9 @@ def test_photos_that_changed_or_are_gone(here):
     code, lines = verified()
     assert code == 4
     (line,) = lines.values()
-    assert "image-toy.h5: 4 photos changed (i3, i5, i7, ...), 3 photos gone (i4, i11, i110): encode anew" in line
+    assert (
+        "image-toy.h5: 4 photos changed (i3, i5, i7, ...), 3 photos gone (i4, i11, i110): run cmrhash extract" in line
+    )
     assert verified("--no-sources") == (0, {})
     flip(RUN / "image.faiss")
     assert verified()[0] == 6  # damage counts more
@@ -784,7 +786,7 @@ def test_prune_says_how_much_room_it_frees(here):
     other_items()
     shown = invoke("cache", "prune").stdout
     assert "would be deleted" in shown
-    assert "would be freed: cmrhash cache prune --yes deletes" in shown
+    assert "would be freed: to delete, run cmrhash cache prune --yes" in shown
     shown = invoke("cache", "prune", "--yes").stdout
     assert shown.startswith("deleted")
     assert " freed" in shown

@@ -217,7 +217,7 @@ def test_no_queries_give_no_values():
 
 def test_an_unknown_rule_is_answered_with_the_nearest():
     items, relevant = random_counts(3, 5, 10)
-    with pytest.raises(UsageError, match=r"unknown rule 'mim': did you mean 'min'\? rules: min, R, hits, first"):
+    with pytest.raises(UsageError, match=r"unknown rule 'mim': did you mean min\? choose one of min, R, hits, first"):
         metrics.average_precision(items, relevant, 5, "mim")
 
 

@@ -245,7 +245,7 @@ def test_what_the_runs_do_not_allow_is_skipped_with_a_reason_and_refused_when_as
     assert {drawing.kind for drawing in made} == {"pr", "distances", "tsne"}
     for kind, words in (("bits", "needs two code lengths, found only 8"), ("training", "cca is solved in closed form")):
         with pytest.raises(UsageError, match=words):
-            draw(PlotConfig((kind,), out=tmp_path / "p"), data, tmp_path / "runs")
+            draw(PlotConfig(kinds=(kind,), out=tmp_path / "p"), data, tmp_path / "runs")
     assert not (tmp_path / "p").exists()
 
 
@@ -263,7 +263,7 @@ def test_no_query_with_anything_to_find_is_a_data_error(make_cache, tmp_path):
     train(replace(QUICK, bits=8), made, tmp_path / "runs")
     for kind in ("distances", "pr"):
         with pytest.raises(DataError, match="no query has a relevant item"):
-            draw(PlotConfig((kind,), out=tmp_path / "p"), made, tmp_path / "runs")
+            draw(PlotConfig(kinds=(kind,), out=tmp_path / "p"), made, tmp_path / "runs")
 
 
 @pytest.mark.parametrize(

@@ -50,7 +50,7 @@ def written(make_cache, tmp_path_factory):
     run, _ = train(QUICK, data, base / "runs")
     gone = examples(*opened(data, run), "de", 2, 5)["t2i"][0].results[0].hit.image
     (data.dataset.root / gone).unlink()
-    made = report(ReportConfig(run.folder), data, base / "runs")
+    made = report(ReportConfig(run=run.folder), data, base / "runs")
     return data, base / "runs", run, made, made.file.read_text(encoding="utf-8")
 
 
@@ -114,7 +114,7 @@ def test_thumbnails_are_small_photos_and_the_one_that_is_gone_is_told(written):
 
 def test_the_same_run_gives_the_same_file(written, tmp_path):
     data, out, run = written[:3]
-    again = report(ReportConfig(run.folder, out=tmp_path / "again.html"), data, out)
+    again = report(ReportConfig(run=run.folder, out=tmp_path / "again.html"), data, out)
     assert again.file.read_text(encoding="utf-8") == written[4]
 
 
@@ -192,7 +192,7 @@ def test_the_command_names_language_relevance_and_a_chosen_encoder(written, tmp_
         "cmrhash train --dataset toy --method triplet --bits 8 --relevance pairs --epochs 2 --batch 16 --lr 0.02 "
         "--hidden 16 --lang en --encoder image=toy --seed 3 && "
     )
-    made = report(ReportConfig(run.folder), data, tmp_path / "runs")
+    made = report(ReportConfig(run=run.folder), data, tmp_path / "runs")
     assert "median rank" in made.file.read_text()
 
 
@@ -251,8 +251,8 @@ def test_numbers_that_nothing_can_be_shown_by_and_missing_runs_are_refused(writt
     data, _, run = written[:3]
     for name in ("examples", "top", "thumbnail"):
         with pytest.raises(UsageError, match=f"--{name} 0"):
-            report(ReportConfig(run.folder, **{name: 0}), data, tmp_path)
+            report(ReportConfig(run=run.folder, **{name: 0}), data, tmp_path)
     with pytest.raises(UsageError, match="no such trained run"):
         report(ReportConfig(), data, tmp_path)
     with pytest.raises(UsageError, match="no trained run"):
-        report(ReportConfig(tmp_path), data, tmp_path)
+        report(ReportConfig(run=tmp_path), data, tmp_path)

@@ -156,7 +156,7 @@ def test_another_split_is_refused_by_its_seed(make_cache, extracted, tmp_path):
     config = replace(QUICK, epochs=1)
     train.train(config, extracted, tmp_path)
     data = extracted
-    with pytest.raises(StaleError, match="split_seed = None, asked for 3"):
+    with pytest.raises(StaleError, match="split_seed = None, but this call has 3"):
         train.train(config, ExtractedDataset(replace(data.dataset, split_seed=3), data.folder), tmp_path)
 
 

@@ -39,7 +39,9 @@ class Array:
     def read(self) -> NDArray[Any]:
         """The array; a sparse one is written out, as float32. Raises DataError if it is refused or damaged."""
         if self.refused:
-            raise DataError(f"array '{self.name}' is not read ({self.refused})", self.file, "choose another with --map")
+            raise DataError(
+                f"array '{self.name}' cannot be read ({self.refused})", self.file, "choose another with `maps`"
+            )
         with _in_one_line(self.file):
             return self.load()
 
@@ -51,7 +53,7 @@ class Array:
 def list_arrays(path: Path) -> list[Array]:
     """What a file holds, by its content and not its name. Raises DataError for a file that is none of these kinds."""
     if not path.is_file():
-        raise DataError("no such file", path, "check --features")
+        raise DataError("no such file", path, "check `features`")
     with path.open("rb") as file:
         begin = file.read(HDF5_STARTS[-1] + 8)
     with _in_one_line(path):
@@ -63,7 +65,7 @@ def list_arrays(path: Path) -> list[Array]:
             return list(_list_npz(path))
         if begin.startswith(b"MATLAB") or path.suffix.lower() == ".mat":
             return list(_list_matlab(path))
-    raise DataError("neither .mat, HDF5, .npz nor .npy", path, "save the features as one of these")
+    raise DataError("not a .mat, HDF5, .npz or .npy file", path, "save the features as one of these")
 
 
 @contextmanager
@@ -75,7 +77,9 @@ def _in_one_line(path: Path) -> Iterator[None]:
         raise
     except Exception as error:
         reason = " ".join(str(error).split())[:120]
-        raise DataError(f"not readable ({type(error).__name__}: {reason})", path, "damaged? fetch it again") from None
+        raise DataError(
+            f"not readable ({type(error).__name__}: {reason})", path, "it may be damaged: get the file again"
+        ) from None
 
 
 # ---------------------------------------------------------------------------------------------- NumPy
@@ -176,7 +180,7 @@ def _list_matlab(path: Path) -> Iterator[Array]:
         from scipy.io import loadmat, whosmat
     except ImportError:
         fix = 'pip install "cmrhash[mat]"'
-        raise UsageError("MATLAB files up to 7.2 are read by scipy, which is not installed", path, fix) from None
+        raise UsageError("MATLAB files up to 7.2 need scipy, which is not installed", path, fix) from None
 
     def load(name: str) -> Any:
         return loadmat(str(path), appendmat=False, variable_names=[name])[name]

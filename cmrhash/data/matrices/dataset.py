@@ -1,6 +1,6 @@
 """Feature files of others as a data set of their own, or laid over the items of another reader.
 
-On their own (``--dataset features``) the files bring an image array, a text array and, for relevance by labels, a
+On their own (``dataset="features"``) the files bring an image array, a text array and, for relevance by labels, a
 label array; rows are items (an array that lies the other way is turned). Labels are 0/1 or -1/1 for every class, or a
 class id an item; without any, relevance is by pairs. Then the roles, by what the files say:
 
@@ -17,7 +17,7 @@ Parts are arrays of their own (I_tr, I_te, ...), or row numbers (or a mask) into
 1 if the largest is the number of items, from 0 if the smallest is 0, else as the file's language does. A val part is
 carved out of train from the seed if the files have none.
 
-Over another reader (``--features`` with any other data set) an array of all items follows the reader's order, and a
+Over another reader (``features`` with any other data set) an array of all items follows the reader's order, and a
 part the order of the items that have that role there, before val is carved out of train; labels are the reader's.
 """
 
@@ -50,17 +50,17 @@ Members = dict[str, NDArray[np.bool_]]  # part -> (items,) which are in it
 def read(files: Sequence[Path], maps: Sequence[str]) -> ImageTextDataset:
     """The data set that the files hold. Raises UsageError if arrays cannot be told apart, DataError for bad ones."""
     if not files:
-        raise UsageError(f"data set '{FEATURES_DATASET}' needs its files", None, "give --features FILE")
+        raise UsageError(f"data set '{FEATURES_DATASET}' needs its files", None, 'give `features=("FILE",)`')
     arrays = [array for file in files for array in list_arrays(file)]
     views = by_view(choose(arrays, maps))
     index = views.pop(INDEX, {})
     for what in ("image", "text"):
         if not any(isinstance(view, View) and view.kind == what for view in views):
-            raise UsageError(f"no array is known to be the {what} features", files[0], advice(arrays, what))
+            raise UsageError(f"no array has a name known for {what} features", files[0], advice(arrays, what))
     parts = list(views[View.IMAGE])  # [""] for arrays of all items
     for view in views:
         if set(views[view]) != set(parts):
-            have = [" ".join(part or "all items at once" for part in views[one]) for one in (View.IMAGE, view)]
+            have = [", ".join(part or "one array of all items" for part in views[one]) for one in (View.IMAGE, view)]
             what = f"image has {have[0]}, but {in_words((view, ''))} has {have[1]}"
             raise UsageError(what, files[0], advice(arrays, in_words((view, parts[0]))))
     found: Counter[str] = Counter()
@@ -91,11 +91,11 @@ def lay_over(dataset: ImageTextDataset, files: Sequence[Path], maps: Sequence[st
     arrays = [array for file in files for array in list_arrays(file)]
     for option in maps:
         if option.split(".")[0].split("=")[0] not in ("image", "text"):
-            fix = "labels and parts are those of the data set; map image and text"
-            raise UsageError(f"--map {option} with --dataset {dataset.name}", None, fix)
+            what, fix = f"'{option}' does not fit `dataset=\"{dataset.name}\"`", "map image and text only"
+            raise UsageError(what, None, f"{fix}: labels and splits are those of the data set", option="maps")
     views = by_view(choose(arrays, maps, also=()))
     if not views:
-        raise UsageError("no array is known to be features", files[0], advice(arrays, View.IMAGE))
+        raise UsageError("no array has a name known for features", files[0], advice(arrays, View.IMAGE))
     found: Counter[str] = Counter()
     ready = {View(v): _ready(_laid(dataset, v, views[v], found), views[v]) for v in views}
     return replace(dataset, ready={**dataset.ready, **ready}, found={**dataset.found, **_dims(ready), **+found})
@@ -122,18 +122,20 @@ def _block(arrays: Mapping[str, Array], found: Counter[str]) -> Table:
     rows = heights if len(heights) == 1 else common - {1} or common
     if len(rows) != 1:
         told = ", ".join(map(str, arrays.values()))
-        raise DataError("arrays of different numbers of items", None, f"{told}: choose others with --map")
+        raise DataError("the arrays differ in their number of items", None, f"{told}: choose others with `maps`")
     return {what: _oriented(array, rows, found) for what, array in arrays.items()}
 
 
 def _oriented(array: Array, rows: set[int], found: Counter[str]) -> NDArray[Any]:
     """The array as (rows, D): turned if only its second axis is one of the numbers of items that may be."""
     if len(array.shape) not in (1, 2):
-        fix = "features have a row an item; raw images must be encoded first"
+        fix = "features are one row per item; encode raw images first"
         raise DataError(f"{array} has {len(array.shape)} axes", array.file, fix)
     turned = array.shape[0] not in rows
     if turned and array.shape[-1] not in rows:
-        raise DataError(f"{array} is not of {' or '.join(map(str, sorted(rows)))} items", array.file, "check --map")
+        raise DataError(
+            f"{array} does not have {' or '.join(map(str, sorted(rows)))} items", array.file, "check `maps`"
+        )
     x = array.read()
     x = x[:, None] if x.ndim == 1 else x
     found["arrays turned, for their items were columns"] += turned
@@ -151,7 +153,11 @@ def _stacked(blocks: Mapping[str, Table], found: Counter[str]) -> tuple[Table, M
     for what in blocks[order[0]]:
         widths = {blocks[part][what].shape[1] for part in order}
         if len(widths) > 1:
-            raise DataError(f"the parts of {what} have {sorted(widths)} columns", None, "choose others with --map")
+            raise DataError(
+                f"the parts of {what} differ in their number of columns, {sorted(widths)}",
+                None,
+                "choose others with `maps`",
+            )
     table = {what: np.concatenate([blocks[part][what] for part in order]) for what in blocks[order[0]]}
     of = np.repeat(np.arange(len(order)), [len(blocks[part][next(iter(table))]) for part in order])
     members = {part: of == at for at, part in enumerate(order)}
@@ -188,8 +194,8 @@ def _members(index: Mapping[str, Array], count: int, found: Counter[str]) -> Mem
     low, high = float(every.min(initial=count)), float(every.max(initial=0))
     from_one = high == count or (low > 0 and where.suffix.lower() == ".mat")
     if low < from_one or not high - from_one < count or (every != np.floor(every)).any():
-        fix = f"they must be whole, 0 to {count - 1} or 1 to {count}"
-        raise DataError(f"row numbers from {low:g} to {high:g} for {count} items", where, fix)
+        fix = f"give whole numbers from 0 to {count - 1} or from 1 to {count}"
+        raise DataError(f"row numbers run from {low:g} to {high:g} for {count} items", where, fix)
     for part, rows in numbers.items():
         members[part] = np.zeros(count, bool)
         members[part][rows.astype(np.int64) - from_one] = True
@@ -200,7 +206,7 @@ def _members(index: Mapping[str, Array], count: int, found: Counter[str]) -> Mem
 def _roles(members: Members, count: int, by_labels: bool, found: Counter[str]) -> list[frozenset[str]]:
     """The roles of every item, by the table at the top."""
     if "query" not in members:
-        fix = "map a query part, or arrays of all items to have the roles drawn"
+        fix = "map a query part, or map arrays of all items to have splits drawn"
         raise UsageError(f"the files have {', '.join(members)} but no query part", None, fix)
     query, none = members["query"], np.zeros(count, bool)
     val = members.get("val", none)
@@ -228,8 +234,8 @@ def _labels(x: NDArray[Any], arrays: Mapping[str, Array]) -> tuple[tuple[str, ..
         names = tuple(str(n + 1) for n in range(x.shape[1]))
         return names, [tuple(np.flatnonzero(row > 0).tolist()) for row in x]
     if x.shape[1] > 1 or not np.isfinite(values).all() or (values != np.floor(values)).any():
-        fix = "labels are 0/1 or -1/1 for every class, or one whole number an item"
-        raise DataError(f"{array} holds other values ({', '.join(map(str, values[:5]))}, ...)", array.file, fix)
+        fix = "labels are 0/1 or -1/1 for every class, or one whole number per item"
+        raise DataError(f"{array} is not an array of labels ({', '.join(map(str, values[:5]))}, ...)", array.file, fix)
     ids = np.searchsorted(values, x[:, 0])
     return tuple(str(int(value)) for value in values), [(n,) for n in ids.tolist()]
 
@@ -243,7 +249,7 @@ def _laid(dataset: ImageTextDataset, view: str, arrays: Mapping[str, Array], fou
     if "" in arrays:
         return _oriented(arrays[""], {count}, found)
     if not any(item.splits for item in dataset.items):
-        what = f"{view} features in parts ({', '.join(arrays)}), but data set '{dataset.name}' has none yet"
+        what = f"{view} features are in parts ({', '.join(arrays)}), but data set '{dataset.name}' has no splits"
         raise UsageError(what, next(iter(arrays.values())).file, "give one array of all items")
     has = {role: np.array([role in item.splits for item in dataset.items]) for role in PARTS}
     learn = has["train"] if "val" in arrays else has["train"] | has["val"]
@@ -256,12 +262,14 @@ def _laid(dataset: ImageTextDataset, view: str, arrays: Mapping[str, Array], fou
         if x is None:
             x = np.full((count, block.shape[1]), np.nan, np.result_type(block.dtype, np.float32))
         if block.shape[1] != x.shape[1]:
-            raise DataError(f"the parts of {view} differ in columns", arrays[part].file, "choose others with --map")
+            raise DataError(
+                f"the parts of {view} differ in their number of columns", arrays[part].file, "choose others with `maps`"
+            )
         rows = next(rows for rows in fits[part] if rows.sum() == len(block))
         x[rows], covered = block, covered | rows
     left = [item.id for item, done in zip(dataset.items, covered, strict=True) if item.splits and not done]
     if left or x is None or not covered.any():
-        what = f"{view} features for none of {len(left) or count} items ({', '.join(left[:3])}, ...)"
+        what = f"{view} features are missing for {len(left) or count} items ({', '.join(left[:3])}, ...)"
         raise DataError(
             what, next(iter(arrays.values())).file, "map all parts of the data set, or one array of all items"
         )

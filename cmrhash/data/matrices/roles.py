@@ -1,4 +1,4 @@
-"""Which array of a feature file is what: by ``--map``, else by the names that such files use.
+"""Roles of the arrays of a feature file: by ``maps``, else by the names that such files use.
 
 A slot is (what, part). what: a View, "labels", or "index" for the row numbers of a part; part: "" for
 all items at once, else "train", "query", "database" or "val". Known names, in any case:
@@ -13,11 +13,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from difflib import get_close_matches
 
 from cmrhash.data.matrices.arrays import Array
 from cmrhash.data.view import View
-from cmrhash.errors import DataError, UsageError
+from cmrhash.errors import DataError, UsageError, did_you_mean
 
 Slot = tuple[str, str]
 
@@ -75,7 +74,9 @@ def choose(arrays: Sequence[Array], maps: Sequence[str], also: Sequence[str] = (
     for option in maps:
         slot, name = _parse(option)
         if slot in chosen:
-            raise UsageError(f"--map {option}", None, f"{in_words(slot)} was given before")
+            raise UsageError(
+                f"'{option}' maps {in_words(slot)} a second time", None, "map each role once", option="maps"
+            )
         chosen[slot] = _find(option, name, arrays)
     mapped = {what for what, _ in chosen}
     known: dict[Slot, list[Array]] = {}
@@ -113,7 +114,7 @@ def _parse(option: str) -> tuple[Slot, str]:
             slot = ("", "")
     if not name or not slot[0]:
         form = "write image, text, text.LANG or labels, then .train, .query, .database or .val for a part, then =ARRAY"
-        raise UsageError(f"--map {option}", None, f"{form}; or PART=ARRAY for row numbers")
+        raise UsageError(f"cannot parse '{option}'", None, f"{form}; or PART=ARRAY for row numbers", option="maps")
     return slot, name
 
 
@@ -121,14 +122,13 @@ def _find(option: str, name: str, arrays: Sequence[Array]) -> Array:
     fitting = [array for array in arrays if name in (array.name, f"{array.file.stem}:{array.name}")]
     if len(fitting) == 1:
         return fitting[0]
-    near = get_close_matches(name, [array.name for array in arrays], 1)
-    why = "stands in several files, write FILE:ARRAY" if fitting else "no such array"
-    hint = f"did you mean {near[0]}? " if near and not fitting else ""
-    raise UsageError(f"--map {option} ({why})", None, f"{hint}there are {listed(arrays)}")
+    why = "in several files, write FILE:ARRAY" if fitting else "no such array"
+    hint = "" if fitting else did_you_mean(name, [array.name for array in arrays])
+    raise UsageError(f"'{option}' ({why})", None, f"{hint} there are {listed(arrays)}", option="maps")
 
 
 def in_words(slot: Slot) -> str:
-    """As ``--map`` has it."""
+    """Slot in the notation of ``maps``."""
     what, part = slot
     role: str = what
     if isinstance(what, View):
@@ -143,8 +143,8 @@ def listed(arrays: Iterable[Array]) -> str:
 
 
 def advice(arrays: Sequence[Array], role: str) -> str:
-    """What to write."""
-    return f"say which with --map {role}=ARRAY; there are {listed(arrays)}"
+    """Advice to map an array to ``role``."""
+    return f'choose one with `maps=("{role}=ARRAY",)`; there are {listed(arrays)}'
 
 
 def by_view(chosen: Mapping[Slot, Array]) -> dict[str, dict[str, Array]]:

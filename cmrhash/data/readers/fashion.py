@@ -54,14 +54,16 @@ def _read_rows(path: Path, extra: Counter[str]) -> list[dict[str, str]]:
     header = [clean_text(unquoted(field)) for field in lines[0].split(",")] if lines else []
     missing = [name for name in (IDENT, NAME, *ATTRIBUTES) if name not in header]
     if missing:
-        raise DataError(f"no column {', '.join(missing)} in the first line", path, "take the table as Kaggle gives it")
+        raise DataError(
+            f"no column {', '.join(missing)} in the first line", path, "use the table as downloaded from Kaggle"
+        )
     rows: list[dict[str, str]] = []
     for number, line in enumerate(lines[1:], 2):
         if not line.strip():
             continue
         row = _row(header, line.split(","), extra)
         if not row[IDENT]:
-            raise DataError(f"line {number} has no id", path, "mend that line")
+            raise DataError(f"line {number} has no id", path, "fix this line")
         rows.append(row)
     return rows
 

@@ -107,9 +107,9 @@ def _read_karpathy(path: Path) -> dict[str, _Photo]:
         photos = dict(_karpathy_photo(entry) for entry in entries)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         what = f"not the JSON of Karpathy's splits ({type(error).__name__}: {clean_text(str(error))[:80]})"
-        raise DataError(what, path, "it has images with filename, split and sentences with raw") from None
+        raise DataError(what, path, "give an object of images with filename, split and sentences with raw") from None
     if len(photos) < len(entries):
-        raise DataError(f"{len(entries) - len(photos)} photos stand there twice", path, "keep one entry a photo")
+        raise DataError(f"{len(entries) - len(photos)} photos are repeated", path, "keep one entry per photo")
     return photos
 
 
@@ -131,7 +131,7 @@ def _read_captions(path: Path) -> dict[str, _Photo]:
         match = form.fullmatch(line)
         if not match:
             what = f"line {number} is not a photo's name and a caption: '{clean_text(line)[:40]}'"
-            raise DataError(what, path, "mend that line")
+            raise DataError(what, path, "fix this line")
         photos.setdefault(_stem(match["photo"]), _Photo()).add("en", unquoted(match["text"]))
     return photos
 
@@ -147,7 +147,7 @@ def _add_german(folder: Path, photos: dict[str, _Photo], extra: Counter[str]) ->
             lines = read_lines(path)
             if len(lines) != len(stems):
                 what = f"{len(lines)} captions for the {len(stems)} photos of {names.name}"
-                raise DataError(what, path, "give each photo its line")
+                raise DataError(what, path, "give one line per photo")
             for stem, line in zip(stems, lines, strict=True):
                 if stem in photos:
                     photos[stem].add("de", line)

@@ -92,7 +92,7 @@ def _find_folders(root: Path) -> dict[str, Path]:
     A named folder is never walked into: the label archive keeps an ``images`` of its own inside.
     """
     if not root.is_dir():
-        raise DataError("no such folder", root, "give the folder that IAPR TC-12 is unpacked in")
+        raise DataError("no such folder", root, "give the folder of the unpacked IAPR TC-12")
     wanted = {IMAGES, LABELS, *(name for name, _ in ANNOTATIONS.values())}
     folders: dict[str, Path] = {}
     level = [root]
@@ -182,7 +182,7 @@ def _read_labels(top: Path) -> tuple[dict[int, set[int]], dict[int, str]]:
         known = "one of wlist.txt" if names else f"{LABEL_IDS[0]} to {LABEL_IDS[-1]}"
         more = ", ..." if len(bad) > 5 else ""
         what = f"{len(bad)} label lines are not 'image region label' with a label id {known}"
-        raise DataError(what, f"{', '.join(bad[:5])}{more}", "mend these lines")
+        raise DataError(what, f"{', '.join(bad[:5])}{more}", "fix these lines")
     return labels, names
 
 

@@ -94,7 +94,7 @@ def _scan(root: Path, name: str, suffixes: tuple[str, ...], extra: Counter[str])
         for stem, path in files_by_stem(root, part, suffixes, extra).items()
     }
     if not files:
-        raise DataError(f"no '{name}/NN/ID{suffixes[0]}'", root, "unpack the data set there")
+        raise DataError(f"no files '{name}/NN/ID{suffixes[0]}'", root, "unpack the data set there")
     return files
 
 
@@ -109,7 +109,7 @@ def _entries(path: Path) -> Iterator[tuple[str, bytes]]:
             bits = fields[-1].translate(None, _SEPARATORS)
             if not photo or len(bits) != WORDS + LABELS or bits.strip(b"01"):
                 what = f"line {number} is not NN/ID.jpg with {WORDS} + {LABELS} bits: '{clean_text(decode(line[:40]))}'"
-                raise DataError(what, path, "mend that line")
+                raise DataError(what, path, "fix this line")
             yield photo[1].decode(), bits
 
 

@@ -97,7 +97,7 @@ def _scan_images(root: Path, extra: Counter[str]) -> dict[tuple[str, str], str]:
 def _read_classes(path: Path) -> tuple[str, ...]:
     names = [name for line in read_lines(path) if (name := clean_text(line))]
     if len(set(names)) < len(names) or not names:
-        raise DataError("categories are missing or stand there twice", path, "give one name a line")
+        raise DataError("categories are missing or repeated", path, "give one name per line")
     return tuple(names)
 
 
@@ -109,7 +109,7 @@ def _entries(path: Path, splits: frozenset[str], classes: tuple[str, ...]) -> It
         good = len(fields) == 3 and all(fields) and _NUMBER.fullmatch(fields[2])
         if not good or not 1 <= int(fields[2]) <= len(classes):
             what = f"line {number} is not 'text<TAB>image<TAB>category' with a category 1 to {len(classes)}"
-            raise DataError(what, path, "mend that line")
+            raise DataError(what, path, "fix this line")
         yield _Entry(fields[0], fields[1], int(fields[2]) - 1, splits)
 
 

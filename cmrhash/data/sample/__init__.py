@@ -58,10 +58,10 @@ def draw(root: Path, seed: int = SEED, count: int = COUNT) -> None:
     if root.exists() and any(root.iterdir()):
         fix = "give a new or empty folder"
         if (root / "manifest.jsonl").exists():  # the default data set was hardly meant
-            fix = "its manifest.jsonl is read with --dataset manifest"
-        raise DataError("the folder is not empty and holds no complete sample", root, fix)
+            fix = 'read its manifest.jsonl with `dataset="manifest"`'
+        raise DataError("the folder is not empty and is not a complete sample", root, fix)
     if count < 1:
-        raise DataError(f"cannot draw {count} scenes", root, "ask for one or more")
+        raise DataError(f"cannot draw {count} scenes", root, "give 1 or more")
     root.parent.mkdir(parents=True, exist_ok=True)
     # One name for each process, so that two of them drawing at once do not write into each other's files.
     part = root.parent / f".{root.name}.part-{os.getpid()}"
@@ -96,10 +96,12 @@ def _is_complete(root: Path) -> bool:
     except FileNotFoundError:
         return False
     except (ValueError, TypeError, KeyError) as error:
-        raise DataError("not a sample's marker", root / MARKER, "remove the folder to draw it anew") from error
+        raise DataError(
+            "not the marker of a sample", root / MARKER, "delete the folder to create the sample again"
+        ) from error
     if version != VERSION:
-        what = f"sample of version {version}, this is version {VERSION}"
-        raise StaleError(what, root, "remove the folder to draw it anew")
+        what = f"the sample has version {version}, this cmrhash makes version {VERSION}"
+        raise StaleError(what, root, "delete the folder to create the sample again")
     return True
 
 

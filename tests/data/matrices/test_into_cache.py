@@ -153,7 +153,7 @@ def test_views_that_the_file_does_not_bring_are_encoded(tmp_path, data, manifest
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"features": ()}, "data set 'features' needs its files: give --features FILE"),
+        ({"features": ()}, "data set 'features' needs its files: give `features="),
         ({"text_models": ("en=bert-base-uncased",)}, "the en texts have ready-made features: leave it out"),
         ({"langs": ("de",)}, "the data set has no language 'de'"),
         ({"maps": ("text.de=texts",), "text_models": ("de=own", "en=own")}, "the languages are de"),
@@ -166,10 +166,12 @@ def test_options_that_contradict_the_files(tmp_path, data, changes, words, no_en
 
 
 def test_own_features_must_be_there(tmp_path, manifest_root, data):
-    config = ExtractConfig("manifest", manifest_root, cache=tmp_path, image_weights="random", text_models=("own",))
+    config = ExtractConfig(
+        dataset="manifest", root=manifest_root, cache=tmp_path, image_weights="random", text_models=("own",)
+    )
     with pytest.raises(UsageError, match="the data set brings no de features of its own"):
         extract(config)
-    with pytest.raises(UsageError, match="--map image=x: give the file of that array with --features"):
+    with pytest.raises(UsageError, match="maps: 'image=x' needs a feature file"):
         read_dataset(replace(config, maps=("image=x",)))
 
 

@@ -121,14 +121,16 @@ def test_row_numbers_by_map(tmp_path, data):
 @pytest.mark.parametrize("wrong", [[-1, 3], [0, N], [1, N + 1], [0.5, 2], [np.nan, 2], [np.inf]])
 def test_row_numbers_that_are_none(tmp_path, data, wrong):
     file = npz(tmp_path / "f.npz", whole(data, query_idx=np.array(wrong)))
-    with pytest.raises(DataError, match=r"row numbers from .* for 30 items: .*whole, 0 to 29 or 1 to 30"):
+    with pytest.raises(
+        DataError, match=r"row numbers run from .* for 30 items: .*whole numbers from 0 to 29 or from 1 to 30"
+    ):
         read(file)
 
 
 @pytest.mark.faults("bad labels, codes, features, Faiss calls")
 def test_queries_that_are_trained_on_are_refused(tmp_path, data):
     file = npz(tmp_path / "f.npz", whole(data, query_idx=QUERY, train_idx=REST - 1))
-    with pytest.raises(DataError, match=r"query items are also train or val \(1: 4\)"):
+    with pytest.raises(DataError, match=r"query items are also train or val items \(1: 4\)"):
         read(file)
 
 
@@ -173,13 +175,18 @@ def test_all_items_at_once_follow_their_order(tmp_path, data):
 @pytest.mark.parametrize(
     ("roles_of", "keys", "maps", "words"),
     [
-        ([{"train"}] * 20 + [{"query"}] * 10, "I_tr", (), r"image features for none of 10 items \(i20, i21, i22"),
-        ([{"train"}] * 19 + [{"query"}] * 11, "I_tr", (), r"I_tr \(20 x 8 float32\) is not of 19 items"),
-        ([set()] * N, "I_tr", (), r"image features in parts \(train\), but data set 'mine' has none yet"),
-        ([set()] * (N + 1), "IAll", (), r"IAll \(30 x 8 float32\) is not of 31 items"),
-        ([set()] * N, "IAll", ("labels=IAll",), r"--map labels=IAll with --dataset mine: labels and parts are those"),
-        ([set()] * N, "IAll", ("query=IAll",), r"--map query=IAll with --dataset mine"),
-        ([set()] * N, "A", (), r"no array is known to be features.*--map image=ARRAY; there are f:A"),
+        ([{"train"}] * 20 + [{"query"}] * 10, "I_tr", (), r"image features are missing for 10 items \(i20, i21, i22"),
+        ([{"train"}] * 19 + [{"query"}] * 11, "I_tr", (), r"I_tr \(20 x 8 float32\) does not have 19 items"),
+        ([set()] * N, "I_tr", (), r"image features are in parts \(train\), but data set 'mine' has no splits"),
+        ([set()] * (N + 1), "IAll", (), r"IAll \(30 x 8 float32\) does not have 31 items"),
+        (
+            [set()] * N,
+            "IAll",
+            ("labels=IAll",),
+            r"'labels=IAll' does not fit `dataset=.mine.`: .* labels and splits are those",
+        ),
+        ([set()] * N, "IAll", ("query=IAll",), r"'query=IAll' does not fit `dataset=.mine.`"),
+        ([set()] * N, "A", (), r"no array has a name known for features.*image=ARRAY.*; there are f:A"),
     ],
 )
 def test_what_does_not_fit_the_items(tmp_path, data, roles_of, keys, maps, words):

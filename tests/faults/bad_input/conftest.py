@@ -45,7 +45,7 @@ def refused(here, capsys):
         assert error.startswith("error: ")
         assert error.count("\n") == 1, error
         assert re.search(words, error), error
-        assert "unforeseen" not in error
+        assert "unexpected" not in error
         after = files(here)
         assert [str(p) for p, content in before.items() if after.get(p) != content] == []
         return error

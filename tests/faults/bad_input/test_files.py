@@ -148,7 +148,7 @@ def test_debug_shows_the_traceback_before_the_line(here, capsys):
     assert run(*BITS, "--bits", "0", "--debug") == USAGE
     error = capsys.readouterr().err
     assert "Traceback" in error
-    assert error.splitlines()[-1].startswith("error: --bits 0: ")
+    assert error.splitlines()[-1].startswith("error: --bits: 0 ")
 
 
 def test_what_nobody_foresaw_is_one_line_as_well(here, refused, capsys, monkeypatch):
@@ -158,7 +158,7 @@ def test_what_nobody_foresaw_is_one_line_as_well(here, refused, capsys, monkeypa
     monkeypatch.setattr("cmrhash.evaluation.evaluate.evaluate", fail)
     assert run("eval") == 1
     error = capsys.readouterr().err
-    assert error.startswith("error: unforeseen ZeroDivisionError: so there: ")
+    assert error.startswith("error: unexpected ZeroDivisionError: so there: ")
     assert error.count("\n") == 1
 
 
@@ -174,4 +174,4 @@ def test_torch_and_torchvision_that_do_not_fit_are_named(here, refused, monkeypa
 
     monkeypatch.setattr("cmrhash.evaluation.evaluate.evaluate", fail)
     code = EncoderError.exit_code if passed_on else 1
-    refused(code, r"error: torch \d\S+ and torchvision \d\S+ do not fit together: install both together\n", "eval")
+    refused(code, r"error: torch \d\S+ and torchvision \d\S+ do not match: install both together\n", "eval")

@@ -105,7 +105,7 @@ def test_hdf5_is_read_for_plain_numbers_inside_the_file_only(tmp_path, canary, k
         file["text"] = np.zeros((4, 2))
         make, reason = HDF5[kind]
         make(file, canary.path)
-    words = rf"f:image \(.*, {reason}\) cannot be image: .*f\.h5: say which with --map"
+    words = rf"f:image \(.*, {reason}\) cannot be image: .*f\.h5: choose one with --map"
     with pytest.raises(DataError, match=words) as caught:
         matrices.read([path], ())
     assert "\n" not in str(caught.value)

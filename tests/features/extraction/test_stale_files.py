@@ -56,7 +56,7 @@ def test_a_file_left_over_from_captions_that_changed_since_is_not_used(mine, mad
 def test_another_seed_of_drawn_roles_is_refused(mine, tmp_path):
     draw_roles(mine)
     extract(config(mine, tmp_path / "cache"))
-    with pytest.raises(StaleError, match="data set 'manifest' was made with split_seed = 0, asked for 1"):
+    with pytest.raises(StaleError, match="data set 'manifest' was made with split_seed = 0, but this call has 1"):
         extract(config(mine, tmp_path / "cache", seed=1))
 
 

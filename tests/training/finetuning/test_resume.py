@@ -81,12 +81,12 @@ def test_a_second_call_finds_it_there(made, source):
 @pytest.mark.parametrize(
     ("changes", "tuning", "field"),
     [
-        ({}, {"lr": 0.01}, "finetune.lr = 0.003, asked for 0.01"),
-        ({}, {"method": "supcon"}, "finetune.method = triplet, asked for supcon"),
-        ({}, {"seed": 1}, "finetune.seed = 0, asked for 1"),
-        ({}, {"text_lr": 0}, "finetune.text_lr = None, asked for 0"),
+        ({}, {"lr": 0.01}, "finetune.lr = 0.003, but this call has 0.01"),
+        ({}, {"method": "supcon"}, "finetune.method = triplet, but this call has supcon"),
+        ({}, {"seed": 1}, "finetune.seed = 0, but this call has 1"),
+        ({}, {"text_lr": 0}, "finetune.text_lr = None, but this call has 0"),
         ({"langs": ("en",)}, {}, "langs = "),
-        ({"pooling": "cls"}, {}, "encoders.text-de.pooling = mean, asked for cls"),
+        ({"pooling": "cls"}, {}, "encoders.text-de.pooling = mean, but this call has cls"),
         ({"seed": 1}, {}, "encoders.image.weights_sha256 = "),
     ],
     ids=lambda value: "-".join(value) if isinstance(value, dict) else "",
@@ -124,10 +124,10 @@ def test_a_replacement_that_is_cut_short_goes_on_without_tuning_again(made, sour
 def test_features_of_another_tuning_or_of_none_are_refused(made, source, frozen):
     path = made / "manifest" / f"{IMAGE}-tuned.h5"
     shutil.copy(frozen.folder / f"{IMAGE}.h5", path)
-    with pytest.raises(StaleError, match=r"feature file was made with tuned = nothing, asked for \w{16}: "):
+    with pytest.raises(StaleError, match=r"feature file was made with tuned = nothing, but this call has \w{16}: "):
         extract_tuned(config(source, made), QUICK)
     shutil.copy(made / "manifest" / f"{EN}-tuned.h5", made / "manifest" / f"{EN}.h5")
-    with pytest.raises(StaleError, match=r"feature file was made with weights = tuned, asked for random: "):
+    with pytest.raises(StaleError, match=r"feature file was made with weights = tuned, but this call has random: "):
         extract(config(source, made, langs=("en",)))
 
 

@@ -1,0 +1,90 @@
+"""The library's messages name settings and calls as Python has them, never options or commands of the shell."""
+
+import ast
+import dataclasses
+import re
+from pathlib import Path
+
+import pytest
+
+import cmrhash
+from cmrhash import config
+from cmrhash_cli.typed import COMMANDS, commands, options
+
+TREE = Path(cmrhash.__file__).parent
+DONE = {"errors", "config", "storage", "compute", "retrieval", "data", "encoders", "maintenance", "bench"}
+SETTINGS = {
+    *(
+        field.name
+        for each in vars(config).values()
+        if dataclasses.is_dataclass(each)
+        for field in dataclasses.fields(each)
+    ),
+    *(name for command in commands() for name in options(command)),
+}
+CALLS = {*COMMANDS, *commands()}
+TYPED = re.compile(rf"(?<![\w-])--[a-z][\w-]*|\bcmrhash (?:{'|'.join(sorted(commands(), key=len, reverse=True))})\b")
+
+
+def raised():
+    """Place and text of every string in a ``raise`` of the rooms that are done, also of the names that it uses."""
+    for path in sorted(TREE.rglob("*.py")):
+        if path.relative_to(TREE).parts[0].removesuffix(".py") not in DONE:
+            continue
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        named = {}
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Assign):
+                for target in node.targets:
+                    for name in ast.walk(target):
+                        if isinstance(name, ast.Name):
+                            named.setdefault(name.id, []).append(node.value)
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Raise) and node.exc is not None:
+                parts = [
+                    node.exc,
+                    *(v for n in ast.walk(node.exc) if isinstance(n, ast.Name) for v in named.get(n.id, [])),
+                ]
+                for text in (t for part in parts for t in texts(part)):
+                    yield f"{path.relative_to(TREE)}:{node.lineno}", text
+
+
+def texts(tree):
+    """The strings of an expression, each f-string as one with {} for its values."""
+    inside = {id(part) for node in ast.walk(tree) if isinstance(node, ast.JoinedStr) for part in node.values}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.JoinedStr):
+            yield "".join(str(part.value) if isinstance(part, ast.Constant) else "{}" for part in node.values)
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in inside:
+            yield node.value
+
+
+RAISED = list(dict.fromkeys(raised()))
+
+
+def test_there_are_messages_to_look_at():
+    assert len(RAISED) > 100
+
+
+def test_no_message_knows_the_command_line():
+    assert [(where, text) for where, text in RAISED if TYPED.search(text)] == []
+
+
+def test_what_stands_in_backticks_is_a_setting_or_a_call():
+    for where, text in RAISED:
+        for name in re.findall(r"`(\w+)(?:=[^`]*)?`", text):
+            assert name in SETTINGS | CALLS, f"{where}: {text}"
+
+
+@pytest.mark.parametrize(("text", "found"), [("use --bits 3", True), ("run cmrhash cache ls", True), ("a -- b", False)])
+def test_the_rule_sees_options_and_commands(text, found):
+    assert bool(TYPED.search(text)) is found
+
+
+def test_every_option_of_an_error_is_a_setting():
+    for path in TREE.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Raise) and isinstance(node.exc, ast.Call):
+                for keyword in node.exc.keywords:
+                    if keyword.arg == "option" and isinstance(keyword.value, ast.Constant):
+                        assert keyword.value.value in SETTINGS, f"{path.relative_to(TREE)}:{node.lineno}"
