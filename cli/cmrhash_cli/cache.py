@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cmrhash.config import PruneConfig, VerifyConfig
+from cmrhash.maintenance.states import PLAIN, VARIED
 from cmrhash_cli.output import (
     CACHE,
     RUNS,
@@ -30,8 +31,6 @@ if TYPE_CHECKING:
     from cmrhash.maintenance.prune import Doomed
     from cmrhash.maintenance.verify import Checked
 
-PLAIN = ("whole", "sealed", "trained", "tuned")  # states that say no more than that
-ALONE = ("damaged", "another format")  # states whose reason differs from file to file
 V, P = VerifyConfig, PruneConfig
 One = Annotated[str | None, typer.Option("--dataset", help="Only this data set; default: all.")]
 
@@ -167,11 +166,11 @@ def _run_cells(entry: Entry, runs: Path) -> list[str]:
 
 def _state(entry: Entry) -> str:
     """What is wrong with a single file is said below the table."""
-    return entry.state if entry.state in ALONE else entry.words
+    return entry.state if entry.state in VARIED else entry.words
 
 
 def _advice(entry: Entry) -> str:
-    return f"{entry.path}: {entry.words}: {entry.fix}" if entry.state in ALONE else f"{entry.state}: {entry.fix}"
+    return f"{entry.path}: {entry.words}: {entry.fix}" if entry.state in VARIED else f"{entry.state}: {entry.fix}"
 
 
 def _line(checked: Checked) -> str:
