@@ -185,16 +185,6 @@ def hit_at(items: Counts, relevant: Counts, k: int) -> Floats:
     return np.where(r > 0, 1.0 - miss, np.nan)
 
 
-def mean_reciprocal_rank(items: Counts, relevant: Counts) -> Floats:
-    """Expected 1 / rank of the first relevant item, per query; the mean over queries is the MRR."""
-    n, r, before = _first_group(items, relevant)
-    value = np.full(len(n), np.nan)
-    for q in np.flatnonzero(r > 0):
-        place = _place_of(int(n[q]), int(r[q]), 1)
-        value[q] = (place / (before[q] + np.arange(1, n[q] + 1))).sum()
-    return value
-
-
 def expected_rank(items: Counts, relevant: Counts) -> Floats:
     """Expected rank (from 1) of the first relevant item, before + (n + 1) / (r + 1); `median_rank` is over these."""
     n, r, before = _first_group(items, relevant)
@@ -318,13 +308,6 @@ def _check_real(similarity: NDArray[Any], gains: NDArray[Any]) -> None:
     if not np.isfinite(similarity).all():
         row = int(np.argmin(np.isfinite(similarity).all(axis=1)))
         raise DataError(f"similarities with NaN or infinite values, first in query {row}")
-
-
-def average_precision_ranked(relevant_in_rank_order: NDArray[np.bool_]) -> Floats:
-    """AP of rankings without ties, nearest first: (Q, N) bool -> (Q,)."""
-    hits = relevant_in_rank_order.cumsum(axis=1, dtype=np.int64)
-    rank = np.arange(1, hits.shape[1] + 1)
-    return _ratio((hits / rank * relevant_in_rank_order).sum(axis=1), relevant_in_rank_order.sum(axis=1))
 
 
 def _groups(items: Counts, relevant: Counts) -> tuple[Counts, Counts, Counts, Counts]:

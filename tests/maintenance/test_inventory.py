@@ -31,10 +31,9 @@ def test_every_state_is_told(here, name):
 
 
 def test_the_words_in_json_are_a_promise():
-    words = (
-        "whole, sealed, trained, tuned, being written, unfinished, shard, left behind, items changed, features changed"
-    )
-    words += ", codes of other heads, words of other features, features gone, another format, damaged, not of cmrhash"
+    words = "whole, sealed, trained, tuned, being written, unfinished, shard, left behind, items changed"
+    words += ", features changed, codes of other heads, words of other features, features gone, another format"
+    words += ", damaged, not of cmrhash"
     assert [state.value for state in State] == words.split(", ")
     groups = {"whole", "busy", "unfinished", "gone", "stale", "damaged", "leftover", "foreign"}
     assert {state.status for state in State} == groups
