@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cmrhash.config import PruneConfig, VerifyConfig
+from cmrhash.maintenance.states import PLAIN, VARIED
 from cmrhash_cli.output import (
     CACHE,
     RUNS,
@@ -31,8 +32,6 @@ if TYPE_CHECKING:
     from cmrhash.maintenance.prune import Doomed
     from cmrhash.maintenance.verify import Checked
 
-PLAIN = ("whole", "sealed", "trained", "tuned")  # states that need no explanation
-ALONE = ("damaged", "another format")  # states whose reason differs from file to file
 V, P = VerifyConfig, PruneConfig
 One = Annotated[str | None, typer.Option("--dataset", help="Only this data set; default: all.")]
 
@@ -169,13 +168,13 @@ def _run_cells(entry: Entry, runs: Path) -> list[str]:
 
 
 def _state(entry: Entry) -> str:
-    """State of an entry; the cause of a damaged file is printed below the table."""
-    return entry.state if entry.state in ALONE else entry.words
+    """What is wrong with a single file is said below the table."""
+    return entry.state if entry.state in VARIED else entry.words
 
 
 def _advice(entry: Entry) -> str:
     fix = as_typed(entry.fix)
-    return f"{entry.path}: {entry.words}: {fix}" if entry.state in ALONE else f"{entry.state}: {fix}"
+    return f"{entry.path}: {entry.words}: {fix}" if entry.state in VARIED else f"{entry.state}: {fix}"
 
 
 def _line(checked: Checked) -> str:

@@ -1,7 +1,7 @@
-"""What cmrhash runs on, for bug reports: versions, machine, devices, folders, environment variables.
+"""Report of the environment for bug reports: versions, machine, devices, folders, environment variables.
 
-A package that is missing or broken is a line in it, never an error. Nothing in it is secret: only the variables that
-are named here are read, and the home folder is written as "~".
+A missing or broken package becomes a line of the report, never an error. The report holds no secrets: only the
+variables named here are read, and the home folder is written as "~".
 """
 
 from __future__ import annotations
@@ -21,23 +21,12 @@ from typing import Any
 
 import cmrhash
 
-# what is installed as what is imported
-PACKAGES = {
-    **{name: name for name in ("torch", "torchvision", "transformers", "tokenizers", "safetensors", "huggingface_hub")},
-    "h5py": "h5py",
-    "numpy": "numpy",
-    "faiss-cpu": "faiss",
-    "pillow": "PIL",
-    "typer": "typer",
-    "rich": "rich",
-}
-EXTRAS = {
-    "scipy": "scipy",
-    "gensim": "gensim",
-    "matplotlib": "matplotlib",
-    "scikit-learn": "sklearn",
-    **{name: name for name in ("psycopg", "pymilvus", "onnx", "onnxruntime", "onnxscript", "fastapi", "uvicorn")},
-}
+# name of the distribution -> name of the module
+PACKAGES = {name: name for name in ("torch", "torchvision", "transformers", "tokenizers", "safetensors")}
+PACKAGES |= {"huggingface_hub": "huggingface_hub", "h5py": "h5py", "numpy": "numpy", "faiss-cpu": "faiss"}
+PACKAGES |= {"pillow": "PIL", "typer": "typer", "rich": "rich"}
+EXTRAS = {"scipy": "scipy", "gensim": "gensim", "matplotlib": "matplotlib", "scikit-learn": "sklearn"}
+EXTRAS |= {name: name for name in ("psycopg", "pymilvus", "onnx", "onnxruntime", "onnxscript", "fastapi", "uvicorn")}
 VARIABLES = (
     *("CMRHASH_DEBUG", "CMRHASH_LOG"),
     *("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_HOME", "HF_HUB_CACHE", "HF_ENDPOINT"),
@@ -49,15 +38,11 @@ LONGEST = 200  # characters of a value
 
 
 def describe(cache: Path, out: Path) -> dict[str, dict[str, Any]]:
-    """Section -> name -> value, all JSON. cache, out: the folders of feature files and of runs."""
+    """Collect the report: section -> name -> value, all JSON. cache, out: folders of feature files and of runs."""
     imported = {name: _import(module) for name, module in (PACKAGES | EXTRAS).items()}
     torch = imported["torch"]
     return {
-        "cmrhash": {
-            "version": cmrhash.__version__,
-            "commit": _commit(),
-            "from": _home(Path(cmrhash.__file__).parent),
-        },
+        "cmrhash": {"version": cmrhash.__version__, "commit": _commit(), "from": _home(Path(cmrhash.__file__).parent)},
         "machine": _machine(),
         "packages": {name: _version(name, imported[name]) for name in PACKAGES},
         "extras": {name: _version(name, imported[name]) for name in EXTRAS},
@@ -68,12 +53,12 @@ def describe(cache: Path, out: Path) -> dict[str, dict[str, Any]]:
 
 
 def as_markdown(found: Mapping[str, Mapping[str, Any]]) -> str:
-    """The same for a bug report: a list that reads well as it is and as Markdown."""
-    lines: list[str] = []
+    """Format the report as a Markdown list that also reads well as plain text."""
+    sections = []
     for section, values in found.items():
-        lines.append(f"**{section}**\n" if not lines else f"\n**{section}**\n")
-        lines += [f"- {name}: {_in_words(value)}" for name, value in values.items()] or ["- none"]
-    return "\n".join(lines)
+        lines = [f"- {name}: {_in_words(value)}" for name, value in values.items()]
+        sections.append("\n".join([f"**{section}**\n", *(lines or ["- none"])]))
+    return "\n\n".join(sections)
 
 
 def _in_words(value: Any) -> str:
@@ -86,7 +71,7 @@ def _in_words(value: Any) -> str:
 
 
 def _import(module: str) -> Any:
-    """The module, or in words why there is none."""
+    """Import a module, or say in words why that fails."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -114,26 +99,24 @@ def _version(name: str, module: Any) -> str:
 
 
 def _commit() -> str:
-    """Of a checkout that this runs from; "" if it is none."""
+    """Commit of the checkout that cmrhash runs from; "" outside a checkout."""
     root = Path(cmrhash.__file__).parent.parent
     if not (root / ".git").exists():
         return ""
     command = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=12"]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
+        return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
     except (OSError, subprocess.SubprocessError):
         return "unknown"
-    return done.stdout.strip()
 
 
 # ---------------------------------------------------------------------------------------------- machine
 
 
 def _machine() -> dict[str, Any]:
-    python = f"{platform.python_version()} ({platform.python_implementation()}, {_home(Path(sys.executable))})"
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return {
-        "Python": python,
+        "Python": f"{platform.python_version()} ({platform.python_implementation()}, {_home(Path(sys.executable))})",
         "system": platform.platform(),
         "CPU": _processor(),
         "cores": f"{usable} of {os.cpu_count()} usable",
@@ -150,8 +133,11 @@ def _processor() -> str:
 
 
 def _devices(torch: Any) -> dict[str, Any]:
-    """What torch can compute on, and what "auto" comes to."""
+    """Devices that torch can use, and the device and dtype that "auto" selects."""
     from cmrhash.compute.device import choose_device, choose_dtype
+
+    def dtype() -> Any:
+        return choose_dtype("auto", choose_device("auto"), untrained=False)
 
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
@@ -159,7 +145,7 @@ def _devices(torch: Any) -> dict[str, Any]:
             "CUDA": _tried(lambda: _cuda(torch)),
             "MPS": _tried(lambda: "there, not used" if torch.backends.mps.is_available() else "none"),
             "--device auto": _tried(lambda: str(choose_device("auto"))),
-            "--dtype auto": _tried(lambda: _dtype(choose_dtype("auto", choose_device("auto"), untrained=False))),
+            "--dtype auto": _tried(lambda: f"{dtype()} (untrained encoders: float32)".removeprefix("torch.")),
             "threads": torch.get_num_threads(),
         }
     messages = dict.fromkeys(_clean(str(warning.message)) for warning in said)
@@ -171,10 +157,6 @@ def _cuda(torch: Any) -> str:
         return "none"
     cards = [torch.cuda.get_device_properties(n) for n in range(torch.cuda.device_count())]
     return "; ".join(f"{card.name}, {card.total_memory / 2**30:.0f} GiB" for card in cards)
-
-
-def _dtype(dtype: Any) -> str:
-    return f"{str(dtype).removeprefix('torch.')} (untrained encoders: float32)"
 
 
 # ---------------------------------------------------------------------------------------------- folders
@@ -203,7 +185,7 @@ def _place(folder: Path) -> dict[str, Any]:
 
 
 def _tried(value: Callable[[], Any]) -> Any:
-    """What it returns, or in words why it did not."""
+    """Call a function, or say in words why that fails."""
     try:
         return value()
     except Exception as error:  # nothing here may end the report
@@ -211,12 +193,12 @@ def _tried(value: Callable[[], Any]) -> Any:
 
 
 def _home(path: Path) -> str:
-    """A path without the user's name in it."""
+    """Write a path without the user's name."""
     home = Path.home()
     return f"~/{path.relative_to(home)}" if path.is_relative_to(home) else str(path)
 
 
 def _clean(value: str) -> str:
-    """One line, short, without the user's name, and without a password in an address."""
+    """Shorten a value to one line without the user's name or a password in an address."""
     value = re.sub(r"(?<=://)[^/@\s]+@", "***@", " ".join(value.split()))
     return value.replace(str(Path.home()), "~")[:LONGEST] if str(Path.home()) != "/" else value[:LONGEST]

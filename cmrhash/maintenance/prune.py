@@ -1,7 +1,7 @@
-"""What can be deleted without any command missing it, and its deletion.
+"""Deletion of the files that no command would use again.
 
-Only regular files below the two folders, of the names and kinds that cmrhash writes; nothing behind a link; nothing
-that another process holds, or that has changed since it was looked at.
+Deletes only regular files below the cache and runs folders, with names and contents that cmrhash writes; never a file
+behind a link, one that another process holds, or one that has changed since it was listed.
 """
 
 from __future__ import annotations
@@ -19,9 +19,8 @@ from cmrhash.data.manifest import ABOUT, ITEMS, QUARANTINE
 from cmrhash.errors import CmrhashError, LockedError
 from cmrhash.maintenance.inventory import (
     BROKEN,
-    CODES,
-    FEATURES,
-    VIEW,
+    FEATURE_FILE,
+    INDEXES,
     Entry,
     Holding,
     checkpoint,
@@ -29,32 +28,33 @@ from cmrhash.maintenance.inventory import (
     holdings,
     is_finished,
     own_files,
+    reason,
     run_folders,
 )
-from cmrhash.maintenance.inventory import ITEMS as OTHER_ITEMS
-from cmrhash.maintenance.inventory import WORDS as OTHER_WORDS
+from cmrhash.maintenance.states import State
 from cmrhash.storage.files import drop_lock, holder, lock_of, locked, remove_lock
 from cmrhash.storage.sealed import SHARD, merging
 from cmrhash.training import runs
 
 CHECKPOINTS = (runs.CHECKPOINT, "checkpoint-*.safetensors")
-# written in one move and under no lock
+# files that are written in one move and without a lock
 PARTIAL = re.compile(
     rf"({re.escape(ITEMS)}|{re.escape(ABOUT)}|{re.escape(QUARANTINE)}|words-.+\.h5|compare\.(json|csv|md)"
     r"|(config|checkpoint|metrics)\.json|history\.jsonl|codes\.h5|(heads|image|model|checkpoint-\d+)\.safetensors"
     r"|(image|text-[\w-]+)\.faiss)\.part"
 )
 LOCK = re.compile(r"\.(.+)\.lock")
-HOLDER = re.compile(rb"(process \d+ on .*\n)?")  # what is written into it
-LONGEST_HOLDER = 1000  # bytes of that
-DRAWING = re.compile(r"\.[\w.-]+\.part-\d+")  # a sample that is being drawn
+HOLDER = re.compile(rb"(process \d+ on .*\n)?")  # the content of a lock file
+LONGEST_HOLDER = 1000  # bytes
+DRAWING = re.compile(r"\.[\w.-]+\.part-\d+")  # a folder in which the sample is being drawn
 
 
 @dataclass(frozen=True)
 class Doomed:
-    """Files that go together. what: their name for people; why: the reason; locks: what must not be held meanwhile.
+    """Files to delete together.
 
-    files: path -> (size, time of the last change in ns) as they were found.
+    what: their name in the listing; why: the reason; files: path -> (size, time of the last change in ns) when they
+    were listed; locks: files that are locked during the deletion.
     """
 
     what: str
@@ -64,42 +64,40 @@ class Doomed:
 
     @property
     def bytes(self) -> int:
-        """The room that they take."""
+        """Size of the files."""
         return sum(size for size, _ in self.files.values())
 
 
 def plan(config: PruneConfig, cache: Path, out: Path, only: str | None = None) -> list[Doomed]:
-    """What would go, by data set. cache, out: the folders of all data sets and of all runs; only: a data set.
+    """List the files to delete, of all data sets or of the data set ``only``.
 
-    Raises UsageError if that data set is not there.
+    cache, out: the folders of all data sets and of all runs. Raises UsageError for an unknown data set.
     """
     found = [one for held in holdings(cache, out, only) for one in _of(config, held)]
     return [one for one in found if one.files and not _refusal(one, (cache, out))]
 
 
 def delete(doomed: Iterable[Doomed], cache: Path, out: Path) -> Iterator[tuple[Doomed, str]]:
-    """Delete what was planned; yields each with "", or with the reason why all of it was left alone."""
+    """Delete the listed files; yield each entry with "", or with the reason why it was left alone."""
     for one in doomed:
         try:
             with contextlib.ExitStack() as stack:
                 for path in one.locks:
                     stack.enter_context(locked(path))
-                reason = _refusal(one, (cache, out))
-                if not reason:
+                left = _refusal(one, (cache, out))
+                if not left:
                     for path in one.files:
                         _unlink(path)
                     for path in one.locks:
                         drop_lock(path)
-        except LockedError as error:
-            reason = error.what
-        except OSError as error:
-            reason = (error.strerror or str(error)).lower()
-        if not reason:
+        except (LockedError, OSError) as error:
+            left = reason(error)
+        if not left:
             _remove_empty({path.parent for path in one.files}, (cache, out))
-        yield one, reason
+        yield one, left
 
 
-# ---------------------------------------------------------------------------------------------- what goes
+# ---------------------------------------------------------------------------------------------- selection
 
 
 def _of(config: PruneConfig, held: Holding) -> Iterator[Doomed]:
@@ -111,54 +109,40 @@ def _of(config: PruneConfig, held: Holding) -> Iterator[Doomed]:
 
 
 def _of_entry(config: PruneConfig, entry: Entry, found: list[Entry], held: Holding) -> Iterator[Doomed]:
-    path = entry.path
-    if entry.kind == "run":
-        yield from _of_run(config, entry)
-    elif entry.kind == "tuned":
-        yield from _of_tuned(config, entry, found, held)
-    elif path.name.endswith(".part.new") and entry.status == "leftover":
-        yield _doom(path, entry.words, [path], path.with_suffix("").with_suffix(""))
-    elif VIEW.fullmatch(path.name) and path.suffix != ".h5":  # an unfinished file, or a shard
-        if entry.state == OTHER_ITEMS or (config.unfinished and entry.status == "unfinished"):
-            own = path.with_name(path.name.removesuffix(".part"))
-            shard = SHARD.fullmatch(own.name)
-            yield _doom(path, entry.words, [path], own, *([merging(own.with_name(shard[1]))] if shard else []))
-    elif VIEW.fullmatch(path.name) and entry.state in (OTHER_ITEMS, OTHER_WORDS):
-        yield _doom(path, entry.words, [path], path)
+    path, when = entry.path, {"always": True, "unfinished": config.unfinished, "gone": config.gone}
+    wanted = when.get(entry.state.prune, False)
+    if entry.kind in ("run", "tuned"):
+        if not (entry.kind == "tuned" and entry.state is State.ITEMS_CHANGED and _is_in_use(entry, found, held)):
+            yield from _of_training(config, entry, wanted)
+    elif wanted and FEATURE_FILE.fullmatch(path.name) and not PARTIAL.fullmatch(path.name):
+        own = path.with_name(path.name.removesuffix(".new").removesuffix(".part"))
+        shard = SHARD.fullmatch(own.name)
+        yield _doom(path, entry.words, [path], own, *([merging(own.with_name(shard[1]))] if shard else []))
 
 
-def _of_run(config: PruneConfig, entry: Entry) -> Iterator[Doomed]:
-    """A run that nothing would score; or of one that is kept, codes of other heads and checkpoints."""
-    folder, locks = entry.path, (entry.path / runs.CONFIG, entry.path / runs.CODES)
-    if entry.status == "busy":
-        return
-    unwanted = entry.state in (OTHER_ITEMS, FEATURES) or entry.status == "leftover"
-    if unwanted or (config.gone and entry.status == "gone") or (config.unfinished and entry.status == "unfinished"):
+def _is_in_use(entry: Entry, found: list[Entry], held: Holding) -> bool:
+    """Whether features that are still good were made by these tuned encoders."""
+    good = {one.path.name for one in found if one.status == "whole"}
+    digest = str(entry.facts.get("digest"))
+    return any(name in good and made["recipe"].get("tuned") == digest for name, made in held.manifests.items())
+
+
+def _of_training(config: PruneConfig, entry: Entry, wanted: bool) -> Iterator[Doomed]:
+    """Select a whole run or tuned encoders; or, of a run that stays, codes of other heads and checkpoints."""
+    folder = entry.path
+    locks = [folder / name for name in ((runs.CONFIG, runs.CODES) if entry.kind == "run" else (runs.CONFIG,))]
+    if entry.state is State.OTHER_HEADS:
+        indexes = [path for name in INDEXES for path in folder.glob(name)]
+        yield _doom(folder / runs.CODES, entry.words, [folder / runs.CODES, *indexes], *locks)
+    elif wanted:
         yield _doom(folder, entry.words, own_files(folder), *locks)
         return
-    if entry.state == CODES:
-        indexes = sorted(folder.glob("*.faiss"))
-        yield _doom(folder / runs.CODES, entry.words, [folder / runs.CODES, *indexes], *locks)
     if entry.status in ("whole", "gone", "stale"):
         yield from _checkpoint(config, folder)
 
 
-def _of_tuned(config: PruneConfig, entry: Entry, found: list[Entry], held: Holding) -> Iterator[Doomed]:
-    """Tuned encoders that extract would refuse, unless there are features by them that are still good."""
-    if entry.status == "unfinished" or entry.status == "leftover":
-        if config.unfinished or entry.status == "leftover":
-            yield _doom(entry.path, entry.words, own_files(entry.path), entry.path / runs.CONFIG)
-    elif entry.state == OTHER_ITEMS:
-        digest = str(entry.facts.get("digest"))
-        good = {one.path.name for one in found if one.status == "whole"}
-        if not any(name in good and made["recipe"].get("tuned") == digest for name, made in held.manifests.items()):
-            yield _doom(entry.path, entry.words, own_files(entry.path), entry.path / runs.CONFIG)
-    elif entry.status == "whole":
-        yield from _checkpoint(config, entry.path)
-
-
 def _checkpoint(config: PruneConfig, folder: Path) -> Iterator[Doomed]:
-    """The checkpoint beside a finished training: of that very one, or of another one that is unfinished."""
+    """Select the checkpoint beside a finished training: its own, or that of another, unfinished training."""
     try:
         about, made = checkpoint(folder), runs.read_record(folder)
         finished = about is None or is_finished(about, made.get("recipe", made))
@@ -171,7 +155,7 @@ def _checkpoint(config: PruneConfig, folder: Path) -> Iterator[Doomed]:
 
 
 def _partials(held: Holding) -> Iterator[Doomed]:
-    """What a killed process left of files that are written in one move."""
+    """Select old partial files of a killed process, of the kinds that are written in one move."""
     why = "left behind by a killed process"
     for path in _files(held):
         if PARTIAL.fullmatch(path.name) and _age(path) > LEFT_BEHIND:
@@ -183,7 +167,7 @@ def _partials(held: Holding) -> Iterator[Doomed]:
 
 
 def _locks(held: Holding, taken: set[Path]) -> Iterator[Doomed]:
-    """Lock files that nobody holds, those of the cache and those of the runs. taken: they go with what they lock."""
+    """Select lock files that nobody holds. taken: lock files that are deleted with the files they lock."""
     free = [path for path in _files(held) if path not in taken and _is_free_lock(path)]
     for top in (held.folder, held.runs):
         mine = [path for path in free if path.is_relative_to(top)]
@@ -198,7 +182,7 @@ def _is_free_lock(path: Path) -> bool:
 
 
 def _files(held: Holding) -> Iterator[Path]:
-    """The files that lie where cmrhash writes."""
+    """Yield the files in every folder that cmrhash writes to."""
     tuned = run_folders(held.folder / runs.TUNED)
     models = [model for folder in tuned for model in folder.glob("text-*")]
     for folder in (held.folder, *tuned, *models, held.runs, *run_folders(held.runs)):
@@ -207,7 +191,7 @@ def _files(held: Holding) -> Iterator[Path]:
 
 def _doom(what: Path | str, why: str, files: Iterable[Path], *locks: Path) -> Doomed:
     known = {}
-    first = (runs.CONFIG, runs.CHECKPOINT)  # so that they never speak of files that are gone
+    first = (runs.CONFIG, runs.CHECKPOINT)  # deleted first, so that they never name files that are gone
     for path in sorted(files, key=lambda path: (path.name not in first, path)):
         with contextlib.suppress(OSError):
             known[path] = _signature(path)
@@ -227,17 +211,17 @@ def _age(path: Path) -> float:
 
 
 def _refusal(one: Doomed, tops: Sequence[Path]) -> str:
-    """Why a thing must not be deleted; "" if it may be."""
+    """Reason why the files must not be deleted; "" if they may be."""
     for path, signature in one.files.items():
         if not any(_is_below(path, top) for top in tops):
-            return f"{path} lies behind a link, or elsewhere"
+            return f"{path} is behind a link or outside the folders"
         if not stat.S_ISREG(path.lstat().st_mode) or _signature(path) != signature:
             return f"{path} has changed meanwhile"
     return ""
 
 
 def _is_below(path: Path, top: Path) -> bool:
-    """Whether the way from one to the other has no link and no turn in it."""
+    """Whether path is below top, without a link or ".." between them."""
     if not path.is_relative_to(top) or ".." in path.parts[len(top.parts) :]:
         return False
     way = [path, *path.parents][: len(path.parts) - len(top.parts)]
@@ -245,7 +229,7 @@ def _is_below(path: Path, top: Path) -> bool:
 
 
 def _unlink(path: Path) -> None:
-    """Delete a file; a lock file only while it is held, and not if somebody else holds it by now."""
+    """Delete a file; a lock file only while this process holds it."""
     match = LOCK.fullmatch(path.name)
     if match:
         remove_lock(path.with_name(match[1]))
@@ -254,7 +238,7 @@ def _unlink(path: Path) -> None:
 
 
 def _remove_empty(folders: Iterable[Path], tops: Sequence[Path]) -> None:
-    """Remove folders that hold nothing any more, and those above them."""
+    """Remove empty folders, and the folders above them that became empty."""
     for folder in folders:
         for each in (folder, *folder.parents):
             if not any(_is_below(each, top) and each != top for top in tops):

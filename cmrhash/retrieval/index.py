@@ -1,8 +1,7 @@
 """Faiss binary indexes: build, save, load, search; and the histogram that every metric is computed from.
 
-The only file that imports Faiss. Faiss itself trusts its callers (a wrong width passes under ``python -O``, a
-k beyond the index comes back padded, a full disk goes unnoticed), so everything is checked here, before Faiss
-sees it.
+The only file that imports Faiss. Faiss does not check its arguments (a wrong width passes under ``python -O``, a k
+beyond the index comes back padded, a full disk goes unnoticed), so everything is checked here first.
 """
 
 from __future__ import annotations
@@ -27,16 +26,16 @@ faiss: Any = _faiss  # its own type stubs lack half of the calls below
 
 # Query rows x database rows of one histogram step, as int32 distances: a step stays in the L2 cache.
 BLOCK_BYTES = 1 << 19
-TRAIN_ROWS = 64  # codes for each list that an approximate index learns its lists from
-SLAB = 1 << 20  # rows that are added to it at once
+TRAIN_ROWS = 64  # training codes per list of an approximate index
+SLAB = 1 << 20  # rows added to an approximate index at once
 AGAIN = "run `evaluate` again to rebuild it"
 
 
 class BinaryIndex:
     """Exhaustive Hamming search over packed codes: ``IndexBinaryFlat`` with the counting search.
 
-    Made by `build` or `load`. Answers are ordered by (distance, row), so equal codes come in the order of the
-    database and a search gives the same answer every time.
+    Made by `build` or `load`. Results are ordered by (distance, row), so equal codes come in the order of the database
+    and every search gives the same result.
     """
 
     def __init__(self, index: Any, bits: int) -> None:
@@ -54,16 +53,19 @@ class BinaryIndex:
 
     @property
     def packed(self) -> NDArray[np.uint8]:
-        """The codes that lie in the Faiss index, (N, ceil(bits / 8)) uint8; a copy."""
+        """Codes in the Faiss index, (N, ceil(bits / 8)) uint8; a copy."""
         return self.rows(0, len(self))
 
     def rows(self, start: int, stop: int) -> NDArray[np.uint8]:
-        """Those of some rows; a copy. Of a mapped file no more than these are read."""
+        """Codes of the rows start ... stop - 1, (n, ceil(bits / 8)) uint8; a copy.
+
+        Only these rows of a mapped file are read.
+        """
         return self.stored[start:stop, : -(-self.bits // 8)].copy()
 
     @property
     def stored(self) -> NDArray[np.uint8]:
-        """All as they lie in the index or in the mapped file, (N, 8 * ceil(bits / 64)) uint8; not a copy."""
+        """Padded codes in the index or the mapped file, (N, 8 * ceil(bits / 64)) uint8; not a copy."""
         width = _width(self.bits)
         if not len(self):
             return np.empty((0, width), np.uint8)
@@ -97,10 +99,10 @@ class BinaryIndex:
         """Read what `save` or a `FlatWriter` wrote.
 
         mapped: leave the codes on disk, whose pages are read as searches touch them, for files larger than memory.
-        The header must be, byte for byte, the one that an index of these codes has, so a damaged one never
-        reaches Faiss' parser, which can allocate or hang on it. Flipped code bytes look like codes: the
-        caller's sha256 is what tells. Raises UsageError when there is no such file, StaleError when it holds
-        codes of another width, DamagedError when it is not an index.
+        The header must equal, byte for byte, the header of an index of these codes, so a damaged one never reaches
+        Faiss' parser, which can allocate or hang on it. Flipped code bytes look like codes: the caller checks the
+        sha256. Raises UsageError when there is no such file, StaleError when it holds codes of another width,
+        DamagedError when it is not an index.
         """
         width = _width(bits)
         damaged = DamagedError("damaged or incomplete index file", path, AGAIN)
@@ -133,7 +135,7 @@ class BinaryIndex:
 
 
 class FlatWriter:
-    """Writes the file of a `BinaryIndex` batch by batch, so that memory stays flat. Use as a context manager."""
+    """Writer of a `BinaryIndex` file, batch by batch in constant memory; a context manager."""
 
     def __init__(self, path: Path, bits: int) -> None:
         self.path, self.bits, self.rows = path, check_bits(bits), 0
@@ -152,13 +154,13 @@ class FlatWriter:
     def __exit__(self, *_: object) -> None:
         with self._file:
             self._file.seek(0)
-            self._file.write(_header(_width(self.bits), self.rows))  # how many there are is known only now
+            self._file.write(_header(_width(self.bits), self.rows))  # the number of rows is known only now
             self._file.flush()
             os.fsync(self._file.fileno())
 
 
 class ApproximateIndex:
-    """``IndexBinaryIVF`` beside a `BinaryIndex`: about 4 sqrt(N) lists, of which a search looks into a few."""
+    """Approximate search by ``IndexBinaryIVF``: about 4 sqrt(N) lists, of which a search reads a few."""
 
     def __init__(self, index: Any, bits: int) -> None:
         self._index = index
@@ -166,13 +168,13 @@ class ApproximateIndex:
 
     @classmethod
     def build(cls, flat: BinaryIndex) -> ApproximateIndex:
-        """Sort the rows of an exhaustive index, at least one, into lists."""
+        """Assign the rows of an exhaustive index, at least one, to lists."""
         count, width = len(flat), _width(flat.bits)
         lists = max(1, min(round(4 * count**0.5), count // TRAIN_ROWS))
         quantizer = faiss.IndexBinaryFlat(8 * width)
         index = faiss.IndexBinaryIVF(quantizer, 8 * width, lists)
         index.cp.max_points_per_centroid = TRAIN_ROWS
-        index.cp.min_points_per_centroid = 1  # fewer are no reason to warn: a small index is a small one
+        index.cp.min_points_per_centroid = 1  # no warning for a small index
         index.train(flat.stored[np.linspace(0, count - 1, min(count, TRAIN_ROWS * lists)).astype(np.int64)])
         for start in range(0, count, SLAB):
             index.add(flat.stored[start : start + SLAB])
@@ -181,7 +183,10 @@ class ApproximateIndex:
     def search(
         self, packed_queries: NDArray[np.uint8], k: int, probes: int
     ) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
-        """As `BinaryIndex.search`, in ``probes`` lists a query. Rows are -1 where these hold fewer than k codes."""
+        """Search ``probes`` lists per query; otherwise as `BinaryIndex.search`.
+
+        Rows are -1 where these lists hold fewer than k codes.
+        """
         check_packed(packed_queries, self.bits, "query codes")
         self._index.nprobe = min(probes, self._index.nlist)
         distances, rows = self._index.search(pad(packed_queries), min(check_k(k), int(self._index.ntotal)))
@@ -193,10 +198,10 @@ class ApproximateIndex:
 
     @classmethod
     def load(cls, path: Path, bits: int) -> ApproximateIndex:
-        """Read what `save` wrote; that the file is whole is for the caller's sha256 to say, before."""
+        """Read a file of `save`; the caller has checked its sha256 before."""
         mapped = hasattr(faiss, "OnDiskInvertedLists")  # what maps them; Windows has none and reads the file
         index = faiss.read_index_binary(str(path), faiss.IO_FLAG_MMAP if mapped else 0)
-        # no threads that touch the pages of each search's lists beforehand: starting them takes 30 times the search
+        # no threads that prefetch the lists of each search: starting them takes 30 times as long as the search
         faiss.downcast_InvertedLists(index.invlists).prefetch_nthread = 0
         return cls(index, bits)
 
@@ -215,9 +220,9 @@ def rank_histogram(
 
     query_packed (Q, ceil(bits / 8)), database_packed (N, ceil(bits / 8)) uint8; relevance of shape (Q, N).
     Returns hist (Q, G + 1, bits + 1) int32: hist[q, g, d] rows with gain g (0 = not relevant, else the number
-    of shared labels) lie at distance d of query q. Neither the Q x N distances nor an order is ever held:
-    beyond the result, memory does not grow with N. threads: default all cores. Raises UsageError for shapes
-    that do not fit, and as ``codes.check_packed`` does.
+    of shared labels) are at distance d from query q. Neither the Q x N distances nor an order is kept: beyond the
+    result, memory does not grow with N. threads: default all cores. Raises UsageError for shapes that do not fit, and
+    as ``codes.check_packed`` does.
     """
     check_packed(query_packed, bits, "query codes")
     check_packed(database_packed, bits, "database codes")
@@ -243,7 +248,7 @@ def rank_histogram(
 
 
 def _tasks(queries: int, threads: int, n0: int, n1: int) -> Iterator[tuple[int, int, int, int]]:
-    """Cut the queries into a few parts a thread: enough to even out, few enough to re-use buffers."""
+    """Split the queries into a few parts per thread: enough to balance, few enough to reuse buffers."""
     step = max(1, -(-queries // (4 * threads)))
     return ((q0, min(q0 + step, queries), n0, n1) for q0 in range(0, queries, step))
 
@@ -281,7 +286,7 @@ def _width(bits: int) -> int:
 
 
 def _header(width: int, rows: int) -> bytes:
-    """The bytes before the codes in the file of an exhaustive index: those of an empty one, with the numbers of these.
+    """Header of the file of an exhaustive index: that of an empty index with these numbers filled in.
 
     Four bytes "IBxF", bits and width int32, rows int64, is_trained, metric int32, then how many bytes follow.
     """

@@ -1,16 +1,16 @@
 """Retrieval metrics under tied distances, exactly. Pure NumPy.
 
-Hamming distances are small integers, so thousands of items share one; their order is nobody's choice. A
-metric here is its expected value when each group of tied items is shuffled (McSherry & Najork, "Computing
-Information Retrieval Performance Measures Efficiently in the Presence of Tied Scores", ECIR 2008; He, Cakir,
-Bargal & Sclaroff, CVPR 2018), in closed form from counts by distance, without sorting:
+Hamming distances are small integers, so thousands of items share a distance, and their order is arbitrary. Each metric
+here is its expected value over random orders of the tied items (McSherry & Najork, "Computing Information Retrieval
+Performance Measures Efficiently in the Presence of Tied Scores", ECIR 2008; He, Cakir, Bargal & Sclaroff, CVPR 2018),
+in closed form from counts by distance, without sorting:
 
-    items, relevant: (Q, D) integer counts at distance d = 0, 1, ..., all items and relevant ones
-    (`items_relevant`)
+    items, relevant: (Q, D) integer counts at distance d = 0, 1, ..., all items and relevant ones (`items_relevant`)
 
-Of a group: n items, r of them relevant, after ``before`` items, ``found`` of them relevant; R relevant in
-all. Results are (Q,) float64, NaN for a query without a relevant item: `mean_over_valid` leaves those out and
-counts the rest. `split_ties` gives the optimistic and pessimistic bounds. Wrong arguments raise UsageError.
+Notation for a group of tied items: n items, r of them relevant, after ``before`` items, ``found`` of them relevant; R
+relevant items in all. Results are (Q,) float64, NaN for a query without a relevant item; `mean_over_valid` leaves such
+queries out and counts the others. `split_ties` gives the optimistic and pessimistic bounds. Arguments of a wrong type,
+shape or value raise UsageError.
 """
 
 from __future__ import annotations
@@ -36,13 +36,19 @@ RULES = {
 
 
 def items_relevant(hist: Counts) -> tuple[Counts, Counts]:
-    """Split a histogram (Q, G + 1, D) by gain and distance into (items (Q, D), relevant (Q, D)) int64."""
+    """Split a histogram (Q, G + 1, D) by gain and distance into items and relevant items, (Q, D) int64 each.
+    >>> items_relevant(np.array([[[1, 2], [0, 1], [1, 0]]]))
+    (array([[2, 3]]), array([[1, 1]]))
+    """
     relevant = hist[:, 1:].sum(axis=1, dtype=np.int64)
     return relevant + hist[:, 0], relevant
 
 
 def mean_over_valid(values: Floats) -> tuple[float, int]:
-    """Mean over the queries that have a relevant item, and how many they are: (NaN, 0) when none has."""
+    """Average over the queries with a relevant item, and count them: (NaN, 0) when there are none.
+    >>> mean_over_valid(np.array([0.5, np.nan, 1.0]))
+    (0.75, 2)
+    """
     valid = values[~np.isnan(values)]
     return (float(valid.mean()) if len(valid) else float("nan")), len(valid)
 
@@ -50,8 +56,9 @@ def mean_over_valid(values: Floats) -> tuple[float, int]:
 def split_ties(items: Counts, relevant: Counts, order: Literal["optimistic", "pessimistic"]) -> tuple[Counts, Counts]:
     """Put the relevant items of each tie group first (optimistic) or last (pessimistic): counts (Q, 2 D).
 
-    Any metric of the result is its exact upper or lower bound over all orders; only AP with rule "hits" can
-    lie a little outside, as another late hit may lower a mean over hits.
+    Any metric of the result is its exact bound over all orders; only AP with rule "hits" can exceed it a little.
+    >>> split_ties(np.array([[3]]), np.array([[1]]), "optimistic")
+    (array([[1, 2]]), array([[1, 0]]))
     """
     items, relevant, _, _ = _groups(items, relevant)
     rest, none = items - relevant, np.zeros_like(relevant)
@@ -64,29 +71,37 @@ def split_ties(items: Counts, relevant: Counts, order: Literal["optimistic", "pe
 
 
 def one_group(items: Counts, relevant: Counts) -> tuple[Counts, Counts]:
-    """The same items, all tied: counts (Q, 1). Any metric of the result is what a random order is expected to get."""
+    """Tie all items: counts (Q, 1), whose metrics are the expectation of a random order.
+    >>> one_group(np.array([[1, 3]]), np.array([[1, 1]]))
+    (array([[4]]), array([[2]]))
+    """
     n, r, _, _ = _groups(items, relevant)
     return n.sum(axis=1, keepdims=True), r.sum(axis=1, keepdims=True)
 
 
 def relevant_share(items: Counts, relevant: Counts) -> Floats:
-    """Share of relevant items, R / N: about the AP of a random order."""
+    """Share of relevant items, R / N (Q,): approximately the AP of a random order.
+    >>> relevant_share(np.array([[1, 3]]), np.array([[1, 1]]))
+    array([0.5])
+    """
     n, r = one_group(items, relevant)
     return np.where(r > 0, r / np.maximum(n, 1), np.nan)[:, 0]
 
 
 def average_precision(items: Counts, relevant: Counts, k: int | None = None, rule: str = "min") -> Floats:
-    """Expected AP, or AP@k under one of the four rules of the field (`RULES`); k = None: the whole ranking.
+    """Expected AP, or AP@k under one of the `RULES`; k = None ranks the whole database.
 
-    Place i of a group holds a relevant item with probability r / n, then preceded in the group by (i - 1) rho
-    others, rho = (r - 1) / (n - 1), so a group adds (McSherry & Najork 2008, section 2; H: harmonic numbers,
+    Place i of a group holds a relevant item with probability r / n, preceded in the group by (i - 1) rho relevant ones
+    on average, rho = (r - 1) / (n - 1), so a group adds (McSherry & Najork 2008, section 2; H: harmonic numbers,
     m: places up to k)
 
         (r / n) * [rho m + (found + 1 - rho (before + 1)) * (H(before + m) - H(before))]
 
-    "min" and "R" divide the sum; "hits" averages the quotient over the hypergeometric number of hits in the
-    group that k cuts; "first" (the calc_map_k of DCMH and its heirs) cuts the list of relevant items instead
-    of the ranking. On the whole ranking all four agree.
+    "min" and "R" divide the sum; "hits" averages the quotient over the hypergeometric number of hits in the group that
+    k cuts; "first" (calc_map_k of DCMH and later code) cuts the list of relevant items instead of the ranking. On the
+    whole ranking all four agree. UsageError for an unknown rule or k < 1.
+    >>> average_precision(np.array([[1, 1, 2]]), np.array([[1, 0, 1]]))  # (1 + (2/3 + 1/2) / 2) / 2
+    array([0.79166667])
     """
     if rule not in RULES:
         fix = f"{did_you_mean(str(rule), RULES)} choose one of {', '.join(RULES)}"
@@ -112,10 +127,9 @@ def _precision_sum(n: Any, r: Any, places: Any, before: Any, found: Any, harmoni
 
 
 def _mean_of_hits(n: Counts, r: Counts, before: Counts, places: Counts, sums: Floats, harmonic: Floats) -> Floats:
-    """AP@k per relevant item found: E[(S + s(X)) / (P + X)], X hits in the group that k cuts.
+    """AP@k per relevant item found: E[(S + s(X)) / (P + X)], S and P the sum and the hits before the group that k cuts.
 
-    S and P are the sum and the hits before that group. Given X = x, its m places up to k are a group of their
-    own with x relevant items. (The mean of a quotient is not the quotient of the means.)
+    Given its number of hits X = x, the m places of that group up to k are a group of their own with x relevant items.
     """
     whole = places == n
     top, hits = np.where(whole, sums, 0.0).sum(axis=1), np.where(whole, r, 0).sum(axis=1)
@@ -133,10 +147,9 @@ def _mean_of_hits(n: Counts, r: Counts, before: Counts, places: Counts, sums: Fl
 def _mean_of_first(n: Counts, r: Counts, before: Counts, found: Counts, last: Counts, harmonic: Floats) -> Floats:
     """Mean precision at the first T = ``last`` (Q,) relevant items.
 
-    In the group that holds the T-th, as its t-th, place i counts when fewer than t relevant items precede it
-    in the group. Y of them do, hypergeometric, so it adds (r / n) E[(found + 1 + Y); Y < t] / (before + i).
-    Pr[Y < t] is the probability that the t-th of the other r - 1 comes later, and E[Y; Y < t] is E[Y] times
-    Pr[Y' < t - 1], Y' being Y with r - 2 of n - 2 items.
+    In the group of the T-th, its own t-th, place i counts when fewer than t relevant items precede it in the group: Y,
+    hypergeometric, so it adds (r / n) E[(found + 1 + Y); Y < t] / (before + i). Pr[Y < t] is the probability that the
+    t-th of the other r - 1 comes later, and E[Y; Y < t] = E[Y] Pr[Y' < t - 1], Y' being Y with r - 2 of n - 2 items.
     """
     whole = found + r <= last[:, None]
     value = np.where(whole, _precision_sum(n, r, n, before, found, harmonic), 0.0).sum(axis=1)
@@ -152,12 +165,18 @@ def _mean_of_first(n: Counts, r: Counts, before: Counts, found: Counts, last: Co
 
 
 def precision_at(items: Counts, relevant: Counts, k: int) -> Floats:
-    """Expected P@k = hits in the top k / k; k stays the divisor when fewer items exist, as in trec_eval."""
+    """Expected P@k, hits in the top k / k; as in trec_eval, k divides even if fewer items exist.
+    >>> precision_at(np.array([[1, 2]]), np.array([[1, 1]]), k=2)
+    array([0.75])
+    """
     return _ratio(_hits_at(items, relevant, k), np.where(relevant.sum(axis=1) > 0, k, 0))
 
 
 def recall_at(items: Counts, relevant: Counts, k: int) -> Floats:
-    """Expected R@k = hits in the top k / R, a share; `hit_at` is the R@1, R@5, R@10 of image-caption work."""
+    """Expected R@k, hits in the top k / R; the R@1, 5, 10 of image-caption papers is `hit_at`.
+    >>> recall_at(np.array([[1, 2]]), np.array([[1, 1]]), k=2)
+    array([0.75])
+    """
     return _ratio(_hits_at(items, relevant, k), relevant.sum(axis=1))
 
 
@@ -169,9 +188,11 @@ def _hits_at(items: Counts, relevant: Counts, k: int) -> Floats:
 
 
 def hit_at(items: Counts, relevant: Counts, k: int) -> Floats:
-    """Probability that the top k hold a relevant item.
+    """Probability that the top k contain a relevant item.
 
     1 - C(n - r, m) / C(n, m) when k leaves m places to the nearest group with a relevant item.
+    >>> hit_at(np.array([[1, 2]]), np.array([[0, 1]]), k=2)
+    array([0.5])
     """
     n, r, before = _first_group(items, relevant)
     places = np.clip(_cut(k, items) - before, 0, n)
@@ -183,24 +204,20 @@ def hit_at(items: Counts, relevant: Counts, k: int) -> Floats:
     return np.where(r > 0, 1.0 - miss, np.nan)
 
 
-def mean_reciprocal_rank(items: Counts, relevant: Counts) -> Floats:
-    """Expected 1 / rank of the first relevant item, per query; the mean over queries is the MRR."""
-    n, r, before = _first_group(items, relevant)
-    value = np.full(len(n), np.nan)
-    for q in np.flatnonzero(r > 0):
-        place = _place_of(int(n[q]), int(r[q]), 1)
-        value[q] = (place / (before[q] + np.arange(1, n[q] + 1))).sum()
-    return value
-
-
 def expected_rank(items: Counts, relevant: Counts) -> Floats:
-    """Expected rank (from 1) of the first relevant item, before + (n + 1) / (r + 1); `median_rank` is over these."""
+    """Expected rank, from 1, of the first relevant item: before + (n + 1) / (r + 1).
+    >>> expected_rank(np.array([[1, 2]]), np.array([[0, 1]]))
+    array([2.5])
+    """
     n, r, before = _first_group(items, relevant)
     return np.where(r > 0, before + (n + 1) / (r + 1), np.nan)
 
 
 def median_rank(items: Counts, relevant: Counts) -> float:
-    """MedR: median over the queries that have a relevant item of its `expected_rank`; NaN when none has."""
+    """MedR: median of `expected_rank` over queries with a relevant item; NaN without any.
+    >>> median_rank(np.array([[1, 2], [2, 1]]), np.array([[0, 1], [2, 0]]))
+    1.75
+    """
     ranks = expected_rank(items, relevant)
     valid = ranks[~np.isnan(ranks)]
     return float(np.median(valid)) if len(valid) else float("nan")
@@ -209,9 +226,11 @@ def median_rank(items: Counts, relevant: Counts) -> float:
 def ndcg_at(hist: Counts, k: int | None = None) -> Floats:
     """Expected nDCG@k from a histogram (Q, G + 1, D) by gain and distance.
 
-    Gain g = number of shared labels, discount 1 / log2(1 + rank). The gain is linear, as in trec_eval; many
-    hashing papers use 2^g - 1. The ideal ranking is over the whole database, not over the top k that was
-    retrieved. Every place of a group expects the group's mean gain.
+    Gain g = number of shared labels, linear as in trec_eval (many hashing papers use 2^g - 1); discount 1 / log2(1 +
+    rank) (Jarvelin & Kekalainen, ACM TOIS 2002). The ideal ranking is over the whole database, not over the retrieved
+    top k. Every place of a group expects the group's mean gain.
+    >>> ndcg_at(np.array([[[1, 0], [0, 1]]]))  # the relevant item is second: 1 / log2(3)
+    array([0.63092975])
     """
     gain = np.arange(hist.shape[1])
     n = hist.sum(axis=1, dtype=np.int64)  # (Q, D)
@@ -227,10 +246,12 @@ def ndcg_at(hist: Counts, k: int | None = None) -> Floats:
 
 
 def precision_within(items: Counts, relevant: Counts, radius: int) -> tuple[Floats, float]:
-    """Precision among the rows at distance <= radius, (Q,), and the share of queries whose ball is empty.
+    """Precision among items within a Hamming radius, and the share of empty balls.
 
-    An empty ball counts as precision 0, the custom of DHN and HashNet. Both leave out queries without
-    relevant items.
+    Returns ((Q,) float64, share of queries). An empty ball counts as precision 0, as in DHN and HashNet. Both leave out
+    queries without relevant items.
+    >>> precision_within(np.array([[2, 1], [0, 3]]), np.array([[1, 0], [0, 1]]), radius=0)
+    (array([0.5, 0. ]), 0.5)
     """
     _groups(items, relevant)
     if isinstance(radius, bool) or not isinstance(radius, (int, np.integer)) or radius < 0:
@@ -242,10 +263,11 @@ def precision_within(items: Counts, relevant: Counts, radius: int) -> tuple[Floa
 
 
 def pr_curve(items: Counts, relevant: Counts) -> tuple[Floats, Floats]:
-    """Precision and recall (D,) within radius h = 0, 1, ..., D - 1, averaged over queries (macro).
+    """Precision and recall (D,) within each radius 0 ... D - 1, averaged over queries (macro).
 
-    Queries without relevant items are left out; so are, from the precision at h, queries whose ball is empty:
-    it is NaN where every ball is.
+    Leaves out queries without relevant items, and from a precision also those with an empty ball; NaN if all are empty.
+    >>> pr_curve(np.array([[1, 3]]), np.array([[1, 1]]))
+    (array([1. , 0.5]), array([0.5, 1. ]))
     """
     n, r, before, found = _groups(items, relevant)
     valid = r.sum(axis=1) > 0
@@ -257,11 +279,12 @@ def pr_curve(items: Counts, relevant: Counts) -> tuple[Floats, Floats]:
 
 
 def average_precision_real(similarity: NDArray[np.floating[Any]], gains: NDArray[Any]) -> Floats:
-    """Expected AP of real-valued scores over the whole ranking.
+    """Expected AP of real-valued scores over the whole ranking; ties are exact here too.
 
-    similarity: (Q, N) float32 or float64, higher = nearer; gains: (Q, N), 0 = not relevant, EXCLUDED = left
-    out. Returns (Q,). Ties are exact here too. Raises DataError for NaN or infinity, UsageError for other dtypes or
-    shapes.
+    similarity: (Q, N) float32 or float64, higher = nearer; gains: (Q, N), 0 = not relevant, EXCLUDED = left out.
+    Returns (Q,). Raises DataError for NaN or infinity, UsageError for other dtypes or shapes.
+    >>> average_precision_real(np.array([[0.9, 0.1, 0.5]]), np.array([[1, 1, 0]]))
+    array([0.83333333])
     """
     _check_real(similarity, gains)
     harmonic = _prefix(1.0 / np.arange(1, similarity.shape[1] + 1))
@@ -278,10 +301,9 @@ def average_precision_real(similarity: NDArray[np.floating[Any]], gains: NDArray
 
 
 def _tie_groups(key: NDArray[Any], related: NDArray[Any]) -> tuple[Counts, Counts, Counts, Counts, Counts]:
-    """The groups of equal keys that have a relevant item, as `_precision_sum` takes them. Only the relevant ones are
-    looked up among all: sorting plain values is several times faster than sorting places.
+    """Group the keys (N,), sorted, that occur among ``related`` (R,), sorted, R > 0, as `_precision_sum` takes them.
 
-    key: (N,) sorted; related: (R,) those of the relevant items, sorted, R > 0.
+    Only the relevant keys are searched for: sorting plain values is several times faster than sorting places.
     """
     found = np.flatnonzero(np.concatenate(([True], related[1:] != related[:-1])))  # relevant items before the group
     value, r = related[found], np.diff(found, append=len(related))
@@ -293,10 +315,11 @@ def _tie_groups(key: NDArray[Any], related: NDArray[Any]) -> tuple[Counts, Count
 
 
 def nearest_relevant_real(similarity: NDArray[np.floating[Any]], gains: NDArray[Any]) -> tuple[Counts, Counts]:
-    """Counts of real-valued scores around the nearest relevant item: nearer items, and those with its score.
+    """Counts around the nearest relevant item, as `hit_at` takes them: nearer items, and items with its score.
 
-    Arguments as for `average_precision_real`. Returns (items, relevant), (Q, 2) int64 each, all that `hit_at` and
-    `expected_rank` look at.
+    Arguments and errors as for `average_precision_real`. Returns (items, relevant), (Q, 2) int64 each.
+    >>> nearest_relevant_real(np.array([[0.9, 0.5, 0.5]]), np.array([[0, 1, 0]]))
+    (array([[1, 2]]), array([[0, 1]]))
     """
     _check_real(similarity, gains)
     there = gains != EXCLUDED
@@ -316,13 +339,6 @@ def _check_real(similarity: NDArray[Any], gains: NDArray[Any]) -> None:
     if not np.isfinite(similarity).all():
         row = int(np.argmin(np.isfinite(similarity).all(axis=1)))
         raise DataError(f"similarities with NaN or infinite values, first in query {row}")
-
-
-def average_precision_ranked(relevant_in_rank_order: NDArray[np.bool_]) -> Floats:
-    """AP of rankings without ties, nearest first: (Q, N) bool -> (Q,)."""
-    hits = relevant_in_rank_order.cumsum(axis=1, dtype=np.int64)
-    rank = np.arange(1, hits.shape[1] + 1)
-    return _ratio((hits / rank * relevant_in_rank_order).sum(axis=1), relevant_in_rank_order.sum(axis=1))
 
 
 def _groups(items: Counts, relevant: Counts) -> tuple[Counts, Counts, Counts, Counts]:

@@ -1,8 +1,7 @@
-"""Which database rows are relevant to which query, computed fast and once. Pure NumPy.
+"""Relevance of database rows to queries, computed once. Pure NumPy.
 
-Gains depend on labels or items only, so one `Relevance` serves every bit length, method, language and
-direction that has the same rows; they are the dearest part of an evaluation, and re-using them halves its
-time.
+Gains depend on labels or items only, so one `Relevance` serves every bit length, method, language and direction with
+the same rows. They are the most expensive part of an evaluation; reusing them halves its time.
 """
 
 from __future__ import annotations
@@ -18,8 +17,8 @@ from numpy.typing import NDArray
 from cmrhash.errors import DataError, UsageError
 
 MAX_GAIN = 15  # more shared labels count as this many
-EXCLUDED = MAX_GAIN + 1  # the gain of a pair that does not take part at all
-CACHE_BYTES = 1 << 28  # hold all gains (1 byte a pair) up to 256 MB, else compute them block by block
+EXCLUDED = MAX_GAIN + 1  # the gain of a pair that is left out
+CACHE_BYTES = 1 << 28  # keep all gains (1 byte per pair) up to 256 MB, else compute them block by block
 SLAB_ROWS = 1 << 15  # database rows of one pass, which bounds the label rows held at a time
 
 # (q0, q1, n0, n1, out): write the gains of a block of pairs to out (q1 - q0, n1 - n0) uint8
@@ -27,10 +26,10 @@ Block = Callable[[int, int, int, int, NDArray[np.uint8]], None]
 
 
 class Relevance:
-    """Which database rows are relevant to which query, and how much: gain = number of shared labels.
+    """Gains of database rows for queries: 0 = not relevant, else the number of shared labels.
 
-    Made by `by_labels` or `by_pairs`. Depends on neither codes nor bits: one object serves all bit lengths,
-    and both languages and directions that have the same rows. Safe to share between threads.
+    Made by `by_labels` or `by_pairs`. Independent of codes and bits: one object serves all bit lengths, languages and
+    directions with the same rows. Safe to share between threads.
     """
 
     def __init__(
@@ -45,7 +44,7 @@ class Relevance:
         self._block = block
         self._lock = threading.Lock()
         self._all: NDArray[np.uint8] | None = None
-        self._asked = 0  # pairs, over all calls
+        self._asked = 0  # pairs, summed over all calls
 
     @classmethod
     def by_labels(
@@ -55,11 +54,11 @@ class Relevance:
         classes: int,
         exclude: NDArray[np.integer[Any]] | None = None,
     ) -> Relevance:
-        """Relevant = shares at least one label; gain = number of shared labels, at most 15.
+        """Relevance by labels: gain = number of shared labels, at most 15.
 
-        Labels: class ids in 0 ... classes - 1 of each row; a repeated id counts once, no labels = relevant to
-        nothing. exclude: (Q,) database row that is the query itself and is left out, -1 for none (image to
-        image). Raises DataError for an id outside the range.
+        Labels: class ids in 0 ... classes - 1 of each row; a repeated id counts once; a row without labels is relevant
+        to nothing. exclude: (Q,) database row that is the query itself and is left out, -1 for none (image to image).
+        Raises DataError for an id outside the range.
         """
         query = _Labels(query_labels, classes, "query")
         database = _Labels(database_labels, classes, "database")
@@ -73,7 +72,7 @@ class Relevance:
         database_item: NDArray[np.integer[Any]],
         exclude: NDArray[np.integer[Any]] | None = None,
     ) -> Relevance:
-        """Relevant = of the same item (an image and its own captions); gain 1. (Q,) and (N,) item ids."""
+        """Relevance by pairs: gain 1 for the same item, as an image and its captions. (Q,) and (N,) item ids."""
         for item in (query_item, database_item):
             if np.ndim(item) != 1 or np.asarray(item).dtype.kind not in "iu":
                 raise UsageError("items must be 1-D arrays of whole numbers")
@@ -86,8 +85,8 @@ class Relevance:
     def gains(self, q0: int, q1: int, n0: int, n1: int) -> NDArray[np.uint8]:
         """Gains of queries q0 ... q1 - 1 on database rows n0 ... n1 - 1, (q1 - q0, n1 - n0) uint8, read-only.
 
-        0 = not relevant, 1 ... `levels`, or EXCLUDED. From the second pass over all pairs on they are kept, when
-        they fit 256 MB: a single pass is faster without touching so much fresh memory.
+        0 = not relevant, 1 ... `levels`, or EXCLUDED. From the second pass over all pairs on they are kept if they fit
+        into 256 MB; a single pass is faster without allocating so much memory.
         """
         queries, rows = self.shape
         with self._lock:
@@ -141,10 +140,9 @@ class _Labels:
 
 
 class _SharedLabels:
-    """Gains by labels: a row of bytes per label over the database; a query adds up the rows of its labels.
+    """Gains by labels: one row of bytes per label over the database; a query sums the rows of its labels.
 
-    No Q x N x classes array, and no matrix product: a query has few labels, and a row is added at memory
-    speed.
+    Needs no Q x N x classes array and no matrix product: a query has few labels, and a row is added at memory speed.
     """
 
     def __init__(self, query: _Labels, database: _Labels) -> None:
@@ -166,7 +164,7 @@ class _SharedLabels:
                     np.minimum(row, MAX_GAIN, out=row)
 
     def _planes_of(self, n0: int, n1: int) -> NDArray[np.uint8]:
-        """(classes, n1 - n0) uint8, 1 where the row has the label; kept until another slab is asked for."""
+        """Label rows of a slab, (classes, n1 - n0) uint8, 1 = has the label; kept until the slab changes."""
         with self._lock:
             if self._planes[:2] != (n0, n1):
                 first, last = self.database.start[n0], self.database.start[n1]

@@ -93,7 +93,7 @@ class Hasher(Embedder):
         self._image_weights, self._text_models = image_weights, dict(text_models or {})
         self._text_encoders: dict[str, CaptionEncoder] = {}
         self.among = among
-        self.views: Mapping[View, ViewCodes] = among_all(self.dataset, codes) if among == "all" else codes
+        self.views: Mapping[View, ViewCodes] = among_all(self.dataset, codes) if among == "all" else dict(codes)
         self._place = {item.id: row for row, item in enumerate(self.dataset.items)}
         self._store: CodeStore | None = open_store(store, probes) if store is not None else None
         self._keys: dict[View, dict[str, int]] = {}  # of a view in the store -> place in the database

@@ -1,7 +1,7 @@
-"""Modality-gap terms: how far the embeddings of two views lie apart as distributions. Pure functions of tensors.
+"""Modality-gap terms: distances between the distributions of two views' embeddings. Pure functions of tensors.
 
-Notation: u (B, K) image embeddings, v (B, K) text embeddings; every term is a scalar to be minimised. They know nothing
-of relevance; all but ``correlation`` do not even know that row i of u and row i of v are a pair.
+Notation: u (B, K) image embeddings, v (B, K) text embeddings, float; every term is a scalar to be minimised. No term
+uses relevance, and only ``correlation`` uses that row i of u and row i of v are a pair.
 """
 
 from __future__ import annotations
@@ -19,31 +19,39 @@ LEAST_VARIANCE = 1e-6  # added to a dimension's variance: a constant dimension h
 
 
 def adversarial(u: Tensor, v: Tensor, classify: Callable[[Tensor], Tensor]) -> Tensor:
-    """How well a classifier tells the views apart, behind a reversed gradient: cross-entropy of view 0 for the rows of
-    u and view 1 for those of v. The classifier goes down this loss, the embeddings go up, at the same step.
+    """Cross-entropy of a classifier that tells the views apart, behind a reversed gradient.
 
-    classify: (N, K) -> (N, 2) logits. log 2 means that it cannot tell.
+    Rows of u belong to view 0, rows of v to view 1. In the same step the classifier descends this loss and the
+    embeddings ascend it. classify: (N, K) -> (N, 2) logits. A loss of log 2 means that it cannot tell the views apart.
     Source: Ganin & Lempitsky, Unsupervised Domain Adaptation by Backpropagation, ICML 2015, eq. 4-6 (the reversal);
     Wang et al., Adversarial Cross-Modal Retrieval, ACM MM 2017, L_adv (views as domains).
+
+    >>> adversarial(torch.ones(2, 4), torch.ones(2, 4), lambda x: x[:, :2])
+    tensor(0.6931)
     """
     view = torch.arange(2, device=u.device).repeat_interleave(len(u))
     return functional.cross_entropy(classify(_reversed(torch.cat([u, v]))), view)
 
 
 def _reversed(x: Tensor) -> Tensor:
-    """x as it is, its gradient with the other sign."""
+    """Return x with its gradient reversed."""
     return x.detach() - (x - x.detach())
 
 
 def mmd(u: Tensor, v: Tensor) -> Tensor:
-    """Squared maximum mean discrepancy under a mean of Gaussian kernels, the biased (V-statistic) estimate, which is
-    never negative and is defined for a single row:
+    """Squared maximum mean discrepancy (MMD) under a mean of Gaussian kernels.
+
+    The biased (V-statistic) estimate, which is never negative and is defined for a single row:
 
         MMD^2 = mean k(u, u') + mean k(v, v') - 2 mean k(u, v),    k(x, y) = mean over w of exp(-|x - y|^2 / (w s))
 
     with s the mean squared distance between two rows of u and v together, taken as a constant.
     Source: Gretton et al., A Kernel Two-Sample Test, JMLR 2012, eq. 5; the kernels as in Long et al., Learning
     Transferable Features with Deep Adaptation Networks, ICML 2015, section 3.1, with equal weights.
+
+    >>> u = torch.tensor([[0.0, 1.0], [1.0, 0.0]])
+    >>> mmd(u, u), mmd(u, u + 1) > 0.1
+    (tensor(0.), tensor(True))
     """
     both = torch.cat([u, v])
     distance = squared_distances(both, both)  # (2 B, 2 B)
@@ -56,9 +64,14 @@ def mmd(u: Tensor, v: Tensor) -> Tensor:
 
 
 def coral(u: Tensor, v: Tensor) -> Tensor:
-    """Squared difference of the covariances, |C_u - C_v|_F^2 / (4 K^2), with C = X^T X / (B - 1) of centred rows.
+    """Squared difference of the covariances, |C_u - C_v|_F^2 / (4 K^2).
 
-    A single row has covariance 0. Source: Sun & Saenko, Deep CORAL, ECCV 2016 workshops, eq. 1-3.
+    C = X^T X / (B - 1) of centred rows; a single row has covariance 0.
+    Source: Sun & Saenko, Deep CORAL, ECCV 2016 workshops, eq. 1-3.
+
+    >>> u = torch.tensor([[1.0], [-1.0]])
+    >>> coral(u, 2 * u)  # variances 2 and 8: (8 - 2)^2 / 4
+    tensor(9.)
     """
     return (_covariance(u) - _covariance(v)).pow(2).sum() / (4 * u.shape[1] ** 2)
 
@@ -69,11 +82,16 @@ def _covariance(x: Tensor) -> Tensor:
 
 
 def correlation(u: Tensor, v: Tensor) -> Tensor:
-    """Minus the sum over dimensions of Pearson's correlation between the views: -K where each dimension of v is a
-    rising linear function of the same dimension of u; a dimension that is constant in u or v counts 0.
+    """Minus the sum over dimensions of Pearson's correlation between the views.
 
+    -K where each dimension of v is a rising linear function of the same dimension of u; a dimension that is constant in
+    u or v counts 0.
     Source: Chandar, Khapra, Larochelle & Ravindran, Correlational Neural Networks, Neural Computation 28(2), 2016,
     corr(h(X), h(Y)), the term that lambda weighs.
+
+    >>> u = torch.tensor([[1.0, 5.0], [-1.0, 5.0]])
+    >>> correlation(u, 3 * u).round(decimals=3)
+    tensor(-1.)
     """
     a, b = u - u.mean(0), v - v.mean(0)
     spread = ((a.pow(2).mean(0) + LEAST_VARIANCE) * (b.pow(2).mean(0) + LEAST_VARIANCE)).sqrt()

@@ -1,4 +1,4 @@
-"""Hash heads: features of one modality -> embeddings in the common Hamming space. nn.Modules only."""
+"""Hash heads: modules that map features of one modality to embeddings in the common Hamming space."""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
 """Similarity losses: pure functions of embeddings and relevance. Imports nothing of cmrhash.
 
-Notation: B items in a batch, K bits; u (B, K) image embeddings, v (B, K) text embeddings, tanh, in [-1, 1];
-relevant (B, B) bool, symmetric, True on the diagonal (an item's own pair is a positive).
+Notation: B items in a batch, K bits; u (B, K) image embeddings and v (B, K) text embeddings, float, the outputs of a
+tanh, in [-1, 1]; relevant (B, B) bool, symmetric, True on the diagonal (an item's own pair is a positive). Every loss
+is a scalar of the embeddings' dtype to be minimised; shapes that do not fit raise torch's own errors.
 """
 
 from __future__ import annotations
@@ -15,8 +16,11 @@ from torch.nn import functional
 
 
 class Triplets(NamedTuple):
-    """A triplet loss by term. loss: (V,) mean hinge over the term's valid triplets (0 without any). valid: (V,)
-    int64 triplets that the term is a mean of. active: (V,) int64 those with a positive hinge."""
+    """Triplet loss by term.
+
+    loss: (V,) mean hinge over the valid triplets of each term, 0 without any. valid: (V,) int64 numbers of triplets in
+    these means. active: (V,) int64 numbers of triplets with a positive hinge.
+    """
 
     loss: Tensor
     valid: Tensor
@@ -24,23 +28,32 @@ class Triplets(NamedTuple):
 
 
 def squared_distances(a: Tensor, b: Tensor) -> Tensor:
-    """(B, K), (C, K) -> (B, C) squared L2 distances, never negative."""
+    """Squared L2 distances, never negative: (B, K), (C, K) -> (B, C).
+
+    >>> squared_distances(torch.zeros(1, 2), torch.tensor([[3.0, 4.0], [0.0, 1.0]]))
+    tensor([[25.,  1.]])
+    """
     squares = a.pow(2).sum(1, keepdim=True) + b.pow(2).sum(1)  # (B, C)
     return (squares - 2 * a @ b.T).clamp_min(0) + 0.0  # + 0.0 turns -0.0 into 0.0
 
 
 def batch_all_triplets(distance: Tensor, relevant: Tensor, margin: float) -> Triplets:
-    """Mean hinge over all valid triplets of each term, exactly, in O(B^2 log B) time and O(B^2) memory.
+    """Mean hinge over all valid triplets of each term.
 
         L = mean over (a, p, n) with relevant[a, p], not relevant[a, n] of max(0, D[a, p] - D[a, n] + margin)
 
-    distance: (V, B, C) or (B, C), rows are anchors; relevant: (B, C) bool. Value and gradient equal the triple loop,
-    also where the hinge is exactly 0 (there the gradient is 0).
+    distance: (V, B, C) or (B, C) float, rows are anchors; relevant: (B, C) bool; margin: in units of the distance.
+    Value and gradient equal the triple loop, also where the hinge is exactly 0 (there the gradient is 0).
+    Source: Schroff et al., FaceNet, CVPR 2015, eq. 1, over all triplets of a batch.
 
-    How: sort each anchor's row once, positives by D + margin and negatives by D. The triplets of a positive that are
-    active are its predecessors among the negatives, so the sum is a sum of distances with integer weights: each
-    positive counts the negatives before it, each negative (with a minus) the positives after it. These weights are
-    the gradient, and no tensor of B^3 is ever made.
+    O(B^2 log B) time and O(B^2) memory: each anchor's row is sorted once, positives by D + margin and negatives by D.
+    The active triplets of a positive are its predecessors among the negatives, so the sum is a sum of distances with
+    integer weights: each positive counts the negatives before it, each negative (with a minus) the positives after it.
+    These weights are the gradient.
+
+    >>> loss, valid, active = batch_all_triplets(torch.tensor([[0.0, 1.0]]), torch.tensor([[True, False]]), margin=1.5)
+    >>> loss, valid, active
+    (tensor([0.5000]), tensor([1]), tensor([1]))
     """
     distance = distance if distance.dim() == 3 else distance.unsqueeze(0)  # (V, B, C)
     positive = relevant.expand_as(distance)
@@ -78,11 +91,15 @@ def _sort(keys: Tensor, positive: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def four_triplets(u: Tensor, texts: list[Tensor], relevant: Tensor, margin: float) -> Triplets:
-    """The four triplet terms F = L(I->T) + L(T->I) + L(T->T) + L(I->I) over squared L2 distances.
+    """Four triplet terms L(I->I), L(I->T), L(T->I) and L(T->T) over squared L2 distances.
 
-    texts: one v (B, K) a language. Terms in the order I->I, then I->T, T->I, T->T of each language: (1 + 3 n,).
+    texts: one v (B, K) per language, n in all. Returns 1 + 3 n terms: I->I, then I->T, T->I, T->T of each language.
     Source: the batch-all form of the loss in xiami2019/Cross-modal-retrieval (train.py), which follows
     Schroff et al., FaceNet, CVPR 2015, eq. 1, with multi-label relevance.
+
+    >>> u = torch.tensor([[1.0], [-1.0]])
+    >>> four_triplets(u, [u], torch.eye(2, dtype=torch.bool), margin=5.0).loss  # the margin is 1 wider than the gap
+    tensor([1., 1., 1., 1.])
     """
     return batch_all_triplets(_four_distances(u, texts), relevant, margin)
 
@@ -97,13 +114,17 @@ def _four_distances(u: Tensor, texts: list[Tensor]) -> Tensor:
 
 
 def seed_triplets(u: Tensor, texts: list[Tensor], relevant: Tensor, margin: float) -> Triplets:
-    """The sampler of the first published code for this loss, kept to reproduce it; not a good default.
+    """Four triplet terms with the sampler of the first published code, for reproduction only.
 
-    For every item c of the batch: all pairs a < p among the items relevant to c (c itself included), with every
-    item n that is not relevant to c, without asking whether a and p are relevant to each other or n to a. An item's
-    own pair is never used. Mean over these triplets, a triplet counted once for each c.
+    For every item c of the batch: all pairs a < p among the items relevant to c (c itself included), with every item n
+    that is not relevant to c; whether a and p are relevant to each other, or n to a, is not checked. An item's own pair
+    is never used. Mean over these triplets, each counted once for each c. Arguments and terms as for `four_triplets`.
     Source: xiami2019/Cross-modal-retrieval, utils.py, get_triplets and triplet_hashing_loss.
-    Time O(B^4), memory O(B^3): meant for its own batch size of 32, usable to about 128.
+    Time O(B^4), memory O(B^3): made for batches of 32, usable to about 128.
+
+    >>> u, relevant = torch.tensor([[1.0], [1.0], [-1.0]]), torch.block_diag(torch.ones(2, 2), torch.ones(1, 1)).bool()
+    >>> seed_triplets(u, [u], relevant, margin=5.0).loss
+    tensor([1., 1., 1., 1.])
     """
     distance = _four_distances(u, texts)  # (V, B, B)
     s = relevant.to(distance.dtype)
@@ -118,14 +139,19 @@ def seed_triplets(u: Tensor, texts: list[Tensor], relevant: Tensor, margin: floa
 
 
 def hardest_triplets(u: Tensor, texts: list[Tensor], relevant: Tensor, margin: float) -> Triplets:
-    """The four terms with one triplet an anchor: its farthest positive and its nearest negative.
+    """Four triplet terms over each anchor's farthest positive and nearest negative.
 
         L = mean over a of max(0, max_p D[a, p] - min_n D[a, n] + margin)
 
-    An anchor without a positive or without a negative gives nothing. Shows a collapse rather than a good result: where
-    many items are relevant the farthest positive is farther than the nearest negative, the embeddings are drawn into
-    one point, and the loss stays at the margin. Source: Hermans, Beyer & Leibe, In Defense of the Triplet Loss for
-    Person Re-Identification, arXiv:1703.07737 (2017), eq. 5 (batch hard).
+    Arguments and terms as for `four_triplets`; an anchor without a positive or without a negative is left out. For
+    reproduction: where many items are relevant, the farthest positive is farther than the nearest negative, the
+    embeddings collapse into one point, and the loss stays at the margin.
+    Source: Hermans, Beyer & Leibe, In Defense of the Triplet Loss for Person Re-Identification, arXiv:1703.07737
+    (2017), eq. 5 (batch hard).
+
+    >>> u = torch.tensor([[1.0], [-1.0]])
+    >>> hardest_triplets(u, [u], torch.eye(2, dtype=torch.bool), margin=5.0).loss
+    tensor([1., 1., 1., 1.])
     """
     distance = _four_distances(u, texts)  # (V, B, B)
     farthest = distance.masked_fill(~relevant, -torch.inf).amax(-1)  # (V, B)
@@ -137,11 +163,15 @@ def hardest_triplets(u: Tensor, texts: list[Tensor], relevant: Tensor, margin: f
 
 
 def pairwise_logistic(u: Tensor, v: Tensor, relevant: Tensor) -> Tensor:
-    """Balanced pairwise logistic loss: log(1 + exp(-s theta)) with s = +1 for relevant pairs and -1 for the others,
-    theta = <u, v> / 2, relevant and irrelevant pairs weighing half each. u (B, K), v (C, K) -> scalar.
+    """Balanced pairwise logistic loss; relevant and irrelevant pairs weigh half each.
 
+    log(1 + exp(-s theta)) with s = +1 for relevant pairs and -1 for the others, theta = <u, v> / 2.
+    u (B, K), v (C, K), relevant (B, C) bool -> scalar.
     Source: Jiang & Li, Deep Cross-Modal Hashing, CVPR 2017, eq. 1 (likelihood term); the balance of the two classes as
     in Cao et al., HashNet, ICCV 2017, eq. 2.
+
+    >>> pairwise_logistic(torch.zeros(2, 8), torch.zeros(2, 8), torch.eye(2, dtype=torch.bool))  # log 2
+    tensor(0.6931)
     """
     theta = u @ v.T / 2
     near, far = functional.softplus(-theta), functional.softplus(theta)
@@ -149,21 +179,29 @@ def pairwise_logistic(u: Tensor, v: Tensor, relevant: Tensor) -> Tensor:
 
 
 def contrastive(u: Tensor, v: Tensor, relevant: Tensor, margin: float) -> Tensor:
-    """Siamese contrastive loss over squared L2 distances: relevant pairs are drawn together, the others pushed apart
-    up to the margin, each kind weighing half. u (B, K), v (C, K) -> scalar.
+    """Siamese contrastive loss over squared L2 distances.
 
+    Pulls relevant pairs together and pushes the others apart up to the margin; each kind weighs half.
+    u (B, K), v (C, K), relevant (B, C) bool; margin: on the squared distance -> scalar.
     Source: Hadsell, Chopra & LeCun, Dimensionality Reduction by Learning an Invariant Mapping, CVPR 2006, eq. 4, with
     the squared distance inside the hinge.
+
+    >>> contrastive(torch.eye(2), torch.eye(2), torch.eye(2, dtype=torch.bool), margin=3.0)  # (0 + (3 - 2)) / 2
+    tensor(0.5000)
     """
     distance = squared_distances(u, v)
     return (_mean_where(distance, relevant) + _mean_where((margin - distance).clamp_min(0), ~relevant)) / 2
 
 
 def multi_positive_contrastive(u: Tensor, v: Tensor, relevant: Tensor, temperature: float = 0.1) -> Tensor:
-    """Supervised contrastive loss across two views with several positives, over cosine similarities:
-    the mean over anchors and their positives of -log softmax. u (B, K), v (B, K) -> scalar.
+    """Supervised contrastive loss across two views, over cosine similarities.
 
+    Mean over anchors and their positives of -log softmax(cosine / temperature).
+    u (B, K), v (C, K), relevant (B, C) bool -> scalar.
     Source: Khosla et al., Supervised Contrastive Learning, NeurIPS 2020, eq. 2 (L_out).
+
+    >>> multi_positive_contrastive(torch.ones(4, 8), torch.ones(4, 8), torch.eye(4, dtype=torch.bool))  # log 4
+    tensor(1.3863)
     """
     similarity = functional.normalize(u, dim=1) @ functional.normalize(v, dim=1).T / temperature
     log_p = similarity.log_softmax(1)
@@ -171,11 +209,15 @@ def multi_positive_contrastive(u: Tensor, v: Tensor, relevant: Tensor, temperatu
 
 
 def projection_matching(u: Tensor, v: Tensor, relevant: Tensor) -> Tensor:
-    """CMPM, one direction: KL divergence of the softmax over scalar projections of u onto normalised v from the
-    normalised relevance. u (B, K) anchors, v (B, K) -> scalar; call it both ways and add.
+    """CMPM, one direction: divergence of projections from the normalised relevance.
 
+    KL divergence of the softmax over scalar projections of u onto normalised v from relevance divided by its sum.
+    u (B, K) anchors, v (C, K), relevant (B, C) bool -> scalar; call it in both directions and add.
     Source: Zhang & Lu, Deep Cross-Modal Projection Learning for Image-Text Matching, ECCV 2018, eq. 1-4; with several
-    positives the target is relevance divided by its sum, as the paper has it (some code divides by the L2 norm).
+    positives the target is relevance divided by its sum, as in the paper (some code divides by the L2 norm).
+
+    >>> projection_matching(torch.zeros(2, 8), torch.ones(2, 8), torch.ones(2, 2, dtype=torch.bool)).abs() < 1e-6
+    tensor(True)
     """
     log_p = (u @ functional.normalize(v, dim=1).T).log_softmax(1)
     target = relevant.to(u.dtype) / relevant.sum(1, keepdim=True).clamp_min(1)
@@ -183,23 +225,29 @@ def projection_matching(u: Tensor, v: Tensor, relevant: Tensor) -> Tensor:
 
 
 def label_classification(logits: Tensor, labels: Tensor) -> Tensor:
-    """Softmax cross-entropy of an item's labels, each an equal share of the target: labels divided by their sum.
+    """Softmax cross-entropy of an item's labels, each an equal share of the target.
 
     logits (B, classes), labels (B, classes) float32 of 0 and 1; an item without labels counts 0 -> scalar.
-    Source: Wang et al., Adversarial Cross-Modal Retrieval, ACM MM 2017, L_imd; it has one label an item.
+    Source: Wang et al., Adversarial Cross-Modal Retrieval, ACM MM 2017, L_imd, which has one label per item.
+
+    >>> label_classification(torch.zeros(1, 4), torch.tensor([[1.0, 1.0, 0.0, 0.0]]))  # log 4
+    tensor(1.3863)
     """
     target = labels / labels.sum(1, keepdim=True).clamp_min(1)
     return -(target * logits.log_softmax(1)).sum(1).mean()
 
 
 def projection_classification(u: Tensor, v: Tensor, weight: Tensor, labels: Tensor) -> Tensor:
-    """CMPC, one direction: the labels of an item from the projection of its u onto its normalised v,
+    """CMPC, one direction: labels of an item from the projection of u onto v.
 
         x = <u, v / |v|> v / |v|,    logits = x . w_c / |w_c|,
 
     so that v must point to the class as well. u (B, K), v (B, K), weight (classes, K), labels (B, classes) -> scalar;
-    call it both ways and add. With several labels the target is as in ``label_classification``.
+    call it in both directions and add. With several labels the target is as in `label_classification`.
     Source: Zhang & Lu, Deep Cross-Modal Projection Learning for Image-Text Matching, ECCV 2018, eq. 5-8.
+
+    >>> projection_classification(torch.zeros(1, 2), torch.ones(1, 2), torch.eye(2), torch.tensor([[1.0, 0.0]]))
+    tensor(0.6931)
     """
     direction = functional.normalize(v, dim=1)
     projected = (u * direction).sum(1, keepdim=True) * direction  # (B, K)
@@ -207,19 +255,30 @@ def projection_classification(u: Tensor, v: Tensor, weight: Tensor, labels: Tens
 
 
 def reconstruction(decoded: Tensor, features: Tensor) -> Tensor:
-    """Mean squared error a feature, so that views of many and of few features weigh the same. Both (B, D) -> scalar."""
+    """Mean squared error per feature, so that views of any width weigh the same.
+
+    decoded, features: (B, D) -> scalar.
+
+    >>> reconstruction(torch.zeros(2, 3), torch.full((2, 3), 2.0))
+    tensor(4.)
+    """
     return (decoded - features).pow(2).mean()
 
 
 def tie_aware_ap(u: Tensor, v: Tensor, relevant: Tensor, among: Tensor | None = None) -> Tensor:
-    """1 - mean tie-aware AP of the anchors u over the batch, made differentiable by soft distance histograms.
+    """1 - mean tie-aware AP of the anchors u over the batch.
 
         AP = 1/R sum_d h+_d (2 H+_(d-1) + h+_d + 1) / (2 H_(d-1) + h_d + 1)
 
-    with h_d, h+_d the items and relevant items at distance d, H their cumulative sums. A distance (K - <u, v>) / 2 of
-    tanh codes gives its weight to the two nearest integers (linear binning), so no (B, B, K) tensor is made.
+    with h_d, h+_d the items and relevant items at distance d, H their cumulative sums. Soft histograms make it
+    differentiable: a distance (K - <u, v>) / 2 of tanh codes gives its weight to the two nearest integers (linear
+    binning), so no (B, B, K) tensor is made.
     u (B, K), v (C, K), relevant (B, C) bool; among (B, C) bool: the pairs that count, all by default -> scalar.
     Source: He, Cakir, Bargal & Sclaroff, Hashing as Tie-Aware Learning to Rank, CVPR 2018, eq. 8 (simplified AP).
+
+    >>> u = torch.tensor([[1.0, 1.0], [-1.0, -1.0]])
+    >>> tie_aware_ap(u, u, torch.eye(2, dtype=torch.bool))  # each anchor ranks its own pair first
+    tensor(0.)
     """
     bits = u.shape[1]
     weight = torch.ones_like(relevant, dtype=u.dtype) if among is None else among.to(u.dtype)

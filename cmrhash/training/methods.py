@@ -63,6 +63,7 @@ class Method:
     """terms: (views, batch) -> Terms, None for a closed form. source: paper or code, for the run's record.
     fit: (standardised features (n, D) by view, bits, ridge) -> linear heads (D, K) by view, of a closed form.
     parts: shapes -> modules that are trained beside the heads. labels: learns from labels, not from relevance alone.
+    reproduction: only for comparison with published results (an ablation, another sampler), not for new work.
     """
 
     terms: ToTerms | None
@@ -70,6 +71,16 @@ class Method:
     fit: Callable[[dict[str, cca.Matrix], int, float], dict[str, cca.Matrix]] | None = None
     parts: Callable[[Shapes], Parts] | None = None
     labels: bool = False
+    reproduction: bool = False
+
+
+def method_names(usable: Callable[[Method], bool] = lambda _: True) -> str:
+    """List the names of usable methods, those for reproduction last: "a, b; for reproduction only: c"."""
+    names: dict[bool, list[str]] = {False: [], True: []}
+    for name, method in METHODS.items():
+        if usable(method):
+            names[method.reproduction].append(name)
+    return "; for reproduction only: ".join(", ".join(group) for group in names.values() if group)
 
 
 def get_method(name: str, relevance: str = "labels") -> Method:
@@ -78,9 +89,9 @@ def get_method(name: str, relevance: str = "labels") -> Method:
     if name not in METHODS:
         near = get_close_matches(name, METHODS, 1)
         hint = f"did you mean {near[0]}? " if near else ""
-        raise UsageError(f"unknown method '{name}'", None, f"{hint}choose one of {', '.join(METHODS)}")
+        raise UsageError(f"unknown method '{name}'", None, f"{hint}choose one of {method_names()}")
     if METHODS[name].labels and relevance != "labels":
-        without = ", ".join(other for other, method in METHODS.items() if not method.labels)
+        without = method_names(lambda method: not method.labels)
         raise UsageError(f"method '{name}' learns from labels, relevance is by pairs", None, f"choose one of {without}")
     return METHODS[name]
 
@@ -216,7 +227,9 @@ def _correlations(views: Views, batch: Batch) -> Terms:
     return Terms({f"{a}-{b}": _correlation(views[a], views[b], batch) / len(pairs) for a, b in pairs}, {})
 
 
-def _acmr(source: str, triplet: bool = True, gap: tuple[float, Pairwise] | None = None) -> Method:
+def _acmr(
+    source: str, triplet: bool = True, gap: tuple[float, Pairwise] | None = None, reproduction: bool = True
+) -> Method:
     """A member of the ACMR family: labels, and triplets and a weighted modality-gap term if wanted."""
     terms: dict[str, tuple[float, ToTerms]] = {"label": (1.0, _label)}
     if triplet:
@@ -226,15 +239,19 @@ def _acmr(source: str, triplet: bool = True, gap: tuple[float, Pairwise] | None 
     parts = label_and_modality_classifiers if gap and gap[1] is _adversarial else label_classifier
     weights = ", ".join(f"{part} {weight:g}" for part, (weight, _) in terms.items())
     source = f"ACMR, Wang et al. (ACM MM 2017): {source}; weights {weights}"
-    return Method(_joined(**terms), source, parts=parts, labels=True)
+    return Method(_joined(**terms), source, parts=parts, labels=True, reproduction=reproduction)
 
 
 METHODS = {
     "triplet": Method(_triplets(losses.four_triplets), "four triplet terms, batch-all; FaceNet (CVPR 2015) eq. 1"),
     "triplet-hard": Method(
-        _triplets(losses.hardest_triplets), "four triplet terms, batch-hard, Hermans et al. (2017) eq. 5"
+        _triplets(losses.hardest_triplets),
+        "four triplet terms, batch-hard, Hermans et al. (2017) eq. 5",
+        reproduction=True,
     ),
-    "triplet-seed": Method(_triplets(losses.seed_triplets), "sampler of xiami2019/Cross-modal-retrieval, utils.py"),
+    "triplet-seed": Method(
+        _triplets(losses.seed_triplets), "sampler of xiami2019/Cross-modal-retrieval, utils.py", reproduction=True
+    ),
     "contrastive": Method(_pairs(_contrastive, own=False), "Hadsell et al. (CVPR 2006) eq. 4"),
     "cmpm": Method(_pairs(_cmpm, own=False), "CMPM, Zhang & Lu (ECCV 2018) eq. 1-4"),
     "cmpm-cmpc": Method(
@@ -246,6 +263,7 @@ METHODS = {
     ALIGNMENTS["adversarial"]: _acmr(
         "labels, triplets, adversary behind a reversed gradient (Ganin & Lempitsky, ICML 2015, eq. 4-6)",
         gap=(ADVERSARIAL, _adversarial),
+        reproduction=False,
     ),
     ALIGNMENTS["mmd"]: _acmr(
         "labels, triplets, with MMD (Gretton et al., JMLR 2012, eq. 5; DAN, ICML 2015)", gap=(MMD, _mmd)

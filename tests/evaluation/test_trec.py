@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 import pytest
+from slow_metrics import average_precision_ranked
 from slow_scores import related, run_of
 
 from cmrhash.config import EvalConfig
@@ -12,7 +13,6 @@ from cmrhash.evaluation.evaluate import evaluate
 from cmrhash.evaluation.run_codes import stored_codes
 from cmrhash.evaluation.searches import Search, sides
 from cmrhash.evaluation.trec import write_trec
-from cmrhash.retrieval.metrics import average_precision_ranked
 
 
 def test_trec_files_are_judged_alike(mine, tmp_path):

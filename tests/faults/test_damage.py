@@ -19,6 +19,7 @@ import torch
 
 from cmrhash.config import EvalConfig, TrainConfig
 from cmrhash.data import manifest
+from cmrhash.data.view import View
 from cmrhash.encoders import text as text_encoders
 from cmrhash.encoders.image import ImageEncoder
 from cmrhash.encoders.pixels import Crop
@@ -26,7 +27,6 @@ from cmrhash.errors import DamagedError
 from cmrhash.evaluation.evaluate import evaluate
 from cmrhash.evaluation.run_codes import load_heads, stored_codes
 from cmrhash.features.file import FeatureWriter
-from cmrhash.features.views import open_view
 from cmrhash.retrieval.index import BinaryIndex
 from cmrhash.storage.sealed import USER_BLOCK
 from cmrhash.training import runs
@@ -80,11 +80,11 @@ def made(make_cache, tmp_path_factory):
     image, text = write_tuned(base / "tuned")
     return SimpleNamespace(
         base=base,
-        view=lambda: open_view(data.folder, data.dataset, "image"),
+        view=lambda: data.features(View.IMAGE),
         items=lambda: manifest.load(data.folder),
         run=lambda: runs.open_run(run.folder),
         heads=lambda: load_heads(run),
-        codes=lambda: stored_codes(run),
+        codes=lambda: dict(stored_codes(run)),
         checkpoint=lambda: small_state().resume(base, RECIPE, overwrite=False),
         tuned=lambda: tuned.find(base / "tuned").apply(image, {"en": text}),
     )

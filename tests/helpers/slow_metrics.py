@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from fractions import Fraction
 
+import numpy as np
 from hypothesis import strategies as st
 
 CUTS = st.integers(1, 12)
@@ -49,3 +50,10 @@ def by_pattern(groups):
         n, r = len(group), sum(g > 0 for g in group)
         patterns.append([[int(i in at) for i in range(n)] for at in itertools.combinations(range(n), r)])
     return [list(itertools.chain(*parts)) for parts in itertools.product(*patterns)]
+
+
+def average_precision_ranked(relevant):
+    """AP of rankings without ties, nearest first: (Q, N) bool -> (Q,), NaN where nothing is relevant."""
+    counts, total = relevant.cumsum(axis=1), relevant.sum(axis=1)
+    sums = (counts / np.arange(1, relevant.shape[1] + 1) * relevant).sum(axis=1)
+    return np.where(total > 0, sums / np.maximum(total, 1), np.nan)

@@ -67,7 +67,8 @@ def test_bounds_are_the_best_and_the_worst_order(groups, k):
         split = metrics.split_ties(*counts(groups), order)
         assert metrics.precision_at(*split, k) == pytest.approx([choose(hits(o, k) for o in ranked) / k])
         assert metrics.hit_at(*split, k) == [choose(hits(o, k) > 0 for o in ranked)]
-        assert metrics.mean_reciprocal_rank(*split) == pytest.approx([choose(1 / first_rank(o) for o in ranked)])
+        # the best order has the smallest rank
+        assert metrics.expected_rank(*split) == [{max: min, min: max}[choose](first_rank(o) for o in ranked)]
 
 
 def test_the_order_relevant_first_need_not_be_best_for_the_rule_hits():
@@ -91,8 +92,6 @@ def test_metrics_at_k_are_the_means_over_all_orders(groups, k):
     }
     for metric, value in expected.items():
         assert metric(items, relevant, k) == pytest.approx([float(value)], abs=1e-12)
-    reciprocal = mean(Fraction(1, first_rank(order)) for order in ranked)
-    assert metrics.mean_reciprocal_rank(items, relevant) == pytest.approx([float(reciprocal)])
     rank = mean(Fraction(first_rank(order)) for order in ranked)
     assert metrics.expected_rank(items, relevant) == pytest.approx([float(rank)])
 
@@ -188,7 +187,7 @@ def test_queries_without_a_relevant_item_are_left_out_and_counted():
     items, relevant = np.array([[2, 3], [2, 3], [0, 0]]), np.array([[1, 0], [0, 0], [0, 0]])
     results = [metrics.average_precision(items, relevant, 2, rule) for rule in RULES]
     results += [f(items, relevant, 2) for f in (metrics.precision_at, metrics.recall_at, metrics.hit_at)]
-    results += [metrics.mean_reciprocal_rank(items, relevant), metrics.expected_rank(items, relevant)]
+    results += [metrics.expected_rank(items, relevant)]
     results += [metrics.ndcg_at(np.stack((items - relevant, relevant), axis=1), 2)]
     results += [metrics.precision_within(items, relevant, 0)[0]]
     for values in results:
@@ -207,8 +206,7 @@ def test_no_queries_give_no_values():
         assert metrics.average_precision(none, none, 5, rule).shape == (0,)
     for metric in (metrics.precision_at, metrics.recall_at, metrics.hit_at):
         assert metric(none, none, 5).shape == (0,)
-    for metric in (metrics.mean_reciprocal_rank, metrics.expected_rank):
-        assert metric(none, none).shape == (0,)
+    assert metrics.expected_rank(none, none).shape == (0,)
     assert metrics.ndcg_at(np.zeros((0, 2, 9), np.int32), 5).shape == (0,)
     assert metrics.split_ties(none, none, "optimistic")[0].shape == (0, 18)
     assert np.isnan(metrics.pr_curve(none, none)).all()

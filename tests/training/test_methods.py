@@ -10,7 +10,7 @@ from cmrhash.config import ALIGNMENTS
 from cmrhash.errors import UsageError
 from cmrhash.training import alignment, losses, methods
 from cmrhash.training.auxiliary import Shapes
-from cmrhash.training.methods import METHODS, Batch, get_method, total
+from cmrhash.training.methods import METHODS, Batch, get_method, method_names, total
 
 
 @pytest.fixture
@@ -190,6 +190,14 @@ def test_the_methods_that_learn_from_labels():
 
 def test_every_method_names_its_source():
     assert all(method.source for method in METHODS.values())
+
+
+def test_methods_for_reproduction_are_listed_apart():
+    named, marked = method_names().split("; for reproduction only: ")
+    assert [*named.split(", "), *marked.split(", ")] == sorted(METHODS, key=lambda name: METHODS[name].reproduction)
+    variants = {name for name in METHODS if name.startswith("acmr-")}
+    assert set(marked.split(", ")) == {"triplet-seed", "triplet-hard"} | variants
+    assert "reproduction" not in method_names(lambda method: method.fit is not None)
 
 
 def test_an_unknown_method_gets_the_nearest_name_and_the_list():

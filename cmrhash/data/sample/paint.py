@@ -89,7 +89,6 @@ _SHAPES: dict[str, tuple[int, tuple[_Part, ...]]] = {
         tuple(
             _poly(None, *(v + (dx, dy)[i % 2] for i, v in enumerate(_WINGS)))
             for dx, dy in ((-0.62, 0.1), (-0.1, 0.38), (0.5, 0.2), (-0.45, 0.66), (0.28, 0.74), (0.05, 0.0))
-            for wings in ((-0.26, 0.24, -0.1, 0.2, 0, 0.06, 0.1, 0.2, 0.26, 0.24, 0.08, 0.12, 0, -0.04, -0.08, 0.12),)
         ),
     ),
     "house": (

@@ -78,9 +78,6 @@ class CodeStore(Protocol):
         k' = min(k, rows): an approximate index that finds fewer is backed by an exact search.
         """
 
-    def drop(self, name: str) -> None:
-        """Remove a collection."""
-
     def close(self) -> None:
         """Let go of files and connections."""
 

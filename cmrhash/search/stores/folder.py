@@ -29,7 +29,7 @@ from cmrhash.errors import CmrhashError, DataError, UsageError
 from cmrhash.retrieval.codes import check_bits
 from cmrhash.retrieval.index import ApproximateIndex, BinaryIndex, FlatWriter
 from cmrhash.search.stores import Batch, Collection, Found, check_name, check_query, checked_batches, missing_collection
-from cmrhash.storage.files import checked, locked, make_folder, read_json, remove, sha256, sync, write_json
+from cmrhash.storage.files import checked, locked, make_folder, read_json, sha256, sync, write_json
 
 CODES, IVF, KEYS, ENDS = "codes.faiss", "codes.ivf", "keys", "key_ends"
 AGAIN = "put it there again with cmrhash index"
@@ -90,14 +90,6 @@ class FolderStore:
         k = check_query(packed, opened.about, k)
         distances, rows = opened.search(packed, k, self._probes) if k else opened.flat.search(packed, 1)
         return distances, [[opened.key(row) for row in line] for line in rows.tolist()]
-
-    def drop(self, name: str) -> None:
-        """Remove a collection."""
-        path = self._path(name)
-        self._manifest(name)
-        with self._writing(name):
-            remove(path)
-            self._clear(name, keep="")
 
     def close(self) -> None:
         """Let go of the files."""

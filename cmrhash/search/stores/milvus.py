@@ -144,13 +144,6 @@ class MilvusStore:
         distances = np.array([[distance for distance, _ in line] for line in found], np.int32)
         return distances.reshape(len(packed), wanted), [[key for _, key in line] for line in found]
 
-    def drop(self, name: str) -> None:
-        """Remove a collection."""
-        target, _ = self._find(name)
-        with self._in_words():
-            self._delete(LIST, [line["id"] for line in self._lines(_is_name(name))], "id")
-            self._client.drop_collection(target)
-
     def close(self) -> None:
         """Close the connection."""
         self._client.close()

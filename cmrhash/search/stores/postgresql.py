@@ -156,13 +156,6 @@ class PostgresStore:
 
         return self._again(work)
 
-    def drop(self, name: str) -> None:
-        """Remove a collection."""
-        with self._in_words(), self._transaction() as db:
-            table, _ = self._find(name, lock=True)
-            db.execute("DELETE FROM cmrhash_collections WHERE name=%s", [name])
-            db.execute(SQL("DROP TABLE {}").format(Identifier(table)))
-
     def close(self) -> None:
         """Close the connection."""
         self._db.close()

@@ -99,7 +99,7 @@ def test_codes_that_name_another_file_as_index(mine, canary, name):
     manifest["indexes"] = {name.format(canary=canary.path): "0" * 64}
     hdf5.write_sealed(mine / runs.CODES, arrays, manifest)
     with pytest.raises(DamagedError, match="missing, or does not match"):
-        stored_codes(runs.open_run(mine))
+        dict(stored_codes(runs.open_run(mine)))
 
 
 @pytest.mark.faults(EVIDENCE)
@@ -108,7 +108,7 @@ def test_codes_that_lack_an_array(mine):
     del arrays["image.item"]
     hdf5.write_sealed(mine / runs.CODES, arrays, manifest)
     with pytest.raises(DamagedError, match=r"'image\.item' is not there"):
-        stored_codes(runs.open_run(mine))
+        dict(stored_codes(runs.open_run(mine)))
 
 
 @pytest.mark.faults(EVIDENCE)

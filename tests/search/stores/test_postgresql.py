@@ -55,7 +55,6 @@ def test_what_a_role_may_not_do(postgres):
         for call in (
             lambda: store.replace("granted", 8, []),
             lambda: store.add("granted", []),
-            lambda: store.drop("granted"),
         ):
             with pytest.raises(CmrhashError, match=r"permission denied.*reader:\*\*\*@.*ask the owner") as caught:
                 call()
