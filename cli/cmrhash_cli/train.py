@@ -146,7 +146,7 @@ def _show(finished: list[tuple[Run, bool]], as_json: bool, quiet: bool) -> None:
 def _as_json(run: Run, fresh: bool) -> dict[str, Any]:
     from cmrhash.training.runs import HISTORY
 
-    history = [json.loads(line) for line in (run.folder / HISTORY).read_text().splitlines()]
+    history = [json.loads(line) for line in (run.folder / HISTORY).read_text(encoding="utf-8").splitlines()]
     keys = (
         "dataset",
         "relevance",
