@@ -79,7 +79,10 @@ class RunCodes(Mapping[View, ViewCodes]):
 
     def __init__(self, run: Run, manifest: Mapping[str, Any]) -> None:
         self.run, self._manifest = run, manifest
-        self._names = [View(name.removesuffix(".faiss")) for name in manifest["indexes"]]
+        try:
+            self._names = [View(name.removesuffix(".faiss")) for name in manifest["indexes"]]
+        except ValueError as error:
+            raise DamagedError(f"codes of an unknown view ({error})", run.folder / runs.CODES, AGAIN) from None
 
     @property
     def sha256(self) -> str:
