@@ -35,6 +35,7 @@ MAX_SEED = 2**32 - 1  # what every generator of random numbers takes
 MAX_IMAGE_BATCH = 4096  # images a forward pass; beyond a commit's images all the others are padding
 RANDOM = "random"  # in place of weights or a model: seeded, untrained
 OWN = "own"  # in place of a text model: the ready-made features that come with the data set
+CUSTOM = "custom"  # what a feature file says of its weights if an encoder object of the user's own made it
 READY = "ready"  # what a feature file says of its weights if no encoder of ours made it
 
 

@@ -24,6 +24,7 @@ MAY_IMPORT = {  # a room and the rooms that it may import; docs/architecture.md 
     "evaluation": "errors config storage compute retrieval data encoders features training",
     "search": "errors config storage compute retrieval data encoders features training evaluation",
     "show": "errors config storage compute retrieval data encoders features training evaluation search",
+    "api": "errors config storage compute retrieval data encoders features training evaluation search",
     "maintenance": "errors config storage compute retrieval data encoders features training evaluation search show",
     "bench": "errors config storage compute retrieval data encoders features training evaluation search show",
 }

@@ -63,6 +63,11 @@ def read_dataset(config: ExtractConfig) -> ImageTextDataset:
                 "give the file of that array with `features`",
                 option="maps",
             )
+    return finished(dataset, config)
+
+
+def finished(dataset: ImageTextDataset, config: ExtractConfig) -> ImageTextDataset:
+    """The data set with its roles drawn, if it brings none, and with its name checked; raises UsageError, DataError."""
     dataset = with_roles(dataset, config.seed)
     name = dataset.name if config.name is None else config.name
     if not re.fullmatch(r"[\w][\w.-]*", name):

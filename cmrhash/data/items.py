@@ -88,6 +88,10 @@ class ImageTextDataset:
     val_drawn: bool = False
     ready: Mapping[View, Ready] = field(default_factory=dict, compare=False)
 
+    def __repr__(self) -> str:
+        about = f"{len(self.items)} items, {len(self.classes)} classes, {', '.join(self.languages) or 'no captions'}"
+        return f"ImageTextDataset({self.name!r}, {about}, in {str(self.root)!r})"
+
     @property
     def split(self) -> str:
         """Where the roles come from, in words."""

@@ -44,6 +44,9 @@ class WordEncoder:
     weight: NDArray[np.float32]
     vectors: NDArray[np.float32] | None
 
+    def __repr__(self) -> str:
+        return f"WordEncoder({self.name!r}, {self.dim} features, {len(self.vocabulary)} words)"
+
     def encode(self, captions: Sequence[str]) -> NDArray[np.float32]:
         """N captions -> (N, D) float32; zeros for one without any known word."""
         out = np.zeros((len(captions), self.dim), np.float32)  # (N, D)

@@ -38,6 +38,9 @@ class ImageEncoder:
     device: torch.device
     dtype: torch.dtype
 
+    def __repr__(self) -> str:
+        return f"ImageEncoder({self.name!r}, {self.dim} features, {self.device.type})"
+
     @torch.inference_mode()
     def encode(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         """(B, S, S, 3) uint8 RGB -> (B, D) float32."""

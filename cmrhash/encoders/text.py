@@ -56,6 +56,9 @@ class TextEncoder:
     max_length: int
     token_budget: int
 
+    def __repr__(self) -> str:
+        return f"TextEncoder({self.name!r}, {self.dim} features, {self.device.type})"
+
     @torch.inference_mode()
     def encode(self, captions: Sequence[str]) -> NDArray[np.float32]:
         """N captions -> (N, D) float32. Sorted by length into batches of at most ``token_budget`` word pieces with

@@ -46,6 +46,20 @@ class Evaluation:
         """What ``--json`` prints."""
         return {"protocol": self.protocol, "rows": self.rows}
 
+    def __repr__(self) -> str:
+        return f"Evaluation({self.protocol['dataset']!r}, {len(self.rows)} rows)"
+
+    def __str__(self) -> str:
+        """The main figures of each row as a table, then the protocol."""
+        cells = [["method", "bits", "seed", "lang", "direction", "mAP", "chance"]]
+        for row in self.rows:
+            figures = (f"{row.get(key, row.get('mean')):.3f}" for key in ("map", "chance"))
+            which = (row.get(key, "") for key in ("method", "bits", "seed", "lang", "direction"))
+            cells.append([*("" if value is None else str(value) for value in which), *figures])
+        widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+        lines = ["  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)) for line in cells]
+        return "\n".join([*lines, "", *self.in_words()])
+
     def in_words(self) -> list[str]:
         """The protocol for people, a line a point."""
         points = {**self.protocol, **self.protocol["encoders"]}
@@ -61,7 +75,7 @@ def evaluate(config: EvalConfig, data: ExtractedDataset, out: Path) -> Evaluatio
     rules that do not exist, DataError if no query has a relevant item.
     """
     data = data.with_relevance(config.relevance)
-    _check(config, data.dataset)
+    check_eval(config, data.dataset)
     wanted = (config.bits, config.methods, config.seeds)
     return score(config, runs.find_runs(out, data.name, data.dataset.relevance, *wanted), data)
 
@@ -227,7 +241,8 @@ def _who(run: runs.Run, views: RunCodes, search: Search) -> dict[str, Any]:
     }
 
 
-def _check(config: EvalConfig, dataset: ImageTextDataset) -> None:
+def check_eval(config: EvalConfig, dataset: ImageTextDataset) -> None:
+    """Raise UsageError for settings that cannot be used together, or not on this data set."""
     if config.ties not in TIES:
         raise UsageError(f"--ties {config.ties}", None, f"choose one of {', '.join(TIES)}")
     if config.map_at_rule not in metrics.RULES:

@@ -55,6 +55,11 @@ class ViewCodes:
     index: BinaryIndex
     head: View
 
+    def __repr__(self) -> str:
+        return (
+            f"ViewCodes({self.view!r}, {len(self.codes)} codes of {self.codes.bits} bits, {len(self.database)} indexed)"
+        )
+
     @cached_property
     def ordinal(self) -> NDArray[np.int64]:
         """(M,) int64: which of its item's rows each row is, from 0."""
@@ -161,9 +166,9 @@ def load_heads(run: Run) -> ModuleDict:
     import torch
 
     from cmrhash.training.checkpoint import fill, read_tensors
-    from cmrhash.training.heads import Head
+    from cmrhash.training.methods import build_head
 
-    heads = torch.nn.ModuleDict({view: Head(of.dim, run.bits, **run.head) for view, of in run.features.items()})
+    heads = torch.nn.ModuleDict({view: build_head(of.dim, run.bits, run.head) for view, of in run.features.items()})
     path = run.file(runs.HEADS)
     fill(heads, read_tensors(path, runs.ANEW), path, runs.ANEW)
     return heads.eval()

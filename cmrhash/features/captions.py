@@ -14,6 +14,7 @@ from cmrhash.config import ExtractConfig
 from cmrhash.data.items import ImageTextDataset, ids_digest
 from cmrhash.data.view import View
 from cmrhash.encoders.bag_and_vectors import WordEncoder, rebuild
+from cmrhash.encoders.own import OwnEncoder
 from cmrhash.encoders.text import TextEncoder
 from cmrhash.errors import DataError
 from cmrhash.features.file import read_header, source_digest
@@ -25,7 +26,7 @@ from cmrhash.storage.recipes import refuse_difference
 
 TEXT_BLOCK = 1024  # captions a commit; sorted by length inside a block
 
-CaptionEncoder = TextEncoder | WordEncoder
+CaptionEncoder = TextEncoder | WordEncoder | OwnEncoder
 
 
 def extract_texts(
@@ -100,7 +101,7 @@ def load_words(path: Path) -> WordEncoder:
 
 
 def _made_with(encoder: CaptionEncoder) -> dict[str, Any]:
-    if isinstance(encoder, WordEncoder):
+    if isinstance(encoder, (WordEncoder, OwnEncoder)):
         return made_with(torch.device("cpu"))
     return made_with(encoder.device, token_budget=encoder.token_budget, source=encoder.source)
 

@@ -10,27 +10,28 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from cmrhash.compute import processes
 from cmrhash.config import OWN, RANDOM, SAMPLE_DATASET, TEXT_MODELS, ExtractConfig
-from cmrhash.data.catalog import read_dataset
+from cmrhash.data.catalog import finished, read_dataset
 from cmrhash.data.items import ImageTextDataset
 from cmrhash.data.manifest import QUARANTINE, keep
 from cmrhash.data.view import View
 from cmrhash.encoders import bag_and_vectors
 from cmrhash.encoders import image as image_encoders
 from cmrhash.encoders import text as text_encoders
-from cmrhash.encoders.image import ImageEncoder
+from cmrhash.encoders.own import Encoder, OwnEncoder
 from cmrhash.errors import CmrhashError, DataError, UsageError
 from cmrhash.features import shards
 from cmrhash.features.captions import CaptionEncoder, captions_of, extract_texts
-from cmrhash.features.images import extract_images
+from cmrhash.features.images import PhotoEncoder, extract_images
 from cmrhash.features.outcome import Extracted, FeaturePart, Progress
 from cmrhash.features.precomputed import extract_ready
 from cmrhash.features.shards import Shard
@@ -46,7 +47,7 @@ class Opened:
 
     dataset: ImageTextDataset
     langs: list[str]
-    image: ImageEncoder | None
+    image: PhotoEncoder | None
     texts: dict[str, CaptionEncoder]
 
 
@@ -139,13 +140,25 @@ def _encode(
 # ---------------------------------------------------------------------------------------------- encoders
 
 
-def open_encoders(config: ExtractConfig, device: torch.device) -> Opened:
-    """Read the data set, put its items into the cache, and load the encoders that the config names."""
-    dataset = read_dataset(config)
+def open_encoders(
+    config: ExtractConfig,
+    device: torch.device,
+    dataset: ImageTextDataset | None = None,
+    image_encoder: Encoder[Any] | None = None,
+    text_encoder: Encoder[Any] | Mapping[str, Encoder[Any]] | None = None,
+) -> Opened:
+    """Read the data set, put its items into the cache, and load the encoders that the config names.
+
+    dataset: the data set itself, in place of the one that the config names. image_encoder, text_encoder: encoders of
+    the user's own, in place of those that the config names; a mapping gives one per language.
+    """
+    dataset = read_dataset(config) if dataset is None else finished(dataset, config)
     langs = _languages(dataset, config.langs)
-    models = _text_models(config, langs, dataset.ready)
-    image = None if View.IMAGE in dataset.ready else _image_encoder(config, device)
-    texts = _text_encoders(config, dataset, models, device)
+    given = text_encoder if isinstance(text_encoder, Mapping) else dict.fromkeys(langs, text_encoder)
+    own = {lang: OwnEncoder(each, "text") for lang, each in given.items() if lang in langs and each is not None}
+    models = _text_models(config, langs, [*dataset.ready, *map(View.text, own)])
+    image: PhotoEncoder | None = None if View.IMAGE in dataset.ready else _image_encoder(config, device, image_encoder)
+    texts = {**_text_encoders(config, dataset, models, device), **own}
     return Opened(keep(dataset, config.cache / dataset.name, config.overwrite), langs, image, texts)
 
 
@@ -159,7 +172,9 @@ def _languages(dataset: ImageTextDataset, asked: Sequence[str]) -> list[str]:
     return list(dict.fromkeys(asked)) or list(dataset.languages)
 
 
-def _image_encoder(config: ExtractConfig, device: torch.device) -> ImageEncoder:
+def _image_encoder(config: ExtractConfig, device: torch.device, own: Encoder[Any] | None) -> PhotoEncoder:
+    if own is not None:
+        return OwnEncoder(own, "image")
     default = RANDOM if config.dataset == SAMPLE_DATASET else "default"
     return image_encoders.load(
         config.image_model,

@@ -66,6 +66,9 @@ class Features:
     source: NDArray[np.uint8]
     ids: tuple[str, ...]
 
+    def __repr__(self) -> str:
+        return f"Features({self.header.path.name!r}, {self.x.shape[0]} x {self.x.shape[1]})"
+
     @property
     def recipe(self) -> Mapping[str, Any]:
         """All that changes the numbers."""

@@ -15,6 +15,7 @@ from cmrhash.config import ExtractConfig
 from cmrhash.data.items import ImageTextDataset, ids_digest, resolve_image
 from cmrhash.data.view import View
 from cmrhash.encoders.image import ImageEncoder
+from cmrhash.encoders.own import OwnEncoder
 from cmrhash.encoders.pixels import BadImage, decode, read_bytes
 from cmrhash.features.file import FeatureWriter, source_digest
 from cmrhash.features.outcome import CODE, FeaturePart, Progress, made_with
@@ -22,12 +23,13 @@ from cmrhash.features.shards import Shard, Target
 
 IMAGE_BLOCK = 256  # images a commit: what a kill can cost, against one fsync
 LARGE = 640  # side in pixels above which an eighth of these is a commit: three blocks at a time lie in memory
+PhotoEncoder = ImageEncoder | OwnEncoder
 DECODERS = min(16, (os.cpu_count() or 1) + 1)  # threads; Pillow frees the interpreter lock
 
 
 def extract_images(
     dataset: ImageTextDataset,
-    encoder: ImageEncoder,
+    encoder: PhotoEncoder,
     folder: Path,
     config: ExtractConfig,
     shard: Shard,
@@ -59,7 +61,7 @@ def extract_images(
 
 
 def _encode_blocks(
-    writer: FeatureWriter, blocks: Iterator[Block], encoder: ImageEncoder, batch: int, progress: Progress
+    writer: FeatureWriter, blocks: Iterator[Block], encoder: PhotoEncoder, batch: int, progress: Progress
 ) -> None:
     """Encode the blocks that are missing, while the images of the next block are decoded."""
     size = encoder.crop.size
@@ -91,7 +93,7 @@ Block = tuple[int, list[Future[Loaded]]]  # its number, its images
 
 
 def _ahead(
-    pool: ThreadPoolExecutor, encoder: ImageEncoder, files: Callable[[int], list[Path | None]], writer: FeatureWriter
+    pool: ThreadPoolExecutor, encoder: PhotoEncoder, files: Callable[[int], list[Path | None]], writer: FeatureWriter
 ) -> Iterator[Block]:
     """The missing blocks in order, each with the next one's images already being decoded."""
 
@@ -109,7 +111,7 @@ def _ahead(
             future.cancel()
 
 
-def load_image(path: Path | None, encoder: ImageEncoder) -> Loaded:
+def load_image(path: Path | None, encoder: PhotoEncoder) -> Loaded:
     """A file's digest and pixels; zeros without a file, no pixels if it is bad."""
     if path is None:
         return np.zeros(16, np.uint8), None

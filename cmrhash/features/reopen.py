@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cmrhash.config import RANDOM
+from cmrhash.config import CUSTOM, RANDOM
 from cmrhash.data.items import ImageTextDataset
 from cmrhash.encoders.pixels import crop_of
 from cmrhash.errors import EncoderError, UsageError
@@ -20,18 +20,30 @@ if TYPE_CHECKING:
     import torch
 
     from cmrhash.encoders.image import ImageEncoder
+    from cmrhash.encoders.own import Encoder, OwnEncoder
     from cmrhash.encoders.text import TextEncoder
     from cmrhash.features.captions import CaptionEncoder
+    from cmrhash.features.images import PhotoEncoder
 
 SAME = ("encoder", "weights_sha256", "tokenizer_sha256", "pooling", "max_length", "crop")  # what has to agree
 
 
-def image_encoder(path: Path, device: torch.device, weights: str | None = None, offline: bool = False) -> ImageEncoder:
+def image_encoder(
+    path: Path,
+    device: torch.device,
+    weights: str | None = None,
+    offline: bool = False,
+    own: Encoder[Any] | None = None,
+) -> PhotoEncoder:
     """The image encoder of a feature file ``image-<encoder>.h5``. weights: where its weights are now, if they moved.
+
+    own: the encoder of the user's own that made the file.
 
     Raises EncoderError if they cannot be found or are other ones, UsageError for ready-made features.
     """
     header = made_by(path)
+    if own is not None or header.weights == CUSTOM:
+        return _own(header, own)
     source = weights or _source(header, "--image-weights FILE")
     return image_from(header.recipe, source, path, device, offline)
 
@@ -42,6 +54,7 @@ def text_encoder(
     device: torch.device,
     model: str | None = None,
     offline: bool = False,
+    own: Encoder[Any] | None = None,
 ) -> CaptionEncoder:
     """The text encoder of a feature file ``text-<lang>-<encoder>.h5``. model: where it is now, if it moved.
 
@@ -51,6 +64,8 @@ def text_encoder(
 
     header = made_by(path)
     lang = str(header.view.lang)
+    if own is not None or header.weights == CUSTOM:
+        return _own(header, own)
     if words_path(path).exists():
         return load_words(path)
     source = model or _source(header, f"--text-model {lang}=DIR")
@@ -108,6 +123,18 @@ def text_from(
     )
     _refuse_other(recipe, encoder.recipe, made, source)
     return encoder
+
+
+def _own(header: FeatureHeader, encoder: Encoder[Any] | None) -> OwnEncoder:
+    """The user's own encoder behind a feature file; raises EncoderError if it is not given, or is another one."""
+    from cmrhash.encoders.own import OwnEncoder
+
+    if encoder is None:
+        what = f"made by '{header.encoder}', an encoder of your own"
+        raise EncoderError(what, header.path, f"open the run in Python with `{header.view.kind}_encoder`")
+    opened = OwnEncoder(encoder, header.view.kind)
+    _refuse_other(header.recipe, opened.recipe, header.path, opened.name)
+    return opened
 
 
 def made_by(path: Path) -> FeatureHeader:

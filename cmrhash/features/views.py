@@ -31,6 +31,9 @@ class ViewFeatures:
     start: NDArray[np.int64]
     count: NDArray[np.int64]
 
+    def __repr__(self) -> str:
+        return f"ViewFeatures({self.header.path.name!r}, {int(self.has.sum())} items, {len(self.rows)} rows)"
+
     @property
     def header(self) -> FeatureHeader:
         """Header of the feature file."""

@@ -41,6 +41,9 @@ class Codes:
         if len(self.item) != len(self.packed):
             raise UsageError(f"{len(self.packed)} codes but {len(self.item)} items: each code needs one item")
 
+    def __repr__(self) -> str:
+        return f"Codes({len(self)} codes of {self.bits} bits)"
+
     def __len__(self) -> int:
         return len(self.packed)
 

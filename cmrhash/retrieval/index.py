@@ -48,6 +48,9 @@ class BinaryIndex:
         check_packed(codes_packed, bits)
         return cls(_flat(pad(codes_packed)), int(bits))
 
+    def __repr__(self) -> str:
+        return f"BinaryIndex({len(self)} codes of {self.bits} bits)"
+
     def __len__(self) -> int:
         return int(self._index.ntotal)
 

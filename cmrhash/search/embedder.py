@@ -20,8 +20,11 @@ if TYPE_CHECKING:
     from PIL.Image import Image
     from torch.nn import ModuleDict
 
-    from cmrhash.encoders.image import ImageEncoder
     from cmrhash.features.captions import CaptionEncoder
+    from cmrhash.features.images import PhotoEncoder
+
+    Photo = str | Path | Image | bytes | NDArray[np.uint8]
+    Photos = list[Any] | tuple[Any, ...]  # of photos
 
 
 class Embedder(ABC):
@@ -53,40 +56,54 @@ class Embedder(ABC):
 
     @property
     @abstractmethod
-    def image_encoder(self) -> ImageEncoder:
+    def image_encoder(self) -> PhotoEncoder:
         """The encoder of photos; EncoderError if its weights cannot be had."""
 
     @abstractmethod
     def text_encoder(self, view: View) -> CaptionEncoder:
         """The encoder of the texts of a language, likewise."""
 
-    def embed_image(self, images: Sequence[str | Path | Image | bytes]) -> NDArray[np.float32]:
-        """N photos -> (N, bits) float32 embeddings; the sign is the code. A photo: path, PIL image or a file's bytes.
+    def embed_image(self, images: Photo | Photos) -> NDArray[np.float32]:
+        """Embed photos; the sign of an embedding is its code.
 
-        Raises DataError that names the first one that is no readable image.
+        A photo is a path, a PIL image, an (H, W, 3) uint8 RGB array or the bytes of a file. Returns (bits,) float32 of
+        one photo, (N, bits) of a list of N. Raises DataError that names the first one that is no readable image.
         """
+        if not isinstance(images, (list, tuple)):
+            one: NDArray[np.float32] = self.embed_image([images])[0]
+            return one
         crop = self.image_encoder.crop
         pixels = [crop(_opened(image)) for image in images]
         if not pixels:
             return np.empty((0, self.bits), np.float32)
         return self._embed(View.IMAGE, self.image_encoder.encode(np.stack(pixels)))
 
-    def embed_text(self, texts: Sequence[str], lang: str | None = None) -> NDArray[np.float32]:
-        """N sentences -> (N, bits) float32 embeddings. lang: may be left out where there is one language."""
+    def embed_text(self, texts: str | Sequence[str], lang: str | None = None) -> NDArray[np.float32]:
+        """Embed sentences. Returns (bits,) float32 of one sentence, (N, bits) of a list of N.
+
+        lang: may be left out where there is one language. Raises UsageError for another type, an empty sentence, or a
+        language that the run does not have.
+        """
+        asked = [texts] if isinstance(texts, str) else list(texts)
+        if wrong := [text for text in asked if not isinstance(text, str)]:
+            raise UsageError(f"a text is a {type(wrong[0]).__name__}, not a str", None, "give strings")
         lang = self.language(lang)
-        cleaned = [clean_text(text) for text in texts]
+        cleaned = [clean_text(text) for text in asked]
         if "" in cleaned:
-            raise UsageError("an empty text", None, "say what you look for")
+            raise UsageError("an empty text", None, "give a text to search for")
         view = View.text(lang)
-        return self._embed(self.head_of(view), self.text_encoder(view).encode(cleaned))
+        if not cleaned:
+            return np.empty((0, self.bits), np.float32)
+        found = self._embed(self.head_of(view), self.text_encoder(view).encode(cleaned))
+        return found[0] if isinstance(texts, str) else found
 
-    def encode_image(self, images: Sequence[str | Path | Image | bytes]) -> NDArray[np.uint8]:
-        """N photos -> (N, ceil(bits / 8)) uint8 packed codes."""
-        return pack(self.embed_image(images))
+    def encode_image(self, images: Photo | Photos) -> NDArray[np.uint8]:
+        """Hash photos, as ``embed_image`` takes them, to packed codes (..., ceil(bits / 8)) uint8."""
+        return _packed(self.embed_image(images))
 
-    def encode_text(self, texts: Sequence[str], lang: str | None = None) -> NDArray[np.uint8]:
-        """N sentences -> (N, ceil(bits / 8)) uint8 packed codes."""
-        return pack(self.embed_text(texts, lang))
+    def encode_text(self, texts: str | Sequence[str], lang: str | None = None) -> NDArray[np.uint8]:
+        """Hash sentences, as ``embed_text`` takes them, to packed codes (..., ceil(bits / 8)) uint8."""
+        return _packed(self.embed_text(texts, lang))
 
     def language(self, asked: str | None = None, text: str = "") -> str:
         """The language to use: the asked one, the only one, or the one that a text is likely of.
@@ -114,16 +131,42 @@ class Embedder(ABC):
         return embedding
 
 
-def _opened(image: str | Path | Image | bytes) -> Image:
-    """A photo as RGB, upright."""
+def _packed(embedding: NDArray[np.float32]) -> NDArray[np.uint8]:
+    return pack(embedding[None])[0] if embedding.ndim == 1 else pack(embedding)
+
+
+def _is_pil(value: object) -> bool:
+    return hasattr(value, "getexif") and hasattr(value, "convert")  # without importing Pillow
+
+
+def is_photo(query: object) -> bool:
+    """Whether a query is a photo: a Path, a str that names a file, bytes, a PIL image or an (H, W, 3) uint8 array."""
+    if isinstance(query, str):
+        try:
+            return Path(query).is_file()
+        except (OSError, ValueError):  # too long for a path, or with characters that no path has
+            return False
+    return isinstance(query, (Path, bytes)) or _is_pil(query) or (isinstance(query, np.ndarray) and query.ndim == 3)
+
+
+def _opened(image: Photo) -> Image:
+    """Open a photo as RGB, upright."""
     where = str(image) if isinstance(image, (str, Path)) else "the photo"
     try:
         if isinstance(image, (str, Path)):
             return decode(read_bytes(Path(image)))
         if isinstance(image, bytes):
             return decode(image)
-        from PIL.ImageOps import exif_transpose
+        from PIL import Image, ImageOps
 
-        return to_rgb(exif_transpose(image))
+        if isinstance(image, np.ndarray):
+            if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
+                what = f"an image array of shape {image.shape} and type {image.dtype}"
+                raise UsageError(what, None, "give (H, W, 3) uint8, RGB")
+            return Image.fromarray(image)
+        if not _is_pil(image):
+            fix = "give a path, a PIL image, an (H, W, 3) uint8 array, or the bytes of a file"
+            raise UsageError(f"a photo is a {type(image).__name__}", None, fix)
+        return to_rgb(ImageOps.exif_transpose(image))
     except BadImage as bad:
         raise DataError(f"not a readable photo ({bad})", where, "give another file") from None

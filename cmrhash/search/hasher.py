@@ -16,7 +16,7 @@ from functools import cached_property
 from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,18 +28,22 @@ from cmrhash.encoders.bag_and_vectors import lower_words
 from cmrhash.errors import UsageError
 from cmrhash.evaluation.run_codes import AMONG, RunCodes, ViewCodes, among_all, codes_of, load_heads
 from cmrhash.features.dataset import ExtractedDataset
-from cmrhash.search.embedder import Embedder
+from cmrhash.search.embedder import Embedder, is_photo
 from cmrhash.search.exported.hasher import PretrainedHasher
 from cmrhash.search.publish import collection_of, keys_of, refuse_other_codes
 from cmrhash.search.stores import CodeStore, open_store
 from cmrhash.training.runs import Run, open_run
 
 if TYPE_CHECKING:
-    from PIL.Image import Image
     from torch.nn import ModuleDict
 
-    from cmrhash.encoders.image import ImageEncoder
+    from cmrhash.encoders.own import Encoder
     from cmrhash.features.captions import CaptionEncoder
+    from cmrhash.search.embedder import Photo
+
+    Query = str | Photo
+    Queries = list[Any] | tuple[Any, ...]  # of queries
+    from cmrhash.features.images import PhotoEncoder
 
 TARGETS = ("image", "text", "both")
 
@@ -69,7 +73,8 @@ class Hasher(Embedder):
 
     codes: of the run and of these items; image_weights, text_models: where the encoders are now, if they moved.
     store: URL of the store to search in, None for the run's own indexes; probes: see ``stores.open_store``.
-    among: what is searched, the "database" or "all" items that have codes.
+    among: what is searched, the "database" or "all" items that have codes. own_encoders: encoder objects of the user's
+    own, by "image", language, or "text" for all languages.
     """
 
     def __init__(
@@ -84,6 +89,7 @@ class Hasher(Embedder):
         store: str | None = None,
         probes: int | None = None,
         among: str = "database",
+        own_encoders: Mapping[str, Encoder[Any]] | None = None,
     ) -> None:
         if among not in AMONG:
             raise UsageError(f"--among {among}", None, f"choose {' or '.join(AMONG)}")
@@ -91,6 +97,7 @@ class Hasher(Embedder):
         self.dataset, self.folder = self.data.dataset, data.folder
         self._device, self._offline = device, offline
         self._image_weights, self._text_models = image_weights, dict(text_models or {})
+        self._own = dict(own_encoders or {})
         self._text_encoders: dict[str, CaptionEncoder] = {}
         self.among = among
         self.views: Mapping[View, ViewCodes] = among_all(self.dataset, codes) if among == "all" else dict(codes)
@@ -119,6 +126,9 @@ class Hasher(Embedder):
         """
         opened = open_run(run)
         return cls.open(opened, ExtractedDataset.open(cache, opened.dataset), **options)
+
+    def __repr__(self) -> str:
+        return f"Hasher({str(self.run.folder)!r}, {self.bits} bits, {', '.join(self.langs)}, {self.scope})"
 
     def close(self) -> None:
         """Let go of the store's files or connection, if there is one."""
@@ -191,18 +201,37 @@ class Hasher(Embedder):
 
     # ------------------------------------------------------------------------------------------ searching
 
-    def search(
-        self, query: str | Path | Image | bytes, *, lang: str | None = None, to: str | None = None, k: int = 10
-    ) -> list[Hit]:
-        """The k nearest of the items that are searched, nearest first, equal distances in the order of the data set.
+    @overload
+    def search(self, query: Query, *, lang: str | None = None, to: str | None = None, k: int = 10) -> list[Hit]: ...
 
-        query: a sentence (str), or a photo (a Path, a PIL image, a file's bytes). to: "image", "text" or "both";
-        None: the other modality. lang: of a sentence, and of the texts that are found.
+    @overload
+    def search(
+        self, query: Queries, *, lang: str | None = None, to: str | None = None, k: int = 10
+    ) -> list[list[Hit]]: ...
+
+    def search(
+        self, query: Query | Queries, *, lang: str | None = None, to: str | None = None, k: int = 10
+    ) -> list[Hit] | list[list[Hit]]:
+        """Find the k nearest items, nearest first, equal distances in the order of the data set.
+
+        query: a sentence; a photo (a Path, a str that names a file, a PIL image, an (H, W, 3) uint8 array, the bytes of
+        a file); a packed code (ceil(bits / 8),) uint8; or a list of these, or (Q, ceil(bits / 8)) codes, which give a
+        list of hits per query. to: "image", "text" or "both"; None: the other modality (of a code: images). lang: of a
+        sentence, and of the texts that are found. Raises UsageError for another type.
         """
+        if isinstance(query, np.ndarray) and query.ndim == 2:
+            return self._nearest(_codes(query, self.bits), to or "image", self.understood(lang), k)
+        if isinstance(query, (list, tuple)):
+            return [self.search(each, lang=lang, to=to, k=k) for each in query]
+        if is_photo(query):
+            return self.nearest(self.encode_image(query), to or "text", self.understood(lang), k)
         if isinstance(query, str):
             lang = self.understood(lang, query)
-            return self.nearest(self.encode_text([query], lang)[0], to or "image", lang, k)
-        return self.nearest(self.encode_image([query])[0], to or "text", self.understood(lang), k)
+            return self.nearest(self.encode_text(query, lang), to or "image", lang, k)
+        if isinstance(query, np.ndarray) and query.ndim == 1:
+            return self._nearest(_codes(query[None], self.bits), to or "image", self.understood(lang), k)[0]
+        fix = "give a sentence, a photo, packed codes, or a list of these"
+        raise UsageError(f"a query is a {type(query).__name__}", None, fix)
 
     def search_item(
         self, ident: str, *, by: str = "image", lang: str | None = None, to: str | None = None, k: int = 10
@@ -221,31 +250,41 @@ class Hasher(Embedder):
         return self.nearest(codes.packed[rows[0]], to or ("text" if by == "image" else "image"), lang, k)
 
     def nearest(self, code: NDArray[np.uint8], to: str, lang: str, k: int) -> list[Hit]:
-        """The k nearest of a packed code (ceil(bits / 8),) uint8."""
+        """The k nearest of a packed code (ceil(bits / 8),) uint8. to: "image", "text" or "both"."""
+        return self._nearest(code[None], to, lang, k)[0]
+
+    def _nearest(self, codes: NDArray[np.uint8], to: str, lang: str, k: int) -> list[list[Hit]]:
+        """The k nearest of each packed code (Q, ceil(bits / 8)) uint8."""
         if to not in TARGETS:
-            raise UsageError(f"--to {to}", None, f"choose one of {', '.join(TARGETS)}")
-        found = []
+            raise UsageError(f"'{to}' is no modality", None, f"choose one of {', '.join(TARGETS)}", option="to")
+        found: list[list[tuple[int, View, int | str]]] = [[] for _ in codes]
         both = (View.IMAGE, View.text(lang))
         for view in both if to == "both" else [view for view in both if view.kind == to]:
             search = self._search_store if self._store else self._search_index
-            found += [(distance, view, place) for distance, place in search(view, code, k)]
-        found.sort(key=lambda hit: hit[0])  # stable: images before texts, then the order of the index
-        return [self._hit(rank, *hit, lang) for rank, hit in enumerate(found[:k], 1)]
+            for own, pairs in zip(found, search(view, codes, k), strict=True):
+                own += [(distance, view, place) for distance, place in pairs]
+        for own in found:
+            own.sort(key=lambda hit: hit[0])  # stable: images before texts, then the order of the index
+        return [[self._hit(rank, *hit, lang) for rank, hit in enumerate(own[:k], 1)] for own in found]
 
-    def _search_index(self, view: View, code: NDArray[np.uint8], k: int) -> list[tuple[int, int | str]]:
-        """(distance, place in the database) of the k nearest, by the run's own index."""
-        distances, places = self.views[view].index.search(code[None], k)
-        return list(zip(distances[0].tolist(), places[0].tolist(), strict=True))
+    def _search_index(self, view: View, codes: NDArray[np.uint8], k: int) -> list[list[tuple[int, int | str]]]:
+        """For each code, (distance, place in the database) of the k nearest, by the run's own index."""
+        distances, places = self.views[view].index.search(codes, k)
+        return [list(zip(d.tolist(), p.tolist(), strict=True)) for d, p in zip(distances, places, strict=True)]
 
-    def _search_store(self, view: View, code: NDArray[np.uint8], k: int) -> list[tuple[int, int | str]]:
-        """The same by the store. A key that the data set knows nothing of, since others put it there, stays a key."""
+    def _search_store(self, view: View, codes: NDArray[np.uint8], k: int) -> list[list[tuple[int, int | str]]]:
+        """The same by the store. A key that the data set does not know, since others put it there, stays a key."""
         assert self._store is not None
         if view not in self._keys:
             keys = keys_of(self.run, self.dataset, self.views[view])
             self._keys[view] = {key: place for place, key in enumerate(keys)}
         refuse_other_codes(self.run, view, self._store, self.among)
-        distances, found = self._store.search(collection_of(self.run, view), code[None], k)
-        return [(d, self._keys[view].get(key, key)) for d, key in zip(distances[0].tolist(), found[0], strict=True)]
+        distances, found = self._store.search(collection_of(self.run, view), codes, k)
+        known = self._keys[view]
+        return [
+            [(d, known.get(key, key)) for d, key in zip(row.tolist(), keys, strict=True)]
+            for row, keys in zip(distances, found, strict=True)
+        ]
 
     def _hit(self, rank: int, distance: int, view: View, place: int | str, lang: str) -> Hit:
         if isinstance(place, str):
@@ -277,13 +316,14 @@ class Hasher(Embedder):
         return self.views[view].head
 
     @cached_property
-    def image_encoder(self) -> ImageEncoder:
+    def image_encoder(self) -> PhotoEncoder:
         """The encoder of the database's photos."""
         from cmrhash.compute.device import choose_device
         from cmrhash.features import reopen
 
         path = self.folder / self.run.features[View.IMAGE].file
-        return reopen.image_encoder(path, choose_device(self._device), self._image_weights, self._offline)
+        own = self._own.get(View.IMAGE)
+        return reopen.image_encoder(path, choose_device(self._device), self._image_weights, self._offline, own)
 
     def text_encoder(self, view: View) -> CaptionEncoder:
         """The encoder of the database's captions in a language."""
@@ -293,7 +333,9 @@ class Hasher(Embedder):
         path = self.folder / self.run.features[self.head_of(view)].file
         if str(path) not in self._text_encoders:
             model = self._text_models.get(str(view.lang), self._text_models.get(""))
-            encoder = reopen.text_encoder(path, self.dataset, choose_device(self._device), model, self._offline)
+            own = self._own.get(str(view.lang), self._own.get("text"))
+            device = choose_device(self._device)
+            encoder = reopen.text_encoder(path, self.dataset, device, model, self._offline, own)
             self._text_encoders[str(path)] = encoder
         return self._text_encoders[str(path)]
 
@@ -308,6 +350,14 @@ class Hasher(Embedder):
 
     def _texts(self, lang: str) -> Iterator[str]:
         return (text for item in self.dataset.items for text in item.texts.get(lang, ()))
+
+
+def _codes(codes: NDArray[np.uint8], bits: int) -> NDArray[np.uint8]:
+    """Packed codes (Q, ceil(bits / 8)) uint8; raises UsageError for another shape or type."""
+    if codes.dtype != np.uint8 or codes.shape[1] != -(-bits // 8):
+        what = f"an array of shape {codes.shape} and type {codes.dtype} holds no codes of {bits} bits"
+        raise UsageError(what, None, f"give uint8 with {-(-bits // 8)} columns, as `encode_text` returns it")
+    return np.ascontiguousarray(codes)
 
 
 def _different(items: Iterable[NDArray[np.int64]]) -> int:

@@ -33,11 +33,13 @@ class Head(nn.Module):
     """Standardise, then a hidden layer (or none), then K units with tanh (or, for closed forms, as they are).
 
     The statistics of the training features are part of the head, so that it can be applied to raw features anywhere.
+    network: a module (B, D) -> (B, K) of the caller's own, in place of these layers.
     dim: D features; bits: K; hidden: width of the hidden layer, 0 for a linear head; dropouts: shares.
     """
 
     mean: Tensor
     std: Tensor
+    layers: nn.Module
 
     def __init__(
         self,
@@ -47,11 +49,15 @@ class Head(nn.Module):
         dropout: float = 0.2,
         input_dropout: float = 0.1,
         bounded: bool = True,
+        network: nn.Module | None = None,
     ):
         super().__init__()
-        self.bounded = bounded
+        self.bounded, self.bits = bounded, bits
         self.register_buffer("mean", torch.zeros(dim))
         self.register_buffer("std", torch.ones(dim))
+        if network is not None:
+            self.layers = network
+            return
         layers: list[nn.Module] = [Dropout(input_dropout)]
         if hidden:
             layers += [nn.Linear(dim, hidden), nn.ReLU(), Dropout(dropout)]
@@ -82,6 +88,7 @@ class Head(nn.Module):
 
     def set_linear(self, weight: Tensor) -> None:
         """Make the (linear) head project standardised features by weight (D, K)."""
+        assert isinstance(self.layers, nn.Sequential)
         last = self.layers[-1]
         assert isinstance(last, nn.Linear)
         with torch.no_grad():
@@ -96,10 +103,3 @@ class Head(nn.Module):
         out = torch.cat([self(part) for part in torch.split(x, batch)]) if len(x) else x.new_empty(0, self.bits)
         self.train(training)
         return out
-
-    @property
-    def bits(self) -> int:
-        """K, the code length."""
-        last = self.layers[-1]
-        assert isinstance(last, nn.Linear)
-        return last.out_features

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from itertools import combinations, product
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +23,7 @@ from cmrhash.training.auxiliary import (
     label_classifier,
     label_directions,
 )
+from cmrhash.training.heads import Head
 
 IMAGE = "image"
 Views = dict[str, Tensor]  # "image" first, then each language -> embeddings (B, K)
@@ -60,10 +62,14 @@ Pairwise = Callable[[Tensor, Tensor, Batch], Tensor]
 
 @dataclass(frozen=True)
 class Method:
-    """terms: (views, batch) -> Terms, None for a closed form. source: paper or code, for the run's record.
+    """A way of training the heads.
+
+    terms: (views, batch) -> Terms, None for a closed form. source: paper or code, for the run's record.
     fit: (standardised features (n, D) by view, bits, ridge) -> linear heads (D, K) by view, of a closed form.
     parts: shapes -> modules that are trained beside the heads. labels: learns from labels, not from relevance alone.
     reproduction: only for comparison with published results (an ablation, another sampler), not for new work.
+    name: of a method of the user's own, which ``train`` registers; heads: (D features, K bits) -> a module that maps
+    standardised features (B, D) to embeddings (B, K), in place of the usual head.
     """
 
     terms: ToTerms | None
@@ -72,6 +78,42 @@ class Method:
     parts: Callable[[Shapes], Parts] | None = None
     labels: bool = False
     reproduction: bool = False
+    name: str = ""
+    heads: Callable[[int, int], nn.Module] | None = None
+
+    def __repr__(self) -> str:
+        kind = "closed form" if self.terms is None else "losses"
+        return f"Method({self.name or self.source!r}, {kind})"
+
+
+def register(method: Method) -> str:
+    """Add a method of the user's own to METHODS and return its name.
+
+    Raises UsageError without a name, for a name with characters that no folder has, or one that METHODS has already.
+    """
+    if not re.fullmatch(r"\w[\w.-]*", method.name):
+        raise UsageError(
+            f"a method named {method.name!r}", None, "give `Method` a `name` of letters, digits, '.' and '-'"
+        )
+    if METHODS.get(method.name, method) is not method and method.name in BUILT_IN:
+        raise UsageError(f"'{method.name}' is a method of cmrhash", None, "give your method another name")
+    METHODS[method.name] = method
+    return method.name
+
+
+def build_head(dim: int, bits: int, shape: Mapping[str, Any]) -> Head:
+    """The head that a run records. shape: keywords of ``Head``; "network" names the method whose ``heads`` it has.
+
+    Raises UsageError if that method is not registered here.
+    """
+    own = {key: value for key, value in shape.items() if key != "network"}
+    if "network" not in shape:
+        return Head(dim, bits, **own)
+    method = METHODS.get(shape["network"])
+    if method is None or method.heads is None:
+        what = f"the heads of method '{shape['network']}' are not defined here"
+        raise UsageError(what, None, "register the method first: `cmrhash.register(method)`")
+    return Head(dim, bits, **own, network=method.heads(dim, bits))
 
 
 def method_names(usable: Callable[[Method], bool] = lambda _: True) -> str:
@@ -288,6 +330,8 @@ METHODS = {
     ),
     "tie-ap": Method(_pairs(_tie_ap, own=True), "tie-aware AP, He et al. (CVPR 2018) eq. 8"),
 }
+
+BUILT_IN = frozenset(METHODS)
 
 
 def total(terms: Terms) -> Tensor:

@@ -128,6 +128,10 @@ class Run:
         except (TypeError, ValueError, AttributeError) as error:
             raise DamagedError(f"not the config of a run ({error})", folder / CONFIG, ANEW) from None
 
+    def __repr__(self) -> str:
+        score = "" if self.outcome.val_map_mean is None else f", val mAP {self.outcome.val_map_mean:.3f}"
+        return f"Run({str(self.folder)!r}, {self.method}, {self.bits} bits, {'+'.join(self.langs)}{score})"
+
     @property
     def name(self) -> str:
         """Name of its folder."""

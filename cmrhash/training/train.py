@@ -32,8 +32,7 @@ from cmrhash.storage.recipes import refuse_difference
 from cmrhash.training import runs
 from cmrhash.training.auxiliary import Shapes
 from cmrhash.training.checkpoint import State, forget
-from cmrhash.training.heads import Head
-from cmrhash.training.methods import Batch, Method, Terms, get_method, total
+from cmrhash.training.methods import Batch, Method, Terms, build_head, get_method, total
 from cmrhash.training.task import Probes, Task, asked_rows, prepare, run_folder
 
 COMPARED = ("dataset", "relevance", "split_seed", "items_sha256", "langs", "train", "features")
@@ -143,7 +142,7 @@ def fresh(config: TrainConfig, method: Method, task: Task) -> State:
     classes = len(task.dataset.classes) if task.labels is not None else 0
     shapes = Shapes(config.bits, classes, {name.short: dim for name, dim in dims.items()})
     with seeded(config.seed, task.device):
-        heads = make_heads(config, dims, bounded=method.fit is None)
+        heads = make_heads(config, method, dims)
         parts = torch.nn.ModuleDict(method.parts(shapes) if method.parts else {})
     for name, view in task.views.items():
         rows = np.concatenate([np.arange(view.start[i], view.start[i] + view.count[i]) for i in task.train])
@@ -267,10 +266,18 @@ def judge(probes: Probes, codes_of: CodesOf, bits: int) -> dict[str, Any]:
 # ---------------------------------------------------------------------------------------------- small parts
 
 
-def make_heads(config: TrainConfig, dims: Mapping[View, int], bounded: bool) -> torch.nn.ModuleDict:
-    """One head a view, by name; dims: features of each."""
-    shape = (config.bits, config.hidden, config.dropout, config.input_dropout, bounded)
-    return torch.nn.ModuleDict({name: Head(dim, *shape) for name, dim in dims.items()})
+def make_heads(config: TrainConfig, method: Method, dims: Mapping[View, int]) -> torch.nn.ModuleDict:
+    """One head per view, by name. dims: features of each."""
+    dropouts = {} if method.heads else {"dropout": config.dropout, "input_dropout": config.input_dropout}
+    shape = {**_head_shape(config, method), **dropouts}
+    return torch.nn.ModuleDict({name: build_head(dim, config.bits, shape) for name, dim in dims.items()})
+
+
+def _head_shape(config: TrainConfig, method: Method) -> dict[str, Any]:
+    """What the run's record says of its heads."""
+    if method.heads:
+        return {"hidden": 0, "bounded": False, "network": method.name}
+    return {"hidden": 0, "bounded": False} if method.fit else {"hidden": config.hidden, "bounded": True}
 
 
 def batch_size(wanted: int, items: int) -> int:
@@ -314,7 +321,7 @@ def _recipe(config: TrainConfig, task: Task, method: Method) -> dict[str, Any]:
         "train_items": len(task.train),
         "batch": batch_size(config.batch, len(task.train)),
         "source": method.source,
-        "head": {"hidden": 0, "bounded": False} if method.fit else {"hidden": config.hidden, "bounded": True},
+        "head": _head_shape(config, method),
         "features": features,
     }
 

@@ -26,7 +26,7 @@ from cmrhash.data.view import View, languages_of
 from cmrhash.encoders import hub
 from cmrhash.errors import DamagedError, EncoderError, StaleError, UsageError
 from cmrhash.retrieval.index import BinaryIndex
-from cmrhash.search.embedder import Embedder
+from cmrhash.search.embedder import Embedder, is_photo
 from cmrhash.storage.files import checked, read_json
 from cmrhash.storage.recipes import canonical
 
@@ -81,6 +81,9 @@ class PretrainedHasher(Embedder):
         folder = _folder(str(source), revision, options.get("offline", False))
         return cls(folder, read_config(folder), **options)
 
+    def __repr__(self) -> str:
+        return f"PretrainedHasher({str(self.folder)!r}, {self.bits} bits, {', '.join(self.langs)})"
+
     @property
     def bits(self) -> int:
         """Code length."""
@@ -116,7 +119,8 @@ class PretrainedHasher(Embedder):
         if codes is None:
             what = "no database travels with an exported run"
             raise UsageError(what, self.folder, "give codes=..., as its encode_image or encode_text makes them")
-        code = self.encode_text([query], lang) if isinstance(query, str) else self.encode_image([query])
+        photo = is_photo(query)
+        code = self.encode_image([query]) if photo else self.encode_text([str(query)], lang)
         distances, rows = BinaryIndex.build(np.ascontiguousarray(codes), self.bits).search(code, k)
         return distances[0], rows[0]
 

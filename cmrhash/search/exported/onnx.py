@@ -102,6 +102,7 @@ def write(hasher: Embedder, folder: Path, texts: Mapping[str, Sequence[str]]) ->
     if isinstance(hasher.image_encoder.module, Regions):
         left_out[View.IMAGE] = "a detector's regions have no graph of fixed operations"
     else:
+        assert isinstance(hasher.image_encoder, ImageEncoder)  # of no export it is one of the user's own
         graphs["image.onnx"] = _image(hasher.image_encoder, heads[View.IMAGE], folder)
     for lang in hasher.langs:
         view = View.text(lang)

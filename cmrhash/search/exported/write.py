@@ -13,7 +13,7 @@ import safetensors.numpy
 import safetensors.torch
 
 import cmrhash
-from cmrhash.config import RANDOM
+from cmrhash.config import CUSTOM, RANDOM
 from cmrhash.data.view import View
 from cmrhash.encoders import hub
 from cmrhash.encoders.bag_and_vectors import WordEncoder
@@ -60,6 +60,9 @@ def save(source: Exporting, target: Path, *, with_encoders: bool = False, overwr
     """
     if target.exists() and (not target.is_dir() or any(target.iterdir())) and not overwrite:
         raise UsageError("there is something already", target, "give another folder, or --overwrite")
+    if "network" in source.run.head:
+        what = f"the heads of method '{source.run.method}' are code of your own, which no export holds"
+        raise UsageError(what, source.run.folder, "export a run of a built-in method")
     entries = _entries(source, with_encoders)
     make_folder(target)
     for name in (CONFIG, ONNX):
@@ -128,6 +131,8 @@ def _entries(source: Exporting, with_encoders: bool) -> dict[View, dict[str, Any
     for view, made in source.run.features.items():
         path = source.features / made.file
         header = reopen.made_by(path)
+        if header.weights == CUSTOM:
+            raise UsageError("an encoder of your own cannot be exported", path, "export a run of cmrhash's encoders")
         recipe = {field: value for field, value in header.recipe.items() if field not in OF_DATA}
         kind = "image" if view.is_image else "words" if words_path(path).exists() else "transformer"
         named = source.moved.get(view) or header.source
@@ -152,7 +157,6 @@ def _entries(source: Exporting, with_encoders: bool) -> dict[View, dict[str, Any
 
 def _put_in(embedder: Embedder, view: View, path: Path) -> None:
     """Write an encoder's weights, and a tokenizer with them."""
-    encoder: ImageEncoder | TextEncoder | WordEncoder
     encoder = embedder.image_encoder if view.is_image else embedder.text_encoder(view)
     if isinstance(encoder, WordEncoder):
         write_bytes(path, safetensors.numpy.save(encoder.arrays()))
@@ -160,6 +164,7 @@ def _put_in(embedder: Embedder, view: View, path: Path) -> None:
         module = encoder.module.network if isinstance(encoder.module, Regions) else encoder.module
         write_bytes(path, _tensors(module))
     else:
+        assert isinstance(encoder, TextEncoder)
         write_bytes(path / "model.safetensors", _tensors(encoder.module))
         encoder.module.config.save_pretrained(path)  # type: ignore[union-attr, operator]
         encoder.tokenizer.save_pretrained(path)

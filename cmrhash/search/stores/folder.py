@@ -47,6 +47,9 @@ class FolderStore:
         self._probes = PROBES["faiss"] if probes is None else probes
         self._opened: dict[str, _Opened] = {}
 
+    def __repr__(self) -> str:
+        return f"FolderStore({self.url!r})"
+
     def names(self) -> list[str]:
         """The collections, sorted."""
         return sorted(path.name.removesuffix(".json") for path in self.folder.glob("*.json"))

@@ -66,6 +66,9 @@ class MilvusStore:
         with self._in_words():
             self._client = MilvusClient(**options, timeout=TIMEOUT)
 
+    def __repr__(self) -> str:
+        return f"MilvusStore({self.url!r})"
+
     def names(self) -> list[str]:
         """The collections, sorted."""
         return sorted({line["name"] for line in self._lines('name != ""')})

@@ -78,6 +78,9 @@ class PostgresStore:
         with self._in_words():
             self._db = self._connect()
 
+    def __repr__(self) -> str:
+        return f"PostgresStore({self.url!r})"
+
     def names(self) -> list[str]:
         """The collections, sorted."""
         return [row[0] for row in self._registered("SELECT name FROM cmrhash_collections ORDER BY name")]

@@ -56,7 +56,7 @@ def extract_tuned(config: ExtractConfig, tune: FinetuneConfig, progress: Progres
 
 def _tunable(opened: Opened) -> tuple[ImageEncoder, dict[str, TextEncoder]]:
     """The encoders, all of them networks with weights to tune; UsageError names one that is not."""
-    if opened.image is None or not isinstance(opened.image.crop, Crop):
+    if not isinstance(opened.image, ImageEncoder) or not isinstance(opened.image.crop, Crop):
         raise UsageError("--finetune needs a classifier as image encoder", None, "choose another --image-model")
     tunable = {lang: encoder for lang, encoder in opened.texts.items() if isinstance(encoder, TextEncoder)}
     for lang in opened.langs:

@@ -1,0 +1,206 @@
+"""The public face: one function per stage, as ``import cmrhash`` gives them. It may import every room but the wings.
+
+data = cmrhash.extract("sample")
+run = cmrhash.train(data, bits=32)
+print(cmrhash.evaluate(run, langs=["de"]))
+cmrhash.load(run.folder).search("ein Hund im Schnee", k=5)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Any, TypeVar
+
+from cmrhash.compute import processes
+from cmrhash.config import (
+    CACHE,
+    DATASETS,
+    RUNS,
+    CompareConfig,
+    EvalConfig,
+    ExtractConfig,
+    FinetuneConfig,
+    Progress,
+    TrainConfig,
+)
+from cmrhash.data.items import ImageTextDataset
+from cmrhash.encoders.own import Encoder
+from cmrhash.errors import UsageError, did_you_mean
+from cmrhash.evaluation import compare as comparison
+from cmrhash.evaluation.evaluate import Evaluation, check_eval, score
+from cmrhash.features import extract as extraction
+from cmrhash.features.dataset import ExtractedDataset
+from cmrhash.search.exported.hasher import PretrainedHasher
+from cmrhash.search.hasher import Hasher
+from cmrhash.training import methods, runs
+from cmrhash.training.methods import Method
+from cmrhash.training.runs import Run
+
+Config = TypeVar("Config", ExtractConfig, TrainConfig, EvalConfig, CompareConfig)
+
+
+def extract(
+    source: str | Path | ImageTextDataset = "sample",
+    *,
+    image_encoder: Encoder[Any] | None = None,
+    text_encoder: Encoder[Any] | Mapping[str, Encoder[Any]] | None = None,
+    finetune: FinetuneConfig | None = None,
+    progress: Progress = lambda *_: None,
+    **settings: Any,
+) -> ExtractedDataset:
+    """Encode a data set once, into the feature cache, and return it as it is there.
+
+    source: the name of a data set that cmrhash reads ("sample", or "iaprtc12" with ``root=DIR``), the folder of a
+    manifest, or a data set in memory (see ``dataset``). image_encoder, text_encoder: encoder objects of your own (see
+    ``Encoder``); a mapping gives one per language. finetune: tune the encoders on the data set first. settings: fields
+    of ``ExtractConfig``. Raises UsageError for unusable settings, DataError for bad data or more broken items than
+    ``max_bad``, StaleError for features of another recipe unless ``overwrite``.
+    """
+    config, items = _source(source, settings)
+    if finetune is not None:
+        if items is not None or image_encoder is not None or text_encoder is not None:
+            raise UsageError("fine-tuning of items in memory or of your own encoders", None, "leave `finetune` out")
+        from cmrhash.training.finetune.extract import extract_tuned
+
+        done: extraction.Extraction = extract_tuned(config, finetune, progress)
+    else:
+        device = processes.device_of(config.device)
+        opened = extraction.open_encoders(config, device, items, image_encoder, text_encoder)
+        done = extraction.extract(config, progress, opened)
+    extraction.refuse_bad(done, config.max_bad)
+    return ExtractedDataset.open(config.cache, done.dataset.name)
+
+
+def open_dataset(name: str | None = None, *, cache: str | Path = CACHE) -> ExtractedDataset:
+    """Open an extracted data set of the cache; without a name, the only one that it holds."""
+    return ExtractedDataset.open(cache, name)
+
+
+def train(
+    data: ExtractedDataset | str,
+    method: str | Method = TrainConfig.method,
+    *,
+    cache: str | Path = CACHE,
+    runs: str | Path = RUNS,
+    encoders: Sequence[str] = (),
+    overwrite: bool = False,
+    progress: Progress = lambda *_: None,
+    **settings: Any,
+) -> Run:
+    """Train hash heads on an extracted data set, or find the run done.
+
+    data: the data set, or its name in the cache. method: a name out of METHODS, or your own Method. runs: folder of all
+    runs. encoders: "image=NAME" or "LANG=NAME" where the cache has features by several. settings: fields of
+    ``TrainConfig``, such as bits and langs. Raises UsageError, DataError, or StaleError for a run of other settings in
+    the same folder unless ``overwrite``.
+    """
+    from cmrhash.training.train import train as run_one
+
+    name = method if isinstance(method, str) else methods.register(method)
+    config = _config(TrainConfig, {"method": name, **settings})
+    return run_one(config, _data(data, cache), Path(runs), tuple(encoders), overwrite, progress)[0]
+
+
+def find_runs(data: ExtractedDataset | str, *, cache: str | Path = CACHE, folder: str | Path = RUNS) -> list[Run]:
+    """The runs of a data set in the folder of all runs; raises UsageError if there are none."""
+    opened = _data(data, cache)
+    return runs.find_runs(Path(folder), opened.name, opened.dataset.relevance)
+
+
+def evaluate(
+    run: Run | Sequence[Run],
+    data: ExtractedDataset | str | None = None,
+    *,
+    cache: str | Path = CACHE,
+    **settings: Any,
+) -> Evaluation:
+    """Score one run or several of the same data set: tie-aware mAP and its companions with their protocol.
+
+    data: the data set of the runs; None: that name in the cache. settings: fields of ``EvalConfig``, such as langs and
+    map_at. ``print`` of the result shows a table. Raises UsageError, StaleError, or DataError if no query has anything
+    relevant.
+    """
+    found = [run] if isinstance(run, Run) else list(run)
+    if not found:
+        raise UsageError("no run to evaluate", None, "give a run of `train` or `find_runs`")
+    opened = _data(found[0].dataset if data is None else data, cache).with_relevance(found[0].relevance)
+    config = _config(EvalConfig, settings)
+    check_eval(config, opened.dataset)
+    return score(config, found, opened)
+
+
+def compare(
+    data: ExtractedDataset | str,
+    methods: Sequence[str | Method] = CompareConfig.methods,
+    *,
+    cache: str | Path = CACHE,
+    runs: str | Path = RUNS,
+    encoders: Sequence[str] = (),
+    progress: Progress = lambda *_: None,
+    **settings: Any,
+) -> Evaluation:
+    """Train and score methods x bits x seeds, and return one row per cell with mean, spread and number of seeds.
+
+    settings: fields of ``CompareConfig`` (bits, seeds, langs, metric, out) and of ``TrainConfig``. What is trained
+    already is not trained again.
+    """
+    names = tuple(method if isinstance(method, str) else _register(method) for method in methods)
+    own = {field.name for field in fields(CompareConfig)} - {"methods"}
+    grid = _config(CompareConfig, {"methods": names, **{key: value for key, value in settings.items() if key in own}})
+    shared = {key: value for key, value in settings.items() if key not in own or key == "langs"}
+    config = _config(TrainConfig, {key: value for key, value in shared.items() if key != "langs"})
+    return comparison.compare(grid, config, _data(data, cache), Path(runs), tuple(encoders), progress)
+
+
+def load(run: str | Path | Run, *, cache: str | Path = CACHE, **options: Any) -> Hasher:
+    """Open a run for search. options: as ``Hasher`` takes them (device, among, store, own_encoders, ...)."""
+    return Hasher.load(run.folder if isinstance(run, Run) else run, cache, **options)
+
+
+def from_pretrained(source: str | Path, *, revision: str | None = None, **options: Any) -> PretrainedHasher:
+    """Open an exported run in a folder or under an id of a model hub; see ``PretrainedHasher.load``."""
+    return PretrainedHasher.load(source, revision=revision, **options)
+
+
+# ---------------------------------------------------------------------------------------------- small parts
+
+_register = methods.register
+
+
+def _source(
+    source: str | Path | ImageTextDataset, settings: dict[str, Any]
+) -> tuple[ExtractConfig, ImageTextDataset | None]:
+    """The configuration of an extraction, and its items where they are in memory."""
+    if isinstance(source, ImageTextDataset):
+        return _config(ExtractConfig, {"dataset": "manifest", "name": source.name, **settings}), source
+    if isinstance(source, str) and source in DATASETS:
+        return _config(ExtractConfig, {"dataset": source, **settings}), None
+    if isinstance(source, (str, Path)) and Path(source).expanduser().is_dir():
+        return _config(ExtractConfig, {"dataset": "manifest", "root": Path(source).expanduser(), **settings}), None
+    if not isinstance(source, (str, Path)):
+        raise UsageError(f"a data set is a {type(source).__name__}", None, "give a name, a folder, or `dataset(...)`")
+    fix = f"{did_you_mean(str(source), DATASETS)} give the folder of a manifest, or one of {', '.join(DATASETS)}"
+    raise UsageError(f"no data set and no folder '{source}'", None, fix)
+
+
+def _data(data: ExtractedDataset | str, cache: str | Path) -> ExtractedDataset:
+    if isinstance(data, ExtractedDataset):
+        return data
+    if isinstance(data, str):
+        return ExtractedDataset.open(cache, data)
+    raise UsageError(f"a data set is a {type(data).__name__}", None, "give what `extract` returned, or its name")
+
+
+def _config(kind: type[Config], settings: Mapping[str, Any]) -> Config:
+    """A config with these fields; raises UsageError for a name that it does not have."""
+    types = {field.name: str(field.type) for field in fields(kind)}
+    values: dict[str, Any] = {}
+    for name, value in settings.items():
+        if name not in types:
+            raise UsageError(f"no setting '{name}'", None, f"{did_you_mean(name, types)} settings: {', '.join(types)}")
+        if types[name].startswith("tuple") and not isinstance(value, tuple):
+            value = tuple(value) if isinstance(value, (list, set)) else (value,)
+        values[name] = Path(value) if "Path" in types[name] and isinstance(value, str) else value
+    return kind(**values)
