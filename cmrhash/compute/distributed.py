@@ -33,6 +33,7 @@ def gather(x: Tensor, rows: Sequence[int]) -> Tensor:
 
 class _Gather(Function):
     """Gather in the forward pass, slice the own rows in the backward pass."""
+
     @staticmethod
     def forward(ctx: Any, x: Tensor, rows: Sequence[int]) -> Tensor:
         ctx.start = sum(rows[: processes.rank()])
