@@ -61,7 +61,10 @@ class WordEncoder:
         return out
 
     def rows(self, caption: str) -> list[int | None]:
-        """Row of each word of a caption; None if neither the word nor its lower case is known."""
+        """Row of each word of a caption.
+
+        None for a word that is unknown both in its original case and in lower case.
+        """
         known = self.vocabulary
         return [known.get(word, known.get(word.lower())) for word in split(caption)]
 
@@ -219,10 +222,10 @@ def _pooled(
 
 
 def _idf(encoder: WordEncoder, captions: Sequence[str]) -> NDArray[np.float32]:
-    """(V,) float32: log((1 + n) / (1 + df)) + 1 for n captions, df of which contain the word.
+    """Inverse document frequency of each word, (V,) float32.
 
-    Smoothed as in scikit-learn, as if one more caption contained every word. Above 0, and largest for words that no
-    train caption contains.
+    log((1 + n) / (1 + df)) + 1 for n captions, df of which contain the word. Smoothed as in scikit-learn, as if one
+    more caption contained every word. Above 0, and largest for words that no train caption contains.
     """
     having = np.zeros(len(encoder.vocabulary))
     for caption in captions:

@@ -94,11 +94,10 @@ class Unreachable(CmrhashError):
 
 @contextlib.contextmanager
 def spoken() -> Iterator[None]:
-    """Turn every error of a hub call into a CmrhashError with cause and advice, without a place.
+    """Turn every error of a hub call into a CmrhashError with cause and advice.
 
-    ``huggingface_hub`` lets exceptions of its HTTP library through, and that library has changed twice. The base
-    classes of
-    HfHubHTTPError always belong to the current one.
+    The error has no place; the caller adds it. ``huggingface_hub`` lets exceptions of its HTTP library through, and
+    that library has changed twice. The base classes of HfHubHTTPError always belong to the current one.
     """
     from huggingface_hub.errors import HfHubHTTPError
 

@@ -79,7 +79,7 @@ class Letterbox:
 
     @property
     def fill(self) -> tuple[int, ...]:
-        """Colour of the padding, whose normalised value is as close to 0 as a byte allows."""
+        """Colour of the padding, close to 0 after normalisation."""
         return tuple(round(255 * value) for value in self.mean)
 
     def recipe(self) -> dict[str, Any]:

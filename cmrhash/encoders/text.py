@@ -83,7 +83,7 @@ class TextEncoder:
         return ids
 
     def unknown_share(self, captions: Sequence[str]) -> float:
-        """Share of unknown word pieces; it is high if the model does not fit the language."""
+        """Share of unknown word pieces; high if model and language do not match."""
         unknown = self.tokenizer.unk_token_id
         ids = [i for piece in self.pieces(captions) for i in piece]
         return sum(1 for i in ids if i == unknown) / max(len(ids), 1)
@@ -149,10 +149,9 @@ def load(
 ) -> TextEncoder:
     """A BERT-like model as an encoder.
 
-    model: a directory, an id of the hub, or "random": a small untrained BERT, drawn from ``seed``, whose vocabulary is
-    learned from ``corpus``.
+    model: a directory, an id of the hub, or "random": a small untrained BERT, drawn from ``seed``, with the vocabulary
+    of ``corpus``. pooling: "mean" over the word pieces, or "cls"; None: the mean.
     token_budget: word pieces per forward pass, padding included; None: chosen by device.
-    pooling: "mean" over the word pieces, or "cls"; None: the mean.
     Raises EncoderError for a model that is unavailable or lacks weights, UsageError for an unknown pooling.
     """
     pooling = POOLING[0] if pooling is None else pooling
