@@ -182,7 +182,7 @@ def lock_of(path: Path) -> Path:
 
 
 def holder(path: Path) -> str:
-    """The process that holds the lock of ``path``, as "process 17 on host"; "" if the lock is free."""
+    """Holder of the lock of ``path``, as "process 17 on host"; "" if free."""
     try:
         with lock_of(path).open(encoding="utf-8", errors="replace") as file:
             shared = LockFlags.EXCLUSIVE if WINDOWS else LockFlags.SHARED  # on Windows shared locks need pywin32

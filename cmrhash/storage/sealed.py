@@ -1,10 +1,12 @@
-"""The user block: the first 8 KiB of the .h5 files, which describe a file before HDF5 opens it.
+"""The user block: the first 8 KiB of the .h5 files.
+
+It describes a file before HDF5, which skips the block, parses any byte.
 
     sealed       MAGIC, sha256 of the manifest, the manifest (recipe, sha256 of the payload, versions), zeros
     unfinished   UNFINISHED, sha256 of the note, the note (recipe, rows, blocks, position of the commit records, byte
                  ranges that will still change, sha256 of all other bytes), zeros
 
-HDF5 skips the block. Standard library only.
+Standard library only.
 """
 
 from __future__ import annotations
