@@ -128,7 +128,7 @@ def _store() -> Any:
 
 @cache
 def speaks() -> bool:
-    """Whether this process is the first of the run to fail, and so reports its error."""
+    """Whether this process failed first in its run, and so reports its error."""
     if world() == 1 or os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":  # other stores end with rank 0
         return True
     try:
