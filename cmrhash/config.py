@@ -83,7 +83,7 @@ ALIGNMENTS = {
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
-    """Training: features -> an image head and a text head per language, in one Hamming space."""
+    """Training: features -> image and text heads in one Hamming space."""
 
     bits: int = 32  # code length
     method: str = "triplet"  # name of a method, out of methods.METHODS
