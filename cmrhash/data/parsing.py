@@ -48,8 +48,8 @@ def decode(raw: bytes) -> str:
 def text_between(raw: bytes, opening: re.Pattern[str], end: re.Pattern[str]) -> str:
     """Cleaned text between ``opening`` and the next ``end``.
 
-    Empty without an opening; without an end, the text runs to the end of the file. Accepts any bytes, because many archives
-    contain invalid XML.
+    Empty without an opening; without an end, the text runs to the end of the file. Accepts any bytes, because many
+    archives contain invalid XML.
     """
     text = decode(raw)
     start = opening.search(text)
