@@ -1,6 +1,6 @@
-"""Settings of all commands, each with its default and unit. Standard library only.
+"""Settings of all commands, each with its default and unit.
 
-The command line takes its defaults from here; a test holds the two together.
+The command line takes its defaults from here; a test compares the two. Standard library only.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ from pathlib import Path
 
 from cmrhash.errors import UsageError, did_you_mean
 
-Progress = Callable[..., None]  # (what, done, total, note="") of a long task, called now and then
-CACHE = Path("cache")  # feature files, one folder a data set
-RUNS = Path("runs")  # trained heads, one folder a run
+Progress = Callable[..., None]  # called with (task, done, total, note="") during a long task
+CACHE = Path("cache")  # feature files, one folder per data set
+RUNS = Path("runs")  # trained heads, one folder per run
 SAMPLE_DATASET = "sample"  # the built-in data set, drawn on first use
-FEATURES_DATASET = "features"  # ready-made feature files, without photos or texts
-DATASETS = (  # names of the readers
+FEATURES_DATASET = "features"  # precomputed feature files, without photos or texts
+DATASETS = (  # names of the readers in data/catalog.py
     SAMPLE_DATASET,
     "iaprtc12",
     "iaprtc12-lists",
@@ -29,49 +29,50 @@ DATASETS = (  # names of the readers
     "manifest",
     FEATURES_DATASET,
 )
-MAX_BITS = 4096  # of a code
+MAX_BITS = 4096  # longest code
 MAX_HIDDEN = 1 << 16  # width of a head's hidden layer
-MAX_SEED = 2**32 - 1  # what every generator of random numbers takes
-MAX_IMAGE_BATCH = 4096  # images a forward pass; beyond a commit's images all the others are padding
-RANDOM = "random"  # in place of weights or a model: seeded, untrained
-OWN = "own"  # in place of a text model: the ready-made features that come with the data set
-CUSTOM = "custom"  # what a feature file says of its weights if an encoder object of the user's own made it
-READY = "ready"  # what a feature file says of its weights if no encoder of ours made it
+MAX_SEED = 2**32 - 1  # largest seed that all random number generators accept
+MAX_IMAGE_BATCH = 4096  # images per forward pass; more than one commit's images would only add padding
+RANDOM = "random"  # as weights or model: untrained, drawn from the seed
+OWN = "own"  # as text model: the precomputed features that come with the data set
+CUSTOM = "custom"  # weights field of a feature file that an encoder object of the user made
+READY = "ready"  # weights field of a feature file that no cmrhash encoder made
 
 
 @dataclass(frozen=True, kw_only=True)
 class ExtractConfig:
-    """Data set and encoders -> feature files."""
+    """Feature extraction: a data set and encoders -> feature files."""
 
-    dataset: str = SAMPLE_DATASET  # which reader
-    root: Path | None = None  # the data set's folder; the sample is drawn below the cache
-    name: str | None = None  # folder below the cache; None: the reader's name
+    dataset: str = SAMPLE_DATASET  # name of the reader, out of DATASETS
+    root: Path | None = None  # the data set's folder; the sample needs none, it is drawn below the cache
+    name: str | None = None  # folder name below the cache; None: the reader's name
     cache: Path = CACHE
-    langs: tuple[str, ...] = ()  # languages to extract; empty: all that the data set has
-    image_model: str = "resnet18"  # any torchvision classifier, or a Faster R-CNN for its regions
-    image_weights: str | None = None  # "default", an enum's name, a file, "random"; None: random for the sample
-    # "[LANG=]MODEL": a transformer's directory or id, "bow", "word2vec", a file of word vectors, RANDOM or OWN; empty:
-    text_models: tuple[str, ...] = ()  # TEXT_MODELS, random for the sample
-    pooling: str | None = None  # how tokens become one text vector; None: the mean, where a model has a choice
-    vocabulary: int = 2912  # words of a bag of words; as in the papers on hashing IAPR TC-12
-    max_length: int = 512  # word pieces a caption; the model's own limit holds as well
-    image_batch: int = 32  # images a forward pass
+    langs: tuple[str, ...] = ()  # languages to extract; empty: all languages of the data set
+    image_model: str = "resnet18"  # any torchvision classifier, or a Faster R-CNN for region features
+    image_weights: str | None = None  # "default", a torchvision name, a file, "random"; None: random for the sample
+    # "[LANG=]MODEL": a transformer's directory or id, "bow", "word2vec", a file of word vectors, RANDOM or OWN;
+    # empty: TEXT_MODELS, or random for the sample
+    text_models: tuple[str, ...] = ()
+    pooling: str | None = None  # how token vectors become one text vector; None: the model's default
+    vocabulary: int = 2912  # size of a bag of words; as in the hashing papers on IAPR TC-12
+    max_length: int = 512  # word pieces per caption; the model may allow fewer
+    image_batch: int = 32  # images per forward pass
     device: str = "auto"  # "auto", "cpu", "cuda", "cuda:1", ...
-    dtype: str = "auto"  # compute type of the encoders: "auto", "float32", "bfloat16", "float16"
-    seed: int = 0  # draws roles that the data set does not bring, and untrained encoders
-    features: tuple[Path, ...] = ()  # .mat, .h5, .npz or .npy of ready-made features, in place of encoders
-    maps: tuple[str, ...] = ()  # "ROLE[.PART]=ARRAY": what the arrays of these files are; empty: by their names
-    shard: str | None = None  # "3/8": the third of eight processes, each of which does its part; None: all of it
-    max_bad: float = 0.01  # share of images that may be unreadable before the exit code says so
-    offline: bool = False  # never ask the network for weights
-    overwrite: bool = False  # replace files that another recipe made
+    dtype: str = "auto"  # compute dtype of the encoders: "auto", "float32", "bfloat16", "float16"
+    seed: int = 0  # draws missing roles and the weights of untrained encoders
+    features: tuple[Path, ...] = ()  # .mat, .h5, .npz or .npy files of precomputed features, instead of encoders
+    maps: tuple[str, ...] = ()  # "ROLE[.PART]=ARRAY": roles of the arrays in these files; empty: by array name
+    shard: str | None = None  # "3/8": do the third of eight parts, one part per process; None: do all
+    max_bad: float = 0.01  # largest share of unreadable images before the exit code reports failure
+    offline: bool = False  # never download weights
+    overwrite: bool = False  # replace files that were made with another recipe
 
 
-# Language-matched text encoders; any other language needs --text-model.
+# Default text encoder per language; any other language needs --text-model.
 TEXT_MODELS = {"en": "bert-base-uncased", "de": "bert-base-german-cased"}
 
 
-# What closes the modality gap in method acmr, and the name of the method that does.
+# Alignment loss that closes the modality gap in method acmr -> name of the method with it.
 ALIGNMENTS = {
     "adversarial": "acmr",
     "mmd": "acmr-mmd",
@@ -83,21 +84,21 @@ ALIGNMENTS = {
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
-    """Cached features -> one image head and a text head per language in one Hamming space."""
+    """Training: features -> image and text heads in one Hamming space."""
 
     bits: int = 32  # code length
-    method: str = "triplet"  # a name out of methods.METHODS
-    seed: int = 0  # initial weights, order of batches, choice of captions, dropout
-    langs: tuple[str, ...] = ()  # languages to train; empty: all that are extracted
-    relevance: str | None = None  # who is relevant to whom: "labels" or "pairs"; None: the data set's own
+    method: str = "triplet"  # name of a method, out of methods.METHODS
+    seed: int = 0  # initial weights, batch order, caption choice, dropout
+    langs: tuple[str, ...] = ()  # languages to train; empty: all extracted languages
+    relevance: str | None = None  # relevance of an item to a query: "labels" or "pairs"; None: the data set's own
     epochs: int = 60  # passes over the train items
-    batch: int = 512  # items a step (halved until a pass has at least 4 steps)
-    lr: float = 2e-3  # peak of the one-cycle schedule; times sqrt(halved / batch) where the batch was halved
+    batch: int = 512  # items per step (halved until a pass has at least 4 steps)
+    lr: float = 2e-3  # peak of the one-cycle schedule; times sqrt(halved / batch) if the batch was halved
     weight_decay: float = 0.01  # AdamW
     hidden: int = 1024  # width of the hidden layer; 0: a linear head
     dropout: float = 0.2  # share of hidden units dropped in training
     input_dropout: float = 0.1  # share of features dropped in training
-    first_caption: float = 0.5  # share of steps that an item's first caption, the one that is scored, is sure of
+    first_caption: float = 0.5  # share of steps that surely use the item's first caption, which is the scored one
     margin: float = 0.25  # triplet margin as a share of the bits, on squared L2 distances of tanh embeddings
     device: str = "auto"
     checkpoint_seconds: float = 20.0  # how often an unfinished run is saved
@@ -105,135 +106,136 @@ class TrainConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class FinetuneConfig:
-    """Encoders -> the same encoders, trained with a method's losses through hash heads that are thrown away."""
+    """Fine-tuning: encoders -> encoders trained with a method's losses through temporary hash heads."""
 
-    method: str = "tie-ap"  # a name out of methods.METHODS, any without a closed form; this one needs fewest epochs
-    bits: int = 32  # code length of the thrown-away heads; codes of any length are trained on the features later
-    epochs: int = 25  # passes over the train items; on the sample val mAP is .880 after 8, .925 after 25
-    batch: int = 32  # items a step (halved until a pass has at least 4 steps)
-    lr: float = 4e-4  # peak of the one-cycle schedule, for the heads; scaled with a halved batch as in TrainConfig
-    image_lr: float | None = None  # that of the image encoder; 0: it stays as it is; None: lr, or for trained weights
-    text_lr: float | None = None  # ... of the text encoders                              lr * TRAINED_SHARE
+    method: str = "tie-ap"  # any method without a closed form; this one needs the fewest epochs
+    bits: int = 32  # code length of the temporary heads; later training may use any length
+    epochs: int = 25  # passes over the train items; the sample's val mAP is .880 after 8, .925 after 25
+    batch: int = 32  # items per step (halved until a pass has at least 4 steps)
+    lr: float = 4e-4  # peak of the heads' one-cycle schedule; scaled with a halved batch as in TrainConfig
+    # peak of an encoder's schedule; 0: frozen; None: lr for untrained weights, lr * TRAINED_SHARE for trained ones
+    image_lr: float | None = None
+    text_lr: float | None = None
     weight_decay: float = 0.01  # AdamW
-    clip: float = 1.0  # L2 norm that the gradients of a step are scaled down to
-    seed: int = 0  # weights of the heads, order of batches, choice of captions, dropout
+    clip: float = 1.0  # largest L2 norm of a step's gradient
+    seed: int = 0  # weights of the heads, batch order, caption choice, dropout
     checkpoint_seconds: float = 60.0  # how often an unfinished run is saved, at the end of an epoch
 
 
-TRAINED_SHARE = 0.1  # of the heads' rate, for encoders whose weights already know something
+TRAINED_SHARE = 0.1  # learning rate of pretrained encoders, as a share of the heads'
 
 
 @dataclass(frozen=True, kw_only=True)
 class EvalConfig:
-    """Codes -> distances -> metrics."""
+    """Evaluation: codes -> distances -> metrics."""
 
     bits: tuple[int, ...] = ()  # empty: every trained length
-    langs: tuple[str, ...] = ()  # empty: every language that a run can score
+    langs: tuple[str, ...] = ()  # empty: every language that the runs can score
     methods: tuple[str, ...] = ()  # empty: every trained method
     seeds: tuple[int, ...] = ()  # empty: every trained seed
-    relevance: str | None = None  # "labels" or "pairs", of the runs as of the scores; None: the data set's own
-    directions: tuple[str, ...] = ("i2t", "t2i")  # out of "i2t", "t2i", "t2t", "i2i"
-    map_at: int | None = None  # cut of mAP@k; None: the whole database
-    map_at_rule: str = "min"  # what mAP@k divides by, see metrics.average_precision
+    relevance: str | None = None  # "labels" or "pairs", for choosing runs and for scoring; None: the data set's own
+    directions: tuple[str, ...] = ("i2t", "t2i")  # any of "i2t", "t2i", "t2t", "i2i"
+    map_at: int | None = None  # cutoff k of mAP@k; None: the whole database
+    map_at_rule: str = "min"  # denominator of mAP@k, see metrics.average_precision
     ties: str = "expected"  # "expected", "optimistic" or "pessimistic"
-    at: tuple[int, ...] = ()  # cuts of P@k, R@k, nDCG@k and hit@k; empty: CUTS of the relevance
+    at: tuple[int, ...] = ()  # cutoffs of P@k, R@k, nDCG@k and hit@k; empty: CUTS of the relevance
 
 
-CUTS = {"labels": (1, 5, 10, 50), "pairs": (1, 5, 10)}  # by relevance; R@1, R@5 and R@10 are the customs of Flickr30k
+CUTS = {"labels": (1, 5, 10, 50), "pairs": (1, 5, 10)}  # by relevance; Flickr30k is reported by R@1, R@5, R@10
 
 
 @dataclass(frozen=True, kw_only=True)
 class SearchConfig:
-    """A sentence, a photo or an item -> what lies near it in the database."""
+    """Search: a sentence, a photo or an item -> its nearest neighbours in the database."""
 
-    lang: str | None = None  # of the sentence and of found captions; None: told by its words; without one, the first
+    lang: str | None = None  # of the query and the captions; None: detected; without a sentence: the first
     to: str | None = None  # "image", "text" or "both"; None: the other modality
-    by: str = "image"  # of an item: "image", or "text" for its first caption
-    k: int = 10  # how many to find
-    image_weights: str | None = None  # where the encoders' weights are now; None: where they were at extraction
-    text_models: tuple[str, ...] = ()  # "[LANG=]DIR", likewise
+    by: str = "image"  # view of a query item: "image", or "text" for its first caption
+    k: int = 10  # number of results
+    image_weights: str | None = None  # new location of the encoder's weights; None: as at extraction
+    text_models: tuple[str, ...] = ()  # "[LANG=]DIR", new locations of the text models
     device: str = "auto"
-    offline: bool = False  # never ask the network for weights
+    offline: bool = False  # never download weights
     store: str | None = None  # URL of a store to search in; None: the run's own index
-    probes: int | None = None  # how much of a store's approximate index is looked at, see PROBES; 0: an exact search
-    among: str = "database"  # what is searched: "database", or "all" items that have codes
+    probes: int | None = None  # search effort in a store's approximate index, see PROBES; 0: exact search
+    among: str = "database"  # items to search: the "database", or "all" items with codes
 
 
 @dataclass(frozen=True, kw_only=True)
 class IndexConfig:
-    """The database codes of a run -> collections in a store, where others search them."""
+    """Publishing: the database codes of a run -> collections of a store."""
 
-    store: str | None = None  # faiss:DIR, postgresql://..., milvus+http://... or milvus:FILE; must be given
-    approximate: bool | None = None  # an approximate index; None: in a Faiss folder beyond IVF_ROWS codes
-    among: str = "database"  # whose codes: of the "database", or of "all" items
+    store: str | None = None  # required: faiss:DIR, postgresql://..., milvus+http://... or milvus:FILE
+    approximate: bool | None = None  # build an approximate index; None: for Faiss beyond IVF_ROWS codes
+    among: str = "database"  # items to publish: the "database", or "all" items with codes
 
 
-IVF_ROWS = 4_000_000  # codes: an exhaustive search of a Faiss folder takes about 4 ms of one core for them
-PROBES = {"faiss": 16, "postgresql": 100, "milvus": 16}  # nprobe of IVF: lists; ef_search of HNSW: candidates
-BATCH_ROWS = 1 << 16  # codes that are on their way to a store at once
-MAX_KEY = 1024  # bytes of a key in UTF-8
+IVF_ROWS = 4_000_000  # codes; Faiss searches them exhaustively in about 4 ms on one core
+PROBES = {"faiss": 16, "postgresql": 100, "milvus": 16}  # IVF: nprobe (lists); HNSW: ef_search (candidates)
+BATCH_ROWS = 1 << 16  # codes per batch sent to a store
+MAX_KEY = 1024  # bytes of the longest key, in UTF-8
 
 
 @dataclass(frozen=True, kw_only=True)
 class ExportConfig:
-    """A run -> a folder that others can encode with."""
+    """Export: a run -> a folder with which others can encode."""
 
-    with_encoders: bool = False  # put in public encoders too, which otherwise are named
-    onnx: bool = False  # write ONNX graphs beside
-    image_weights: str | None = None  # where the encoders' weights are now; None: where they were at extraction
-    text_models: tuple[str, ...] = ()  # "[LANG=]DIR", likewise
+    with_encoders: bool = False  # bundle public encoder weights instead of referencing them
+    onnx: bool = False  # also write ONNX graphs
+    image_weights: str | None = None  # as in SearchConfig
+    text_models: tuple[str, ...] = ()
     device: str = "auto"
-    offline: bool = False  # never ask the network for weights
-    push: str | None = None  # "owner/name": upload it to the model hub afterwards
-    private: bool = False  # whether the repository is, if it is made for it
+    offline: bool = False
+    push: str | None = None  # "owner/name" of the model hub repository to upload to
+    private: bool = False  # create that repository as a private one
 
 
 @dataclass(frozen=True, kw_only=True)
 class ServeConfig:
-    """A run -> a page in the browser."""
+    """Web server: a run -> a search page in the browser."""
 
-    host: str = "127.0.0.1"  # address to listen on; any but loopback needs i_know, and then a token
-    port: int = 8000  # 0: any free one
-    i_know: bool = False  # that others on the network can reach the page
-    k: int = 12  # results that the page asks for at first
+    host: str = "127.0.0.1"  # address to listen on; other than loopback needs i_know and a token
+    port: int = 8000  # 0: any free port
+    i_know: bool = False  # confirms that others on the network may reach the page
+    k: int = 12  # results that the page requests at first
     image_weights: str | None = None  # as in SearchConfig
     text_models: tuple[str, ...] = ()
     device: str = "auto"
     offline: bool = False
     among: str = "database"
-    max_k: int = 200  # results that may be asked for
-    max_text: int = 2000  # characters of a sentence
-    max_body: int = 10 * 10**6  # bytes of an upload
-    body_seconds: float = 10.0  # in which an upload must be there
-    queue: int = 8  # questions that may wait while one is answered
-    thumb_bytes: int = 64 * 2**20  # of thumbnails kept in memory
+    max_k: int = 200  # most results per query
+    max_text: int = 2000  # most characters per sentence
+    max_body: int = 10 * 10**6  # most bytes per upload
+    body_seconds: float = 10.0  # time limit of an upload
+    queue: int = 8  # queries that may wait while one is answered
+    thumb_bytes: int = 64 * 2**20  # most bytes of thumbnails in memory
 
 
 @dataclass(frozen=True, kw_only=True)
 class CompareConfig:
-    """A grid of runs -> one table."""
+    """Comparison: a grid of runs -> one table."""
 
     methods: tuple[str, ...] = ("triplet",)
     bits: tuple[int, ...] = (16, 32, 48, 64)
-    langs: tuple[str, ...] = ()  # languages to show; empty: all that the runs can score
-    seeds: int = 3  # seeds a cell, from 0
-    metric: str | None = None  # of a cell: "map", "r@1", "r@5" or "r@10"; None: map by labels, r@1 by pairs
-    out: Path | None = None  # folder of the table; None: beside the runs, where a report looks for it
+    langs: tuple[str, ...] = ()  # languages to show; empty: every language that the runs can score
+    seeds: int = 3  # seeds per cell, counted from 0
+    metric: str | None = None  # "map", "r@1", "r@5" or "r@10"; None: map for labels, r@1 for pairs
+    out: Path | None = None  # folder of the table; None: the folder of the runs, where a report finds it
 
 
 @dataclass(frozen=True, kw_only=True)
 class PlotConfig:
-    """Trained runs -> pictures."""
+    """Plots: trained runs -> figures."""
 
-    kinds: tuple[str, ...] = ()  # out of PLOTS; empty: all that the runs allow
+    kinds: tuple[str, ...] = ()  # any of PLOTS; empty: all that the runs allow
     bits: tuple[int, ...] = ()  # empty: every trained length
     methods: tuple[str, ...] = ()  # empty: every trained method
     seeds: tuple[int, ...] = ()  # empty: every trained seed
-    langs: tuple[str, ...] = ()  # empty: every language that a run can score
+    langs: tuple[str, ...] = ()  # empty: every language that the runs can score
     relevance: str | None = None  # as in EvalConfig
-    formats: tuple[str, ...] = ("png", "svg")  # files of each picture
-    items: int = 1000  # query items of a t-SNE map, at most; drawn by the run's seed
-    out: Path | None = None  # folder of the pictures; None: "plots" beside the runs
+    formats: tuple[str, ...] = ("png", "svg")  # file formats of each figure
+    items: int = 1000  # most query items in a t-SNE map; drawn with the run's seed
+    out: Path | None = None  # folder of the figures; None: "plots" in the folder of the runs
 
 
 PLOTS = {
@@ -247,37 +249,40 @@ PLOTS = {
 
 @dataclass(frozen=True, kw_only=True)
 class ReportConfig:
-    """A run, or a comparison, -> one HTML file."""
+    """Report: a run or a comparison -> one HTML file."""
 
-    run: Path | None = None  # folder of the run; None: the comparison beside the runs, or else the best run on val
+    run: Path | None = None  # folder of the run; None: the comparison if there is one, else the best run on val
     langs: tuple[str, ...] = ()  # empty: every language that a run can score
-    examples: int = 2  # queries shown of the best, the median and the worst, each
-    top: int = 5  # answers shown of each
+    examples: int = 2  # queries shown per group (best, median, worst)
+    top: int = 5  # results shown per query
     thumbnail: int = 112  # longer side of a photo, pixels
-    out: Path | None = None  # the file; None: "report.html" in the folder of the run, or beside the runs
+    out: Path | None = None  # the file; None: "report.html" in the folder of the run or of the runs
 
 
 @dataclass(frozen=True, kw_only=True)
 class VerifyConfig:
-    """What ``cache verify`` looks at besides the digests of our own files."""
+    """Scope of ``cache verify``, which always checks the digests of cmrhash's own files."""
 
-    sources: bool = True  # photos and captions, against what the features were made from
+    sources: bool = True  # compare photos and captions with those that the features were made from
 
 
 @dataclass(frozen=True, kw_only=True)
 class PruneConfig:
-    """What ``cache prune`` takes besides what no command would use again."""
+    """Scope of ``cache prune``, which always selects files that no command would use again."""
 
-    unfinished: bool = False  # extractions, trainings and fine-tunings that the same command would go on with
-    gone: bool = False  # runs whose features are gone, though extracting these again would make them good
-    yes: bool = False  # delete, and not only say what would be deleted
+    unfinished: bool = False  # also unfinished extractions, trainings and fine-tunings, which a rerun would resume
+    gone: bool = False  # also runs without features, which a new extraction would make usable again
+    yes: bool = False  # delete the files; otherwise only list them
 
 
-LEFT_BEHIND = 3600.0  # seconds that a partial file without a lock lies untouched before it counts as left behind
+LEFT_BEHIND = 3600.0  # seconds after which an unlocked, unchanged partial file counts as abandoned
 
 
 def aligned(method: str, alignment: str | None) -> str:
-    """Name of ``method`` with that alignment, one of ALIGNMENTS; raises UsageError for any method but "acmr"."""
+    """Name of ``method`` with an alignment out of ALIGNMENTS; None leaves it unchanged.
+
+    Raises UsageError for an unknown alignment, and for any method but "acmr".
+    """
     if alignment is None:
         return method
     if alignment not in ALIGNMENTS:

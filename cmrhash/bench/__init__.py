@@ -1,7 +1,7 @@
-"""How fast cmrhash is against what a user would otherwise write, and against what the machine can do at best.
+"""Benchmarks of cmrhash against naive code and machine limits. It may import every room but maintenance.
 
-Machines are shared and noisy, seconds differ; the ratio of two ways that were timed in turns, in one run and on one
-thread, travels. Each path builds its own input; the naive way and ours must come to the same result.
+Seconds differ between shared, noisy machines. The ratio of two ways that alternate in one process on one thread is
+comparable. Each path builds its own input, and both ways must give the same result.
 """
 
 from __future__ import annotations
@@ -24,16 +24,19 @@ try:
 except ImportError:  # Windows
     resource = None  # type: ignore[assignment]
 
-REPEATS = 3  # of each way, in turns; the best counts
+REPEATS = 3  # runs of each way, alternating; the fastest counts
 PEAK, RESET = File("/proc/self/status"), File("/proc/self/clear_refs")
 
-Way = Callable[[], Any]  # returns a number, one for each piece of the work, or None where tests compare the results
+Way = Callable[[], Any]  # returns a number, numbers per piece of work, or None if tests compare the results
 
 
 @dataclass(frozen=True)
 class Case:
-    """The two ways of doing a piece of work, ready to run. naive may do the first ``share`` of it only, where all of
-    it would take minutes. limit: what the machine needs at least for it. tolerance: relative, of the results' means.
+    """Two ways to do the same work, ready to run.
+
+    naive: may do only the first ``share`` of the work if all of it would take minutes.
+    limit: the least work that the machine must do for it.
+    tolerance: relative difference allowed between the means of the results.
     """
 
     naive: Way
@@ -45,7 +48,10 @@ class Case:
 
 @dataclass(frozen=True)
 class Path:
-    """A hot path. what: in words, with sizes; limit: what its limit is; target: the ratio that we promise."""
+    """A hot path to measure.
+
+    what: description with sizes; limit: description of the limit; target: promised ratio of naive to ours.
+    """
 
     what: str
     limit: str
@@ -57,8 +63,9 @@ def bench(names: tuple[str, ...] = (), progress: Progress = lambda *_: None) -> 
     """Time the named paths (all by default).
 
     Returns {"machine": {...}, "rows": [{"path", "what", "naive_s", "ours_s", "ratio", "target", "limit",
-    "limit_share", "peak_mb"}]}: CPU seconds of one thread, the limit's share of ours (1: nothing to gain; None: not
-    measured), and how much memory ours takes at most beyond what was there. Raises UsageError for an unknown path.
+    "limit_share", "peak_mb"}]}. Times are CPU seconds of one thread. limit_share is the limit's time as a share of ours
+    (1: optimal; None: not measured); peak_mb is the memory that ours adds at its peak. Raises UsageError for an unknown
+    path.
     """
     from cmrhash.bench import encoding, retrieval, start, storage, training
 
@@ -108,7 +115,7 @@ def _row(name: str, path: Path, case: Case) -> dict[str, Any]:
 
 
 def _cpu() -> float:
-    """CPU seconds of this process and of the children that it has waited for; by the clock where nobody counts them."""
+    """CPU seconds of this process and its finished children; wall-clock seconds on Windows."""
     if resource is None:
         return time.perf_counter()
     children = resource.getrusage(resource.RUSAGE_CHILDREN)
@@ -116,7 +123,7 @@ def _cpu() -> float:
 
 
 def _resident() -> float | None:
-    """MB in memory now, after which the peak is counted anew; None where the system does not tell."""
+    """Resident memory in MB, after a reset of the peak; None where the system does not report it."""
     try:
         RESET.write_text("5", encoding="utf-8")
         return _status("VmRSS")
@@ -125,6 +132,7 @@ def _resident() -> float | None:
 
 
 def _peak() -> float:
+    """Peak of the resident memory in MB since the last reset."""
     return _status("VmHWM")
 
 
@@ -146,5 +154,5 @@ def _processor() -> str:
 
 
 def pieces(total: int, size: int) -> Iterator[slice]:
-    """0 ... total in slices of a size."""
+    """Slices of ``size`` that cover 0 to ``total``."""
     return (slice(first, min(first + size, total)) for first in range(0, total, size))

@@ -1,4 +1,7 @@
-"""Extraction: photos through ResNet18, captions through BERT-base (random weights: the work is the same)."""
+"""Benchmarks of extraction: photos through ResNet18, captions through BERT-base.
+
+Random weights suffice: the work is the same.
+"""
 
 from __future__ import annotations
 
@@ -29,13 +32,14 @@ from cmrhash.features.shards import Shard
 
 PHOTOS, BATCH = 64, 32
 CAPTIONS = 128
-WORDS = 12, 30  # a caption has so many on average, and at most: those of IAPR TC-12 and Flickr
+WORDS = 12, 30  # words per caption, mean and maximum, as in IAPR TC-12 and Flickr
 CPU = torch.device("cpu")
-DTYPE = str(choose_dtype("auto", CPU, untrained=False)).removeprefix("torch.")  # as for trained weights
+DTYPE = str(choose_dtype("auto", CPU, untrained=False)).removeprefix("torch.")  # the dtype that trained weights get
 
 
 @contextmanager
 def _images() -> Iterator[Case]:
+    """The naive way uses PIL and the transforms of torchvision, in float32."""
     torch.set_num_threads(1)
     encoder = image_encoders.load("resnet18", RANDOM, dtype=DTYPE)
     plain = image_encoders.load("resnet18", RANDOM).module.to(memory_format=torch.contiguous_format)
@@ -70,7 +74,7 @@ def _images() -> Iterator[Case]:
 
 
 def _photo(seed: int) -> Image.Image:
-    """480 x 360 pixels of smooth colour with some grain, about 50 KB as a JPEG: what a photo of IAPR TC-12 has."""
+    """480 x 360 pixels of smooth colour with grain; as a JPEG about 50 KB, like IAPR TC-12's photos."""
     rng = np.random.default_rng(seed)
     rough = Image.fromarray(rng.integers(0, 256, (9, 12, 3), np.uint8)).resize((480, 360), Image.Resampling.BICUBIC)
     grain = rng.normal(0, 12, (360, 480, 1))
@@ -79,7 +83,11 @@ def _photo(seed: int) -> Image.Image:
 
 @contextmanager
 def _texts(naive_batch: int, pad_to: int | None, share: float) -> Iterator[Case]:
-    """naive_batch, pad_to: how scripts do it, in the order of the captions; None pads to the longest of the batch."""
+    """Captions: tokens and encoding.
+
+    naive_batch, pad_to: batch size and padding of common scripts, which keep the order of the captions; pad_to None
+    pads to the longest caption of the batch.
+    """
     torch.set_num_threads(1)
     rng = np.random.default_rng(0)
     lengths = np.clip(rng.poisson(WORDS[0], CAPTIONS), 3, WORDS[1])
@@ -115,7 +123,7 @@ def _texts(naive_batch: int, pad_to: int | None, share: float) -> Iterator[Case]
 
 
 def _sums(parts: list[NDArray[np.float32]]) -> NDArray[np.float32]:
-    """One number a photo or caption."""
+    """One number per photo or caption."""
     out: NDArray[np.float32] = np.abs(np.concatenate(parts)).sum(1)
     return out
 

@@ -1,4 +1,4 @@
-"""Evaluation and search."""
+"""Benchmarks of evaluation and search."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from cmrhash.retrieval.metrics import average_precision, items_relevant
 from cmrhash.retrieval.relevance import Relevance
 
 CLASSES, TOP = 255, 10
-# What a compiler makes of the counting itself: distances by popcount into a histogram by relevance, nothing else.
-# Eight tables, so that no increment waits for the one before it.
+# The counting alone, compiled: distances by popcount, counted in a histogram by relevance.
+# Eight tables, so that no increment waits for the previous one.
 FUSED = """
 #include <stdint.h>
 #include <string.h>
@@ -55,7 +55,7 @@ void count(const uint64_t *q, const uint64_t *d, const uint8_t *relevant, int64_
 
 @contextmanager
 def _evaluation(queries: int, items: int, bits: int, share: float) -> Iterator[Case]:
-    """mAP of random codes with 255 labels of which an item has about 4."""
+    """mAP of random codes with 255 labels, about 4 per item."""
     rng = np.random.default_rng(0)
     often = 1 / np.arange(1, CLASSES + 1)
     labels = [np.unique(rng.choice(CLASSES, n, p=often / often.sum())).tolist() for n in rng.integers(1, 8, 20000)]
@@ -75,13 +75,13 @@ def _evaluation(queries: int, items: int, bits: int, share: float) -> Iterator[C
         hist = rank_histogram(packed[:queries], packed[queries:], bits, relevance, threads=1)
         return average_precision(*items_relevant(hist))
 
-    # a sample of the queries: any order of ties is as good as their mean
+    # on a sample of the queries any order of ties is close to their mean
     with _fused(packed[:queries], packed[queries:], bits) as limit:
         yield Case(naive, ours, limit, asked / queries, tolerance=0.02)
 
 
 def _sorted_ap(code: NDArray[Any], signs: NDArray[Any], onehot: NDArray[Any], own: list[int]) -> float:
-    """What most published code does for every query: a distance to all, a sort, a running precision."""
+    """Average precision as most published code computes it: all distances, a sort, running precision."""
     order = np.argsort(0.5 * (signs.shape[1] - signs @ code))
     relevant = onehot[order][:, own].sum(1) > 0
     return float((np.cumsum(relevant) / np.arange(1, len(signs) + 1))[relevant].sum() / relevant.sum())
@@ -89,7 +89,7 @@ def _sorted_ap(code: NDArray[Any], signs: NDArray[Any], onehot: NDArray[Any], ow
 
 @contextmanager
 def _fused(query: NDArray[np.uint8], database: NDArray[np.uint8], bits: int) -> Iterator[Callable[[], float] | None]:
-    """The counting alone, by this machine's C compiler; None without one."""
+    """Compile and run the counting alone with the machine's C compiler; None without a compiler."""
     compiler = shutil.which("cc") or shutil.which("gcc")
     with tempfile.TemporaryDirectory() as folder:
         source, library = File(folder) / "fused.c", File(folder) / "fused.so"

@@ -1,4 +1,4 @@
-"""Start-up: what a command costs before it does anything."""
+"""Benchmark of start-up: the cost of a command before it does any work."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ STACK = "import torch, torchvision, transformers, faiss, h5py, typer, rich; tran
 
 @contextmanager
 def _help() -> Iterator[Case]:
-    """The naive way imports at the top of the script all that any command needs."""
+    """The naive way imports everything that any command needs at the top of the script."""
     yield Case(
         lambda: _run("-c", STACK),
         lambda: _run("-m", "cmrhash_cli.main", "--help"),

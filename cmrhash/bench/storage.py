@@ -1,4 +1,7 @@
-"""The feature file: writing it and reading it. The naive ways open HDF5 files as scripts do."""
+"""Benchmarks of the feature file: writing and reading.
+
+The naive ways use HDF5 as common scripts do.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +23,7 @@ SHARE = 0.1
 
 @contextmanager
 def _write() -> Iterator[Case]:
-    """The naive way appends a row at a time, and a kill costs it the file."""
+    """The naive way appends row by row, and a kill loses the file."""
     with tempfile.TemporaryDirectory() as folder:
         x = _features()
 
@@ -48,7 +51,7 @@ def _write() -> Iterator[Case]:
 
 @contextmanager
 def _read() -> Iterator[Case]:
-    """The naive way has one chunk a row, as appending makes it, and reads row by row."""
+    """The naive file has one chunk per row, as appending creates it, and is read row by row."""
     with tempfile.TemporaryDirectory() as folder:
         x = _features()
         path, raw = File(folder) / "ours.h5", File(folder) / "raw.npy"

@@ -1,4 +1,4 @@
-"""A training step: batch, heads, four triplet terms, gradient, optimiser."""
+"""Benchmarks of a training step: batch, heads, four triplet terms, gradient, optimiser."""
 
 from __future__ import annotations
 
@@ -30,15 +30,18 @@ from cmrhash.training.train import MIN_STEPS, fresh, one_epoch
 IMAGE, TEXT = View.IMAGE, View.text("en")
 DIMS = {IMAGE: 512, TEXT: 768}
 CLASSES, BITS, MARGIN = 255, 32, 0.25
-WHOLE = 256  # batch up to which the (B, B, B) tensor fits into memory; larger ones are computed in parts
-PART = 16  # anchors
+WHOLE = 256  # largest batch whose (B, B, B) tensor fits into memory; larger ones are computed in parts
+PART = 16  # anchors per part
 
 Chosen = tuple[Tensor, Tensor, Tensor]  # image features, text features, labels of a batch
 
 
 @contextmanager
 def _step(batch: int, steps: int, anchors: float = 1.0) -> Iterator[Case]:
-    """steps: that the naive way does, of MIN_STEPS; anchors: the share of each batch whose triplets it counts."""
+    """One epoch of MIN_STEPS steps.
+
+    steps: number of steps of the naive way; anchors: share of each batch whose triplets the naive way counts.
+    """
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
         dataset, features = _write(File(folder), batch * MIN_STEPS)
@@ -70,7 +73,7 @@ def _step(batch: int, steps: int, anchors: float = 1.0) -> Iterator[Case]:
 
 
 def _write(folder: File, count: int) -> tuple[ImageTextDataset, dict[View, Tensor]]:
-    """A data set of random features, all of it to train on, in our cache and in a plain HDF5 file."""
+    """Random features, all for training, as cmrhash feature files and as a plain HDF5 file."""
     rng = np.random.default_rng(0)
     often = 1 / np.arange(1, CLASSES + 1)
     labels = [np.unique(rng.choice(CLASSES, n, p=often / often.sum())) for n in rng.integers(1, 8, count)]
@@ -101,7 +104,7 @@ def _ids(items: tuple[Item, ...]) -> tuple[str, ...]:
 
 
 class _Rows(Dataset[Chosen]):
-    """Features read from the file item by item, as a data set class of PyTorch is written."""
+    """Features read from the file item by item, like common PyTorch data sets."""
 
     def __init__(self, folder: File, labels: Tensor) -> None:
         self.file = h5py.File(folder / "naive.h5", "r")

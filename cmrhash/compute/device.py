@@ -1,4 +1,4 @@
-"""Where the work is done, and in which number type: the GPU when there is one, the CPU otherwise."""
+"""Device and dtype selection: the GPU if available, otherwise the CPU."""
 
 from __future__ import annotations
 
@@ -10,12 +10,15 @@ from torch import Tensor
 
 from cmrhash.errors import UsageError
 
-SMALL_BATCH = 128  # rows up to which a step on a CPU is too short to be shared out among threads
+SMALL_BATCH = 128  # rows: up to this batch size a CPU step is too short for several threads
 FLOATS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 def choose_device(name: str) -> torch.device:
-    """The device of that name; "auto" is the GPU when there is one. Raises UsageError for one that is not there."""
+    """Device of that name; "auto" means the GPU if available, otherwise the CPU.
+
+    Raises UsageError for a device that does not exist.
+    """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -28,8 +31,10 @@ def choose_device(name: str) -> torch.device:
 
 
 def choose_dtype(name: str, device: torch.device, untrained: bool) -> torch.dtype:
-    """The compute type of that name. "auto": half precision where the hardware has it and it pays, float32 otherwise
-    and for untrained encoders, whose figures shall be the same on every machine.
+    """Compute dtype of that name.
+
+    "auto" means half precision where the hardware supports it and it is faster, otherwise float32. Untrained encoders
+    always use float32, so that their figures are equal on every machine. Raises UsageError for an unknown name.
     """
     if name != "auto":
         if name not in FLOATS:
@@ -45,20 +50,29 @@ def choose_dtype(name: str, device: torch.device, untrained: bool) -> torch.dtyp
 
 
 def _cpu_has_bfloat16() -> bool:
-    """Instructions that multiply bfloat16: with AVX-512's (AMD Zen 4) encoders take half the time, with AMX less."""
-    kinds = ("_is_amx_tile_supported", "_is_avx512_bf16_supported")  # the latter came with torch 2.7
+    """Whether the CPU has instructions that multiply bfloat16.
+
+    With AVX-512 BF16 (AMD Zen 4) encoders take half the time, with AMX less.
+    """
+    kinds = ("_is_amx_tile_supported", "_is_avx512_bf16_supported")  # the second exists since torch 2.7
     return any(getattr(torch.cpu, kind, lambda: False)() for kind in kinds)
 
 
 def send(tensor: Tensor, device: torch.device) -> Tensor:
-    """A CPU's tensor on the device. A GPU fetches it from pinned memory, so that the host need not wait for it."""
+    """Copy a CPU tensor to the device.
+
+    A GPU copies from pinned memory, so that the host need not wait.
+    """
     return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
 
 
 @contextmanager
 def threads_for(device: torch.device, rows: int) -> Iterator[None]:
-    """One thread inside, for steps on a CPU of a few rows: two would win a fifth there, and lose ten times and more
-    where another program keeps a core busy, since each short operation waits for both.
+    """Run small CPU steps on one thread.
+
+    A second thread saves a fifth of the time at best. If another program keeps a core busy, it makes steps ten times
+    slower or worse, because every short operation waits for both threads.
+    rows: batch size of a step; up to SMALL_BATCH counts as small.
     """
     before = torch.get_num_threads()
     if device.type == "cpu" and rows <= SMALL_BATCH:

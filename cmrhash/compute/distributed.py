@@ -1,11 +1,10 @@
-"""One batch over several ranks: features gathered with their gradient, gradients summed, BatchNorm over the whole.
+"""One batch over several ranks: gathered features, summed gradients, shared BatchNorm statistics.
 
-Every rank encodes its own part of the batch, and computes the same loss of the same gathered features. So the gradient
-that it finds at its own rows is whole, and what it makes of it in its encoders is one part of a sum over the ranks.
+Every rank encodes its own part of the batch, gathers the features of all ranks and computes the same loss. The gradient
+at its own rows is therefore complete, and the gradients of its encoder parameters are one term of a sum over ranks.
 
-Why not DistributedDataParallel: it wraps one forward pass of one module, where a step here runs an encoder once for
-each language that shares it; and it takes the mean of gradients, where this is a sum. With one rank all of it is
-the identity.
+DistributedDataParallel does not fit: it wraps one forward pass of one module, but a step here runs an encoder once per
+language; and it averages gradients, but here they are summed. With one rank every function is the identity.
 """
 
 from __future__ import annotations
@@ -20,18 +19,21 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from cmrhash.compute import processes
 
-BUCKET = 2**23  # numbers that are summed in one message: 32 MB
+BUCKET = 2**23  # numbers per message: 32 MB of float32
 
 
 def gather(x: Tensor, rows: Sequence[int]) -> Tensor:
-    """(own rows, D) of every rank -> (all rows, D) in the order of the ranks; a gradient goes back to the own rows.
+    """(own rows, D) of every rank -> (all rows, D) in rank order, differentiable.
 
-    rows: how many each rank has. Every rank must compute the same loss of what it gets.
+    rows: number of rows of each rank. The gradient of the own rows flows back, so every rank must compute the same
+    loss.
     """
     return x if processes.world() == 1 else _Gather.apply(x, rows)
 
 
 class _Gather(Function):
+    """Gather in the forward pass, slice the own rows in the backward pass."""
+
     @staticmethod
     def forward(ctx: Any, x: Tensor, rows: Sequence[int]) -> Tensor:
         ctx.start = sum(rows[: processes.rank()])
@@ -44,9 +46,11 @@ class _Gather(Function):
 
 
 def sum_gradients(parts: Iterable[nn.Parameter], whole: Iterable[nn.Parameter]) -> None:
-    """After a backward pass, give all ranks the same gradients. parts: of parameters that met a rank's own rows alone,
-    which are summed; whole: of those that met all gathered rows on every rank, where that of rank 0 counts, so that
-    ranks never drift apart by their rounding.
+    """Give all ranks the same gradients after a backward pass.
+
+    parts: parameters that saw only the rank's own rows; their gradients are summed.
+    whole: parameters that saw all gathered rows on every rank; all ranks take the gradient of rank 0, so that rounding
+    never makes them diverge.
     """
     if processes.world() == 1:
         return
@@ -63,6 +67,7 @@ def sum_gradients(parts: Iterable[nn.Parameter], whole: Iterable[nn.Parameter]) 
 
 
 def _buckets(tensors: list[Tensor]) -> Iterator[list[Tensor]]:
+    """Group tensors into messages of at most BUCKET numbers, at least one tensor each."""
     bucket: list[Tensor] = []
     for tensor in tensors:
         if bucket and sum(t.numel() for t in bucket) + tensor.numel() > BUCKET:
@@ -74,7 +79,7 @@ def _buckets(tensors: list[Tensor]) -> Iterator[list[Tensor]]:
 
 
 def same_start(module: nn.Module) -> None:
-    """Give all ranks the parameters and buffers of rank 0."""
+    """Copy the parameters and buffers of rank 0 to all ranks."""
     for tensor in module.state_dict().values() if processes.world() > 1 else ():
         tensor.copy_(processes.spread(tensor.contiguous()))
 
@@ -83,8 +88,10 @@ def same_start(module: nn.Module) -> None:
 
 
 def over_all_ranks(module: nn.Module, device: torch.device) -> None:
-    """Let the module's BatchNorm layers learn the statistics of the whole batch; parameters, buffers and names stay.
-    On a GPU they become torch's own for it; on a CPU, where torch has none, ours.
+    """Make BatchNorm layers use the statistics of the whole batch, in place.
+
+    Parameters, buffers and names stay. On a GPU torch's SyncBatchNorm is used; on a CPU, where torch has none,
+    WholeBatchNorm.
     """
     if processes.world() == 1:
         return
@@ -97,8 +104,10 @@ def over_all_ranks(module: nn.Module, device: torch.device) -> None:
 
 
 class WholeBatchNorm(_BatchNorm):
-    """A BatchNorm whose training statistics are those of all ranks' rows, so that values and gradients are those of one
-    process up to the order of sums. The given layer lends all that it has.
+    """BatchNorm whose training statistics cover the rows of all ranks.
+
+    Values and gradients equal those of a single process, up to the order of summation. It shares parameters and buffers
+    with ``layer``.
     """
 
     def __init__(self, layer: _BatchNorm) -> None:
@@ -119,6 +128,7 @@ class WholeBatchNorm(_BatchNorm):
         return out
 
     def _learn(self, mean: Tensor, variance: Tensor) -> None:
+        """Update the running statistics with the batch's mean (C,) and variance (C,)."""
         if self.running_mean is None or self.running_var is None or self.num_batches_tracked is None:
             return
         self.num_batches_tracked.add_(1)
@@ -131,10 +141,10 @@ class WholeBatchNorm(_BatchNorm):
 
 
 class _Normalise(Function):
-    """x (B, C, ...) -> (x - mean) / std of all ranks' rows, and their mean, variance and count (C,).
+    """x (B, C, ...) -> (x - mean) / std over the rows of all ranks, and mean, variance, count (C,).
 
-    Sums are float64, as in torch's own on a CPU. The gradient is that of any BatchNorm, with g the incoming one:
-    dx = (g - mean(g) - scaled * mean(g * scaled)) / std, with means over all ranks' rows.
+    Sums are float64, as in torch on a CPU. With g the incoming gradient and means over the rows of all ranks:
+    dx = (g - mean(g) - scaled * mean(g * scaled)) / std.
     """
 
     @staticmethod

@@ -1,7 +1,7 @@
-"""Several processes that work on one thing, as torchrun starts them: RANK, WORLD_SIZE and LOCAL_RANK say who is who.
+"""Cooperating processes, started by torchrun through RANK, WORLD_SIZE and LOCAL_RANK.
 
-Where they are not set there is one process, and nothing here does anything. Collectives of tensors on a CPU go through
-gloo, which notices a process that went away; those on a GPU through NCCL.
+Without these variables there is one process, and every function here is trivial. CPU tensors travel through gloo, which
+notices when a process ends; GPU tensors through NCCL.
 """
 
 from __future__ import annotations
@@ -22,19 +22,19 @@ from torch import Tensor
 from cmrhash.compute.device import choose_device
 from cmrhash.errors import PeerError, UsageError
 
-PATIENCE = timedelta(minutes=30)  # for a process that neither answers nor ends
-LONG = timedelta(days=30)  # for one that has more to do
-STARTED = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")  # what torchrun sets
+PATIENCE = timedelta(minutes=30)  # timeout for a process that hangs
+LONG = timedelta(days=30)  # timeout for a process that has more work than the others
+STARTED = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")  # variables that torchrun sets
 _opened = count()
 
 
 def rank() -> int:
-    """Which of the processes this is, from 0; rank 0 is the one that writes and speaks."""
+    """Number of this process, from 0. Rank 0 writes files and messages."""
     return _number("RANK", 0) if world() > 1 else 0
 
 
 def world() -> int:
-    """How many processes there are. Raises UsageError for an environment that contradicts itself."""
+    """Number of processes. Raises UsageError if the environment variables contradict each other."""
     size = _number("WORLD_SIZE", 1)
     if size > 1 and (missing := [name for name in STARTED if name not in os.environ]):
         fix = "start all of them with torchrun, or unset WORLD_SIZE"
@@ -49,6 +49,7 @@ def world() -> int:
 
 
 def _number(name: str, default: int) -> int:
+    """Integer value of an environment variable."""
     text = os.environ.get(name, str(default))
     if not text.isdecimal():
         raise UsageError(
@@ -58,19 +59,25 @@ def _number(name: str, default: int) -> int:
 
 
 def part(length: int, of: int | None = None) -> slice:
-    """The contiguous part of a list that is a rank's own, or that of rank ``of``; sizes differ by one at most."""
+    """Contiguous slice of a list that belongs to rank ``of``; by default to this rank.
+
+    Sizes differ by one at most.
+    """
     this, size = rank() if of is None else of, world()
     return slice(length * this // size, length * (this + 1) // size)
 
 
 def counts(length: int) -> list[int]:
-    """How many entries of a list each rank has, see ``part``."""
+    """Number of list entries of each rank, see ``part``."""
     parts = [part(length, of) for of in range(world())]
     return [own.stop - own.start for own in parts]
 
 
 def device_of(name: str) -> torch.device:
-    """As ``choose_device``, but each process of a machine takes a GPU of its own, that of its LOCAL_RANK."""
+    """Device of that name; with several processes, each uses the GPU of its LOCAL_RANK.
+
+    Raises UsageError if a process has no GPU of its own.
+    """
     device = choose_device(name)
     if world() == 1 or device.type != "cuda":
         return device
@@ -85,12 +92,12 @@ def device_of(name: str) -> torch.device:
     return torch.device("cuda", local)
 
 
-# ---------------------------------------------------------------------------------------------- together
+# ---------------------------------------------------------------------------------------------- coordination
 
 
 @contextmanager
 def group(device: torch.device) -> Iterator[None]:
-    """Inside, the processes can talk to each other; where they can already, nothing happens."""
+    """Connect the processes inside the block, unless they are connected already."""
     if world() == 1 or dist.is_initialized():
         yield
         return
@@ -98,7 +105,7 @@ def group(device: torch.device) -> Iterator[None]:
     if cuda:
         torch.cuda.set_device(device)
     with _peers():
-        # a prefix of its own each time: what an earlier group left in the store must not be taken for this one's
+        # each group has its own prefix, so that it never reads the entries of an earlier group
         store = dist.PrefixStore(f"cmrhash-{next(_opened)}", _store())  # type: ignore[attr-defined]
         backend = "cpu:gloo,cuda:nccl" if cuda else "gloo"
         dist.init_process_group(backend, store=store, rank=rank(), world_size=world(), timeout=PATIENCE)
@@ -106,8 +113,8 @@ def group(device: torch.device) -> Iterator[None]:
         yield
     except BaseException as error:
         if not isinstance(error, PeerError):
-            speaks()  # before the others notice that this process ended
-        if not cuda:  # NCCL would wait for collectives that can no longer end; those who wait for us see our end
+            speaks()  # claim the report before the other processes notice this one's end
+        if not cuda:  # NCCL would wait for collectives that cannot finish; the other processes notice the end
             dist.destroy_process_group()
         raise
     dist.destroy_process_group()
@@ -115,19 +122,19 @@ def group(device: torch.device) -> Iterator[None]:
 
 @cache
 def _store() -> Any:
-    """Where processes find each other: torchrun's own, or that of rank 0."""
+    """The key-value store through which processes meet: torchrun's, otherwise rank 0's."""
     return next(dist.rendezvous("env://", rank(), world(), timeout=PATIENCE))[0]  # type: ignore[attr-defined]
 
 
 @cache
 def speaks() -> bool:
-    """Whether an error of this process is the first one of this run, which is the one that the user is told."""
-    if world() == 1 or os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":  # only torchrun's own store stays
+    """Whether this process failed first in its run, and so reports its error."""
+    if world() == 1 or os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":  # other stores end with rank 0
         return True
     try:
         attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
         return bool(_store().add(f"cmrhash-failed-{attempt}", 1) == 1)
-    except RuntimeError:  # torchrun is gone
+    except RuntimeError:  # torchrun has ended
         return True
 
 
@@ -138,7 +145,7 @@ def barrier() -> None:
 
 @contextmanager
 def first() -> Iterator[None]:
-    """Rank 0 does what is inside before the others do: they find what it leaves."""
+    """Let rank 0 run the block before the other ranks, which find its results."""
     if rank():
         barrier()
     yield
@@ -147,7 +154,11 @@ def first() -> Iterator[None]:
 
 
 def meeting() -> Callable[[], None]:
-    """Where the processes will wait for each other, for as long as one of them works; called while all are there."""
+    """Return a function that waits for all processes, up to 30 days.
+
+    Every process must call ``meeting`` while all of them are running; the returned function suits waits in which one
+    process works much longer than the others.
+    """
     if world() == 1:
         return lambda: None
     with _peers():
@@ -161,7 +172,10 @@ def meeting() -> Callable[[], None]:
 
 
 def agree(what: str, content: bytes) -> None:
-    """Raise PeerError on every rank if ``content`` is not the same on all of them."""
+    """Raise PeerError on every rank if ``content`` differs between ranks.
+
+    what: name of the content in the message.
+    """
     if world() == 1:
         return
     mine = torch.frombuffer(bytearray(hashlib.sha256(content).digest()), dtype=torch.uint8)
@@ -175,9 +189,9 @@ def agree(what: str, content: bytes) -> None:
 
 
 def gather(x: Tensor, rows: Sequence[int]) -> Tensor:
-    """(own rows, ...) of every rank -> (all rows, ...) in the order of the ranks, without a gradient.
+    """(own rows, ...) of every rank -> (all rows, ...) in rank order, without gradient.
 
-    rows: how many each rank has.
+    rows: number of rows of each rank.
     """
     if world() == 1:
         return x
@@ -190,7 +204,7 @@ def gather(x: Tensor, rows: Sequence[int]) -> Tensor:
 
 
 def total(x: Tensor) -> Tensor:
-    """x, with the sum over all ranks in its place; it must lie in memory in one piece."""
+    """Sum a contiguous tensor over all ranks, in place, and return it."""
     if world() > 1:
         with _peers():
             dist.all_reduce(x)
@@ -198,7 +212,7 @@ def total(x: Tensor) -> Tensor:
 
 
 def spread(x: Tensor) -> Tensor:
-    """x, with what rank 0 has in its place; it must lie in memory in one piece."""
+    """Overwrite a contiguous tensor with that of rank 0, in place, and return it."""
     if world() > 1:
         with _peers():
             dist.broadcast(x, 0)
@@ -207,7 +221,7 @@ def spread(x: Tensor) -> Tensor:
 
 @contextmanager
 def _peers() -> Iterator[None]:
-    """A collective that fails: another process ended, or never came."""
+    """Turn a failed collective (a process ended or never started) into PeerError."""
     try:
         yield
     except RuntimeError as error:

@@ -1,7 +1,8 @@
-"""The readers by name.
+"""Catalog of readers by name.
 
-``READERS`` maps a name to a function ``(root) -> ImageTextDataset``; the names are those of ``config.DATASETS``, of
-which the last, ready-made feature files, has no root. ``OWN_FEATURES``: what some data sets bring along if asked.
+``READERS`` maps a name to a function ``(root) -> ImageTextDataset``. The names are those of ``config.DATASETS`` except
+the last, precomputed feature files, which have no root. ``OWN_FEATURES`` maps a reader to a function that reads the
+precomputed features of its data set.
 """
 
 from __future__ import annotations
@@ -43,7 +44,10 @@ OWN_FEATURES: dict[str, Callable[[ImageTextDataset], dict[View, Ready]]] = {
 
 
 def read_dataset(config: ExtractConfig) -> ImageTextDataset:
-    """Read the data set by its reader, with checked roles. Raises UsageError, DataError."""
+    """Read the data set of a config, with its roles drawn and checked.
+
+    Raises UsageError for settings that do not fit, DataError for files that cannot be used.
+    """
     if config.dataset not in DATASETS:
         fix = f"{did_you_mean(config.dataset, DATASETS)} choose one of {', '.join(DATASETS)}"
         raise UsageError(f"unknown data set '{config.dataset}'", None, fix, option="dataset")
@@ -78,6 +82,7 @@ def finished(dataset: ImageTextDataset, config: ExtractConfig) -> ImageTextDatas
 
 
 def _root(config: ExtractConfig) -> Path:
+    """Folder of the data set; the sample has one in the cache."""
     if config.root is None:
         if config.dataset != SAMPLE_DATASET:
             raise UsageError(f"data set '{config.dataset}' needs its folder", None, 'give `root="DIR"`')

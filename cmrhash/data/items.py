@@ -1,7 +1,7 @@
-"""What a data set is to cmrhash: items with an image, captions by language, labels and roles.
+"""Data model: items with an image, captions by language, labels and roles.
 
-Roles, not one split: an item's ``splits`` is a set out of train, val, query and database, because in most
-protocols of the field the training items are also part of the database. Query never meets train or val.
+An item's roles (``splits``) are a subset of train, val, query and database. It is a set, because in most protocols of
+the field the training items are also part of the database. No query item is a train or val item.
 """
 
 from __future__ import annotations
@@ -25,20 +25,20 @@ from cmrhash.storage.recipes import canonical
 ROLES = ("train", "val", "query", "database")
 RELEVANCE = {"labels": "shares at least one label", "pairs": "the item's own counterpart"}
 
-# IAPR TC-12's protocol as shares, so that a smaller copy of it gets the same proportions:
-# 20,000 items -> 2,000 query, 18,000 database, 10,000 of these train, 500 of these held back as val.
+# Protocol of IAPR TC-12 as shares, so that smaller copies keep its proportions:
+# 20,000 items -> 2,000 query, 18,000 database, 10,000 of these train, 500 of these val.
 QUERY_SHARE, TRAIN_SHARE, VAL_SHARE = 0.10, 0.50, 0.05
-# Pascal Sentence's: of the 50 items of every class 10 are test, the rest train.
+# Protocol of Pascal Sentence: 10 of the 50 items of every class are test, the others train.
 TEST_SHARE = 0.20
 
 
-@dataclass(frozen=True, slots=True)  # a million of them shall fit
+@dataclass(frozen=True, slots=True)  # slots: a million items must fit into memory
 class Item:
     """One photo with its captions.
 
-    id: unique in the data set. image: path below the root with "/" between folders, None if there is none.
+    id: unique in the data set. image: path below the root with "/" between folders; None if missing.
     texts: language -> captions (normalised, never empty). labels: indices into ``ImageTextDataset.classes``.
-    splits: the item's roles, out of ``ROLES``.
+    splits: roles of the item, a subset of ``ROLES``.
     """
 
     id: str
@@ -50,10 +50,10 @@ class Item:
 
 @dataclass(frozen=True)
 class Ready:
-    """Ready-made features of a view, used in place of an encoder's.
+    """Precomputed features of a view, used instead of an encoder.
 
-    name: stands for the encoder in the feature file's name. source: file and arrays, for the user to read.
-    x: (items, D) real numbers of any type; rows that are not finite as float32 count as broken.
+    name: replaces the encoder's name in file names. source: description of file and arrays for the user.
+    x: (items, D) real numbers of any dtype; rows that are not finite as float32 count as broken.
     """
 
     name: str
@@ -65,15 +65,16 @@ class Ready:
 class ImageTextDataset:
     """A named list of items in a fixed order.
 
-    relevance: "labels" (two items are relevant to each other if they share a label) or "pairs" (only an item's
-    own counterpart is). found: what the reader saw and missed, in words and counts, for the user to read.
-    split_seed: the seed that the roles were drawn from, None if the data set brings its own.
+    relevance: "labels" (items that share a label are relevant to each other) or "pairs" (only an item's own counterpart
+    is relevant).
+    found: what the reader found and missed: description -> count, for the user.
+    split_seed: seed from which the roles were drawn; None if the data set has its own.
     val_drawn: only val was drawn from that seed, out of the data set's own train items.
-    sha256: of the items as they are stored in the cache, empty as long as they are not.
-    protocol: how ``with_roles`` draws roles if the reader gives none: "database" (the shares of IAPR TC-12, train in
-    the database) or "per-class" (a share of every class is test, which is queries and database at once).
-    ready: features that the data set brings itself, by view. They go into feature files and
-    are not stored with the items.
+    sha256: digest of the items as stored in the cache; empty until they are stored.
+    protocol: how ``with_roles`` draws missing roles: "database" (shares of IAPR TC-12, train is part of the database)
+    or "per-class" (a share of every class is test, which is both queries and database).
+    ready: precomputed features by view, read with the data set. They go into feature files and are not stored with the
+    items.
     """
 
     name: str
@@ -94,7 +95,7 @@ class ImageTextDataset:
 
     @property
     def split(self) -> str:
-        """Where the roles come from, in words."""
+        """Origin of the roles, as text."""
         drawn = f"drawn from seed {self.split_seed}"
         if self.val_drawn:
             drawn = f"the data set's own; val {drawn}"
@@ -102,17 +103,20 @@ class ImageTextDataset:
 
     @property
     def languages(self) -> tuple[str, ...]:
-        """Every language that some item has a caption in, or ready features, sorted."""
+        """Languages of all captions and precomputed features, sorted."""
         ready = languages_of(self.ready)
         return tuple(sorted({*ready} | {lang for item in self.items for lang in item.texts}))
 
     def count(self, role: str) -> int:
-        """How many items have that role."""
+        """Number of items with that role."""
         return sum(role in item.splits for item in self.items)
 
 
 def clean_text(text: str) -> str:
-    """NFC, control characters and runs of white space folded to one space, ends stripped."""
+    """Normalise a text to NFC and single spaces.
+
+    Control characters and runs of white space become one space; both ends are stripped.
+    """
     text = unicodedata.normalize("NFC", text)
     if not text.isprintable():
         text = "".join(" " if unicodedata.category(c)[0] in "CZ" and c != "\u200d" else c for c in text)
@@ -120,10 +124,10 @@ def clean_text(text: str) -> str:
 
 
 def resolve_image(root: Path, image: str) -> Path:
-    """The file of an item's image; it must lie below ``root`` once links are followed.
+    """Path of an item's image file, which must be below ``root`` after links are followed.
 
-    Raises DataError for an absolute path, a way out by "..", or a link that leaves the root. A link to itself leads
-    nowhere: that is one broken photo, found when it is read.
+    Raises DataError for absolute paths, for ".." and for links that leave the root. A link to itself passes; reading it
+    later counts as one broken photo.
     """
     path = root / PurePosixPath(image)
     escapes = PurePosixPath(image).is_absolute() or ".." in PurePosixPath(image).parts or "\\" in image
@@ -131,7 +135,7 @@ def resolve_image(root: Path, image: str) -> Path:
     try:
         if not escapes and not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(root)):
             escapes, how, fix = True, " by a symbolic link", "copy the files below the root"
-    except (OSError, ValueError):  # a name that no file can have
+    except (OSError, ValueError):  # not a valid file name
         escapes = True
     if escapes:
         raise DataError(f"image path {image!r} leaves the data set's folder{how}", root, fix)
@@ -139,12 +143,12 @@ def resolve_image(root: Path, image: str) -> Path:
 
 
 def ids_digest(dataset: ImageTextDataset) -> str:
-    """sha256 over the ids in their order."""
+    """sha256 of the ids in order."""
     return hashlib.sha256(canonical({"ids": [item.id for item in dataset.items]})).hexdigest()
 
 
 def check(dataset: ImageTextDataset) -> ImageTextDataset:
-    """Return the data set if every promise of this module holds for it, else raise DataError."""
+    """Return the data set if it satisfies the data model; otherwise raise DataError."""
     if not dataset.items:
         raise DataError("the data set has no items", dataset.root, "check `root` and the layout of its files")
     if len({item.id for item in dataset.items}) < len(dataset.items):
@@ -164,16 +168,17 @@ def check(dataset: ImageTextDataset) -> ImageTextDataset:
 
 
 def _refuse(what: str, ids: list[str], where: Path, fix: str) -> None:
+    """Raise DataError that lists the first offending ids, if there are any."""
     if ids:
         raise DataError(f"{what} ({len(ids)}: {', '.join(ids[:5])}{', ...' if len(ids) > 5 else ''})", where, fix)
 
 
 def with_roles(dataset: ImageTextDataset, seed: int) -> ImageTextDataset:
-    """Give roles to a data set that brings none, and a val part to one that has train but no val.
+    """Draw missing roles: all of them, or val out of train.
 
-    Drawn from ``seed`` over the complete items (image, captions and, for relevance by labels, a label); the others
-    only join the database. With relevance "pairs" the queries are the database too, as on Flickr30k. So they are with
-    protocol "per-class", which takes ``TEST_SHARE`` of every class as test and leaves the others to train.
+    Roles are drawn from ``seed`` over the complete items (with image, captions and, for relevance by labels, a label);
+    the others only join the database. With relevance "pairs" the queries are also the database, as on Flickr30k. The
+    same holds for protocol "per-class", which makes ``TEST_SHARE`` of every class test and the others train.
     """
     rng = random.Random(seed)
     brings = any(item.splits for item in dataset.items)
@@ -184,15 +189,15 @@ def with_roles(dataset: ImageTextDataset, seed: int) -> ImageTextDataset:
         _carve_val(roles, rng)
     else:
         return dataset
-    same = {r: r for r in roles}  # one object for equal roles, for there are few
+    same = {r: r for r in roles}  # share one object between equal roles to save memory
     items = tuple(replace(item, splits=same[r]) for item, r in zip(dataset.items, roles, strict=True))
     return replace(dataset, items=items, split_seed=seed, val_drawn=brings)
 
 
 def with_relevance(dataset: ImageTextDataset, asked: str | None) -> ImageTextDataset:
-    """The data set under the relevance that is asked for; None: its own.
+    """The data set with the relevance ``asked``; None: its own.
 
-    Raises UsageError for a relevance that does not exist, and for labels where there are none.
+    Raises UsageError for an unknown relevance, and for "labels" without labels.
     """
     asked = dataset.relevance if asked is None else asked
     if asked not in RELEVANCE:
@@ -208,10 +213,10 @@ def with_relevance(dataset: ImageTextDataset, asked: str | None) -> ImageTextDat
 
 
 def by_pairs(dataset: ImageTextDataset) -> ImageTextDataset:
-    """The data set for instance retrieval: an item is relevant to nothing but itself.
+    """The data set for instance retrieval: an item is relevant only to itself.
 
-    Unless all query items are in the database already, they become the database: the protocol of Flickr30k, whose
-    test items are searched among each other. ``sha256`` stays that of the items as they are stored.
+    Unless all query items are in the database already, they become the database, as in the protocol of Flickr30k, where
+    test items are searched among each other. ``sha256`` remains that of the stored items.
     """
     if all("database" in item.splits for item in dataset.items if "query" in item.splits):
         return replace(dataset, relevance="pairs")
@@ -223,7 +228,10 @@ def by_pairs(dataset: ImageTextDataset) -> ImageTextDataset:
 
 
 def _complete(dataset: ImageTextDataset) -> list[int]:
-    """Rows of the items that have an image, a text and, for relevance by labels, a label; ready features are both."""
+    """Rows of the items with image, text and, for relevance by labels, a label.
+
+    Precomputed features count as image or text.
+    """
     by_labels = dataset.relevance == "labels"
     image, text = View.IMAGE in dataset.ready, bool(languages_of(dataset.ready))
     return [
@@ -234,6 +242,7 @@ def _complete(dataset: ImageTextDataset) -> list[int]:
 
 
 def _draw(dataset: ImageTextDataset, rng: random.Random) -> list[frozenset[str]]:
+    """Roles by protocol "database", in the order of the items."""
     by_labels = dataset.relevance == "labels"
     complete = _complete(dataset)
     rng.shuffle(complete)
@@ -253,9 +262,10 @@ def _draw(dataset: ImageTextDataset, rng: random.Random) -> list[frozenset[str]]
 
 
 def _draw_per_class(dataset: ImageTextDataset, rng: random.Random) -> list[frozenset[str]]:
-    """Test items are queries and, together, the database; an item belongs to the first of its labels.
+    """Roles by protocol "per-class": test items are queries and, together, the database.
 
-    Incomplete items get no role: here they would be the only ones in the database that are no test items.
+    An item belongs to the class of its first label. Incomplete items get no role: they would be the only database items
+    that are not test items.
     """
     rows_of: dict[int, list[int]] = {}
     for row in _complete(dataset):
@@ -271,7 +281,7 @@ def _draw_per_class(dataset: ImageTextDataset, rng: random.Random) -> list[froze
 
 
 def _carve_val(roles: list[frozenset[str]], rng: random.Random) -> None:
-    """Turn VAL_SHARE of the train rows (at least one, if there are two) into val, in place."""
+    """Turn VAL_SHARE of the train rows into val, in place; at least one of two rows."""
     train = [row for row, r in enumerate(roles) if "train" in r]
     count = max(round(VAL_SHARE * len(train)), int(len(train) > 1))
     for row in rng.sample(train, count):
@@ -279,7 +289,7 @@ def _carve_val(roles: list[frozenset[str]], rng: random.Random) -> None:
 
 
 def common_missing(items: Iterable[Item], languages: Iterable[str]) -> dict[str, int]:
-    """How many items lack a label, or a caption in each of the languages; only what is missing at all."""
+    """Number of items without a label or a caption per language, if above 0."""
     items = list(items)
     missing = {f"items without {lang} text": sum(lang not in i.texts for i in items) for lang in languages}
     missing["items without a label"] = sum(not i.labels for i in items)

@@ -1,10 +1,13 @@
-"""The manifest: one JSON object a line. It is the format of a user's own data, and that of ``items.jsonl`` in the
-cache, so that an extracted data set can itself be read as one.
+"""The manifest: items as one JSON object per line.
+
+Users describe their own data in this format. The cache stores ``items.jsonl`` in it, so that an extracted data set can
+be read like a manifest.
 
     {"id": "17", "image": "images/17.jpg", "texts": {"en": ["..."], "de": ["..."]}, "labels": ["dog"],
      "splits": ["train", "database"]}
 
-``labels`` and ``splits`` may be left out; then relevance is by pairs, and the roles are drawn once from a seed.
+``labels`` and ``splits`` are optional. Without labels relevance is by pairs; without splits roles are drawn from a
+seed.
 """
 
 from __future__ import annotations
@@ -33,25 +36,26 @@ from cmrhash.errors import DamagedError, DataError, StaleError, UsageError, did_
 from cmrhash.storage.files import locked, make_folder, read_json, remove, write_bytes, write_json
 from cmrhash.storage.recipes import refuse_difference
 
-MANIFEST = "manifest.jsonl"  # a user's
-ITEMS, ABOUT = "items.jsonl", "dataset.json"  # ours: the items, and what is said of them as a whole
-QUARANTINE = "quarantine.jsonl"  # what could not be used, and why
+MANIFEST = "manifest.jsonl"  # written by users
+ITEMS, ABOUT = "items.jsonl", "dataset.json"  # in the cache: the items, and the description of the data set
+QUARANTINE = "quarantine.jsonl"  # unusable files, with reasons
 FIELDS = ("id", "image", "texts", "labels", "splits")
 VERSION = 1
 AGAIN = "delete it and run `extract` again"
 
 
 def read(root: Path) -> ImageTextDataset:
-    """Read ``root/manifest.jsonl``, or a folder of the cache; images lie below the root (of the original data).
+    """Read ``root/manifest.jsonl``, or a data set's folder in the cache.
 
-    Raises DataError that names the line for anything that is not the format.
+    Images are below the root (of the original data, for a folder of the cache). Raises DataError that names the line of
+    an invalid entry.
     """
     if (root / ABOUT).is_file():
         return replace(load(root), name="manifest")
     path = root / MANIFEST
     if not path.is_file():
         raise DataError(f"no {MANIFEST}", root, "write one JSON object per line, or check `root`")
-    met: defaultdict[str, int] = defaultdict(lambda: len(met))  # label -> its number, in the order of the lines
+    met: defaultdict[str, int] = defaultdict(lambda: len(met))  # label -> number, in order of appearance
     same: dict[Any, Any] = {}
     read = [_item(row, met, same) for row in _rows(path)]
     classes = tuple(sorted(met))
@@ -82,10 +86,10 @@ def _rows(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def _row(raw: Any) -> dict[str, Any]:
-    """The entry with every field in its place and of its type; ValueError says what is wrong."""
+    """Check the types of an entry and fill in missing fields. Raises ValueError."""
     if not isinstance(raw, dict):
         raise ValueError("not a JSON object")
-    for key in raw.keys() - FIELDS:  # other fields are allowed, misspelt ones are not
+    for key in raw.keys() - FIELDS:  # unknown fields are allowed unless they look misspelt
         if near := did_you_mean(key, FIELDS, 0.8):
             raise ValueError(f"unknown field '{key}', {near}")
     ident = raw.get("id")
@@ -127,7 +131,11 @@ def _captions(lang: str, value: Any) -> tuple[str, ...]:
 
 
 def _item(row: dict[str, Any], number: Mapping[str, int], same: dict[Any, Any]) -> Item:
-    """same: labels and splits that earlier items had too; of equal ones one is kept, for a million items have few."""
+    """Item of a checked entry.
+
+    same: labels and splits of earlier items; equal ones share one object, because a million items have few distinct
+    ones.
+    """
     labels = tuple(sorted({number[label] for label in row["labels"]}))
     labels, splits = (same.setdefault(value, value) for value in (labels, row["splits"]))
     texts = {sys.intern(lang): captions for lang, captions in sorted(row["texts"].items()) if captions}
@@ -135,11 +143,11 @@ def _item(row: dict[str, Any], number: Mapping[str, int], same: dict[Any, Any]) 
 
 
 def dump(dataset: ImageTextDataset) -> Iterator[bytes]:
-    """The lines of the data set's items in the manifest format, the same bytes for the same items."""
+    """Lines of ``items.jsonl``; equal items give equal bytes."""
     encode = json.JSONEncoder(ensure_ascii=False).encode
     for item in dataset.items:
         line = encode(_entry(dataset, item)) + "\n"
-        yield line.encode(errors="backslashreplace")  # of a lone surrogate: its JSON escape
+        yield line.encode(errors="backslashreplace")  # a lone surrogate becomes its JSON escape
 
 
 def _entry(dataset: ImageTextDataset, item: Item) -> dict[str, Any]:
@@ -153,7 +161,7 @@ def _entry(dataset: ImageTextDataset, item: Item) -> dict[str, Any]:
 
 
 def items_digest(dataset: ImageTextDataset) -> str:
-    """sha256 of ``items.jsonl`` for these items."""
+    """sha256 of the ``items.jsonl`` of these items."""
     digest = hashlib.sha256()
     for _ in _digested(dump(dataset), digest):
         pass
@@ -161,14 +169,16 @@ def items_digest(dataset: ImageTextDataset) -> str:
 
 
 def _digested(lines: Iterable[bytes], digest: hashlib._Hash) -> Iterator[bytes]:
+    """Pass the lines through and add them to the digest."""
     for line in lines:
         digest.update(line)
         yield line
 
 
 def store(dataset: ImageTextDataset, folder: Path) -> None:
-    """Write ``items.jsonl`` and ``dataset.json`` into the folder of the cache, each in one move; the latter goes first
-    and comes last, so that it never speaks of other items than there are.
+    """Write ``items.jsonl`` and ``dataset.json`` into a folder of the cache, each atomically.
+
+    ``dataset.json`` is deleted first and written last, so that it never describes other items.
     """
     digest = hashlib.sha256()
     remove(folder / ABOUT)
@@ -188,9 +198,12 @@ def store(dataset: ImageTextDataset, folder: Path) -> None:
 
 
 def keep(dataset: ImageTextDataset, folder: Path, overwrite: bool) -> ImageTextDataset:
-    """Write the items into the cache once; later runs must bring the same ones (the folder itself may have moved)."""
+    """Write the items into the cache, or check that the same are stored.
+
+    The folder of the original data may have moved. Raises StaleError for other items, unless ``overwrite``.
+    """
     make_folder(folder)
-    with locked(folder / ABOUT, wait=True):  # several processes may do an extraction together
+    with locked(folder / ABOUT, wait=True):  # several processes may share an extraction
         if (folder / ABOUT).exists() and not overwrite:
             with _opened(folder) as (about, _):
                 for field in ("split_seed", "relevance", "classes"):
@@ -205,6 +218,7 @@ def keep(dataset: ImageTextDataset, folder: Path, overwrite: bool) -> ImageTextD
 
 
 def _refuse_other_items(dataset: ImageTextDataset, stored: ImageTextDataset, folder: Path) -> None:
+    """Raise StaleError that names the first item that differs."""
     for old, new in zip(stored.items, dataset.items, strict=False):
         if old != new:
             refuse_difference(_entry(stored, old), _entry(dataset, new), folder, f"item '{old.id}'")
@@ -214,9 +228,9 @@ def _refuse_other_items(dataset: ImageTextDataset, stored: ImageTextDataset, fol
 
 
 def load(folder: Path) -> ImageTextDataset:
-    """Read what ``store`` wrote.
+    """Read the data set that ``store`` wrote.
 
-    Raises StaleError for a newer version, DamagedError if the items are not the ones that were stored.
+    Raises StaleError for another format version, DamagedError if the items were changed.
     """
     with _opened(folder) as (about, lines):
         try:
@@ -240,7 +254,7 @@ def load(folder: Path) -> ImageTextDataset:
 
 @contextlib.contextmanager
 def _opened(folder: Path) -> Iterator[tuple[dict[str, Any], IO[bytes]]]:
-    """What is said of the items as a whole, and their file, once they are the ones that it speaks of."""
+    """Yield the description of the data set and its open items file, after checking both digests."""
     about_path, items_path = folder / ABOUT, folder / ITEMS
     for path in (about_path, items_path):
         if not path.is_file():
@@ -258,9 +272,9 @@ def _opened(folder: Path) -> Iterator[tuple[dict[str, Any], IO[bytes]]]:
 
 
 def _stored(lines: Iterable[bytes], classes: Sequence[str]) -> tuple[Item, ...]:
-    """The items that ``store`` has written: ours, so that each value's type is all that is looked at.
+    """Items from the lines that ``store`` wrote; only the types of values are checked.
 
-    Raises KeyError, TypeError, ValueError, ... for lines that it never writes.
+    Raises KeyError, TypeError, ValueError and others for lines that ``store`` never writes.
     """
     number = {label: n for n, label in enumerate(classes)}
     decode, same, langs = json.JSONDecoder().decode, dict[Any, Any](), dict[str, str]()
@@ -288,7 +302,10 @@ def _list(value: Any) -> list[Any]:
 
 
 def open_extracted(cache: Path, name: str | None) -> tuple[ImageTextDataset, Path]:
-    """The extracted data set of that name and its folder; without a name, the only one that the cache holds."""
+    """Load the extracted data set of that name; return it with its folder.
+
+    name: None means the only data set in the cache. Raises UsageError if the choice is impossible.
+    """
     held = sorted(path.parent.name for path in cache.glob(f"*/{ABOUT}")) if cache.is_dir() else []
     if name is None:
         if not held:

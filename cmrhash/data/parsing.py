@@ -1,4 +1,4 @@
-"""What the readers share: bytes to text, folders to files, and the counts that the user reads."""
+"""Parsing shared by the readers: decoding, folders, files, and counts for the user."""
 
 from __future__ import annotations
 
@@ -20,33 +20,36 @@ _MARKS = (
     (codecs.BOM_UTF8, "utf-8-sig"),
     (codecs.BOM_UTF16_LE, "utf-16"),
     (codecs.BOM_UTF16_BE, "utf-16"),
-    (b"<\0", "utf-16-le"),  # XML without a byte order mark (its appendix F)
+    (b"<\0", "utf-16-le"),  # XML without a byte order mark (XML 1.0, appendix F)
     (b"\0<", "utf-16-be"),
 )
-# One byte a letter. Latin-1 is not among them: as on the web, it stands for what Windows wrote.
+# Single-byte encodings, except Latin-1: as on the web, files that declare it are Windows-1252.
 _DECLARED = re.compile(
     rb"""<\?xml[^>]{1,80}\bencoding=["'](iso-8859-(?!1\b)\d+|windows-\d+|koi8-[ru])["']""", re.IGNORECASE
 )
 
 
 def decode(raw: bytes) -> str:
-    """Any bytes as text: in the encoding of the byte order mark, else UTF-8, else what an XML declaration says, else
-    what Windows wrote.
+    """Decode bytes to text.
+
+    The encoding is that of the byte order mark, otherwise UTF-8, otherwise the one of an XML declaration, otherwise
+    Windows-1252 or Latin-1.
     """
     marked = [encoding for bom, encoding in _MARKS if raw.startswith(bom)]
     declared = [found[1].decode() for found in [_DECLARED.match(raw)] if found]
     for encoding in (*marked, "utf-8", *declared, "cp1252"):
         try:
             return raw.decode(encoding)
-        except (UnicodeDecodeError, LookupError):  # the latter for a number that no encoding has
+        except (UnicodeDecodeError, LookupError):  # LookupError: a declared encoding that does not exist
             continue
     return raw.decode("latin-1")
 
 
 def text_between(raw: bytes, opening: re.Pattern[str], end: re.Pattern[str]) -> str:
-    """The cleaned text from the first ``opening`` to the next ``end`` (or the end of it all), "" without an opening.
+    """Cleaned text between ``opening`` and the next ``end``.
 
-    Takes any bytes: what these archives call XML often is none.
+    Empty without an opening; without an end, the text runs to the end of the file. Accepts any bytes, because many
+    archives contain invalid XML.
     """
     text = decode(raw)
     start = opening.search(text)
@@ -57,9 +60,10 @@ def text_between(raw: bytes, opening: re.Pattern[str], end: re.Pattern[str]) -> 
 
 
 def read_lines(path: Path) -> list[str]:
-    """The lines of a text file, each decoded on its own, so that one bad byte spoils one line.
+    """Lines of a text file, decoded one by one.
 
-    Only line feeds (and carriage returns before them) end a line: captions may hold the other breaks of Unicode.
+    A bad byte thus spoils one line only. Only line feeds (with or without carriage returns) end a line, because
+    captions may contain other Unicode line breaks.
     """
     raw = path.read_bytes()
     if any(raw.startswith(bom) for bom, _ in _MARKS):
@@ -72,20 +76,20 @@ def read_lines(path: Path) -> list[str]:
 
 
 def unquoted(text: str) -> str:
-    """The text of a CSV field: its quotes belong to the file, doubled ones to the text."""
+    """Text of a CSV field without its outer quotes; doubled quotes become single ones."""
     text = text.strip()
     quoted = len(text) > 1 and text[0] == text[-1] == '"' and '"' not in text[1:-1].replace('""', "")
     return text[1:-1].replace('""', '"') if quoted else text
 
 
 def subfolders(folder: Path) -> list[Path]:
-    """The folders in a folder, sorted, without hidden ones."""
+    """Folders inside a folder, sorted, without hidden ones."""
     with os.scandir(folder) as entries:
         return sorted(Path(e.path) for e in entries if not e.name.startswith(".") and _holds(e.is_dir))
 
 
 def _holds(question: Callable[[], bool]) -> bool:
-    """The answer of a directory entry: a link to itself, which has none, is neither file nor folder."""
+    """Result of a check on a directory entry; False for a link to itself, which raises OSError."""
     try:
         return question()
     except OSError:
@@ -93,12 +97,15 @@ def _holds(question: Callable[[], bool]) -> bool:
 
 
 def below(root: Path, path: str | Path) -> str:
-    """The path from the root on, with "/" between folders."""
+    """Path relative to the root, with "/" between folders."""
     return os.path.relpath(path, root).replace(os.sep, "/")
 
 
 def need_folder(root: Path, *names: str) -> Path:
-    """The first of these folders that is there. Raises DataError if none is, or it is a link out of the root."""
+    """The first of these folders that exists.
+
+    Raises DataError if none exists, or if it is a link that leaves the root.
+    """
     if not root.is_dir():
         raise DataError("no such folder", root, "give the data set's folder")
     for name in names:
@@ -108,7 +115,7 @@ def need_folder(root: Path, *names: str) -> Path:
 
 
 def need_file(root: Path, *names: str) -> Path:
-    """The first of these files that is there. Raises DataError if none is."""
+    """The first of these files that exists. Raises DataError if none exists."""
     for name in names:
         if (root / name).is_file():
             return root / name
@@ -116,9 +123,10 @@ def need_file(root: Path, *names: str) -> Path:
 
 
 def files_by_stem(root: Path, folder: Path, suffixes: tuple[str, ...], extra: Counter[str]) -> dict[str, str]:
-    """The files of a kind in a folder: name without suffix -> path below the root, sorted. Counts the others.
+    """Files with these suffixes in a folder, sorted: stem -> path below the root.
 
-    Raises DataError for two files of one stem, and for a link that leaves the root.
+    extra: counts the other files. Raises DataError for two files with the same stem, and for a link that leaves the
+    root.
     """
     inside = below(root, folder)
     resolve_image(root, inside)
@@ -142,7 +150,10 @@ def files_by_stem(root: Path, folder: Path, suffixes: tuple[str, ...], extra: Co
 def report(
     items: tuple[Item, ...], classes: tuple[str, ...], languages: Iterable[str], extra: Mapping[str, int]
 ) -> dict[str, int]:
-    """What was found, always; what was missing or odd, only if it was. Labels only where there are classes."""
+    """Counts for the user: items found, and what is missing or odd.
+
+    Counts of missing or odd things appear only above 0, labels only if there are classes.
+    """
     languages = list(languages)
     found = {"items": len(items), "images": sum(item.image is not None for item in items)}
     for lang in languages:

@@ -1,4 +1,7 @@
-"""View: one side of a data set, its images or its texts of one language, and the names of its files."""
+"""View: one side of a data set, its images or its texts in one language.
+
+It also gives the names of the side's files.
+"""
 
 from __future__ import annotations
 
@@ -9,61 +12,61 @@ _TEXT = "text-"
 
 
 class View(str):
-    """The images ("image") or the texts of one language ("text-de") of a data set.
+    """The images ("image") or the texts in one language ("text-de") of a data set.
 
-    A view is the string that names its files, arrays and heads, so it is equal to that string and can be its key.
+    A view is a string, the name of its files, arrays and heads; it equals that string and can be used as its key.
     """
 
     __slots__ = ()
     IMAGE: ClassVar[View]
 
     def __new__(cls, name: str) -> View:
-        """Raises ValueError for any other name."""
+        """Raises ValueError unless the name is "image" or "text-LANG"."""
         if name != "image" and not (name.startswith(_TEXT) and name != _TEXT):
             raise ValueError(f"{name!r} is no view")
         return super().__new__(cls, name)
 
     @classmethod
     def text(cls, lang: str) -> View:
-        """The texts of a language."""
+        """View of the texts in a language."""
         return cls(_TEXT + lang)
 
     @classmethod
     def named(cls, short: str) -> View:
-        """The view that users call "image", or by its language."""
+        """View by its short name: "image", or a language."""
         return cls.IMAGE if short == "image" else cls.text(short)
 
     @property
     def lang(self) -> str | None:
-        """Language of the texts, None for images."""
+        """Language of the texts; None for images."""
         return None if self.is_image else self.removeprefix(_TEXT)
 
     @property
     def is_image(self) -> bool:
-        """Whether these are the images."""
+        """Whether this is the view of the images."""
         return self == "image"
 
     @property
     def kind(self) -> str:
-        """ "image" or "text"."""
+        """Kind of the view, "image" or "text"."""
         return "image" if self.is_image else "text"
 
     @property
     def short(self) -> str:
-        """What users and methods call it: "image", or the language."""
+        """Short name for users and methods: "image", or the language."""
         return self.removeprefix(_TEXT)
 
     def feature_file(self, encoder: str) -> str:
-        """Name of its feature file by an encoder."""
+        """Name of its feature file for an encoder."""
         return f"{self}-{encoder}.h5"
 
     def encoder_of(self, file: str) -> str:
-        """Name of the encoder in the name of one of its feature files."""
+        """Encoder's name in the name of one of its feature files."""
         return file.removeprefix(f"{self}-").removesuffix(".h5")
 
     @property
     def index_file(self) -> str:
-        """Name of its Faiss index in a run's folder."""
+        """Name of its Faiss index in the folder of a run."""
         return f"{self}.faiss"
 
     def __repr__(self) -> str:
@@ -74,5 +77,5 @@ View.IMAGE = View("image")
 
 
 def languages_of(views: Iterable[View]) -> list[str]:
-    """The languages of the text views among some, sorted."""
+    """Sorted languages of the text views."""
     return sorted(view.lang for view in views if view.lang is not None)

@@ -1,6 +1,7 @@
-"""Text encoders without a transformer: a bag of words, and word vectors from a file or trained on the captions.
+"""Text encoders without a transformer: bag of words, and word vectors.
 
-Vocabulary, inverse document frequencies and word2vec are learned on the captions of the train items only.
+Word vectors come from a file or are trained on the captions. Vocabulary, inverse document frequencies and word2vec are
+learned from the captions of the train items only.
 """
 
 from __future__ import annotations
@@ -20,9 +21,9 @@ from numpy.typing import NDArray
 from cmrhash.encoders.word_vectors import WORD2VEC, read_vectors, train_word2vec
 from cmrhash.errors import EncoderError, UsageError
 
-BOW, TRAINED = "bow", "word2vec"  # names in place of a file
-FILES = (".txt", ".vec", ".gz", ".bin")  # endings of word-vector files, for those that are not there
-POOLING = {BOW: ("binary",), "vectors": ("mean", "sum", "tf-idf")}  # the first is what is done if none is asked for
+BOW, TRAINED = "bow", "word2vec"  # model names that are not files
+FILES = (".txt", ".vec", ".gz", ".bin")  # suffixes of word-vector files, to recognise a missing file
+POOLING = {BOW: ("binary",), "vectors": ("mean", "sum", "tf-idf")}  # the first is the default
 RULES = "NFC; letters, marks and numbers; as written, else in lower case; v1"
 
 Captions = Mapping[str, Sequence[str]]  # language -> captions
@@ -30,11 +31,11 @@ Captions = Mapping[str, Sequence[str]]  # language -> captions
 
 @dataclass
 class WordEncoder:
-    """Captions -> features by the words in them. name: for file names; dim: features a caption; recipe: all that
-    changes the numbers.
+    """Captions -> features by their words.
 
-    vocabulary: word -> its row; weight: (V,) float32 of a word among those of a caption; vectors: (V, D) float32,
-    None for a bag of words.
+    name: used in file names; dim: features per caption; recipe: all settings that change the features.
+    vocabulary: word -> row; weight: (V,) float32, weight of each word within a caption; vectors: (V, D) float32, None
+    for a bag of words.
     """
 
     name: str
@@ -48,7 +49,7 @@ class WordEncoder:
         return f"WordEncoder({self.name!r}, {self.dim} features, {len(self.vocabulary)} words)"
 
     def encode(self, captions: Sequence[str]) -> NDArray[np.float32]:
-        """N captions -> (N, D) float32; zeros for one without any known word."""
+        """N captions -> (N, D) float32; a caption without known words gives zeros."""
         out = np.zeros((len(captions), self.dim), np.float32)  # (N, D)
         for at, caption in enumerate(captions):
             rows = [row for row in self.rows(caption) if row is not None]
@@ -63,23 +64,29 @@ class WordEncoder:
         return out
 
     def rows(self, caption: str) -> list[int | None]:
-        """The row of each word of a caption, None for one that is unknown both as written and in lower case."""
+        """Row of each word of a caption.
+
+        None for a word that is unknown both in its original case and in lower case.
+        """
         known = self.vocabulary
         return [known.get(word, known.get(word.lower())) for word in split(caption)]
 
     def unknown_share(self, captions: Sequence[str]) -> float:
-        """Share of words that the vocabulary does not know; a caption without any word counts as an unknown one."""
+        """Share of unknown words; a caption without words counts as one unknown word."""
         rows = [row for caption in captions for row in self.rows(caption) or [None]]
         return rows.count(None) / max(len(rows), 1)
 
     def arrays(self) -> dict[str, NDArray[Any]]:
-        """All that ``rebuild`` needs beside name and recipe."""
+        """Arrays that ``rebuild`` needs, besides name and recipe."""
         words = np.frombuffer("\n".join(self.vocabulary).encode(), np.uint8)
         return {"words": words, "weight": self.weight, **({} if self.vectors is None else {"vectors": self.vectors})}
 
 
 def rebuild(name: str, recipe: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> WordEncoder:
-    """The encoder whose ``arrays`` these are, to encode other captions as the first ones were."""
+    """Create the encoder again from its name, recipe and ``arrays``.
+
+    It encodes new captions exactly as the original did.
+    """
     words = bytes(arrays["words"]).decode().split("\n")
     vocabulary = {word: row for row, word in enumerate(words)}
     vectors = arrays.get("vectors")
@@ -88,7 +95,7 @@ def rebuild(name: str, recipe: Mapping[str, Any], arrays: Mapping[str, NDArray[A
 
 
 def takes(model: str) -> bool:
-    """Whether a text model is one of these: "bow", "word2vec" or a file of word vectors."""
+    """Whether this module handles a text model: "bow", "word2vec" or a file of word vectors."""
     path = Path(model).expanduser()
     return model in (BOW, TRAINED) or path.is_file() or (path.suffix in FILES and not path.exists())
 
@@ -96,13 +103,15 @@ def takes(model: str) -> bool:
 def load(
     model: str, train: Captions, captions: Captions, *, vocabulary: int, pooling: str | None = None, seed: int = 0
 ) -> dict[str, WordEncoder]:
-    """An encoder for each language of ``captions``, all that the data set has; a file is read once for all of them.
+    """An encoder per language of ``captions``.
 
     model: "bow" (the ``vocabulary`` most frequent words of the train captions), "word2vec" (trained on them from
-    ``seed``) or the path of a file of word vectors. train: language -> captions of the train items. pooling: of the
-    word vectors: "mean", "sum" or "tf-idf", a mean by inverse document frequency; None: the first that the model has.
-    Raises EncoderError for a file that cannot be used and for train captions without words, UsageError for an unknown
-    pooling or without gensim.
+    ``seed``) or the path of a file of word vectors, which is read once for all languages.
+    train, captions: language -> captions of the train items, and of all items.
+    pooling: of word vectors: "mean", "sum" or "tf-idf" (mean weighted by inverse document frequency); None: the first
+    that the model supports.
+    Raises EncoderError for an unusable file and for train captions without words, UsageError for an unknown pooling or
+    without gensim.
     """
     known = POOLING[BOW if model == BOW else "vectors"]
     pooling = known[0] if pooling is None else pooling
@@ -118,17 +127,23 @@ def load(
 
 
 def split(text: str) -> list[str]:
-    """The words of a text as they are written: runs of letters, marks (which Indian scripts need) and numbers."""
+    """Words of a text, in their original case: runs of letters, marks and numbers.
+
+    Indian scripts need the marks.
+    """
     return unicodedata.normalize("NFC", text).translate(_SPACES).split()
 
 
 def lower_words(text: str) -> list[str]:
-    """The same in lower case."""
+    """Words of a text in lower case."""
     return [word.lower() for word in split(text)]
 
 
 class _Spaces(dict[int, int]):
-    """Code point -> itself if it belongs to words, else a space; learned as they come."""
+    """Translation table: code point -> itself if it belongs to words, otherwise a space.
+
+    Entries are computed on first use.
+    """
 
     def __missing__(self, code: int) -> int:
         self[code] = code if unicodedata.category(chr(code))[0] in "LMN" else ord(" ")
@@ -138,11 +153,11 @@ class _Spaces(dict[int, int]):
 _SPACES = _Spaces()
 
 
-# ---------------------------------------------------------------------------------------------- each kind
+# ---------------------------------------------------------------------------------------------- kinds of encoders
 
 
 def _bow(train: Sequence[str], size: int) -> WordEncoder:
-    """The most frequent words, in the order of the alphabet where they are equally frequent; binary occurrence."""
+    """The most frequent words, ties in alphabetical order; features are binary occurrences."""
     counts = Counter(word for caption in train for word in lower_words(caption))
     words = sorted(counts, key=lambda word: (-counts[word], word))[:size]
     recipe = {
@@ -159,13 +174,13 @@ def _bow(train: Sequence[str], size: int) -> WordEncoder:
 
 def _trained(train: Sequence[str], pooling: str, seed: int) -> WordEncoder:
     words, vectors, version = train_word2vec([lower_words(caption) for caption in train], seed)
-    how = {"gensim": version, "settings": dict(WORD2VEC), "seed": seed}  # first: they say why the weights differ
+    how = {"gensim": version, "settings": dict(WORD2VEC), "seed": seed}  # first, as they explain different weights
     return _pooled(TRAINED, {"encoder": TRAINED, **how}, words, vectors, pooling, train)
 
 
 def _from_file(path: Path, train: Captions, captions: Captions, pooling: str) -> dict[str, WordEncoder]:
-    """One encoder a language, each of the words of its own captions."""
-    # a file may know a word only as it is written (German nouns), or only in lower case
+    """An encoder per language, each limited to the words of its own captions."""
+    # a file may contain a word only in its original case (German nouns) or only in lower case
     forms = {
         lang: {form for text in texts for w in split(text) for form in (w, w.lower())}
         for lang, texts in captions.items()
@@ -210,8 +225,10 @@ def _pooled(
 
 
 def _idf(encoder: WordEncoder, captions: Sequence[str]) -> NDArray[np.float32]:
-    """(V,) float32: log((1 + n) / (1 + df)) + 1 over n captions, df of which have the word (smooth, as scikit-learn's:
-    one more caption that has every word). Above 0, and largest for words that no train caption has.
+    """Inverse document frequency of each word, (V,) float32.
+
+    log((1 + n) / (1 + df)) + 1 for n captions, df of which contain the word. Smoothed as in scikit-learn, as if one
+    more caption contained every word. Above 0, and largest for words that no train caption contains.
     """
     having = np.zeros(len(encoder.vocabulary))
     for caption in captions:
@@ -228,7 +245,7 @@ def _check_learnable(train: Captions, langs: Iterable[str]) -> None:
 
 
 def _digest(words: list[str], vectors: NDArray[np.float32] | None = None) -> str:
-    """sha256 over the words in their order, and their vectors."""
+    """sha256 of the words in order, and of their vectors."""
     digest = hashlib.sha256("\n".join(words).encode())
     if vectors is not None:
         digest.update(f"\n{vectors.shape}\n".encode() + vectors.astype("<f4").tobytes())

@@ -1,4 +1,7 @@
-"""Model folders by name: an existing directory, else the hub's local cache, else the hub itself. Files, no code."""
+"""Model folders by name: a directory, otherwise the hub's local cache, otherwise the hub.
+
+Only data files are fetched, never code.
+"""
 
 from __future__ import annotations
 
@@ -11,17 +14,19 @@ from typing import Any
 
 from cmrhash.errors import CmrhashError, EncoderError, UsageError
 
-OFFLINE = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")  # the environment's own switches
+OFFLINE = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")  # environment variables of the hub's libraries
 LOGIN = "run hf auth login"
 
 
 def locate(
     model: str, patterns: Sequence[str], offline: bool, kind: str, fix: str, revision: str | None = None
 ) -> Path:
-    """The directory of a model. patterns: its files; kind: what it is, for messages; fix: what to do without it;
-    revision: branch, tag or commit of the hub's, None for main.
+    """Directory of a model.
 
-    Raises EncoderError at once for what looks like a path and is none, and when it cannot be had.
+    patterns: names of its files; kind: noun for messages; fix: advice if the model is unavailable;
+    revision: branch, tag or commit on the hub; None: main.
+    Raises EncoderError if the model is unavailable, at once if ``model`` looks like a path that does not exist;
+    UsageError for a revision of a directory.
     """
     path = Path(model).expanduser()
     if path.is_dir():
@@ -45,12 +50,15 @@ def locate(
 
 
 def is_offline() -> bool:
-    """Whether the environment forbids the network."""
+    """Whether the environment forbids network access."""
     return any(os.environ.get(name, "0") not in ("", "0") for name in OFFLINE)
 
 
 def _cached(model: str, patterns: Sequence[str], revision: str | None) -> Path | None:
-    """Its folder in the local cache; a fetch that broke off may have left some files out, so those named are there."""
+    """The model's folder in the local cache, None if incomplete.
+
+    An interrupted download may lack files, so all files that ``patterns`` names exactly must exist.
+    """
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 
@@ -81,15 +89,15 @@ def _fetched(model: str, patterns: Sequence[str], revision: str | None, which: s
 
 
 class Unreachable(CmrhashError):
-    """A hub that does not answer, or not as a hub does."""
+    """A hub that does not answer, or does not answer like a hub."""
 
 
 @contextlib.contextmanager
 def spoken() -> Iterator[None]:
-    """Speak to the hub: what goes wrong becomes a CmrhashError that says what it was and what to do, without a place.
+    """Turn every error of a hub call into a CmrhashError with cause and advice.
 
-    ``huggingface_hub`` passes on the exceptions of the HTTP library that it happens to be built on, which has changed
-    twice; its own derive from that library's.
+    The error has no place; the caller adds it. ``huggingface_hub`` lets exceptions of its HTTP library through, and
+    that library has changed twice. The base classes of HfHubHTTPError always belong to the current one.
     """
     from huggingface_hub.errors import HfHubHTTPError
 
@@ -97,15 +105,16 @@ def spoken() -> Iterator[None]:
     try:
         yield
     except fails as error:
-        raise _in_words(error) from None
+        raise _translated(error) from None
 
 
-def _in_words(error: BaseException) -> CmrhashError:
+def _translated(error: BaseException) -> CmrhashError:
+    """The CmrhashError for an error of a hub call."""
     from huggingface_hub import errors
 
     lost = isinstance(error, errors.LocalEntryNotFoundError)
     if (lost or isinstance(error, RuntimeError)) and error.__cause__:
-        error = error.__cause__  # what happened, before it looked into its cache or said which file it was
+        error = error.__cause__  # the original error, before the fallback to the cache
     status = getattr(getattr(error, "response", None), "status_code", None)
     if isinstance(error, errors.RevisionNotFoundError):
         return UsageError("it has no such revision", None, "check the revision")

@@ -1,5 +1,6 @@
-"""Image encoders: any torchvision classifier, cut before its last linear layer (the penultimate features), or a
-Faster R-CNN of torchvision's, by its regions.
+"""Image encoders: torchvision classifiers without their last linear layer, and Faster R-CNNs.
+
+A classifier gives its penultimate features, a Faster R-CNN the mean of its region features.
 """
 
 from __future__ import annotations
@@ -25,8 +26,10 @@ from cmrhash.errors import EncoderError, did_you_mean
 
 @dataclass
 class ImageEncoder:
-    """Pixels -> features. name: for file names; dim: features an image; recipe: all that changes the numbers;
-    source: the ``weights`` that `load` takes for the same encoder.
+    """Pixels -> features.
+
+    name: used in file names; dim: features per image; recipe: all settings that change the features;
+    source: value of ``weights`` with which `load` returns the same encoder.
     """
 
     name: str
@@ -44,19 +47,20 @@ class ImageEncoder:
     @torch.inference_mode()
     def encode(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         """(B, S, S, 3) uint8 RGB -> (B, D) float32."""
-        out: NDArray[np.float32] = self.forward(torch.from_numpy(pixels)).cpu().numpy()  # (B, D)
+        out: NDArray[np.float32] = self.forward(torch.from_numpy(pixels)).cpu().numpy()
         return out
 
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:
-        """(B, S, S, 3) uint8 RGB -> (B, D) float32 on the device, with a gradient for the module's parameters.
-        Normalised on the device: uint8 travels four times lighter.
+        """(B, S, S, 3) uint8 RGB -> (B, D) float32 on the device, differentiable.
+
+        Pixels are normalised on the device, because uint8 is four times smaller to copy.
         """
         batch = send(pixels, self.device).permute(0, 3, 1, 2)
         mean, std = (send(torch.tensor(v), self.device).view(1, 3, 1, 1) for v in (self.crop.mean, self.crop.std))
         batch = ((batch.float() / 255 - mean) / std).contiguous(memory_format=torch.channels_last)
         with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
             features = self.module(batch)
-        features = getattr(features, "logits", features)  # GoogLeNet and Inception in training: others beside them
+        features = getattr(features, "logits", features)  # GoogLeNet and Inception return a tuple in training
         return features.float().flatten(1)  # type: ignore[no-any-return]
 
 
@@ -71,9 +75,9 @@ def load(
 ) -> ImageEncoder:
     """A torchvision classifier or Faster R-CNN as an encoder.
 
-    weights: "default" (IMAGENET1K_V1 where there is one), the name of a weights enum entry, a file (.pth, .pt,
+    weights: "default" (IMAGENET1K_V1 if available), the name of a torchvision weights entry, a file (.pth, .pt,
     .safetensors), or "random" (untrained, drawn from ``seed``).
-    Raises EncoderError for an unknown model, weights that cannot be had, or that do not fit the model.
+    Raises EncoderError for an unknown model, and for weights that are unavailable or do not fit the model.
     """
     device = device or torch.device("cpu")
     entries = _entries(model)
@@ -112,7 +116,7 @@ def load(
 
 
 def _entries(model: str) -> list[Any]:
-    """The weights that torchvision knows for a classifier or detector of that name."""
+    """Weights entries of torchvision for a classifier or detector."""
     names = [*torchvision.models.list_models(module=torchvision.models), *regions.models()]
     if model not in names:
         fix = did_you_mean(model, names) or f"for example resnet18, vgg16, efficientnet_b0 or {names[-1]}"
@@ -127,14 +131,14 @@ def _crop(entry: Any) -> Crop:
 
 
 def _classifier(model: str, state: dict[str, torch.Tensor] | None, where: Any) -> tuple[Any, int]:
-    """A classifier whose last linear layer is replaced by the identity, and the number of features that it took."""
+    """A classifier whose last linear layer is the identity, and the number of its features."""
     module: Any = torchvision.models.get_model(model, weights=None)
     names: list[str] = [name for name, part in module.named_modules() if isinstance(part, torch.nn.Linear)]
     if not names:
         raise EncoderError(f"{model} has no final linear layer", None, "choose another model", option="image_model")
     head = names[-1]
     if state is not None:
-        if hasattr(module, "transform_input"):  # GoogLeNet, Inception: trained on another normalisation
+        if hasattr(module, "transform_input"):  # GoogLeNet, Inception: trained with another normalisation
             module.transform_input = True
         load_state(module, state, model, where, head)  # the head may have any number of classes
     dim: int = module.get_submodule(head).in_features
@@ -144,7 +148,7 @@ def _classifier(model: str, state: dict[str, torch.Tensor] | None, where: Any) -
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Without the notices that some torchvision constructors print about their own initialisation."""
+    """Suppress the warnings of some torchvision constructors about initialisation."""
     import warnings
 
     with warnings.catch_warnings():

@@ -1,7 +1,8 @@
-"""An image file -> RGB pixels, safely. Pillow only: torchvision's own decoder dies on a damaged PNG.
+"""Image decoding: an image file -> RGB pixels, safely.
 
-What happens to odd images is part of every recipe (``RULES``): EXIF orientation is applied, transparency is laid on
-white, 16-bit grey is scaled, the first frame of an animation is taken, and anything else is refused by ``BadImage``.
+Only Pillow is used, because torchvision's decoder crashes on damaged PNGs. The rules for unusual images are part of
+every recipe (``RULES``): EXIF orientation is applied, transparency becomes white, 16-bit grey is scaled, animations
+give their first frame. All other images raise ``BadImage``.
 """
 
 from __future__ import annotations
@@ -20,14 +21,14 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from cmrhash.errors import DamagedError, StaleError
 
 FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF")
-MAX_PIXELS = 64_000_000  # checked in the header, before anything is decoded
+MAX_PIXELS = 64_000_000  # checked in the header, before decoding
 MAX_BYTES = 256 * 2**20
-MAX_SIDE = 4096  # of the square that a photo becomes
+MAX_SIDE = 4096  # pixels: longest side of a prepared photo
 RULES = "pillow; exif orientation; white behind transparency; 16 bit / 257; first frame; v1"
 
 
 class BadImage(Exception):
-    """An image that cannot be used. ``code``: a short reason to count by; ``str()``: the reason in words."""
+    """An unusable image. ``code``: short reason for statistics; ``str()``: the reason as a sentence."""
 
     def __init__(self, code: str, words: str) -> None:
         super().__init__(words)
@@ -36,22 +37,23 @@ class BadImage(Exception):
 
 @dataclass(frozen=True)
 class Crop:
-    """Resize the short side to ``resize`` pixels, cut the centre square of ``size``, normalise by channel."""
+    """Resize the short side to ``resize`` pixels, cut the centre square of ``size``, normalise."""
 
     resize: int
     size: int
-    interpolation: str  # a name out of PIL.Image.Resampling
+    interpolation: str  # name in PIL.Image.Resampling
     mean: tuple[float, ...]
     std: tuple[float, ...]
 
     def recipe(self) -> dict[str, Any]:
-        """All that changes the pixels."""
+        """All settings that change the pixels."""
         return {**asdict(self), "mean": list(self.mean), "std": list(self.std), "rules": RULES}
 
     def __call__(self, image: Image.Image) -> NDArray[np.uint8]:
-        """(size, size, 3) uint8. Resize and crop in one step: nothing outside the square is ever computed, so a
-        1 x 10,000 picture costs no more than a square one. Equal to torchvision's Resize + CenterCrop within one
-        grey level.
+        """(size, size, 3) uint8 of an image.
+
+        Resize and crop are one step: pixels outside the square are never computed, so a 1 x 10,000 image costs no more
+        than a square one. Equal to torchvision's Resize and CenterCrop within one grey level.
         """
         width, height = image.size
         short = min(width, height)
@@ -60,42 +62,44 @@ class Crop:
         per_x, per_y = width / wide, height / high
         box = (left * per_x, top * per_y, (left + self.size) * per_x, (top + self.size) * per_y)
         how = Image.Resampling[self.interpolation]
-        return np.asarray(image.resize((self.size, self.size), how, box=box))  # (size, size, 3)
+        return np.asarray(image.resize((self.size, self.size), how, box=box))
 
 
 @dataclass(frozen=True)
 class Letterbox:
-    """Resize the long side to ``size`` pixels and lay the photo at the top left of a square of the mean colour, so
-    that no border of it is lost; normalise by channel.
+    """Resize the long side to ``size`` pixels and pad to a square, normalise.
+
+    The photo is at the top left, the padding has the mean colour; no part of the photo is cut off.
     """
 
     size: int
-    interpolation: str  # a name out of PIL.Image.Resampling
+    interpolation: str  # name in PIL.Image.Resampling
     mean: tuple[float, ...]
     std: tuple[float, ...]
 
     @property
     def fill(self) -> tuple[int, ...]:
-        """The colour beside the photo, as near to nothing after normalisation as a byte can be."""
+        """Colour of the padding, close to 0 after normalisation."""
         return tuple(round(255 * value) for value in self.mean)
 
     def recipe(self) -> dict[str, Any]:
-        """All that changes the pixels."""
+        """All settings that change the pixels."""
         fields = {**asdict(self), "mean": list(self.mean), "std": list(self.std)}
         return {"letterbox": fields.pop("size"), **fields, "rules": RULES}
 
     def __call__(self, image: Image.Image) -> NDArray[np.uint8]:
-        """(size, size, 3) uint8."""
+        """(size, size, 3) uint8 of an image."""
         scale = self.size / max(image.size)
         wide, high = (max(1, round(scale * side)) for side in image.size)
-        square = np.full((self.size, self.size, 3), self.fill, np.uint8)  # (S, S, 3)
+        square = np.full((self.size, self.size, 3), self.fill, np.uint8)
         square[:high, :wide] = np.asarray(image.resize((wide, high), Image.Resampling[self.interpolation]))
         return square
 
 
 def crop_of(recipe: Mapping[str, Any], where: Path) -> Crop | Letterbox:
-    """The preparation whose ``recipe`` that is. Raises StaleError for one by other rules than today's, DamagedError for
-    what is none.
+    """The preparation that a ``recipe`` describes.
+
+    Raises StaleError for a recipe with other rules, DamagedError for an invalid one.
     """
     try:
         rules, how = recipe["rules"], Image.Resampling[recipe["interpolation"]].name
@@ -113,10 +117,10 @@ def crop_of(recipe: Mapping[str, Any], where: Path) -> Crop | Letterbox:
 
 
 def read_bytes(path: Path) -> bytes:
-    """The file's content; BadImage unless it is a regular file of a sane size (a FIFO would block for ever)."""
+    """Content of a file; raises BadImage unless it is a regular file of at most MAX_BYTES."""
     try:
         info = path.stat()
-        if not stat.S_ISREG(info.st_mode):
+        if not stat.S_ISREG(info.st_mode):  # reading a pipe would block forever
             raise BadImage("not-a-file", "not a regular file")
         if info.st_size > MAX_BYTES:
             raise BadImage("too-large", f"{info.st_size} bytes, at most {MAX_BYTES} are read")
@@ -128,7 +132,7 @@ def read_bytes(path: Path) -> bytes:
 
 
 def decode(content: bytes) -> Image.Image:
-    """An RGB image out of a file's bytes; BadImage for anything that is not wholly there."""
+    """RGB image from the bytes of a file; raises BadImage for incomplete or other content."""
     if not content:
         raise BadImage("empty", "the file is empty")
     try:
@@ -143,16 +147,19 @@ def decode(content: bytes) -> Image.Image:
         raise BadImage("too-large", str(error)) from None
     except UnidentifiedImageError:
         raise BadImage("not-an-image", f"none of {', '.join(FORMATS)}") from None
-    except Exception as error:  # decoders of many formats raise many things; all of them mean a bad file
+    except Exception as error:  # decoders raise many types of errors; all mean a bad file
         raise BadImage("corrupt", f"{type(error).__name__}: {error}") from None
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """8-bit RGB of an image of any mode, transparency on white; BadImage for one without a range of its own."""
+    """8-bit RGB of an image of any mode, transparency on white.
+
+    Raises BadImage for modes without a defined range.
+    """
     if image.mode == "F":
         raise BadImage("unsupported", "floating-point pixels have no agreed range")
     if image.mode.startswith("I"):
-        grey = np.asarray(image)  # (H, W) uint16 or int32; convert("L") would clip instead of scale
+        grey = np.asarray(image)  # (H, W) uint16 or int32; convert("L") would clip, not scale
         if grey.min() < 0 or grey.max() > 65535:
             raise BadImage("unsupported", "grey values outside 16 bits")
         grey = np.where(grey == image.info.get("transparency", -1), 65535, grey)

@@ -1,5 +1,6 @@
-"""Region features: a Faster R-CNN of torchvision's finds the objects of a photo, and the mean of their vectors is the
-photo's feature (Anderson et al., Bottom-Up and Top-Down Attention, CVPR 2018, with their 36 regions a photo).
+"""Region features: the mean feature vector of the objects that a Faster R-CNN detects.
+
+Source: Anderson et al., Bottom-Up and Top-Down Attention, CVPR 2018, with 36 regions per photo.
 """
 
 from __future__ import annotations
@@ -14,31 +15,31 @@ from torchvision.models.detection.image_list import ImageList
 from cmrhash.encoders.pixels import Letterbox
 from cmrhash.encoders.weights import load_state
 
-REGIONS = 36  # at most, the surest first
+REGIONS = 36  # most regions per photo, by confidence
 LAYER = {"layer": "box head", "regions": REGIONS, "region_pooling": "mean"}  # for the recipe
-TOGETHER = 4  # photos in one forward pass: their feature pyramids at 800 x 800 are large
-CLASSES = "roi_heads.box_predictor.cls_score.weight"  # (classes, D): its first length varies between data sets
+TOGETHER = 4  # photos per forward pass: feature pyramids of 800 x 800 pixels are large
+CLASSES = "roi_heads.box_predictor.cls_score.weight"  # (classes, D); the number of classes depends on the data set
 
 
 def models() -> list[str]:
-    """The Faster R-CNNs of torchvision."""
+    """Names of torchvision's Faster R-CNNs."""
     return list(torchvision.models.list_models(module=torchvision.models.detection, include="fasterrcnn_*"))
 
 
 def detector(model: str, state: dict[str, Tensor] | None, where: Any) -> tuple[Any, int, Letterbox]:
-    """The network pixels -> pooled regions, the number of its features, and the preparation that it takes.
+    """The network (pixels -> mean region feature), its number of features, and its preparation.
 
-    state: its weights, for any number of classes, from ``where``; None: drawn from torch's current seed.
-    Raises EncoderError if they do not fit.
+    state: weights for any number of classes, read from ``where``; None: drawn from torch's current seed.
+    Raises EncoderError if the weights do not fit.
     """
     classes = {"num_classes": len(state[CLASSES])} if state is not None and CLASSES in state else {}
     options = {"weights": None, "weights_backbone": None, "box_detections_per_img": REGIONS, **classes}
     network = torchvision.models.get_model(model, **options)
     if state is None:
-        _silence(network.roi_heads.box_head)
+        _zero_biases(network.roi_heads.box_head)
     else:
         load_state(network, state, model, where)
-        if model == "fasterrcnn_resnet50_fpn":  # trained before torchvision's frozen batch norm had an epsilon
+        if model == "fasterrcnn_resnet50_fpn":  # trained before torchvision's frozen BatchNorm had an epsilon
             for part in network.modules():
                 if isinstance(part, torch.nn.BatchNorm2d):
                     part.eps = 0.0
@@ -48,15 +49,18 @@ def detector(model: str, state: dict[str, Tensor] | None, where: Any) -> tuple[A
     return Regions(network, letterbox), dim, letterbox
 
 
-def _silence(head: torch.nn.Module) -> None:
-    """No biases: an untrained MobileNet's signal is so faint that drawn ones would drown it in single precision."""
+def _zero_biases(head: torch.nn.Module) -> None:
+    """Set all biases to zero.
+
+    The signal of an untrained MobileNet is so weak that random biases would hide it in single precision.
+    """
     for name, parameter in head.named_parameters():
         if name.endswith("bias"):
             torch.nn.init.zeros_(parameter)
 
 
 class Regions(torch.nn.Module):
-    """(B, 3, S, S) normalised photos in a letterbox -> (B, D) float32, the mean vector of each one's regions."""
+    """(B, 3, S, S) normalised, padded photos -> (B, D) float32, the mean region feature of each."""
 
     fill: Tensor
 
@@ -67,16 +71,19 @@ class Regions(torch.nn.Module):
         self.register_buffer("fill", (fill / 255 - mean) / std, persistent=False)
 
     def forward(self, batch: Tensor) -> Tensor:
-        """A few photos at a time."""
+        """(B, 3, S, S) -> (B, D), TOGETHER photos at a time to save memory."""
         return torch.cat([self._pool(part) for part in torch.split(batch, TOGETHER)])
 
     def _pool(self, batch: Tensor) -> Tensor:
-        """The network's own steps, then its box head once more on the boxes that it has settled on."""
+        """Detect boxes with the network's own steps, then run its box head on the final boxes.
+
+        A photo without detections is one box of its full size.
+        """
         rpn, heads = self.network.rpn, self.network.roi_heads
         maps = self.network.backbone(batch)
-        sizes = self.sizes(batch)  # no box reaches beyond the photo
-        square = [(batch.shape[2], batch.shape[3])] * len(batch)  # what the maps cover
-        with torch.autocast(batch.device.type, enabled=False):  # boxes need all their digits
+        sizes = self.sizes(batch)  # boxes are clipped to the photo
+        square = [(batch.shape[2], batch.shape[3])] * len(batch)  # area of the feature maps
+        with torch.autocast(batch.device.type, enabled=False):  # boxes need float32
             maps = {name: values.float() for name, values in maps.items()}
             proposals, _ = rpn(ImageList(batch, sizes), maps)
             logits, shifts = heads.box_predictor(heads.box_head(heads.box_roi_pool(maps, proposals, square)))
@@ -90,12 +97,12 @@ class Regions(torch.nn.Module):
             return torch.stack([part.mean(0) for part in torch.split(vectors, counts)])
 
     def sizes(self, batch: Tensor) -> list[tuple[int, int]]:
-        """Height and width of each photo: where the colour beside it begins."""
+        """Height and width of each photo without its padding."""
         photo = (batch - self.fill).abs().amax(1) > 1e-3  # (B, S, S) bool
-        return [(_last(one.any(1)), _last(one.any(0))) for one in photo]
+        return [(_used_length(one.any(1)), _used_length(one.any(0))) for one in photo]
 
 
-def _last(used: Tensor) -> int:
-    """Length of (S,) bool up to the last that is true; all of it for a photo of nothing but that colour."""
+def _used_length(used: Tensor) -> int:
+    """Number of entries of a (S,) bool tensor up to the last True; S if none is True."""
     rows = used.nonzero()
     return int(rows[-1]) + 1 if len(rows) else len(used)

@@ -1,6 +1,6 @@
-"""Text encoders: any BERT-like model of transformers, from a directory or the hub's local cache, or untrained.
+"""Text encoders: BERT-like transformers from a directory or the hub, or untrained.
 
-Everything is loaded from a directory that is known to be there, so nothing waits for a network that is not.
+Models are always loaded from an existing directory, so that loading never waits for the network.
 """
 
 from __future__ import annotations
@@ -32,16 +32,18 @@ POOLING = ("mean", "cls")
 CPU_TOKENS, GPU_TOKENS = (
     512,
     32768,
-)  # word pieces a forward pass: what stays in a CPU's caches, what fills a GPU
-# An untrained BERT that is small enough for any machine: the default for the sample data set.
+)  # word pieces per forward pass: fits a CPU's caches, fills a GPU
+# Size of the untrained BERT, the sample's default encoder; small enough for any machine.
 TINY: dict[str, Any] = {"hidden_size": 256, "num_hidden_layers": 4, "num_attention_heads": 4, "intermediate_size": 1024}
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 
 
 @dataclass
 class TextEncoder:
-    """Captions -> features. name: for file names; dim: features a caption; recipe: all that changes the numbers;
-    source: the ``model`` that `load` takes for the same encoder.
+    """Captions -> features.
+
+    name: used in file names; dim: features per caption; recipe: all settings that change the features;
+    source: value of ``model`` with which `load` returns the same encoder.
     """
 
     name: str
@@ -61,8 +63,10 @@ class TextEncoder:
 
     @torch.inference_mode()
     def encode(self, captions: Sequence[str]) -> NDArray[np.float32]:
-        """N captions -> (N, D) float32. Sorted by length into batches of at most ``token_budget`` word pieces with
-        their padding, so that little of the work is padding; the order of the result is that of the captions.
+        """N captions -> (N, D) float32, in the order of the captions.
+
+        Captions are batched by length, at most ``token_budget`` word pieces with padding each, which keeps the padding
+        small.
         """
         pieces = self.pieces(captions)
         out = np.empty((len(captions), self.dim), np.float32)  # (N, D)
@@ -71,10 +75,10 @@ class TextEncoder:
         return out
 
     def pieces(self, captions: Sequence[str]) -> list[list[int]]:
-        """Word-piece ids of each caption. "[SEP]" in a caption is text, not a command to the model."""
+        """Word-piece ids of each caption; "[SEP]" within a caption is plain text."""
         if not captions:
             return []
-        with _unchanged(self.tokenizer.backend_tokenizer):
+        with _keeping_settings(self.tokenizer.backend_tokenizer):
             encoded = self.tokenizer(
                 list(captions), truncation=True, max_length=self.max_length, split_special_tokens=True
             )
@@ -82,14 +86,14 @@ class TextEncoder:
         return ids
 
     def unknown_share(self, captions: Sequence[str]) -> float:
-        """Share of word pieces that the vocabulary does not know: high when model and language do not match."""
+        """Share of unknown word pieces; high if model and language do not match."""
         unknown = self.tokenizer.unk_token_id
         ids = [i for piece in self.pieces(captions) for i in piece]
         return sum(1 for i in ids if i == unknown) / max(len(ids), 1)
 
     def forward(self, pieces: list[list[int]]) -> torch.Tensor:
-        """Word-piece ids of B captions -> (B, D) float32 on the device, with a gradient for the module's parameters."""
-        width = -(-max(map(len, pieces)) // 8) * 8  # a multiple of 8 suits the matrix units
+        """Word-piece ids of B captions -> (B, D) float32 on the device, differentiable."""
+        width = -(-max(map(len, pieces)) // 8) * 8  # multiples of 8 suit the matrix units
         width = min(width, max(self.max_length, max(map(len, pieces))))
         ids = torch.full((len(pieces), width), self.tokenizer.pad_token_id or 0)  # (B, T)
         mask = torch.zeros((len(pieces), width), dtype=torch.long)  # (B, T)
@@ -105,8 +109,11 @@ class TextEncoder:
 
 
 @contextlib.contextmanager
-def _unchanged(backend: Any) -> Iterator[None]:
-    """A call leaves its own truncation and padding in the tokenizer; what is saved or digested is the file's."""
+def _keeping_settings(backend: Any) -> Iterator[None]:
+    """Restore the tokenizer's truncation and padding, which every call overwrites.
+
+    Digests and saved copies must have the settings of the original file.
+    """
     truncation, padding = backend.truncation, backend.padding
     yield
     if truncation:
@@ -118,10 +125,13 @@ def _unchanged(backend: Any) -> Iterator[None]:
 
 
 def _batches(lengths: Sequence[int], budget: int) -> list[list[int]]:
-    """Rows in batches of similar length whose padded size stays within the budget; one row at least."""
+    """Group rows of similar length so that each padded batch stays within the budget.
+
+    A batch has at least one row.
+    """
     order = sorted(range(len(lengths)), key=lambda row: (lengths[row], row))
     batches: list[list[int]] = []
-    for row in order:  # the newest row is the longest of its batch
+    for row in order:  # the current row is the longest of its batch
         if not batches or (len(batches[-1]) + 1) * lengths[row] > budget:
             batches.append([])
         batches[-1].append(row)
@@ -142,10 +152,10 @@ def load(
 ) -> TextEncoder:
     """A BERT-like model as an encoder.
 
-    token_budget: word pieces a forward pass, padding included; None: what suits the device.
-    model: a directory, an id of the hub, or "random": a small untrained BERT, drawn from ``seed``, whose vocabulary
-    is learned on ``corpus``. pooling: "mean" over the caption's word pieces, or "cls"; None: the mean.
-    Raises EncoderError for a model that cannot be had or lacks weights, UsageError for an unknown pooling.
+    model: a directory, an id of the hub, or "random": a small untrained BERT, drawn from ``seed``, with the vocabulary
+    of ``corpus``. pooling: "mean" over the word pieces, or "cls"; None: the mean.
+    token_budget: word pieces per forward pass, padding included; None: chosen by device.
+    Raises EncoderError for a model that is unavailable or lacks weights, UsageError for an unknown pooling.
     """
     pooling = POOLING[0] if pooling is None else pooling
     if pooling not in POOLING:
@@ -181,14 +191,14 @@ def load(
 
 
 def locate(model: str, offline: bool = False) -> Path:
-    """The directory of a text model: an existing one, else the hub's local cache, else fetched from the network."""
+    """Directory of a text model: an existing one, the hub's local cache, or a download."""
     others = "bow, word2vec or a file of word vectors"
     fix = f'give `text_models=("[LANG=]DIR",)` with {PARTS}, or random for a dry run, or {others}'
     return hub.locate(model, FILES, offline, "text model", fix)
 
 
 def _pretrained(folder: Path) -> tuple[Any, Any]:
-    """Tokenizer and model of a directory; every weight but a pooler's must be in the file."""
+    """Tokenizer and model of a directory; every weight except a pooler's must be in the file."""
     _check_config(folder)
     logging: Any = transformers.utils.logging
     logging.set_verbosity_error()
@@ -201,24 +211,24 @@ def _pretrained(folder: Path) -> tuple[Any, Any]:
             folder,
             local_files_only=True,
             use_safetensors=True,
-            trust_remote_code=False,  # None would ask on the terminal
+            trust_remote_code=False,  # None would prompt in the terminal
             output_loading_info=True,
             attn_implementation="sdpa",
             dtype=torch.float32,
         )
-    except Exception as error:  # config, tokenizer, safetensors and tensor layers each raise their own
+    except Exception as error:  # each layer of the libraries raises its own types
         reason = " ".join(str(error).split())[:160]
         fix = f"give a directory with {PARTS}"
         raise EncoderError(f"cannot load the text model ({reason})", folder, fix) from None
     if getattr(module, "pooler", None) is not None:
-        module.pooler = None  # never used, and drawn at random where the file has none
+        module.pooler = None  # unused, and random if the file has none
     missing = sorted(key for key in report["missing_keys"] if not key.startswith("pooler"))
     if missing or report["mismatched_keys"]:
         what = f"the weights lack {len(missing)} tensors ({', '.join(missing[:3])})"
         raise EncoderError(what, folder, "the file is truncated or of another model: get it again")
     if not all(torch.isfinite(p).all() for p in module.parameters()):
         raise EncoderError("the weights contain NaN or infinity", folder, "get the file again")
-    if len(tokenizer) <= len(set(tokenizer.all_special_ids)):  # transformers makes an empty one without a word
+    if len(tokenizer) <= len(set(tokenizer.all_special_ids)):  # transformers silently creates an empty one
         raise EncoderError("the tokenizer has no vocabulary", folder, f"give a directory with {PARTS}")
     if not getattr(tokenizer, "is_fast", False) or len(tokenizer) > module.config.vocab_size:
         raise EncoderError("tokenizer and model do not match", folder, "give a directory with both of the same model")
@@ -226,7 +236,7 @@ def _pretrained(folder: Path) -> tuple[Any, Any]:
 
 
 def _check_config(folder: Path) -> None:
-    """Refuse what could make transformers run other code than its own."""
+    """Refuse settings that could make transformers run code other than its own."""
     path = folder / "config.json"
     try:
         config = json.loads(path.read_bytes())
@@ -240,17 +250,20 @@ def _check_config(folder: Path) -> None:
 
 
 def _limit(tokenizer: Any, config: Any) -> int:
-    """The longest input in word pieces; some tokenizers do not know it and say 1e30."""
+    """Longest input in word pieces; tokenizers without a limit report 1e30."""
     positions = getattr(config, "max_position_embeddings", None) or -1
-    if positions < 1:  # relative positions: no limit of its own
+    if positions < 1:  # relative positions: no limit in the model
         return int(tokenizer.model_max_length)
     if config.model_type in ("roberta", "xlm-roberta", "xlm-roberta-xl", "camembert", "mpnet", "longformer"):
-        positions -= 2  # their positions are counted from 2
+        positions -= 2  # their positions start at 2
     return int(min(tokenizer.model_max_length, positions))
 
 
 def _untrained(corpus: Sequence[str], seed: int) -> tuple[Any, Any]:
-    """A small BERT with random weights, and a word-level vocabulary with single letters for the rest."""
+    """A small BERT with random weights, whose vocabulary is the corpus's words and letters.
+
+    Words that occur once are spelt with single letters.
+    """
     from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 
     cleanup = normalizers.BertNormalizer(lowercase=True, strip_accents=False)
@@ -272,5 +285,5 @@ def _untrained(corpus: Sequence[str], seed: int) -> tuple[Any, Any]:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         module = transformers.BertModel(transformers.BertConfig(vocab_size=len(number), **TINY))
-    module.pooler = None  # never used
+    module.pooler = None  # unused
     return tokenizer, module

@@ -1,4 +1,4 @@
-"""Weights on disk -> tensors, without code execution and with digests. Shared by image and text encoders."""
+"""Weight files -> tensors, without running code and with digests."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ import torch
 from cmrhash.config import RANDOM
 from cmrhash.errors import EncoderError
 
-# Parts that torchvision renamed after it had published files with them: DenseNet, ViT, and Faster R-CNN's two.
+# Layers that torchvision renamed after publishing files: DenseNet, ViT and two of Faster R-CNN.
 OLD_NAMES = (
     (r"(denselayer\d+\.(?:norm|conv))\.([12]\.)", r"\1\2"),
     (r"(encoder_layer_\d+\.mlp)\.linear_1\.", r"\1.0."),
@@ -29,7 +29,7 @@ OLD_NAMES = (
 
 
 def state_digest(model: torch.nn.Module) -> str:
-    """sha256 over the names, types and bytes of all parameters and buffers: what the numbers really depend on."""
+    """sha256 over names, types and bytes of all parameters and buffers."""
     digest = hashlib.sha256()
     for name, tensor in sorted(model.state_dict().items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
@@ -38,7 +38,10 @@ def state_digest(model: torch.nn.Module) -> str:
 
 
 def check_name_digest(path: Path) -> None:
-    """A file called NAME-<8 or more hex digits>.EXT must have a sha256 that begins so (torch checks downloads only)."""
+    """Check that the sha256 of NAME-<8 or more hex digits>.EXT begins with those digits.
+
+    Torch checks it for downloads only. Raises EncoderError if it differs.
+    """
     match = re.search(r"-([0-9a-f]{8,64})\.\w+$", path.name)
     if not match:
         return
@@ -51,9 +54,9 @@ def check_name_digest(path: Path) -> None:
 
 
 def read_state(path: Path) -> dict[str, torch.Tensor]:
-    """A state dict from .safetensors, or from a torch file by ``weights_only`` (no code in it is run).
+    """Read a state dict from .safetensors, or from a torch file with ``weights_only``.
 
-    Raises EncoderError if the file is missing, cut short or holds something else.
+    No code in the file is run. Raises EncoderError if the file is missing, truncated or has other content.
     """
     if not path.is_file():
         raise EncoderError("no such weights file", path, "check the path")
@@ -64,7 +67,7 @@ def read_state(path: Path) -> dict[str, torch.Tensor]:
 
             return load_file(path)
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # zip, pickle and tensor layers each raise their own
+    except Exception as error:  # zip, pickle and tensor layers each raise their own types
         reason = str(error).split("\n")[0][:120]
         raise EncoderError(
             f"not a readable weights file ({reason})", path, "it may be truncated: get it again"
@@ -79,7 +82,11 @@ def read_state(path: Path) -> dict[str, torch.Tensor]:
 
 
 def find_entry(entries: list[Any], weights: str) -> Any:
-    """The enum entry that is asked for, or that a file or random weights borrow their transforms from."""
+    """The weights entry of that name.
+
+    For "default", random weights or a file it is the default entry, which provides the transforms. Raises EncoderError
+    for an unknown name.
+    """
     by_name = {e.name: e for e in entries}
     if weights in by_name:
         return by_name[weights]
@@ -95,7 +102,7 @@ def find_entry(entries: list[Any], weights: str) -> Any:
 
 
 def fetch(entry: Any, offline: bool) -> Path:
-    """The file of an enum entry: from torch's own cache, else from the network."""
+    """File of a weights entry, from torch's cache or downloaded. Raises EncoderError."""
     folder = Path(torch.hub.get_dir()) / "checkpoints"
     path = folder / Path(urlparse(entry.url).path).name
     if path.exists():
@@ -117,15 +124,17 @@ def fetch(entry: Any, offline: bool) -> Path:
 def load_state(
     module: torch.nn.Module, state: dict[str, torch.Tensor], model: str, where: Any, head: str | None = None
 ) -> None:
-    """Load a state dict, which must fit: all but the layer ``head``, which the caller cuts off anyway.
+    """Load a state dict into a module, which it must fit.
 
-    Raises EncoderError that names the first tensors which are missing, of another shape or unknown.
+    head: layer whose tensors may differ, because the caller removes it.
+    model, where: names for messages.
+    Raises EncoderError that names the first tensors that are missing, of another shape or unknown.
     """
     cut = f"{head}." if head else ()
     state = {_today(name): tensor for name, tensor in state.items()}
     own = {name: t for name, t in module.state_dict().items() if not name.startswith(cut)}
     given = {name: t for name, t in state.items() if not name.startswith(cut)}
-    # files from before 2018 lack BatchNorm's counters, which no forward pass in eval mode reads
+    # files from before 2018 lack BatchNorm's counters, which eval mode does not use
     missing = [n for n in own if n not in given and not n.endswith("num_batches_tracked")]
     wrong = [n for n in own if n in given and given[n].shape != own[n].shape]
     extra = [n for n in given if n not in own]
@@ -136,12 +145,12 @@ def load_state(
     if not all(torch.isfinite(t).all() for t in given.values() if t.is_floating_point()):
         raise EncoderError("the weights contain NaN or infinity", where, "get the file again")
     current: Any = OrderedDict(given)
-    current._metadata = module.state_dict()._metadata  # type: ignore[attr-defined]  # MNASNet asks for its version
+    current._metadata = module.state_dict()._metadata  # type: ignore[attr-defined]  # MNASNet needs its version
     module.load_state_dict(current, strict=False)
 
 
 def _today(name: str) -> str:
-    """A tensor's name as this torchvision has it."""
+    """Current torchvision name of a tensor."""
     for old, new in OLD_NAMES:
         name = re.sub(old, new, name)
     return name
@@ -149,7 +158,7 @@ def _today(name: str) -> str:
 
 @contextlib.contextmanager
 def _timeout(seconds: float) -> Iterator[None]:
-    """A bound on every socket operation, which the download itself does not set."""
+    """Limit every socket operation, because the download sets no timeout."""
     before = socket.getdefaulttimeout()
     socket.setdefaulttimeout(seconds)
     try:

@@ -1,4 +1,4 @@
-"""Word vectors: read from the text files of word2vec, GloVe and fastText, or trained on captions by gensim."""
+"""Word vectors: text files of word2vec, GloVe and fastText, or training with gensim."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from numpy.typing import NDArray
 
 from cmrhash.errors import EncoderError, UsageError
 
-HEAD = 1 << 16  # bytes in which a binary file shows itself
+HEAD = 1 << 16  # bytes that are searched for a NUL byte, the sign of a binary file
 AS_TEXT = "give the text format of word2vec, GloVe or fastText: a word and its numbers per line, plain or .gz"
-# Skip-gram with negative sampling (Mikolov et al., NIPS 2013); as many passes as captions need, which are few and
-# short, and no word left out: a rare one's vector still tells its captions from others.
+# Skip-gram with negative sampling (Mikolov et al., NIPS 2013). Captions are few and short, hence many epochs; rare
+# words are kept, because their vectors still distinguish captions.
 WORD2VEC: dict[str, Any] = {"vector_size": 300, "sg": 1, "window": 5, "negative": 5, "min_count": 1, "epochs": 20}
 
 
 def read_vectors(path: Path, wanted: AbstractSet[str]) -> dict[str, NDArray[np.float32]]:
-    """Word -> (D,) float32 for those of the wanted words that the file has; the others are not kept in memory.
+    """Word -> (D,) float32 for the wanted words that the file contains.
 
-    The first line may be a header "count dim". A token may hold spaces, as some of GloVe's 840B do: the last D fields
-    are the numbers. Of a word that stands twice the first vector counts.
-    Raises EncoderError for a file that is binary, cut short or of another format.
+    Other words are not kept in memory. The first line may be a header "count dim". The last D fields of a line are the
+    numbers, since a token may contain spaces (as in GloVe's 840B). A repeated word keeps its first vector.
+    Raises EncoderError for a file that is binary, truncated or of another format.
     """
     found: dict[str, NDArray[np.float32]] = {}
     keys = {word.encode(): word for word in wanted}
@@ -61,7 +61,7 @@ def read_vectors(path: Path, wanted: AbstractSet[str]) -> dict[str, NDArray[np.f
 
 @contextmanager
 def _opened(path: Path) -> Iterator[BinaryIO]:
-    """The file's text, unpacked if need be, after a look at whether it is one."""
+    """Open the file, decompressed if it is .gz; raises EncoderError for a binary file."""
     if not path.is_file():
         raise EncoderError("no such file of word vectors", path, "check the path")
     try:
@@ -76,7 +76,7 @@ def _opened(path: Path) -> Iterator[BinaryIO]:
 
 
 def _numbers(rest: bytes) -> NDArray[np.float32] | None:
-    """(D,) float32 out of the fields of a line, None if they are not all finite numbers."""
+    """(D,) float32 from the fields of a line; None unless all are finite numbers."""
     try:
         vector = np.array([float(field) for field in rest.split(b" ")], np.float32)
     except ValueError:
@@ -90,17 +90,17 @@ def _malformed(number: int, dim: int, path: Path) -> EncoderError:
 
 
 def train_word2vec(sentences: Sequence[Sequence[str]], seed: int) -> tuple[list[str], NDArray[np.float32], str]:
-    """Train skip-gram on sentences: (V words, (V, D) float32 vectors, version of gensim). Same seed, same bytes.
+    """Train skip-gram: (V words, (V, D) float32 vectors, version of gensim).
 
-    Raises UsageError without gensim.
+    The same seed gives the same bytes. Raises UsageError without gensim.
     """
     try:
         import gensim
         from gensim.models import Word2Vec
     except ImportError:
         raise UsageError("word2vec needs gensim", None, 'pip install "cmrhash[words]"') from None
-    logging.getLogger("gensim").setLevel(logging.ERROR)  # it has advice for corpora as small as these
-    # one worker: several would take turns as they come; the hash of strings differs from process to process
+    logging.getLogger("gensim").setLevel(logging.ERROR)  # it warns about small corpora
+    # one worker, as the order of several is random; a fixed hash, as Python's differs between processes
     model = Word2Vec(sentences, **WORD2VEC, seed=seed % 2**32, workers=1, hashfxn=_hash)
     return list(model.wv.index_to_key), np.asarray(model.wv.vectors, np.float32), str(gensim.__version__)
 

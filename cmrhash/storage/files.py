@@ -1,4 +1,7 @@
-"""Files that are whole or not there, and what they were written as: one move, digests, locks."""
+"""Atomic file writes, digests and locks.
+
+A reader finds a complete file or none, also after a crash or a power cut.
+"""
 
 from __future__ import annotations
 
@@ -20,25 +23,27 @@ from portalocker import LockFlags
 
 from cmrhash.errors import DamagedError, LockedError
 
-WINDOWS = os.name == "nt"  # it opens no folder, moves and removes no open file, and locks are for readers, too
-MOVES = 100  # tries, 20 ms apart, while somebody reads the file that is to be replaced; on Windows alone
-NO_SYNC = (errno.EINVAL, errno.ENOTSUP)  # what network file systems answer that have no fsync for folders
-PIECE = 1 << 20  # bytes: a file that is made piece by piece is written in pieces of at least that size
-_DIGEST = re.compile(rb'^ "sha256": "([0-9a-f]{64})",\n', re.MULTILINE)  # a line of a JSON object's own
+WINDOWS = os.name == "nt"  # it cannot sync folders, nor rename or delete open files; its locks block readers, too
+MOVES = 100  # attempts to rename, 20 ms apart, while another process reads the target (Windows only)
+NO_SYNC = (errno.EINVAL, errno.ENOTSUP)  # errors of network file systems without fsync for folders
+PIECE = 1 << 20  # bytes: smaller pieces are joined before they are written
+_DIGEST = re.compile(rb'^ "sha256": "([0-9a-f]{64})",\n', re.MULTILINE)  # a line at the top level of a JSON object
 
 
 def write_bytes(path: Path, content: bytes | Iterable[bytes]) -> None:
-    """Write a file in one move: whoever reads it finds the old content or the new one. Two who do so take turns.
+    """Write a file atomically.
 
-    content: or the pieces of it, which are made as they are written.
+    A reader finds the old content or the new content, nothing in between. Concurrent writers take turns.
+    content: bytes, or an iterable of bytes, which is consumed during the write.
+    Raises OSError that names the file.
     """
     make_folder(path.parent)
     partial = path.with_name(path.name + ".part")
-    with _alone(partial) as file:
+    with _open_exclusively(partial) as file:
         try:
             with file if WINDOWS else contextlib.nullcontext():
                 file.truncate(0)
-                for piece in _pieces(content):
+                for piece in _joined(content):
                     left = memoryview(piece)
                     while left:
                         left = left[file.write(left) :]
@@ -46,11 +51,11 @@ def write_bytes(path: Path, content: bytes | Iterable[bytes]) -> None:
             move(partial, path)
         except OSError as error:
             partial.unlink(missing_ok=True)
-            raise OSError(error.errno, error.strerror, str(path)) from None  # a failed write names no file
+            raise OSError(error.errno, error.strerror, str(path)) from None  # the error of a failed write names no file
 
 
 def move(part: Path, path: Path) -> None:
-    """Give a finished file its name, for good; a file of that name is replaced."""
+    """Rename a finished file durably, replacing any file of that name."""
     for left in reversed(range(MOVES if WINDOWS else 1)):
         try:
             os.replace(part, path)
@@ -62,8 +67,11 @@ def move(part: Path, path: Path) -> None:
     sync(path.parent)
 
 
-def _pieces(content: bytes | Iterable[bytes]) -> Iterator[bytes]:
-    """Pieces that are worth a call to the system: the file itself is not buffered, so that a full disk is met once."""
+def _joined(content: bytes | Iterable[bytes]) -> Iterator[bytes]:
+    """Join small pieces until they hold at least PIECE bytes.
+
+    The file is unbuffered so that a full disk raises a single error; larger pieces keep the number of system calls low.
+    """
     if isinstance(content, bytes):
         yield content
         return
@@ -78,37 +86,46 @@ def _pieces(content: bytes | Iterable[bytes]) -> Iterator[bytes]:
 
 
 def remove(path: Path) -> None:
-    """Remove a file if it is there, before anything that comes later is on disk."""
+    """Delete a file if it exists, and sync its folder."""
     if path.exists():
         path.unlink()
         sync(path.parent)
 
 
 @contextlib.contextmanager
-def _alone(partial: Path) -> Iterator[IO[bytes]]:
-    """The open file, once no other process writes it: who has finished has moved it away."""
-    if WINDOWS:  # the file must be closed before it can be moved: the lock is another one
+def _open_exclusively(partial: Path) -> Iterator[IO[bytes]]:
+    """Open a file for writing, once no other process writes it.
+
+    A process that finished has renamed its file; then this one opens a new file of the same name.
+    """
+    if WINDOWS:  # a file must be closed before it can be renamed, so another file is locked
         with locked(partial, wait=True), partial.open("ab", buffering=0) as file:
             yield file
         return
     while True:
         with partial.open("ab", buffering=0) as file:
             _lock(file, wait=True)
-            if _is_at(partial, file):
+            if _is_current(partial, file):
                 yield file
                 return
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Write a JSON object in one move, a field a line; the first one, "sha256", is the digest of all the others."""
+    """Write a JSON object atomically, one field per line.
+
+    The first field, "sha256", is the digest of all the others.
+    """
     body = json.dumps(content, ensure_ascii=False, indent=1).encode(errors="backslashreplace") + b"\n"
     digest = hashlib.sha256(body).hexdigest()
     write_bytes(path, body.replace(b"{\n", f'{{\n "sha256": "{digest}",\n'.encode(), 1))
 
 
 def read_json(path: Path, fix: str) -> dict[str, Any]:
-    """What ``write_json`` wrote, without its digest. Raises DamagedError for any other bytes before they are parsed."""
-    if not stat.S_ISREG(path.stat().st_mode):  # a pipe would block for ever
+    """Read an object that ``write_json`` wrote, without its digest.
+
+    The digest is checked before the JSON is parsed. Raises DamagedError if it differs, with ``fix`` as the advice.
+    """
+    if not stat.S_ISREG(path.stat().st_mode):  # reading a pipe would block forever
         raise DamagedError("not a regular file", path, fix)
     raw = path.read_bytes()
     digest = _DIGEST.search(raw)
@@ -126,8 +143,10 @@ def sha256(path: Path) -> str:
 
 
 def checked(folder: Path, name: str, digest: object, fix: str) -> Path:
-    """The file that a record names, once its sha256 is the recorded one. Raises DamagedError if not, and for a name
-    that leaves the folder or is no regular file: what is named is opened.
+    """Path of a file in a folder, after its sha256 has been compared.
+
+    Raises DamagedError, with ``fix`` as the advice, if the digest differs, if ``name`` leads out of the folder, or if
+    the file is not a regular file.
     """
     path = folder / name
     leaves = Path(name).is_absolute() or ".." in Path(name).parts
@@ -138,17 +157,18 @@ def checked(folder: Path, name: str, digest: object, fix: str) -> Path:
 
 @contextlib.contextmanager
 def locked(path: Path, wait: bool = False) -> Iterator[None]:
-    """Hold a hidden lock file beside ``path``; the system frees it when the process ends, however it ends.
+    """Hold the lock file beside ``path``.
 
-    Raises LockedError that names the holder, unless it is to wait for that one.
+    The operating system releases the lock when the process ends, even after a crash.
+    wait: wait for the current holder; otherwise raise LockedError that names it.
     """
     lock = lock_of(path)
     while True:
         with lock.open("a+", encoding="utf-8", errors="replace") as file:
             if not _lock(file, wait):
                 raise LockedError(f"being written by {_holder(file)}", path, "wait for that process, or stop it")
-            if not _is_at(lock, file):
-                continue  # cleared away before it was held: whoever comes next would lock another file
+            if not _is_current(lock, file):
+                continue  # deleted before this process locked it: the next process would lock a new file
             file.truncate(0)
             file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
             file.flush()
@@ -157,29 +177,32 @@ def locked(path: Path, wait: bool = False) -> Iterator[None]:
 
 
 def lock_of(path: Path) -> Path:
-    """The lock file of ``path``."""
+    """Path of the lock file that belongs to ``path``."""
     return path.with_name(f".{path.name}.lock")
 
 
 def holder(path: Path) -> str:
-    """Who holds the lock of ``path``, as "process 17 on host"; "" if nobody does."""
+    """Holder of the lock of ``path``, as "process 17 on host"; "" if free."""
     try:
         with lock_of(path).open(encoding="utf-8", errors="replace") as file:
-            shared = LockFlags.EXCLUSIVE if WINDOWS else LockFlags.SHARED  # Windows knows those with pywin32 alone
+            shared = LockFlags.EXCLUSIVE if WINDOWS else LockFlags.SHARED  # on Windows shared locks need pywin32
             return "" if _lock(file, wait=False, how=shared) else _holder(file)
-    except OSError:  # there is none, or it cannot be asked
+    except OSError:  # no lock file, or it cannot be opened
         return ""
 
 
 def drop_lock(path: Path) -> None:
-    """Remove the lock file of ``path``, which this process holds; on Windows it stays, for it is open."""
+    """Delete the lock file of ``path`` while this process holds it.
+
+    Windows cannot delete an open file; there the lock file stays.
+    """
     if not WINDOWS:
         lock_of(path).unlink(missing_ok=True)
 
 
 def remove_lock(path: Path) -> None:
-    """Remove the lock file of ``path``, unless somebody holds it."""
-    if WINDOWS:  # refuses by itself to remove one that is held
+    """Delete the lock file of ``path``, unless a process holds it."""
+    if WINDOWS:  # Windows refuses to delete an open file, hence a held lock
         with contextlib.suppress(FileNotFoundError, PermissionError):
             lock_of(path).unlink()
         return
@@ -188,12 +211,12 @@ def remove_lock(path: Path) -> None:
 
 
 def _lock(file: IO[Any], wait: bool, how: LockFlags = LockFlags.EXCLUSIVE) -> bool:
-    """Lock an open file until it is closed; False if another process holds it and this one is not to wait."""
+    """Lock an open file until it is closed; False if another process holds it and ``wait`` is False."""
     while True:
         try:
             portalocker.lock(file, how if wait else how | LockFlags.NON_BLOCKING)
             return True
-        except portalocker.AlreadyLocked:  # Windows waits for ten seconds at a time
+        except portalocker.AlreadyLocked:  # Windows gives up after ten seconds
             if not wait:
                 return False
         except portalocker.LockException as error:
@@ -201,7 +224,7 @@ def _lock(file: IO[Any], wait: bool, how: LockFlags = LockFlags.EXCLUSIVE) -> bo
 
 
 def _holder(file: IO[str]) -> str:
-    """Who says in an open lock file that he holds it; on Windows nobody else can read that."""
+    """The process named in an open lock file; Windows lets no other process read it."""
     try:
         file.seek(0)
         return file.read().strip() or "another process"
@@ -209,9 +232,10 @@ def _holder(file: IO[str]) -> str:
         return "another process"
 
 
-def _is_at(path: Path, file: IO[Any]) -> bool:
+def _is_current(path: Path, file: IO[Any]) -> bool:
+    """Whether the open file is still the file at ``path``."""
     if WINDOWS:
-        return True  # no file is removed while it is open
+        return True  # an open file cannot be deleted
     try:
         return os.path.samestat(os.fstat(file.fileno()), path.stat())
     except FileNotFoundError:
@@ -219,7 +243,7 @@ def _is_at(path: Path, file: IO[Any]) -> bool:
 
 
 def make_folder(folder: Path) -> None:
-    """Make a folder and those above it; they last through a power cut, and what is written into them with them."""
+    """Create a folder and its parents, durably: they survive a power cut."""
     missing = [path for path in (folder, *folder.parents) if not path.exists()]
     folder.mkdir(parents=True, exist_ok=True)
     for path in missing:
@@ -227,9 +251,9 @@ def make_folder(folder: Path) -> None:
 
 
 def sync(path: Path) -> None:
-    """Make a file's content, or what a folder's files are called, last through a power cut.
+    """Write a file's content, or a folder's list of names, to disk.
 
-    Nothing is done for a folder on Windows, and on file systems that do not offer it.
+    Folders are skipped on Windows and on file systems that cannot sync them.
     """
     folder = path.is_dir()
     if WINDOWS and folder:

@@ -1,4 +1,7 @@
-"""HDF5 files that others wrote: they have no digest, so only plain numbers inside the file are read."""
+"""HDF5 files from other programs.
+
+They have no digest to check, so only numeric arrays stored inside the file are read.
+"""
 
 from __future__ import annotations
 
@@ -15,32 +18,39 @@ from numpy.typing import NDArray
 
 from cmrhash.errors import DataError
 
-DEFLATE_MOST = 1032  # bytes that one deflated byte can become: a file that declares more holds less than it says
-FILTERS = (1, 2, 3, 32000)  # HDF5's numbers of deflate, shuffle, fletcher32 and lzf
+DEFLATE_MOST = 1032  # most bytes that one deflated byte can expand to
+FILTERS = (1, 2, 3, 32000)  # HDF5's filter ids of deflate, shuffle, fletcher32 and lzf
 
 
 @dataclass(frozen=True)
 class Foreign:
-    """An array in an HDF5 file that others wrote. shape: as that program shows it, MATLAB stores the axes in reverse.
+    """An array in an HDF5 file from another program.
 
-    dtype: "sparse" for MATLAB's compressed columns; then shape is (rows,), and the arrays are NAME.data, NAME.ir and
-    NAME.jc. refused: why it must not be read, or "".
+    shape: as that program shows it; MATLAB stores the axes in reverse order.
+    dtype: NumPy's name, or "sparse" for MATLAB's compressed columns. Then shape is (rows,), and the arrays are
+    NAME.data,
+    NAME.ir and NAME.jc.
+    refused: the reason why the array must not be read, "" if it may be.
+    data: the open h5py dataset.
     """
 
     shape: tuple[int, ...]
     dtype: str
     refused: str = ""
-    data: Any = None  # the open dataset
+    data: Any = None
 
     def read(self) -> NDArray[Any]:
-        """The array, as long as the file is open."""
+        """Read the array while the file is open."""
         array: NDArray[Any] = self.data[...]
         return array.T if "MATLAB_class" in self.data.attrs else array
 
 
 @contextlib.contextmanager
 def open_foreign(path: Path) -> Iterator[dict[str, Foreign]]:
-    """Every array of an HDF5 file by its path, "." between groups. Raises DataError if it is none, or damaged."""
+    """Open an HDF5 file; yield its arrays by path, with "." between groups.
+
+    Raises DataError if the file is damaged or is not HDF5.
+    """
     try:
         with h5py.File(path, "r") as h5:
             yield dict(_walk(h5, path.stat().st_size, set()))
@@ -51,9 +61,9 @@ def open_foreign(path: Path) -> Iterator[dict[str, Foreign]]:
 
 
 def _walk(group: h5py.Group, size: int, seen: set[int], prefix: str = "") -> Iterator[tuple[str, Foreign]]:
-    """What lies below a group, each group once, however often it is linked."""
+    """Yield the arrays below a group; a group with several links is visited once."""
     seen.add(h5py.h5o.get_info(group.id).addr)
-    for key in (key for key in group if not key.startswith("#")):  # "#refs#": what MATLAB's cells point to
+    for key in (key for key in group if not key.startswith("#")):  # MATLAB keeps the content of cell arrays in "#refs#"
         name = f"{prefix}{key}"
         node = group[key] if isinstance(group.get(key, getlink=True), h5py.HardLink) else None
         if node is None or (isinstance(node, h5py.Dataset) and (node.external is not None or node.is_virtual)):
@@ -68,7 +78,10 @@ def _walk(group: h5py.Group, size: int, seen: set[int], prefix: str = "") -> Ite
 
 
 def _refusal(data: h5py.Dataset, size: int) -> str:
-    """Why a dataset is not read: it must be numbers, and no more of them than its bytes can hold."""
+    """Reason why a dataset must not be read, "" if it may be.
+
+    It must be numeric, use known filters, and declare no more bytes than the file can hold.
+    """
     plan = data.id.get_create_plist()
     filters = [plan.get_filter(n)[0] for n in range(plan.get_nfilters())]
     if data.dtype.kind not in "buif" or not data.size:

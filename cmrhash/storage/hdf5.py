@@ -1,7 +1,7 @@
-"""Sealed HDF5 files: written whole with a digest, and read only after the digest has been checked.
+"""Sealed HDF5 files: written atomically with a digest, which is checked before reading.
 
-The digest is checked before HDF5 parses a byte: HDF5 notices few flipped bits, and a hostile file can crash it or make
-it read other files.
+HDF5 itself notices few flipped bits, and a hostile file can crash it or make it read other files. Therefore the digest
+is checked before HDF5 parses any byte.
 """
 
 from __future__ import annotations
@@ -38,7 +38,10 @@ Arrays = Mapping[str, NDArray[Any]]
 
 
 def write_sealed(path: Path, arrays: Arrays, manifest: Mapping[str, Any]) -> None:
-    """Write arrays that are made in one go (codes) as a sealed file; complete or not there at all."""
+    """Write complete arrays (for example codes) as a sealed file, atomically.
+
+    Raises CmrhashError if the file cannot be written.
+    """
     part = path.with_name(path.name + ".part")
     make_folder(path.parent)
     try:
@@ -55,7 +58,7 @@ def write_sealed(path: Path, arrays: Arrays, manifest: Mapping[str, Any]) -> Non
 
 
 def seal(part: Path, path: Path, manifest: Mapping[str, Any]) -> None:
-    """Write digest and manifest into the user block of a finished part, and move it to its place."""
+    """Write digest and manifest into a finished partial file and rename it to ``path``."""
     with part.open("r+b") as file:
         digest, size = payload(file)
         write_block(file, MAGIC, {"version": VERSION, **manifest, "payload_sha256": digest, "payload_bytes": size})
@@ -65,8 +68,9 @@ def seal(part: Path, path: Path, manifest: Mapping[str, Any]) -> None:
 
 
 def reserve(path: Path, size: int) -> None:
-    """Raise OSError if the disk has no room for arrays of that many bytes: HDF5 itself, once a write has failed,
-    prints a traceback for every handle that it cannot close.
+    """Allocate disk space for arrays of ``size`` bytes; raise OSError if it is missing.
+
+    After a failed write HDF5 prints a traceback for every handle that it cannot close; allocating first avoids that.
     """
     size += USER_BLOCK + (1 << 16)
     with path.open("wb") as file:
@@ -77,7 +81,7 @@ def reserve(path: Path, size: int) -> None:
 
 
 def preallocate(file: h5py.File, name: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
-    """A contiguous dataset whose bytes are on disk, zeros, before it is used; no time stamps."""
+    """Create a contiguous dataset of zeros, allocated on disk at once, without time stamps."""
     plan = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
     plan.set_layout(h5py.h5d.CONTIGUOUS)
     plan.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
@@ -94,9 +98,11 @@ def preallocate(file: h5py.File, name: str, shape: tuple[int, ...], dtype: np.dt
 def open_sealed(
     path: Path, manifest: Mapping[str, Any] | None = None
 ) -> Iterator[tuple[Mapping[str, Any], dict[str, h5py.Dataset]]]:
-    """Manifest and arrays of a sealed file, after its digest has been checked; what is sliced of an array is read.
+    """Open a sealed file after checking its digest; yield its manifest and its datasets.
 
-    manifest: the file's own, if it was read before.
+    Slicing a dataset reads only that slice.
+    manifest: the file's manifest, if it has already been read.
+    Raises DataError, DamagedError or StaleError as ``read_manifest`` does.
     """
     manifest = manifest or read_manifest(path)
     with path.open("rb") as file:
@@ -108,13 +114,16 @@ def open_sealed(
 def read_sealed(
     path: Path, manifest: Mapping[str, Any] | None = None
 ) -> tuple[Mapping[str, Any], dict[str, NDArray[Any]]]:
-    """The same, with all arrays in memory."""
+    """Read a sealed file: its manifest, and all arrays in memory."""
     with open_sealed(path, manifest) as (manifest, arrays):
         return manifest, {name: data[...] for name, data in arrays.items()}
 
 
 def _plain(h5: h5py.File, name: str, size: int, path: Path) -> h5py.Dataset:
-    """The dataset, if it is nothing but bytes inside this file: no links, external storage, virtual or packed parts."""
+    """The dataset, if all its bytes are stored plainly in this file.
+
+    Links, external storage, virtual datasets and chunked (compressed) datasets raise DamagedError.
+    """
     if not isinstance(h5.get(name, getlink=True), h5py.HardLink) or not isinstance(h5[name], h5py.Dataset):
         raise DamagedError(f"'{name}' is not a plain dataset", path, DELETE)
     data = h5[name]

@@ -1,4 +1,7 @@
-"""Recipes: all that decides a file's content, as nested JSON. Equal recipe, equal content; else the file is refused."""
+"""Recipes: all settings that determine the content of a file, as nested JSON.
+
+Files of equal recipes have equal content. A file whose recipe differs from the wanted one is refused.
+"""
 
 from __future__ import annotations
 
@@ -14,20 +17,24 @@ Difference = tuple[str, str, str]  # field, found, wanted
 
 
 def canonical(value: Mapping[str, Any]) -> bytes:
-    """JSON with sorted keys: equal content, equal bytes. A lone surrogate, as of a file name that is no UTF-8, becomes
-    its JSON escape.
+    """JSON with sorted keys, so that equal content gives equal bytes.
+
+    Lone surrogates (from file names that are not UTF-8) become JSON escapes.
     """
     text = json.dumps(value, sort_keys=True, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
     return text.encode(errors="backslashreplace")
 
 
 def fingerprint(recipe: Mapping[str, Any]) -> str:
-    """The start of the sha256 of a recipe: what the features of tuned encoders are known by."""
+    """First 16 hex digits of a recipe's sha256; they name features of fine-tuned encoders."""
     return hashlib.sha256(canonical(recipe)).hexdigest()[:16]
 
 
 def refuse_difference(made: Mapping[str, Any], asked: Mapping[str, Any], where: Path, what: str) -> None:
-    """Raise StaleError that names the first field in which two recipes differ, with both values."""
+    """Raise StaleError that names the first field in which two recipes differ.
+
+    made: recipe of the file at ``where``; asked: recipe of this call; what: name of the file in the message.
+    """
     difference = first_difference(made, asked)
     if difference:
         field, found, wanted = difference
@@ -36,7 +43,7 @@ def refuse_difference(made: Mapping[str, Any], asked: Mapping[str, Any], where: 
 
 
 def first_difference(made: Mapping[str, Any], asked: Mapping[str, Any]) -> Difference | None:
-    """The first field in which two recipes differ, with both values in words; None for equal recipes."""
+    """First field in which two recipes differ, with both values as text; None if equal."""
     made_flat, asked_flat = dict(_flat(made)), dict(_flat(asked))
     for field in [*asked_flat, *made_flat]:
         if made_flat.get(field) != asked_flat.get(field):
@@ -47,6 +54,7 @@ def first_difference(made: Mapping[str, Any], asked: Mapping[str, Any]) -> Diffe
 
 
 def _flat(recipe: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield (dotted path, value) of every field."""
     for key, value in recipe.items():
         if isinstance(value, Mapping):
             yield from _flat(value, f"{prefix}{key}.")

@@ -1,8 +1,10 @@
-"""The first 8 KiB of our .h5 files, which HDF5 skips: what a file is, without HDF5 parsing a byte of it.
+"""The user block: the first 8 KiB of the .h5 files.
 
-    sealed       MAGIC, sha256 of the manifest, the manifest (recipe, sha256 of all that follows, versions), zeros
-    unfinished   UNFINISHED, sha256 of the note, a note (recipe, rows, blocks, where the commit records lie, which parts
-                 are still to change, sha256 of all others), zeros
+It describes a file before HDF5, which skips the block, parses any byte.
+
+    sealed       MAGIC, sha256 of the manifest, the manifest (recipe, sha256 of the payload, versions), zeros
+    unfinished   UNFINISHED, sha256 of the note, the note (recipe, rows, blocks, position of the commit records, byte
+                 ranges that will still change, sha256 of all other bytes), zeros
 
 Standard library only.
 """
@@ -26,14 +28,17 @@ MAGIC = b"cmrhash sealed HDF5\n"
 UNFINISHED = b"cmrhash unfinished\n\n"
 USER_BLOCK = 8192  # bytes before the HDF5 payload
 VERSION = 1
-COMMITTED = 1 << 32  # the bit of a commit record that says "done"; the lower ones are the block's CRC-32
+COMMITTED = 1 << 32  # bit of a commit record for "done"; the lower 32 bits are the block's CRC-32
 DELETE = "delete it and create it again"
-SHARD = re.compile(r"(.+)\.shard-(\d+)-of-(\d+)")  # the part of a feature file that one of several processes makes
+SHARD = re.compile(r"(.+)\.shard-(\d+)-of-(\d+)")  # name of one process's part of a feature file
 
 
 @dataclass(frozen=True)
 class Unfinished:
-    """An extraction under way. done: of its blocks, how many are committed; their CRC is not looked at."""
+    """State of an unfinished extraction.
+
+    done: number of committed blocks, out of ``blocks``; their checksums are not verified.
+    """
 
     recipe: Mapping[str, Any]
     rows: int
@@ -42,12 +47,12 @@ class Unfinished:
 
 
 def merging(path: Path) -> Path:
-    """What is locked while a feature file is made of its shards."""
+    """Path whose lock guards the merging of shards into the feature file ``path``."""
     return path.with_name(f"{path.name}.shards")
 
 
 def write_block(file: IO[bytes], magic: bytes, content: Mapping[str, Any]) -> None:
-    """Write the user block of an open file. Raises CmrhashError if the content does not fit in."""
+    """Write the user block of an open file. Raises CmrhashError if the content does not fit."""
     body = canonical(content)
     block = _block(magic, body)
     if len(block) > USER_BLOCK:
@@ -57,7 +62,10 @@ def write_block(file: IO[bytes], magic: bytes, content: Mapping[str, Any]) -> No
 
 
 def read_manifest(path: Path) -> dict[str, Any]:
-    """The manifest of a sealed file, by its own digest; raises DamagedError, or StaleError for a newer version."""
+    """Read the manifest of a sealed file and check the manifest's own digest.
+
+    Raises DataError if there is no file, DamagedError, or StaleError for another format version.
+    """
     try:
         manifest = _read_block(path, MAGIC)
     except FileNotFoundError:
@@ -65,7 +73,7 @@ def read_manifest(path: Path) -> dict[str, Any]:
     if manifest is None:
         raise DamagedError("not a sealed file of cmrhash, or damaged", path, DELETE)
     if not isinstance(manifest, dict) or not {"version", "payload_sha256", "payload_bytes"} <= manifest.keys():
-        raise DamagedError("not a cmrhash manifest", path, DELETE)  # a digest that fits, but not ours
+        raise DamagedError("not a cmrhash manifest", path, DELETE)  # the digest fits, but the fields are not ours
     if manifest["version"] != VERSION:
         fix = f"this cmrhash reads version {VERSION}; upgrade it, or {DELETE}"
         raise StaleError(f"file format version {manifest['version']}", path, fix)
@@ -73,7 +81,7 @@ def read_manifest(path: Path) -> dict[str, Any]:
 
 
 def check_payload(path: Path) -> dict[str, Any]:
-    """The manifest of a sealed file, after its digest has been checked; raises DamagedError, StaleError."""
+    """Read the manifest and check the digest of the payload. Raises DamagedError, StaleError."""
     manifest = read_manifest(path)
     with path.open("rb") as file:
         refuse_payload(file, manifest, path)
@@ -81,13 +89,13 @@ def check_payload(path: Path) -> dict[str, Any]:
 
 
 def refuse_payload(file: IO[bytes], manifest: Mapping[str, Any], path: Path) -> None:
-    """Raise DamagedError if what follows the user block is not what was sealed."""
+    """Raise DamagedError if the bytes after the user block differ from the sealed ones."""
     if payload(file) != (manifest["payload_sha256"], manifest["payload_bytes"]):
         raise DamagedError("does not match its sha256", path, DELETE)
 
 
 def payload(file: IO[bytes]) -> tuple[str, int]:
-    """sha256 and size of all that follows the user block."""
+    """sha256 and size of the bytes after the user block."""
     file.seek(USER_BLOCK)
     digest = hashlib.sha256()
     while chunk := file.read(1 << 22):
@@ -98,9 +106,10 @@ def payload(file: IO[bytes]) -> tuple[str, int]:
 def write_note(
     path: Path, recipe: Mapping[str, Any], rows: int, blocks: int, commits_at: int, changing: Sequence[tuple[int, int]]
 ) -> None:
-    """Say in an unfinished file what it is. commits_at: where its commit records lie, (blocks,) uint64.
+    """Write the note of an unfinished file into its user block.
 
-    changing: (start, size) of every part that is written later; all others stay as they are now.
+    commits_at: byte position of the commit records, (blocks,) uint64.
+    changing: (start, size) of every byte range that is written later; all other bytes stay as they are now.
     """
     note = {"version": VERSION, "recipe": recipe, "rows": rows, "blocks": blocks, "commits_at": commits_at}
     with path.open("r+b") as file:
@@ -111,9 +120,9 @@ def write_note(
 
 
 def check_frame(path: Path) -> None:
-    """Raise DamagedError if an unfinished file differs where nothing is ever written, before HDF5 parses it.
+    """Raise DamagedError if a part of an unfinished file changed that never should.
 
-    A file without a note, as a seal leaves it that was cut short, passes.
+    HDF5 has not parsed the file yet. A file without a note passes: an interrupted seal leaves one.
     """
     note = _read_block(path, UNFINISHED)
     if note is None or "frame_sha256" not in note:
@@ -124,7 +133,7 @@ def check_frame(path: Path) -> None:
 
 
 def _frame(file: IO[bytes], changing: Sequence[Sequence[int]]) -> str:
-    """sha256 of the size, and of all that follows the user block and does not change."""
+    """sha256 of the file size and of all bytes after the user block outside ``changing``."""
     size = file.seek(0, os.SEEK_END)
     digest, at = hashlib.sha256(b"%d" % size), USER_BLOCK
     for start, length in [*sorted((a, b) for a, b in changing), (size, 0)]:
@@ -135,7 +144,7 @@ def _frame(file: IO[bytes], changing: Sequence[Sequence[int]]) -> str:
 
 
 def read_note(path: Path) -> Unfinished | None:
-    """How far an unfinished file is; None if it does not say so, or not any more."""
+    """Progress of an unfinished file; None if it has no valid note."""
     note = _read_block(path, UNFINISHED)
     if note is None or note["version"] != VERSION:
         return None
@@ -147,8 +156,8 @@ def read_note(path: Path) -> Unfinished | None:
 
 
 def _read_block(path: Path, magic: bytes) -> dict[str, Any] | None:
-    """What the user block says, if it is of that kind and matches its digest."""
-    if not stat.S_ISREG(path.stat().st_mode):  # a pipe would block for ever
+    """Content of the user block, if it has this magic and matches its digest; otherwise None."""
+    if not stat.S_ISREG(path.stat().st_mode):  # reading a pipe would block forever
         return None
     with path.open("rb") as file:
         block = file.read(USER_BLOCK)
@@ -163,5 +172,5 @@ def _read_block(path: Path, magic: bytes) -> dict[str, Any] | None:
 
 
 def _block(magic: bytes, body: bytes) -> bytes:
-    """The whole block, to the byte."""
+    """The user block as bytes, padded to 8 KiB."""
     return (magic + hashlib.sha256(body).hexdigest().encode() + b"\n" + body).ljust(USER_BLOCK, b"\0")

@@ -1,7 +1,8 @@
-"""The arrays in a file that somebody else wrote: MATLAB's .mat (up to 7.2, and 7.3), HDF5, .npz and .npy.
+"""Arrays in MATLAB, HDF5, .npz and .npy files from other programs.
 
-A file is listed first, and only the arrays that are asked for are read. Nothing in it is run or followed elsewhere, and
-an array that declares more than the file can hold is refused before memory is set aside for it.
+MATLAB's .mat files may be of any version (up to 7.2, and 7.3). A file is listed first; only selected arrays are read.
+Nothing in it is executed, no link is followed, and an array that declares more than the file can hold is refused before
+memory is allocated.
 """
 
 from __future__ import annotations
@@ -20,14 +21,17 @@ from numpy.typing import NDArray
 from cmrhash.errors import DataError, UsageError
 from cmrhash.storage.foreign_hdf5 import DEFLATE_MOST, Foreign, open_foreign
 
-HDF5_STARTS = (0, 512, 1024, 2048, 4096, 8192)  # where its signature may stand; MATLAB's is at 512
-DENSE_ALWAYS = 1 << 30  # bytes that a sparse array may take when written out, however small its file
+HDF5_STARTS = (0, 512, 1024, 2048, 4096, 8192)  # possible positions of HDF5's signature; MATLAB's files have it at 512
+DENSE_ALWAYS = 1 << 30  # bytes: a dense copy of a sparse array may be this large for any file
 NUMBERS = ("double", "single", "logical", *(f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)))
 
 
 @dataclass(frozen=True)
 class Array:
-    """An array in a file. shape and dtype: as the writing program shows them. refused: why it cannot be read, or ""."""
+    """An array in a file.
+
+    shape, dtype: as the writing program shows them. refused: reason why it cannot be read, "" if it can.
+    """
 
     file: Path
     name: str
@@ -37,12 +41,15 @@ class Array:
     refused: str = ""
 
     def read(self) -> NDArray[Any]:
-        """The array; a sparse one is written out, as float32. Raises DataError if it is refused or damaged."""
+        """Read the array; a sparse one becomes dense float32.
+
+        Raises DataError if it is refused or damaged.
+        """
         if self.refused:
             raise DataError(
                 f"array '{self.name}' cannot be read ({self.refused})", self.file, "choose another with `maps`"
             )
-        with _in_one_line(self.file):
+        with _one_line_errors(self.file):
             return self.load()
 
     def __str__(self) -> str:
@@ -51,12 +58,15 @@ class Array:
 
 
 def list_arrays(path: Path) -> list[Array]:
-    """What a file holds, by its content and not its name. Raises DataError for a file that is none of these kinds."""
+    """Arrays of a file, whose format is recognised by content.
+
+    Raises DataError for another format, UsageError for a MATLAB file without scipy.
+    """
     if not path.is_file():
         raise DataError("no such file", path, "check `features`")
     with path.open("rb") as file:
         begin = file.read(HDF5_STARTS[-1] + 8)
-    with _in_one_line(path):
+    with _one_line_errors(path):
         if any(begin[at : at + 8] == b"\x89HDF\r\n\x1a\n" for at in HDF5_STARTS):
             return list(_list_hdf5(path))
         if begin.startswith(b"\x93NUMPY"):
@@ -69,8 +79,8 @@ def list_arrays(path: Path) -> list[Array]:
 
 
 @contextmanager
-def _in_one_line(path: Path) -> Iterator[None]:
-    """The readers of damaged files raise what comes along; the user gets one line."""
+def _one_line_errors(path: Path) -> Iterator[None]:
+    """Turn any error of a damaged file into a one-line DataError."""
     try:
         yield
     except (DataError, UsageError):
@@ -88,10 +98,10 @@ def _in_one_line(path: Path) -> Iterator[None]:
 def _list_npy(path: Path) -> Array:
     with path.open("rb") as file:
         shape, dtype = _npy_header(file)
-    refused = _why_not(shape, dtype, path.stat().st_size)
+    refused = _refusal(shape, dtype, path.stat().st_size)
 
     def read() -> NDArray[Any]:
-        """Mapped, not read: what a block of it needs comes when it is needed."""
+        """Map the file, so that only the rows in use are read."""
         array: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
         return array
 
@@ -116,7 +126,7 @@ def _list_npz(path: Path) -> Iterator[Array]:
                 shape, dtype = _npy_header(member)
             holds = min(info.file_size, min(info.compress_size, size) * DEFLATE_MOST)
             known = info.compress_type in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
-            refused = _why_not(shape, dtype, holds) if known else "packed in an unknown way"
+            refused = _refusal(shape, dtype, holds) if known else "packed in an unknown way"
             name = info.filename.removesuffix(".npy")
             yield Array(path, name, shape, str(dtype), load(name), refused)
 
@@ -130,7 +140,11 @@ def _npy_header(file: Any) -> tuple[tuple[int, ...], np.dtype[Any]]:
     return shape, dtype
 
 
-def _why_not(shape: tuple[int, ...], dtype: np.dtype[Any], holds: int) -> str:
+def _refusal(shape: tuple[int, ...], dtype: np.dtype[Any], holds: int) -> str:
+    """Reason why an array must not be read, "" if it may be.
+
+    holds: most bytes the file can contain.
+    """
     if dtype.kind not in "buif":
         return "not numbers"
     return "declares more than the file holds" if math.prod(shape) * dtype.itemsize > holds else ""
@@ -145,7 +159,7 @@ def _list_hdf5(path: Path) -> Iterator[Array]:
         for name, array in found.items():
             if array.dtype == "sparse":
                 yield _sparse_hdf5(path, name, found, size)
-            elif name.rpartition(".")[0] not in found:  # else a part of a sparse one
+            elif name.rpartition(".")[0] not in found:  # otherwise a part of a sparse array
                 yield Array(path, name, array.shape, array.dtype, _hdf5_reader(path, name), array.refused)
 
 
@@ -158,7 +172,7 @@ def _hdf5_reader(path: Path, name: str) -> Callable[[], NDArray[Any]]:
 
 
 def _sparse_hdf5(path: Path, name: str, found: dict[str, Foreign], size: int) -> Array:
-    """MATLAB 7.3's sparse matrix: a group of values, their rows, and where each column begins among them."""
+    """A sparse matrix of MATLAB 7.3: values, their rows, and the start of each column."""
     parts = [f"{name}.{part}" for part in ("data", "ir", "jc")]
     refused = [found[part].refused if part in found else "an empty matrix" for part in parts]
     columns = math.prod(found[parts[2]].shape) - 1 if parts[2] in found else 0
@@ -186,11 +200,11 @@ def _list_matlab(path: Path) -> Iterator[Array]:
         return loadmat(str(path), appendmat=False, variable_names=[name])[name]
 
     def reader(name: str) -> Callable[[], NDArray[Any]]:
-        return lambda: _written_out(load(name))
+        return lambda: _dense_from_scipy(load(name))
 
     size = path.stat().st_size
     for name, shape, kind in whosmat(str(path), appendmat=False):
-        if kind == "struct" and shape == (1, 1):  # as "param" that holds the splits: read at once, it is small
+        if kind == "struct" and shape == (1, 1):  # such as "param" with the splits; small, hence read at once
             yield from _fields(path, name, load(name)[0, 0])
             continue
         refused = "" if kind in (*NUMBERS, "sparse") else "not numbers"
@@ -198,14 +212,18 @@ def _list_matlab(path: Path) -> Iterator[Array]:
 
 
 def _fields(path: Path, name: str, record: Any) -> Iterator[Array]:
+    """Numeric fields of a MATLAB struct."""
     for field in record.dtype.names or ():
         value = record[field]
         if isinstance(value, np.ndarray) and value.dtype.kind in "buif":
             yield Array(path, f"{name}.{field}", value.shape, str(value.dtype), value.view)
 
 
-def _written_out(value: Any) -> NDArray[Any]:
-    """What scipy gives for a matrix; a sparse one is not left to it, because it trusts the file's indices."""
+def _dense_from_scipy(value: Any) -> NDArray[Any]:
+    """Dense array from scipy's matrix.
+
+    Sparse matrices are converted here, because scipy trusts the indices in the file.
+    """
     if isinstance(value, np.ndarray):
         if value.dtype.kind not in "buif":
             raise ValueError(f"{value.dtype} are not real numbers")
@@ -219,6 +237,7 @@ def _written_out(value: Any) -> NDArray[Any]:
 
 
 def _too_dense(shape: tuple[int, ...], size: int) -> str:
+    """Reason why an array is too large when dense, "" if it is not."""
     holds = max(DENSE_ALWAYS, size * DEFLATE_MOST)
     return "declares more than the file holds" if math.prod(shape) * 4 > holds else ""
 
@@ -226,7 +245,10 @@ def _too_dense(shape: tuple[int, ...], size: int) -> str:
 def _from_columns(
     values: NDArray[Any], rows: NDArray[Any], starts: NDArray[Any], shape: tuple[int, ...]
 ) -> NDArray[np.float32]:
-    """From compressed columns: column c has the values from starts[c] to starts[c + 1]; what follows is spare."""
+    """Dense array from compressed columns.
+
+    Column c has the values from starts[c] to starts[c + 1]; values after the last column are unused.
+    """
     begins = starts.astype(np.int64)
     counts, used = begins[1:] - begins[:-1], int(begins[-1])
     if len(counts) != shape[1] or (counts < 0).any() or begins[0] != 0 or used > len(values):
@@ -237,13 +259,16 @@ def _from_columns(
 def _dense(
     values: NDArray[Any], rows: NDArray[Any], columns: NDArray[Any], shape: tuple[int, ...]
 ) -> NDArray[np.float32]:
-    """(shape) float32 with the values in their places, zeros elsewhere. Raises ValueError for places outside."""
+    """Dense float32 array with values at (rows, columns), zeros elsewhere.
+
+    Raises ValueError for positions outside the shape.
+    """
     if not len(values) == len(rows) == len(columns):
         raise ValueError(f"{len(values)} values in {len(rows)} rows and {len(columns)} columns")
     for places, count in ((rows, shape[0]), (columns, shape[1])):
         if len(places) and (places.min() < 0 or places.max() >= count):
             raise ValueError(f"a place outside {shape[0]} x {shape[1]}")
     array = np.zeros(shape, np.float32)
-    with np.errstate(over="ignore"):  # beyond float32: infinite, which the extraction finds
+    with np.errstate(over="ignore"):  # values beyond float32 become infinite, which the extraction reports
         array[rows.astype(np.int64), columns.astype(np.int64)] = values
     return array

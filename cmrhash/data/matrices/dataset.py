@@ -1,24 +1,24 @@
-"""Feature files of others as a data set of their own, or laid over the items of another reader.
+"""Feature files of others as a data set, or as features of one.
 
-On their own (``dataset="features"``) the files bring an image array, a text array and, for relevance by labels, a
-label array; rows are items (an array that lies the other way is turned). Labels are 0/1 or -1/1 for every class, or a
-class id an item; without any, relevance is by pairs. Then the roles, by what the files say:
+As a data set of their own (``dataset="features"``) the files have an image array, a text array and, for relevance by
+labels, a label array. Rows are items; arrays with items as columns are transposed. Labels are 0/1 or -1/1 per class, or
+one class id per item; without labels relevance is by pairs. Roles follow from the parts that the files name:
 
     nothing                     drawn from the seed, as for any data set
-    query, with labels          these rows are query and nothing else; without labels the database too (their own pairs)
-    train and query             with labels the train rows are the database too, the custom of hashing papers
+    query, with labels          these rows are query only; without labels they are the database, too
+    train and query             with labels the train rows are also the database, the custom of hashing papers
     database and query          the model trains on the database
-    train, database and query   a train row that stands in the database too (the same in every array) is that very item,
-                                the others only train
-    row numbers of the parts    rows in no part join the database if that has no row numbers; numbers may overlap, but
-                                query and train may not
+    train, database and query   a train row that equals a database row (in every array) is the same item; the other
+                                train rows only train
+    row numbers of the parts    rows in no part join the database if it has no row numbers; numbers may overlap, except
+                                those of query and train
 
-Parts are arrays of their own (I_tr, I_te, ...), or row numbers (or a mask) into arrays of all items. Numbers count from
-1 if the largest is the number of items, from 0 if the smallest is 0, else as the file's language does. A val part is
-carved out of train from the seed if the files have none.
+Parts are separate arrays (I_tr, I_te, ...), or row numbers (or a mask) for arrays of all items. Numbers count from 1 if
+the largest equals the number of items, from 0 if the smallest is 0, otherwise as the file's language does. Without a
+val part, val is drawn from train with the seed.
 
-Over another reader (``features`` with any other data set) an array of all items follows the reader's order, and a
-part the order of the items that have that role there, before val is carved out of train; labels are the reader's.
+With another data set (``features`` with any other ``dataset``) an array of all items follows the reader's order, and a
+part follows the order of the items with that role, before val is drawn from train. Labels are the reader's.
 """
 
 from __future__ import annotations
@@ -42,13 +42,16 @@ from cmrhash.data.view import View
 from cmrhash.errors import DataError, UsageError
 
 LABELS = "labels"
-STACKED = ("database", "train", "val", "query")  # the order of the items of a file that comes in parts
-Table = dict[str, NDArray[Any]]  # what -> (rows, D)
-Members = dict[str, NDArray[np.bool_]]  # part -> (items,) which are in it
+STACKED = ("database", "train", "val", "query")  # order of the parts in the data set
+Table = dict[str, NDArray[Any]]  # view or labels -> (rows, D)
+Members = dict[str, NDArray[np.bool_]]  # part -> (items,) bool
 
 
 def read(files: Sequence[Path], maps: Sequence[str]) -> ImageTextDataset:
-    """The data set that the files hold. Raises UsageError if arrays cannot be told apart, DataError for bad ones."""
+    """Read the files as a data set.
+
+    Raises UsageError if the roles of arrays are ambiguous, DataError for unusable arrays.
+    """
     if not files:
         raise UsageError(f"data set '{FEATURES_DATASET}' needs its files", None, 'give `features=("FILE",)`')
     arrays = [array for file in files for array in list_arrays(file)]
@@ -57,7 +60,7 @@ def read(files: Sequence[Path], maps: Sequence[str]) -> ImageTextDataset:
     for what in ("image", "text"):
         if not any(isinstance(view, View) and view.kind == what for view in views):
             raise UsageError(f"no array has a name known for {what} features", files[0], advice(arrays, what))
-    parts = list(views[View.IMAGE])  # [""] for arrays of all items
+    parts = list(views[View.IMAGE])  # [""] means arrays of all items
     for view in views:
         if set(views[view]) != set(parts):
             have = [", ".join(part or "one array of all items" for part in views[one]) for one in (View.IMAGE, view)]
@@ -84,9 +87,10 @@ def read(files: Sequence[Path], maps: Sequence[str]) -> ImageTextDataset:
 
 
 def lay_over(dataset: ImageTextDataset, files: Sequence[Path], maps: Sequence[str]) -> ImageTextDataset:
-    """The data set with the views of the files in place of encoders. ``dataset``: as its reader gave it, roles undrawn.
+    """The data set with features from the files instead of encoders.
 
-    Raises UsageError or DataError if the arrays cannot be told apart or do not fit the items.
+    dataset: as its reader returned it, before roles are drawn. Raises UsageError or DataError if the roles of arrays
+    are ambiguous or arrays do not fit the items.
     """
     arrays = [array for file in files for array in list_arrays(file)]
     for option in maps:
@@ -97,25 +101,27 @@ def lay_over(dataset: ImageTextDataset, files: Sequence[Path], maps: Sequence[st
     if not views:
         raise UsageError("no array has a name known for features", files[0], advice(arrays, View.IMAGE))
     found: Counter[str] = Counter()
-    ready = {View(v): _ready(_laid(dataset, v, views[v], found), views[v]) for v in views}
+    ready = {View(v): _ready(_aligned(dataset, v, views[v], found), views[v]) for v in views}
     return replace(dataset, ready={**dataset.ready, **ready}, found={**dataset.found, **_dims(ready), **+found})
 
 
 def _ready(x: NDArray[Any], arrays: Mapping[str, Array]) -> Ready:
+    """Precomputed features with a name and a description of their arrays."""
     files = list(dict.fromkeys(array.file for array in arrays.values()))
     source = f"{', '.join(file.name for file in files)}: {', '.join(array.name for array in arrays.values())}"
     return Ready(re.sub(r"[^\w.-]", "_", files[0].stem), source, x)
 
 
 def _dims(ready: Mapping[View, Ready]) -> dict[str, int]:
+    """Number of features per item of each view, for the user."""
     return {f"{view} features an item ({own.source})": own.x.shape[1] for view, own in ready.items()}
 
 
-# ---------------------------------------------------------------------------------------------- rows are items
+# ---------------------------------------------------------------------------------------------- arrays to rows
 
 
 def _block(arrays: Mapping[str, Array], found: Counter[str]) -> Table:
-    """Arrays of the same items, each (rows, D) with its rows the items."""
+    """Arrays of the same items, each as (rows, D) with one row per item."""
     shapes = [array.shape for array in arrays.values()]
     heights = {shape[0] for shape in shapes if shape}
     common = set.intersection(*map(set, shapes))
@@ -127,7 +133,10 @@ def _block(arrays: Mapping[str, Array], found: Counter[str]) -> Table:
 
 
 def _oriented(array: Array, rows: set[int], found: Counter[str]) -> NDArray[Any]:
-    """The array as (rows, D): turned if only its second axis is one of the numbers of items that may be."""
+    """The array as (rows, D), transposed if only its last axis fits.
+
+    rows: the possible numbers of items.
+    """
     if len(array.shape) not in (1, 2):
         fix = "features are one row per item; encode raw images first"
         raise DataError(f"{array} has {len(array.shape)} axes", array.file, fix)
@@ -146,7 +155,7 @@ def _oriented(array: Array, rows: set[int], found: Counter[str]) -> NDArray[Any]
 
 
 def _stacked(blocks: Mapping[str, Table], found: Counter[str]) -> tuple[Table, Members]:
-    """The parts one below the other, the database first; train rows that stand in the database are there once."""
+    """Concatenate the parts, the database first; train and val rows found there are merged."""
     if "" in blocks:
         return blocks[""], {}
     order = [part for part in STACKED if part in blocks]
@@ -184,7 +193,7 @@ def _row_digest(table: Table, row: int) -> bytes:
 
 
 def _members(index: Mapping[str, Array], count: int, found: Counter[str]) -> Members:
-    """Row numbers, or a mask, of each part -> which items are in it."""
+    """Convert row numbers or masks of each part to (items,) bool."""
     numbers = {part: np.ravel(array.read()) for part, array in index.items()}
     masks = {part for part, n in numbers.items() if len(n) == count > 2 and set(np.unique(n).tolist()) <= {0, 1}}
     members = {part: numbers.pop(part).astype(bool) for part in masks}
@@ -204,7 +213,7 @@ def _members(index: Mapping[str, Array], count: int, found: Counter[str]) -> Mem
 
 
 def _roles(members: Members, count: int, by_labels: bool, found: Counter[str]) -> list[frozenset[str]]:
-    """The roles of every item, by the table at the top."""
+    """Roles of every item, by the table in the module's docstring."""
     if "query" not in members:
         fix = "map a query part, or map arrays of all items to have splits drawn"
         raise UsageError(f"the files have {', '.join(members)} but no query part", None, fix)
@@ -219,7 +228,7 @@ def _roles(members: Members, count: int, by_labels: bool, found: Counter[str]) -
     database = database if by_labels else database | query
     by_role = {"train": train, "val": val, "query": query, "database": database}
     roles = (frozenset(role for role, among in by_role.items() if among[row]) for row in range(count))
-    same: dict[frozenset[str], frozenset[str]] = {}  # one object for equal roles, for there are few
+    same: dict[frozenset[str], frozenset[str]] = {}  # share one object between equal roles to save memory
     return [same.setdefault(r, r) for r in roles]
 
 
@@ -227,7 +236,10 @@ def _roles(members: Members, count: int, by_labels: bool, found: Counter[str]) -
 
 
 def _labels(x: NDArray[Any], arrays: Mapping[str, Array]) -> tuple[tuple[str, ...], list[tuple[int, ...]]]:
-    """(rows, classes) of 0/1 or -1/1, or (rows, 1) class ids -> names of the classes, and those of every row."""
+    """Class names, and the classes of every row.
+
+    x: (rows, classes) of 0/1 or -1/1, or (rows, 1) class ids. Raises DataError for other values.
+    """
     array = next(iter(arrays.values()))
     values = np.unique(x)
     if x.shape[1] > 1 and (set(values.tolist()) <= {0, 1} or set(values.tolist()) <= {-1, 1}):
@@ -240,11 +252,11 @@ def _labels(x: NDArray[Any], arrays: Mapping[str, Array]) -> tuple[tuple[str, ..
     return tuple(str(int(value)) for value in values), [(n,) for n in ids.tolist()]
 
 
-# ---------------------------------------------------------------------------------------------- over other items
+# ---------------------------------------------------------------------------------------------- other data sets
 
 
-def _laid(dataset: ImageTextDataset, view: str, arrays: Mapping[str, Array], found: Counter[str]) -> NDArray[Any]:
-    """A view's arrays over the items of the data set, (items, D)."""
+def _aligned(dataset: ImageTextDataset, view: str, arrays: Mapping[str, Array], found: Counter[str]) -> NDArray[Any]:
+    """(items, D) features of a view, in the order of the data set's items."""
     count = len(dataset.items)
     if "" in arrays:
         return _oriented(arrays[""], {count}, found)
@@ -254,7 +266,7 @@ def _laid(dataset: ImageTextDataset, view: str, arrays: Mapping[str, Array], fou
     has = {role: np.array([role in item.splits for item in dataset.items]) for role in PARTS}
     learn = has["train"] if "val" in arrays else has["train"] | has["val"]
     fits = {"train": [learn], "val": [has["val"]], "query": [has["query"]], "database": [has["database"]]}
-    fits["database"].append(has["database"] & ~learn & ~has["query"] & ~has["val"])  # what the other parts leave of it
+    fits["database"].append(has["database"] & ~learn & ~has["query"] & ~has["val"])  # database rows in no other part
     covered = np.zeros(count, bool)
     x: NDArray[Any] | None = None
     for part in (part for part in STACKED if part in arrays):

@@ -1,7 +1,7 @@
-"""Roles of the arrays of a feature file: by ``maps``, else by the names that such files use.
+"""Roles of the arrays in feature files: by ``maps``, otherwise by common array names.
 
-A slot is (what, part). what: a View, "labels", or "index" for the row numbers of a part; part: "" for
-all items at once, else "train", "query", "database" or "val". Known names, in any case:
+A slot is (what, part). what: a View, "labels", or "index" for row numbers; part: "train", "query", "database" or "val",
+"" for all items. Known names, in any case:
 
     IAll, YAll or TAll, LAll; images, texts, labels; img, txt, label         all items
     I_tr, T_te, L_db; XTrain, YTest, LDatabase; image_val; databaseL          a part of them (I or X, T or Y, L)
@@ -20,10 +20,10 @@ from cmrhash.errors import DataError, UsageError, did_you_mean
 
 Slot = tuple[str, str]
 
-LANG = "en"  # of texts whose language nobody names
+LANG = "en"  # default language of texts
 INDEX = "index"
 PARTS = ("train", "query", "database", "val")
-LISTED = 40  # arrays that an error names
+LISTED = 40  # most arrays listed in a message
 
 _ALIASES = {"test": "query", "retrieval": "database", **{part: part for part in PARTS}}
 _WHAT = {
@@ -38,11 +38,12 @@ _PART = {
     "database": r"db|database|retrieval|ret",
     "val": r"val|valid|validation",
 }
-_SHORT = {"query": "q", "database": "r"}  # before a role only: q_img, r_l
+_SHORT = {"query": "q", "database": "r"}  # prefixes only: q_img, r_l
 _FEATURES = r"(?:_?(?:feats?|features?))?"
 
 
 def _patterns() -> list[tuple[re.Pattern[str], Slot]]:
+    """Pattern of array names for every slot."""
     patterns = []
     for what, word in _WHAT.items():
         if what != INDEX:
@@ -58,17 +59,19 @@ _KNOWN = _patterns()
 
 
 def recognise(name: str) -> Slot | None:
-    """The slot of an array by its name alone, None if it says nothing."""
+    """Slot of an array by its name; None if the name is unknown."""
     plain = re.sub(r"[\W_]+", "_", name.rpartition(".")[2].lower())
     return next((slot for pattern, slot in _KNOWN if pattern.fullmatch(plain)), None)
 
 
 def choose(arrays: Sequence[Array], maps: Sequence[str], also: Sequence[str] = ("labels", INDEX)) -> dict[Slot, Array]:
-    """The array of each slot. Roles and arrays that ``maps`` ("ROLE[.PART]=[FILE:]ARRAY") names are not guessed at.
+    """The array of each slot.
 
-    also: what is looked for by name besides images and texts. Of several arrays with known names those that cannot be
-    features (raw pixels) step back. Raises UsageError, with a list of all arrays, for a map that cannot be followed and
-    for two arrays for one slot; DataError for an array that cannot be read.
+    maps: "ROLE[.PART]=[FILE:]ARRAY"; roles and arrays named here are not recognised by name.
+    also: roles to recognise besides images and texts. If several arrays have known names, those that cannot be features
+    (raw pixels) are ignored.
+    Raises UsageError, with a list of all arrays, for an invalid map and for two arrays in one slot; DataError for an
+    array that cannot be read.
     """
     chosen = {}
     for option in maps:
@@ -100,7 +103,7 @@ def choose(arrays: Sequence[Array], maps: Sequence[str], also: Sequence[str] = (
 
 
 def _parse(option: str) -> tuple[Slot, str]:
-    """Read "text.de.query=NAME" as ((View.text("de"), "query"), "NAME")."""
+    """Parse "text.de.query=NAME" to ((View.text("de"), "query"), "NAME")."""
     role, _, name = option.partition("=")
     what, *rest = role.split(".")
     if not rest and what in _ALIASES:
@@ -128,7 +131,7 @@ def _find(option: str, name: str, arrays: Sequence[Array]) -> Array:
 
 
 def in_words(slot: Slot) -> str:
-    """Slot in the notation of ``maps``."""
+    """A slot in the notation of ``maps``."""
     what, part = slot
     role: str = what
     if isinstance(what, View):
@@ -137,18 +140,18 @@ def in_words(slot: Slot) -> str:
 
 
 def listed(arrays: Iterable[Array]) -> str:
-    """Every array with its shape and type, for an error."""
+    """List of arrays with shapes and dtypes, for messages."""
     words = [str(array) for array in arrays]
     return ", ".join(words[:LISTED]) + (", ..." if len(words) > LISTED else "") if words else "no arrays"
 
 
 def advice(arrays: Sequence[Array], role: str) -> str:
-    """Advice to map an array to ``role``."""
+    """Advice to map an array to ``role``, for messages."""
     return f'choose one with `maps=("{role}=ARRAY",)`; there are {listed(arrays)}'
 
 
 def by_view(chosen: Mapping[Slot, Array]) -> dict[str, dict[str, Array]]:
-    """what -> part -> array, the image first, parts in the order of PARTS."""
+    """Group the arrays: what -> part -> array, the image first, parts in the order of PARTS."""
     views: dict[str, dict[str, Array]] = {}
     for what, part in sorted(chosen, key=lambda slot: (slot[0], ("", *PARTS).index(slot[1]))):
         views.setdefault(what, {})[part] = chosen[what, part]

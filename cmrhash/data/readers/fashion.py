@@ -1,11 +1,10 @@
-"""Fashion product images (Kaggle): a photo, a product name and a few attributes for each item.
+"""Fashion product images (Kaggle): a photo, a product name and attributes per item.
 
-    styles.csv          with a header; one item a line, "id" and "productDisplayName" among its columns
+    styles.csv          with a header; one item per line, "id" and "productDisplayName" among its columns
     images/ID.jpg
 
-The text is the product name. Rows whose name holds bare commas have fields too many: these belong to the name. Labels
-are the attributes of ``ATTRIBUTES``, each with its column's name before it. Protocol: roles drawn from the seed, with
-the shares of IAPR TC-12.
+The text is the product name. Names may contain unquoted commas; surplus fields of a row belong to the name. Labels are
+the columns in ``ATTRIBUTES``, as "COLUMN:VALUE". Protocol: roles drawn from the seed, with the shares of IAPR TC-12.
 """
 
 from __future__ import annotations
@@ -19,16 +18,16 @@ from cmrhash.errors import DataError
 
 STYLES, IMAGES = "styles.csv", "images"
 IDENT, NAME = "id", "productDisplayName"
-# Two items are relevant to each other if they share one of these. A wide one (most usages are "Casual") makes nearly
-# all items relevant: look at the chance level that eval prints.
+# Items that share one of these are relevant to each other. A common value (most usages are "Casual") makes nearly all
+# items relevant; eval prints the chance level.
 ATTRIBUTES = ("masterCategory", "articleType", "baseColour", "usage")
 NO_VALUE = ("", "NA")
 
 
 def read(root: Path) -> ImageTextDataset:
-    """Read the data set: an item for every row of styles.csv.
+    """Read the data set: an item per row of styles.csv.
 
-    Raises DataError if the table or the photos are not to be found, or columns or rows of the table are missing.
+    Raises DataError if the table, the photos or a column is missing, or if a row has no id.
     """
     extra: Counter[str] = Counter()
     rows = _read_rows(need_file(root, STYLES), extra)
@@ -49,7 +48,7 @@ def read(root: Path) -> ImageTextDataset:
 
 
 def _read_rows(path: Path, extra: Counter[str]) -> list[dict[str, str]]:
-    """Column -> cleaned value, a dict a row; "" for what a short row lacks."""
+    """Rows as dicts, column -> cleaned value; "" for missing fields of a short row."""
     lines = read_lines(path)
     header = [clean_text(unquoted(field)) for field in lines[0].split(",")] if lines else []
     missing = [name for name in (IDENT, NAME, *ATTRIBUTES) if name not in header]
@@ -69,6 +68,7 @@ def _read_rows(path: Path, extra: Counter[str]) -> list[dict[str, str]]:
 
 
 def _row(header: list[str], fields: list[str], extra: Counter[str]) -> dict[str, str]:
+    """One row as a dict; surplus fields are joined to the name."""
     at, more = header.index(NAME), len(fields) - len(header)
     if more > 0:
         fields = [*fields[:at], ",".join(fields[at : at + more + 1]), *fields[at + more + 1 :]]

@@ -1,18 +1,18 @@
-"""Flickr30k and Flickr8k: photos with five English captions each, and the German ones of Multi30k.
+"""Flickr30k and Flickr8k: photos with five English captions, and German ones of Multi30k.
 
     flickr30k_images/ | flickr30k-images/ | Flicker8k_Dataset/ | images/       the photos; may be missing
 
-and the captions from the first of these that is there:
+Captions come from the first of these files that exists:
 
     dataset_flickr30k.json | dataset_flickr8k.json              Karpathy's captions and split
     results_20130124.token | Flickr8k.token.txt                 "name.jpg#0<TAB>caption"
     results.csv | captions.txt                                  "name.jpg| 0| caption" or "name.jpg,caption"
 
-    multi30k/SPLIT_images.txt     a photo's name a line, SPLIT is train, val or test
-    multi30k/SPLIT.de             their German captions; with several for a photo SPLIT.1.de ... or SPLIT.de.1 ...
+    multi30k/SPLIT_images.txt     name of a photo per line; SPLIT is train, val or test
+    multi30k/SPLIT.de             their German captions; several per photo: SPLIT.1.de ... or SPLIT.de.1 ...
 
-Relevance is by pairs. Protocol: Karpathy's split, where there is one (train with restval, val, test), else drawn from
-the seed; the queries are the database too. Ids are the photos' names without ".jpg".
+Relevance is by pairs. Protocol: Karpathy's split if available (train with restval, val, test), otherwise drawn from the
+seed; the queries are also the database. Ids are the names of the photos without ".jpg".
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ ROLES_OF = {
 }
 
 _TOKEN = re.compile(r"(?P<photo>[^\t#]+)#\d+\s(?P<text>.*)")
-# The number's second bar is missing in one line of the file that goes round.
+# One line of the published file lacks the second bar.
 _BARS = re.compile(r"(?P<photo>[^|]+)\|\s*\d+\s*(?:\||\s)(?P<text>.*)")
 _COMMA = re.compile(r"(?P<photo>[^,]+?\.jpe?g),(?P<text>.*)", re.IGNORECASE)
 _HEADER = re.compile(r"image(_name)?\s*[|,].*comment|image,caption", re.IGNORECASE)
@@ -68,12 +68,12 @@ class _Photo:
 
 
 def read_flickr30k(root: Path) -> ImageTextDataset:
-    """Read Flickr30k: an item for every photo that the captions name. Raises DataError."""
+    """Read Flickr30k: an item per photo with captions. Raises DataError."""
     return _read(root, "flickr30k")
 
 
 def read_flickr8k(root: Path) -> ImageTextDataset:
-    """Read Flickr8k: an item for every photo that the captions name. Raises DataError."""
+    """Read Flickr8k: an item per photo with captions. Raises DataError."""
     return _read(root, "flickr8k")
 
 
@@ -96,7 +96,7 @@ def _read(root: Path, name: str) -> ImageTextDataset:
 
 
 def _stem(photo: str) -> str:
-    """The photo's name without its folder and its ".jpg"."""
+    """Name of a photo without folder and ".jpg"."""
     stem, suffix = os.path.splitext(clean_text(photo).rsplit("/", 1)[-1])
     return stem if suffix.lower() in IMAGE_SUFFIXES else stem + suffix
 
@@ -121,7 +121,7 @@ def _karpathy_photo(entry: Any) -> tuple[str, _Photo]:
 
 
 def _read_captions(path: Path) -> dict[str, _Photo]:
-    """A file with a caption a line, in one of the three ways of the module's text."""
+    """Read a file with one caption per line, in one of the three formats of the module's docstring."""
     lines = read_lines(path)
     form = _TOKEN if path.name in TOKENS.values() else _BARS if "|" in "".join(lines[:1]) else _COMMA
     photos: dict[str, _Photo] = {}
@@ -137,7 +137,7 @@ def _read_captions(path: Path) -> dict[str, _Photo]:
 
 
 def _add_german(folder: Path, photos: dict[str, _Photo], extra: Counter[str]) -> None:
-    """Join the German captions to the photos by name; those for other photos are counted."""
+    """Add German captions to the photos of that name; count those of unknown photos."""
     for split in ("train", "val", "test"):
         names = folder / f"{split}_images.txt"
         files = [folder / f"{split}.de"]

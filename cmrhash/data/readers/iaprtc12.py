@@ -1,12 +1,12 @@
-"""IAPR TC-12: 20,000 photos with an English and a German description, and the SAIAPR region labels.
+"""IAPR TC-12: 20,000 photos with English and German descriptions, and SAIAPR region labels.
 
-Read as the archives leave it on disk; each named folder may lie at the root or up to three levels below it:
+The archives are read as unpacked; each named folder may be at the root or up to three levels below:
 
     images/NN/ID.jpg
     annotations_complete_eng/NN/ID.eng      annotations_complete_ger/NN/ID.ger
-    saiapr_tc-12/NN/labels.txt              "image region label" a line; wlist.txt ("label name") is optional
+    saiapr_tc-12/NN/labels.txt              "image region label" per line; wlist.txt ("label name") is optional
 
-No count is taken for granted: copies differ, so ``found`` says what was there and what was missing.
+Copies of the data set differ, so no counts are assumed; ``found`` reports what exists and what is missing.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ SEARCH_DEPTH = 3
 
 _NUMBER = re.compile(r"[0-9]{1,9}")
 _OPEN = re.compile(r"<\s*DESCRIPTION\s*>", re.IGNORECASE)
-# Only the tags of this format end a description: a raw "<" in the text, or an unknown tag, does not.
+# Only tags of this format end a description; a raw "<" or an unknown tag does not.
 _END = re.compile(
     r"<\s*(?:/\s*)?(?:DOC|DOCNO|TITLE|DESCRIPTION|NOTES|LOCATION|DATE|IMAGE|THUMBNAIL)\s*>", re.IGNORECASE
 )
@@ -36,16 +36,16 @@ _END = re.compile(
 
 @dataclass(frozen=True)
 class _Table:
-    """Files of one kind by image id: id -> (folder, path); and how many files were none of the kind."""
+    """Files of one kind: image id -> (folder, path); and the number of other files."""
 
     files: dict[int, tuple[str, str]]
     passed_over: int
 
 
 def read(root: Path) -> ImageTextDataset:
-    """Read the data set below ``root``: an item for every id that has an image or an annotation.
+    """Read the data set below ``root``: an item per id with an image or an annotation.
 
-    Raises DataError if images, annotations or labels are not to be found, or a label is none.
+    Raises DataError if images, annotations or labels are missing, or if a label line is invalid.
     """
     folders = _find_folders(root)
     images = _scan(_need(root, folders, IMAGES), IMAGE_SUFFIXES)
@@ -79,17 +79,17 @@ def read(root: Path) -> ImageTextDataset:
 
 
 def parse(raw: bytes) -> str:
-    """The description in an annotation file's bytes, cleaned; "" if there is none. Takes any bytes.
+    """Cleaned description of an annotation file; "" if it has none.
 
-    The files look like XML but are none (raw "&" and "<", several encodings), so no XML parser reads them.
+    The files look like XML but are invalid (raw "&" and "<", several encodings), so no XML parser is used.
     """
     return text_between(raw, _OPEN, _END)
 
 
 def _find_folders(root: Path) -> dict[str, Path]:
-    """The data set's named folders: the one nearest to the root, by name among equally near ones.
+    """The data set's named folders: nearest to the root, then first by name.
 
-    A named folder is never walked into: the label archive keeps an ``images`` of its own inside.
+    The search does not enter named folders, because the label archive contains its own ``images`` folders.
     """
     if not root.is_dir():
         raise DataError("no such folder", root, "give the folder of the unpacked IAPR TC-12")
@@ -104,7 +104,7 @@ def _find_folders(root: Path) -> dict[str, Path]:
                     deeper.append(path)
                 elif path.name not in folders and (path.name != IMAGES or _has_numbered(path)):
                     folders[path.name] = path
-        # Folders with a number for a name hold files by the thousand, and none of the folders looked for.
+        # Folders with numeric names hold thousands of files, but no named folders.
         level = [path for path in deeper if not path.name.isdecimal()]
     return folders
 
@@ -114,16 +114,20 @@ def _has_numbered(folder: Path) -> bool:
 
 
 def _need(root: Path, folders: dict[str, Path], name: str) -> Path:
+    """The folder of that name; raises DataError if it is missing or a link that leaves the root."""
     if name not in folders:
         what = f"no folder '{name}' with folders 00, 01, ... in it" if name == IMAGES else f"no folder '{name}'"
         fix = f"unpack it there or up to {SEARCH_DEPTH} levels below"
         raise DataError(what, root, fix)
-    resolve_image(root, below(root, str(folders[name])))  # a link out of the root is refused here, not later
+    resolve_image(root, below(root, str(folders[name])))  # refuse links that leave the root
     return folders[name]
 
 
 def _scan(top: Path, suffixes: tuple[str, ...]) -> _Table:
-    """List ``top/NN/ID.suffix``. An id is one photo, whatever its folder: the labels know ids only."""
+    """List ``top/NN/ID.suffix``.
+
+    An id identifies a photo regardless of its folder, because labels refer to ids only.
+    """
     files: dict[int, tuple[str, str]] = {}
     passed_over = 0
     for folder in subfolders(top):
@@ -142,7 +146,7 @@ def _scan(top: Path, suffixes: tuple[str, ...]) -> _Table:
 
 
 def _places(tables: Iterable[_Table]) -> dict[int, str]:
-    """The folder NN of every id that has a file; the image's own folder goes first."""
+    """Folder NN of every id; the folder of the image takes precedence."""
     places: dict[int, str] = {}
     for table in tables:
         for number, (folder, _) in table.files.items():
@@ -151,8 +155,9 @@ def _places(tables: Iterable[_Table]) -> dict[int, str]:
 
 
 def _read_texts(table: _Table, lang: str, found: dict[str, int]) -> dict[int, str]:
-    """The descriptions by id; an empty one, as is what only bears the name of a file (a FIFO would block for ever), is
-    missing and counted, and no other language takes its place.
+    """Descriptions by id; empty ones are left out and counted.
+
+    Entries that are not regular files count as empty, because reading a pipe would block forever.
     """
     texts: dict[int, str] = {}
     for number, (_, path) in table.files.items():
@@ -164,7 +169,7 @@ def _read_texts(table: _Table, lang: str, found: dict[str, int]) -> dict[int, st
 
 
 def _read_labels(top: Path) -> tuple[dict[int, set[int]], dict[int, str]]:
-    """The label ids of every image id, and the names of label ids (empty if no wlist.txt gives them)."""
+    """Label ids by image id, and names by label id (empty without wlist.txt)."""
     files = sorted(_label_files(top, SEARCH_DEPTH))
     if not files:
         raise DataError("no labels.txt", top, "unpack the SAIAPR TC-12 labels (NN/labels.txt) there")
@@ -187,7 +192,10 @@ def _read_labels(top: Path) -> tuple[dict[int, set[int]], dict[int, str]]:
 
 
 def _label_files(folder: Path, depth: int) -> Iterator[Path]:
-    """Every labels.txt below; the folders beside one hold images and masks, and are left alone."""
+    """Every labels.txt below a folder.
+
+    Folders beside a labels.txt contain images and masks and are skipped.
+    """
     if (folder / "labels.txt").is_file():
         yield folder / "labels.txt"
     elif depth:
@@ -203,6 +211,7 @@ def _read_names(path: Path) -> dict[int, str]:
 
 
 def _image_and_label(fields: list[str], names: dict[int, str]) -> tuple[int, int] | None:
+    """Image id and label id of a line; None if the line is invalid."""
     if len(fields) < 3 or not (_NUMBER.fullmatch(fields[0]) and _NUMBER.fullmatch(fields[2])):
         return None
     label = int(fields[2])
@@ -210,7 +219,7 @@ def _image_and_label(fields: list[str], names: dict[int, str]) -> tuple[int, int
 
 
 def _class_names(used: list[int], names: dict[int, str]) -> tuple[str, ...]:
-    """One name for each label id: the id itself where there is none, and with the id where two share it."""
+    """Name per label id: the id if it has no name; with the id if two share the name."""
     plain = [names.get(label) or str(label) for label in used]
     return tuple(
         f"{name} ({label})" if plain.count(name) > 1 else name for label, name in zip(used, plain, strict=True)

@@ -1,12 +1,12 @@
-"""IAPR TC-12 as lists of photos with ready-made words and labels, the form that hashing papers share.
+"""IAPR TC-12 as lists of photos with word and label bits, as shared by hashing papers.
 
     JPEGImages/NN/ID.jpg        annotations/NN/ID.txt
-    iapr_train, iapr_test, iapr_retrieval       a photo a line: NN/ID.jpg, 2,912 word bits, 255 label bits
+    iapr_train, iapr_test, iapr_retrieval       a photo per line: NN/ID.jpg, 2,912 word bits, 255 label bits
 
-The bits stand apart by white space or commas; the words are passed over unless asked for (``own_features``), since
-texts are encoded from the annotations (English; the plain text, or its DESCRIPTION where the file has one). Classes are
-the labels' places in the line, from 1 on. Protocol: the lists' own; test is query, retrieval is database, train is
-train and database (5 % held out as val). A photo in several lists has the roles of all.
+White space or commas separate the bits. The word bits are used only on request (``own_features``); texts are encoded
+from the annotations (English; the plain text, or its DESCRIPTION if present). Classes are the positions of the label
+bits, from 1. Protocol: that of the lists; test is query, retrieval is database, train is train and database (5 % of it
+val). A photo in several lists has the roles of all.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from cmrhash.data.view import View
 from cmrhash.errors import DataError
 
 IMAGES, ANNOTATIONS = "JPEGImages", "annotations"
-WORDS, LABELS = 2912, 255  # bits of a line
+WORDS, LABELS = 2912, 255  # bits per line
 LISTS = {
     "iapr_train": frozenset({"train", "database"}),
     "iapr_test": frozenset({"query"}),
@@ -47,14 +47,16 @@ _SEPARATORS = b" ,\t\r\n\v\f"
 
 @dataclass
 class _Photo:
+    """Labels and roles of a photo in the lists."""
+
     labels: tuple[int, ...]
     splits: frozenset[str]
 
 
 def read(root: Path) -> ImageTextDataset:
-    """Read the data set: an item for every photo of the three lists. Ids are NN/ID.
+    """Read the data set: an item per photo of the three lists, with id NN/ID.
 
-    Raises DataError if a folder or a list is not to be found, or a line of a list is none.
+    Raises DataError if a folder or a list is missing, or if a line is invalid.
     """
     extra: Counter[str] = Counter()
     images = _scan(root, IMAGES, IMAGE_SUFFIXES, extra)
@@ -76,17 +78,20 @@ def read(root: Path) -> ImageTextDataset:
 
 
 def own_features(dataset: ImageTextDataset) -> dict[View, Ready]:
-    """The lists' own words of every item, (items, WORDS) uint8 of 0 and 1: the bag of words that hashing papers use."""
+    """The lists' word bits, the bag of words of hashing papers.
+
+    (items, WORDS) uint8 of 0 and 1.
+    """
     row_of = {item.id: row for row, item in enumerate(dataset.items)}
     words = np.zeros((len(dataset.items), WORDS), np.uint8)
-    for name in reversed(LISTS):  # of a photo in several lists the first line counts, as for its labels
+    for name in reversed(LISTS):  # the first line of a photo counts, as for its labels
         for ident, bits in _entries(need_file(dataset.root, name)):
             words[row_of[ident]] = np.frombuffer(bits[:WORDS], np.uint8) - ord("0")
     return {View.text("en"): Ready("words", "the lists' word bits", words)}
 
 
 def _scan(root: Path, name: str, suffixes: tuple[str, ...], extra: Counter[str]) -> dict[str, str]:
-    """NN/ID -> path below the root."""
+    """Map NN/ID to the path below the root."""
     folder = need_folder(root, name)
     files = {
         f"{part.name}/{stem}": path
@@ -99,7 +104,10 @@ def _scan(root: Path, name: str, suffixes: tuple[str, ...], extra: Counter[str])
 
 
 def _entries(path: Path) -> Iterator[tuple[str, bytes]]:
-    """(NN/ID, a "0" or "1" for every word and label) of every line. Read as bytes: they are 18,000 of 3,168 fields."""
+    """Yield NN/ID and the bits, as "0" and "1", of every line.
+
+    Lines are parsed as bytes for speed: there are 18,000 lines of 3,168 fields.
+    """
     with path.open("rb") as lines:
         for number, line in enumerate(lines, 1):
             fields = line.removeprefix(b"\xef\xbb\xbf").replace(b",", b" ").split(None, 1)

@@ -1,13 +1,13 @@
 """Pascal Sentence: photos of 20 classes with five English sentences each (Rashtchian et al. 2010).
 
-    dataset/CLASS/ID.jpg        sentence/CLASS/ID.txt, one sentence a line
-    dataset/CLASS_ID.jpg        sentence/CLASS_ID.txt, the same in one folder
+    dataset/CLASS/ID.jpg        sentence/CLASS/ID.txt, one sentence per line
+    dataset/CLASS_ID.jpg        sentence/CLASS_ID.txt, the same without folders of classes
 
-The folders may be called images, and sentences or texts. A photo belongs to the class whose folder it lies in, or that
-stands before its id (which begins with a digit: aeroplane_2008_000716). Both ways give the same items.
+The folders may also be named images, and sentences or texts. The class of a photo is its folder, or the prefix of its
+id (which begins with a digit: aeroplane_2008_000716). Both layouts give the same items.
 
-Protocol: a fifth of every class, drawn from the seed, is test; test items are both the queries and the database. The
-others train, 5 % of these held out as val.
+Protocol: a fifth of every class, drawn from the seed, is test; test items are both queries and database. The others are
+train, 5 % of these val.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ from cmrhash.data.items import ImageTextDataset, Item, clean_text
 from cmrhash.data.parsing import FOREIGN, IMAGE_SUFFIXES, files_by_stem, need_folder, read_lines, report, subfolders
 from cmrhash.errors import DataError
 
-IMAGES, SENTENCES = ("dataset", "images"), ("sentence", "sentences", "texts")  # names of the two folders
-_FLAT = re.compile(r"(.+?)_(\d.*)|(.+)_([^_]+)")  # CLASS_ID; an id without a digit in front has no "_" in it
-# The field takes a photo's sentences as one text: they become one caption, in the file's order, with this between them.
+IMAGES, SENTENCES = ("dataset", "images"), ("sentence", "sentences", "texts")  # possible names of the two folders
+_FLAT = re.compile(r"(.+?)_(\d.*)|(.+)_([^_]+)")  # CLASS_ID; an id contains "_" only if it begins with a digit
+# Published work joins a photo's sentences to one text; so does this reader, in the order of the file.
 BETWEEN_SENTENCES = " "
 
 
 def read(root: Path) -> ImageTextDataset:
-    """Read the data set: an item for every photo or sentence file of a class. Ids are CLASS/ID.
+    """Read the data set: an item per photo or sentence file, with id CLASS/ID.
 
-    Raises DataError if one of the two folders is not to be found.
+    Raises DataError if one of the two folders is missing.
     """
     extra: Counter[str] = Counter()
     images = _scan(root, IMAGES, IMAGE_SUFFIXES, extra)
@@ -53,7 +53,7 @@ def read(root: Path) -> ImageTextDataset:
 def _scan(
     root: Path, names: tuple[str, ...], suffixes: tuple[str, ...], extra: Counter[str]
 ) -> dict[tuple[str, str], str]:
-    """(class, id) -> path below the root, out of the folders of the classes and of the files beside them."""
+    """Map (class, id) to the path below the root, for both layouts."""
     top = need_folder(root, *names)
     files: dict[tuple[str, str], str] = {}
     for stem, path in files_by_stem(root, top, suffixes, extra).items():

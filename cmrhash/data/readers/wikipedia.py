@@ -1,13 +1,13 @@
 """Wikipedia featured articles: sections of text with a photo, in 10 categories (Rasiwasia et al. 2010).
 
     texts/NAME.xml                  the section between <text> and </text>
-    images/CATEGORY/NAME.jpg        may be missing as a whole
-    trainset_txt_img_cat.list       "text<TAB>image<TAB>category" a line, names without suffix, categories from 1 on
+    images/CATEGORY/NAME.jpg        the folder may be missing
+    trainset_txt_img_cat.list       "text<TAB>image<TAB>category" per line, names without suffix, categories from 1
     testset_txt_img_cat.list        the same
     categories.list                 the names of the categories
 
-Protocol: the lists' own split; test items are both the queries and the database, the others train (5 % of these are
-held out as val). Ids are the names of the texts.
+Protocol: the split of the lists; test items are both queries and database, the others are train (5 % of these val). Ids
+are the names of the texts.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ _NUMBER = re.compile(r"[0-9]{1,4}")
 
 @dataclass(frozen=True)
 class _Entry:
-    """One line of a list; category counts from 0."""
+    """One line of a list; ``category`` counts from 0."""
 
     text: str
     image: str
@@ -53,9 +53,9 @@ class _Entry:
 
 
 def read(root: Path) -> ImageTextDataset:
-    """Read the data set: an item for every line of the two lists, whatever of it is there.
+    """Read the data set: an item per line of the two lists.
 
-    Raises DataError if the texts or a list are not to be found, or lines of a list are none.
+    An item may lack its files. Raises DataError if the texts or a list is missing, or if a line is invalid.
     """
     extra: Counter[str] = Counter()
     texts = files_by_stem(root, need_folder(root, TEXTS), (".xml",), extra)
@@ -79,12 +79,12 @@ def read(root: Path) -> ImageTextDataset:
 
 
 def parse(raw: bytes) -> str:
-    """The text of an article's section, cleaned; "" if there is none. Takes any bytes, XML or not."""
+    """Cleaned text of an article's section; "" if there is none. Accepts any bytes."""
     return text_between(raw, _OPEN, _END)
 
 
 def _scan_images(root: Path, extra: Counter[str]) -> dict[tuple[str, str], str]:
-    """(category, name) -> path below the root; empty if there is no folder of photos."""
+    """Map (category, name) to the path below the root; empty without a folder of photos."""
     if not (root / IMAGES).is_dir():
         return {}
     return {
@@ -102,6 +102,7 @@ def _read_classes(path: Path) -> tuple[str, ...]:
 
 
 def _entries(path: Path, splits: frozenset[str], classes: tuple[str, ...]) -> Iterator[_Entry]:
+    """Yield the lines of a list. Raises DataError for an invalid line."""
     for number, line in enumerate(read_lines(path), 1):
         fields = [clean_text(field) for field in line.split("\t")]
         if fields == [""]:
@@ -114,9 +115,9 @@ def _entries(path: Path, splits: frozenset[str], classes: tuple[str, ...]) -> It
 
 
 def _repaired(entries: list[_Entry], texts: set[str]) -> dict[str, str]:
-    """Names that have no file -> the one file in no list whose name has one letter more or less at its start.
+    """Map names without a file to the unlisted file that differs by one leading letter.
 
-    A line of the list that goes round has an "A" too many at its start, and copies of it may have lost a letter.
+    One line of the published list has an extra "A" at its start, and copies may have lost a letter.
     """
     listed = {entry.text for entry in entries}
     free = texts - listed

@@ -1,7 +1,7 @@
-"""The built-in data set: small drawn scenes with English and German captions, ready without a download.
+"""The sample: a built-in data set of drawn scenes with English and German captions.
 
-It is written in IAPR TC-12's own layout and read by that reader, so the default path is the path of the real
-data. The same seed and count give the same scenes, captions and labels everywhere.
+It needs no download. It is written in the layout of IAPR TC-12 and read by that reader, so that the default run
+exercises the code for real data. Equal seed and count give equal scenes, captions and labels on every machine.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from cmrhash.data.sample.words import english, german
 from cmrhash.errors import DataError, StaleError
 
 SEED, COUNT = 0, 1000
-VERSION = 1  # of the drawing: raise it whenever the same seed gives another picture, caption or label
+VERSION = 1  # of the drawing: increase it when the same seed gives other images, captions or labels
 MARKER = "sample.json"
 PER_FOLDER = 100
 JPEG_QUALITY = 92
@@ -41,9 +41,9 @@ _ANNOTATION = """<DOC>
 
 
 def read(root: Path) -> ImageTextDataset:
-    """The sample below ``root``; it is drawn first where there is none yet.
+    """Read the sample below ``root``; draw it first if it does not exist.
 
-    Raises StaleError if another version drew it, DataError if the folder holds something else.
+    Raises StaleError if another version drew it, DataError if the folder has other content.
     """
     if not _is_complete(root):
         draw(root)
@@ -51,19 +51,21 @@ def read(root: Path) -> ImageTextDataset:
 
 
 def draw(root: Path, seed: int = SEED, count: int = COUNT) -> None:
-    """Draw ``count`` scenes into the folder ``root``, which must be empty or not be there.
+    """Draw ``count`` scenes into the folder ``root``, which must be empty or missing.
 
-    They are drawn beside it and renamed at the end: a sample at ``root`` is complete whenever this is killed.
+    The scenes are drawn in a temporary folder, which is renamed at the end, so that ``root`` is complete even after a
+    kill.
+    Raises DataError for a folder with content, or a count below 1.
     """
     if root.exists() and any(root.iterdir()):
         fix = "give a new or empty folder"
-        if (root / "manifest.jsonl").exists():  # the default data set was hardly meant
+        if (root / "manifest.jsonl").exists():  # the user probably forgot to choose the reader
             fix = 'read its manifest.jsonl with `dataset="manifest"`'
         raise DataError("the folder is not empty and is not a complete sample", root, fix)
     if count < 1:
         raise DataError(f"cannot draw {count} scenes", root, "give 1 or more")
     root.parent.mkdir(parents=True, exist_ok=True)
-    # One name for each process, so that two of them drawing at once do not write into each other's files.
+    # The name contains the process id, so that concurrent processes use different folders.
     part = root.parent / f".{root.name}.part-{os.getpid()}"
     shutil.rmtree(part, ignore_errors=True)
     try:
@@ -81,15 +83,15 @@ def draw(root: Path, seed: int = SEED, count: int = COUNT) -> None:
 def _put_in_place(part: Path, root: Path) -> None:
     try:
         if root.exists():
-            root.rmdir()  # empty, as checked; not every system renames onto a folder
+            root.rmdir()  # it is empty; not every system can rename onto a folder
         part.replace(root)
     except OSError:
-        if not _is_complete(root):  # else another process was quicker, with the same scenes
+        if not _is_complete(root):  # otherwise another process has finished the same scenes first
             raise
 
 
 def _is_complete(root: Path) -> bool:
-    """Whether a sample of this version stands at ``root``, of any seed and count."""
+    """Whether ``root`` has a sample of this version, of any seed and count."""
     try:
         marker = json.loads((root / MARKER).read_bytes())
         version = marker["version"]
@@ -106,7 +108,7 @@ def _is_complete(root: Path) -> bool:
 
 
 def _write_scene(top: Path, number: int, scene: Scene, seed: int) -> None:
-    """Write one scene's image and annotations, and append its lines to the folder's labels.txt."""
+    """Write a scene's image and annotations, and append its labels to labels.txt."""
     folder = f"{(number - 1) // PER_FOLDER:02d}"
     place = f"{folder}/{number}"
     image = _file(top / IMAGES / f"{place}.jpg")
@@ -122,5 +124,6 @@ def _write_scene(top: Path, number: int, scene: Scene, seed: int) -> None:
 
 
 def _file(path: Path) -> Path:
+    """The path, after its folder has been created."""
     path.parent.mkdir(parents=True, exist_ok=True)
     return path

@@ -1,7 +1,7 @@
-"""Pictures of the sample's scenes.
+"""Drawing of the sample's scenes.
 
-A kind of scene has its own palette and texture, and a thing its own colours and shape, so that colour and
-texture alone already tell the labels: then even the features of an untrained encoder are worth learning from.
+Each kind of scene has its own palette and texture, and each kind of thing its own colours and shape. Colour and texture
+alone identify the labels, so that even the features of an untrained encoder support learning.
 """
 
 from __future__ import annotations
@@ -30,9 +30,10 @@ from cmrhash.data.sample.scenery import (
 
 @dataclass(frozen=True)
 class _Part:
-    """A polygon (x, y, x, y, ...) or oval (left, bottom, right, top) of a thing; no colour: the thing's own.
+    """A polygon (x, y, x, y, ...) or oval (left, bottom, right, top) of a thing.
 
-    In units of the thing's height: x from its middle to the right, y from its foot upwards.
+    The unit is the height of the thing: x from its middle to the right, y from its foot upwards. colour: None means the
+    thing's own.
     """
 
     colour: Colour | None
@@ -63,7 +64,7 @@ _COLOURS: dict[str, Colour] = {
     "orange": (244, 128, 24),
 }
 _WINGS = (-0.26, 0.24, -0.1, 0.2, 0, 0.06, 0.1, 0.2, 0.26, 0.24, 0.08, 0.12, 0, -0.04, -0.08, 0.12)
-# thing -> height in pixels of the large picture, parts from back to front
+# thing -> height in pixels before reduction, parts from back to front
 _SHAPES: dict[str, tuple[int, tuple[_Part, ...]]] = {
     "sun": (
         58,
@@ -256,10 +257,10 @@ _SHAPES: dict[str, tuple[int, tuple[_Part, ...]]] = {
 
 
 def paint(scene: Scene, seed: list[int]) -> Image.Image:
-    """The scene's picture, RGB, WIDTH x HEIGHT; all that is left to chance comes from ``seed``."""
+    """Draw a scene: RGB image, WIDTH x HEIGHT pixels; ``seed`` determines everything random."""
     rng = np.random.default_rng(seed)
     backdrop = BACKDROPS[scene.kind]
-    darkened = scene.night and scene.kind != "city"  # the city's colours are a night's already
+    darkened = scene.night and scene.kind != "city"  # the city always has night colours
     picture = _background(backdrop, rng, darkened)
     tone = 0.36 if darkened else 1.0
     canvas = Canvas(ImageDraw.Draw(picture), rng, backdrop.horizon * HEIGHT * SCALE, tone)
@@ -271,14 +272,14 @@ def paint(scene: Scene, seed: list[int]) -> Image.Image:
         backdrop.decor(canvas)
     if scene.night:
         moon(canvas)
-        canvas.tone = 0.66  # things stay easier to see than the place
+        canvas.tone = 0.66  # things are darkened less than the background
     for thing in scene.things:
         _place(canvas, thing, scene.kind)
     return picture.reduce(SCALE)
 
 
 def _background(backdrop: Backdrop, rng: np.random.Generator, darkened: bool) -> Image.Image:
-    """Sky and ground as two gradients, the texture on the ground, a tint for each picture and fine noise."""
+    """Sky and ground as two gradients, with texture, a tint per image and fine noise."""
     rows = round(HEIGHT * backdrop.horizon)
     sky = np.repeat(_gradient(*backdrop.sky, rows), WIDTH, 1)
     ground = _gradient(*backdrop.ground, HEIGHT - rows) + backdrop.texture(rng, HEIGHT - rows)[..., None]
@@ -290,12 +291,12 @@ def _background(backdrop: Backdrop, rng: np.random.Generator, darkened: bool) ->
 
 
 def _gradient(top: Colour, bottom: Colour, rows: int) -> NDArray[np.float64]:
-    """(rows, 1, 3) from the one colour to the other."""
+    """(rows, 1, 3) from the top colour to the bottom colour."""
     return np.linspace(np.array(top, float), np.array(bottom, float), rows)[:, None]
 
 
 def _place(canvas: Canvas, thing: Thing, kind: str) -> None:
-    """Draw a thing, or two smaller ones side by side, in its column and where such a thing can be."""
+    """Draw a thing, or two smaller ones side by side, in its column at a plausible height."""
     tall, wide = HEIGHT * SCALE, WIDTH * SCALE
     height = _SHAPES[thing.kind][0] * canvas.rng.uniform(0.88, 1.12)
     pair = thing.number == 2
@@ -303,7 +304,7 @@ def _place(canvas: Canvas, thing: Thing, kind: str) -> None:
     half = size * max(abs(x) for part in _SHAPES[thing.kind][1] for x in part.at[::2])
     apart = min(half * 1.1, 38.0) if pair else 0.0
     x = wide * (2 * COLUMNS.index(thing.column) + 1) / 6 + canvas.rng.uniform(-8, 8)
-    x = min(max(x, half + apart + 4), wide - half - apart - 4)  # nothing is cut off by the picture's edge
+    x = min(max(x, half + apart + 4), wide - half - apart - 4)  # keep things inside the image
     if thing.kind in SKY_THINGS:
         foot = max(height * 1.1 + 2, canvas.horizon * canvas.rng.uniform(0.6, 0.85))
     elif kind == "beach" and thing.kind == "boat":
@@ -319,6 +320,7 @@ def _place(canvas: Canvas, thing: Thing, kind: str) -> None:
 
 
 def _stamp(canvas: Canvas, thing: Thing, x: float, foot: float, height: float) -> None:
+    """Draw a thing whose foot is at (x, foot)."""
     own = _COLOURS[thing.colour]
     for part in _SHAPES[thing.kind][1]:
         xs = [x + height * v for v in part.at[::2]]

@@ -1,8 +1,7 @@
-"""What the scenes of the sample show: kinds of scene and thing, which go together, and their labels.
+"""Plan of the sample's scenes: kinds of scene, kinds of thing, their combinations and labels.
 
-Labels are the scene's kind, "night", and the kinds of thing in it. Which thing stands in which scene is
-weighted so that about a quarter of all pairs of scenes share a label: enough to learn from, and few enough
-for a search by chance to be a poor one.
+Labels are the kind of scene, "night", and the kinds of things. The weights make about a quarter of all pairs of scenes
+share a label: enough to learn from, and few enough that random search scores low.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ COLUMNS = ("left", "middle", "right")
 NIGHT = "night"
 SKY_THINGS = frozenset({"sun", "balloon", "birds"})
 
-# scene -> how likely it is at night, and thing -> weight
+# kind of scene -> probability of night, and thing -> weight
 SCENES: dict[str, tuple[float, dict[str, float]]] = {
     "beach": (0.08, {"palm": 5, "boat": 4, "woman": 3, "sun": 3, "dog": 1}),
     "sea": (0.10, {"boat": 7, "sun": 3, "birds": 4}),
@@ -28,7 +27,7 @@ SCENES: dict[str, tuple[float, dict[str, float]]] = {
     "field": (0.0, {"tree": 3, "balloon": 4, "house": 2, "horse": 2, "birds": 2}),
 }
 
-# thing -> its colours: the one it mostly has, then the one it has now and then
+# thing -> its usual colour, then an occasional one
 COLOURS: dict[str, tuple[str, ...]] = {
     "sun": ("yellow",),
     "balloon": ("colourful",),
@@ -53,7 +52,7 @@ CLASSES = (*SCENES, NIGHT, *COLOURS)
 
 @dataclass(frozen=True)
 class Thing:
-    """One or two things of a kind, in one column of the picture."""
+    """One or two things of a kind in one column of the image."""
 
     kind: str
     colour: str
@@ -63,7 +62,7 @@ class Thing:
 
 @dataclass(frozen=True)
 class Scene:
-    """All that picture, captions and labels of one item are made from."""
+    """A scene, from which image, captions and labels of one item are made."""
 
     kind: str
     night: bool
@@ -72,13 +71,13 @@ class Scene:
 
     @property
     def labels(self) -> tuple[str, ...]:
-        """The names of its labels, in the order of ``CLASSES``."""
+        """Names of its labels, in the order of ``CLASSES``."""
         has = {self.kind, *(thing.kind for thing in self.things)} | ({NIGHT} if self.night else set())
         return tuple(name for name in CLASSES if name in has)
 
 
 def compose(seed: int, count: int) -> tuple[Scene, ...]:
-    """The scenes of a sample. Kinds take turns, so that even a small sample has all of them."""
+    """Scenes of a sample; kinds take turns, so that all of them occur."""
     rng = random.Random(f"scenes/{seed}")
     kinds = list(SCENES)
     order = [kinds[i % len(kinds)] for i in range(count)]

@@ -1,4 +1,4 @@
-"""The sample's scenes without their things: palettes, textures and what else makes a place."""
+"""Backgrounds of the sample's scenes: palettes, textures and decor."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from PIL import ImageDraw
 
 WIDTH, HEIGHT = 160, 120
-SCALE = 2  # drawn larger and reduced, for smooth edges
-SHORE = 0.80  # where the lake's near shore begins, as a share of the height
+SCALE = 2  # images are drawn larger by this factor and reduced, for smooth edges
+SHORE = 0.80  # start of the lake's near shore, as a share of the height
 
 Colour = tuple[int, int, int]
 Point = tuple[float, float]
@@ -21,9 +21,9 @@ Array = NDArray[np.float64]
 
 @dataclass
 class Canvas:
-    """What the painters paint on; their coordinates are pixels of the large picture, ``horizon`` too.
+    """Drawing surface; coordinates and ``horizon`` are pixels before reduction.
 
-    ``tone`` darkens their colours at night, the blue of them less.
+    tone: brightness of colours at night; blue is darkened less.
     """
 
     draw: ImageDraw.ImageDraw
@@ -32,26 +32,29 @@ class Canvas:
     tone: float = 1.0
 
     def ink(self, colour: Colour) -> Colour:
-        """The colour as this light shows it."""
+        """The colour at the current brightness."""
         red, green, blue = colour
         return int(red * self.tone), int(green * self.tone), int(blue * min(1.0, self.tone * 1.25))
 
     def polygon(self, colour: Colour, points: list[Point]) -> None:
-        """A filled polygon."""
+        """Draw a filled polygon."""
         self.draw.polygon(points, fill=self.ink(colour))
 
     def oval(self, colour: Colour, left: float, top: float, right: float, bottom: float) -> None:
-        """A filled ellipse."""
+        """Draw a filled ellipse."""
         self.draw.ellipse((left, top, right, bottom), fill=self.ink(colour))
 
     def box(self, colour: Colour, left: float, top: float, right: float, bottom: float) -> None:
-        """A filled rectangle."""
+        """Draw a filled rectangle."""
         self.draw.rectangle((left, top, right, bottom), fill=self.ink(colour))
 
 
 @dataclass(frozen=True)
 class Backdrop:
-    """A place: ``horizon`` is the sky's share of the height, the pairs of colours run from top to bottom."""
+    """Background of a kind of scene.
+
+    horizon: the sky's share of the height; sky, ground: colours from top to bottom.
+    """
 
     sky: tuple[Colour, Colour]
     ground: tuple[Colour, Colour]
@@ -60,7 +63,7 @@ class Backdrop:
     decor: Callable[[Canvas], None] | None = None
 
 
-# Textures: (rows, WIDTH) floats around 0, added to the ground's colours.
+# Textures: (rows, WIDTH) floats around 0, added to the colours of the ground.
 
 
 def _grid(rows: int) -> tuple[Array, Array]:
@@ -74,7 +77,7 @@ def _grain(rng: np.random.Generator, rows: int) -> Array:
 
 
 def _waves(rng: np.random.Generator, rows: int) -> Array:
-    """Water: crests across, wider apart the nearer they are."""
+    """Water: horizontal crests, wider apart in the foreground."""
     y, x = _grid(rows)
     bend = 1.4 * np.sin(x / rng.uniform(9, 14) + rng.uniform(0, 6)) * (0.4 + y / rows)
     crests = np.sin(9 * np.sqrt(y + 1) + bend)
@@ -109,7 +112,7 @@ def _drifts(rng: np.random.Generator, rows: int) -> Array:
 
 
 def _furrows(rng: np.random.Generator, rows: int) -> Array:
-    """Corn: rows that run together at the horizon, and ears."""
+    """Wheat: rows that converge at the horizon, and ears."""
     y, x = _grid(rows)
     rays = np.sin(14 * (x - WIDTH * rng.uniform(0.3, 0.7)) / (y + 18))
     return 22 * rays + rng.normal(0, 14, (rows, WIDTH))
@@ -128,24 +131,24 @@ def _wet(rng: np.random.Generator, rows: int) -> Array:
     return streaks * np.linspace(1, 0.2, rows)[:, None]
 
 
-# Decor: what belongs to the scene itself.
+# Decor: parts of the background that are not things.
 
 
 def stars(canvas: Canvas) -> None:
-    """Stars, and no light of the day on them."""
+    """Draw stars, at full brightness."""
     for _ in range(30):
         x, y = canvas.rng.uniform(0, WIDTH * SCALE), canvas.rng.uniform(0, canvas.horizon)
         canvas.draw.ellipse((x - 1, y - 1, x + 1, y + 1), fill=(235, 235, 220))
 
 
 def moon(canvas: Canvas) -> None:
-    """A full moon near the upper edge."""
+    """Draw a full moon near the upper edge."""
     x, y = canvas.rng.uniform(0.1, 0.9) * WIDTH * SCALE, canvas.rng.uniform(18, 26)
     canvas.draw.ellipse((x - 15, y - 15, x + 15, y + 15), fill=(240, 236, 205))
 
 
 def clouds(canvas: Canvas) -> None:
-    """A few white clouds."""
+    """Draw a few white clouds."""
     for _ in range(3):
         x, y = canvas.rng.uniform(0, WIDTH * SCALE), canvas.rng.uniform(10, canvas.horizon * 0.55)
         for dx, dy, r in ((-22, 3, 10), (-8, -2, 14), (8, 0, 12), (22, 4, 9)):
@@ -162,7 +165,7 @@ def _surf(canvas: Canvas) -> None:
 
 
 def _mountains(canvas: Canvas) -> None:
-    """Grey peaks with snow on them, the far shore, and a green one in front."""
+    """Grey peaks with snow, the far shore, and a green shore in front."""
     wide, base, rng = WIDTH * SCALE, canvas.horizon, canvas.rng
     for x in rng.permutation(np.linspace(20, wide - 20, 4)) + rng.uniform(-20, 20, 4):
         peak, half = base - rng.uniform(50, 84), rng.uniform(62, 90)
@@ -193,7 +196,7 @@ def _flowers(canvas: Canvas) -> None:
 
 
 def _trunks(canvas: Canvas) -> None:
-    """Dark foliage above, trunks in front of it."""
+    """Dark foliage behind trunks."""
     wide, rng, base = WIDTH * SCALE, canvas.rng, canvas.horizon
     for _ in range(150):
         x, y, r = rng.uniform(0, wide), rng.uniform(-10, base * 0.8), rng.uniform(8, 20)
