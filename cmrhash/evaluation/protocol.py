@@ -19,7 +19,7 @@ UNTOLD = (
     "relevance",
     "device",
     "checkpoint_seconds",
-)  # in the run's folder name, or without effect on the result
+)  # never listed as settings
 EPOCH = {"val": "chosen on val, never on query"}
 CAPTIONS = {
     "labels": "first of each item",
