@@ -270,7 +270,7 @@ class Target:
 
 
 def remove_shards(path: Path, keep: int = 0) -> None:
-    """Remove the shards of a feature file, except those of ``keep`` in total and locked ones."""
+    """Remove the shards of a feature file, except locked ones and shards of a total of ``keep``."""
     for shard, _, of in _shards(path):
         if of != keep:
             with contextlib.suppress(LockedError), locked(shard):

@@ -217,7 +217,7 @@ def _about(path: Path, graph: nn.Module, encoder: ImageEncoder | TextEncoder) ->
     return {
         "files": {file.name: sha256(file) for file in files if file.exists()},
         "opset": OPSET,
-        "dtype": {"graph": "float32", "run": encoder.recipe["dtype"]},  # if they differ, some bits may
+        "dtype": {"graph": "float32", "run": encoder.recipe["dtype"]},  # if they differ, some bits may differ
         "outputs": {"embedding": f"(batch, {head.bits}) float32", "codes": f"(batch, {-(-head.bits // 8)}) uint8"},
     }
 

@@ -69,7 +69,7 @@ def save(source: Exporting, target: Path, *, with_encoders: bool = False, overwr
     for name in (CONFIG, ONNX):
         remove(target / name)
     for graph in (path for pattern in GRAPHS for path in target.glob(pattern)):
-        graph.unlink()  # of earlier heads
+        graph.unlink()  # graphs of earlier heads
     shutil.rmtree(target / "encoders", ignore_errors=True)
     for view, entry in entries.items():
         if entry["part"] and not (target / entry["part"]).exists():

@@ -23,8 +23,8 @@ from cmrhash.features.images import Loaded, file_digest, load_image
 from cmrhash.features.outcome import Progress
 from cmrhash.training.task import Probes, Rows, asked_rows, labels_of, train_items, val_probes
 
-JUDGES = 1000  # most val queries, and most database items, that judge an epoch
-MEMORY = 2 * 2**30  # most bytes of decoded crops to keep
+JUDGES = 1000  # limit of val queries, and of database items, that judge an epoch
+MEMORY = 2 * 2**30  # bytes of decoded crops to keep at most
 BLOCK = 256  # images per batch of the first pass
 AHEAD = 2  # batches to decode ahead
 
