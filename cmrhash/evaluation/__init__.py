@@ -1,1 +1,1 @@
-"""Evaluation: trained runs to codes, mAP and its protocol. It may import training and the rooms above."""
+"""Evaluation: codes, metrics and protocol of trained runs. It may import training and the rooms above."""

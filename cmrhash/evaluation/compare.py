@@ -1,4 +1,4 @@
-"""Methods x bits x seeds -> one table, every cell with mean, spread and the command that makes it again."""
+"""Methods x bits x seeds -> a table with mean, spread and command of each cell."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from cmrhash.training.train import train
 
 Progress = Callable[[str, int, int, str], None]
 KEYS = ("dataset", "method", "bits", "lang", "direction")
-METRICS = {"map": None, "r@1": "1", "r@5": "5", "r@10": "10"}  # name -> cut of hit@k, which the field calls R@k
+METRICS = {"map": None, "r@1": "1", "r@5": "5", "r@10": "10"}  # metric -> k of hit@k, usually called R@k; None: mAP
 METRIC_OF = {"labels": "map", "pairs": "r@1"}
 WORDS = {"map": "mAP over the whole database", **{name: f"R@{k} (hit@{k})" for name, k in METRICS.items() if k}}
 
@@ -52,16 +52,16 @@ def compare(
     encoders: tuple[str, ...] = (),
     progress: Progress = lambda *_: None,
 ) -> Evaluation:
-    """Train what is missing, score all, and return one row a cell with "mean", "sd" (of the sample) and "n".
+    """Train the missing runs of a grid, score all runs and tabulate the results.
 
-    config: what all cells share; its method, bits and seed are those of the cell. A cell that is trained already is
-    taken as it is; an interrupted call goes on where it was. Writes ``compare.json``, ``compare.csv`` and
-    ``compare.md`` into ``grid.out``, else into ``out/<dataset>/``. Raises UsageError for an empty grid, StaleError that
-    names the cell whose folder holds a run of another recipe.
+    Returns one row per cell with "mean", "sd" (of the sample) and "n". config: settings that all cells share; method,
+    bits and seed come from the cell. Finished runs are reused; an interrupted call resumes. Writes ``compare.json``,
+    ``compare.csv`` and ``compare.md`` to ``grid.out``, by default ``out/<dataset>/``. Raises UsageError for an empty
+    grid, StaleError that names the cell whose folder holds a run of another recipe.
     """
     scored_by = data.with_relevance(config.relevance)
     metric = _check(grid, scored_by.dataset.relevance)
-    data.languages(grid.langs)  # one that is not there is met before any training
+    data.languages(grid.langs)  # refuse a missing language before any training
     cells = list(dict.fromkeys(Cell(m, b, s) for m in grid.methods for b in grid.bits for s in range(grid.seeds)))
     found = _train_all(cells, config, data, out, encoders, grid.langs, progress)
     scored = score(EvalConfig(langs=grid.langs), found, scored_by)
@@ -72,7 +72,7 @@ def compare(
 
 
 def _check(grid: CompareConfig, relevance: str) -> str:
-    """The metric's name; UsageError for what cannot be compared."""
+    """Name of the metric; raises UsageError for a grid that cannot be compared."""
     if grid.seeds < 1:
         raise UsageError(f"--seeds {grid.seeds}", None, "give a whole number from 1")
     for method in grid.methods:
@@ -94,11 +94,10 @@ def _train_all(
     shown: Sequence[str],
     progress: Progress,
 ) -> list[runs.Run]:
-    """The run of every cell; those that are there come first, so that one in the way is met before any training.
+    """Train or find the run of every cell.
 
-    shown: languages that all must be able to score, as the first one tells.
-
-    Progress of the grid is told in epochs: of "grid" over all cells, and of "run" inside the present one.
+    Existing runs come first, so that one of another recipe is refused before any training. shown: languages that every
+    run must be able to score. Progress counts epochs: "grid" over all cells, "run" within the current one.
     """
     configs = {cell: replace(config, **cell._asdict()) for cell in cells}
     targets = {cell: run_folder(of, data, out) for cell, of in configs.items()}
@@ -107,7 +106,7 @@ def _train_all(
     epochs, total = config.epochs, config.epochs * len(cells)
     for cell in sorted(cells, key=lambda cell: not there[cell]):
         which = f"run {len(found) + 1} of {len(cells)}"
-        told = partial(_tell, progress, cell, len(found) * epochs, total, which)
+        told = partial(_report, progress, cell, len(found) * epochs, total, which)
         try:
             run, _ = train(configs[cell], data, out, encoders, progress=told)
         except StaleError as error:
@@ -118,21 +117,21 @@ def _train_all(
         codes_of(run, data)
         found[cell] = run
         refuse_languages([run], data, shown)
-        if get_method(cell.method).fit and not there[cell]:  # a closed form tells of no epochs
+        if get_method(cell.method).fit and not there[cell]:  # a closed form reports no epochs
             progress("grid", len(found) * epochs, total, which)
     return [found[cell] for cell in cells]
 
 
-def _tell(
+def _report(
     progress: Progress, cell: Cell, before: int, total: int, which: str, what: str, done: int, of: int, note: str
 ) -> None:
-    """Progress of a training, and of the grid by it. before, total: epochs of the grid before this cell, and of all."""
+    """Report the progress of a training and of the grid. before, total: epochs of earlier cells, of all."""
     progress("grid", before + done, total, which)
     progress("run", done, of, f"{cell}{': ' if note else ''}{note}")
 
 
 def _rows(rows: Sequence[dict[str, Any]], metric: str, again: dict[Path, str]) -> list[dict[str, Any]]:
-    """One row a cell: mean and standard deviation over the seeds of the metric and of its real-valued counterpart."""
+    """One row per cell: mean and standard deviation over the seeds, binary and real-valued."""
     cells: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
     for row in rows:
         cells.setdefault(tuple(row[key] for key in KEYS), []).append(row)
@@ -162,7 +161,7 @@ def _rows(rows: Sequence[dict[str, Any]], metric: str, again: dict[Path, str]) -
 
 
 def _figure(row: dict[str, Any], metric: str, which: str) -> float:
-    """The metric's figure in a row of ``evaluate``: of the codes (""), of real values, or of a random order."""
+    """Metric of a scored row: of the codes (""), "_real" (of embeddings) or "_chance" (random order)."""
     cut = METRICS[metric]
     if cut is None:
         return float(row["chance" if which == "_chance" else "map" + which])
@@ -174,7 +173,7 @@ def _spread(values: Sequence[float]) -> tuple[float, float | None]:
 
 
 def _command(grid: CompareConfig, config: TrainConfig, encoders: Sequence[str], run: runs.Run) -> str:
-    """Shell commands that train all seeds of a cell and score them, with every setting that is not the default."""
+    """Shell commands that train and score all seeds of a cell, with all settings that differ from the defaults."""
     which = f"--dataset {run.dataset} --method {run.method} --bits {run.bits}"
     which += f" --relevance {config.relevance}" if config.relevance else ""
     set_already = ("method", "bits", "seed", "langs", "relevance", "device", "checkpoint_seconds")
@@ -189,9 +188,9 @@ def _command(grid: CompareConfig, config: TrainConfig, encoders: Sequence[str], 
 
 
 def table(rows: Sequence[dict[str, Any]], bold: tuple[str, str] = ("", "")) -> tuple[list[str], list[list[str]]]:
-    """The field's table: a line a method, language and direction, a column a code length. Column names and cells.
+    """Results as in papers: a line per method, language and direction, a column per code length.
 
-    bold: what to put around the best mean of a column, among the methods of a language and direction.
+    Returns column names and cells. bold: text around the best mean per column, language and direction.
     """
     bits = sorted({row["bits"] for row in rows})
     lines: dict[tuple[str, str, str], dict[int, dict[str, Any]]] = {}

@@ -1,4 +1,4 @@
-"""The protocol of an evaluation in words: everything that decides a number, for the reader of a table."""
+"""Evaluation protocol in words: every choice that affects a figure."""
 
 from __future__ import annotations
 
@@ -11,7 +11,15 @@ from cmrhash.data.items import RELEVANCE, ImageTextDataset
 from cmrhash.data.view import View
 from cmrhash.training.runs import Run, TrainedOn
 
-UNTOLD = ("method", "bits", "seed", "langs", "relevance", "device", "checkpoint_seconds")  # no setting of their own
+UNTOLD = (
+    "method",
+    "bits",
+    "seed",
+    "langs",
+    "relevance",
+    "device",
+    "checkpoint_seconds",
+)  # never listed as settings
 EPOCH = {"val": "chosen on val, never on query"}
 CAPTIONS = {
     "labels": "first of each item",
@@ -23,7 +31,7 @@ PAIRS_METRIC = "R@k is hit@k, the share of queries with a hit in the top k; MedR
 def protocol_of(
     config: EvalConfig, dataset: ImageTextDataset, found: Sequence[Run], rows: Sequence[dict[str, Any]]
 ) -> dict[str, Any]:
-    """How the numbers were made."""
+    """Describe how the figures were computed, as entries of key and text."""
     heads = {row[key] for row in rows for key in ("head_lang", "database_head_lang") if row.get(key)}
     shown = {View.IMAGE, *map(View.text, heads)}
     used = {name: _used(name, found) for name in sorted(shown)}
@@ -50,7 +58,7 @@ def protocol_of(
 
 
 def _by_run(found: Sequence[Run], words_of: Callable[[Run], str | None]) -> str:
-    """What is true of the runs; where that differs, of which ones it is."""
+    """Text that holds for all runs, or each text with the runs it holds for."""
     which: dict[str, list[str]] = {}
     for run in found:
         if words := words_of(run):
@@ -61,12 +69,12 @@ def _by_run(found: Sequence[Run], words_of: Callable[[Run], str | None]) -> str:
 
 
 def _used(view: View, found: Sequence[Run]) -> str:
-    """The encoder of a view, or the encoders that the runs have."""
+    """Encoder of a view, or the encoders where runs differ."""
     return _by_run(found, lambda run: _encoder(view, run.features[view]) if view in run.features else None)
 
 
 def _extras(rows: Sequence[dict[str, Any]], found: Sequence[Run]) -> dict[str, str]:
-    """What needs a word only where it occurs."""
+    """Entries for special cases: changed settings, borrowed languages, t2t and i2i."""
     extras = {}
     unusual = {run.name: changed_settings(run) for run in found}
     if any(unusual.values()):
@@ -85,14 +93,14 @@ def _extras(rows: Sequence[dict[str, Any]], found: Sequence[Run]) -> dict[str, s
 
 
 def changed_settings(run: Run) -> dict[str, Any]:
-    """Settings of a training that are not the default, but for those that its folder is named by."""
+    """Settings that differ from the defaults, except those in the run's folder name."""
     made, defaults = run.settings, TrainConfig()
     names = [field.name for field in fields(TrainConfig) if field.name not in UNTOLD and field.name in made]
     return {name: made[name] for name in names if made[name] != getattr(defaults, name)}
 
 
 def _encoder(view: View, made: TrainedOn) -> str:
-    """Name of the feature file's encoder, architecture, and the weights by the start of their sha256."""
+    """Encoder name, architecture, kind of weights and start of their sha256."""
     what = "ready-made features" if made.weights == READY else f"({made.encoder}), {made.weights} weights"
     digest = f" {made.weights_sha256[:12]}" if made.weights_sha256 else ""
     return f"{view.encoder_of(made.file)} {what}{digest}"

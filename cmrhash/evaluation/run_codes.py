@@ -1,11 +1,11 @@
-"""The codes of a run: heads x cached features -> codes and Faiss indexes in the run's folder, made if missing.
+"""Codes of a run: features hashed by the trained heads, with Faiss indexes.
 
-``codes.h5`` holds, for each view, ``<view>.packed`` (M, ceil(bits/8)) uint8, ``<view>.embedding`` (M, bits) float32,
-``<view>.item`` (M,) int64 for every valid row, and ``<view>.database`` (n,) int64: the rows that ``<view>.faiss``
-indexes, in its order: the first caption of each database item, or all of them where relevance is by pairs.
+``codes.h5`` in the run's folder holds, for each view, ``<view>.packed`` (M, ceil(bits/8)) uint8, ``<view>.embedding``
+(M, bits) float32 and ``<view>.item`` (M,) int64 of every valid row, and ``<view>.database`` (n,) int64, the rows that
+``<view>.faiss`` indexes, in its order: the first caption of each database item, or all where relevance is by pairs.
 
-A text head also encodes other languages whose texts went through the same text encoder: the run borrows these views, so
-that a training on one language can be scored on another.
+A text head also hashes other languages whose captions went through the same text encoder. The run borrows these views,
+so that a training on one language can be scored on another.
 """
 
 from __future__ import annotations
@@ -36,16 +36,17 @@ from cmrhash.training.runs import Run
 if TYPE_CHECKING:
     from torch.nn import ModuleDict
 
-AMONG = ("database", "all")  # what can be searched
+AMONG = ("database", "all")  # items that a search covers
 PARTS = ("packed", "embedding", "item", "database")
 AGAIN = "delete it; eval makes it again"
 
 
 @dataclass(frozen=True)
 class ViewCodes:
-    """Codes of one view of a run. embedding: (M, bits) float32. database: (n,) rows in the index, in its order.
+    """Codes of one view of a run.
 
-    head: the view whose head made them, another one for a borrowed language.
+    embedding: (M, bits) float32. database: (n,) int64 rows in the index, in its order. head: view whose head made the
+    codes, another view for a borrowed language.
     """
 
     view: View
@@ -62,13 +63,13 @@ class ViewCodes:
 
     @cached_property
     def ordinal(self) -> NDArray[np.int64]:
-        """(M,) int64: which of its item's rows each row is, from 0."""
+        """Position of each row among the rows of its item, from 0, (M,) int64."""
         return ordinals(self.codes.item)
 
     def caption(self, dataset: ImageTextDataset, row: int, lang: str) -> str | None:
-        """The caption in a language that a row stands for; None if its item has none.
+        """Caption that a row represents in a language; None if its item has none.
 
-        Of an image, and where some captions of the item have no code, it is the first caption.
+        It is the first caption for rows of other views, and where some captions of the item have no code.
         """
         item = int(self.codes.item[row])
         captions = dataset.items[item].texts.get(lang, ())
@@ -80,7 +81,7 @@ class ViewCodes:
 
 
 class RunCodes(Mapping[View, ViewCodes]):
-    """The codes of a run by view. The header is read at once, the codes when the first view is looked at."""
+    """Codes of a run by view; the header is read at once, the codes at first use."""
 
     def __init__(self, run: Run, manifest: Mapping[str, Any]) -> None:
         self.run, self._manifest = run, manifest
@@ -91,12 +92,12 @@ class RunCodes(Mapping[View, ViewCodes]):
 
     @property
     def sha256(self) -> str:
-        """Digest of the codes."""
+        """SHA-256 of the codes."""
         return str(self._manifest["payload_sha256"])
 
     @property
     def langs(self) -> list[str]:
-        """Languages that have codes, sorted."""
+        """Languages with codes, sorted."""
         return languages_of(self)
 
     @cached_property
@@ -129,7 +130,7 @@ class RunCodes(Mapping[View, ViewCodes]):
 
 
 def codes_of(run: Run, data: ExtractedDataset) -> RunCodes:
-    """The codes of a run, made first if they are missing or of other heads (this needs torch).
+    """Codes of a run, made first if they are missing or of other heads (needs torch).
 
     Raises StaleError if the features are not those of the training, LockedError if another process makes the codes,
     DamagedError for a file that does not match its digest.
@@ -143,12 +144,15 @@ def codes_of(run: Run, data: ExtractedDataset) -> RunCodes:
 
 
 def stored_codes(run: Run) -> RunCodes:
-    """The codes that the run's folder holds; raises DataError if there are none."""
+    """Codes in the run's folder; raises DataError if there are none."""
     return RunCodes(run, read_manifest(run.folder / runs.CODES))
 
 
 def among_all(dataset: ImageTextDataset, views: Mapping[View, ViewCodes]) -> dict[View, ViewCodes]:
-    """The views with the codes of every item in their index, to be searched: scores are of the database alone."""
+    """Index the codes of all items instead of the database, for searches only.
+
+    Scores always use the database alone.
+    """
     every = np.arange(len(dataset.items))
     wide = {}
     for name, view in views.items():
@@ -158,11 +162,11 @@ def among_all(dataset: ImageTextDataset, views: Mapping[View, ViewCodes]) -> dic
     return wide
 
 
-# ---------------------------------------------------------------------------------------------- making them
+# ---------------------------------------------------------------------------------------------- making codes
 
 
 def load_heads(run: Run) -> ModuleDict:
-    """The trained heads of a run, in eval mode on the CPU, by view name."""
+    """Trained heads of a run by view name, in eval mode on the CPU."""
     import torch
 
     from cmrhash.training.checkpoint import fill, read_tensors
@@ -179,8 +183,10 @@ def _recipe(run: Run, borrowed: Mapping[View, Borrowed]) -> dict[str, Any]:
 
 
 def _current_manifest(run: Run, data: ExtractedDataset) -> Mapping[str, Any] | None:
-    """The manifest of ``codes.h5`` if it and its indexes are there, of these heads and of every language that can be
-    borrowed now; None if they have to be made. Codes outlive the features that they were made from.
+    """Manifest of ``codes.h5``, None if the codes must be made.
+
+    It must match the run's heads and all languages that can be borrowed now, and its indexes must exist. Codes stay
+    valid when their features are deleted.
     """
     path = run.folder / runs.CODES
     if not path.exists():
@@ -216,7 +222,7 @@ def _make(run: Run, data: ExtractedDataset) -> None:
 
 
 def _features(run: Run, data: ExtractedDataset, view: View, made: runs.TrainedOn | Borrowed) -> ViewFeatures:
-    """Features of a view by the very file that the run was made with."""
+    """Features of a view; raises StaleError unless they are those that the run was made with."""
     features = data.features(view, view.encoder_of(made.file))
     if features.header.sha256 != made.sha256:
         what = f"run was made with features = {made.sha256}, asked for {features.header.sha256}"
@@ -229,7 +235,7 @@ def _features(run: Run, data: ExtractedDataset, view: View, made: runs.TrainedOn
 
 @dataclass(frozen=True)
 class Borrowed:
-    """A view without a head of its own: the view whose head encodes it, and the feature file that it has."""
+    """A view without a head of its own: the view whose head hashes it, and its feature file."""
 
     head: View
     file: str
@@ -237,10 +243,10 @@ class Borrowed:
 
 
 def borrowed_views(run: Run, data: ExtractedDataset, codes: Mapping[str, Any] | None = None) -> dict[View, Borrowed]:
-    """Views of languages without a head whose texts were encoded exactly as those of a trained language.
+    """Views of languages without a head, extracted exactly as a trained language.
 
-    The head is that of the first trained language that fits. codes: the manifest of codes that are there: once all
-    features of the run are gone, the views are those that its codes hold.
+    The head is that of the first trained language that fits. codes: manifest of existing codes; once all features of
+    the run are deleted, the borrowed views are those of its codes.
     """
     if not any(data.header(of.file) for of in run.features.values()):
         path = run.folder / runs.CODES
@@ -258,7 +264,10 @@ def borrowed_views(run: Run, data: ExtractedDataset, codes: Mapping[str, Any] | 
 
 
 def refuse_language(run: Run, data: ExtractedDataset, lang: str) -> None:
-    """Raise UsageError that says why the run cannot score a language: no features, or by another text encoder."""
+    """Raise UsageError with the reason why the run cannot score a language.
+
+    Its features are missing, or come from another text encoder.
+    """
     others = _others(run, data, lang)
     if not others:
         there = ", ".join(lang for lang in data.dataset.languages if data.headers(View.text(lang)))
@@ -273,7 +282,7 @@ def refuse_language(run: Run, data: ExtractedDataset, lang: str) -> None:
 
 
 def _others(run: Run, data: ExtractedDataset, lang: str) -> list[tuple[View, FeatureHeader, Difference | None]]:
-    """Every feature file of a language beside every trained one, with the first difference of their recipes."""
+    """Pair each feature file of a language with each trained language and their first difference."""
     pairs = []
     for trained in map(View.text, run.langs):
         mine = data.header(run.features[trained].file)

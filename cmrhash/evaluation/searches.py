@@ -1,4 +1,4 @@
-"""Who asks, what is searched, and who is relevant to whom: the two sides of everything that is scored."""
+"""Queries, database and relevance of every search that is scored."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from cmrhash.evaluation.run_codes import ViewCodes
 from cmrhash.features.views import relevance_between, scored_rows
 from cmrhash.retrieval.relevance import Relevance
 
-DIRECTIONS = ("i2t", "t2i", "t2t", "i2i")  # an image or a text asks; texts or images are searched
+DIRECTIONS = ("i2t", "t2i", "t2t", "i2i")  # image or text query to image or text database
 
 
 @dataclass(frozen=True)
 class Search:
-    """A direction, and the views that ask and are searched."""
+    """A search direction with its query view ``source`` and database view ``sought``."""
 
     direction: str
     source: View
@@ -28,19 +28,21 @@ class Search:
 
     @property
     def lang(self) -> str | None:
-        """The language of the texts, of those that ask where both sides are texts; None without any."""
+        """Language of the texts, of the query texts for t2t; None for i2i."""
         return self.source.lang or self.sought.lang
 
     @property
     def database_lang(self) -> str | None:
-        """The language of the texts that are searched by texts; None where an image asks or is searched."""
+        """Language of the database texts for t2t, else None."""
         return self.sought.lang if self.direction == "t2t" else None
 
 
 @dataclass(frozen=True)
 class Sides:
-    """rows: (Q,) rows of ``source``, one a query; queries: (Q,) the item of each; database: (N,) the item of each row
-    in the index of ``sought``; exclude: (Q,) the place there of the query itself, -1 for none.
+    """Query side and database side of a search.
+
+    rows: (Q,) query rows of ``source``; queries: (Q,) their items; database: (N,) items of the rows in the index of
+    ``sought``; exclude: (Q,) position of the query itself in that index, -1 for none.
     """
 
     source: ViewCodes
@@ -52,12 +54,12 @@ class Sides:
 
     @property
     def key(self) -> bytes:
-        """Equal for sides that have the same items in the same places, and so the same relevance."""
+        """Digest of the items on both sides; equal keys mean equal relevance."""
         parts = (self.queries, self.database, self.exclude)
         return hashlib.sha256(b"|".join(part.tobytes() for part in parts)).digest()
 
     def relevance(self, dataset: ImageTextDataset) -> Relevance:
-        """Who is relevant to whom, by the data set's rule."""
+        """Relevance between queries and database, by the data set's rule."""
         exclude = self.exclude if (self.exclude >= 0).any() else None
         return relevance_between(dataset, self.queries, self.database, exclude)
 
@@ -65,10 +67,10 @@ class Sides:
 def searches(
     dataset: ImageTextDataset, views: Mapping[View, ViewCodes], directions: Sequence[str], langs: Sequence[str] = ()
 ) -> list[Search]:
-    """What is scored of a run: by language i2t and t2i, then t2t of every ordered pair of languages, then i2i.
+    """List the scored searches: i2t and t2i per language, then t2t, then i2i.
 
-    langs: of the texts; empty: all that the run has. By pairs a text finds other texts of its language only where an
-    item has several of them.
+    t2t covers every ordered pair of languages; by pairs, a language is paired with itself only if some items have
+    several captions in it. langs: of the texts; empty: all of the run.
     """
     image = View.IMAGE
     texts = [View.text(lang) for lang in languages_of(views) if not langs or lang in langs]
@@ -83,7 +85,7 @@ def _has_counterparts(dataset: ImageTextDataset, view: ViewCodes) -> bool:
 
 
 def sides(dataset: ImageTextDataset, views: Mapping[View, ViewCodes], search: Search) -> Sides:
-    """The query and database sides of a search. A query that lies in the database is not searched for."""
+    """Build both sides of a search; a query in the database is excluded from its own results."""
     source, sought = views[search.source], views[search.sought]
     is_query = np.flatnonzero(["query" in item.splits for item in dataset.items])
     rows = scored_rows(dataset, source.codes.item, is_query)

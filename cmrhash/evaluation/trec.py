@@ -1,4 +1,4 @@
-"""Rankings and judgements in TREC's text format, for other judges of the same runs."""
+"""Rankings and judgements in TREC format, for external evaluation tools."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from cmrhash.training import runs
 
 
 def write_trec(config: EvalConfig, data: ExtractedDataset, out: Path, target: Path) -> list[Path]:
-    """Write a run and a qrels file for everything that ``evaluate`` scores; it must have been called before.
+    """Write a run file and a qrels file for each search that ``evaluate`` scores.
 
-    Ties stand in index order; the score is N - rank, because trec_eval orders equal scores by a rule of its own.
-    Where all captions count, the n-th of an item is called "<id>#n".
+    Call ``evaluate`` first. Equal distances rank in index order; the score is N - rank, because trec_eval orders equal
+    scores by its own rule. Where all captions count, caption n of an item is named "<id>#n". Returns the paths.
     """
     dataset = data.with_relevance(config.relevance).dataset
     target.mkdir(parents=True, exist_ok=True)
@@ -38,29 +38,29 @@ def write_trec(config: EvalConfig, data: ExtractedDataset, out: Path, target: Pa
 
 
 def _text_end(search: Search) -> View:
-    """The texts of a search; the images where there are none."""
+    """Text view of a search; the image view if it has none."""
     return search.sought if search.source.is_image else search.source
 
 
 def _write(ranked: Path, judged: Path, both: Sides, dataset: ImageTextDataset) -> None:
     relevance = both.relevance(dataset)
-    asking, lying = _ids(dataset, both.source)[both.rows], _ids(dataset, both.sought)[both.sought.database]
-    count = len(lying)
+    queries, database = _ids(dataset, both.source)[both.rows], _ids(dataset, both.sought)[both.sought.database]
+    count = len(database)
     with ranked.open("w", encoding="utf-8") as run_file, judged.open("w", encoding="utf-8") as qrels_file:
-        for at, (row, query) in enumerate(zip(both.rows, asking, strict=True)):
+        for at, (row, query) in enumerate(zip(both.rows, queries, strict=True)):
             _, order = both.sought.index.search(both.source.codes.packed[row : row + 1], count)
             gains = relevance.gains(at, at + 1, 0, count)[0]
             found = order[0][gains[order[0]] != EXCLUDED]
             run_file.writelines(
-                f"{query} Q0 {lying[d]} {rank} {count - rank} cmrhash\n" for rank, d in enumerate(found, 1)
+                f"{query} Q0 {database[d]} {rank} {count - rank} cmrhash\n" for rank, d in enumerate(found, 1)
             )
             qrels_file.writelines(
-                f"{query} 0 {lying[d]} {gains[d]}\n" for d in np.flatnonzero((gains > 0) & (gains != EXCLUDED))
+                f"{query} 0 {database[d]} {gains[d]}\n" for d in np.flatnonzero((gains > 0) & (gains != EXCLUDED))
             )
 
 
 def _ids(dataset: ImageTextDataset, view: ViewCodes) -> NDArray[np.str_]:
-    """(M,) a name for each row of a view: its item's id, numbered where an item counts with all of its rows."""
+    """Names of the rows of a view, (M,): item ids, numbered where all rows of an item count."""
     item = view.codes.item
     ids = [dataset.items[row].id.replace(" ", "_") for row in item]
     if dataset.relevance == "pairs" and (np.diff(item) == 0).any():

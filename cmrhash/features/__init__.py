@@ -1,1 +1,1 @@
-"""Features: the HDF5 cache of encoded photos and captions. It may import data, encoders, retrieval and above."""
+"""Features: HDF5 files of photo and caption features. It may import data, encoders, retrieval and above."""

@@ -1,4 +1,4 @@
-"""The extracted data set: items in the cache and their feature files, each header and each file read once."""
+"""The extracted data set: items and feature files in the cache, each read once."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from cmrhash.errors import UsageError, did_you_mean
 from cmrhash.features.file import FeatureHeader, read_features, read_header
 from cmrhash.features.views import ViewFeatures, over_items
 
-Stamp = tuple[int, int, int]  # of a file: inode, size, time of the last change
+Stamp = tuple[int, int, int]  # inode, size and modification time (ns) of a file
 
 
 class ExtractedDataset:
-    """A data set in the cache: its items (``dataset``), its ``folder`` there, and its feature files.
+    """A data set in the cache: items (``dataset``), its ``folder`` and its feature files.
 
-    Headers and features are kept once read, and read again only if the file was replaced.
+    Headers and features stay in memory and are read again only if the file was replaced.
     """
 
     def __init__(self, dataset: ImageTextDataset, folder: Path) -> None:
@@ -29,9 +29,9 @@ class ExtractedDataset:
 
     @classmethod
     def open(cls, cache: str | Path, name: str | None = None) -> ExtractedDataset:
-        """Open the data set of that name; without a name, the only one in the cache.
+        """Open the data set of that name, or the only one in the cache.
 
-        Raises UsageError if there is none or no single one, DamagedError or StaleError for files that cannot be used.
+        Raises UsageError if none or several fit, DamagedError or StaleError for files that cannot be used.
         """
         return cls(*manifest.open_extracted(Path(cache), name))
 
@@ -41,23 +41,23 @@ class ExtractedDataset:
 
     @property
     def name(self) -> str:
-        """Name of the data set, which is that of its folder."""
+        """Name of the data set and of its folder."""
         return self.dataset.name
 
     def with_relevance(self, asked: str | None) -> ExtractedDataset:
-        """The same data set under another rule of relevance, "labels" or "pairs"; None: its own rule."""
+        """The data set under another relevance rule, "labels" or "pairs"; None keeps its own."""
         other = ExtractedDataset(with_relevance(self.dataset, asked), self.folder)
         other._headers, other._features = self._headers, self._features
         return other
 
     def release(self) -> None:
-        """Let go of the features in memory; headers stay."""
+        """Drop the features from memory; keep the headers."""
         self._features.clear()
 
     # ------------------------------------------------------------------------------------------ headers
 
     def header(self, file: str) -> FeatureHeader | None:
-        """Header of the feature file of that name, None if there is no such file."""
+        """Header of the feature file of that name, None if the file does not exist."""
         path = self.folder / file
         stamp = _stamp(path)
         if stamp is None:
@@ -67,11 +67,11 @@ class ExtractedDataset:
         return self._headers[path][1]
 
     def headers(self, view: View) -> list[FeatureHeader]:
-        """Headers of all feature files of a view, by any encoder, sorted by file name."""
+        """Headers of all feature files of a view, sorted by file name."""
         return [header for header in self._all(f"{view}-*.h5") if header.view == view]
 
     def languages(self, asked: Sequence[str] = ()) -> list[str]:
-        """The asked languages, or all that are extracted; raises UsageError for one that is not.
+        """Extracted languages, or those of ``asked``; raises UsageError for a language without features.
 
         A language counts if the data set has captions in it, or if it has ready-made features.
         """
@@ -86,9 +86,9 @@ class ExtractedDataset:
         return [lang for lang in there if not asked or lang in asked]
 
     def find(self, view: View, encoder: str | None = None) -> FeatureHeader:
-        """The feature file of a view; ``encoder`` says which one if there are several.
+        """Header of the feature file of a view; ``encoder`` selects one of several.
 
-        Raises UsageError if there is none or no single one.
+        Raises UsageError if none or several fit.
         """
         there = self.headers(view)
         names = [header.encoder for header in there]
@@ -110,7 +110,7 @@ class ExtractedDataset:
         return [header for header in found if header is not None]
 
     def _choice(self) -> str:
-        """Options that choose one encoder for every view that has several, the last of each."""
+        """Options that select an encoder for each view with several, the last of each."""
         langs = sorted({str(header.view.lang) for header in self._all("text-*.h5") if header.view.lang})
         several = {view: self.headers(view) for view in (View.IMAGE, *map(View.text, langs))}
         return " ".join(f"--encoder {view.short}={of[-1].encoder}" for view, of in several.items() if len(of) > 1)
@@ -118,9 +118,9 @@ class ExtractedDataset:
     # ------------------------------------------------------------------------------------------ features
 
     def features(self, view: View, encoder: str | None = None) -> ViewFeatures:
-        """Features of a view, laid over the items; ``encoder`` says which file if there are several.
+        """Features of a view, aligned with the items; ``encoder`` selects one of several files.
 
-        Raises UsageError if there is none or no single one, StaleError if it was made of other items or captions.
+        Raises UsageError if none or several fit, StaleError if the file was made from other items or captions.
         """
         path = self.find(view, encoder).path
         stamp = _stamp(path)

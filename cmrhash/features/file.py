@@ -1,16 +1,16 @@
-"""The feature cache: one ordinary .h5 a modality and encoder that survives a kill at any instant.
+"""Feature files: one HDF5 file per view and encoder that survives a kill at any instant.
 
 Life of a file:
 
-    create   every dataset at its full size, contiguous, zero-filled and on disk, as ``X.h5.part``; a full disk shows
-             here, before any encoder has run, and HDF5's own metadata never changes again
-    commit   a block of rows, then its CRC-32 as a commit record, then one fsync; straight to their places on disk, for
-             HDF5 cannot let go of a file in which a write has failed
-    resume   re-check the CRC of every committed block, encode only the others; the result has the same bytes
-    seal     sha256 of the payload and a JSON manifest into the HDF5 user block, then rename to ``X.h5``
+    create   every dataset at full size, contiguous and zero-filled, in ``X.h5.part``: a full disk fails here, before
+             any encoder runs, and HDF5's own metadata never changes afterwards
+    commit   a block of rows, then its CRC-32 as commit record, then one fsync; written straight to the file offsets,
+             because HDF5 cannot close a file after a failed write
+    resume   check the CRC of every committed block and extract only the other blocks; the bytes come out identical
+    seal     write the payload's sha256 and a JSON manifest into the HDF5 user block, then rename to ``X.h5``
 
-Readers see sealed files only, and check the digest before HDF5 parses a byte: it notices few flipped bits itself, and a
-hostile file can crash it or make it read others. So it is with what never changes in an unfinished one.
+Readers open sealed files only and check the digest before HDF5 parses a byte: HDF5 itself notices few flipped bits, and
+a hostile file can crash it or make it read other files. The constant parts of an unfinished file are checked likewise.
 """
 
 from __future__ import annotations
@@ -45,18 +45,18 @@ from cmrhash.storage.sealed import (
     write_note,
 )
 
-RECORDED = ("x", "valid", "source", "item")  # what a commit record covers: all that is written by rows
+RECORDED = ("x", "valid", "source", "item")  # arrays with one entry per row, which a commit record covers
 LAYOUT = {"x": (np.float32, 2), "item": (np.int32, 1), "valid": (np.uint8, 1), "source": (np.uint8, 2)}
-LAYOUT |= {"ids": (np.uint8, 1), "id_ends": (np.int64, 1)}  # what a feature file must hold: type and axes
+LAYOUT |= {"ids": (np.uint8, 1), "id_ends": (np.int64, 1)}  # dtype and number of axes
 
 
 @dataclass(frozen=True)
 class Features:
-    """What a sealed feature file holds.
+    """Content of a sealed feature file.
 
-    x: (N, D) float32, one row per image or caption; zeros where not valid. item: (N,) int32, the item of each row.
-    valid: (N,) bool. source: (N, 16) uint8, BLAKE2b-128 of the image file's bytes or of the caption.
-    ids: the items' ids, in the data set's order.
+    x: (N, D) float32, one row per image or caption, zeros where not valid. item: (N,) int32, the item of each row.
+    valid: (N,) bool. source: (N, 16) uint8, BLAKE2b-128 of the image file's bytes or of the caption. ids: the items'
+    ids in the data set's order.
     """
 
     header: FeatureHeader
@@ -71,21 +71,22 @@ class Features:
 
     @property
     def recipe(self) -> Mapping[str, Any]:
-        """All that changes the numbers."""
+        """All settings that change the features."""
         return self.header.recipe
 
     @property
     def sha256(self) -> str:
-        """Digest of the payload."""
+        """SHA-256 of the payload."""
         return self.header.sha256
 
 
 @dataclass(frozen=True)
 class FeatureHeader:
-    """What a sealed feature file says of itself, read without its payload.
+    """Header of a sealed feature file, read without its payload.
 
-    encoder: name of the encoder in the file's name; recipe: all that changes the numbers; made_with: versions, device
-    and where the weights were; sha256: of the payload; rows: images or captions, of which ok could be encoded.
+    encoder: the encoder's name in the file name; recipe: all settings that change the features; made_with: versions,
+    device and source of the weights; sha256: of the payload; rows: number of images or captions; ok: number of valid
+    rows; dim: features per row.
     """
 
     path: Path
@@ -100,27 +101,27 @@ class FeatureHeader:
 
     @property
     def architecture(self) -> str:
-        """The encoder's architecture, such as "resnet18"; the encoder's name for ready-made features."""
+        """Architecture of the encoder, such as "resnet18"; its name for ready-made features."""
         return str(self.recipe["encoder"])
 
     @property
     def weights(self) -> str:
-        """What kind of weights the encoder has: "random", "tuned", ..., or "ready" for ready-made features."""
+        """Kind of the encoder's weights: "random", "tuned", ..., or "ready" for ready-made features."""
         return str(self.recipe["weights"])
 
     @property
     def weights_sha256(self) -> str:
-        """Digest of the weights, "" where the recipe has none."""
+        """SHA-256 of the encoder's weights, "" if the recipe has none."""
         return str(self.recipe.get("weights_sha256", ""))
 
     @property
     def is_ready_made(self) -> bool:
-        """Whether somebody else made these features, with an encoder that is unknown here."""
+        """Whether the features come from elsewhere, made by an encoder unknown to cmrhash."""
         return self.weights == READY
 
     @property
     def source(self) -> str:
-        """Where the encoder's weights were, "" if the file does not say."""
+        """Path or public name of the encoder's weights, "" if the file does not record it."""
         return str(self.made_with.get("source") or "")
 
 
@@ -130,7 +131,7 @@ def read_header(path: Path) -> FeatureHeader:
 
 
 def header_of(path: Path, manifest: Mapping[str, Any]) -> FeatureHeader:
-    """The header of a feature file whose manifest is known already."""
+    """Build the header of a feature file from its manifest; raises DataError or DamagedError."""
     if manifest.get("kind") != "features":
         raise DataError("not a feature file", path, "it is another artifact of cmrhash")
     try:
@@ -144,7 +145,7 @@ def header_of(path: Path, manifest: Mapping[str, Any]) -> FeatureHeader:
 
 
 def source_digest(content: bytes) -> NDArray[np.uint8]:
-    """(16,) uint8: what a row was made from, so that a changed photo or caption is noticed."""
+    """BLAKE2b-128 of a row's source, (16,) uint8, to detect a changed photo or caption."""
     return np.frombuffer(hashlib.blake2b(content, digest_size=16).digest(), np.uint8)
 
 
@@ -152,11 +153,11 @@ def source_digest(content: bytes) -> NDArray[np.uint8]:
 
 
 class FeatureWriter:
-    """Writes one feature file in blocks of rows; resumes an unfinished one of the same recipe.
+    """Write one feature file in blocks of rows, or resume an unfinished one.
 
-    An unfinished file of another recipe or other items is refused with StaleError, a damaged one with DamagedError, or
-    removed if ``replace``.
-    Use as a context manager: it holds the file's lock, and leaves ``X.h5.part`` behind if not sealed.
+    Use it as a context manager: it holds the file's lock and leaves ``X.h5.part`` behind unless sealed. Raises
+    StaleError for an unfinished file of another recipe or other items and DamagedError for a damaged one, or removes
+    such a file with ``replace``.
     """
 
     def __init__(
@@ -206,18 +207,18 @@ class FeatureWriter:
         self._stack.close()
 
     def slice(self, block: int) -> slice:
-        """The rows of a block."""
+        """Rows of a block."""
         return slice(block * self.block_rows, min((block + 1) * self.block_rows, self.rows))
 
     def committed(self, name: str, block: int) -> NDArray[Any]:
-        """The rows of a committed block out of "x", "valid" or "source"."""
+        """Read the rows of a committed block from "x", "valid" or "source"."""
         rows = self.slice(block)
         return self._rows(name, rows.start, rows.stop)
 
     def commit(self, block: int, x: NDArray[np.float32], valid: NDArray[np.bool_], source: NDArray[np.uint8]) -> None:
-        """Write a block and make it last. Rows that are not valid must be zeros.
+        """Write a block durably; rows that are not valid must be zeros.
 
-        Raises CmrhashError for arrays that do not fit, and if they cannot be written.
+        Raises CmrhashError for arrays that do not fit and for a failed write.
         """
         rows = self.slice(block)
         values: dict[str, NDArray[Any]] = {"x": x, "valid": valid.astype(np.uint8), "source": source}
@@ -227,7 +228,7 @@ class FeatureWriter:
                 raise CmrhashError(f"block of {name}: {value.shape} {value.dtype}", self._part, "this is a bug")
         if not np.isfinite(x).all() or x[~valid].any():
             raise CmrhashError("features must be finite, and zero where not valid", self._part, "this is a bug")
-        with _in_one_line(self._part):
+        with _write_errors(self._part):
             for name, value in values.items():
                 self._write(name, rows.start, value)
             self._write("_commit", block, np.uint64(self._record(block)))
@@ -235,15 +236,15 @@ class FeatureWriter:
         self.done.add(block)
 
     def seal(self, made_with: Mapping[str, Any]) -> None:
-        """Turn the part into the finished file. made_with: versions and devices, told but not compared."""
+        """Finish the file. made_with: versions and devices, recorded but never compared."""
         missing = self.blocks - len(self.done)
         if missing:
             raise CmrhashError(f"{missing} of {self.blocks} blocks are missing", self._part, "this is a bug")
         ok = sum(int(self.committed("valid", block).sum()) for block in range(self.blocks))
         counts = {"rows": self.rows, "ok": ok, "dim": self._shapes["x"][0][1]}
         manifest = {"kind": "features", "recipe": self.recipe, "made_with": dict(made_with), **counts}
-        self._disk.close()  # Windows moves no open file
-        with _in_one_line(self._part):
+        self._disk.close()  # Windows cannot rename an open file
+        with _write_errors(self._part):
             hdf5.seal(self._part, self.path, manifest)
 
     def _create(self) -> None:
@@ -277,7 +278,7 @@ class FeatureWriter:
         return True
 
     def _check_part(self) -> None:
-        """An unfinished file must be of this recipe; then its static arrays are these ones, to the byte."""
+        """Refuse an unfinished file of another recipe or with other constant arrays."""
         recipe = json.loads(bytes(self._file["recipe"][...])) if "recipe" in self._file else {}
         refuse_difference(recipe, self.recipe, self._part, "unfinished file")
         for name, value in self._static.items():
@@ -289,11 +290,11 @@ class FeatureWriter:
                 raise StaleError(f"unfinished file with {name} = {found}, not {shape}", self._part, "use --overwrite")
 
     def _intact(self, block: int) -> bool:
-        """Committed, and still what was committed."""
+        """Whether a block is committed and unchanged since."""
         return bool(self._rows("_commit", block, block + 1) == self._record(block))
 
     def _record(self, block: int) -> int:
-        """The commit record of what the file holds now: CRC-32 of every array's rows, and a bit that says "done"."""
+        """Commit record of the block on disk: CRC-32 of its arrays' rows, and the COMMITTED bit."""
         crc, rows = 0, self.slice(block)
         for name in RECORDED:
             crc = zlib.crc32(self._rows(name, rows.start, rows.stop).tobytes(), crc)
@@ -303,7 +304,7 @@ class FeatureWriter:
         os.fsync(self._disk.fileno())
 
     def _rows(self, name: str, start: int, stop: int) -> NDArray[Any]:
-        """Rows of an array as they are on disk."""
+        """Read rows of an array from disk."""
         (_, *row), dtype = self._shapes[name]
         size = math.prod(row) * np.dtype(dtype).itemsize
         self._disk.seek(self._places[name] + start * size)
@@ -311,7 +312,7 @@ class FeatureWriter:
         return np.frombuffer(content, dtype).reshape(-1, *row)
 
     def _write(self, name: str, first: int, value: NDArray[Any] | np.uint64) -> None:
-        """Put rows where they belong, from row ``first`` on."""
+        """Write rows of an array to disk, from row ``first`` on."""
         (_, *row), dtype = self._shapes[name]
         content = memoryview(value.tobytes())
         self._disk.seek(self._places[name] + first * math.prod(row) * np.dtype(dtype).itemsize)
@@ -320,8 +321,8 @@ class FeatureWriter:
 
 
 @contextlib.contextmanager
-def _in_one_line(path: Path) -> Iterator[None]:
-    """A disk that takes no more, for the user."""
+def _write_errors(path: Path) -> Iterator[None]:
+    """Raise a failed write as CmrhashError."""
     try:
         yield
     except OSError as error:
@@ -334,7 +335,7 @@ def _in_one_line(path: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def open_features(path: Path) -> Iterator[tuple[FeatureHeader, dict[str, h5py.Dataset]]]:
-    """Header and arrays of a sealed feature file, or a shard of one, after its digest has been checked."""
+    """Yield header and arrays of a sealed feature file or shard after checking its digest."""
     with hdf5.open_sealed(path) as (manifest, arrays):
         header = header_of(path, manifest)
         fitting = LAYOUT.keys() <= arrays.keys() and all(
@@ -346,7 +347,7 @@ def open_features(path: Path) -> Iterator[tuple[FeatureHeader, dict[str, h5py.Da
 
 
 def read_features(path: Path) -> Features:
-    """Read a sealed feature file whole (a few hundred MB at most; training works on it in memory)."""
+    """Read a whole sealed feature file into memory (a few hundred MB at most)."""
     with open_features(path) as (header, arrays):
         a = {name: arrays[name][...] for name in LAYOUT}
     blob, ends = bytes(a["ids"]), a["id_ends"].tolist()
@@ -364,11 +365,11 @@ def _other_arrays(path: Path) -> DamagedError:
     return DamagedError("its arrays are not those of a feature file", path, DELETE)
 
 
-# ---------------------------------------------------------------------------------------------- small parts
+# ---------------------------------------------------------------------------------------------- helpers
 
 
 def _id_arrays(ids: tuple[str, ...]) -> dict[str, NDArray[Any]]:
-    """Ids as one UTF-8 blob and the end of each: fixed-width HDF5 strings would cut long ones without a word."""
+    """Ids as one UTF-8 blob with the end of each: fixed-width HDF5 strings truncate silently."""
     lengths = np.fromiter((len(i.encode()) for i in ids), np.int64, len(ids))
     return {"ids": _as_bytes("".join(ids).encode()), "id_ends": np.cumsum(lengths)}
 

@@ -1,4 +1,4 @@
-"""What images and captions share on their way into the cache: what becomes of a feature file, and its account."""
+"""Outcome of an extraction: counts and quarantined items of a feature file."""
 
 from __future__ import annotations
 
@@ -16,18 +16,17 @@ import torch
 from cmrhash.data.view import View
 from cmrhash.features.shards import Target
 
-CODE = 1  # raised when a change of this package changes the features of an unchanged recipe
+CODE = 1  # increase it when a change of this package changes the features of an unchanged recipe
 
 Progress = Callable[..., None]  # (what, done, total[, note])
 
 
 @dataclass
 class Extracted:
-    """One feature file as ``extract`` leaves it.
+    """Outcome of extracting one feature file; items = ok + quarantined.
 
-    items = ok + quarantined. bad: how many of these are broken files or features
-    rather than parts that the data set does not have. missing: shards that are not there yet; until they are, path and
-    counts are those of this process's shard, and nobody has been quarantined.
+    bad: quarantined items whose files or features are broken, not absent from the data set. missing: unfinished shards;
+    until they are finished, path and counts describe this process's shard and ``quarantine`` is empty.
     """
 
     path: Path
@@ -36,21 +35,21 @@ class Extracted:
     rows: int
     ok: int
     seconds: float
-    fresh: bool  # False: it was there already
+    fresh: bool  # False: the file existed already
     quarantine: list[dict[str, str]] = field(default_factory=list)
     missing: tuple[int, ...] = ()
 
     @property
     def bad(self) -> int:
-        """Broken, as opposed to missing."""
+        """Number of quarantined items that are broken rather than absent."""
         return sum(entry["code"] not in ("no-image", "no-text") for entry in self.quarantine)
 
 
 @dataclass
 class FeaturePart:
-    """A feature file, or this process's shard of it, once it is sealed.
+    """A sealed feature file, or this process's shard of it.
 
-    reason: item -> code, path and reason of one that has no features. beside: writes what lies beside the whole file.
+    reason: item without features -> code, path and reason. beside: writes the files that accompany the whole file.
     """
 
     target: Target
@@ -61,7 +60,7 @@ class FeaturePart:
     beside: Callable[[], None] = lambda: None
 
     def finish(self, progress: Progress) -> Extracted:
-        """Merge the shards if this is the last one, and give account of every item."""
+        """Merge the shards if all are finished, and account for every item."""
         start, target = time.monotonic(), self.target
         was_whole = target.whole
         target.merge(self.beside, lambda done, total: progress(f"{target.path.name} merged", done, total))
@@ -84,7 +83,7 @@ class FeaturePart:
 
 
 def made_with(device: torch.device, **more: Any) -> dict[str, Any]:
-    """Versions and device: told in the file, never compared, since they change nothing but last digits."""
+    """Versions and device, recorded but never compared, since they change only last digits."""
     versions = {p: importlib.metadata.version(p) for p in ("cmrhash", "torch", "torchvision", "transformers", "pillow")}
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
     return {**versions, "device": f"{device.type} {name}", **more}

@@ -1,4 +1,4 @@
-"""Ready-made features of a view -> one feature file, of the same form as those that an encoder fills."""
+"""Ready-made features of a view -> a feature file in the format of extracted features."""
 
 from __future__ import annotations
 
@@ -20,16 +20,17 @@ from cmrhash.features.file import source_digest
 from cmrhash.features.outcome import CODE, FeaturePart, Progress, made_with
 from cmrhash.features.shards import Shard, Target
 
-READY_BLOCK = 1024  # rows a commit
+READY_BLOCK = 1024  # rows per commit
 BROKEN = {"code": "non-finite", "path": "", "reason": "its ready-made features are not finite as float32"}
 
 
 def extract_ready(
     dataset: ImageTextDataset, view: View, folder: Path, config: ExtractConfig, shard: Shard, progress: Progress
 ) -> FeaturePart:
-    """Write ``<view>-<name>.h5``, or find it there; one row an item, zeros and not valid where a row is not finite.
+    """Write ``<view>-<name>.h5`` from ready-made features, or find it finished.
 
-    A file of other features under the same name is refused with StaleError: the recipe holds the sha256 of the rows.
+    Each item has one row; a row that is not finite becomes zeros and not valid. The recipe holds the sha256 of the
+    rows: raises StaleError if a file of this name holds other features.
     """
     start, own = time.monotonic(), dataset.ready[view]
     path = folder / view.feature_file(own.name)
@@ -56,15 +57,15 @@ def extract_ready(
 
 
 def _blocks(x: NDArray[Any]) -> Iterator[NDArray[np.float32]]:
-    """READY_BLOCK rows after the other as float32, each its own copy; what float32 cannot hold becomes infinite."""
+    """Yield blocks of READY_BLOCK rows as float32 copies; values beyond float32 become infinite."""
     for first in range(0, len(x), READY_BLOCK):
         with np.errstate(over="ignore"):
             yield np.array(x[first : first + READY_BLOCK], np.float32, order="C")
-        _let_go(x)
+        _release_pages(x)
 
 
-def _let_go(x: NDArray[Any]) -> None:
-    """Take what was read of a mapped file out of this process's memory, where the system can; it can be read again."""
+def _release_pages(x: NDArray[Any]) -> None:
+    """Release a mapped file's pages from this process's memory, where the system can."""
     base: Any = x
     while isinstance(base, np.ndarray):
         base = base.base

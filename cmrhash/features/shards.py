@@ -1,8 +1,8 @@
-"""A feature file that several processes make: each does a shard, the last one to finish makes one file of them.
+"""Sharded feature files: several processes extract a shard each, the last one merges.
 
-A shard is a run of whole blocks, so batches and padding are those of one process, and so are the bytes in the end. It
-is a sealed feature file of its own beside the whole one, ``X.h5.shard-3-of-8``, of the same recipe and its rows; it
-survives a kill and is resumed as the whole file would be. Merging copies block by block and removes the shards.
+A shard is a range of whole blocks, so batches, padding and finally the bytes equal those of a single process. It is a
+sealed feature file ``X.h5.shard-3-of-8`` beside the whole one, with the same recipe plus its row range; it survives a
+kill and resumes as the whole file would. Merging copies block by block and removes the shards.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from cmrhash.storage.files import drop_lock, locked, move
 from cmrhash.storage.recipes import first_difference, refuse_difference
 from cmrhash.storage.sealed import SHARD, merging, read_note
 
-Sources = Callable[[slice], NDArray[np.uint8]]  # rows -> (M, 16), what they would be made from now
+Sources = Callable[[slice], NDArray[np.uint8]]  # rows -> (M, 16) digests of their present sources
 
 
 @dataclass(frozen=True)
 class Shard:
-    """Which part of the work falls to this process, counted from 1."""
+    """Share of the work of one process, counted from 1."""
 
     number: int = 1
     of: int = 1
@@ -39,7 +39,7 @@ class Shard:
 
 
 def parse(option: str | None) -> Shard:
-    """ "3/8" is the third of eight; None: all of it. Raises UsageError for anything else."""
+    """Parse a shard option: "3/8" is the third of eight, None the whole; raises UsageError."""
     if option is None:
         return Shard()
     match = re.fullmatch(r"(\d{1,6})/(\d{1,6})", option)
@@ -51,11 +51,11 @@ def parse(option: str | None) -> Shard:
 
 @dataclass
 class Target:
-    """A feature file that is to be there, and the part of it that falls to this process.
+    """A feature file to extract, and this process's share of it.
 
-    path, item, ids, dim, recipe, block_rows, overwrite: of the whole file, as FeatureWriter takes them. now: what its
-    rows would be made from at this moment; None: the recipe says it. valid: once it is known, (M,) bool, of the rows
-    of this process, and of all when the file is whole. missing: the shards that it still lacks.
+    path, item, ids, dim, recipe, block_rows, overwrite: of the whole file, as for FeatureWriter. now: present source
+    digests of rows; None if the recipe covers them. valid: (M,) bool, known once this process's share is finished, for
+    its rows, and for all rows once the file is whole. missing: unfinished shards.
     """
 
     path: Path
@@ -73,24 +73,24 @@ class Target:
 
     @property
     def rows(self) -> slice:
-        """The rows of this process."""
+        """Rows of this process."""
         return self._shard_rows(self.shard.number)
 
     @property
     def own(self) -> Path:
-        """The shard of this process."""
+        """Path of this process's shard."""
         return self._shard_path(self.shard.number)
 
     def rows_of(self, block: int) -> slice:
-        """The rows of one of this process's blocks."""
+        """Rows of one of this process's blocks."""
         first = self.rows.start + block * self.block_rows
         return slice(first, min(first + self.block_rows, self.rows.stop))
 
     def found(self) -> bool:
-        """Whether nothing is left to be encoded here: the file is there, or this process's shard of it.
+        """Whether nothing is left to extract here: the file or this process's shard is finished.
 
-        Raises StaleError for another recipe, for photos or captions that changed since, and for shards of another
-        number of them, unless ``overwrite``.
+        Raises StaleError, unless ``overwrite``, for another recipe, for photos or captions that changed since, and for
+        shards of another total.
         """
         if self.path.exists() and not self.overwrite:
             with open_features(self.path) as (header, arrays):
@@ -106,7 +106,7 @@ class Target:
 
     @contextlib.contextmanager
     def writer(self) -> Iterator[FeatureWriter]:
-        """Of this process's rows; blocks that were made from what has changed since are not among those done."""
+        """Open the writer of this process's rows; blocks with changed sources count as not done."""
         whole = self.shard.of == 1
         path, recipe = (self.path, self.recipe) if whole else (self.own, self._shard_recipe(self.shard.number))
         item, ids = (self.item, self.ids) if whole else (self.item[self.rows], ())
@@ -117,7 +117,7 @@ class Target:
             yield writer
 
     def seal(self, writer: FeatureWriter, made_with: Mapping[str, Any]) -> None:
-        """Finish this process's part."""
+        """Finish this process's share."""
         valid = _valid(writer)
         writer.seal(made_with)
         if self.shard.of == 1:
@@ -126,8 +126,10 @@ class Target:
             self.valid = valid.astype(bool)
 
     def merge(self, beside: Callable[[], None], progress: Callable[[int, int], None]) -> None:
-        """Make one file of the shards if all are there, else say in ``missing`` which are not. Two that finish at the
-        same moment do it one after the other, and the second finds the file. beside: writes what lies beside it.
+        """Merge the shards if all are finished, else list the others in ``missing``.
+
+        If two processes finish at once, the second waits and finds the file. beside: writes the files that accompany
+        it.
         """
         if self.whole:
             return
@@ -136,7 +138,7 @@ class Target:
             if self._was_merged():
                 return
             numbers = [n for n in range(1, self.shard.of + 1) if self._shard_rows(n).start < self._shard_rows(n).stop]
-            self.missing = tuple(n for n in numbers if not self._is_there(n))
+            self.missing = tuple(n for n in numbers if not self._is_finished(n))
             if not self.missing:
                 self._merge(numbers, beside, progress)
                 drop_lock(lock)
@@ -158,9 +160,7 @@ class Target:
             raise StaleError(what, self.path, "use --overwrite to encode anew")
 
     def _changed(self, source: Any, first: int) -> list[int]:
-        """Rows of this process that would be made from something else now. source: an array on disk, from row ``first``
-        on.
-        """
+        """Rows of this process whose sources changed. source: array on disk, from row ``first`` on."""
         if self.now is None:
             return []
         changed: list[int] = []
@@ -171,12 +171,12 @@ class Target:
         return changed
 
     def _was_merged(self) -> bool:
-        """Whether the file came to be there while this process did its shard."""
+        """Whether another process merged the file meanwhile."""
         if not self.path.exists():
             return False
         difference = first_difference(read_header(self.path).recipe, self.recipe)
         if self.overwrite and (difference or self.own.exists()):
-            return False  # the one that is to be replaced
+            return False  # the file to be replaced
         with open_features(self.path) as (header, arrays):
             refuse_difference(header.recipe, self.recipe, self.path, "feature file")
             self._is_whole(arrays["valid"][...])
@@ -208,7 +208,7 @@ class Target:
         return self.path.with_name(f"{self.path.name}.shard-{number}-of-{self.shard.of}")
 
     def _shard_rows(self, number: int) -> slice:
-        """Blocks are dealt out evenly; a shard has none if there are fewer blocks than shards."""
+        """Rows of a shard: blocks are dealt out evenly, none if there are too few."""
         blocks = -(-len(self.item) // self.block_rows)
         first, last = (blocks * n // self.shard.of * self.block_rows for n in (number - 1, number))
         return slice(first, min(last, len(self.item)))
@@ -219,8 +219,9 @@ class Target:
         return {**self.recipe, "shard": own}
 
     def _own_is_good(self) -> bool:
-        """Whether this process's shard is there, and of what the data set is now; if it is not, it becomes unfinished
-        again, and only the blocks that changed are encoded.
+        """Whether this process's shard is finished and current.
+
+        A shard with changed sources becomes unfinished again, so that only its changed blocks are extracted.
         """
         if not self.own.exists():
             return False
@@ -237,11 +238,11 @@ class Target:
                 self.own.unlink()
                 return False
             if changed:
-                move(self.own, Path(f"{self.own}.part"))  # for good before anything is written into it
+                move(self.own, Path(f"{self.own}.part"))  # durable before the first write
         return not changed
 
-    def _is_there(self, number: int) -> bool:
-        """Whether a shard is finished. Raises StaleError for another recipe, unless it is being replaced."""
+    def _is_finished(self, number: int) -> bool:
+        """Whether a shard is finished; raises StaleError for another recipe, unless overwriting."""
         path = self._shard_path(number)
         if not path.exists():
             return False
@@ -255,7 +256,7 @@ class Target:
             raise StaleError("made of other captions", path, "use --overwrite")
 
     def _refuse_other_shards(self) -> None:
-        """What could not be merged with the shards of this call is told before any encoder has run."""
+        """Refuse shards that cannot be merged with those of this call, before any encoder runs."""
         part = self.path.with_name(f"{self.path.name}.part")
         if part.exists() and not self.overwrite and (unfinished := read_note(part)):
             refuse_difference(unfinished.recipe, self.recipe, part, "unfinished file")
@@ -269,7 +270,7 @@ class Target:
 
 
 def remove_shards(path: Path, keep: int = 0) -> None:
-    """Remove what shards of a feature file are left, but for those of ``keep`` and those that a process is still at."""
+    """Remove the shards of a feature file, except locked ones and shards of a total of ``keep``."""
     for shard, _, of in _shards(path):
         if of != keep:
             with contextlib.suppress(LockedError), locked(shard):
@@ -279,7 +280,7 @@ def remove_shards(path: Path, keep: int = 0) -> None:
 
 
 def _shards(path: Path) -> list[tuple[Path, int, int]]:
-    """The shards of a feature file that are there, finished or not: path, number, of how many."""
+    """Existing shards of a feature file, finished or not: path, number, total."""
     found = {}
     for name in glob.glob(f"{glob.escape(path.name)}.shard-*", root_dir=path.parent):
         shard = name.removesuffix(".new").removesuffix(".part")
@@ -289,5 +290,5 @@ def _shards(path: Path) -> list[tuple[Path, int, int]]:
 
 
 def _valid(writer: FeatureWriter) -> NDArray[Any]:
-    """(N,) of a writer that has all its blocks."""
+    """ "valid" (N,) of a writer whose blocks are all done."""
     return np.concatenate([writer.committed("valid", block) for block in range(writer.blocks)])

@@ -1,4 +1,4 @@
-"""Features of a view laid over the items of the data set: which row stands for which item."""
+"""Features of a view aligned with the items of the data set."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from cmrhash.retrieval.relevance import Relevance
 
 @dataclass(frozen=True)
 class ViewFeatures:
-    """A feature file over the items of its data set.
+    """A feature file aligned with the items of its data set.
 
-    first: (items,) int64, the first valid row of each item, -1 without any; start: (items,) int64, where an item's rows
-    begin in ``rows``; count: (items,) int64, how many valid rows it has (captions); rows: (M,) int64, all valid rows,
-    those of an item side by side.
+    rows: (M,) int64, all valid rows, grouped by item; first: (items,) int64, first valid row of each item, -1 without
+    any; start: (items,) int64, position in ``rows`` of each item's first row; count: (items,) int64, number of valid
+    rows (captions) of each item.
     """
 
     features: Features
@@ -41,29 +41,29 @@ class ViewFeatures:
 
     @property
     def view(self) -> View:
-        """Which view these are features of."""
+        """View of the features."""
         return self.header.view
 
     @property
     def has(self) -> NDArray[np.bool_]:
-        """(items,) bool: the item can be used in this view."""
+        """Whether each item has features in this view, (items,) bool."""
         return self.count > 0
 
     @property
     def items(self) -> NDArray[np.int64]:
-        """(M,) int64, the item of each valid row, ascending."""
+        """Item of each valid row, (M,) int64, ascending."""
         return self.features.item[self.rows].astype(np.int64)
 
 
 def over_items(features: Features, dataset: ImageTextDataset) -> ViewFeatures:
-    """Lay features over the items; raises StaleError if they were made of other items or captions."""
+    """Align features with the items; raises StaleError if they come from other items or captions."""
     header = features.header
     ids = tuple(item.id for item in dataset.items)
     if features.ids != ids:
         what = "feature file of other items than items.jsonl"
         raise StaleError(what, header.path, "run cmrhash extract --overwrite")
     lang = header.view.lang
-    if lang is not None and not header.is_ready_made:  # ready-made features are of no caption
+    if lang is not None and not header.is_ready_made:  # ready-made features have no captions
         texts = [text for item in dataset.items for text in item.texts.get(lang, ())]
         if features.source.tobytes() != b"".join(source_digest(text.encode()).tobytes() for text in texts):
             what = "captions changed since they were encoded"
@@ -78,7 +78,7 @@ def over_items(features: Features, dataset: ImageTextDataset) -> ViewFeatures:
 
 
 def chosen_encoders(options: Sequence[str]) -> dict[View, str]:
-    """Read "VIEW=ENCODER" options, VIEW being "image" or a language; raises UsageError for another form."""
+    """Parse "VIEW=ENCODER" options, VIEW being "image" or a language; raises UsageError."""
     chosen = {}
     for option in options:
         view, _, encoder = option.partition("=")
@@ -94,7 +94,7 @@ def relevance_between(
     database: NDArray[np.int64],
     exclude: NDArray[np.int64] | None = None,
 ) -> Relevance:
-    """Who is relevant to whom, between the items of two lists of rows, by the data set's rule.
+    """Relevance between query items (Q,) and database items (N,), by the data set's rule.
 
     exclude: (Q,) the database row that is the query itself, -1 for none.
     """
@@ -107,9 +107,9 @@ def relevance_between(
 def scored_rows(
     dataset: ImageTextDataset, item: NDArray[np.integer[Any]], items: NDArray[np.int64]
 ) -> NDArray[np.int64]:
-    """The rows of a view that stand for the items when they are scored: by labels the first caption, by pairs all.
+    """Rows of a view that represent the items: by labels the first caption, by pairs all.
 
-    item: (M,) the item of each row, ascending; items that have no row are left out.
+    item: (M,) the item of each row, ascending; items without a row are left out.
     """
     rows = np.flatnonzero(np.isin(item, items))
     if dataset.relevance == "pairs" or not len(rows):
@@ -118,5 +118,8 @@ def scored_rows(
 
 
 def ordinals(item: NDArray[np.integer[Any]]) -> NDArray[np.int64]:
-    """(M,) int64: the how-manieth row of its item each row is, from 0. item: (M,) the item of each row, ascending."""
+    """Position of each row among the rows of its item, from 0, (M,) int64.
+
+    item: (M,) the item of each row, ascending.
+    """
     return np.arange(len(item)) - np.searchsorted(item, item)

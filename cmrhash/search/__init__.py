@@ -1,1 +1,1 @@
-"""Search: a trained run that answers sentences and photos. It may import evaluation and the rooms above."""
+"""Search: trained runs that sentences and photos query. It may import evaluation and the rooms above."""

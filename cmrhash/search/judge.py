@@ -1,4 +1,4 @@
-"""Relevance of search results to the item of the query, by the rule of the data set."""
+"""Relevance of search results to the query's item, by the data set's rule."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Judged:
 
 
 def judge(dataset: ImageTextDataset, item: Item | None, hits: Sequence[Hit]) -> list[Judged]:
-    """Judge the results of a query. item: that the query is or belongs to, None for a free sentence or photo."""
+    """Judge the results of a query. item: of the query, None for a free sentence or photo."""
     if item is None:
         return [Judged(hit) for hit in hits]
     by_labels, own = dataset.relevance == "labels", set(label_names(dataset, item))

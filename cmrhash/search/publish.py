@@ -1,8 +1,8 @@
-"""A run's codes, of its database or of all items, in a store, where others search them: one collection a view.
+"""Publish a run's codes to a store, one collection per view.
 
-A collection is called DATASET-RUN-VIEW, such as ``shop-tie-ap-64-image``. Its keys are the items' ids; where all
-captions of an item can be found, relevance being by pairs, ``ID#0``, ``ID#1``, ... Its meta says which heads made it
-and whose codes they are, so that those of another training, or of other items, are never taken for these.
+A collection is named DATASET-RUN-VIEW, such as ``shop-tie-ap-64-image``. Its keys are the items' ids; where relevance
+is by pairs, and all captions can be found, ``ID#0``, ``ID#1``, ... Its meta records the heads and the items, so that
+codes of another training or of other items are never mistaken for these.
 """
 
 from __future__ import annotations
@@ -31,8 +31,9 @@ def deploy(
     progress: Progress = lambda *_: None,
     among: str = "database",
 ) -> list[Collection]:
-    """Put every view of a run into a store, in place of what the store had of that run. among: whose codes the views
-    have in their indexes, one of ``run_codes.AMONG``.
+    """Publish every view of a run to a store, replacing the run's earlier collections.
+
+    among: items that the views' indexes cover, one of ``run_codes.AMONG``; approximate: as in ``CodeStore.replace``.
     """
     made = []
     for view, codes in views.items():
@@ -43,18 +44,18 @@ def deploy(
 
 
 def collection_of(run: Run, view: View) -> str:
-    """What the codes of a view are called in a store."""
+    """Name of a view's collection in a store."""
     return f"{run.dataset}-{run.folder.resolve().name}-{view}"
 
 
 def meta_of(run: Run, view: View, among: str) -> dict[str, str]:
-    """What the codes of a view were made from, and whose they are."""
+    """Meta of a view's collection: view, heads, items and covered items."""
     heads = run.files[runs.HEADS]
     return {"view": view, "heads_sha256": heads, "items_sha256": run.items_sha256, "among": among}
 
 
 def keys_of(run: Run, dataset: ImageTextDataset, view: ViewCodes) -> list[str]:
-    """The keys of the rows in a view's index, in their order."""
+    """Keys of the rows in a view's index, in index order."""
     ids = [dataset.items[at].id for at in view.codes.item[view.database].tolist()]
     if run.relevance != "pairs":
         return ids
@@ -62,8 +63,10 @@ def keys_of(run: Run, dataset: ImageTextDataset, view: ViewCodes) -> list[str]:
 
 
 def refuse_other_codes(run: Run, view: View, store: CodeStore, among: str) -> None:
-    """Raise UsageError if a store has nothing of a view, StaleError if what it has was not made by this very run, or
-    has the codes of other items. A collection that does not say whose is of the database.
+    """Raise an error unless a store holds this run's codes of a view and of these items.
+
+    UsageError if there is no such collection, StaleError if it was made by another run or covers other items. A
+    collection whose meta lacks ``among`` covers the database.
     """
     about = store.about(collection_of(run, view))
     made = {"bits": about.bits, "among": "database", **about.meta}

@@ -1,1 +1,1 @@
-"""Training: cached features to hash heads, with losses and methods. It may import features and the rooms above."""
+"""Training: features to hash heads, with methods and losses. It may import features and the rooms above."""

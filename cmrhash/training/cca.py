@@ -11,14 +11,14 @@ Matrix = NDArray[np.float64]
 
 
 def fit(views: dict[str, Matrix], bits: int, ridge: float) -> dict[str, Matrix]:
-    """Projections onto the directions in which the views agree most.
+    """Fit projections onto the directions in which the views correlate most.
 
-    views: name -> (n, D) standardised features, row i of each from item i. ridge: added to the diagonal of every
-    view's covariance. Returns name -> (D, bits); the projected training rows have unit variance over the views
-    together, most correlated direction first. Two views give Hotelling's CCA (1936); more give Kettenring's SUMCOR
-    in its eigenvalue form (Biometrika 1971; Nielsen, IEEE TIP 2002): the leading eigenvectors of
-    B^(-1/2) A B^(-1/2), A the covariance of all views side by side, B its block diagonal plus the ridge.
-    Raises UsageError if some view has fewer than ``bits`` features.
+    views: name -> (n, D) standardised features, row i of each from item i. ridge: added to the diagonal of every view's
+    covariance. Returns name -> (D, bits); the projected training rows have unit variance over the views together, most
+    correlated direction first. Two views give Hotelling's CCA (1936); more give Kettenring's SUMCOR in its eigenvalue
+    form (Biometrika 1971; Nielsen, IEEE TIP 2002): the leading eigenvectors of B^(-1/2) A B^(-1/2), A the covariance of
+    all views side by side, B its block diagonal plus the ridge. Raises UsageError if a view has fewer than ``bits``
+    features.
     """
     for name, x in views.items():
         if x.shape[1] < bits:
@@ -30,14 +30,14 @@ def fit(views: dict[str, Matrix], bits: int, ridge: float) -> dict[str, Matrix]:
     white = np.concatenate([x @ whiten[name] for name, x in views.items()], axis=1)  # (n, sum of D)
     _, vectors = np.linalg.eigh(white.T @ white / rows)
     leading = vectors[:, ::-1][:, :bits]  # (sum of D, bits)
-    leading = leading * np.where(leading.sum(0) < 0, -1, 1)  # an eigenvector has no sign of its own
+    leading = leading * np.where(leading.sum(0) < 0, -1, 1)  # fix the arbitrary sign of an eigenvector
     ends = np.cumsum([x.shape[1] for x in views.values()])[:-1]
     parts = np.split(leading, ends)
     return {name: whiten[name] @ part * np.sqrt(len(views)) for name, part in zip(views, parts, strict=True)}
 
 
 def _inverse_root(covariance: Matrix) -> Matrix:
-    """C^(-1/2); directions without variance are left out."""
+    """C^(-1/2) of a covariance C; directions without variance are dropped."""
     values, vectors = np.linalg.eigh(covariance)
     keep = values > 1e-10 * values[-1]
     root: Matrix = (vectors[:, keep] / np.sqrt(values[keep])) @ vectors[:, keep].T

@@ -1,7 +1,7 @@
-"""The state of a training: what it would take to go on after a kill, saved as safetensors + JSON.
+"""Training state, saved as safetensors and JSON to resume after an interruption.
 
-Only whole epochs are saved. An epoch draws its random numbers from (seed, epoch) alone, so no generator's state is
-needed to go on to the same bits.
+Only whole epochs are saved. An epoch draws its random numbers from (seed, epoch) alone, so a resumed training gives the
+same bits without a saved generator state.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from cmrhash.storage.recipes import refuse_difference
 from cmrhash.training.runs import CHECKPOINT
 
 ANEW = "start anew with --overwrite"
-PREFIXES = ("heads.", "parts.", "optimizer.", "best.")  # of the tensors' names
+PREFIXES = ("heads.", "parts.", "optimizer.", "best.")  # of tensor names
 
 
 class State:
-    """What changes while training: heads, the method's own parts, optimizer, epoch, the best epoch so far, history.
+    """Training state: heads, auxiliary modules (``parts``), optimizer, epoch, best epoch, history.
 
-    The best epoch is kept of the heads alone: parts are of no use after training. keeps: False for a process that
-    another one of the same training saves for; it then holds no copies.
+    Of the best epoch only the heads are kept. keeps: False in a process for which another process of the same training
+    saves; it then holds no copies.
     """
 
     def __init__(
@@ -46,7 +46,7 @@ class State:
         self._snapshot = self._tensors()
 
     def finish_epoch(self, entry: dict[str, Any]) -> None:
-        """Remember an epoch with its judgement, and where a restart would go on."""
+        """Record an epoch with its validation scores and take a snapshot to resume from."""
         score = entry.get("val_map_mean", float(self.epoch))  # without val items the last epoch counts
         self.history.append(entry)
         if score > self.best_map or self.best_epoch < 0:
@@ -56,13 +56,13 @@ class State:
         self._snapshot = self._tensors()
 
     def note(self) -> str:
-        """One line on how it goes."""
+        """Latest and best val mAP in one line, "" without val items."""
         if not self.history or "val_map_mean" not in self.history[-1]:
             return ""
         return f"val mAP {self.history[-1]['val_map_mean']:.3f}, best {self.best_map:.3f}"
 
     def result(self) -> dict[str, Any]:
-        """For the run's config: the chosen epoch and the state of its codes."""
+        """Outcome for the run's record: the selected epoch, its val mAP and collapse watch."""
         best = self.history[self.best_epoch]
         keys = ("val_map", "val_map_mean", "collapse", "collapsed")
         return {
@@ -75,7 +75,7 @@ class State:
         }
 
     def _tensors(self) -> dict[str, Tensor]:
-        """A copy of heads, parts and optimizer as they are at the end of an epoch."""
+        """Copies of heads, parts and optimizer at the end of an epoch."""
         if not self.keeps:
             return {}
         tensors = {f"heads.{name}": t for name, t in self.heads.state_dict().items()}
@@ -85,7 +85,7 @@ class State:
         return {name: _copy(t) for name, t in tensors.items()}
 
     def save(self, target: Path, recipe: dict[str, Any]) -> None:
-        """Write the end of the last whole epoch; the JSON that names the tensors' file comes last, in one move."""
+        """Write the last whole epoch; the JSON that names the tensor file comes last, atomically."""
         if not self.epoch:
             return
         tensors = self._snapshot | {f"best.{name}": t for name, t in self.best.items()}
@@ -106,8 +106,10 @@ class State:
                 old.unlink()
 
     def resume(self, target: Path, recipe: dict[str, Any], overwrite: bool) -> None:
-        """Go on from a checkpoint of the same recipe, if there is one. Raises StaleError for another recipe's and
-        DamagedError for a damaged one; with ``overwrite`` it is removed instead.
+        """Resume from a checkpoint of the same recipe, if there is one.
+
+        Raises StaleError for another recipe and DamagedError for a damaged checkpoint; with ``overwrite`` it is
+        removed.
         """
         try:
             self._resume(target, recipe)
@@ -131,7 +133,7 @@ class State:
         parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
         for name, tensor in saved["optimizer."].items():
             at, slot = name.split(".")
-            like = parameters[int(at)]  # moments lie in memory as their parameter does, channels last or not
+            like = parameters[int(at)]  # moments need its memory format, channels last or not
             laid = torch.empty_like(like, device="cpu").copy_(tensor) if tensor.shape == like.shape else tensor
             slots.setdefault(int(at), {})[slot] = laid
         groups = self.optimizer.state_dict()["param_groups"]
@@ -143,7 +145,7 @@ class State:
 
 
 def read_tensors(path: Path, fix: str) -> dict[str, Tensor]:
-    """The tensors of a file that has the right digest; DamagedError if it is not safetensors all the same."""
+    """Read a safetensors file whose digest is right; raises DamagedError if it is none."""
     try:
         return safetensors.torch.load_file(path)
     except (safetensors.SafetensorError, OSError) as error:
@@ -151,7 +153,7 @@ def read_tensors(path: Path, fix: str) -> dict[str, Tensor]:
 
 
 def fill(module: torch.nn.Module, state: dict[str, Tensor], path: Path, fix: str) -> None:
-    """Load a state dict; DamagedError if it is another module's."""
+    """Load a state dict; raises DamagedError if it is another module's."""
     try:
         module.load_state_dict(state)
     except RuntimeError:
@@ -159,13 +161,14 @@ def fill(module: torch.nn.Module, state: dict[str, Tensor], path: Path, fix: str
 
 
 def _copy(tensor: Tensor) -> Tensor:
-    """A copy in plain memory order, as files have it."""
+    """Copy in contiguous memory format, as files have it."""
     return tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
 
 
 def forget(target: Path) -> None:
-    """Remove a checkpoint, also one that a kill left half-written; its JSON first, so that no JSON ever names tensors
-    that are gone.
+    """Remove a checkpoint, also a half-written one.
+
+    The JSON goes first, so that it never names missing tensors.
     """
     remove(target / CHECKPOINT)
     for path in target.glob("checkpoint*"):

@@ -1,11 +1,11 @@
-"""Run folders: ``runs/<dataset>/<method>-<bits>[-<langs>][-pairs][-seed<n>]/``, what a training leaves behind.
+"""Run folders ``runs/<dataset>/<method>-<bits>[-<langs>][-pairs][-seed<n>]/``: the results of a training.
 
-config.json         method, bits, seed, languages, feature files and their digests, val mAP; sha256 of the others
-heads.safetensors   the heads of the best epoch
-history.jsonl       one line an epoch: loss by term, val mAP, collapse watch
+config.json         method, bits, seed, languages, feature files with digests, val mAP; sha256 of heads and history
+heads.safetensors   heads of the best epoch
+history.jsonl       one line per epoch: loss terms, val mAP, collapse watch
 codes.h5            codes and embeddings of every item (sealed; also holds the digests of the indexes)
-image.faiss, text-<lang>.faiss   Faiss binary index of the database, one a view
-metrics.json        what was scored so far, each with its protocol
+image.faiss, text-<lang>.faiss   Faiss binary index of the database, one per view
+metrics.json        saved scores, each with its protocol
 """
 
 from __future__ import annotations
@@ -32,18 +32,18 @@ CONFIG, HEADS, HISTORY, CODES, METRICS = (
     "codes.h5",
     "metrics.json",
 )
-CHECKPOINT = "checkpoint.json"  # of an unfinished run: names the tensors' file and its sha256
-TUNED = "tuned"  # below a data set's folder in the cache: fine-tunings, kept as runs are
+CHECKPOINT = "checkpoint.json"  # of an unfinished run: names the tensor file and its sha256
+TUNED = "tuned"  # folder of fine-tunings in a data set's cache, stored as runs are
 VERSION = 1
 ANEW = "train again with --overwrite"
 
 
 @dataclass(frozen=True)
 class TrainedOn:
-    """The feature file that a view of a run was trained on.
+    """Feature file that a view of a run was trained on.
 
     file: its name in the data set's folder; sha256: of its payload; dim: features per row; encoder: architecture;
-    weights: what kind they are; weights_sha256: their digest, "" for none.
+    weights: their kind; weights_sha256: their digest, "" for none.
     """
 
     file: str
@@ -55,16 +55,17 @@ class TrainedOn:
 
     @classmethod
     def of(cls, header: FeatureHeader) -> TrainedOn:
-        """What a run keeps of a feature file."""
+        """Record of a feature file, made from its header."""
         made = header.architecture, header.weights, header.weights_sha256
         return cls(header.path.name, header.sha256, header.dim, *made)
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a training ended: the chosen epoch (from 0), what it was chosen on, its val mAP and the state of its codes.
+    """Outcome of a training: selected epoch (from 0), val mAP and collapse watch.
 
-    val_map: language -> direction -> mAP, empty without val items; collapse: view -> the collapse watch.
+    chosen_on: criterion of the selection; val_map: language -> direction -> mAP, empty without val items; collapse:
+    view -> collapse watch.
     """
 
     epochs: int
@@ -79,17 +80,17 @@ class Outcome:
 
     @classmethod
     def read(cls, record: Mapping[str, Any]) -> Outcome:
-        """Those fields of a stored record that tell the outcome."""
+        """Outcome in a stored record; other fields are ignored."""
         return cls(**{key.name: record[key.name] for key in fields(cls) if key.name in record})
 
 
 @dataclass(frozen=True)
 class Run:
-    """A finished training: its folder, and what ``config.json`` records of it.
+    """A finished training: its folder and the content of its ``config.json``.
 
-    langs: languages with a text head; settings: fields of the TrainConfig; train_items: how many items were learned
-    from, ``batch`` at a time; source: where the method comes from; head: keywords of ``Head``; features: the feature
-    file of each view; files: sha256 of heads and history; record: all of it, as stored.
+    langs: languages with a text head; settings: fields of the TrainConfig; train_items: number of training items;
+    batch: items per step; source: origin of the method; head: keywords of ``Head``; features: feature file of each
+    view; files: sha256 of heads and history; record: the whole content, as stored.
     """
 
     folder: Path
@@ -109,7 +110,7 @@ class Run:
 
     @classmethod
     def read(cls, folder: Path, record: Mapping[str, Any]) -> Run:
-        """The run of a stored record; raises StaleError for missing fields, DamagedError for other types."""
+        """Build a run from its record; raises StaleError for missing fields, DamagedError for wrong types."""
         plain = ("dataset", "relevance", "items_sha256", "train_items", "batch", "source")
         try:
             return cls(
@@ -134,7 +135,7 @@ class Run:
 
     @property
     def name(self) -> str:
-        """Name of its folder."""
+        """Name of the run's folder."""
         return self.folder.name
 
     @property
@@ -158,7 +159,7 @@ class Run:
         return [view for view, of in self.features.items() if of.weights == RANDOM]
 
     def refuse_stale(self, data: ExtractedDataset) -> None:
-        """Raise StaleError if the cache holds other items, splits or features than those of the training."""
+        """Raise StaleError if items, splits or features in the cache differ from the training's."""
         if self.items_sha256 != data.dataset.sha256:
             what = "trained on other items or splits than the cache holds"
             raise StaleError(what, self.folder, "train again; cmrhash cache prune deletes what is of the past")
@@ -169,7 +170,7 @@ class Run:
                 raise StaleError(what, self.folder, "train again")
 
     def is_current(self, data: ExtractedDataset) -> bool:
-        """Whether the cache still holds the items and features of the training."""
+        """Whether items and features in the cache are still those of the training."""
         try:
             self.refuse_stale(data)
         except StaleError:
@@ -177,7 +178,7 @@ class Run:
         return True
 
     def codes_recipe(self, borrowed: Mapping[str, Any]) -> dict[str, Any]:
-        """All that the codes of this run depend on. borrowed: views that it has by another language's head."""
+        """All that the codes of this run depend on. borrowed: views hashed by another language's head."""
         return {
             "heads": self.files[HEADS],
             "items": self.items_sha256,
@@ -187,16 +188,16 @@ class Run:
         }
 
     def file(self, name: str) -> Path:
-        """A file of the run, once its sha256 is the recorded one; raises DamagedError."""
+        """Path of a file of the run, after a check of its sha256; raises DamagedError."""
         return checked(self.folder, name, self.files.get(name), ANEW)
 
 
 def folder_of(
     runs: Path, dataset: str, method: str, bits: int, seed: int, langs: Sequence[str] = (), relevance: str = ""
 ) -> Path:
-    """Where a run lives; seed 0 is the plain name.
+    """Folder of a run; seed 0 adds nothing to its name.
 
-    langs: of a run trained on a part of the languages; relevance: of one trained by another than the data set's own.
+    langs: given for a training on some of the languages; relevance: given if it differs from the data set's.
     """
     parts = [method, str(bits), "+".join(langs), relevance, f"seed{seed}" if seed else ""]
     return runs / dataset / "-".join(part for part in parts if part)
@@ -209,7 +210,7 @@ def open_run(folder: str | Path) -> Run:
 
 
 def read_record(folder: Path) -> dict[str, Any]:
-    """What the ``config.json`` of a finished training holds; raises UsageError, DamagedError or StaleError."""
+    """Read the ``config.json`` of a finished training; raises UsageError, DamagedError or StaleError."""
     path = folder / CONFIG
     if not path.is_file():
         raise UsageError("no trained run", folder, "run cmrhash train first")
@@ -221,14 +222,14 @@ def read_record(folder: Path) -> dict[str, Any]:
 
 
 def write_record(folder: Path, record: Mapping[str, Any]) -> dict[str, Any]:
-    """Finish a training: its record, with a digest over itself, in one move. Returns what was stored."""
+    """Finish a training: write its record, with a digest over itself, atomically; returns the record."""
     full = {"version": VERSION, **record}
     write_json(folder / CONFIG, full)
     return full
 
 
 def current(found: Sequence[Run], data: ExtractedDataset) -> list[Run]:
-    """The runs of the items and features that the cache holds now; if none is, raises the StaleError of the first."""
+    """Runs of the items and features in the cache; if none, raises the StaleError of the first."""
     there = [run for run in found if run.is_current(data)]
     if found and not there:
         found[0].refuse_stale(data)
@@ -243,10 +244,10 @@ def find_runs(
     methods: Sequence[str] = (),
     seeds: Sequence[int] = (),
 ) -> list[Run]:
-    """Every finished run of a data set that fits, by method, languages, seed and bits, whatever its folder is called.
+    """Finished runs of a data set that pass the filters, whatever their folder names.
 
-    relevance: that of the training; empty filters let all pass. Raises UsageError if there is none, or none of a
-    length.
+    They are sorted by method, languages, seed and bits. relevance: that of the training; an empty filter passes all.
+    Raises UsageError if there is no run, or none of a requested length.
     """
     found = [open_run(path.parent) for path in sorted((runs / dataset).glob(f"*/{CONFIG}"))]
     fitting = [
@@ -269,12 +270,13 @@ def find_runs(
 
 
 def best_run(found: Sequence[Run]) -> Run:
-    """The one that is best on val, of those that were trained on most languages: a mean over one of them is no mean
-    over two. The first of equal ones; without val items the first.
+    """Run with the best validation mAP among the runs on most languages.
+
+    Means over different numbers of languages are not comparable. The first of equal runs; without val items the first.
     """
     return max(found, key=lambda run: (len(run.langs), run.outcome.val_map_mean or 0.0))
 
 
 def write_lines(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
-    """JSON lines, in one move."""
+    """Write JSON lines atomically."""
     write_bytes(path, "".join(json.dumps(row) + "\n" for row in rows).encode())

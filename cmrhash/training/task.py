@@ -1,4 +1,4 @@
-"""What a training works on: features on the device, the items to learn from, and the val probe that judges."""
+"""Training task: features on the device, training items and validation probes."""
 
 from __future__ import annotations
 
@@ -23,10 +23,11 @@ from cmrhash.training import runs
 
 @dataclass
 class Task:
-    """All that a training needs, on the device. x: view -> features of its valid rows (M, D) float32.
+    """Inputs of a training, on the device.
 
-    dataset: under the relevance that is trained by. train: (n,) int64 items; labels: (n, classes) float32 of these,
-    None for relevance by pairs. probes: what an epoch is judged by; None without val items.
+    dataset: under the relevance rule of the training. x: view -> (M, D) float32 features of its valid rows. train: (n,)
+    int64 items. labels: (n, classes) float32 of these, None for relevance by pairs. probes: searches that select the
+    epoch, None without val items.
     """
 
     dataset: ImageTextDataset
@@ -41,7 +42,7 @@ class Task:
 
 @dataclass(frozen=True)
 class Probe:
-    """A search by val items. queries: (Q,) rows of the view ``source``; database: (N,) rows of the view ``sought``."""
+    """A validation search. queries: (Q,) rows of view ``source``; database: (N,) rows of ``sought``."""
 
     source: View
     queries: NDArray[np.int64]
@@ -50,12 +51,15 @@ class Probe:
     relevance: Relevance
 
 
-Rows = dict[View, NDArray[np.int64]]  # view -> (M,) the item of each of its rows, ascending
+Rows = dict[View, NDArray[np.int64]]  # view -> (M,) item of each row, ascending
 Probes = dict[str, dict[str, Probe]]  # language -> direction
 
 
 def run_folder(config: TrainConfig, data: ExtractedDataset, out: Path) -> Path:
-    """Where the run of this config lives, by what it does not share with the plain run of the data set."""
+    """Folder of the run of this config.
+
+    Its name has languages and relevance only where they differ from the data set's.
+    """
     langs, every = data.languages(config.langs), data.languages()
     own, relevance = data.dataset.relevance, with_relevance(data.dataset, config.relevance).relevance
     part, other = langs if langs != every else (), relevance if relevance != own else ""
@@ -63,7 +67,10 @@ def run_folder(config: TrainConfig, data: ExtractedDataset, out: Path) -> Path:
 
 
 def prepare(config: TrainConfig, data: ExtractedDataset, encoders: tuple[str, ...] = ()) -> Task:
-    """Read the feature files and choose the items to learn from and to judge by."""
+    """Read the feature files; choose training items and validation probes.
+
+    Raises UsageError for an encoder of a view that is not trained.
+    """
     dataset = with_relevance(data.dataset, config.relevance)
     device = choose_device(config.device)
     langs = data.languages(config.langs)
@@ -82,10 +89,10 @@ def prepare(config: TrainConfig, data: ExtractedDataset, encoders: tuple[str, ..
 
 
 def train_items(dataset: ImageTextDataset, rows: Rows, where: Path) -> NDArray[np.int64]:
-    """(n,) items to learn from: of role train, there in every view, and for relevance by labels with a label (an item
-    without one says nothing about who is relevant to it).
+    """Items to train on, (n,) int64: role train, with features in every view.
 
-    Raises DataError that names ``where`` if there are fewer than two.
+    By labels an item also needs a label: without one its relevance is unknown. Raises DataError that names ``where`` if
+    there are fewer than two.
     """
     every = np.arange(len(dataset.items))
     has: dict[str, NDArray[np.bool_]] = {view: np.isin(every, item) for view, item in rows.items()}
@@ -94,7 +101,7 @@ def train_items(dataset: ImageTextDataset, rows: Rows, where: Path) -> NDArray[n
     role = _role(dataset, "train")
     train = np.flatnonzero(np.all(list(has.values()), axis=0) & role)
     if len(train) < 2:
-        own = role.any() or dataset.split_seed is None or dataset.val_drawn  # drawn roles are of complete items alone
+        own = role.any() or dataset.split_seed is None or dataset.val_drawn  # only complete items draw a role
         asked = role if own else np.ones_like(role)
         lacks = {view: int((asked & ~there).sum()) for view, there in has.items()}
         lacking = ", ".join(f"{n} have no usable {view}" for view, n in lacks.items() if n)
@@ -106,7 +113,7 @@ def train_items(dataset: ImageTextDataset, rows: Rows, where: Path) -> NDArray[n
 
 
 def labels_of(dataset: ImageTextDataset, items: NDArray[np.int64], device: torch.device) -> Tensor | None:
-    """(n, classes) float32 of 0 and 1; None for relevance by pairs."""
+    """Labels of items as 0 and 1, (n, classes) float32; None for relevance by pairs."""
     if dataset.relevance != "labels":
         return None
     labels = torch.zeros(len(items), len(dataset.classes))
@@ -116,15 +123,16 @@ def labels_of(dataset: ImageTextDataset, items: NDArray[np.int64], device: torch
 
 
 def val_probes(dataset: ImageTextDataset, langs: list[str], rows: Rows, at_most: int | None = None) -> Probes | None:
-    """Val items as queries, the database without val and query as their database; by pairs they are it themselves.
+    """Validation searches by language and direction; None without val items.
 
-    None without val items. at_most: queries, and database items, that are taken, evenly over the data set.
+    Val items are the queries. The database is the data set's without val and query items; by pairs, the val items.
+    at_most: number of queries, and of database items, to take evenly from the data set.
     """
     probes: Probes = {}
-    known: dict[bytes, Relevance] = {}  # by labels both directions share it, and so do languages that all items have
+    known: dict[bytes, Relevance] = {}  # shared by searches between the same items
     val, query = _role(dataset, "val"), _role(dataset, "query")
     searched = _role(dataset, "database") & ~val & ~query
-    if not searched.any():  # the test items are their own database, as on Pascal Sentence: they must not choose
+    if not searched.any():  # all database items are queries (Pascal Sentence): they must not select the epoch
         searched = _role(dataset, "train")
     for lang in langs:
         both = (View.IMAGE, View.text(lang))
@@ -133,20 +141,20 @@ def val_probes(dataset: ImageTextDataset, langs: list[str], rows: Rows, at_most:
         database = queries if dataset.relevance == "pairs" else _evenly(np.flatnonzero(has & searched), at_most)
         if not len(queries) or not len(database):
             return None
-        asks = {name: scored_rows(dataset, rows[name], queries) for name in both}
-        lies = {name: scored_rows(dataset, rows[name], database) for name in both}
+        query_rows = {name: scored_rows(dataset, rows[name], queries) for name in both}
+        database_rows = {name: scored_rows(dataset, rows[name], database) for name in both}
         probes[lang] = {}
         for direction, (a, b) in {"i2t": both, "t2i": both[::-1]}.items():
-            asking, lying = rows[a][asks[a]], rows[b][lies[b]]
-            key = asking.tobytes() + b"|" + lying.tobytes()
+            query_items, database_items = rows[a][query_rows[a]], rows[b][database_rows[b]]
+            key = query_items.tobytes() + b"|" + database_items.tobytes()
             if key not in known:
-                known[key] = relevance_between(dataset, asking, lying)
-            probes[lang][direction] = Probe(a, asks[a], b, lies[b], known[key])
+                known[key] = relevance_between(dataset, query_items, database_items)
+            probes[lang][direction] = Probe(a, query_rows[a], b, database_rows[b], known[key])
     return probes
 
 
 def asked_rows(probes: Probes, view: View) -> NDArray[np.int64]:
-    """The rows of a view that the probes need, ascending."""
+    """Rows of a view that the probes use, ascending."""
     every = [probe for by_direction in probes.values() for probe in by_direction.values()]
     parts = [probe.queries for probe in every if probe.source == view]
     parts += [probe.database for probe in every if probe.sought == view]

@@ -1,1 +1,1 @@
-"""Exported runs: a folder that encodes without the data set, its model card, and ONNX graphs."""
+"""Exported runs: a folder that hashes without the data set, its model card, and ONNX graphs."""

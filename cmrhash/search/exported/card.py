@@ -1,4 +1,4 @@
-"""The model card of an exported run: Markdown behind the YAML that model hubs read. Standard library only."""
+"""Model card of an exported run: Markdown with YAML for model hubs. Standard library only."""
 
 from __future__ import annotations
 
@@ -11,13 +11,23 @@ from cmrhash.data.view import View, languages_of
 from cmrhash.training.runs import Run
 
 TAGS = ("cross-modal-hashing", "cross-modal-retrieval", "image-text-retrieval", "hashing", "binary-codes")
-SAYS = ("queries", "database", "captions", "relevance", "metric", "ties", "epoch", "split")  # of a protocol
+SAYS = (
+    "queries",
+    "database",
+    "captions",
+    "relevance",
+    "metric",
+    "ties",
+    "epoch",
+    "split",
+)  # shown of the protocol
 
 
 def card(config: Mapping[str, Any], run: Run, metrics: Mapping[str, Any] | None) -> str:
-    """The README.md of an export. config: of the export; metrics: what eval last said of the run, if it did.
+    """Write the text of an export's README.md.
 
-    The licence is the author's to fill in. No hub has a task for such models, so the card claims none.
+    config: of the export; metrics: latest saved scores of the run, or None. The author fills in the licence. No hub has
+    a task for such models, so the card names none.
     """
     langs = languages_of(map(View, config["views"]))
 
@@ -38,7 +48,7 @@ def card(config: Mapping[str, Any], run: Run, metrics: Mapping[str, Any] | None)
 
 
 def _spoken(config: Mapping[str, Any], lang: str) -> str:
-    """A language, and whose head encodes it if that is another's."""
+    """Language, with its head's language if borrowed."""
     head = View(config["views"][View.text(lang)]).lang
     return lang if head == lang else f"{lang} by the head of {head}, which saw no {lang}"
 
@@ -102,12 +112,12 @@ def _figures(metrics: Mapping[str, Any] | None) -> str:
     for row in metrics["rows"]:
         values = (row.get(key) for key in ("map", "chance", "map_real"))
         shown = " | ".join("" if value is None else f"{value:.3f}" for value in values)
-        langs = "-".join(lang for lang in (row["lang"], row.get("database_lang")) if lang)  # in whose texts, for t2t
+        langs = "-".join(lang for lang in (row["lang"], row.get("database_lang")) if lang)  # both for t2t
         lines.append(f"| {langs or '-'} | {row['direction']} | {shown} |")
     said = [f"- {key}: {protocol[key]}" for key in SAYS if protocol.get(key)]
     return "\n".join(["## Figures\n", *lines, "", *said])
 
 
 def _plain(text: str) -> str:
-    """A name without what Markdown would read as more."""
+    """Escape the Markdown in a name."""
     return re.sub(r"([\\`*_{}\[\]<>|#])", r"\\\1", " ".join(str(text).split()))

@@ -1,12 +1,12 @@
-"""PretrainedHasher: an exported run. It encodes as the run does, without the run's data set.
+"""PretrainedHasher: an exported run that embeds and hashes without the run's data set.
 
-FOLDER/                             as ``export.save`` writes it, here or under an id of a model hub
+FOLDER/                             as ``write.save`` writes it, locally or under an id of a model hub
     config.json                     bits, views, heads, encoders by recipe and digest; sha256 of every file below
-    heads.safetensors               the trained heads
-    encoders/image.safetensors      weights of the image encoder, where they travel
-    encoders/text-<langs>/          a transformer with its tokenizer, likewise
-    encoders/text-<langs>.safetensors   a word encoder: its words, weights and vectors
-    README.md                       model card, for the author to finish: no digest holds it
+    heads.safetensors               trained heads
+    encoders/image.safetensors      weights of the image encoder, if bundled
+    encoders/text-<langs>/          transformer with its tokenizer, if bundled
+    encoders/text-<langs>.safetensors   word encoder: words, weights and vectors
+    README.md                       model card without a digest, because the author completes it
     image.onnx, text-<lang>.onnx, text-<lang>.tokenizer.json, onnx.json   with --onnx, see ``onnx``
 """
 
@@ -39,18 +39,21 @@ if TYPE_CHECKING:
 
 CONFIG, HEADS, CARD = "config.json", "heads.safetensors", "README.md"
 VERSION = 1
-RUN = "exported run"  # what a hub is asked for
+RUN = "exported run"  # kind of download, for messages
 AGAIN = "fetch it again (after hf cache rm model/OWNER/NAME), or export it again"
 MODEL = ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json")  # a transformer's files
 PART = re.compile(r"encoders/(image\.safetensors|text-[\w+-]+(\.safetensors)?)")
 FILE = re.compile(rf"heads\.safetensors|encoders/[\w+-]+(\.safetensors|/({'|'.join(map(re.escape, MODEL))}))")
-SOURCE = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")  # an enum entry of torchvision's or a hub id; never a path
-NAMED = re.compile(r"image|text-[\w-]+")  # the views
+SOURCE = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")  # a torchvision enum entry or a hub id; never a path
+NAMED = re.compile(r"image|text-[\w-]+")  # views
 KINDS = ("image", "transformer", "words")
 
 
 class PretrainedHasher(Embedder):
-    """Encodes photos and sentences; its search is among codes that the caller gives, for no database travels."""
+    """Hash photos and sentences; search codes that the caller gives.
+
+    The export contains no database.
+    """
 
     def __init__(
         self,
@@ -70,13 +73,13 @@ class PretrainedHasher(Embedder):
 
     @classmethod
     def load(cls, source: str | Path, *, revision: str | None = None, **options: Any) -> PretrainedHasher:
-        """Open a folder that ``Hasher.save_pretrained`` wrote, or such a one under an id of the hub.
+        """Open a folder that ``Hasher.save_pretrained`` wrote, locally or from the hub.
 
-        revision: a branch, tag or commit of the hub's, None for main. options: as the class takes them; image_weights
-        and text_models say where encoders are that do not travel. An existing folder comes first, then the hub's local
-        cache, then the network unless ``offline`` or the environment forbids it: what is cached stays as it is.
-        Raises EncoderError if it cannot be had, UsageError for a folder without an export or with a revision,
-        StaleError for one of a newer version, DamagedError for any file that is not what was written.
+        revision: branch, tag or commit on the hub, None for main. options: arguments of the class; image_weights and
+        text_models locate encoders that are not bundled. An existing folder comes first, then the hub's local cache,
+        then the network unless ``offline`` or the environment forbids it; cached files are not updated. Raises
+        EncoderError if nothing can be fetched, UsageError for a folder without an export or with a revision, StaleError
+        for a newer version, DamagedError for any file that does not match its digest.
         """
         folder = _folder(str(source), revision, options.get("offline", False))
         return cls(folder, read_config(folder), **options)
@@ -91,16 +94,16 @@ class PretrainedHasher(Embedder):
 
     @property
     def langs(self) -> tuple[str, ...]:
-        """Languages that can ask."""
+        """Languages of the queries."""
         return tuple(languages_of(map(View, self.config["views"])))
 
     @property
     def place(self) -> Path:
-        """The folder that it came from."""
+        """Folder of the export."""
         return self.folder
 
     def head_of(self, view: View) -> View:
-        """Another view for a borrowed language."""
+        """View whose head hashes a view, another one for a borrowed language."""
         return View(self.config["views"][view])
 
     def search(
@@ -111,7 +114,7 @@ class PretrainedHasher(Embedder):
         lang: str | None = None,
         k: int = 10,
     ) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
-        """The k nearest of ``codes`` (N, ceil(bits / 8)) uint8, as encode_image and encode_text make them.
+        """Find the k nearest of ``codes`` (N, ceil(bits / 8)) uint8, made by encode_image and encode_text.
 
         query: a sentence (str), or a photo (a Path, a PIL image, a file's bytes). Returns distances in bits and rows,
         each (min(k, N),), nearest first, equal distances in the order of the rows. Raises UsageError without codes.
@@ -126,7 +129,7 @@ class PretrainedHasher(Embedder):
 
     @cached_property
     def heads(self) -> ModuleDict:
-        """view -> its trained head."""
+        """Trained heads by view."""
         from torch.nn import ModuleDict
 
         from cmrhash.training.checkpoint import fill, read_tensors
@@ -140,7 +143,7 @@ class PretrainedHasher(Embedder):
 
     @cached_property
     def image_encoder(self) -> ImageEncoder:
-        """The encoder of photos."""
+        """Image encoder."""
         from cmrhash.compute.device import choose_device
         from cmrhash.features import reopen
 
@@ -149,7 +152,7 @@ class PretrainedHasher(Embedder):
         return reopen.image_from(entry["recipe"], source, self.folder, choose_device(self._device), self._offline)
 
     def text_encoder(self, view: View) -> CaptionEncoder:
-        """The encoder of the texts of a language; languages whose encoders are the same share one."""
+        """Text encoder of a view; views with equal encoders share one."""
         head = self.head_of(view)
         entry = self.config["encoders"][head]
         source = self._source(view, entry, f"text_models={{'{view.lang}': DIR}}")
@@ -170,7 +173,7 @@ class PretrainedHasher(Embedder):
         return reopen.text_from(entry["recipe"], source, self.folder, choose_device(self._device), self._offline)
 
     def _source(self, view: View, entry: Mapping[str, Any], option: str) -> str:
-        """Where an encoder's weights are: where the caller says, here, or under their public name."""
+        """Source of an encoder's weights: the caller's, the bundled one or the public name."""
         if self._given.get(view) and entry["kind"] != "words":
             return str(self._given[view])
         if entry["part"]:
@@ -186,8 +189,10 @@ class PretrainedHasher(Embedder):
 
 
 def _folder(source: str, revision: str | None, offline: bool) -> Path:
-    """Where an export is. Of the hub's, its config comes first, then what that names, of the same commit: what is no
-    export is refused before any weights travel.
+    """Folder of an export, downloaded if it is on the hub.
+
+    The config comes first, then the files that it names from the same commit, so that no weights are downloaded of
+    anything but an export.
     """
     fix = "export a run with cmrhash export FOLDER, and give that folder"
     folder = hub.locate(source, (CONFIG,), offline, RUN, fix, revision)
@@ -199,9 +204,10 @@ def _folder(source: str, revision: str | None, offline: bool) -> Path:
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """The ``config.json`` of an exported run, once it and every file that it names are what was written.
+    """Read the ``config.json`` of an exported run and check every file that it names.
 
-    Raises UsageError, StaleError or DamagedError; it may come from strangers, so names no file but those above.
+    Raises UsageError, StaleError or DamagedError. An export may come from strangers: it may name no file but those
+    above.
     """
     config = _fields(folder)
     for name, digest in config["files"].items():
@@ -213,7 +219,7 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 
 def _fields(folder: Path) -> dict[str, Any]:
-    """The config by itself."""
+    """Read and check the config alone."""
     path, fix = folder / CONFIG, "write one with cmrhash export FOLDER"
     if not path.is_file():
         raise UsageError("no exported run", folder, fix)
@@ -234,7 +240,7 @@ def _fields(folder: Path) -> dict[str, Any]:
 
 
 def _check_fields(config: Mapping[str, Any]) -> None:
-    """Raise ValueError, or what a missing field raises, unless every field is of its kind."""
+    """Raise ValueError, or the error of a missing field, unless every field is valid."""
     encoders, views, files = config["encoders"], config["views"], config["files"]
     if odd := [name for name in files if not FILE.fullmatch(name)]:
         raise ValueError(f"names the file {odd[0]!r}")

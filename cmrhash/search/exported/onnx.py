@@ -1,4 +1,4 @@
-"""An encoder with its head as an ONNX graph: pixels or token ids -> embeddings and packed codes, without Python."""
+"""ONNX graphs of encoders with their heads: pixels or token ids -> embeddings and packed codes."""
 
 from __future__ import annotations
 
@@ -30,14 +30,17 @@ from cmrhash.training.heads import Head
 
 PACKAGES = ("onnx", "onnxruntime", "onnxscript")
 OPSET = 18
-ONE_FILE = 1 << 31  # bytes beyond which the format keeps weights in a file beside
-NEAR = 1e-5  # of an embedding: so near to 0 another order of summing may flip its bit
-SEED = 0  # of the pixels that graphs are checked on
+ONE_FILE = 1 << 31  # bytes from which on the format needs a second file for the weights
+NEAR = 1e-5  # embeddings this close to 0 may flip their bit if summed in another order
+SEED = 0  # of the pixels that check a graph
 OUTPUTS = ("embedding", "codes")
 
 
 class ImageGraph(nn.Module):
-    """(B, S, S, 3) uint8 RGB as the crop leaves them -> (B, bits) float32 embeddings, (B, ceil(bits / 8)) uint8."""
+    """Graph of an image encoder with its head.
+
+    (B, S, S, 3) uint8 RGB crops -> (B, bits) float32 embeddings, (B, ceil(bits / 8)) uint8 codes.
+    """
 
     mean: Tensor
     std: Tensor
@@ -49,21 +52,24 @@ class ImageGraph(nn.Module):
         self.register_buffer("std", torch.tensor(encoder.crop.std).view(1, 3, 1, 1))
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
-        """As ``ImageEncoder.forward`` and the head do."""
+        """Compute as ``ImageEncoder.forward`` and the head do."""
         batch = (pixels.permute(0, 3, 1, 2).float() / 255 - self.mean) / self.std
         embedding = self.head(self.module(batch).flatten(1))
         return embedding, packed(embedding)
 
 
 class TextGraph(nn.Module):
-    """Token ids and attention mask, both (B, T) int64 -> the same as ImageGraph."""
+    """Graph of a text encoder with its head.
+
+    Token ids and attention mask, both (B, T) int64 -> outputs as of ImageGraph.
+    """
 
     def __init__(self, encoder: TextEncoder, head: Head) -> None:
         super().__init__()
         self.module, self.head, self.pooling = encoder.module, head, encoder.pooling
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, Tensor]:
-        """As ``TextEncoder.forward`` and the head do."""
+        """Compute as ``TextEncoder.forward`` and the head do."""
         hidden = self.module(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state  # (B, T, D)
         mask = attention_mask.unsqueeze(-1).float()
         feature = hidden[:, 0] if self.pooling == "cls" else (hidden * mask).sum(1) / mask.sum(1)
@@ -72,7 +78,7 @@ class TextGraph(nn.Module):
 
 
 def packed(embedding: Tensor) -> Tensor:
-    """(B, bits) -> (B, ceil(bits / 8)) uint8 as ``codes.pack`` does, in operations that ONNX has."""
+    """Pack (B, bits) as ``codes.pack`` does, with ONNX operations: (B, ceil(bits / 8)) uint8."""
     bits = embedding.shape[1]
     ones = nn.functional.pad((embedding >= 0).int(), (0, -bits % 8))
     powers = torch.tensor([1, 2, 4, 8, 16, 32, 64, 128], dtype=torch.int32)  # the lowest bit first
@@ -80,18 +86,19 @@ def packed(embedding: Tensor) -> Tensor:
 
 
 def need_onnx() -> None:
-    """Raise UsageError unless what writes and runs ONNX is installed."""
+    """Raise UsageError unless the packages that write and run ONNX are installed."""
     lacking = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
     if lacking:
         raise UsageError(f"ONNX needs {', '.join(lacking)}", None, 'pip install "cmrhash[onnx]"')
 
 
 def write(hasher: Embedder, folder: Path, texts: Mapping[str, Sequence[str]]) -> dict[str, Any]:
-    """Write the graphs of a hasher whose encoders are on the CPU, and ``onnx.json``, which says how to feed them.
+    """Write the ONNX graphs of a hasher, and ``onnx.json``, which describes their inputs.
 
-    texts: language -> a few sentences to check its graph on. Each graph is run by onnxruntime at once: its bits must be
-    torch's wherever the embedding is not within 1e-5 of 0. Computed in float32, whatever the encoders ran in. Left out
-    are word encoders and detectors, with the reason. Returns what ``onnx.json`` says.
+    The hasher's encoders must be on the CPU. texts: language -> a few sentences to check its graph on. Graphs compute
+    in float32, whatever dtype the encoders ran in; onnxruntime runs each at once, and its bits must equal torch's
+    wherever the embedding is not within 1e-5 of 0. Word encoders and detectors are left out, with the reason. Returns
+    the content of ``onnx.json``.
 
     Raises UsageError without the packages of ``cmrhash[onnx]``, CmrhashError for a graph that gives other bits.
     """
@@ -125,7 +132,7 @@ def _image(encoder: ImageEncoder, head: Head, folder: Path) -> dict[str, Any]:
     graph = ImageGraph(encoder, head).eval()
     size = encoder.crop.size
     rng = np.random.default_rng(SEED)
-    coarse = rng.integers(0, 256, (5, 7, 7, 3), np.uint8)  # patches of colour, not grains that pooling makes all alike
+    coarse = rng.integers(0, 256, (5, 7, 7, 3), np.uint8)  # patches of colour: pooling averages out single pixels
     pixels = coarse.repeat(-(-size // 7), 1).repeat(-(-size // 7), 2)[:, :size, :size]
     inputs = {"pixels": np.ascontiguousarray(pixels)}
     path = folder / "image.onnx"
@@ -156,7 +163,7 @@ def _text(encoder: TextEncoder, head: Head, folder: Path, view: View, texts: Seq
 
 
 def _tokens(encoder: TextEncoder, texts: Sequence[str]) -> dict[str, NDArray[np.int64]]:
-    """Padded to the longest, as a graph takes them."""
+    """Token ids and mask, padded to the longest text."""
     pieces = encoder.pieces(texts)
     width = max(map(len, pieces))
     pad = encoder.tokenizer.pad_token_id or 0
@@ -166,12 +173,12 @@ def _tokens(encoder: TextEncoder, texts: Sequence[str]) -> dict[str, NDArray[np.
 
 
 def _two_or_more(feed: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-    """Two rows at least: of one the exporter would make a constant."""
+    """Repeat a single row, because the exporter makes a batch of one a constant."""
     return {name: np.concatenate([x, x])[: max(2, len(x))] for name, x in feed.items()}
 
 
 def _tokenizer(encoder: TextEncoder, path: Path) -> Path:
-    """The tokenizer as the ``tokenizers`` library reads it in any language, with truncation and padding set."""
+    """Write the tokenizer for the ``tokenizers`` library, with truncation and padding set."""
     from tokenizers import Tokenizer
 
     own: Any = Tokenizer.from_str(encoder.tokenizer.backend_tokenizer.to_str())
@@ -201,7 +208,7 @@ def _export(graph: nn.Module, inputs: Mapping[str, Tensor], shapes: Mapping[str,
         outside = {id(value) for value in program.model.graph.outputs}
         for value in (value for node in program.model.graph for value in node.outputs):
             if value.name in OUTPUTS and id(value) not in outside:
-                value.name = f"inner_{value.name}"  # BERT has an "embedding" of its own
+                value.name = f"inner_{value.name}"  # BERT has an inner value "embedding"
         program.save(path, external_data=size >= ONE_FILE)
 
 
@@ -211,13 +218,16 @@ def _about(path: Path, graph: nn.Module, encoder: ImageEncoder | TextEncoder) ->
     return {
         "files": {file.name: sha256(file) for file in files if file.exists()},
         "opset": OPSET,
-        "dtype": {"graph": "float32", "run": encoder.recipe["dtype"]},  # where they differ, some bits may
+        "dtype": {"graph": "float32", "run": encoder.recipe["dtype"]},  # if they differ, some bits may differ
         "outputs": {"embedding": f"(batch, {head.bits}) float32", "codes": f"(batch, {-(-head.bits // 8)}) uint8"},
     }
 
 
 def _checked(path: Path, graph: nn.Module, feeds: Sequence[Mapping[str, NDArray[Any]]]) -> dict[str, Any]:
-    """Run the file beside torch: what to report. Raises CmrhashError where a bit differs that is not near to 0."""
+    """Compare a graph's outputs with torch's; returns the report.
+
+    Raises CmrhashError where a bit differs and the embedding is not near 0.
+    """
     session = open_graph(path)
     rows = near = differing = 0
     apart = 0.0
@@ -237,7 +247,7 @@ def _checked(path: Path, graph: nn.Module, feeds: Sequence[Mapping[str, NDArray[
 
 
 def open_graph(path: Path, threads: int = 1) -> Any:
-    """An onnxruntime session on the CPU that keeps its doubts about graphs to itself."""
+    """Open an onnxruntime session on the CPU, without its warnings."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -263,7 +273,7 @@ def _chapter(graphs: Mapping[str, Any]) -> str:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Without the exporter's own notices, which go to stdout, to warnings and to loggers."""
+    """Silence the exporter's notices on stdout, in warnings and in loggers."""
     loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
     before = [logger.level for logger in loggers]
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):

@@ -1,4 +1,4 @@
-"""A run -> a folder that others can encode with: heads, encoders or their names, and a model card."""
+"""Export of a run: a folder with heads, encoders or their names, and a model card."""
 
 from __future__ import annotations
 
@@ -31,17 +31,20 @@ from cmrhash.storage.files import make_folder, remove, sha256, sync, write_bytes
 from cmrhash.storage.recipes import canonical
 from cmrhash.training import runs
 
-OF_DATA = ("kind", "lang", "code", "items")  # of a feature file's recipe: what does not concern its encoder
-OF_MACHINE = ("name_or_path", "_name_or_path", "tokenizer_file", "vocab_file")  # that transformers writes: paths
+OF_DATA = ("kind", "lang", "code", "items")  # fields of a feature recipe that do not describe its encoder
+OF_MACHINE = ("name_or_path", "_name_or_path", "tokenizer_file", "vocab_file")  # local paths that transformers writes
 ONNX = "onnx.json"
-GRAPHS = ("image.onnx*", "text-*.onnx*", "text-*.tokenizer.json")  # what onnx.py writes beside
+GRAPHS = ("image.onnx*", "text-*.onnx*", "text-*.tokenizer.json")  # files that onnx.py adds
 
-PARTS = ("encoders/*", ONNX, *GRAPHS)  # what one export has and another has not
+PARTS = ("encoders/*", ONNX, *GRAPHS)  # files that only some exports have
 
 
 @dataclass(frozen=True)
 class Exporting:
-    """What is exported: a run, the folder of its features, what opens its encoders, and view -> where these are now."""
+    """Source of an export.
+
+    features: folder of the feature files; embedder: opens the encoders; moved: view -> present source of its encoder.
+    """
 
     run: runs.Run
     features: Path
@@ -52,11 +55,12 @@ class Exporting:
 def save(source: Exporting, target: Path, *, with_encoders: bool = False, overwrite: bool = False) -> None:
     """Write the folder that ``PretrainedHasher.load`` opens.
 
-    Tuned, untrained and word text encoders are put in, and tuned image encoders; public ones are named, or put in too
-    ``with_encoders``. An untrained image encoder is drawn again from its seed. The config goes first and comes last, so
-    that a killed export is no export. What was put in is opened once, and must be what the run was made with.
+    Tuned, untrained and word text encoders and tuned image encoders are bundled; public ones are referenced by name, or
+    bundled too ``with_encoders``. An untrained image encoder is drawn again from its seed. The old config is removed
+    first and the new one written last, so that a killed export is no export. Bundled encoders are opened once to check
+    their digests.
 
-    Raises UsageError for a folder that holds other things, unless ``overwrite``, and for ready-made features.
+    Raises UsageError for a folder with other files, unless ``overwrite``, and for ready-made features.
     """
     if target.exists() and (not target.is_dir() or any(target.iterdir())) and not overwrite:
         raise UsageError("there is something already", target, "give another folder, or --overwrite")
@@ -68,15 +72,15 @@ def save(source: Exporting, target: Path, *, with_encoders: bool = False, overwr
     for name in (CONFIG, ONNX):
         remove(target / name)
     for graph in (path for pattern in GRAPHS for path in target.glob(pattern)):
-        graph.unlink()  # of the heads that were there before
+        graph.unlink()  # graphs of earlier heads
     shutil.rmtree(target / "encoders", ignore_errors=True)
     for view, entry in entries.items():
         if entry["part"] and not (target / entry["part"]).exists():
-            _put_in(source.embedder, view, target / entry["part"])
+            _bundle(source.embedder, view, target / entry["part"])
     run, langs = source.run, source.embedder.langs
     write_bytes(target / HEADS, run.file(runs.HEADS).read_bytes())
     there = sorted(path for path in [target / HEADS, *(target / "encoders").rglob("*")] if path.is_file())
-    for path in sorted({*there, *(path.parent for path in there)}):  # what transformers wrote is not on disk yet
+    for path in sorted({*there, *(path.parent for path in there)}):  # transformers does not sync its files
         sync(path)
     config = {
         "version": VERSION,
@@ -97,12 +101,12 @@ def save(source: Exporting, target: Path, *, with_encoders: bool = False, overwr
 
 
 def push(folder: Path, repo: str, *, private: bool = False) -> str:
-    """Upload an export to a model hub as the repository "owner/name", and return the address of the commit.
+    """Upload an export to a model hub as the repository "owner/name"; returns the commit's address.
 
-    The repository is made if there is none: public, or as its owner has it by default, unless ``private``. What
-    ``save`` and ``onnx.write`` write is uploaded and nothing else in the folder; it replaces what an earlier export
-    left there, the card too. Raises UsageError for a folder without an export, who is not logged in or may not write
-    there, and CmrhashError if the hub cannot be reached.
+    The repository is created if missing: private if ``private``, else as the owner's default is. Only files that
+    ``save`` and ``onnx.write`` write are uploaded; they replace those of an earlier export, the card too. Raises
+    UsageError for a folder without an export, without login or without write access, CmrhashError if the hub cannot be
+    reached.
     """
     read_config(folder)
     if hub.is_offline():
@@ -126,7 +130,7 @@ def push(folder: Path, repo: str, *, private: bool = False) -> str:
 
 
 def _entries(source: Exporting, with_encoders: bool) -> dict[View, dict[str, Any]]:
-    """view -> what the config says of its encoder: one entry a head."""
+    """Config entries of the encoders, one per head, by view."""
     entries: dict[View, dict[str, Any]] = {}
     for view, made in source.run.features.items():
         path = source.features / made.file
@@ -155,8 +159,8 @@ def _entries(source: Exporting, with_encoders: bool) -> dict[View, dict[str, Any
     return {view: {key: e[key] for key in e if key != "put_in"} for view, e in entries.items()}
 
 
-def _put_in(embedder: Embedder, view: View, path: Path) -> None:
-    """Write an encoder's weights, and a tokenizer with them."""
+def _bundle(embedder: Embedder, view: View, path: Path) -> None:
+    """Write an encoder's weights, with its tokenizer if it has one."""
     encoder = embedder.image_encoder if view.is_image else embedder.text_encoder(view)
     if isinstance(encoder, WordEncoder):
         write_bytes(path, safetensors.numpy.save(encoder.arrays()))
@@ -183,7 +187,7 @@ def _tensors(module: Any) -> bytes:
 
 
 def _check(target: Path, entries: Mapping[View, Mapping[str, Any]]) -> None:
-    """Open what was put in: its digests must be those that the recipes have."""
+    """Open the bundled encoders: their digests must match the recipes."""
     opened = PretrainedHasher.load(target, device="cpu", offline=True)
     for view, entry in entries.items():
         if entry["part"]:

@@ -1,13 +1,13 @@
-"""Where codes are searched beyond a run's own index: a folder, PostgreSQL or Milvus, by URL. One file a kind.
+"""Code stores, opened by URL: a folder, PostgreSQL or Milvus. One file per kind.
 
-A store holds collections by name: codes of one length, a key (a string) for each, and what they were made from.
+A store holds named collections: codes of one length, a string key for each code, and meta that records their origin.
 
     store = open_store("faiss:/srv/codes")
     store.replace("shop-image", 64, [(["a", "b"], packed)], {"made": "today"})
     distances, keys = store.search("shop-image", queries, k=10)
 
-A collection changes in one move: it is built beside the old one, and whoever searches finds all of the old or all of
-the new one. Equal codes may come in any order, so results are compared by distance.
+A collection is replaced atomically: the new one is built beside the old one, and every search finds all of the one or
+all of the other. Equal distances may come in any order, so compare results by distance.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ Found = tuple[NDArray[np.int32], list[list[str]]]
 
 @dataclass(frozen=True)
 class Collection:
-    """What a store says of a collection. meta: as it was given, a JSON object. approximate: as it was asked for."""
+    """Description of a collection. meta: a JSON object as given; approximate: as requested."""
 
     name: str
     bits: int
@@ -42,19 +42,19 @@ class Collection:
 
 
 class CodeStore(Protocol):
-    """What every kind of store does. url: without a password, for people.
+    """Interface of every kind of store. url: for display, without a password.
 
-    Raises UsageError for a collection that is not there, and for codes of another width; DataError for keys that are
-    there already, twice or not at all; CmrhashError with the reason if a server or disk refuses.
+    Raises UsageError for a missing collection and for codes of another width; DataError for keys that exist already,
+    occur twice or are missing; CmrhashError with the reason if a server or disk refuses.
     """
 
     url: str
 
     def names(self) -> list[str]:
-        """The collections, sorted."""
+        """Names of the collections, sorted."""
 
     def about(self, name: str) -> Collection:
-        """One of them."""
+        """Describe a collection."""
 
     def replace(
         self,
@@ -64,29 +64,30 @@ class CodeStore(Protocol):
         meta: Mapping[str, Any] | None = None,
         approximate: bool | None = None,
     ) -> Collection:
-        """Make a collection, or put another in its place. approximate: with an index that finds most neighbours."""
+        """Create or replace a collection. approximate: with an index that finds most neighbours."""
 
     def add(self, name: str, batches: Iterable[Batch]) -> Collection:
-        """Put more codes in."""
+        """Add codes."""
 
     def remove(self, name: str, keys: Sequence[str]) -> Collection:
-        """Take codes out, all of these or, if one is not there, none."""
+        """Remove the codes of these keys, or none if a key is missing."""
 
     def search(self, name: str, packed: NDArray[np.uint8], k: int) -> Found:
-        """The k nearest of each query (Q, ceil(bits / 8)) uint8: distances (Q, k') int32 ascending, and their keys.
+        """Find the k nearest codes of each query (Q, ceil(bits / 8)) uint8.
 
-        k' = min(k, rows): an approximate index that finds fewer is backed by an exact search.
+        Returns distances (Q, k') int32, ascending, and their keys, with k' = min(k, rows). If an approximate index
+        finds fewer, an exact search replaces it.
         """
 
     def close(self) -> None:
-        """Let go of files and connections."""
+        """Close files and connections."""
 
 
 def open_store(url: str, probes: int | None = None) -> CodeStore:
-    """The store at a URL. probes: how much of an approximate index a search looks at, see config.PROBES; 0: all.
+    """Open the store at a URL.
 
-    Raises UsageError for a URL of no known kind, or if the package for it is not installed; CmrhashError if a server
-    cannot be reached.
+    probes: how much of an approximate index a search visits, see config.PROBES; 0: all. Raises UsageError for a URL of
+    unknown kind and for a missing package; CmrhashError if a server cannot be reached.
     """
     scheme, colon, _ = url.partition(":")
     if not colon or scheme not in KINDS:
@@ -127,17 +128,17 @@ KINDS: dict[str, Callable[[str, int | None], CodeStore]] = {  # by the scheme of
 }
 
 
-# ---------------------------------------------------------------------------------------------- for every kind
+# ---------------------------------------------------------------------------------------------- shared by all kinds
 
 
 def shown(url: str) -> str:
-    """A URL without what may be a password, however it is written."""
+    """URL with every possible password hidden, however it is written."""
     hidden = re.sub(r"(://[^:/@]*):.*@", r"\1:***@", url, flags=re.S)
     return re.sub(r"(password|passwd|token)=[^&]*", r"\1=***", hidden, flags=re.I)
 
 
 def credentials(url: str) -> tuple[str, str | None]:
-    """A URL of a server without its password, and the password as it was written."""
+    """Split a server's URL into the URL without password and the password as written."""
     head, mark, query = url.partition("?")
     scheme, slashes, rest = head.partition("://")
     account, at, place = rest.rpartition("@")
@@ -146,7 +147,7 @@ def credentials(url: str) -> tuple[str, str | None]:
 
 
 def check_name(name: str) -> str:
-    """The name, if every store can have a collection of it; raises UsageError."""
+    """Return the name if every kind of store accepts it; raises UsageError."""
     if not re.fullmatch(r"\w[\w.+-]*", name) or len(name.encode()) > 150:
         fix = "use letters, digits, '.', '_', '+' and '-', 150 bytes at most"
         raise UsageError(f"collection name {name!r}", None, fix)
@@ -154,22 +155,22 @@ def check_name(name: str) -> str:
 
 
 def missing_collection(name: str, there: Sequence[str], url: str) -> UsageError:
-    """The error of a collection that a store has not."""
+    """Make the error for a missing collection."""
     names = ", ".join(there[:8]) + (", ..." if len(there) > 8 else "")
     return UsageError(f"no collection '{name}' (there: {names or 'none'})", url, "put it there with cmrhash index")
 
 
 def check_query(packed: NDArray[np.uint8], collection: Collection, k: int) -> int:
-    """k', the number of neighbours that a search gives; raises UsageError or DataError for what cannot be asked."""
+    """Number k' of neighbours of a search; raises UsageError or DataError for invalid queries."""
     check_packed(packed, collection.bits, "query codes")
     return min(check_k(k), collection.rows)
 
 
 def checked_batches(batches: Iterable[Batch], bits: int) -> Iterator[Batch]:
-    """The batches, each looked at before it is handed on. Holds 16 bytes a key.
+    """Yield the batches after checking each; holds 16 bytes per key.
 
-    Raises DataError for a key that is empty, too long or not printable, and at the end for one that came twice;
-    UsageError for codes of another width, or of another number than keys.
+    Raises DataError for a key that is empty, too long or not printable, and at the end for a duplicate key; UsageError
+    for codes of another width, or of another number than keys.
     """
     digests = [np.empty((0, 2), np.uint64)]
     for keys, packed in batches:
@@ -188,7 +189,7 @@ def checked_batches(batches: Iterable[Batch], bits: int) -> Iterator[Batch]:
 
 
 def _encoded(key: str) -> bytes:
-    """A key in UTF-8, if it is one that every store can hold, as the ids of every data set are."""
+    """Key in UTF-8; raises DataError unless every kind of store accepts it."""
     raw = key.encode() if isinstance(key, str) and key.isprintable() else b""
     if not 0 < len(raw) <= MAX_KEY:
         raise DataError(f"not a key: {ascii(key)[:60]}", None, f"a key is printable text of 1 to {MAX_KEY} bytes")

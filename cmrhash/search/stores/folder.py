@@ -1,11 +1,11 @@
-"""``faiss:DIR``: collections in a folder, searched by Faiss. For one machine; readers need no server.
+"""``faiss:DIR``: collections in a folder, searched by Faiss on one machine, without a server.
 
-NAME.json            bits, rows, meta; which folder holds the files now, and their sha256; replaced in one move
-NAME.<8 hex>/        codes.faiss  an IndexBinaryFlat, mapped for the search
-                     keys         all keys in UTF-8 one after the other; key_ends: int64, where each one ends
-                     codes.ivf    an IndexBinaryIVF, where an approximate index was asked for or there are many codes
+NAME.json            bits, rows, meta; the current folder and the sha256 of its files; replaced atomically
+NAME.<8 hex>/        codes.faiss  an IndexBinaryFlat, memory-mapped
+                     keys         all keys in UTF-8, concatenated; key_ends: int64, end of each key
+                     codes.ivf    an IndexBinaryIVF, if requested or for many codes
 
-A change writes a new folder beside the old one, so adding to a collection takes as long as writing it anew.
+A change writes a new folder beside the old one, so adding codes takes as long as writing the whole collection.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ AGAIN = "put it there again with cmrhash index"
 
 
 class FolderStore:
-    """A `cmrhash.search.stores.CodeStore` in a folder, which is made when something is put there."""
+    """A `cmrhash.search.stores.CodeStore` in a folder, created by the first write."""
 
     def __init__(self, url: str, probes: int | None) -> None:
         path = url.partition(":")[2]
@@ -51,11 +51,11 @@ class FolderStore:
         return f"FolderStore({self.url!r})"
 
     def names(self) -> list[str]:
-        """The collections, sorted."""
+        """Names of the collections, sorted."""
         return sorted(path.name.removesuffix(".json") for path in self.folder.glob("*.json"))
 
     def about(self, name: str) -> Collection:
-        """One of them, by its manifest alone."""
+        """Describe a collection, from its manifest alone."""
         return _collection(name, self._manifest(name))
 
     def replace(
@@ -66,19 +66,19 @@ class FolderStore:
         meta: Mapping[str, Any] | None = None,
         approximate: bool | None = None,
     ) -> Collection:
-        """Make a collection, or put another in its place."""
+        """Create or replace a collection."""
         with self._writing(name):
             return self._swap(Collection(name, check_bits(bits), 0, meta or {}, approximate), batches)
 
     def add(self, name: str, batches: Iterable[Batch]) -> Collection:
-        """Put more codes in; writes the whole collection."""
+        """Add codes; writes the whole collection."""
         self._manifest(name)
         with self._writing(name):
             old = self._open(name)
             return self._swap(old.about, chain(old.batches(), batches))
 
     def remove(self, name: str, keys: Sequence[str]) -> Collection:
-        """Take codes out; writes the whole collection."""
+        """Remove codes; writes the whole collection."""
         self._manifest(name)
         with self._writing(name):
             old, gone = self._open(name), set(keys)
@@ -88,14 +88,14 @@ class FolderStore:
             return self._swap(old.about, old.batches(without=gone))
 
     def search(self, name: str, packed: NDArray[np.uint8], k: int) -> Found:
-        """The k nearest of each query; an exhaustive search gives equal distances in the order of the collection."""
+        """Find the k nearest codes of each query; an exact search orders equal distances by row."""
         opened = self._open(name)
         k = check_query(packed, opened.about, k)
         distances, rows = opened.search(packed, k, self._probes) if k else opened.flat.search(packed, 1)
         return distances, [[opened.key(row) for row in line] for line in rows.tolist()]
 
     def close(self) -> None:
-        """Let go of the files."""
+        """Close the files."""
         self._opened.clear()
 
     # ------------------------------------------------------------------------------------------ files
@@ -110,21 +110,21 @@ class FolderStore:
             raise missing_collection(name, self.names(), self.url) from None
 
     def _open(self, name: str) -> _Opened:
-        """The files of a collection, kept open until another one takes its place."""
+        """Files of a collection, kept open until it is replaced."""
         manifest = self._manifest(name)
         opened = self._opened.get(name)
         if opened is None or opened.manifest != manifest:
             try:
                 opened = self._opened[name] = _Opened(self.folder, name, manifest)
-            except (CmrhashError, OSError, RuntimeError):  # ours, the system's and Faiss' words for a file that is gone
+            except (CmrhashError, OSError, RuntimeError):  # each may mean a deleted file
                 if self._manifest(name) == manifest:
                     raise
-                return self._open(name)  # it was replaced just then
+                return self._open(name)  # the collection was replaced meanwhile
         return opened
 
     @contextmanager
     def _writing(self, name: str) -> Iterator[None]:
-        """Alone with a collection; what the system refuses in one line."""
+        """Lock a collection for writing; raise system errors as CmrhashError."""
         path = self._path(name)
         try:
             make_folder(self.folder)
@@ -135,7 +135,7 @@ class FolderStore:
             raise CmrhashError(f"'{name}' not written, {reason}", self.url, "check folder and free space") from error
 
     def _swap(self, about: Collection, batches: Iterable[Batch]) -> Collection:
-        """Write the files of a collection beside the present ones, and then say that these are it."""
+        """Write new files of a collection beside the present ones, then switch its manifest."""
         folder = self.folder / f"{about.name}.{secrets.token_hex(4)}"
         folder.mkdir()
         try:
@@ -143,7 +143,7 @@ class FolderStore:
             if rows and (rows > IVF_ROWS if about.approximate is None else about.approximate):
                 ApproximateIndex.build(BinaryIndex.load(folder / CODES, about.bits, mapped=True)).save(folder / IVF)
             sync(folder)
-            sync(self.folder)  # its name, before anything speaks of it
+            sync(self.folder)  # its name, before the manifest refers to it
             manifest = {
                 "bits": about.bits,
                 "rows": rows,
@@ -160,14 +160,14 @@ class FolderStore:
         return _collection(about.name, manifest)
 
     def _clear(self, name: str, keep: str) -> None:
-        """Remove former files, also those of a writer that was killed; who has them open goes on reading them."""
+        """Remove old files, also of a killed writer; processes that have them open can still read."""
         for path in self.folder.iterdir():
             if re.fullmatch(re.escape(name) + r"\.[0-9a-f]{8}", path.name) and path.name != keep and path.is_dir():
                 shutil.rmtree(path, ignore_errors=True)
 
 
 class _Opened:
-    """The files of a collection, once their digests are the recorded ones; mapped, not read."""
+    """Memory-mapped files of a collection, after a check of their digests."""
 
     def __init__(self, base: Path, name: str, manifest: Mapping[str, Any]) -> None:
         self.manifest, self.about = manifest, _collection(name, manifest)
@@ -178,12 +178,12 @@ class _Opened:
         self._keys, self._ends = _map(paths[KEYS], np.uint8), _map(paths[ENDS], np.int64)
 
     def key(self, row: int) -> str:
-        """The key of a row."""
+        """Key of a row."""
         start = int(self._ends[row - 1]) if row else 0
         return self._keys[start : int(self._ends[row])].tobytes().decode()
 
     def batches(self, without: Keys[str] = ()) -> Iterator[Batch]:
-        """All of it, as it was put in."""
+        """Yield all keys and codes in order, except the keys in ``without``."""
         for start in range(0, len(self.flat), BATCH_ROWS):
             packed = self.flat.rows(start, start + BATCH_ROWS)
             keys = [self.key(row) for row in range(start, start + len(packed))]
@@ -191,7 +191,7 @@ class _Opened:
             yield [keys[at] for at in kept], packed[kept]
 
     def search(self, packed: NDArray[np.uint8], k: int, probes: int) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
-        """Distances and rows (Q, k), of the exhaustive index where the approximate one has found too few."""
+        """Distances and rows (Q, k), exact where the approximate index finds too few."""
         if not self.approximate or not probes:
             return self.flat.search(packed, k)
         distances, rows = self.approximate.search(packed, k, probes)
@@ -202,7 +202,7 @@ class _Opened:
 
 
 def _write(folder: Path, bits: int, batches: Iterable[Batch]) -> int:
-    """Write codes and keys as they come; how many."""
+    """Write codes and keys batch by batch; returns their number."""
     end = 0
     with (
         FlatWriter(folder / CODES, bits) as codes,

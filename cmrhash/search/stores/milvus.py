@@ -1,12 +1,12 @@
-"""``milvus+http://HOST:PORT``, ``milvus:FILE``: collections in Milvus, binary vectors by Hamming. The only door to it.
+"""``milvus+http://HOST:PORT``, ``milvus:FILE``: collections in Milvus, binary vectors by Hamming.
 
-    cmrhash_collections                 name, codes, about (JSON); codes: who holds them, by the latest version
-    cmrhash_<name>_<16 hex>_<16 hex>    key, code: BINARY_VECTOR of whole bytes, the bits beyond the code are zeros
+    cmrhash_collections                 name, codes (the Milvus collection that holds the codes), about (JSON)
+    cmrhash_<name>_<16 hex>_<16 hex>    key, code: BINARY_VECTOR of whole bytes, zero-padded
 
-Milvus has no transactions, its embedded form no aliases, and an upsert is a moment of neither: so a line of the list is
-never changed, but one with a higher version put beside it, and then the old one removed. Adding and removing codes
+Milvus has no transactions, its embedded form no aliases, and during an upsert neither version exists. So a row of the
+registry is never changed: a row with a higher version is inserted, then the old one deleted. Adding and removing codes
 change a collection in place. One writer at a time. FILE is a database of milvus-lite, whose versions from 3.0 on have
-no binary vectors.
+no binary vectors. Only this module imports pymilvus.
 """
 
 from __future__ import annotations
@@ -46,15 +46,15 @@ except ImportError:
 
 LIST = "cmrhash_collections"
 TIMEOUT = 10  # seconds to reach the server
-MOST = 16_384  # neighbours, and rows of an answer, that Milvus gives at most
-ROWS = 10_000  # of an insertion: a message has 64 MB at most
+MOST = 16_384  # limit of Milvus for neighbours and for rows of an answer
+ROWS = 10_000  # per insertion: a message has 64 MB at most
 
 
 class MilvusStore:
     """A `cmrhash.search.stores.CodeStore` in Milvus."""
 
     def __init__(self, url: str, probes: int | None) -> None:
-        logging.getLogger("pymilvus").setLevel(logging.CRITICAL)  # it logs a traceback for all that it raises
+        logging.getLogger("pymilvus").setLevel(logging.CRITICAL)  # it logs a traceback for every exception
         self.url = shown(url)
         place, password = credentials(url.removeprefix("milvus+").removeprefix("milvus:"))
         options = {"uri": place}
@@ -63,18 +63,18 @@ class MilvusStore:
             user, _, host = rest.rpartition("@")
             options = {"uri": f"{scheme}://{host}", "token": f"{unquote(user)}:{unquote(password)}"}
         self._probes = PROBES["milvus"] if probes is None else probes
-        with self._in_words():
+        with self._server_errors():
             self._client = MilvusClient(**options, timeout=TIMEOUT)
 
     def __repr__(self) -> str:
         return f"MilvusStore({self.url!r})"
 
     def names(self) -> list[str]:
-        """The collections, sorted."""
+        """Names of the collections, sorted."""
         return sorted({line["name"] for line in self._lines('name != ""')})
 
     def about(self, name: str) -> Collection:
-        """One of them."""
+        """Describe a collection."""
         return self._find(name)[1]
 
     def replace(
@@ -85,12 +85,12 @@ class MilvusStore:
         meta: Mapping[str, Any] | None = None,
         approximate: bool | None = None,
     ) -> Collection:
-        """Make a collection, or put another in its place. approximate: BIN_IVF_FLAT; None: none."""
-        digest = blake2b(name.encode(), digest_size=8).hexdigest()  # of what the next line may make equal
+        """Create or replace a collection. approximate: BIN_IVF_FLAT; None: without."""
+        digest = blake2b(name.encode(), digest_size=8).hexdigest()  # distinguishes names that the next line makes equal
         prefix = f"cmrhash_{re.sub('[^A-Za-z0-9]', '_', check_name(name))}_{digest}_"
         target = prefix + secrets.token_hex(8)
         about = Collection(name, check_bits(bits), 0, meta or {}, approximate)
-        with self._in_words():
+        with self._server_errors():
             self._make(target, {"key": MAX_KEY}, "code", bits)
             try:
                 rows = self._insert(target, bits, batches)
@@ -99,24 +99,24 @@ class MilvusStore:
             except BaseException:
                 self._client.drop_collection(target)
                 raise
-            for old in self._client.list_collections():  # former ones, also those of a writer that was killed
+            for old in self._client.list_collections():  # old collections, also of a killed writer
                 if old.startswith(prefix) and old != target:
                     self._client.drop_collection(old)
         return self.about(name)
 
     def add(self, name: str, batches: Iterable[Batch]) -> Collection:
-        """Put more codes in; they can be found one batch after the other."""
+        """Add codes; each batch can be found at once."""
         target, about = self._find(name)
-        with self._in_words():
+        with self._server_errors():
             rows = self._insert(target, about.bits, batches, new=True)
             self._register(about, target, about.rows + rows)
         return self.about(name)
 
     def remove(self, name: str, keys: Sequence[str]) -> Collection:
-        """Take codes out."""
+        """Remove the codes of these keys."""
         target, about = self._find(name)
         gone = sorted(set(keys))
-        with self._in_words():
+        with self._server_errors():
             there = self._there(target, gone)
             missing = [key for key in gone if key not in there]
             if missing:
@@ -126,14 +126,14 @@ class MilvusStore:
         return self.about(name)
 
     def search(self, name: str, packed: NDArray[np.uint8], k: int) -> Found:
-        """The k nearest of each query; 16,384 at most."""
+        """Find the k nearest codes of each query, 16,384 at most."""
         target, about = self._find(name)
         try:
             return self._search(target, about, packed, k)
         except CmrhashError:
             if self._find(name)[0] == target:
                 raise
-            return self.search(name, packed, k)  # it was replaced just then
+            return self.search(name, packed, k)  # the collection was replaced meanwhile
 
     def _search(self, target: str, about: Collection, packed: NDArray[np.uint8], k: int) -> Found:
         wanted = check_query(packed, about, k)
@@ -154,8 +154,8 @@ class MilvusStore:
     # ------------------------------------------------------------------------------------------ the server
 
     @contextmanager
-    def _in_words(self) -> Iterator[None]:
-        """What the server refuses, in one line."""
+    def _server_errors(self) -> Iterator[None]:
+        """Raise server errors as CmrhashError, in one line."""
         try:
             yield
         except MilvusException as error:
@@ -163,7 +163,7 @@ class MilvusStore:
             raise CmrhashError(f"Milvus: {error.message.splitlines()[0][:200]}", self.url, fix) from error
 
     def _make(self, target: str, texts: Mapping[str, int], vector: str, bits: int) -> None:
-        """Make a collection of strings, the first of them the key, and a binary vector."""
+        """Create a Milvus collection: strings, the first of them the key, and a binary vector."""
         schema = self._client.create_schema(auto_id=False, enable_dynamic_field=False)
         for at, (field, length) in enumerate(texts.items()):
             schema.add_field(field, DataType.VARCHAR, is_primary=at == 0, max_length=length)
@@ -171,7 +171,7 @@ class MilvusStore:
         self._client.create_collection(target, schema=schema, consistency_level="Strong")
 
     def _index(self, target: str, vector: str, rows: int) -> None:
-        """Make a collection searchable. rows: of an approximate index; 0: an exhaustive search."""
+        """Make a collection searchable. rows: of an approximate index; 0: exact search."""
         how: dict[str, Any] = {"index_type": "BIN_FLAT"}
         if rows:
             how = {"index_type": "BIN_IVF_FLAT", "params": {"nlist": min(round(4 * rows**0.5), 65_536)}}
@@ -181,7 +181,10 @@ class MilvusStore:
         self._client.load_collection(target)
 
     def _insert(self, target: str, bits: int, batches: Iterable[Batch], new: bool = False) -> int:
-        """Insert codes; how many. new: none of their keys must be there. If it fails, what came in is taken out."""
+        """Insert codes; returns their number.
+
+        new: refuse keys that exist already; if that or an insertion fails, remove the inserted codes.
+        """
         count, done = 0, list[str]()
         try:
             for keys, packed in checked_batches(batches, bits):
@@ -201,7 +204,7 @@ class MilvusStore:
         return count
 
     def _there(self, target: str, keys: Sequence[str]) -> set[str]:
-        """Those of the keys that a collection has."""
+        """Keys that a collection has already."""
         found = [self._client.query(target, filter=part, output_fields=["key"]) for part in _filters("key", keys)]
         return {row["key"] for rows in found for row in rows}
 
@@ -210,8 +213,8 @@ class MilvusStore:
             self._client.delete(target, filter=part)
 
     def _lines(self, filter: str) -> list[dict[str, Any]]:
-        """Lines of the list of collections, the latest first; none if there is no list yet."""
-        with self._in_words():
+        """Rows of the registry, latest first; none if there is no registry yet."""
+        with self._server_errors():
             if not self._client.has_collection(LIST):
                 return []
             fields = ["id", "name", "codes", "about"]
@@ -220,7 +223,7 @@ class MilvusStore:
         return sorted(lines, key=lambda line: -line["about"]["version"])
 
     def _register(self, about: Collection, target: str, rows: int) -> None:
-        """Say which collection holds the codes now."""
+        """Register the Milvus collection that holds the codes now."""
         if not self._client.has_collection(LIST):
             self._make(LIST, {"id": MAX_KEY, "name": MAX_KEY, "codes": MAX_KEY, "about": 65_535}, "unused", 8)
             self._index(LIST, "unused", 0)
@@ -232,7 +235,7 @@ class MilvusStore:
         self._delete(LIST, [line["id"] for line in old], "id")
 
     def _find(self, name: str) -> tuple[str, Collection]:
-        """A collection, and the one of Milvus that holds its codes."""
+        """Milvus collection that holds the codes, and description."""
         lines = self._lines(_is_name(check_name(name)))
         if not lines:
             raise missing_collection(name, self.names(), self.url)
@@ -240,21 +243,21 @@ class MilvusStore:
         return lines[0]["codes"], Collection(name, told["bits"], told["rows"], told["meta"], told["approximate"])
 
     def _nearest(self, target: str, packed: NDArray[np.uint8], k: int, probes: int) -> list[list[tuple[int, str]]]:
-        """(distance, key) of the k nearest of each query. probes: 0 for all lists of an approximate index."""
+        """(distance, key) of the k nearest codes of each query. probes: 0 searches all lists."""
         how = {"metric_type": "HAMMING", "params": {"nprobe": probes or 65_536}}
         codes = [code.tobytes() for code in packed]
-        with self._in_words():
+        with self._server_errors():
             found = self._client.search(target, data=codes, anns_field="code", limit=k, search_params=how)
         return [sorted((int(hit["distance"]), hit["id"]) for hit in hits) for hits in found]
 
 
 def _is_name(name: str) -> str:
-    """The expression for the lines of one collection."""
+    """Filter expression for the registry rows of one collection."""
     return next(_filters("name", [name]))
 
 
 def _filters(field: str, keys: Sequence[str]) -> Iterator[str]:
-    """Expressions for all of the keys, some in each: what pymilvus makes of ``ids`` breaks at a quotation mark."""
+    """Filter expressions for all keys, some in each: ``ids`` of pymilvus breaks at a quotation mark."""
     quoted = ['"' + key.replace("\\", "\\\\").replace('"', '\\"') + '"' for key in keys]
     for start in range(0, len(quoted), ROWS):
         yield f"{field} in [{', '.join(quoted[start : start + ROWS])}]"

@@ -1,11 +1,11 @@
-"""``postgresql://...``: collections in PostgreSQL with the pgvector extension, 0.7 or later. The only door to psycopg.
+"""``postgresql://...``: collections in PostgreSQL with pgvector 0.7 or later.
 
-    cmrhash_collections(name, codes, bits, rows, approximate, meta)    codes: the table that holds them now
-    cmrhash_<16 hex>(key, row, code bit(n))                            row: the order in which they came
+    cmrhash_collections(name, codes, bits, rows, approximate, meta)    codes: name of the current table
+    cmrhash_<16 hex>(key, row, code bit(n))                            row: order of insertion
 
-Bit j of a code is character j of ``code``. A change is one transaction: a new table is filled and indexed beside the
-old one, named in cmrhash_collections, and the old one dropped; searches go on meanwhile, and a writer that is killed
-leaves nothing. Without an HNSW index a search is exact and gives equal distances in the order of the rows.
+Bit j of a code is character j of ``code``. ``replace`` is one transaction: it fills and indexes a new table, registers
+it in cmrhash_collections and drops the old one. Searches continue meanwhile, and a killed writer leaves nothing.
+Without an HNSW index a search is exact and orders equal distances by row. Only this module imports psycopg.
 """
 
 from __future__ import annotations
@@ -46,8 +46,8 @@ except ImportError:
 T = TypeVar("T")
 Rows = list[tuple[Any, ...]]
 TIMEOUT = 10  # seconds to reach the server, unless the URL says otherwise
-ATTEMPTS = 9  # to search a collection that is being replaced all the time
-MAX_CANDIDATES = 1000  # the largest hnsw.ef_search; more neighbours than that are searched exactly
+ATTEMPTS = 9  # to search a collection that is replaced again and again
+MAX_CANDIDATES = 1000  # largest hnsw.ef_search; a search for more neighbours is exact
 
 REGISTRY = """CREATE TABLE IF NOT EXISTS cmrhash_collections (
     name text COLLATE "C" PRIMARY KEY, codes text NOT NULL, bits int NOT NULL, rows bigint NOT NULL,
@@ -63,30 +63,30 @@ NEAREST = """SELECT q.n - 1, c.distance, c.key
 
 
 class PostgresStore:
-    """A `cmrhash.search.stores.CodeStore` in a database. Connects at once, and again when the connection was lost."""
+    """A `cmrhash.search.stores.CodeStore` in a database, which reconnects after a lost connection."""
 
     def __init__(self, url: str, probes: int | None) -> None:
         self.url = shown(url)
         open_url, password = credentials(url)
         try:
             self._options: dict[str, Any] = {"connect_timeout": TIMEOUT, **conninfo_to_dict(open_url)}
-        except psycopg.Error:  # its words may quote what is not for all eyes
+        except psycopg.Error:  # its message may quote the password
             raise UsageError("not a URL of PostgreSQL", self.url, "give postgresql://USER@HOST/DATABASE") from None
         if password is not None:
             self._options["password"] = unquote(password)
         self._probes = PROBES["postgresql"] if probes is None else probes
-        with self._in_words():
+        with self._server_errors():
             self._db = self._connect()
 
     def __repr__(self) -> str:
         return f"PostgresStore({self.url!r})"
 
     def names(self) -> list[str]:
-        """The collections, sorted."""
+        """Names of the collections, sorted."""
         return [row[0] for row in self._registered("SELECT name FROM cmrhash_collections ORDER BY name")]
 
     def about(self, name: str) -> Collection:
-        """One of them."""
+        """Describe a collection."""
         return self._find(name)[1]
 
     def replace(
@@ -97,13 +97,13 @@ class PostgresStore:
         meta: Mapping[str, Any] | None = None,
         approximate: bool | None = None,
     ) -> Collection:
-        """Make a collection, or put another in its place; makes the extension and the list of collections if need be.
+        """Create or replace a collection; creates extension and registry if needed.
 
-        approximate: an HNSW index, which takes minutes for 100,000 codes; None: none.
+        approximate: with an HNSW index, which takes minutes for 100,000 codes; None: without.
         """
         table = Identifier(f"cmrhash_{secrets.token_hex(8)}")
         about = [check_bits(bits), 0, approximate, json.dumps(dict(meta or {}))]
-        with self._in_words(), self._transaction() as db:
+        with self._server_errors(), self._transaction() as db:
             _need_extension(db, self.url)
             db.execute(REGISTRY)
             db.execute(SQL(TABLE).format(table=table, bits=Literal(bits)))
@@ -122,17 +122,17 @@ class PostgresStore:
         return self.about(name)
 
     def add(self, name: str, batches: Iterable[Batch]) -> Collection:
-        """Put more codes in."""
-        with self._in_words(), self._transaction() as db:
+        """Add codes."""
+        with self._server_errors(), self._transaction() as db:
             table, about = self._find(name, lock=True)
             added = self._copy(db, Identifier(table), about.bits, batches)
             db.execute("UPDATE cmrhash_collections SET rows=rows+%s WHERE name=%s", [added, name])
         return self.about(name)
 
     def remove(self, name: str, keys: Sequence[str]) -> Collection:
-        """Take codes out."""
+        """Remove the codes of these keys."""
         gone = sorted(set(keys))
-        with self._in_words(), self._transaction() as db:
+        with self._server_errors(), self._transaction() as db:
             table, _ = self._find(name, lock=True)
             delete = SQL("DELETE FROM {} WHERE key = ANY(%s) RETURNING key").format(Identifier(table))
             found = {key for (key,) in db.execute(delete, [gone])}
@@ -143,7 +143,7 @@ class PostgresStore:
         return self.about(name)
 
     def search(self, name: str, packed: NDArray[np.uint8], k: int) -> Found:
-        """The k nearest of each query."""
+        """Find the k nearest codes of each query."""
 
         def work() -> Found:
             table, about = self._find(name)
@@ -157,7 +157,7 @@ class PostgresStore:
             distances = np.array([[distance for distance, _ in line] for line in found], np.int32)
             return distances.reshape(len(packed), wanted), [[key for _, key in line] for line in found]
 
-        return self._again(work)
+        return self._retry(work)
 
     def close(self) -> None:
         """Close the connection."""
@@ -175,9 +175,9 @@ class PostgresStore:
         with self._db.transaction():
             yield self._db
 
-    def _again(self, work: Callable[[], T]) -> T:
-        """Do it, once more if the server had gone away, and again while others take the place of the table found."""
-        with self._in_words():
+    def _retry(self, work: Callable[[], T]) -> T:
+        """Repeat work once after a lost connection, and while its table is being replaced."""
+        with self._server_errors():
             for _ in range(ATTEMPTS):
                 try:
                     return work()
@@ -188,8 +188,8 @@ class PostgresStore:
             return work()
 
     @contextmanager
-    def _in_words(self) -> Iterator[None]:
-        """What the server refuses, in one line."""
+    def _server_errors(self) -> Iterator[None]:
+        """Raise server errors as CmrhashError or DataError, in one line."""
         try:
             yield
         except errors.InsufficientPrivilege as error:
@@ -204,17 +204,17 @@ class PostgresStore:
             raise CmrhashError(f"PostgreSQL: {_first_line(error)}", self.url) from error
 
     def _registered(self, query: str, arguments: Sequence[Any] = ()) -> Rows:
-        """Rows of the list of collections; none if there is no list yet."""
+        """Query the registry of collections; no rows if it does not exist yet."""
 
         def work() -> Rows:
             with self._transaction() as db:
                 there = db.execute("SELECT to_regclass('cmrhash_collections')").fetchone()
                 return db.execute(query.encode(), arguments).fetchall() if there and there[0] else []
 
-        return self._again(work)
+        return self._retry(work)
 
     def _find(self, name: str, lock: bool = False) -> tuple[str, Collection]:
-        """A collection and its table. lock: until the end of the transaction, against other writers."""
+        """Table and description of a collection. lock: against other writers, for the transaction."""
         query = "SELECT codes, name, bits, rows, meta, approximate FROM cmrhash_collections WHERE name=%s"
         rows = self._registered(query + (" FOR UPDATE" if lock else ""), [check_name(name)])
         if not rows:
@@ -222,7 +222,7 @@ class PostgresStore:
         return rows[0][0], Collection(*rows[0][1:])
 
     def _copy(self, db: Any, table: Identifier, bits: int, batches: Iterable[Batch]) -> int:
-        """Fill a table; how many."""
+        """Copy codes into a table; returns their number."""
         rows = 0
         with db.cursor() as cursor, cursor.copy(SQL("COPY {} (key, code) FROM STDIN").format(table)) as copy:
             for keys, packed in checked_batches(batches, bits):
@@ -234,7 +234,7 @@ class PostgresStore:
     def _nearest(
         self, table: str, bits: int, packed: NDArray[np.uint8], k: int, exact: bool
     ) -> list[list[tuple[int, str]]]:
-        """(distance, key) of the k nearest of each query."""
+        """(distance, key) of the k nearest codes of each query."""
         query = SQL(NEAREST).format(
             table=Identifier(table),
             bits=Literal(bits),
@@ -255,7 +255,7 @@ class PostgresStore:
 
 
 def _need_extension(db: Any, url: str) -> None:
-    """Make the extension if it is not there. Raises UsageError where the server has none, or too old a one."""
+    """Create the extension if missing; raises CmrhashError if it is not installed or too old."""
     version = db.execute("SELECT extversion FROM pg_extension WHERE extname='vector'").fetchone()
     if version is None:
         try:
@@ -278,6 +278,6 @@ def _digits(packed: NDArray[np.uint8], bits: int) -> list[str]:
 
 
 def _first_line(error: Exception) -> str:
-    """What went wrong, without the hints that follow; of several attempts the last one."""
+    """First line of an error message, without the hints that follow."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return (lines or [type(error).__name__])[0]

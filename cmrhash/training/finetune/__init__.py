@@ -1,1 +1,1 @@
-"""Fine-tuning: the training loop with the encoders unfrozen, and the encoders that it leaves behind."""
+"""Fine-tuning: the training loop with unfrozen encoders, and the tuned encoders it writes."""

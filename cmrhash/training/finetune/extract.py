@@ -1,6 +1,6 @@
-"""Fine-tune the encoders on the data set, then extract features with the tuned ones.
+"""Fine-tune the encoders on the data set, then extract features with them.
 
-Tuned encoders are kept in ``cache/<dataset>/tuned/``, their features beside those of the encoders as they were.
+Tuned encoders are kept in ``cache/<dataset>/tuned/``, their features beside those of the original encoders.
 """
 
 from __future__ import annotations
@@ -24,15 +24,16 @@ from cmrhash.training.finetune.tuned import SUFFIX, Tuned
 
 @dataclass
 class TunedExtraction(Extraction):
-    """An extraction with tuned encoders, and the fine-tuning that they come from."""
+    """An extraction with tuned encoders, and its fine-tuning."""
 
     tuned: Tuned
 
 
 def extract_tuned(config: ExtractConfig, tune: FinetuneConfig, progress: Progress = lambda *_: None) -> TunedExtraction:
-    """Fine-tune the encoders, or find that done, then extract with them. Raises as ``extract`` and ``finetune`` do.
+    """Fine-tune the encoders, or reuse a finished fine-tuning, then extract features.
 
-    Of several processes each takes part in every step of the fine-tuning, then extracts its shard.
+    Several processes share every step of the fine-tuning, then each extracts its shard. Raises as ``extract`` and
+    ``finetune`` do.
     """
     tuning_method(tune)  # refused before anything is read or written
     if config.shard:
@@ -55,7 +56,7 @@ def extract_tuned(config: ExtractConfig, tune: FinetuneConfig, progress: Progres
 
 
 def _tunable(opened: Opened) -> tuple[ImageEncoder, dict[str, TextEncoder]]:
-    """The encoders, all of them networks with weights to tune; UsageError names one that is not."""
+    """Image and text encoders that have weights to tune; raises UsageError for others."""
     if not isinstance(opened.image, ImageEncoder) or not isinstance(opened.image.crop, Crop):
         raise UsageError("--finetune needs a classifier as image encoder", None, "choose another --image-model")
     tunable = {lang: encoder for lang, encoder in opened.texts.items() if isinstance(encoder, TextEncoder)}
@@ -67,8 +68,9 @@ def _tunable(opened: Opened) -> tuple[ImageEncoder, dict[str, TextEncoder]]:
 
 
 def _remove(folder: Path, names: Sequence[str]) -> None:
-    """Remove features of the fine-tuning that was replaced: left there, they would make a call that resumes this one
-    stop with StaleError.
+    """Remove features of the replaced fine-tuning.
+
+    Otherwise a call that resumes this one would stop with StaleError.
     """
     for name in names:
         for path in (folder / name, folder / f"{name}.part"):

@@ -1,12 +1,13 @@
-"""Fine-tuning: what train.py does, with the encoders unfrozen. The heads are thrown away; the encoders of the epoch
-that is best on val are kept, and their features are extracted and trained on as any others.
+"""Fine-tuning loop: training as in train.py, with the encoders unfrozen.
 
-Every epoch draws its random numbers from (seed, epoch) alone, so a run that was killed goes on from its checkpoint,
-on a CPU to the same bits. Only whole epochs are saved: the one that was under way is done again.
+The heads are discarded; the encoders of the epoch with the best val mAP are kept.
 
-Several processes (see ranks.py) share each step: every one encodes its part of the batch's items, the features are
-gathered, and heads and loss see the whole batch on every rank. Without dropout all is as with one process, up to the
-order of sums. With it the order of items is the same, and each rank draws its own dropout. Rank 0 writes.
+Every epoch draws its random numbers from (seed, epoch) alone, so an interrupted run resumes from its checkpoint, on a
+CPU with identical bits. Only whole epochs are saved; an interrupted epoch is repeated.
+
+Several processes (see compute/processes.py) share each step: each runs the encoders on its part of the batch, then all
+ranks gather the features and apply heads and loss to the whole batch. Without dropout the result equals that of one
+process up to the order of sums; with dropout each rank draws its own masks over the same order of items. Rank 0 writes.
 """
 
 from __future__ import annotations
@@ -52,10 +53,10 @@ from cmrhash.training.heads import Head
 from cmrhash.training.methods import METHODS, Batch, Method, Terms, get_method, total
 from cmrhash.training.train import NAN_STEPS, batch_size, judge, one_cycle, seeded, summary
 
-LOOK = 16  # steps between two looks at the gradients, each of which waits for the device
-JUDGE_BATCH = 64  # items a forward pass
-FLOAT16_SCALE = 2.0**12  # of the loss at the start of an epoch, against underflow
-RANK_SEED = 10_007  # between the seeds of two ranks' dropout, more than there are epochs
+LOOK = 16  # steps between checks of the gradients, each of which waits for the device
+JUDGE_BATCH = 64  # items per forward pass
+FLOAT16_SCALE = 2.0**12  # loss scale at the start of an epoch, against underflow
+RANK_SEED = 10_007  # between the dropout seeds of two ranks, more than there are epochs
 
 
 def finetune(
@@ -68,11 +69,12 @@ def finetune(
     overwrite: bool = False,
     progress: Progress = lambda *_: None,
 ) -> Tuned:
-    """Tune encoders on a data set, or find it done. folder: the data set's cache; dtype: on a GPU, see choose_dtype.
+    """Tune encoders on a data set, or return the finished fine-tuning.
 
-    Languages that share an encoder train it together. The given modules are changed on the way: take the encoders
-    from ``Tuned.apply``. Raises UsageError, DataError, or StaleError if the same image encoder was tuned by another
-    recipe; an interrupted fine-tuning is saved and goes on next time.
+    folder: the data set's cache; dtype: on a GPU, see choose_dtype. Languages that share an encoder train it together.
+    The given modules are changed: take the encoders from ``Tuned.apply``. Raises UsageError, DataError, or StaleError
+    if the same image encoder was tuned by another recipe; an interrupted fine-tuning is saved and resumes on the next
+    call.
     """
     method = tuning_method(config, dataset.relevance)
     target = folder / runs.TUNED / image.name
@@ -87,7 +89,7 @@ def finetune(
         if done:
             refuse_difference(done.recipe, recipe, target, "fine-tuning")
             return done
-        # a CPU trains in full precision, whatever it encodes in
+        # a CPU trains in full precision, whatever dtype it extracts in
         compute = torch.float32 if image.device.type == "cpu" else choose_dtype(dtype, image.device, untrained=False)
         shared = {id(encoder): replace(encoder, dtype=compute) for encoder in texts.values()}
         wide = {lang: shared[id(encoder)] for lang, encoder in texts.items()}
@@ -100,7 +102,7 @@ def finetune(
 def _written(
     target: Path, recipe: dict[str, Any], state: State, image: ImageEncoder, texts: dict[str, TextEncoder]
 ) -> Tuned:
-    """What rank 0 writes of the encoders that have a rate, and the others read."""
+    """Write the encoders that have a learning rate on rank 0; read them on other ranks."""
     if processes.rank():
         found = tuned.find(target)
         assert found is not None
@@ -113,8 +115,9 @@ def _written(
 
 
 def tuning_method(config: FinetuneConfig, relevance: str = "labels") -> Method:
-    """The method whose losses tune the encoders; UsageError for one without, or that the data set has no labels for,
-    and for numbers that cannot be used.
+    """Method whose losses tune the encoders.
+
+    Raises UsageError for a method without losses or without the labels it needs, and for settings out of range.
     """
     check_finetune(config)
     method = get_method(config.method, relevance)
@@ -125,15 +128,13 @@ def tuning_method(config: FinetuneConfig, relevance: str = "labels") -> Method:
 
 
 class Tuner:
-    """The loop, and what it holds: the model (``heads`` and ``encoders`` by view) and the optimizer with a group and a
-    rate for the heads and for each encoder.
-    """
+    """Fine-tuning loop; heads and each encoder are parameter groups with their own learning rates."""
 
     def __init__(self, config: FinetuneConfig, method: Method, task: TuneTask, compute: torch.dtype) -> None:
         self.config, self.method, self.task, self.compute = config, method, task, compute
         self.device = task.image.device
         self.encoders = task.encoders()
-        self.draws = torch.default_generator  # of what all ranks must draw alike
+        self.draws = torch.default_generator  # for draws that must be equal on all ranks
         size, _ = self._steps()
         if size < processes.world():
             fix = f"give --batch {processes.world()} or more and 4 times as many train items, or start fewer processes"
@@ -156,12 +157,12 @@ class Tuner:
                 distributed.over_all_ranks(module, self.device)
             if view not in self.frozen:
                 groups.append({"params": list(module.parameters()), "peak": rates[view]})
-        # fused: it is told by a tensor on the device, not by Python, to leave a step out
+        # fused: a tensor on the device, not Python, decides whether to skip a step
         optimizer = torch.optim.AdamW(groups, lr=config.lr, weight_decay=config.weight_decay, fused=True)
         self.state = State(self.model, parts, optimizer, keeps=not processes.rank())
 
     def run(self, target: Path, recipe: dict[str, Any], overwrite: bool, progress: Progress) -> State:
-        """All epochs, from the last checkpoint on; interrupted, it leaves a checkpoint."""
+        """Run all epochs from the last checkpoint on; save a checkpoint if interrupted."""
         state, config = self.state, self.config
         with processes.first():
             state.resume(target, recipe, overwrite and not processes.rank())
@@ -187,7 +188,7 @@ class Tuner:
             self.state.save(target, recipe)
 
     def _epoch(self, progress: Progress) -> dict[str, Any]:
-        """One pass over the train items; returns its line of the history, without the judgement."""
+        """Run one pass over the training items; returns its history entry without validation scores."""
         config, task, state = self.config, self.task, self.state
         size, steps = self._steps()
         seen: list[Terms] = []
@@ -215,11 +216,12 @@ class Tuner:
     def _step(
         self, step: int, batch: Tensor, images: NDArray[np.uint8], scaler: torch.amp.GradScaler
     ) -> tuple[Terms, Tensor]:
-        """One step of the optimizer, left out where a gradient is not finite. Returns the loss terms and the
-        gradients' L2 norm before clipping, which tells so.
+        """Take one optimizer step, skipped if a gradient is not finite.
+
+        Returns the loss terms and the gradients' L2 norm before clipping, which is not finite for a skipped step.
         """
         learning = [m for m in self.model.modules() if isinstance(m, _BatchNorm) and m.training]
-        for module in learning:  # the mean over the epoch's batches, however few they are
+        for module in learning:  # running statistics: the mean over the epoch's batches
             module.momentum = 1 / (step + 1)
         statistics = [s for m in learning for s in (m.running_mean, m.running_var) if s is not None]
         before = [s.clone() for s in statistics]
@@ -232,13 +234,14 @@ class Tuner:
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip)
         scaler.step(self.state.optimizer)
         scaler.update()
-        for now, old in zip(statistics, before, strict=True):  # one infinity would stay in them for ever
+        for now, old in zip(statistics, before, strict=True):  # an infinity would stay for ever
             now.copy_(torch.where(torch.isfinite(norm), now, old))
         return terms, norm
 
     def _terms(self, batch: Tensor, images: NDArray[np.uint8]) -> Terms:
-        """The loss terms of a batch, of which this rank encodes its part, with the images (own items, S, S, 3); an item
-        with several captions brings a random one of each language.
+        """Loss terms of a batch, of which this rank runs the encoders on its part.
+
+        images: (own items, S, S, 3) uint8. An item with several captions contributes a random one per language.
         """
         task = self.task
         items = task.train[batch.numpy()]
@@ -255,7 +258,7 @@ class Tuner:
             x = distributed.gather(part, rows)  # (B, D)
             scaled = self.heads[view].get_submodule("scale")(x)
             views[view.short] = self.heads[view].get_submodule("head")(scaled)  # (B, K)
-            features[view.short] = scaled.detach()  # a target to reconstruct, not a way to make it easier
+            features[view.short] = scaled.detach()  # a reconstruction target has no gradient
         relevant = torch.eye(len(items), dtype=torch.bool, device=self.device)
         y = None
         if task.labels is not None:
@@ -266,14 +269,14 @@ class Tuner:
 
     @torch.inference_mode()
     def _judge(self) -> dict[str, Any]:
-        """As train.judge, on the items that ``finetune_task.choose`` took for it."""
+        """Validation scores as of ``train.judge``, on the items that ``choose`` selected."""
         if self.task.probes is None:
             return {}
         self.model.eval()
         return judge(self.task.probes, self._codes_of, self.config.bits)
 
     def _codes_of(self, view: View, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
-        """Each rank encodes its part of the batches, which are those of one process."""
+        """Hash rows of a view; each rank takes its share of the batches that one process would form."""
         task, of = self.task, self.task.rows[view]
         items = of[rows]
         batches = [slice(at, at + JUDGE_BATCH) for at in range(0, len(items), JUDGE_BATCH)]
@@ -286,16 +289,17 @@ class Tuner:
             pixels = task.photos.batches([items[batch] for batch in own])
             parts = [task.image.forward(torch.from_numpy(images)) for images in pixels]
         else:
-            which = ordinals(of)[rows]  # of the item's captions
+            which = ordinals(of)[rows]  # position among the item's captions
             pieces = [task.pieces[view.lang][item][at] for item, at in zip(items.tolist(), which.tolist(), strict=True)]
             parts = [task.texts[view.lang].forward(pieces[batch]) for batch in own]
         none = torch.empty(0, (task.image if view.lang is None else task.texts[view.lang]).dim, device=self.device)
         return codes.pack(self.heads[view](processes.gather(torch.cat([none, *parts]), sizes)).cpu().numpy())
 
     def _set_modes(self) -> None:
-        """Training mode, but for the BatchNorm of trained weights: its statistics, of a million photos, are better than
-        those of a small batch, and the features are extracted with them. Untrained ones have none, and learn badly
-        without: theirs are learned on the way.
+        """Set training mode, except for BatchNorm of pretrained encoders.
+
+        Its statistics of a million photos are better than those of a small batch, and the features are extracted with
+        them. Untrained encoders have none and learn badly without: they learn theirs during the epochs.
         """
         self.model.train()
         for view, encoder in self.encoders.items():
@@ -310,13 +314,14 @@ class Tuner:
         return view not in self.frozen and self.encoders[view].recipe["weights"] == RANDOM
 
     def _steps(self) -> tuple[int, int]:
-        """Items a step, steps an epoch."""
+        """Items per step, steps per epoch."""
         size = batch_size(self.config.batch, len(self.task.train))
         return size, len(self.task.train) // size
 
     def _scaler(self) -> torch.amp.GradScaler:
-        """It leaves out steps with a gradient that is not finite, without waiting for the device. The loss is scaled
-        for float16 alone; anew every epoch, so that no state of it has to be saved.
+        """Gradient scaler that skips steps with a gradient that is not finite, without waiting for the device.
+
+        It scales float16 losses only. Every epoch has its own scaler, so that no state has to be saved.
         """
         half = self.compute == torch.float16
         return torch.amp.GradScaler(
@@ -330,19 +335,17 @@ class Tuner:
         progress("fine-tuning", epoch * steps + step, epochs * steps, note.strip())
 
 
-# ---------------------------------------------------------------------------------------------- small parts
+# ---------------------------------------------------------------------------------------------- helpers
 
 
 def _head(dim: int, bits: int) -> nn.Module:
-    """A linear head behind a BatchNorm, which follows the features as they move. Linear, so that it is the encoder
-    that has to learn.
-    """
+    """Linear head, so that the encoder has to learn, behind a BatchNorm that follows the features."""
     head = Head(dim, bits, hidden=0, dropout=0.0, input_dropout=0.0)
     return nn.Sequential(OrderedDict(scale=nn.BatchNorm1d(dim, affine=False), head=head))
 
 
 def _rates(config: FinetuneConfig, image: ImageEncoder, texts: Mapping[str, TextEncoder]) -> dict[View, float]:
-    """Peak of the learning rate by view."""
+    """Peak learning rate by view."""
 
     def rate(asked: float | None, encoder: ImageEncoder | TextEncoder) -> float:
         usual = config.lr * (1.0 if encoder.recipe["weights"] == RANDOM else TRAINED_SHARE)
@@ -353,9 +356,7 @@ def _rates(config: FinetuneConfig, image: ImageEncoder, texts: Mapping[str, Text
 
 
 def _draws(seed: int) -> torch.Generator:
-    """Where order and captions are drawn from. One process draws its dropout from there as well; of several, each
-    draws its own elsewhere, as often as it likes, and all of them draw the rest alike.
-    """
+    """Generator of item order and captions, equal on all ranks; one process draws dropout from it too."""
     if processes.world() == 1:
         return torch.default_generator
     torch.manual_seed(seed + RANK_SEED * (processes.rank() + 1))
@@ -363,7 +364,7 @@ def _draws(seed: int) -> torch.Generator:
 
 
 def _finite(norms: list[Tensor]) -> list[bool]:
-    """Which steps of an epoch were done; raises CmrhashError if NAN_STEPS in a row were not."""
+    """Which steps of an epoch were taken; raises CmrhashError if NAN_STEPS in a row were skipped."""
     finite: list[bool] = torch.isfinite(torch.stack(norms)).tolist()
     for at in range(len(finite) - NAN_STEPS + 1):
         if not any(finite[at : at + NAN_STEPS]):
@@ -380,7 +381,7 @@ def _recipe(
     photos: str,
     method: Method,
 ) -> dict[str, Any]:
-    """All that decides the result; where and in which number type the work is done is left out."""
+    """All that decides the result, without device and dtype."""
     encoders = {View.IMAGE: image.recipe, **{View.text(lang): encoder.recipe for lang, encoder in texts.items()}}
     return {
         "code": CODE,

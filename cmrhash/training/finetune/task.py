@@ -1,4 +1,4 @@
-"""What a fine-tuning works on: the items to learn from and to judge by, their pixels and their word pieces."""
+"""Fine-tuning task: training items, validation probes, pixels and word pieces."""
 
 from __future__ import annotations
 
@@ -23,18 +23,19 @@ from cmrhash.features.images import Loaded, file_digest, load_image
 from cmrhash.features.outcome import Progress
 from cmrhash.training.task import Probes, Rows, asked_rows, labels_of, train_items, val_probes
 
-JUDGES = 1000  # database items, and val queries, that judge an epoch; never more than there are train items
-MEMORY = 2 * 2**30  # bytes of crops that are kept after they were decoded once
-BLOCK = 256  # images of the first look that are decoded ahead
-AHEAD = 2  # batches that are decoded ahead
+JUDGES = 1000  # limit of val queries, and of database items, that judge an epoch
+MEMORY = 2 * 2**30  # bytes of decoded crops to keep at most
+BLOCK = 256  # images per batch of the first pass
+AHEAD = 2  # batches to decode ahead
 
 Items = NDArray[np.int64]
 
 
 class Photos:
-    """The crops of some items' images, decoded by threads ahead of the batch that wants them; kept in memory if all
-    of them fit into MEMORY. items: (n,) ascending. Of several processes each opens its part of the files first, and
-    later those of the others that it is asked for.
+    """Crops of the items' images, decoded by threads ahead of the batches.
+
+    The crops stay in memory if all of them fit into MEMORY. items: (n,) int64, ascending. Of several processes each
+    decodes its part of the files first, and other files only when its batches need them.
     """
 
     def __init__(self, dataset: ImageTextDataset, items: Items, encoder: ImageEncoder, pool: ThreadPoolExecutor):
@@ -42,10 +43,10 @@ class Photos:
         named = {row: dataset.items[row].image for row in items.tolist()}
         self.files = {row: resolve_image(dataset.root, image) for row, image in named.items() if image}
         self.kept: NDArray[np.uint8] | None = None  # (n, S, S, 3)
-        self.there = np.zeros(len(items), bool)  # of kept
+        self.there = np.zeros(len(items), bool)  # (n,) whether ``kept`` has the crop
 
     def digest(self) -> str:
-        """sha256 over the files' bytes."""
+        """SHA-256 over the digests of all image files."""
         files = list(self.files.values())
         own = [digest.tobytes() for digest in self.pool.map(file_digest, files[processes.part(len(files))])]
         digests = (
@@ -55,7 +56,7 @@ class Photos:
         return hashlib.sha256(every.numpy().tobytes()).hexdigest()
 
     def look(self, progress: Progress) -> NDArray[np.bool_]:
-        """Decode every image once: (n,) bool, which of them can be used."""
+        """Decode every image once; returns which images are usable, (n,) bool."""
         size, count = self.encoder.crop.size, len(self.items)
         if count * size * size * 3 <= MEMORY:
             self.kept = np.zeros((count, size, size, 3), np.uint8)
@@ -73,7 +74,7 @@ class Photos:
         return processes.gather(torch.from_numpy(usable[own]), processes.counts(count)).numpy()
 
     def batches(self, batches: Sequence[Items]) -> Iterator[NDArray[np.uint8]]:
-        """For every batch of items (B,) their pixels (B, S, S, 3) uint8.
+        """Yield the pixels (B, S, S, 3) uint8 of each batch of items (B,).
 
         Raises DataError if an image can no longer be read.
         """
@@ -94,7 +95,7 @@ class Photos:
             yield self.kept[place]
 
     def _decoded(self, batches: Iterable[list[int]]) -> Iterator[list[Loaded]]:
-        """The batches in order, the next ones being decoded meanwhile."""
+        """Yield the decoded batches in order while threads decode the next ones."""
         waiting: deque[list[Future[Loaded]]] = deque()
         try:
             for batch in batches:
@@ -110,10 +111,11 @@ class Photos:
 
 @dataclass
 class TuneTask:
-    """All that a fine-tuning needs. texts: language -> encoder, the same object where languages share one.
+    """Inputs of a fine-tuning.
 
-    train: (n,) items; labels: (n, classes) float32 of these on the device, None for relevance by pairs; rows: what the
-    probes count by, images of the judges and all captions; pieces: language -> item -> word-piece ids of each caption.
+    texts: language -> encoder, the same object where languages share one. train: (n,) int64 items. labels: (n, classes)
+    float32 of these on the device, None for relevance by pairs. rows: images of the judges and all captions, which the
+    probes refer to. pieces: language -> item -> word-piece ids of each caption.
     """
 
     dataset: ImageTextDataset
@@ -127,7 +129,7 @@ class TuneTask:
     pieces: dict[str, dict[int, list[list[int]]]]
 
     def encoders(self) -> dict[View, ImageEncoder | TextEncoder]:
-        """Each encoder once, by the first view that it encodes."""
+        """Distinct encoders, each under its first view."""
         first: dict[View, ImageEncoder | TextEncoder] = {View.IMAGE: self.image}
         for lang, encoder in self.texts.items():
             if all(encoder is not other for other in first.values()):
@@ -137,7 +139,7 @@ class TuneTask:
 
 @dataclass
 class Choice:
-    """Items by what the data set says of them, before any image is opened."""
+    """Items selected from the data set, before any image is opened."""
 
     dataset: ImageTextDataset
     rows: Rows
@@ -146,10 +148,11 @@ class Choice:
 
 
 def choose(dataset: ImageTextDataset, langs: list[str]) -> Choice:
-    """Train items as ``task.prepare`` has them; val items, and database items spread evenly over it, as judges: JUDGES
-    of each and no more than train items, so that a judgement (a forward pass) costs less than an epoch.
+    """Select training items as ``task.prepare`` does, and items that judge the epochs.
 
-    Raises DataError if there is nothing to train on.
+    Judges are val items, and database items spread evenly over the data set: at most JUDGES of each and no more than
+    training items, so that a judgement (a forward pass) costs less than an epoch. Raises DataError if there is nothing
+    to train on.
     """
     rows: Rows = {View.IMAGE: np.flatnonzero([item.image is not None for item in dataset.items])}
     for lang in langs:
@@ -164,7 +167,7 @@ def choose(dataset: ImageTextDataset, langs: list[str]) -> Choice:
 def open_task(
     choice: Choice, image: ImageEncoder, texts: dict[str, TextEncoder], photos: Photos, progress: Progress
 ) -> TuneTask:
-    """Decode the images once, leave out the items of those that are broken, and cut the captions into word pieces."""
+    """Decode the images once, drop items with broken images and tokenize the captions."""
     dataset, langs = choice.dataset, list(texts)
     broken = photos.items[~photos.look(progress)]
     usable = {**choice.rows, View.IMAGE: np.setdiff1d(choice.rows[View.IMAGE], broken)}

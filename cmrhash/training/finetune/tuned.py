@@ -1,12 +1,12 @@
-"""Tuned encoders: what a fine-tuning leaves behind, and encoders that take their weights from it.
+"""Tuned encoders: files of a fine-tuning, and encoders that load their weights from them.
 
     cache/<dataset>/tuned/<image encoder>/
-        config.json       recipe, the chosen epoch, which file holds which weights, sha256 of every file; written last
-        image.safetensors the image encoder, as --image-weights takes it
-        text-<lang>/      a text encoder with its tokenizer, as --text-model takes it; text-de+en/ if two share one
-        history.jsonl     one line an epoch, as a run has it
+        config.json       recipe, selected epoch, weights file of each view, sha256 of every file; written last
+        image.safetensors image encoder, as --image-weights accepts it
+        text-<lang>/      text encoder with tokenizer, as --text-model accepts it; text-de+en/ if two languages share it
+        history.jsonl     one line per epoch, as in a run
 
-An encoder that was left as it was (learning rate 0) has no file here.
+An encoder that was not tuned (learning rate 0) has no file here.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from cmrhash.training import runs
 from cmrhash.training.checkpoint import State, fill, read_tensors
 from cmrhash.training.runs import Outcome
 
-SUFFIX = "-tuned"  # of an encoder's name, and so of its feature files
+SUFFIX = "-tuned"  # of a tuned encoder's name
 IMAGE = "image.safetensors"
 ANEW = "tune anew with cmrhash extract --finetune --overwrite"
 E = TypeVar("E", ImageEncoder, TextEncoder)
@@ -38,10 +38,10 @@ E = TypeVar("E", ImageEncoder, TextEncoder)
 
 @dataclass(frozen=True)
 class Tuned:
-    """A finished fine-tuning: its folder, and what ``config.json`` records of it.
+    """A finished fine-tuning: its folder and the content of its ``config.json``.
 
-    recipe: all that decides the result; weights: view -> file of the tuned weights; files: sha256 of every file;
-    fresh: it was made by this call.
+    recipe: all that decides the result; weights: view -> file of the tuned weights; files: sha256 of every file; fresh:
+    made by this call.
     """
 
     folder: Path
@@ -53,7 +53,7 @@ class Tuned:
 
     @classmethod
     def read(cls, folder: Path, record: Mapping[str, Any], fresh: bool) -> Tuned:
-        """The fine-tuning of a stored record; raises DamagedError if a field is missing or of another type."""
+        """Build a fine-tuning from its record; raises DamagedError for missing fields or wrong types."""
         try:
             weights = {View(name): str(file) for name, file in record["weights"].items()}
             return cls(folder, dict(record["recipe"]), weights, dict(record["files"]), Outcome.read(record), fresh)
@@ -62,15 +62,15 @@ class Tuned:
 
     @property
     def digest(self) -> str:
-        """What the features of its encoders are known by."""
+        """Fingerprint of the recipe, by which features identify the tuned encoders."""
         return fingerprint(self.recipe)
 
     def apply(
         self, image: ImageEncoder, texts: Mapping[str, TextEncoder]
     ) -> tuple[ImageEncoder, dict[str, TextEncoder]]:
-        """The encoders that it started from, with its weights; languages that share one go on sharing it.
+        """Load the tuned weights into the original encoders; shared encoders stay shared.
 
-        The modules are the given ones, changed. Raises DamagedError if a file is not what was written.
+        The given modules are changed. Raises DamagedError if a file does not match its digest.
         """
         for name, digest in self.files.items():
             checked(self.folder, name, digest, ANEW)
@@ -89,15 +89,13 @@ class Tuned:
         encoder.module.eval()
         made = {"tuned": self.digest, **encoder.recipe}
         made |= {"weights": "tuned", "weights_sha256": state_digest(encoder.module)}
-        # below the data set's folder, which may move: a text encoder is a folder, an image encoder's weights a file
+        # relative to the data set's folder, which may move: a file for images, a folder for texts
         source = (path if name == IMAGE else path.parent).relative_to(self.folder.parent.parent).as_posix()
         return replace(encoder, name=encoder.name + SUFFIX, recipe=made, source=source)
 
 
 def find(folder: Path) -> Tuned | None:
-    """The finished fine-tuning in that folder, None if there is none; raises DamagedError, or StaleError for a newer
-    version.
-    """
+    """Finished fine-tuning in a folder, None if there is none; raises DamagedError or StaleError."""
     if not (folder / runs.CONFIG).exists():
         return None
     try:
@@ -109,8 +107,9 @@ def find(folder: Path) -> Tuned | None:
 def write(
     folder: Path, recipe: dict[str, Any], state: State, image: ImageEncoder | None, texts: dict[str, TextEncoder]
 ) -> Tuned:
-    """Write the encoders that were tuned, as they are in ``state.best`` below "encoders.<view>."; the config goes first
-    and comes last, so that it never speaks of other weights than there are.
+    """Write the tuned encoders, the tensors "encoders.<view>." of ``state.best``.
+
+    The old config is removed first and the new one written last, so that it never describes other weights.
     """
     remove(folder / runs.CONFIG)
     for old in folder.glob("text-*"):
@@ -131,7 +130,7 @@ def write(
     runs.write_lines(folder / runs.HISTORY, state.history)
     there = (path for path in folder.rglob("*") if path.is_file() and path.suffix != ".part")
     made = [path for path in there if not path.name.startswith((".", "checkpoint"))]
-    for path in sorted({*made, *(path.parent for path in made)}):  # what transformers wrote is not on disk yet
+    for path in sorted({*made, *(path.parent for path in made)}):  # transformers does not sync its files
         sync(path)
     files = {path.relative_to(folder).as_posix(): sha256(path) for path in sorted(made)}
     content = {"recipe": recipe, "weights": weights, **state.result(), "files": files}
