@@ -344,6 +344,7 @@ main()
 """
 
 
+@pytest.mark.slow
 @pytest.mark.faults("killed for real, training resumed")
 def test_ctrl_c_ends_in_one_line_and_the_same_command_goes_on(here):
     command = ["train", "--bits", "32", *QUICK, "--epochs", "6"]
