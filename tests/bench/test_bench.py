@@ -77,6 +77,7 @@ def test_an_unknown_path_is_answered_with_the_nearest():
         runner.bench(("evaluation-33",))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "make",
     [

@@ -224,6 +224,7 @@ def test_eval_writes_trec_files(here):
         assert name in done.stderr
 
 
+@pytest.mark.slow
 def test_extract_prints_json_and_nothing_else(manifest_root, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     encoders = ["--image-model", "mobilenet_v3_small", "--image-weights", "random", "--text-model", "random"]
@@ -257,6 +258,7 @@ def test_a_sample_drawn_into_a_folder_of_the_users_is_told(tmp_path, monkeypatch
     assert invoke("extract", "--root", tmp_path).stderr == "loading ...\n"
 
 
+@pytest.mark.slow
 def test_half_precision_that_nobody_asked_for_is_told(tmp_path, monkeypatch):
     monkeypatch.setattr("cmrhash.compute.device._cpu_has_bfloat16", lambda: True)
     monkeypatch.chdir(tmp_path)
@@ -282,6 +284,7 @@ def test_quiet_silences_stderr_but_not_the_result(here, command):
     assert quiet.stdout.split("\n")[0].strip() == loud.stdout.split("\n")[0].strip() != ""
 
 
+@pytest.mark.slow
 def test_a_pipe_gets_whole_lines(here):
     """No terminal is asked for its width: figures are not cut."""
     done = script("eval", cwd=here, env={**os.environ, "COLUMNS": "20"})
@@ -309,6 +312,7 @@ print([m for m in ("torch", "torchvision", "transformers") if m in sys.modules])
     assert done.stdout.splitlines()[-1] == "[]"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("args", [["eval", "--json", "-q"], ["eval", "-q"], ["--help"]], ids=["json", "table", "help"])
 def test_a_reader_that_has_gone_gets_no_complaint(here, args):
     reader, writer = os.pipe()
@@ -319,6 +323,7 @@ def test_a_reader_that_has_gone_gets_no_complaint(here, args):
     assert done.returncode == 1
 
 
+@pytest.mark.slow
 def test_head_gets_its_line(here):
     command = " ".join(f"'{part}'" for part in [*SCRIPT, "eval", "--json", "-q"])
     done = subprocess.run(f"{command} | head -1", shell=True, cwd=here, capture_output=True, text=True, timeout=60)
@@ -344,6 +349,7 @@ main()
 """
 
 
+@pytest.mark.slow
 @pytest.mark.faults("killed for real, training resumed")
 def test_ctrl_c_ends_in_one_line_and_the_same_command_goes_on(here):
     command = ["train", "--bits", "32", *QUICK, "--epochs", "6"]
@@ -362,6 +368,7 @@ def test_ctrl_c_ends_in_one_line_and_the_same_command_goes_on(here):
     assert "6/6" in done.stderr
 
 
+@pytest.mark.slow
 def test_a_narrow_terminal_cuts_no_figure(here):
     """Its lines are broken by the terminal, as any long line is."""
     ours, theirs = pty.openpty()

@@ -6,7 +6,11 @@ import re
 import subprocess
 import sys
 
+import pytest
+
 from cmrhash.data.sample import draw
+
+pytestmark = pytest.mark.slow
 
 SCRIPT = [sys.executable, "-c", "from cmrhash_cli.main import main; main()"]
 COUNT = 60

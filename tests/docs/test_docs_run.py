@@ -27,6 +27,8 @@ from pages import calls
 
 from cmrhash.config import SAMPLE_DATASET
 
+pytestmark = pytest.mark.slow
+
 HALF = [one for one in SECTIONS if one.page.name in ("README.md", "cli.md")]  # the others: test_docs_run_pages.py
 
 

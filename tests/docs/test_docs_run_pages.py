@@ -6,6 +6,8 @@ import pytest
 from doc_steps import SECTIONS, Page
 from local_hub import WARNING
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.filterwarnings(WARNING)
 @pytest.mark.parametrize("section", [one for one in SECTIONS if one.page.name not in ("README.md", "cli.md")], ids=str)

@@ -56,6 +56,7 @@ def test_features_of_a_file_are_those_of_the_plain_torchvision_pipeline(folder):
     assert np.abs(features - expected).max() <= 1e-4 * max(np.abs(expected).max(), 1)
 
 
+@pytest.mark.slow
 def test_a_model_that_rescales_its_input_does_so_with_weights_from_a_file(tmp_path):
     """GoogLeNet's and Inception's weights want another normalisation, which torchvision does inside the model."""
     trained = network("googlenet", transform_input=True, init_weights=False)

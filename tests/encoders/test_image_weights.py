@@ -62,6 +62,7 @@ def test_a_head_of_another_size_or_none_gives_the_same_network(folder, classes):
     assert load(saved(folder, "head.pth", change)).recipe == load(folder / "net.pth").recipe
 
 
+@pytest.mark.slow
 def test_names_from_before_torchvision_renamed_its_parts_are_accepted(tmp_path):
     """As in the files that it publishes: ``denselayer1.norm.1``, ``mlp.linear_1``."""
     state = network("densenet121").state_dict()
@@ -118,6 +119,7 @@ def without(state, part):
     return {name: tensor for name, tensor in state.items() if part not in name}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("change", "words"),
     [

@@ -21,6 +21,8 @@ from cmrhash.errors import EncoderError
 from cmrhash.features.extract import extract
 from cmrhash.features.file import read_features
 
+pytestmark = pytest.mark.slow
+
 SMALL, SIZE = "fasterrcnn_mobilenet_v3_large_320_fpn", 320  # the quickest of torchvision's detectors, and its side
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 CLASSES = 7

@@ -137,6 +137,7 @@ def test_words_that_stand_together_are_alike(corpus, small):
     assert not x[4].any()
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_vectors_in_every_process(corpus, small):
     one, same, other = (trained(corpus, seed=seed) for seed in (3, 3, 4))
     assert one.recipe == same.recipe

@@ -16,6 +16,8 @@ from cmrhash.features.captions import load_words, words_path
 from cmrhash.features.extract import extract
 from cmrhash.features.file import read_features
 
+pytestmark = pytest.mark.slow
+
 
 def entry(n):
     role = ["query"] if n < 2 else ["database", "val" if n == 2 else "train"]

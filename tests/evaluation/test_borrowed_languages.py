@@ -33,6 +33,7 @@ def seal_text(folder, lang, name, change):
     return path
 
 
+@pytest.mark.slow
 def test_a_head_scores_another_language_through_the_same_text_encoder(english):
     data, out, run = english
     rows = [row for row in evaluate(EvalConfig(bits=(8,)), data, out).rows if row["trained_langs"] == ["en"]]

@@ -30,6 +30,7 @@ def compared(make_cache, tmp_path_factory):
     return compare(GRID, QUICK, data, base / "runs"), data, base / "runs"
 
 
+@pytest.mark.slow
 def test_a_cell_is_the_mean_over_its_seeds(compared):
     result, data, out = compared
     assert len(result.rows) == 2 * 2 * 1 * 2  # methods, bits, languages, directions

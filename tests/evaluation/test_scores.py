@@ -64,6 +64,7 @@ def test_the_lists_by_radius_end_at_the_whole_database(scored):
         assert set(row["precision_at"]) == {"1", "5", "10", "50"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rule", ["min", "R", "hits", "first"])
 def test_map_at_k_is_the_mean_over_random_tie_orders(scored, rule):
     base, data, _ = scored

@@ -22,6 +22,8 @@ from cmrhash.errors import CmrhashError, LockedError
 from cmrhash.storage import files as storage
 from cmrhash.storage.hdf5 import read_sealed, write_sealed
 
+pytestmark = pytest.mark.slow
+
 X = {"x": np.arange(12, dtype=np.float32).reshape(4, 3)}
 
 

@@ -14,6 +14,8 @@ import tracing
 from crash_model import LOCK, History
 from crash_scenes import MUTANTS, SCENES
 
+pytestmark = pytest.mark.slow
+
 MODELS = {"killed": History.killed, "torn": History.torn, "power cut": History.power_cut}
 by_model = pytest.mark.parametrize(
     "model", [pytest.param(m, marks=pytest.mark.faults(f"crash at a write: {m}"), id=m) for m in MODELS]

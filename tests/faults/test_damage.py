@@ -34,6 +34,8 @@ from cmrhash.training.checkpoint import State
 from cmrhash.training.finetune import tuned
 from cmrhash.training.train import train
 
+pytestmark = pytest.mark.slow
+
 FLIPS, CUTS = 200, 12
 IDS = tuple(f"i{n}" for n in range(40))
 RECIPE = {"train": {"lr": 0.1}}

@@ -24,6 +24,8 @@ from cmrhash.encoders.pixels import Crop
 from cmrhash.features import images as extract_images
 from cmrhash.training import train
 
+pytestmark = pytest.mark.slow
+
 TRAIN = ["train", "--dataset", "toy", *QUICK]
 EVAL = ["eval", "--dataset", "toy"]
 SMALL = [*EXTRACT, "--image-model", "shufflenet_v2_x0_5"]

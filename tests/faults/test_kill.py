@@ -13,6 +13,8 @@ import numpy as np
 import pytest
 from trees import write_manifest
 
+pytestmark = pytest.mark.slow
+
 APPENDS = 18  # what a whole naive extraction writes: three arrays, six blocks
 TRAIN = "train --bits 8 --epochs 8 --batch 16 --hidden 16 --dropout 0.1 --device cpu".split()
 

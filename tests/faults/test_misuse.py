@@ -35,6 +35,7 @@ def test_it_is_refused_in_one_line_or_answered_rightly(call):
     assert misuse.outcome(call.ours) == call.expected
 
 
+@pytest.mark.slow
 @pytest.mark.faults("bad labels, codes, features, Faiss calls")
 def test_so_it_is_without_asserts_and_the_naive_way_has_its_own(faults):
     found = child("-O", misuse.__file__, "ours")

@@ -147,6 +147,7 @@ def survivors(folder):
     return [odd.name for odd, file in zip(ODD, files, strict=True) if file.exists() and shows(odd, np.load(file))]
 
 
+@pytest.mark.slow
 @pytest.mark.faults("broken or odd photo")
 def test_it_harms_no_other_photo_and_neither_process_nor_memory(folder, faults):
     done = child(EXTRACT, folder, *OPTIONS, "--text-model", "random", "--device", "cpu", "--max-bad", "1")

@@ -24,6 +24,8 @@ from cmrhash.encoders.image import ImageEncoder
 from cmrhash.features.extract import extract
 from cmrhash.features.file import read_features
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(autouse=True, scope="module")
 def small_models():

@@ -33,6 +33,8 @@ from stale_changes import (
 from cmrhash.encoders import image as image_encoders
 from cmrhash.encoders import text as text_encoders
 
+pytestmark = pytest.mark.slow
+
 STALE = 4
 
 

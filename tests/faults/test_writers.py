@@ -26,6 +26,8 @@ from cmrhash.features.file import FeatureWriter, read_features
 from cmrhash.features.views import feature_files
 from cmrhash.storage.files import write_bytes
 
+pytestmark = pytest.mark.slow
+
 HOLD = """
 import sys
 from pathlib import Path

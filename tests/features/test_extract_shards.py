@@ -84,6 +84,7 @@ def quarantined(folder):
     return [(e["id"], e["stage"]) for e in map(json.loads, (folder / "quarantine.jsonl").read_text().splitlines())]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("order", [(1, 2), (3, 1, 2)])
 def test_shards_give_the_cache_of_one_process(source, clean, tmp_path, order):
     of = len(order)
@@ -181,6 +182,7 @@ def torchrun(script, args, **env):
     return subprocess.run([*start, *args], env=environment, capture_output=True, text=True, timeout=120)
 
 
+@pytest.mark.slow
 def test_two_processes_of_torchrun_give_the_cache_of_one(source, clean, tmp_path):
     """Slow: two times two real processes, each of which imports torch. First one of them fails half-way."""
     (tmp_path / "script.py").write_text(SCRIPT)

@@ -155,6 +155,7 @@ def process(folder, code, *args):
     return subprocess.Popen([*start, *map(str, args)], env=os.environ | {"PYTHONPATH": path})
 
 
+@pytest.mark.slow
 def test_processes_that_run_at_once_make_one_file(tmp_path, whole):
     running = [process(tmp_path, "t.run(folder, int(sys.argv[2]), 4)", n) for n in range(1, 5)]
     assert [each.wait(60) for each in running] == [0] * 4
@@ -225,6 +226,7 @@ def test_a_killed_shard_goes_on_where_it_was(tmp_path, whole):
     assert is_whole(tmp_path, whole)
 
 
+@pytest.mark.slow
 @pytest.mark.faults("killed for real, extraction resumed")
 @pytest.mark.parametrize("at", [4, 8, 18])  # rows that are merged
 def test_a_killed_merge_is_done_again(tmp_path, whole, at):

@@ -25,7 +25,7 @@ from cmrhash.search.exported import hasher, write
 from cmrhash.search.hasher import Hasher
 from cmrhash.storage.files import read_json, write_json
 
-pytestmark = pytest.mark.filterwarnings(WARNING)
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings(WARNING)]
 NAME = f"{OWNER}/codes"
 TEXTS = ["Hund 3", "ein Hund"]
 FAULT = pytest.mark.faults("hub: refused, cut off, changed, foreign")

@@ -21,6 +21,8 @@ from cmrhash.show.sources import ShownRuns
 from cmrhash.training import runs
 from cmrhash.training.train import train
 
+pytestmark = pytest.mark.slow
+
 QUICK = TrainConfig(epochs=3, batch=16, lr=0.02, hidden=16, device="cpu")
 GRID = [(method, bits, seed) for method in ("triplet", "logistic") for bits in (8, 16) for seed in (0, 1)]
 

@@ -171,6 +171,7 @@ def test_scores_are_shown_once_eval_was_run(make_cache, tmp_path):
             assert "No scores yet" in page(hasher, ServeConfig(), {}, Question())
 
 
+@pytest.mark.slow
 def test_plots_are_drawn_once_asked_for_in_the_colours_of_the_page(client, hasher, monkeypatch):
     pytest.importorskip("matplotlib")
     shown = Seen(client.get("/").text)

@@ -30,6 +30,8 @@ from cmrhash.show.sources import ShownRuns
 from cmrhash.training import runs
 from cmrhash.training.train import train
 
+pytestmark = pytest.mark.slow
+
 QUICK = TrainConfig(bits=8, epochs=2, batch=16, lr=0.02, hidden=16, device="cpu")
 NASTY = '<script>alert("x")</script> & "so" on'
 

@@ -16,6 +16,8 @@ pytest.importorskip("fastapi", reason='needs pip install "cmrhash[serve]"')
 
 from browser import MISSING, browser
 
+pytestmark = pytest.mark.slow
+
 ASKED = os.environ.get("CMRHASH_BROWSER", "") not in ("", "0")
 
 

@@ -17,6 +17,8 @@ from cmrhash.training import runs
 from cmrhash.training.finetune import loop as finetune
 from cmrhash_cli.main import app  # noqa: F401  its modules are in every process, as they would be
 
+pytestmark = pytest.mark.slow
+
 FOLDER = "shufflenet_v2_x0_5-random"
 
 

@@ -127,6 +127,7 @@ def test_without_val_items_the_last_epoch_is_taken_and_told(make_cache, tmp_path
 # ---------------------------------------------------------------------------------------------- bad losses, bad data
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS)
 def test_every_method_learns(method, extracted, tmp_path):
     quick = replace(QUICK, bits=8 if METHODS[method].fit else 16, epochs=8)  # the toy's captions have 12 features

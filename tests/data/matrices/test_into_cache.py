@@ -103,6 +103,7 @@ def test_an_unfinished_file_goes_on_to_the_same_bytes(tmp_path, data, no_encoder
     assert again.read_bytes() == done.read_bytes()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("changes", [{}, {"shard": "1/2"}])
 def test_no_matrix_is_ever_in_memory_as_a_whole(tmp_path, no_encoder, monkeypatch, changes):
     monkeypatch.setattr(extract_ready, "READY_BLOCK", 256)

@@ -13,6 +13,7 @@ def entry(entries, n, **fields):
     return [{**e, **fields} if at == n else e for at, e in enumerate(entries)]
 
 
+@pytest.mark.slow
 @pytest.mark.faults("bad labels, codes, features, Faiss calls")
 @pytest.mark.parametrize(
     ("words", "change"),
@@ -49,6 +50,7 @@ def test_folders_that_are_no_data_set(here, refused):
     refused(DATA, "empty", "extract", "--dataset", "iaprtc12", "--root", "empty")
 
 
+@pytest.mark.slow
 def test_broken_photos_are_quarantined_up_to_the_accepted_share(here, refused, capsys):
     (here / "mine/images/2.png").write_bytes(b"no picture")
     (here / "mine/images/3.png").write_bytes((here / "mine/images/4.png").read_bytes()[:300])

@@ -16,6 +16,7 @@ from cmrhash.storage.sealed import MAGIC, USER_BLOCK
 # ---------------------------------------------------------------------------------------------- stale
 
 
+@pytest.mark.slow
 @pytest.mark.faults("stale: one field of the recipe")
 def test_a_run_of_another_recipe_in_a_table(refused):
     grid = ["compare", "--bits", "8", "--seeds", "1", "--device", "cpu"]
@@ -91,6 +92,7 @@ HARMS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("harm", HARMS)
 @pytest.mark.parametrize(
     ("name", "command"),

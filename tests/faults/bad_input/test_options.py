@@ -28,6 +28,7 @@ EMPTY = [  # what an unset variable of the shell leaves behind
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.faults("bad command line")
 @pytest.mark.parametrize(
     ("words", "args"),

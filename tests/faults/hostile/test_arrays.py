@@ -220,6 +220,7 @@ def test_matlab_files_of_the_wrong_kind(tmp_path, value):
 # ---------------------------------------------------------------------------------------------- the naive way
 
 
+@pytest.mark.slow
 @pytest.mark.faults(EVIDENCE)
 def test_what_the_plain_way_does(tmp_path, faults):
     canary, jobs = Canary(tmp_path / "canary.h5"), []

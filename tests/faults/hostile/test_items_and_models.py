@@ -100,6 +100,7 @@ PATHS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.faults(EVIDENCE)
 @pytest.mark.parametrize("kind", PATHS)
 def test_a_photo_lies_below_the_root_or_is_no_photo(tmp_path, monkeypatch, capsys, canary, kind):

@@ -110,6 +110,7 @@ def whole(small_blocks_and_models, source, tmp_path_factory):
     return root, extract(config(root, tmp_path_factory.mktemp("whole")))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("what", "after", "kept"),
     [

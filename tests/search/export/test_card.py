@@ -3,6 +3,7 @@
 import json
 import re
 
+import pytest
 import yaml
 from handed_on import TRAIN
 
@@ -12,6 +13,8 @@ from cmrhash.features.dataset import ExtractedDataset
 from cmrhash.search.hasher import Hasher
 from cmrhash.training import runs
 from cmrhash.training.train import train
+
+pytestmark = pytest.mark.slow
 
 
 def test_the_card_is_what_hubs_read_and_says_how_the_figures_were_made(shared, made):

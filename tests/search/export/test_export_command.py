@@ -15,6 +15,8 @@ from cmrhash.features.extract import extract
 from cmrhash.search.hasher import Hasher
 from cmrhash.training.train import train
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def untrained(tmp_path_factory):

@@ -13,6 +13,8 @@ from cmrhash.retrieval.codes import pack
 from cmrhash.search.exported import onnx
 from cmrhash.storage.files import read_json, sha256
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize("bits", [1, 7, 8, 9, 20, 64])
 def test_codes_are_packed_in_a_graph_as_everywhere(bits):

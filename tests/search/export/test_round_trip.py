@@ -22,6 +22,8 @@ from cmrhash.search.hasher import Hasher
 from cmrhash.training.finetune.extract import extract_tuned
 from cmrhash.training.train import train
 
+pytestmark = pytest.mark.slow
+
 
 def test_the_bits_are_the_same_elsewhere_with_data_set_run_and_encoders_gone(made, copy, wanted, tmp_path):
     gone = tmp_path / "gone"

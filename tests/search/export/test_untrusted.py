@@ -14,6 +14,7 @@ NAMES = ["heads.safetensors", "encoders/image.safetensors", "encoders/text-de.sa
 NAMES += [f"encoders/text-en/{name}" for name in ("config.json", "model.safetensors", "tokenizer.json")]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_a_file_that_is_not_what_was_written_is_refused(copy, name):
     content = bytearray((copy / name).read_bytes())

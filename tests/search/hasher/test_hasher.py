@@ -239,6 +239,7 @@ def test_weights_from_a_file_are_found_again_or_named(moved, tmp_path):
     np.testing.assert_array_equal(again.encode_image([photo(moved, 3)]), before)
 
 
+@pytest.mark.slow
 def test_tuned_encoders_are_found_where_the_cache_is_now(moved, tmp_path):
     config = ExtractConfig(
         dataset="manifest", root=moved / "mine", cache=tmp_path / "first", device="cpu", **MODELS | {"text_models": ()}

@@ -13,6 +13,8 @@ import pytest
 from cmrhash.search import publish
 from cmrhash.search.stores import open_store
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def trained(make_cache, tmp_path_factory):

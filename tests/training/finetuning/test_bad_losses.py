@@ -15,6 +15,8 @@ from cmrhash.training.finetune import loop as finetune
 from cmrhash.training.finetune.extract import extract_tuned
 from cmrhash.training.methods import METHODS, Method
 
+pytestmark = pytest.mark.slow
+
 
 def use(monkeypatch, terms):
     """Let the default method compute these terms."""

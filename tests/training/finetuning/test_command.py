@@ -9,6 +9,8 @@ from typer.testing import CliRunner
 from cmrhash.errors import UsageError
 from cmrhash_cli.main import app
 
+pytestmark = pytest.mark.slow
+
 
 def invoke(source, cache, *args):
     where = ["--dataset", "manifest", "--root", str(source), "--cache", str(cache)]

@@ -19,6 +19,8 @@ from cmrhash.features.file import read_features
 from cmrhash.training.finetune import loop as finetune
 from cmrhash.training.finetune.extract import extract_tuned
 
+pytestmark = pytest.mark.slow
+
 # ---------------------------------------------------------------------------------------------- it learns
 
 

@@ -16,6 +16,8 @@ from cmrhash.training import runs
 from cmrhash.training.finetune import task as finetune_task
 from cmrhash.training.finetune.extract import extract_tuned
 
+pytestmark = pytest.mark.slow
+
 FOLDER = f"{SMALL}-random"  # of the tuned encoders
 
 
