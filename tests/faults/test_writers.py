@@ -21,9 +21,10 @@ from running import EXTRACT, QUICK, files, run, write_own
 from cmrhash.config import EvalConfig
 from cmrhash.errors import DataError, LockedError
 from cmrhash.evaluation.evaluate import evaluate
+from cmrhash.data.items import ImageTextDataset
+from cmrhash.data.view import View
 from cmrhash.features.dataset import ExtractedDataset
 from cmrhash.features.file import FeatureWriter, read_features
-from cmrhash.features.views import feature_files
 from cmrhash.storage.files import write_bytes
 
 pytestmark = pytest.mark.slow
@@ -119,11 +120,12 @@ def write(path, x, replace=True):
 @pytest.mark.faults("second writer, reader meanwhile")
 def test_nothing_is_there_before_all_of_it_is(tmp_path, faults):
     path = tmp_path / "image-x.h5"
+    data = ExtractedDataset(ImageTextDataset("toy", tmp_path, (), ()), tmp_path)
     for _ in write(path, X):
         faults.tried += 1
         with pytest.raises(DataError, match="no such file"):
             read_features(path)
-        faults.survived += not feature_files(tmp_path, "image")
+        faults.survived += not data.headers(View.IMAGE)
     np.testing.assert_array_equal(read_features(path).x, X)
 
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 from unittest.mock import patch
 
 import numpy as np
@@ -204,6 +205,20 @@ def show_items(folder: Path) -> int:
         return 0
 
 
+RECIPE: dict[str, Any] = {  # of a run, all that its reader asks for beside the outcome and the files
+    "dataset": "toy",
+    "relevance": "labels",
+    "items_sha256": "",
+    "langs": [],
+    "train": {},
+    "train_items": 0,
+    "batch": 1,
+    "source": "",
+    "head": {},
+    "features": {},
+}
+
+
 def trained(epochs: int) -> State:
     """A training after so many epochs."""
     torch.manual_seed(0)
@@ -232,7 +247,7 @@ def show_training(folder: Path) -> int:
 
 
 def finish(epochs: int, folder: Path) -> None:
-    train._finish(trained(epochs), {}, folder)
+    train._finish(trained(epochs), RECIPE, folder)
 
 
 class Pretrained:

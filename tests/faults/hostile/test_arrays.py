@@ -105,24 +105,25 @@ def test_hdf5_is_read_for_plain_numbers_inside_the_file_only(tmp_path, canary, k
         file["text"] = np.zeros((4, 2))
         make, reason = HDF5[kind]
         make(file, canary.path)
-    words = rf"f:image \(.*, {reason}\) cannot be image: .*f\.h5: choose one with --map"
+    words = rf"f:image \(.*, {reason}\) cannot be image: .*f\.h5: choose one with `maps="
     with pytest.raises(DataError, match=words) as caught:
         matrices.read([path], ())
     assert "\n" not in str(caught.value)
     (image,) = (array for array in list_arrays(path) if array.name == "image")
-    with pytest.raises(DataError, match="'image' is not read"):
+    with pytest.raises(DataError, match="array 'image' cannot be read"):
         image.read()
 
 
 FORGED = {kind: make for kind, (make, _) in HDF5.items()} | {"packed zeros": packed_zeros, "a group": nested}
 
 
-def forge(path, fill, kind="features"):
+def forge(path, fill):
     """A file that says it is ours, sealed by our own code, with what ``fill`` puts into it."""
     part = path.with_name(path.name + ".part")
     with h5py.File(part, "w", userblock_size=sealed.USER_BLOCK) as file:
         fill(file)
-    hdf5.seal(part, path, {"kind": kind, "recipe": {}})
+    about = {"recipe": {"kind": "image"}, "made_with": {}, "rows": 3, "ok": 3, "dim": 2}
+    hdf5.seal(part, path, {"kind": "features"} | about)
 
 
 @pytest.mark.faults(EVIDENCE)

@@ -69,9 +69,7 @@ def test_items_with_the_right_digest(tmp_path, kind):
     (tmp_path / "items.jsonl").write_bytes(content)
     about = read_json(tmp_path / "dataset.json", "")
     write_json(tmp_path / "dataset.json", about | {"items_sha256": hashlib.sha256(content).hexdigest()})
-    with pytest.raises(
-        DamagedError, match=r"unreadable \(.*dataset\.json: delete it and run cmrhash extract"
-    ) as caught:
+    with pytest.raises(DamagedError, match=r"unreadable \(.*dataset\.json: delete it and run `extract`") as caught:
         manifest.load(tmp_path)
     assert "\n" not in str(caught.value)
     assert len(str(caught.value)) < 400 + len(str(tmp_path))

@@ -92,13 +92,20 @@ def test_a_checkpoint_that_names_another_file(tmp_path, canary, trap, name):
 
 
 @pytest.mark.faults(EVIDENCE)
-@pytest.mark.parametrize("name", ["../canary.h5", "{canary}", "/dev/zero", "pipe.faiss"])
-def test_codes_that_name_another_file_as_index(mine, canary, name):
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        *((name, "codes of an unknown view") for name in ("../canary.h5", "{canary}", "/dev/zero", "pipe.faiss")),
+        *((name, "missing, or does not match") for name in ("text-pipe.faiss", "text-/../../canary.faiss")),
+    ],
+)
+def test_codes_that_name_another_file_as_index(mine, canary, name, words):
     os.mkfifo(mine / "pipe.faiss")
+    os.mkfifo(mine / "text-pipe.faiss")
     manifest, arrays = hdf5.read_sealed(mine / runs.CODES)
     manifest["indexes"] = {name.format(canary=canary.path): "0" * 64}
     hdf5.write_sealed(mine / runs.CODES, arrays, manifest)
-    with pytest.raises(DamagedError, match="missing, or does not match"):
+    with pytest.raises(DamagedError, match=words):
         dict(stored_codes(runs.open_run(mine)))
 
 
