@@ -13,7 +13,7 @@ from torch import nn
 import cmrhash
 from cmrhash import METHODS, Batch, Method, Terms, UsageError, View, losses
 
-COUNT = 36
+COUNT = 60
 COLOURS = {"red": (220, 40, 40), "green": (40, 200, 60), "blue": (40, 60, 220)}
 
 
@@ -46,8 +46,10 @@ def items(tmp_path_factory):
     names = [list(COLOURS)[n % 3] for n in range(COUNT)]
     for n, name in enumerate(names):
         photo(name, n).save(root / f"{n}.png")
-    texts = {"en": [[f"a {name} wall", f"{name} paint {n}"] for n, name in enumerate(names)]}
-    return cmrhash.dataset([root / f"{n}.png" for n in range(COUNT)], texts, names, name="walls")
+    texts = {"en": [f"a {name} wall" for name in names]}
+    roles = [["query"], ["database", "val"], *[["database", "train"]] * 3]
+    splits = [roles[n // 3 % 5] for n in range(COUNT)]
+    return cmrhash.dataset([root / f"{n}.png" for n in range(COUNT)], texts, names, splits=splits, name="walls")
 
 
 @pytest.fixture(scope="module")
@@ -146,7 +148,7 @@ def test_a_method_of_ones_own_has_its_loss_and_its_heads(data, where):
     mine = Method(cosine, "a test", name="cosine-mse", heads=heads)
     run = cmrhash.train(data, mine, bits=8, epochs=80, lr=0.02, runs=where["runs"], device="cpu")
     assert (run.method, run.name) == ("cosine-mse", "cosine-mse-8")
-    assert min(row["map"] for row in cmrhash.evaluate(run, data).rows) > 0.5
+    assert all(row["map"] > row["chance"] + 0.1 for row in cmrhash.evaluate(run, data).rows)
     del METHODS["cosine-mse"]
     (run.folder / "codes.h5").unlink()
     with pytest.raises(UsageError, match="the heads of method 'cosine-mse' are not defined here"):
@@ -214,16 +216,16 @@ def test_an_unknown_split_is_a_data_error():
 def test_every_object_says_what_it_is(data, run, hasher, items):
     codes = hasher.views[View.IMAGE]
     shown = {
-        "ExtractedDataset('walls', 36 items, en,": data,
-        "ImageTextDataset('walls', 36 items, 3 classes, en,": items,
+        "ExtractedDataset('walls', 60 items, en,": data,
+        "ImageTextDataset('walls', 60 items, 3 classes, en,": items,
         "Run('": run,
         "Hasher('": hasher,
         "Evaluation('walls', 2 rows)": cmrhash.evaluate(run, data),
-        "Codes(36 codes of 16 bits)": codes.codes,
-        "ViewCodes(View('image'), 36 codes of 16 bits": codes,
+        "Codes(60 codes of 16 bits)": codes.codes,
+        "ViewCodes(View('image'), 60 codes of 16 bits": codes,
         "BinaryIndex(": codes.index,
-        "ViewFeatures('image-mean-colour.h5', 36 items, 36 rows)": data.features(View.IMAGE),
-        "Features('image-mean-colour.h5', 36 x 12)": data.features(View.IMAGE).features,
+        "ViewFeatures('image-mean-colour.h5', 60 items, 60 rows)": data.features(View.IMAGE),
+        "Features('image-mean-colour.h5', 60 x 12)": data.features(View.IMAGE).features,
         "OwnEncoder('mean-colour', 12 features)": hasher.image_encoder,
         "Method(": METHODS["triplet"],
         "View('text-en')": View.text("en"),

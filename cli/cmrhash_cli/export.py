@@ -77,7 +77,7 @@ def export(
 
     cmrhash export shared --bits 32 --overwrite --push owner/name
 
-    In Python: Hasher.from_pretrained("shared").encode_text(["a black dog in the snow"], lang="en")
+    In Python: cmrhash.from_pretrained("shared").encode_text(["a black dog in the snow"], lang="en")
     """
     texts = tuple(text_model or ())
     config = ExportConfig(

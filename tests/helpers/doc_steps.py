@@ -77,7 +77,7 @@ ANY_DATASET = "--dataset NAME --root DIR"  # each of them
 POSTGRES = "postgresql://me@host/photos"  # the server of the tests
 STORE = "/srv/codes"  # a folder
 HUB = "owner/name"  # a repository on a hub in this process
-MEANT = {HUB: f"{OWNER}/codes", "TrainConfig(bits=32)": "TrainConfig(bits=32, epochs=1)"}
+MEANT = {HUB: f"{OWNER}/codes", "cmrhash.train(data, bits=32)": "cmrhash.train(data, bits=32, epochs=1)"}
 
 # What a program takes as given: its variables.
 VARIABLES = {
