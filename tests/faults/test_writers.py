@@ -108,7 +108,8 @@ def test_a_second_process_is_told_who_writes_and_changes_nothing(here, capsys, m
 def write(path, x, replace=True):
     """A feature file, with a word in between: a generator that stops after each of its blocks."""
     item, ids = np.arange(len(x), dtype=np.int32), tuple(f"i{n}" for n in range(len(x)))
-    with FeatureWriter(path, item, ids, x.shape[1], {"of": float(x[0, 0])}, 4, replace) as writer:
+    recipe = {"kind": "image", "of": float(x[0, 0])}
+    with FeatureWriter(path, item, ids, x.shape[1], recipe, 4, replace) as writer:
         for block in range(writer.blocks):
             rows = writer.slice(block)
             count = rows.stop - rows.start

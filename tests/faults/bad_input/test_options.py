@@ -20,9 +20,9 @@ EMPTY = [  # what an unset variable of the shell leaves behind
     (r"--device: '' cannot", BITS, "--device"),
     (r"no extracted data set: \.", BITS, "--cache"),
     (r"unknown relevance ''", ["eval"], "--relevance"),
-    (r"--ties : choose", ["eval"], "--ties"),
-    (r"--direction : choose", ["eval"], "--direction"),
-    (r"--map-at-rule : choose", ["eval"], "--map-at-rule"),
+    (r"--ties: (unknown order '': )?choose", ["eval"], "--ties"),
+    (r"--direction: (unknown direction '': )?choose", ["eval"], "--direction"),
+    (r"--map-at-rule: (unknown rule '': )?choose", ["eval"], "--map-at-rule"),
     (r"unknown method ''", ["eval"], "--method"),
     (r"unknown metric ''", ["compare"], "--metric"),
 ]
