@@ -165,11 +165,13 @@ class SearchConfig:
 class IndexConfig:
     """Publishing: the database codes of a run -> collections of a store."""
 
-    store: str | None = None  # required: faiss:DIR, postgresql://..., milvus+http://... or milvus:FILE
+    store: str | None = None  # required: one of STORES
     approximate: bool | None = None  # build an approximate index; None: for Faiss beyond IVF_ROWS codes
     among: str = "database"  # items to publish: the "database", or "all" items with codes
 
 
+# URLs of the kinds of stores in search/stores
+STORES = "faiss:DIR, postgresql://USER@HOST/DATABASE, milvus+http://HOST:PORT or milvus:FILE"
 IVF_ROWS = 4_000_000  # codes; Faiss searches them exhaustively in about 4 ms on one core
 PROBES = {"faiss": 16, "postgresql": 100, "milvus": 16}  # IVF: nprobe (lists); HNSW: ef_search (candidates)
 BATCH_ROWS = 1 << 16  # codes per batch sent to a store

@@ -2,6 +2,7 @@
 
 import ast
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -59,6 +60,15 @@ def room(path):
 
 def test_every_room_is_in_the_table():
     assert {room(path) for path in sources(TREE)} - {"__init__"} == set(MAY_IMPORT)
+
+
+def test_the_documentation_shows_this_table():
+    page = (TREE.parent / "docs/architecture.md").read_text(encoding="utf-8").partition("## Central types")[0]
+    rows, shown = [row.split("|")[1:4:2] for row in page.splitlines() if row.startswith("| `")], {}
+    for room, may in rows:
+        names = set(re.findall(r"`(\w+)`", may))
+        shown[room.strip(" `")] = shown.keys() - names if may.strip().startswith("all above") else names
+    assert shown == {room: set(may.split()) for room, may in MAY_IMPORT.items()}
 
 
 def test_a_room_imports_only_from_rooms_above_it():

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from cmrhash.config import IndexConfig
+from cmrhash.config import STORES, IndexConfig
 from cmrhash_cli.chosen import Among, OneLength, OneMethod, OneRun, RunChoice, open_hasher
 from cmrhash_cli.output import (
     CACHE,
@@ -34,7 +34,7 @@ def index(
     store: Annotated[
         str | None,
         typer.Option(
-            help="Store to write: faiss:DIR, postgresql://USER@HOST/DATABASE, milvus+http://HOST:PORT or milvus:FILE.",
+            help=f"Store to write: {STORES}.",
             envvar="CMRHASH_STORE",
         ),
     ] = D.store,
@@ -66,7 +66,7 @@ def index(
     from cmrhash.errors import UsageError
 
     if store is None:
-        raise UsageError("no --store", None, "give faiss:DIR, postgresql://..., milvus+http://... or milvus:FILE")
+        raise UsageError("no --store", None, f"give {STORES}")
     from cmrhash.search.publish import deploy
     from cmrhash.search.stores import open_store
 

@@ -8,9 +8,11 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from trees import WRITERS
 
-from cmrhash.config import DATASETS, FEATURES_DATASET
+from cmrhash.config import DATASETS, FEATURES_DATASET, SAMPLE_DATASET
 from cmrhash.data.catalog import READERS
+from cmrhash.data.items import ROLES, check, with_roles
 from cmrhash.data.parsing import FOREIGN, decode, files_by_stem, need_file, need_folder, read_lines
 from cmrhash.errors import DataError
 
@@ -19,7 +21,21 @@ def test_the_names_of_the_readers_are_those_of_the_command_line() -> None:
     assert (*READERS, FEATURES_DATASET) == DATASETS
 
 
-@pytest.mark.parametrize("name", [name for name in READERS if name != "sample"])
+def test_the_tests_have_a_small_tree_of_every_data_set() -> None:
+    assert WRITERS.keys() == READERS.keys() - {SAMPLE_DATASET}
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_a_small_tree_is_read_whole_with_items_of_every_role(name: str, tmp_path: Path) -> None:
+    WRITERS[name](tmp_path)
+    dataset = check(with_roles(READERS[name](tmp_path), seed=0))
+    assert dataset.found["items"] == len(dataset.items)
+    assert all(item.texts and item.image and (tmp_path / item.image).is_file() for item in dataset.items)
+    assert all(dataset.count(role) for role in ROLES)
+    assert dataset.items == check(with_roles(READERS[name](tmp_path), seed=0)).items
+
+
+@pytest.mark.parametrize("name", [name for name in READERS if name != SAMPLE_DATASET])
 def test_a_reader_says_in_one_line_that_it_found_nothing(name: str, tmp_path: Path) -> None:
     with pytest.raises(DataError) as caught:
         READERS[name](tmp_path)

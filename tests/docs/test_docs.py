@@ -1,5 +1,6 @@
 """README and docs: commands that exist, links that lead somewhere, a reference that is up to date."""
 
+import pkgutil
 import re
 import subprocess
 import sys
@@ -8,9 +9,11 @@ import tomllib
 import pytest
 import typer
 import yaml
-from pages import PAGES, ROOT, calls, sections
+from pages import PAGES, ROOT, TEXTS, calls, sections
 
-from cmrhash import __version__
+from cmrhash import METHODS, __version__
+from cmrhash.config import ALIGNMENTS, DATASETS, SAMPLE_DATASET
+from cmrhash.search.stores import KINDS
 from cmrhash_cli.main import app
 from cmrhash_cli.reference import reference
 
@@ -31,7 +34,7 @@ def test_the_pages_are_there():
     assert sum(len(commands(page)) for page in PAGES) > 60
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", TEXTS, ids=lambda page: page.name)
 def test_every_command_can_be_typed(page):
     """Parsed as far as the options go: an unknown command, option or type of value is an error."""
     top = typer.main.get_command(app)
@@ -44,7 +47,7 @@ def test_every_command_can_be_typed(page):
         command.make_context(name, list(rest))
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", TEXTS, ids=lambda page: page.name)
 def test_links_between_pages_lead_somewhere(page):
     for target in re.findall(r"\]\(([^)#\s]+)\)", page.read_text(encoding="utf-8")):
         if "://" not in target:
@@ -54,6 +57,28 @@ def test_links_between_pages_lead_somewhere(page):
 def test_the_reference_is_that_of_the_commands():
     written = (ROOT / "docs/cli.md").read_text(encoding="utf-8")
     assert written == reference(), "python -m cmrhash_cli.reference > docs/cli.md"
+
+
+@pytest.mark.parametrize(
+    ("page", "names"),
+    [
+        ("data.md", set(DATASETS) - {SAMPLE_DATASET}),
+        ("methods.md", METHODS.keys() - ALIGNMENTS.values()),
+        ("scale.md", KINDS.keys() - {"postgres"}),  # which PostgreSQL itself calls postgresql, too
+    ],
+)
+def test_the_table_of_a_page_names_every_choice(page, names):
+    rows = re.findall(r"(?m)^\| (`[^|]*)\|", (ROOT / "docs" / page).read_text(encoding="utf-8"))
+    named = {word.partition(":")[0] for word in re.findall(r"`([^`]+)`", " ".join(rows))}
+    assert not names - named
+
+
+def test_architecture_names_functions_that_exist():
+    names = re.findall(r"`((?:[a-z_]+\.)+\w+)`(?!\()", (ROOT / "docs/architecture.md").read_text(encoding="utf-8"))
+    assert len(names) > 50
+    for name in names:
+        if not name.endswith((".json", ".jsonl", ".h5", ".safetensors", ".py")):  # files
+            pkgutil.resolve_name(name if name.startswith("cmrhash_cli.") else f"cmrhash.{name}")
 
 
 def test_every_file_names_the_same_version():

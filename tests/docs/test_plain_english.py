@@ -4,7 +4,7 @@ import ast
 import re
 
 import pytest
-from pages import PAGES, ROOT
+from pages import ROOT, TEXTS
 
 from cmrhash_cli.reference import reference
 
@@ -38,7 +38,7 @@ def messages():
     return "\n\n".join(" ... ".join(part for part in parts if isinstance(part, str)) for parts in words)
 
 
-SOURCES = {str(page.relative_to(ROOT)): page.read_text for page in PAGES if page.name != "cli.md"}  # that is the help
+SOURCES = {str(page.relative_to(ROOT)): page.read_text for page in TEXTS if page.name != "cli.md"}  # that is the help
 SOURCES |= {"CHANGELOG.md": lambda: (ROOT / "CHANGELOG.md").read_text("utf-8").split("\n## ")[1]}  # its newest version
 SOURCES |= {"help": reference, "errors": messages}
 

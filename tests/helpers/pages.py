@@ -12,6 +12,7 @@ import cmrhash
 
 ROOT = Path(cmrhash.__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "cache/README.md", *sorted((ROOT / "docs").glob("*.md"))]
+TEXTS = [*PAGES, ROOT / "CONTRIBUTING.md", ROOT / "SECURITY.md"]  # the code of the last two is not run
 STARTERS = re.compile(r"^.*?(?:--no-python|parallel) (?=cmrhash )")  # what starts cmrhash, in many processes say
 # how a program in Python starts, or printed output: a block that starts so, or goes on so, does it to its end
 TO_THE_END = re.compile(r"import |from |[a-z_]+ = |sample: mAP")

@@ -34,13 +34,16 @@ def check_found(found, query, database, k, exact=True):
         assert np.array_equal(distances, np.sort(full, axis=1)[:, :k])
 
 
+LEFTOVERS = {  # kind of store -> everything that it holds, to the last file or table
+    "faiss": lambda store: [path.name for path in store.folder.iterdir()],
+    "postgresql": lambda store: store._db.execute(TABLES).fetchall(),
+    "milvus": lambda store: store._client.list_collections(),
+}
+TABLES = "SELECT relname FROM pg_class WHERE relname LIKE 'cmrhash%%'"
+
+
 def leftovers(store):
-    """What lies in the store, to the last file or table."""
-    if store.url.startswith("faiss"):
-        return sorted(path.name for path in store.folder.iterdir())
-    if store.url.startswith("milvus"):
-        return sorted(store._client.list_collections())
-    return sorted(row[0] for row in store._db.execute("SELECT relname FROM pg_class WHERE relname LIKE 'cmrhash%%'"))
+    return sorted(LEFTOVERS[store.url.partition(":")[0].partition("+")[0]](store))
 
 
 def part(store, name, file):

@@ -22,7 +22,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from cmrhash.config import MAX_KEY
+from cmrhash.config import MAX_KEY, STORES
 from cmrhash.errors import DataError, UsageError
 from cmrhash.retrieval.codes import check_k, check_packed
 
@@ -93,7 +93,7 @@ def open_store(url: str, probes: int | None = None) -> CodeStore:
     if not colon or scheme not in KINDS:
         near = get_close_matches(scheme, KINDS, 1)
         hint = f"did you mean {near[0]}:? " if near else ""
-        fix = f"{hint}give faiss:DIR, postgresql://..., milvus+http://... or milvus:FILE"
+        fix = f"{hint}give {STORES}"
         raise UsageError("unknown kind of store", shown(url), fix)
     if probes is not None and probes < 0:
         raise UsageError(f"--probes {probes}", None, "give a number from 0, which searches exactly")

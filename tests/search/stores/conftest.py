@@ -6,12 +6,12 @@ import os
 from contextlib import closing
 
 import pytest
-from random_codes import MILVUS
+from random_codes import LEFTOVERS, MILVUS
 
 from cmrhash.search.stores import open_store
 
 
-@pytest.fixture(scope="session", params=["faiss", "postgresql", "milvus"])
+@pytest.fixture(scope="session", params=LEFTOVERS)
 def url(request, tmp_path_factory):
     """A place for collections of each kind."""
     if request.param == "faiss":

@@ -6,7 +6,7 @@ import sys
 
 import numpy as np
 import pytest
-from random_codes import check_found, numbered
+from random_codes import LEFTOVERS, check_found, numbered
 
 from cmrhash.errors import DataError, UsageError
 from cmrhash.search import stores
@@ -124,6 +124,10 @@ def test_a_package_that_is_missing_is_named(monkeypatch, kind, package):
     monkeypatch.delattr(stores, kind, raising=False)
     with pytest.raises(UsageError, match=r'pip install "cmrhash\[(pgvector|milvus)\]"'):
         open_store(f"{kind}:x")
+
+
+def test_every_kind_of_store_is_tested():
+    assert {stores.KINDS[kind] for kind in LEFTOVERS} == set(stores.KINDS.values())
 
 
 def test_probes_are_a_number():
