@@ -19,10 +19,10 @@ import pytest
 from running import EXTRACT, QUICK, files, run, write_own
 
 from cmrhash.config import EvalConfig
-from cmrhash.errors import DataError, LockedError
-from cmrhash.evaluation.evaluate import evaluate
 from cmrhash.data.items import ImageTextDataset
 from cmrhash.data.view import View
+from cmrhash.errors import DataError, LockedError
+from cmrhash.evaluation.evaluate import evaluate
 from cmrhash.features.dataset import ExtractedDataset
 from cmrhash.features.file import FeatureWriter, read_features
 from cmrhash.storage.files import write_bytes

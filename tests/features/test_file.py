@@ -173,7 +173,7 @@ def test_a_file_of_a_newer_version_is_refused(tmp_path, monkeypatch):
 
 
 def test_a_missing_file_says_what_to_do(tmp_path):
-    with pytest.raises(DataError, match="run cmrhash extract first"):
+    with pytest.raises(DataError, match="run `extract` first"):
         read_features(tmp_path / "none.h5")
 
 

@@ -104,7 +104,7 @@ def test_a_shard_is_written_as_its_number_and_how_many_there_are(text, shard):
 
 @pytest.mark.parametrize("text", ["", "3", "0/8", "9/8", "3/", "/8", "-1/8", "1/0", "a/b", "1.5/8", "3/8/9", "3 of 8"])
 def test_anything_else_is_refused(text):
-    with pytest.raises(UsageError, match="--shard .*: write I/N, such as 3/8"):
+    with pytest.raises(UsageError, match="shard: .* is not a shard: write I/N with I from 1 to N"):
         shards.parse(text)
 
 

@@ -191,5 +191,8 @@ def test_more_processes_than_items_a_step_are_refused(place, monkeypatch):
             init(self, *args)
 
     monkeypatch.setattr(finetune.Tuner, "__init__", crowded)
-    with worker.precise(), pytest.raises(UsageError, match="4 items a step for 8 processes: give --batch 8 or more"):
+    with (
+        worker.precise(),
+        pytest.raises(UsageError, match="4 items per step are too few for 8 processes: use `batch=8` or more"),
+    ):
         worker.tune(place, "crowded")

@@ -187,7 +187,7 @@ def test_what_cannot_be_is_refused_before_anything_is_written(source, tmp_path, 
 
 
 def test_a_missing_folder_is_refused(tmp_path):
-    with pytest.raises(DataError, match=r"no such folder: .*none: .*--root"):
+    with pytest.raises(DataError, match=r"no such folder: .*none: .*`root`"):
         extract(config(tmp_path / "none", tmp_path / "cache"))
 
 

@@ -193,7 +193,7 @@ def test_scores_are_of_the_database_whatever_is_searched(by_pairs):
 
 
 def test_nothing_else_can_be_searched(by_pairs):
-    with pytest.raises(UsageError, match="--among train: choose database or all"):
+    with pytest.raises(UsageError, match="among: unknown value 'train': choose database or all"):
         Hasher.load(by_pairs / "runs/toy/triplet-16", by_pairs / "cache", among="train")
 
 

@@ -127,7 +127,7 @@ def test_what_is_found_by_an_item_is_judged(command, hasher):
         ("no such file.*gone.jpg", ["gone.jpg"]),
         ("no trained run.*nowhere", ["dog", "--run", "nowhere"]),
         ("no such trained run with 99 bits", ["dog", "--bits", "99"]),
-        ("--among train: choose database or all", ["dog", "--among", "train"]),
+        ("among: unknown value 'train': choose database or all", ["dog", "--among", "train"]),
     ],
 )
 def test_the_command_refuses_in_one_line(command, words, args):

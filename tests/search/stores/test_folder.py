@@ -59,7 +59,7 @@ def test_a_flipped_bit_is_told(filled, file):
     raw = bytearray(path.read_bytes())
     raw[len(raw) // 2] ^= 4
     path.write_bytes(raw)
-    with pytest.raises(DamagedError, match="put it there again with cmrhash index"):
+    with pytest.raises(DamagedError, match="create it again with `index`"):
         open_store(store.url).search("some", packed[:1], 1)
 
 

@@ -127,5 +127,5 @@ def test_a_package_that_is_missing_is_named(monkeypatch, kind, package):
 
 
 def test_probes_are_a_number():
-    with pytest.raises(UsageError, match="--probes -1"):
+    with pytest.raises(UsageError, match="^probes: -1 is out of range"):
         open_store("faiss:x", -1)

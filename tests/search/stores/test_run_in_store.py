@@ -158,7 +158,10 @@ def test_what_others_put_there_is_found_by_its_key(command, trained, tmp_path):
         ("unknown kind of store", ["index", "--store", "file:x"]),
         ("unknown kind of store", ["search", "--id", "i7", "--store", "file:x", "--bits", 16]),
         ("no such trained run with 99 bits", ["index", "--store", "faiss:x", "--bits", 99]),
-        ("--among train: choose database or all", ["index", "--store", "faiss:x", "--bits", 16, "--among", "train"]),
+        (
+            "among: unknown value 'train': choose database or all",
+            ["index", "--store", "faiss:x", "--bits", 16, "--among", "train"],
+        ),
     ],
 )
 def test_the_commands_refuse_in_one_line(command, words, args):
