@@ -166,7 +166,10 @@ def test_the_last_lines_say_what_is_still_missing(source, clean, tmp_path):
     first = shell.invoke(app, [*options(source, tmp_path), "--shard", "2/3"])
     assert first.exit_code == 0
     waiting = [f"{FILES[stage]} waits for shard 1/3, 3/3" for stage in ("image", "de", "en")]
-    assert first.stderr.splitlines()[-4:] == [*waiting, "shard 2/3 is done; whoever finishes last merges them"]
+    assert first.stderr.splitlines()[-4:] == [
+        *waiting,
+        "shard 2/3 is done; the process that finishes last merges the shards",
+    ]
     assert f"{FILES['image']}.shard-2-of-3" in first.stdout
     second = shell.invoke(app, [*options(source, tmp_path), "--shard", "1/3", "--json", "-q"])
     assert [file["missing_shards"] for file in json.loads(second.stdout)["files"]] == [[3]] * 3

@@ -174,9 +174,9 @@ def test_what_cannot_be_uploaded_is_said_in_one_line(made, hub, monkeypatch, tmp
 
     assert re.fullmatch(rf"'{NAME}' cannot be uploaded \(.*\): .*run hf auth login.*", push())
     monkeypatch.setenv("HF_TOKEN", "hf_of_another")
-    assert "run hf auth login with a token that may do this" in push()
+    assert "run hf auth login with a token that has the permission" in push()
     monkeypatch.setenv("HF_TOKEN", TOKEN)
-    assert "access is refused, status 403" in push("others/codes")
+    assert "access is refused with status 403" in push("others/codes")
     assert "cannot be uploaded (" in push("some one/codes", CmrhashError)
     assert "no exported run" in push(folder=tmp_path)
     (tmp_path / "bad").mkdir()
@@ -230,7 +230,7 @@ def test_a_revision_is_a_branch_a_tag_or_a_commit(made, hub):
     assert load(revision=second).folder.name == second
     assert load(revision="v1").folder.name == first
     assert "it has no such revision" in refused(lambda: load(revision="v2"))
-    assert "revision 'v2', is not cached and offline" in refused(lambda: load(revision="v2", offline=True))
+    assert "revision 'v2', is not in the local cache, and offline" in refused(lambda: load(revision="v2", offline=True))
     assert "only what the hub holds has revisions" in refused(lambda: load(made.shared, revision="v1"), UsageError)
 
 
@@ -249,7 +249,7 @@ def test_one_that_breaks_off_for_good_is_one_line_and_the_next_load_goes_on(made
     hub.add(NAME, content(made.shared))
     hub.cut = {name: (10**6, how)}
     words = refused(load)
-    assert re.fullmatch(rf"exported run '{NAME}'.* cannot be fetched \(.*\): try again", words)
+    assert re.fullmatch(rf"exported run '{NAME}'.* cannot be downloaded \(.*\): try again", words)
     hub.cut = {}
     assert content(load().folder) == fetched(made)
 
@@ -262,7 +262,7 @@ def test_a_cache_that_lacks_a_file_is_completed(made, hub, tmp_path):
     shutil.copytree(made.shared, cached / "snapshots" / commit, ignore=shutil.ignore_patterns("model.safetensors"))
     (cached / "refs").mkdir()
     (cached / "refs/main").write_text(commit)
-    assert "is not cached and offline mode is on" in refused(lambda: load(offline=True))
+    assert "is not in the local cache, and offline mode is on" in refused(lambda: load(offline=True))
     assert load().folder == cached / "snapshots" / commit
     assert content(load().folder) == content(made.shared)
 
@@ -283,15 +283,15 @@ def test_a_new_commit_between_the_config_and_the_rest_mixes_nothing(made, hub, m
 
 
 FAULTS = {
-    "no such repository": (lambda hub: hub.repos.clear(), "there is none, or it is private.*check the id"),
-    "private": (lambda hub: vars(hub.repos[NAME]).update(private=True), "or it is private.*run hf auth login"),
-    "gated": (lambda hub: vars(hub.repos[NAME]).update(gated=True), "gated.*ask for access on its page"),
-    "refused": (lambda hub: vars(hub).update(status=403), "access is refused, status 403.*run hf auth login"),
+    "no such repository": (lambda hub: hub.repos.clear(), "it does not exist, or is private.*check the id"),
+    "private": (lambda hub: vars(hub.repos[NAME]).update(private=True), "or is private.*run hf auth login"),
+    "gated": (lambda hub: vars(hub.repos[NAME]).update(gated=True), "gated.*request access on its page"),
+    "refused": (lambda hub: vars(hub).update(status=403), "access is refused with status 403.*run hf auth login"),
     "failing": (
         lambda hub: vars(hub).update(status=503),
-        "not cached and the hub answers with status 503, as it was told",
+        "not in the local cache, and the hub answers with status 503, as it was told",
     ),
-    "a page of another": (lambda hub: vars(hub).update(page=True), "what answers is no hub"),
+    "a page of another": (lambda hub: vars(hub).update(page=True), "the server is not a model hub"),
 }
 
 

@@ -155,7 +155,7 @@ class PretrainedHasher(Embedder):
         """Text encoder of a view; views with equal encoders share one."""
         head = self.head_of(view)
         entry = self.config["encoders"][head]
-        source = self._source(view, entry, f"text_models={{'{view.lang}': DIR}}")
+        source = self._source(view, entry, f'`text_models={{"{view.lang}": "DIR"}}`')
         key = f"{source} {canonical(entry['recipe']).decode()}"
         if key not in self._text_encoders:
             self._text_encoders[key] = self._open_text(entry, source)

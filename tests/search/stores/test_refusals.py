@@ -87,8 +87,8 @@ def test_names_that_not_every_store_can_have(store, name):
 @pytest.mark.parametrize(
     ("url", "words"),
     [
-        ("postgre://me:secret@host/db", "unknown kind of store: postgre://me:...@host/db: did you mean postgres:"),
-        ("fais:codes", "did you mean faiss:"),
+        ("postgre://me:secret@host/db", "unknown kind of store: postgre://me:...@host/db: did you mean postgres\\?"),
+        ("fais:codes", "did you mean faiss\\?"),
         ("codes", "give faiss:DIR, postgresql"),
         ("", "unknown kind of store"),
         ("faiss:", "not a folder"),

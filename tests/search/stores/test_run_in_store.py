@@ -117,7 +117,7 @@ def test_the_codes_of_all_items_can_be_put_there_and_are_not_taken_for_the_datab
     assert sum(hit["itself"] for hit in stored) == codes // 120
     code, _, err = command(*ask, "--store", url)
     assert code == 4
-    assert "made with --among all, asked for database" in err
+    assert "made with --among all, but this call has --among database" in err
     assert "ask with --among all, or put this run there with cmrhash index --among database" in err
     assert command(*put)[0] == 0
     assert len(json.loads(command(*ask, "--store", url)[1])["results"]) == database

@@ -55,7 +55,7 @@ def test_a_photo_that_goes_away_meanwhile_is_named(mine, tmp_path, monkeypatch):
         if what == "fine-tuning":
             (mine / "9.png").unlink(missing_ok=True)
 
-    with pytest.raises(DataError, match="an image was removed or changed meanwhile"):
+    with pytest.raises(DataError, match="an image was removed or changed during the run"):
         extract_tuned(config(mine, tmp_path / "cache"), QUICK, remove)
 
 
