@@ -75,7 +75,7 @@ def refuse_other_codes(run: Run, view: View, store: CodeStore, among: str) -> No
         fix = "store this run with `index`"
         if field == "among":
             what = f'collection "{about.name}" was made with `among="{found}"`, but this call has `among="{wanted}"`'
-            fix = f'use `among="{found}"`, or {fix} and `among="{wanted}"`'
+            fix = f'use `among="{found}"`, or {fix} with `among="{wanted}"`'
         raise StaleError(what, store.url, fix)
 
 

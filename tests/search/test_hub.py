@@ -178,7 +178,7 @@ def test_what_cannot_be_uploaded_is_said_in_one_line(made, hub, monkeypatch, tmp
     monkeypatch.setenv("HF_TOKEN", TOKEN)
     assert "access is refused with status 403" in push("others/codes")
     assert "cannot be uploaded (" in push("some one/codes", CmrhashError)
-    assert "no exported run" in push(folder=tmp_path)
+    assert "not an exported run" in push(folder=tmp_path)
     (tmp_path / "bad").mkdir()
     bad = shutil.copytree(made.shared, tmp_path / "bad", dirs_exist_ok=True)
     (bad / "README.md").write_text("---\na: [\n---\n")
@@ -189,7 +189,7 @@ def test_what_cannot_be_uploaded_is_said_in_one_line(made, hub, monkeypatch, tmp
     assert "the connection failed" in push(kind=CmrhashError)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     assert "offline mode is on" in push()
-    for options, words in (["--push", NAME, "--offline"], "leave out one"), (["--private"], "give --push"):
+    for options, words in (["--push", NAME, "--offline"], "leave out one"), (["--private"], "add --push"):
         assert run("export", tmp_path / "out", *options) == 2
         assert words in capsys.readouterr().err
 
@@ -231,7 +231,7 @@ def test_a_revision_is_a_branch_a_tag_or_a_commit(made, hub):
     assert load(revision="v1").folder.name == first
     assert "it has no such revision" in refused(lambda: load(revision="v2"))
     assert "revision 'v2', is not in the local cache, and offline" in refused(lambda: load(revision="v2", offline=True))
-    assert "only what the hub holds has revisions" in refused(lambda: load(made.shared, revision="v1"), UsageError)
+    assert "only models of the hub have revisions" in refused(lambda: load(made.shared, revision="v1"), UsageError)
 
 
 @FAULT
@@ -310,7 +310,7 @@ def test_what_cannot_be_fetched_is_said_in_one_line(made, hub, monkeypatch, faul
 @FAULT
 def test_a_hub_that_is_down_is_said_in_one_line(hub, monkeypatch):
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
-    assert re.search(r"not cached and the hub cannot be reached \(.*refused\)", refused(load))
+    assert re.search(r"not in the local cache, and the hub cannot be reached \(.*refused\)", refused(load))
 
 
 @FAULT
@@ -329,7 +329,7 @@ def test_what_is_no_export_is_refused_before_its_weights_are_fetched(made, hub):
     hub.add(f"{OWNER}/bert", weights | {"config.json": json.dumps(config).encode()})
     hub.add(f"{OWNER}/bare", weights)
     hub.add(f"{OWNER}/empty", {})
-    assert "its config.json is of something else" in refused(lambda: load(f"{OWNER}/bert"), UsageError)
+    assert "its config.json is of another program" in refused(lambda: load(f"{OWNER}/bert"), UsageError)
     for name in ("bare", "empty"):
         words = refused(lambda name=name: load(f"{OWNER}/{name}"), UsageError)
         assert f"it has no config.json: '{OWNER}/{name}' on the hub" in words

@@ -89,4 +89,4 @@ def test_ids_of_a_hub_are_looked_up_locally_and_offline_says_so_in_one_line(shar
     (repo / "refs/main").write_text(commit)
     shutil.copytree(shared, repo / "snapshots" / commit)
     np.testing.assert_array_equal(Hasher.from_pretrained("someone/codes").embed_text(TEXTS, "en"), wanted.en)
-    assert "no exported run" in refused(lambda: Hasher.from_pretrained(tmp_path))
+    assert "not an exported run" in refused(lambda: Hasher.from_pretrained(tmp_path))

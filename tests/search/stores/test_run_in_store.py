@@ -118,12 +118,12 @@ def test_the_codes_of_all_items_can_be_put_there_and_are_not_taken_for_the_datab
     code, _, err = command(*ask, "--store", url)
     assert code == 4
     assert "made with --among all, but this call has --among database" in err
-    assert "ask with --among all, or put this run there with cmrhash index --among database" in err
+    assert "use --among all, or store this run with cmrhash index with --among database" in err
     assert command(*put)[0] == 0
     assert len(json.loads(command(*ask, "--store", url)[1])["results"]) == database
     code, _, err = command(*ask, "--store", url, "--among", "all")
     assert code == 4
-    assert "made with --among database, asked for all" in err
+    assert "made with --among database, but this call has --among all" in err
 
 
 def test_a_collection_that_does_not_say_whose_codes_it_has_is_of_the_database(command, tmp_path, monkeypatch):
