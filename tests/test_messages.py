@@ -2,6 +2,7 @@
 
 import ast
 import dataclasses
+import inspect
 import re
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from cmrhash import config
 from cmrhash_cli.typed import COMMANDS, commands, options
 
 TREE = Path(cmrhash.__file__).parent
+FUNCTIONS = ("extract", "train", "evaluate", "compare", "load", "from_pretrained", "find_runs", "dataset")
 SETTINGS = {
     *(
         field.name
@@ -20,8 +22,10 @@ SETTINGS = {
         for field in dataclasses.fields(each)
     ),
     *(name for command in commands() for name in options(command)),
+    *(name for each in map(cmrhash.__getattr__, FUNCTIONS) for name in inspect.signature(each).parameters),
+    *cmrhash.Encoder.__annotations__,
 }
-CALLS = {*COMMANDS, *commands()}
+CALLS = {*COMMANDS, *commands(), *FUNCTIONS}
 TYPED = re.compile(rf"(?<![\w-])--[a-z][\w-]*|\bcmrhash (?:{'|'.join(sorted(commands(), key=len, reverse=True))})\b")
 
 

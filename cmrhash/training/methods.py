@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from cmrhash.config import ALIGNMENTS
-from cmrhash.errors import UsageError
+from cmrhash.errors import UsageError, did_you_mean
 from cmrhash.training import alignment, cca, losses
 from cmrhash.training.auxiliary import (
     Parts,

@@ -79,7 +79,7 @@ def test_k_must_be_a_positive_whole_number(store, k):
 @pytest.mark.parametrize("name", ["", "../up", ".hidden", "a/b", "a b", "a\n", 'a"b', "x" * 151, "ä" * 76])
 def test_names_that_not_every_store_can_have(store, name):
     for call in (store.about, lambda name: store.replace(name, 8, [])):
-        with pytest.raises(UsageError, match="collection name"):
+        with pytest.raises(UsageError, match="cannot be the name of a collection"):
             call(name)
     assert check_name("größe-tie-ap-32-en+de-text-pt_BR.2")
 
