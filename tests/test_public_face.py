@@ -127,7 +127,7 @@ def test_photos_come_in_every_form_and_in_lists(hasher, data, tmp_path):
         (np.zeros(3, np.uint8), r"shape \(1, 3\) and type uint8 holds no codes of 16 bits: give uint8 with 2 columns"),
         (np.zeros((4, 4, 1), np.uint8), r"an image array of shape \(4, 4, 1\) and type uint8: give \(H, W, 3\) uint8"),
         ([None], "a query is a NoneType"),
-        ("", "the query text is empty"),
+        ("", "an empty text"),
     ],
 )
 def test_another_query_is_one_clear_line(hasher, query, words):

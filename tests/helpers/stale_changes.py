@@ -161,9 +161,9 @@ CHANGES = {
     "an item more": (
         entries(lambda e: [*e, {**e[1], "id": "new"}]),
         OWN,
-        "8 items are extracted, the data set has 9",
+        "8 items are extracted, but the data set has 9",
     ),
-    "an item less": (entries(lambda e: e[:-1]), OWN, "8 items are extracted, the data set has 7"),
+    "an item less": (entries(lambda e: e[:-1]), OWN, "8 items are extracted, but the data set has 7"),
     "the classes": (every(labels=["c"]), OWN, r"classes = \['a', 'b'\], but this call has \['c'\]"),
     "relevance": (every(labels=[]), OWN, "relevance = labels, but this call has pairs"),
     "roles to be drawn": (every(splits=[]), OWN, "split_seed = None, but this call has 0"),

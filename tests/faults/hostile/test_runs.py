@@ -114,7 +114,7 @@ def test_codes_that_lack_an_array(mine):
     manifest, arrays = hdf5.read_sealed(mine / runs.CODES)
     del arrays["image.item"]
     hdf5.write_sealed(mine / runs.CODES, arrays, manifest)
-    with pytest.raises(DamagedError, match=r"'image\.item' is not there"):
+    with pytest.raises(DamagedError, match=r"'image\.item' is missing"):
         dict(stored_codes(runs.open_run(mine)))
 
 
