@@ -18,6 +18,7 @@ COMMANDS = {
     "verify": "cache verify",
     "survey": "cache ls",
 }  # the others: same
+_WORD = re.compile(r"\w+")
 _QUOTED = re.compile(r"`(\w+)(?:=([^`]+))?`")
 
 
@@ -50,18 +51,22 @@ def _typed(match: re.Match[str]) -> str:
     if option is None:
         command = COMMANDS.get(name, name)
         return match[0] if value or command not in commands() else f"cmrhash {command}"
-    shown = str(option.opts[0]) if option.param_type_name == "option" else name.upper()
+    shown = (
+        str(option.opts[0]) if option.param_type_name == "option" else _WORD.findall(option.metavar or name)[0].upper()
+    )
     if value == "False" and option.secondary_opts:
         return str(option.secondary_opts[0])
     return shown if value in (None, "True") else " ".join(f"{shown} {word}" for word in _words(value))
 
 
 def _words(value: str) -> list[str]:
-    """A value in Python's notation as what is typed, a list or tuple as several."""
+    """Words to type for a value in Python's notation, several for a list, tuple or dict."""
     try:
         found = ast.literal_eval(value)
     except (SyntaxError, ValueError):
         return [value]  # a placeholder, as in `bits=N`
+    if isinstance(found, dict):
+        return [f"{name}={one}" for name, one in found.items()]
     return [str(one) for one in found] if isinstance(found, list | tuple) else [str(found)]
 
 

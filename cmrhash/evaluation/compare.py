@@ -6,17 +6,16 @@ import csv
 import io
 import json
 import shlex
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import fields, replace
-from difflib import get_close_matches
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from cmrhash.config import CompareConfig, EvalConfig, TrainConfig
-from cmrhash.errors import StaleError, UsageError
+from cmrhash.config import CompareConfig, EvalConfig, Progress, TrainConfig
+from cmrhash.errors import StaleError, UsageError, did_you_mean
 from cmrhash.evaluation.evaluate import Evaluation, refuse_languages, score
 from cmrhash.evaluation.run_codes import codes_of
 from cmrhash.features.dataset import ExtractedDataset
@@ -26,7 +25,6 @@ from cmrhash.training.methods import get_method
 from cmrhash.training.task import run_folder
 from cmrhash.training.train import train
 
-Progress = Callable[[str, int, int, str], None]
 KEYS = ("dataset", "method", "bits", "lang", "direction")
 METRICS = {"map": None, "r@1": "1", "r@5": "5", "r@10": "10"}  # metric -> k of hit@k, usually called R@k; None: mAP
 METRIC_OF = {"labels": "map", "pairs": "r@1"}
@@ -74,14 +72,13 @@ def compare(
 def _check(grid: CompareConfig, relevance: str) -> str:
     """Name of the metric; raises UsageError for a grid that cannot be compared."""
     if grid.seeds < 1:
-        raise UsageError(f"--seeds {grid.seeds}", None, "give a whole number from 1")
+        raise UsageError(f"{grid.seeds} is out of range", None, "give a whole number from 1", option="seeds")
     for method in grid.methods:
         get_method(method, relevance)
     metric = METRIC_OF[relevance] if grid.metric is None else grid.metric
     if metric not in METRICS:
-        near = get_close_matches(metric, METRICS, 1)
-        hint = f"did you mean {near[0]}? " if near else ""
-        raise UsageError(f"unknown metric '{metric}'", None, f"{hint}choose one of {', '.join(METRICS)}")
+        fix = f"{did_you_mean(metric, METRICS)} choose one of {', '.join(METRICS)}"
+        raise UsageError(f"unknown metric '{metric}'", None, fix, option="metric")
     return metric
 
 
@@ -112,7 +109,7 @@ def _train_all(
         except StaleError as error:
             if error.where != targets[cell]:
                 raise
-            fix = "compare by the settings it was made with, or give another --runs, or delete it"
+            fix = "use the settings of that run, or another `runs`, or delete it"
             raise StaleError(f"{cell}: {error.what}", error.where, fix) from None
         codes_of(run, data)
         found[cell] = run

@@ -6,7 +6,6 @@ relevance is by pairs. No torch in here: a run whose codes exist is scored in th
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -19,7 +18,7 @@ from numpy.typing import NDArray
 from cmrhash.config import CUTS, EvalConfig
 from cmrhash.data.items import ImageTextDataset
 from cmrhash.data.view import languages_of
-from cmrhash.errors import DataError, UsageError
+from cmrhash.errors import DataError, UsageError, did_you_mean
 from cmrhash.evaluation import saved_scores
 from cmrhash.evaluation.protocol import protocol_of
 from cmrhash.evaluation.run_codes import RunCodes, borrowed_views, codes_of, refuse_language
@@ -244,18 +243,19 @@ def _who(run: runs.Run, views: RunCodes, search: Search) -> dict[str, Any]:
 def check_eval(config: EvalConfig, dataset: ImageTextDataset) -> None:
     """Raise UsageError for settings that cannot be used together, or not on this data set."""
     if config.ties not in TIES:
-        raise UsageError(f"--ties {config.ties}", None, f"choose one of {', '.join(TIES)}")
+        raise UsageError(f"unknown order '{config.ties}'", None, f"choose one of {', '.join(TIES)}", option="ties")
     if config.map_at_rule not in metrics.RULES:
-        raise UsageError(f"--map-at-rule {config.map_at_rule}", None, f"choose one of {', '.join(metrics.RULES)}")
+        fix = f"{did_you_mean(config.map_at_rule, metrics.RULES)} choose one of {', '.join(metrics.RULES)}"
+        raise UsageError(f"unknown rule '{config.map_at_rule}'", None, fix, option="map_at_rule")
     if config.map_at is None and config.map_at_rule != EvalConfig.map_at_rule:
-        raise UsageError(f"--map-at-rule {config.map_at_rule} without --map-at", None, "give --map-at K, too")
+        raise UsageError("used only with `map_at`", None, "add `map_at=K`", option="map_at_rule")
     for direction in config.directions:
         if direction not in DIRECTIONS:
-            near = difflib.get_close_matches(direction, DIRECTIONS, 1)
-            hint = f"did you mean {near[0]}? " if near else ""
-            raise UsageError(f"--direction {direction}", None, f"{hint}choose out of {', '.join(DIRECTIONS)}")
+            fix = f"{did_you_mean(direction, DIRECTIONS)} choose of {', '.join(DIRECTIONS)}"
+            raise UsageError(f"unknown direction '{direction}'", None, fix, option="directions")
     if "i2i" in config.directions and dataset.relevance == "pairs":
-        raise UsageError("--direction i2i by pairs: an item has one image", None, "ask for i2i by --relevance labels")
+        what = "i2i needs labels: with relevance pairs each item has one image"
+        raise UsageError(what, None, 'use `relevance="labels"`', option="directions")
     for k in (*config.at, *([] if config.map_at is None else [config.map_at])):
         if k < 1:
-            raise UsageError(f"a cut at {k}", None, "give a whole number from 1")
+            raise UsageError(f"a cutoff of {k} is out of range", None, "give a whole number from 1")

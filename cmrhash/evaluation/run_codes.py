@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 AMONG = ("database", "all")  # items that a search covers
 PARTS = ("packed", "embedding", "item", "database")
-AGAIN = "delete it; eval makes it again"
+AGAIN = "delete it; `evaluate` creates it again"
 
 
 @dataclass(frozen=True)
@@ -110,7 +110,7 @@ class RunCodes(Mapping[View, ViewCodes]):
             digest = self._manifest["indexes"][view.index_file]
             index = BinaryIndex.load(checked(self.run.folder, view.index_file, digest, AGAIN), self.run.bits)
             if lacking := [part for part in PARTS if f"{view}.{part}" not in arrays]:
-                raise DamagedError(f"'{view}.{lacking[0]}' is not there", path, AGAIN)
+                raise DamagedError(f"'{view}.{lacking[0]}' is missing", path, AGAIN)
             packed, embedding, item, database = (arrays[f"{view}.{part}"] for part in PARTS)
             head = View(borrowed.get(view, {"head": view})["head"])
             views[view] = ViewCodes(view, Codes(packed, self.run.bits, item), embedding, database, index, head)
@@ -225,8 +225,8 @@ def _features(run: Run, data: ExtractedDataset, view: View, made: runs.TrainedOn
     """Features of a view; raises StaleError unless they are those that the run was made with."""
     features = data.features(view, view.encoder_of(made.file))
     if features.header.sha256 != made.sha256:
-        what = f"run was made with features = {made.sha256}, asked for {features.header.sha256}"
-        raise StaleError(what, run.folder, "the features were extracted again: train again")
+        what = f"run was made with features = {made.sha256}, the cache has {features.header.sha256}"
+        raise StaleError(what, run.folder, "the features were extracted again: run `train` again")
     return features
 
 
@@ -272,13 +272,15 @@ def refuse_language(run: Run, data: ExtractedDataset, lang: str) -> None:
     if not others:
         there = ", ".join(lang for lang in data.dataset.languages if data.headers(View.text(lang)))
         what = f"no features for language '{lang}' (there: {there})"
-        raise UsageError(what, data.folder, "run cmrhash extract --lang ...")
+        raise UsageError(what, data.folder, "run `extract` with `langs`")
     head, header, difference = others[0]
     assert difference is not None
     field, found, wanted = difference
     what = f"{run.name} cannot score '{lang}': its texts were encoded with {field} = {found}"
     what += f", those of {head} with {wanted}"
-    raise UsageError(what, header.path, f"train with --lang {lang}, or extract both by one --text-model")
+    raise UsageError(
+        what, header.path, f'run `train` with `langs=("{lang}",)`, or `extract` both languages with one text model'
+    )
 
 
 def _others(run: Run, data: ExtractedDataset, lang: str) -> list[tuple[View, FeatureHeader, Difference | None]]:

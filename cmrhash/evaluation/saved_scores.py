@@ -56,7 +56,7 @@ def _read(run: runs.Run, of: Mapping[str, Any] | None = None) -> list[dict[str, 
     """Saved entries of these codes; none if missing, damaged or of another version."""
     path = run.folder / runs.METRICS
     try:
-        found = read_json(path, "run cmrhash eval again")
+        found = read_json(path, "run `evaluate` again")
     except (FileNotFoundError, DamagedError):
         return []
     current = found.get("version") == VERSION and of in (None, found["of"])

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from cmrhash.config import ExtractConfig
+from cmrhash.config import ExtractConfig, Progress
 from cmrhash.data.items import ImageTextDataset, ids_digest
 from cmrhash.data.view import View
 from cmrhash.encoders.bag_and_vectors import WordEncoder, rebuild
@@ -18,7 +18,7 @@ from cmrhash.encoders.own import OwnEncoder
 from cmrhash.encoders.text import TextEncoder
 from cmrhash.errors import DataError
 from cmrhash.features.file import read_header, source_digest
-from cmrhash.features.outcome import CODE, FeaturePart, Progress, made_with
+from cmrhash.features.outcome import CODE, FeaturePart, made_with
 from cmrhash.features.shards import Shard, Target
 from cmrhash.storage.files import locked
 from cmrhash.storage.hdf5 import read_sealed, write_sealed
@@ -93,7 +93,7 @@ def load_words(path: Path) -> WordEncoder:
     """
     header = read_header(path)
     if not words_path(path).exists():
-        raise DataError("no words are kept for this feature file", path, "run cmrhash extract again")
+        raise DataError("the words of this feature file are missing", path, "run `extract` again")
     manifest, arrays = read_sealed(words_path(path))
     refuse_difference(manifest["recipe"], header.recipe, words_path(path), "word file")
     own = {field: value for field, value in header.recipe.items() if field not in ("kind", "lang", "code", "items")}

@@ -82,7 +82,7 @@ class ExtractedDataset:
         if unknown or not there:
             wish = f"no features for language '{unknown[0]}'" if unknown else "no text features"
             what = f"{wish} (there: {', '.join(there) or 'none'})"
-            raise UsageError(what, self.folder, "run cmrhash extract --lang ... first")
+            raise UsageError(what, self.folder, "run `extract` with `langs` first")
         return [lang for lang in there if not asked or lang in asked]
 
     def find(self, view: View, encoder: str | None = None) -> FeatureHeader:
@@ -99,10 +99,12 @@ class ExtractedDataset:
         if not there:
             wish = f"no {view} features" + (f" by '{encoder}'" if encoder else "")
             hint = did_you_mean(encoder or "", names)
-            fix = f"{hint} else run cmrhash extract first" if hint else "run cmrhash extract first"
+            fix = f"{hint} otherwise run `extract` first"
             raise UsageError(f"{wish} (there: {', '.join(names) or 'none'})", self.folder, fix)
         raise UsageError(
-            f"{view} features by {', '.join(names)}", self.folder, f"choose, such as with {self._choice()}"
+            f"several encoders have {view} features ({', '.join(names)})",
+            self.folder,
+            f"choose one for each view, such as {self._choice()}",
         )
 
     def _all(self, pattern: str) -> list[FeatureHeader]:
@@ -113,7 +115,8 @@ class ExtractedDataset:
         """Options that select an encoder for each view with several, the last of each."""
         langs = sorted({str(header.view.lang) for header in self._all("text-*.h5") if header.view.lang})
         several = {view: self.headers(view) for view in (View.IMAGE, *map(View.text, langs))}
-        return " ".join(f"--encoder {view.short}={of[-1].encoder}" for view, of in several.items() if len(of) > 1)
+        chosen = [f'"{view.short}={of[-1].encoder}"' for view, of in several.items() if len(of) > 1]
+        return f"`encoders=[{', '.join(chosen)}]`"
 
     # ------------------------------------------------------------------------------------------ features
 

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 
 from cmrhash.compute import processes
-from cmrhash.config import OWN, RANDOM, SAMPLE_DATASET, TEXT_MODELS, ExtractConfig
+from cmrhash.config import OWN, RANDOM, SAMPLE_DATASET, TEXT_MODELS, ExtractConfig, Progress
 from cmrhash.data.catalog import finished, read_dataset
 from cmrhash.data.items import ImageTextDataset
 from cmrhash.data.manifest import QUARANTINE, keep
@@ -32,7 +32,7 @@ from cmrhash.errors import CmrhashError, DataError, UsageError
 from cmrhash.features import shards
 from cmrhash.features.captions import CaptionEncoder, captions_of, extract_texts
 from cmrhash.features.images import PhotoEncoder, extract_images
-from cmrhash.features.outcome import Extracted, FeaturePart, Progress
+from cmrhash.features.outcome import Extracted, FeaturePart
 from cmrhash.features.precomputed import extract_ready
 from cmrhash.features.shards import Shard
 from cmrhash.storage.files import locked, write_bytes
@@ -85,7 +85,9 @@ def extract(config: ExtractConfig, progress: Progress = lambda *_: None, opened:
         meet()
         files = [] if processes.rank() else [one.finish(progress) for one in encoded]
         if processes.world() > 1 and any(file.missing for file in files):
-            raise CmrhashError("shards of other processes are not there", folder, "all need the same cache folder")
+            raise CmrhashError(
+                "shards of other processes are missing", folder, "start all processes with the same cache folder"
+            )
         _write_quarantine(folder, [file for file in files if not file.missing])
         meet()
     used = [encoder.recipe for encoder in (opened.image, *opened.texts.values()) if encoder]
@@ -96,12 +98,12 @@ def extract(config: ExtractConfig, progress: Progress = lambda *_: None, opened:
 
 
 def _shard(config: ExtractConfig) -> Shard:
-    """What falls to this process: by --shard, or its rank among those that torchrun has started."""
+    """What falls to this process: by ``shard``, or its rank among those that torchrun has started."""
     shard = shards.parse(config.shard)
     if processes.world() == 1:
         return shard
     if config.shard:
-        raise UsageError("--shard under torchrun", None, "leave it out: each process does its own shard")
+        raise UsageError("torchrun gives each process its own shard", None, "leave out `shard`", option="shard")
     return Shard(processes.rank() + 1, processes.world())
 
 
@@ -168,7 +170,7 @@ def _languages(dataset: ImageTextDataset, asked: Sequence[str]) -> list[str]:
         has = ", ".join(dataset.languages) or "none"
         raise UsageError(f"the data set has no language '{unknown[0]}'", dataset.root, f"it has {has}")
     if not dataset.languages:
-        raise DataError("no item has a caption", dataset.root, "check --root and the layout it should have")
+        raise DataError("no item has a caption", dataset.root, "check `root` and the layout of its files")
     return list(dict.fromkeys(asked)) or list(dataset.languages)
 
 
@@ -196,20 +198,23 @@ def _text_models(config: ExtractConfig, langs: list[str], ready: Collection[str]
         match = re.fullmatch(r"([A-Za-z0-9_-]+)=(.+)", option)
         lang, model = match.groups() if match else ("", option)
         if not model:
-            raise UsageError("--text-model without a model", None, "give [LANG=]MODEL, or leave it out")
+            raise UsageError("no model is given", None, "give [LANG=]MODEL, or leave it out", option="text_models")
         if match and lang not in langs:
-            raise UsageError(f"--text-model {option}", None, f"the languages are {', '.join(langs)}")
+            what = f"'{option}' names an unknown language"
+            raise UsageError(what, None, f"the languages are {', '.join(langs)}", option="text_models")
         if match and model != OWN and View.text(lang) in ready:
-            raise UsageError(f"--text-model {option}", None, f"the {lang} texts have ready-made features: leave it out")
+            what = f"'{option}' is not needed, the {lang} texts have ready-made features"
+            raise UsageError(what, None, "leave it out", option="text_models")
         given[lang] = model
     default = given.get("", RANDOM if config.dataset == SAMPLE_DATASET else None)
     encoded = [lang for lang in langs if View.text(lang) not in ready]
     models = {lang: given.get(lang, default or TEXT_MODELS.get(lang, "")) for lang in encoded}
     missing = [lang for lang, model in models.items() if not model]
     if missing:
-        raise UsageError(f"no text model for language '{missing[0]}'", None, f"give --text-model {missing[0]}=DIR")
+        fix = f'give `text_models=("{missing[0]}=DIR",)`'
+        raise UsageError(f"no text model for language '{missing[0]}'", None, fix)
     if lost := [lang for lang, model in models.items() if model == OWN]:
-        raise UsageError(f"the data set brings no {lost[0]} features of its own", None, "give a text model")
+        raise UsageError(f"the data set has no {lost[0]} features of its own", None, "give a text model")
     return models
 
 
@@ -267,6 +272,6 @@ def refuse_bad(report: Extraction, max_bad: float) -> None:
     """Raise DataError if more of the images, or of a language's captions, are broken than is accepted."""
     for file in report.files:
         if file.bad > max_bad * file.items:
-            what = f"{file.bad} of {file.items} items could not be used, more than --max-bad {max_bad:g}"
-            fix = f"what is good is kept; see {report.folder / QUARANTINE}"
+            what = f"{file.bad} of {file.items} items could not be used, more than `max_bad={max_bad:g}`"
+            fix = f"the other items are kept; see {report.folder / QUARANTINE} for the reasons"
             raise DataError(what, file.path, fix)

@@ -39,6 +39,7 @@ from cmrhash.storage.recipes import canonical, refuse_difference
 from cmrhash.storage.sealed import (
     COMMITTED,
     DELETE,
+    OVERWRITE,
     USER_BLOCK,
     check_frame,
     read_manifest,
@@ -133,7 +134,7 @@ def read_header(path: Path) -> FeatureHeader:
 def header_of(path: Path, manifest: Mapping[str, Any]) -> FeatureHeader:
     """Build the header of a feature file from its manifest; raises DataError or DamagedError."""
     if manifest.get("kind") != "features":
-        raise DataError("not a feature file", path, "it is another artifact of cmrhash")
+        raise DataError("not a feature file", path, "it is another kind of cmrhash file")
     try:
         recipe = manifest["recipe"]
         view = View.IMAGE if recipe["kind"] == "image" else View.text(recipe["lang"])
@@ -264,8 +265,8 @@ class FeatureWriter:
             write_note(new, self.recipe, self.rows, self.blocks, commits_at, [p for p in changing if p[1]])
         except (OSError, ValueError, RuntimeError) as error:
             new.unlink(missing_ok=True)
-            fix = "free some space or choose another --cache"
-            raise CmrhashError(f"cannot set aside {need / 1e6:.1f} MB ({error})", new, fix) from None
+            fix = "free some space or choose another `cache`"
+            raise CmrhashError(f"cannot reserve {need / 1e6:.1f} MB ({error})", new, fix) from None
         move(new, self._part)
 
     def _resumable(self) -> bool:
@@ -283,11 +284,11 @@ class FeatureWriter:
         refuse_difference(recipe, self.recipe, self._part, "unfinished file")
         for name, value in self._static.items():
             if not np.array_equal(self._file[name][...], value):
-                raise StaleError(f"unfinished file of other items ('{name}' differs)", self._part, "use --overwrite")
+                raise StaleError(f"unfinished file of other items ('{name}' differs)", self._part, OVERWRITE)
         for name, (shape, dtype) in self._shapes.items():
             found = self._file[name].shape, self._file[name].dtype
             if found != (shape, dtype):
-                raise StaleError(f"unfinished file with {name} = {found}, not {shape}", self._part, "use --overwrite")
+                raise StaleError(f"unfinished file with {name} = {found}, not {shape}", self._part, OVERWRITE)
 
     def _intact(self, block: int) -> bool:
         """Whether a block is committed and unchanged since."""
@@ -326,7 +327,7 @@ def _write_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        fix = "free some space; the same command goes on from there"
+        fix = "free some space, then rerun the command to resume"
         raise CmrhashError(f"cannot write ({error.strerror})", path, fix) from None
 
 

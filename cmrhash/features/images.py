@@ -11,14 +11,14 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from cmrhash.config import ExtractConfig
+from cmrhash.config import ExtractConfig, Progress
 from cmrhash.data.items import ImageTextDataset, ids_digest, resolve_image
 from cmrhash.data.view import View
 from cmrhash.encoders.image import ImageEncoder
 from cmrhash.encoders.own import OwnEncoder
 from cmrhash.encoders.pixels import BadImage, decode, read_bytes
 from cmrhash.features.file import FeatureWriter, source_digest
-from cmrhash.features.outcome import CODE, FeaturePart, Progress, made_with
+from cmrhash.features.outcome import CODE, FeaturePart, made_with
 from cmrhash.features.shards import Shard, Target
 
 IMAGE_BLOCK = 256  # images a commit: what a kill can cost, against one fsync

@@ -13,12 +13,11 @@ from typing import Any
 import numpy as np
 import torch
 
+from cmrhash.config import Progress
 from cmrhash.data.view import View
 from cmrhash.features.shards import Target
 
 CODE = 1  # increase it when a change of this package changes the features of an unchanged recipe
-
-Progress = Callable[..., None]  # (what, done, total[, note])
 
 
 @dataclass

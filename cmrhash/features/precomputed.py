@@ -13,11 +13,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from cmrhash.config import READY, ExtractConfig
+from cmrhash.config import READY, ExtractConfig, Progress
 from cmrhash.data.items import ImageTextDataset, ids_digest
 from cmrhash.data.view import View
 from cmrhash.features.file import source_digest
-from cmrhash.features.outcome import CODE, FeaturePart, Progress, made_with
+from cmrhash.features.outcome import CODE, FeaturePart, made_with
 from cmrhash.features.shards import Shard, Target
 
 READY_BLOCK = 1024  # rows per commit

@@ -44,7 +44,7 @@ def image_encoder(
     header = made_by(path)
     if own is not None or header.weights == CUSTOM:
         return _own(header, own)
-    source = weights or _source(header, "--image-weights FILE")
+    source = weights or _source(header, '`image_weights="FILE"`')
     return image_from(header.recipe, source, path, device, offline)
 
 
@@ -68,7 +68,7 @@ def text_encoder(
         return _own(header, own)
     if words_path(path).exists():
         return load_words(path)
-    source = model or _source(header, f"--text-model {lang}=DIR")
+    source = model or _source(header, f'`text_models=("{lang}=DIR",)`')
     corpus: list[str] = []
     if source == RANDOM:
         item, captions = captions_of(dataset, lang)
@@ -141,15 +141,15 @@ def made_by(path: Path) -> FeatureHeader:
     """Read the header of a feature file; UsageError for ready-made features, which no encoder makes of a query."""
     header = read_header(path)
     if header.is_ready_made:
-        what = "these features came ready-made: no encoder is known that makes them of a query"
-        raise UsageError(what, path, "ask by an item of the data set (--id), or extract with an encoder")
+        what = "these features are ready-made: no encoder can make the features of a query"
+        raise UsageError(what, path, "search by an item of the data set (`item=ID`), or run `extract` with an encoder")
     return header
 
 
 def _source(header: FeatureHeader, option: str) -> str:
     """Where the weights are, as far as the file knows; tuned ones lie below its own folder."""
     if not header.source:
-        raise EncoderError("the file does not say where its encoder's weights are", header.path, f"give {option}")
+        raise EncoderError("the location of the encoder's weights is unknown", header.path, f"give {option}")
     inside = header.path.parent / header.source
     return str(inside) if header.recipe.get("tuned") and inside.exists() else header.source
 
@@ -161,5 +161,5 @@ def _refuse_other(made: Mapping[str, Any], found: Mapping[str, Any], path: Path,
     difference = first_difference({f: made[f] for f in fields}, {f: found.get(f) for f in fields})
     if difference:
         field, was, now = difference
-        what = f"{path.name} was made with {field} = {was}, {source} has {now}"
-        raise EncoderError(what, path, "give the very encoder that it was made with, or extract again")
+        what = f"{path.name} was made with {field} = {was}, but {source} has {now}"
+        raise EncoderError(what, path, "give the encoder that made the features, or run `extract` again")

@@ -22,7 +22,7 @@ from cmrhash.errors import DamagedError, LockedError, StaleError, UsageError
 from cmrhash.features.file import FeatureWriter, open_features, read_header
 from cmrhash.storage.files import drop_lock, locked, move
 from cmrhash.storage.recipes import first_difference, refuse_difference
-from cmrhash.storage.sealed import SHARD, merging, read_note
+from cmrhash.storage.sealed import OVERWRITE, SHARD, merging, read_note
 
 Sources = Callable[[slice], NDArray[np.uint8]]  # rows -> (M, 16) digests of their present sources
 
@@ -45,7 +45,9 @@ def parse(option: str | None) -> Shard:
     match = re.fullmatch(r"(\d{1,6})/(\d{1,6})", option)
     number, of = map(int, match.groups()) if match else (0, 0)
     if not 1 <= number <= of:
-        raise UsageError(f"--shard {option}", None, "write I/N, such as 3/8, the third of eight; I is from 1 to N")
+        raise UsageError(
+            f"'{option}' is not a shard", None, "write I/N with I from 1 to N, such as 3/8", option="shard"
+        )
     return Shard(number, of)
 
 
@@ -155,9 +157,9 @@ class Target:
             names = ", ".join(self.ids[self.item[row]] for row in changed[:3])
             first = slice(changed[0], changed[0] + 1)
             made, asked = (digests[0].tobytes().hex()[:12] for digests in (source[first], self.now(first)))
-            what = f"{len(changed)} files or captions changed since they were encoded"
+            what = f"{len(changed)} files or captions changed since the extraction"
             what += f" ({names}: {names.partition(',')[0]} was made with source = {made}, is {asked})"
-            raise StaleError(what, self.path, "use --overwrite to encode anew")
+            raise StaleError(what, self.path, "extract again with `overwrite=True`")
 
     def _changed(self, source: Any, first: int) -> list[int]:
         """Rows of this process whose sources changed. source: array on disk, from row ``first`` on."""
@@ -253,7 +255,7 @@ class Target:
 
     def _refuse_other_rows(self, path: Path, item: Any, rows: slice) -> None:
         if not np.array_equal(item[...], self.item[rows]):
-            raise StaleError("made of other captions", path, "use --overwrite")
+            raise StaleError("made of other captions", path, OVERWRITE)
 
     def _refuse_other_shards(self) -> None:
         """Refuse shards that cannot be merged with those of this call, before any encoder runs."""
@@ -265,8 +267,8 @@ class Target:
             remove_shards(self.path, keep=self.shard.of)
         elif others:
             path, of = next(iter(others.items()))
-            what = f"a shard of {of}, asked for one of {self.shard.of}"
-            raise StaleError(what, path, f"finish them with --shard I/{of}, or delete them: rm {self.path}.shard-*")
+            what = f"there are shards I/{of}, but this call makes one of {self.shard.of}"
+            raise StaleError(what, path, f'finish them with `shard="I/{of}"`, or delete {self.path}.shard-*')
 
 
 def remove_shards(path: Path, keep: int = 0) -> None:

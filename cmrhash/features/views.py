@@ -60,14 +60,14 @@ def over_items(features: Features, dataset: ImageTextDataset) -> ViewFeatures:
     header = features.header
     ids = tuple(item.id for item in dataset.items)
     if features.ids != ids:
-        what = "feature file of other items than items.jsonl"
-        raise StaleError(what, header.path, "run cmrhash extract --overwrite")
+        what = "the feature file has other items than items.jsonl"
+        raise StaleError(what, header.path, "run `extract` with `overwrite=True`")
     lang = header.view.lang
     if lang is not None and not header.is_ready_made:  # ready-made features have no captions
         texts = [text for item in dataset.items for text in item.texts.get(lang, ())]
         if features.source.tobytes() != b"".join(source_digest(text.encode()).tobytes() for text in texts):
-            what = "captions changed since they were encoded"
-            raise StaleError(what, header.path, "run cmrhash extract --overwrite")
+            what = "captions changed since the extraction"
+            raise StaleError(what, header.path, "run `extract` with `overwrite=True`")
     rows = np.flatnonzero(features.valid)
     rows = rows[np.argsort(features.item[rows], kind="stable")]
     start = np.searchsorted(features.item[rows], np.arange(len(ids)), side="left")
@@ -83,7 +83,7 @@ def chosen_encoders(options: Sequence[str]) -> dict[View, str]:
     for option in options:
         view, _, encoder = option.partition("=")
         if not encoder or not view:
-            raise UsageError(f"--encoder {option}", None, "write image=NAME or LANG=NAME")
+            raise UsageError(f"cannot parse '{option}'", None, "write image=NAME or LANG=NAME", option="encoders")
         chosen[View.named(view)] = encoder
     return chosen
 

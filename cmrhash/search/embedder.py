@@ -111,10 +111,12 @@ class Embedder(ABC):
         Raises UsageError for one that is not there, or if it cannot be told.
         """
         if asked is not None and asked not in self.langs:
-            raise UsageError(f"no language '{asked}'", self.place, f"it has {', '.join(self.langs)}")
+            raise UsageError(f"no language '{asked}'", self.place, f"choose one of {', '.join(self.langs)}")
         best = [asked] if asked is not None else self.langs if len(self.langs) == 1 else self.likely(text)
         if len(best) != 1:
-            raise UsageError("which language is it?", None, f"give --lang, one of {', '.join(self.langs)}")
+            raise UsageError(
+                "cannot detect the query language", None, f"choose one of {', '.join(self.langs)}", option="lang"
+            )
         return best[0]
 
     def likely(self, text: str) -> Sequence[str]:
@@ -125,7 +127,7 @@ class Embedder(ABC):
         import torch
 
         if not np.isfinite(x).all():
-            raise DataError("the encoder gave a query features that are no numbers", None, "try --dtype float32")
+            raise DataError("the encoder gave features that are not finite", None, 'try `dtype="float32"`')
         heads: Any = self.heads
         embedding: NDArray[np.float32] = heads[head].embed(torch.from_numpy(x)).numpy()
         return embedding

@@ -92,7 +92,7 @@ class Hasher(Embedder):
         own_encoders: Mapping[str, Encoder[Any]] | None = None,
     ) -> None:
         if among not in AMONG:
-            raise UsageError(f"--among {among}", None, f"choose {' or '.join(AMONG)}")
+            raise UsageError(f"unknown value '{among}'", None, f"choose {' or '.join(AMONG)}", option="among")
         self.run, self.data = run, data.with_relevance(run.relevance)
         self.dataset, self.folder = self.data.dataset, data.folder
         self._device, self._offline = device, offline
@@ -240,13 +240,13 @@ class Hasher(Embedder):
         if ident not in self._place:
             raise UsageError(f"no item '{ident}'", self.folder, "see items.jsonl for the ids")
         if by not in ("image", "text"):
-            raise UsageError(f"--by {by}", None, "choose image or text")
+            raise UsageError(f"unknown value '{by}'", None, "choose image or text", option="by")
         lang = self.understood(lang)
         view = View.IMAGE if by == "image" else View.text(lang)
         codes = self.views[view].codes
         rows = np.flatnonzero(codes.item == self._place[ident])
         if not len(rows):
-            raise UsageError(f"item '{ident}' has no {by}", self.folder, "ask by the other one")
+            raise UsageError(f"item '{ident}' has no {by}", self.folder, "search by the other one")
         return self.nearest(codes.packed[rows[0]], to or ("text" if by == "image" else "image"), lang, k)
 
     def nearest(self, code: NDArray[np.uint8], to: str, lang: str, k: int) -> list[Hit]:

@@ -7,9 +7,9 @@ codes of another training or of other items are never mistaken for these.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 
-from cmrhash.config import BATCH_ROWS
+from cmrhash.config import BATCH_ROWS, Progress
 from cmrhash.data.items import ImageTextDataset
 from cmrhash.data.view import View
 from cmrhash.errors import StaleError
@@ -18,8 +18,6 @@ from cmrhash.search.stores import Batch, CodeStore, Collection
 from cmrhash.storage.recipes import first_difference
 from cmrhash.training import runs
 from cmrhash.training.runs import Run
-
-Progress = Callable[..., None]  # (what, done, total)
 
 
 def deploy(
@@ -73,11 +71,11 @@ def refuse_other_codes(run: Run, view: View, store: CodeStore, among: str) -> No
     difference = first_difference(made, {"bits": run.bits, **meta_of(run, view, among)})
     if difference:
         field, found, wanted = difference
-        what = f"collection '{about.name}' was made with {field} = {found}, {run.folder} has {wanted}"
-        fix = "put this run there with cmrhash index"
+        what = f"collection '{about.name}' was made with {field} = {found}, but {run.folder} has {wanted}"
+        fix = "store this run with `index`"
         if field == "among":
-            what = f"collection '{about.name}' was made with --among {found}, asked for {wanted}"
-            fix = f"ask with --among {found}, or {fix} --among {wanted}"
+            what = f'collection "{about.name}" was made with `among="{found}"`, but this call has `among="{wanted}"`'
+            fix = f'use `among="{found}"`, or {fix} with `among="{wanted}"`'
         raise StaleError(what, store.url, fix)
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ from numpy.typing import NDArray
 
 from cmrhash.config import PLOTS, PlotConfig
 from cmrhash.data.items import RELEVANCE, ImageTextDataset
-from cmrhash.errors import DataError, UsageError
+from cmrhash.errors import DataError, UsageError, did_you_mean
 from cmrhash.evaluation.searches import searches
 from cmrhash.features.dataset import ExtractedDataset
 from cmrhash.retrieval.codes import MAX_CONSTANT_BITS, MIN_DISTINCT
@@ -142,7 +141,7 @@ def by_bits(source: ShownRuns) -> list[Drawing]:
     """Draw a row per language and a column per direction; error bars are standard deviations over seeds."""
     lengths = lengths_of(source.cells)
     if len(lengths) < 2:
-        raise Lacking(f"plot bits needs two code lengths, found only {lengths[0]}", None, "train another --bits")
+        raise Lacking(f"plot bits needs two code lengths, found only {lengths[0]}", None, "train with another `bits`")
     names, langs = names_of(source.cells), list(dict.fromkeys(lang for _, _, lang, _ in source.cells))
     pairs = source.dataset.relevance == "pairs"
     metric = "R@1 (hit@1)" if pairs else "mAP"
@@ -224,7 +223,7 @@ def training_curves(source: ShownRuns) -> list[Drawing]:
     history = [json.loads(line) for line in lines]
     if "terms" not in history[0]:
         what = f"plot training needs epochs, {run.method} is solved in closed form"
-        raise Lacking(what, run.folder, "choose a --method")
+        raise Lacking(what, run.folder, "choose another `method`")
     epochs = [entry["epoch"] + 1 for entry in history]
     marks = [("chosen epoch", run.outcome.best_epoch + 1)]
 
@@ -280,11 +279,10 @@ KINDS: dict[str, Callable[[ShownRuns], list[Drawing]]] = {
 
 
 def _check(config: PlotConfig) -> None:
-    for what, asked, known in (("plot", config.kinds, tuple(PLOTS)), ("--format", config.formats, FORMATS)):
+    for option, asked, known in (("kinds", config.kinds, tuple(PLOTS)), ("formats", config.formats, FORMATS)):
         for name in asked:
             if name not in known:
-                near = get_close_matches(name, known, 1)
-                hint = f"did you mean {near[0]}? " if near else ""
-                raise UsageError(f"unknown {what} '{name}'", None, f"{hint}choose out of {', '.join(known)}")
+                fix = f"{did_you_mean(name, known)} choose of {', '.join(known)}"
+                raise UsageError(f"unknown {option.removesuffix('s')} '{name}'", None, fix, option=option)
     if config.items < FEWEST:
-        raise UsageError(f"--items {config.items}", None, f"give a whole number from {FEWEST}")
+        raise UsageError(f"{config.items} is out of range", None, f"give a whole number from {FEWEST}", option="items")

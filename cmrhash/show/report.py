@@ -59,7 +59,8 @@ def report(config: ReportConfig, data: ExtractedDataset, out: Path) -> Report:
     """
     for name in ("examples", "top", "thumbnail"):
         if getattr(config, name) < 1:
-            raise UsageError(f"--{name} {getattr(config, name)}", None, "give a whole number from 1")
+            what = f"{getattr(config, name)} is out of range"
+            raise UsageError(what, None, "give a whole number from 1", option=name)
     dataset = data.dataset
     beside = out / data.name
     compared = beside / COMPARISON
@@ -179,14 +180,14 @@ def command_of(run: runs.Run, data: ExtractedDataset) -> str:
 
 def _read_comparison(path: Path) -> list[dict[str, Any]]:
     """Read the rows that ``cmrhash compare`` wrote."""
-    again = "run cmrhash compare again"
+    again = "run `compare` again"
     try:
         rows: list[dict[str, Any]] = json.loads(path.read_bytes())["rows"]
         lacking = not rows or any(not row.keys() >= NEEDED for row in rows)
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise DataError(f"not a comparison ({type(error).__name__})", path, again) from None
     if lacking:
-        raise DataError("not a comparison, or of another version", path, again)
+        raise DataError("not a comparison, or one of another version", path, again)
     return rows
 
 
@@ -197,7 +198,7 @@ def _runs_of(rows: Sequence[Mapping[str, Any]], dataset: ImageTextDataset, out: 
     there = {(run.method, run.bits, run.seed, *run.langs): run for run in found}
     if gone := sorted(cells - there.keys()):
         what = f"{len(gone)} runs of the comparison are gone, {gone[0][0]} with {gone[0][1]} bits first"
-        raise StaleError(what, path, "run cmrhash compare again")
+        raise StaleError(what, path, "run `compare` again")
     return [run for cell, run in there.items() if cell in cells]
 
 
@@ -212,9 +213,9 @@ def _refuse_other_scores(rows: Sequence[Mapping[str, Any]], source: ShownRuns, p
         cut = row["metric"].removeprefix("r@")
         scores = [now["map"] if row["metric"] == "map" else now["hit_at"].get(cut) for now in own]
         if scores and None not in scores and abs(sum(scores) / len(scores) - row["mean"]) > 1e-6:
-            what = f"{row['method']}, {row['bits']} bits, {row['lang']} {row['direction']} is {row['mean']:.3f} there"
-            now = f"{what}, its runs score {sum(scores) / len(scores):.3f} now"
-            raise StaleError(now, path, "run cmrhash compare again")
+            what = f"{row['method']}, {row['bits']} bits, {row['lang']} {row['direction']} is {row['mean']:.3f} in it"
+            now = f"{what}, but its runs score {sum(scores) / len(scores):.3f} now"
+            raise StaleError(now, path, "run `compare` again")
 
 
 def _comparison(rows: Sequence[dict[str, Any]], config: ReportConfig) -> str:

@@ -30,6 +30,7 @@ USER_BLOCK = 8192  # bytes before the HDF5 payload
 VERSION = 1
 COMMITTED = 1 << 32  # bit of a commit record for "done"; the lower 32 bits are the block's CRC-32
 DELETE = "delete it and create it again"
+OVERWRITE = "use `overwrite=True`"
 SHARD = re.compile(r"(.+)\.shard-(\d+)-of-(\d+)")  # name of one process's part of a feature file
 
 
@@ -129,7 +130,7 @@ def check_frame(path: Path) -> None:
         return
     with path.open("rb") as file:
         if _frame(file, note["changing"]) != note["frame_sha256"]:
-            raise DamagedError("unfinished file is damaged", path, "delete it, or use `overwrite=True`")
+            raise DamagedError("unfinished file is damaged", path, f"delete it, or {OVERWRITE}")
 
 
 def _frame(file: IO[bytes], changing: Sequence[Sequence[int]]) -> str:

@@ -23,7 +23,10 @@ def fit(views: dict[str, Matrix], bits: int, ridge: float) -> dict[str, Matrix]:
     for name, x in views.items():
         if x.shape[1] < bits:
             raise UsageError(
-                f"cca gives at most {x.shape[1]} bits, the features of {name}", None, "ask for fewer --bits"
+                f"cca allows at most {x.shape[1]} bits, as many as {name} features",
+                None,
+                "use fewer bits",
+                option="bits",
             )
     rows = len(next(iter(views.values())))
     whiten = {name: _inverse_root(x.T @ x / rows + ridge * np.eye(x.shape[1])) for name, x in views.items()}

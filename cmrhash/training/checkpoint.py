@@ -20,7 +20,7 @@ from cmrhash.storage.files import checked, read_json, remove, sha256, write_byte
 from cmrhash.storage.recipes import refuse_difference
 from cmrhash.training.runs import CHECKPOINT
 
-ANEW = "start anew with --overwrite"
+ANEW = "start again with `overwrite=True`"
 PREFIXES = ("heads.", "parts.", "optimizer.", "best.")  # of tensor names
 
 
@@ -149,7 +149,7 @@ def read_tensors(path: Path, fix: str) -> dict[str, Tensor]:
     try:
         return safetensors.torch.load_file(path)
     except (safetensors.SafetensorError, OSError) as error:
-        raise DamagedError(f"no safetensors ({str(error)[:120]})", path, fix) from None
+        raise DamagedError(f"not a safetensors file ({str(error)[:120]})", path, fix) from None
 
 
 def fill(module: torch.nn.Module, state: dict[str, Tensor], path: Path, fix: str) -> None:
@@ -157,7 +157,7 @@ def fill(module: torch.nn.Module, state: dict[str, Tensor], path: Path, fix: str
     try:
         module.load_state_dict(state)
     except RuntimeError:
-        raise DamagedError("its tensors are not those that belong there", path, fix) from None
+        raise DamagedError("the file has other tensors than expected", path, fix) from None
 
 
 def _copy(tensor: Tensor) -> Tensor:

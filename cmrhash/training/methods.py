@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from difflib import get_close_matches
 from itertools import combinations, product
 from typing import Any, NamedTuple
 
@@ -13,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from cmrhash.config import ALIGNMENTS
-from cmrhash.errors import UsageError
+from cmrhash.errors import UsageError, did_you_mean
 from cmrhash.training import alignment, cca, losses
 from cmrhash.training.auxiliary import (
     Parts,
@@ -129,12 +128,11 @@ def get_method(name: str, relevance: str = "labels") -> Method:
     """The method of that name; UsageError with the nearest name and the list for any other, and for one that learns
     from labels where ``relevance``, the data set's, is by pairs."""
     if name not in METHODS:
-        near = get_close_matches(name, METHODS, 1)
-        hint = f"did you mean {near[0]}? " if near else ""
-        raise UsageError(f"unknown method '{name}'", None, f"{hint}choose one of {method_names()}")
+        fix = f"{did_you_mean(name, METHODS)} choose one of {method_names()}"
+        raise UsageError(f"unknown method '{name}'", None, fix, option="method")
     if METHODS[name].labels and relevance != "labels":
         without = method_names(lambda method: not method.labels)
-        raise UsageError(f"method '{name}' learns from labels, relevance is by pairs", None, f"choose one of {without}")
+        raise UsageError(f"method '{name}' needs labels, but relevance is pairs", None, f"choose one of {without}")
     return METHODS[name]
 
 

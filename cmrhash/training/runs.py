@@ -35,7 +35,7 @@ CONFIG, HEADS, HISTORY, CODES, METRICS = (
 CHECKPOINT = "checkpoint.json"  # of an unfinished run: names the tensor file and its sha256
 TUNED = "tuned"  # folder of fine-tunings in a data set's cache, stored as runs are
 VERSION = 1
-ANEW = "train again with --overwrite"
+ANEW = "run `train` with `overwrite=True`"
 
 
 @dataclass(frozen=True)
@@ -162,12 +162,12 @@ class Run:
         """Raise StaleError if items, splits or features in the cache differ from the training's."""
         if self.items_sha256 != data.dataset.sha256:
             what = "trained on other items or splits than the cache holds"
-            raise StaleError(what, self.folder, "train again; cmrhash cache prune deletes what is of the past")
+            raise StaleError(what, self.folder, "run `train` again; `prune` deletes outdated runs")
         for of in self.features.values():
             header = data.header(of.file)
             if header is not None and header.sha256 != of.sha256:
                 what = f"{of.file} was extracted again since this run was trained"
-                raise StaleError(what, self.folder, "train again")
+                raise StaleError(what, self.folder, "run `train` again")
 
     def is_current(self, data: ExtractedDataset) -> bool:
         """Whether items and features in the cache are still those of the training."""
@@ -213,10 +213,10 @@ def read_record(folder: Path) -> dict[str, Any]:
     """Read the ``config.json`` of a finished training; raises UsageError, DamagedError or StaleError."""
     path = folder / CONFIG
     if not path.is_file():
-        raise UsageError("no trained run", folder, "run cmrhash train first")
+        raise UsageError("no trained run", folder, "run `train` first")
     record = read_json(path, ANEW)
     if record.get("version") != VERSION:
-        fix = f"this cmrhash reads version {VERSION}; upgrade it, or train again"
+        fix = f"this cmrhash reads version {VERSION}; upgrade it, or run `train` again"
         raise StaleError(f"run format version {record.get('version')}", path, fix)
     return record
 
@@ -261,10 +261,10 @@ def find_runs(
     missing = [b for b in bits if b not in {run.bits for run in fitting}]
     if not fitting or missing:
         there = ", ".join(run.folder.name for run in found) or "none"
-        wish, fix = f" with {missing[0]} bits" if missing else "", "run cmrhash train first"
+        wish, fix = f" with {missing[0]} bits" if missing else "", "run `train` first"
         others = sorted({run.relevance for run in found} - {relevance})
         if others:
-            wish, fix = f"{wish} by {relevance}", f"{fix}, or ask for --relevance {others[0]}"
+            wish, fix = f"{wish} with relevance {relevance}", f'{fix}, or use `relevance="{others[0]}"`'
         raise UsageError(f"no such trained run{wish} (there: {there})", runs / dataset, fix)
     return sorted(fitting, key=lambda run: (run.method, run.langs, run.seed, run.bits))
 

@@ -78,7 +78,7 @@ def prepare(config: TrainConfig, data: ExtractedDataset, encoders: tuple[str, ..
     names = [View.IMAGE, *map(View.text, langs)]
     unknown = [name for name in chosen if name not in names]
     if unknown:
-        raise UsageError(f"--encoder for '{unknown[0]}', which is not trained", None, f"trained: {', '.join(names)}")
+        raise UsageError(f"'{unknown[0]}' is not trained", None, f"choose of {', '.join(names)}", option="encoders")
     views = {name: data.features(name, chosen.get(name)) for name in names}
     x = {name: torch.from_numpy(view.features.x[view.rows]).to(device) for name, view in views.items()}
     rows = {name: view.items for name, view in views.items()}
@@ -107,7 +107,7 @@ def train_items(dataset: ImageTextDataset, rows: Rows, where: Path) -> NDArray[n
         lacking = ", ".join(f"{n} have no usable {view}" for view, n in lacks.items() if n)
         which = f" (of {asked.sum()} {'train ' if own else ''}items {lacking})" if lacking else ""
         fix = "give items the split 'train', or leave all splits out to have them drawn"
-        fix = "complete them, then extract again with --overwrite" if lacking else fix
+        fix = "complete them, then run `extract` with `overwrite=True`" if lacking else fix
         raise DataError(f"{len(train)} items to train on{which}", where, fix)
     return train
 

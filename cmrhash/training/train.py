@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cmrhash.compute.device import threads_for
-from cmrhash.config import TrainConfig, check_train
+from cmrhash.config import Progress, TrainConfig, check_train
 from cmrhash.data.items import with_relevance
 from cmrhash.data.view import View
 from cmrhash.errors import CmrhashError, DataError
@@ -41,7 +41,6 @@ RIDGES = (1e-3, 1e-2, 1e-1, 1.0, 10.0)  # of a closed form, on features of unit 
 NAN_STEPS = 3  # non-finite losses in a row before training stops
 MIN_STEPS = 4  # the batch is halved until an epoch has as many
 
-Progress = Callable[[str, int, int, str], None]  # (what, done, total, note)
 CodesOf = Callable[[View, NDArray[np.int64]], NDArray[np.uint8]]
 
 
@@ -181,25 +180,25 @@ def one_epoch(config: TrainConfig, method: Method, task: Task, state: State) -> 
             state.optimizer.step()
             seen.append(Terms(*({name: v.detach() for name, v in part.items()} for part in terms)))
     if not all(torch.isfinite(weight).all() for weight in state.heads.parameters()):  # a gradient can be NaN alone
-        raise CmrhashError(f"weights are not finite after epoch {state.epoch + 1}", None, "lower --lr")
+        raise CmrhashError(f"weights are not finite after epoch {state.epoch + 1}", None, "lower `lr`")
     return {"epoch": state.epoch, **summary(seen), "skipped": steps - len(seen)}
 
 
 def _stop_after(bad_in_a_row: int, ids: list[str]) -> None:
     if bad_in_a_row == NAN_STEPS:
         what = f"the loss was not finite in {NAN_STEPS} steps in a row (batch: {', '.join(ids)}, ...)"
-        raise CmrhashError(what, None, "lower --lr, or check the features with cmrhash extract")
+        raise CmrhashError(what, None, "lower `lr`, or check the features")
 
 
 def summary(seen: list[Terms]) -> dict[str, Any]:
     """Mean loss by term over the steps of an epoch, and the sums of what was counted."""
     if not seen:
-        raise CmrhashError("every step of an epoch had a non-finite loss", None, "lower --lr")
+        raise CmrhashError("every step of an epoch had a non-finite loss", None, "lower `lr`")
     terms = {name: float(torch.stack([t.loss[name] for t in seen]).double().mean()) for name in seen[0].loss}
     counts: dict[str, float] = {name: int(torch.stack([t.counts[name] for t in seen]).sum()) for name in seen[0].counts}
     if counts.get("valid_triplets") == 0:
-        fix = "batches too small, or labels that tell no items apart: add train items, or try --method tie-ap"
-        raise DataError("an epoch without a single valid triplet", None, fix)
+        fix = 'batches are too small, or labels do not differ: add train items, or try `method="tie-ap"`'
+        raise DataError("an epoch has no valid triplet", None, fix)
     if "active_triplets" in counts:
         counts["active_share"] = counts["active_triplets"] / counts["valid_triplets"]
     return {"loss": sum(terms.values()), "terms": terms, **counts}
@@ -254,7 +253,9 @@ def judge(probes: Probes, codes_of: CodesOf, bits: int) -> dict[str, Any]:
             hist = index.rank_histogram(q, d, bits, probe.relevance)
             mean, count = metrics.mean_over_valid(metrics.average_precision(*metrics.items_relevant(hist)))
             if not count:
-                raise DataError("no val query has a relevant item", None, "check the labels of the val items")
+                raise DataError(
+                    "no validation query has a relevant item", None, "check the labels of the validation items"
+                )
             scores.setdefault(lang, {})[direction] = mean
             if len(d) > 1:
                 watch[probe.sought] = asdict(codes.collapse(d, bits))

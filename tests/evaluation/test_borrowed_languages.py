@@ -57,7 +57,7 @@ def test_a_language_by_another_encoder_is_refused_and_left_out(english):
     (data.folder.parent / "kept.h5").rename(data.folder / "text-de-toy.h5")
     seal_text(data.folder, "de", "bert", {"weights_sha256": "0123456789abcdef"})
     (data.folder / "text-de-toy.h5").unlink()
-    with pytest.raises(UsageError, match="weights_sha256 = 0123456789ab, those of text-en with nothing.*--lang de"):
+    with pytest.raises(UsageError, match="weights_sha256 = 0123456789ab, those of text-en with nothing.*`langs=..de"):
         evaluate(EvalConfig(langs=("de",)), data, out)
     assert {row["lang"] for row in evaluate(EvalConfig(), data, out).rows} == {"en"}
     assert run.langs == ("en",)

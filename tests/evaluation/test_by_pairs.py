@@ -127,7 +127,9 @@ def test_where_no_item_has_two_captions_a_language_is_not_searched_by_itself(mak
 
 def test_runs_are_chosen_by_the_relevance_they_were_trained_by(mine):
     data, out = mine
-    with pytest.raises(UsageError, match=r"by pairs \(there: triplet-13, triplet-8\).*--relevance labels"):
+    with pytest.raises(
+        UsageError, match=r"with relevance pairs \(there: triplet-13, triplet-8\).*`relevance=.labels.`"
+    ):
         evaluate(EvalConfig(relevance="pairs"), data, out)
     run, _ = train(replace(QUICK, relevance="pairs", epochs=1), data, out)
     run.folder.rename(run.folder.with_name("renamed"))

@@ -143,7 +143,7 @@ def test_another_vocabulary_is_another_recipe(source, tmp_path):
 
 
 def test_fine_tuning_is_not_sharded(source, tmp_path):
-    with pytest.raises(UsageError, match="--shard with --finetune: tune in one call"):
+    with pytest.raises(UsageError, match="shard: fine-tuning has no shards: tune in one call"):
         extract_tuned(config(source, tmp_path, shard="1/2"), FinetuneConfig())
     assert not any(tmp_path.iterdir())
 
@@ -151,7 +151,7 @@ def test_fine_tuning_is_not_sharded(source, tmp_path):
 def test_torchrun_deals_out_the_shards_itself(source, tmp_path, monkeypatch):
     for name, value in {"RANK": 0, "LOCAL_RANK": 0, "WORLD_SIZE": 2, "MASTER_ADDR": "x", "MASTER_PORT": 1}.items():
         monkeypatch.setenv(name, str(value))
-    with pytest.raises(UsageError, match="--shard under torchrun: leave it out"):
+    with pytest.raises(UsageError, match="shard: torchrun gives each process its own shard: leave out"):
         extract(config(source, tmp_path, shard="1/2"))
 
 
@@ -166,7 +166,10 @@ def test_the_last_lines_say_what_is_still_missing(source, clean, tmp_path):
     first = shell.invoke(app, [*options(source, tmp_path), "--shard", "2/3"])
     assert first.exit_code == 0
     waiting = [f"{FILES[stage]} waits for shard 1/3, 3/3" for stage in ("image", "de", "en")]
-    assert first.stderr.splitlines()[-4:] == [*waiting, "shard 2/3 is done; whoever finishes last merges them"]
+    assert first.stderr.splitlines()[-4:] == [
+        *waiting,
+        "shard 2/3 is done; the process that finishes last merges the shards",
+    ]
     assert f"{FILES['image']}.shard-2-of-3" in first.stdout
     second = shell.invoke(app, [*options(source, tmp_path), "--shard", "1/3", "--json", "-q"])
     assert [file["missing_shards"] for file in json.loads(second.stdout)["files"]] == [[3]] * 3

@@ -157,7 +157,7 @@ def test_every_byte_before_the_manifest_counts(tmp_path, faults):
     whole = path.read_bytes()
     for at in range(len(hdf5.MAGIC) + 70):
         path.write_bytes(whole[:at] + bytes([whole[at] ^ 4]) + whole[at + 1 :])
-        with pytest.raises(DamagedError, match="delete it and make it again"):
+        with pytest.raises(DamagedError, match="delete it and create it again"):
             read_features(path)
         faults.tried += 1
         faults.survived += 1
@@ -173,7 +173,7 @@ def test_a_file_of_a_newer_version_is_refused(tmp_path, monkeypatch):
 
 
 def test_a_missing_file_says_what_to_do(tmp_path):
-    with pytest.raises(DataError, match="run cmrhash extract first"):
+    with pytest.raises(DataError, match="run `extract` first"):
         read_features(tmp_path / "none.h5")
 
 

@@ -104,7 +104,7 @@ def test_a_shard_is_written_as_its_number_and_how_many_there_are(text, shard):
 
 @pytest.mark.parametrize("text", ["", "3", "0/8", "9/8", "3/", "/8", "-1/8", "1/0", "a/b", "1.5/8", "3/8/9", "3 of 8"])
 def test_anything_else_is_refused(text):
-    with pytest.raises(UsageError, match="--shard .*: write I/N, such as 3/8"):
+    with pytest.raises(UsageError, match="shard: .* is not a shard: write I/N with I from 1 to N"):
         shards.parse(text)
 
 
@@ -279,7 +279,7 @@ def test_only_the_blocks_that_changed_since_are_done_again(tmp_path):
 def test_each_shard_looks_for_what_changed_in_its_own_rows(tmp_path, whole):
     (tmp_path / "X.h5").write_bytes(whole)
     assert target(tmp_path, 1, 2, changed={9}).found()
-    with pytest.raises(StaleError, match=r"1 files or captions changed since they were encoded \(Bild 4 ü: .*X\.h5"):
+    with pytest.raises(StaleError, match=r"1 files or captions changed since the extraction \(Bild 4 ü: .*X\.h5"):
         target(tmp_path, 2, 2, changed={9}).found()
 
 
@@ -320,7 +320,9 @@ def test_shards_of_another_number_are_refused_or_removed(tmp_path, whole, finish
     else:
         with pytest.raises(KeyboardInterrupt):
             encode(target(tmp_path, 1, 3), blocks=0)
-    with pytest.raises(StaleError, match=r"a shard of 3, but this call has one of 2: .*shard-1-of-3: finish them"):
+    with pytest.raises(
+        StaleError, match=r"there are shards I/3, but this call makes one of 2: .*shard-1-of-3: finish them"
+    ):
         target(tmp_path, 1, 2).found()
     run(tmp_path, 1, 2, overwrite=True)
     assert left(tmp_path) == ["X.h5.shard-1-of-2"]
@@ -353,9 +355,9 @@ def test_a_damaged_shard_is_never_merged(tmp_path, whole):
     content = bytearray(path.read_bytes())
     content[-1] ^= 1
     path.write_bytes(content)
-    with pytest.raises(DamagedError, match=r"shard-1-of-2: delete it and make it again"):
+    with pytest.raises(DamagedError, match=r"shard-1-of-2: delete it and create it again"):
         run(tmp_path, 2, 2)
-    with pytest.raises(DamagedError, match=r"shard-1-of-2: delete it and make it again"):
+    with pytest.raises(DamagedError, match=r"shard-1-of-2: delete it and create it again"):
         target(tmp_path, 1, 2).found()
     assert not (tmp_path / "X.h5").exists()
     path.unlink()

@@ -174,11 +174,11 @@ def test_what_cannot_be_uploaded_is_said_in_one_line(made, hub, monkeypatch, tmp
 
     assert re.fullmatch(rf"'{NAME}' cannot be uploaded \(.*\): .*run hf auth login.*", push())
     monkeypatch.setenv("HF_TOKEN", "hf_of_another")
-    assert "run hf auth login with a token that may do this" in push()
+    assert "run hf auth login with a token that has the permission" in push()
     monkeypatch.setenv("HF_TOKEN", TOKEN)
-    assert "access is refused, status 403" in push("others/codes")
+    assert "access is refused with status 403" in push("others/codes")
     assert "cannot be uploaded (" in push("some one/codes", CmrhashError)
-    assert "no exported run" in push(folder=tmp_path)
+    assert "not an exported run" in push(folder=tmp_path)
     (tmp_path / "bad").mkdir()
     bad = shutil.copytree(made.shared, tmp_path / "bad", dirs_exist_ok=True)
     (bad / "README.md").write_text("---\na: [\n---\n")
@@ -189,7 +189,7 @@ def test_what_cannot_be_uploaded_is_said_in_one_line(made, hub, monkeypatch, tmp
     assert "the connection failed" in push(kind=CmrhashError)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     assert "offline mode is on" in push()
-    for options, words in (["--push", NAME, "--offline"], "leave out one"), (["--private"], "give --push"):
+    for options, words in (["--push", NAME, "--offline"], "leave out one"), (["--private"], "add --push"):
         assert run("export", tmp_path / "out", *options) == 2
         assert words in capsys.readouterr().err
 
@@ -230,8 +230,8 @@ def test_a_revision_is_a_branch_a_tag_or_a_commit(made, hub):
     assert load(revision=second).folder.name == second
     assert load(revision="v1").folder.name == first
     assert "it has no such revision" in refused(lambda: load(revision="v2"))
-    assert "revision 'v2', is not cached and offline" in refused(lambda: load(revision="v2", offline=True))
-    assert "only what the hub holds has revisions" in refused(lambda: load(made.shared, revision="v1"), UsageError)
+    assert "revision 'v2', is not in the local cache, and offline" in refused(lambda: load(revision="v2", offline=True))
+    assert "only models of the hub have revisions" in refused(lambda: load(made.shared, revision="v1"), UsageError)
 
 
 @FAULT
@@ -249,7 +249,7 @@ def test_one_that_breaks_off_for_good_is_one_line_and_the_next_load_goes_on(made
     hub.add(NAME, content(made.shared))
     hub.cut = {name: (10**6, how)}
     words = refused(load)
-    assert re.fullmatch(rf"exported run '{NAME}'.* cannot be fetched \(.*\): try again", words)
+    assert re.fullmatch(rf"exported run '{NAME}'.* cannot be downloaded \(.*\): try again", words)
     hub.cut = {}
     assert content(load().folder) == fetched(made)
 
@@ -262,7 +262,7 @@ def test_a_cache_that_lacks_a_file_is_completed(made, hub, tmp_path):
     shutil.copytree(made.shared, cached / "snapshots" / commit, ignore=shutil.ignore_patterns("model.safetensors"))
     (cached / "refs").mkdir()
     (cached / "refs/main").write_text(commit)
-    assert "is not cached and offline mode is on" in refused(lambda: load(offline=True))
+    assert "is not in the local cache, and offline mode is on" in refused(lambda: load(offline=True))
     assert load().folder == cached / "snapshots" / commit
     assert content(load().folder) == content(made.shared)
 
@@ -283,15 +283,15 @@ def test_a_new_commit_between_the_config_and_the_rest_mixes_nothing(made, hub, m
 
 
 FAULTS = {
-    "no such repository": (lambda hub: hub.repos.clear(), "there is none, or it is private.*check the id"),
-    "private": (lambda hub: vars(hub.repos[NAME]).update(private=True), "or it is private.*run hf auth login"),
-    "gated": (lambda hub: vars(hub.repos[NAME]).update(gated=True), "gated.*ask for access on its page"),
-    "refused": (lambda hub: vars(hub).update(status=403), "access is refused, status 403.*run hf auth login"),
+    "no such repository": (lambda hub: hub.repos.clear(), "it does not exist, or is private.*check the id"),
+    "private": (lambda hub: vars(hub.repos[NAME]).update(private=True), "or is private.*run hf auth login"),
+    "gated": (lambda hub: vars(hub.repos[NAME]).update(gated=True), "gated.*request access on its page"),
+    "refused": (lambda hub: vars(hub).update(status=403), "access is refused with status 403.*run hf auth login"),
     "failing": (
         lambda hub: vars(hub).update(status=503),
-        "not cached and the hub answers with status 503, as it was told",
+        "not in the local cache, and the hub answers with status 503, as it was told",
     ),
-    "a page of another": (lambda hub: vars(hub).update(page=True), "what answers is no hub"),
+    "a page of another": (lambda hub: vars(hub).update(page=True), "the server is not a model hub"),
 }
 
 
@@ -310,7 +310,7 @@ def test_what_cannot_be_fetched_is_said_in_one_line(made, hub, monkeypatch, faul
 @FAULT
 def test_a_hub_that_is_down_is_said_in_one_line(hub, monkeypatch):
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
-    assert re.search(r"not cached and the hub cannot be reached \(.*refused\)", refused(load))
+    assert re.search(r"not in the local cache, and the hub cannot be reached \(.*refused\)", refused(load))
 
 
 @FAULT
@@ -329,7 +329,7 @@ def test_what_is_no_export_is_refused_before_its_weights_are_fetched(made, hub):
     hub.add(f"{OWNER}/bert", weights | {"config.json": json.dumps(config).encode()})
     hub.add(f"{OWNER}/bare", weights)
     hub.add(f"{OWNER}/empty", {})
-    assert "its config.json is of something else" in refused(lambda: load(f"{OWNER}/bert"), UsageError)
+    assert "its config.json is of another program" in refused(lambda: load(f"{OWNER}/bert"), UsageError)
     for name in ("bare", "empty"):
         words = refused(lambda name=name: load(f"{OWNER}/{name}"), UsageError)
         assert f"it has no config.json: '{OWNER}/{name}' on the hub" in words

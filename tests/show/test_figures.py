@@ -271,11 +271,11 @@ def test_no_query_with_anything_to_find_is_a_data_error(make_cache, tmp_path):
 @pytest.mark.parametrize(
     ("args", "words"),
     [
-        (["pie"], "unknown plot 'pie'"),
+        (["pie"], "KIND: unknown kind 'pie'"),
         (["train"], "did you mean training?"),
         (["--format", "pgn"], "did you mean png?"),
         (["--bits", "99"], "no such trained run with 99 bits"),
-        (["--items", "1"], "--items 1: give a whole number from 8"),
+        (["--items", "1"], "--items: 1 is out of range: give a whole number from 8"),
         (["distances", "--lang", "fr"], "no features for language 'fr'"),
         (["--dataset", "none"], "none"),
     ],

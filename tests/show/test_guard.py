@@ -163,7 +163,7 @@ def test_where_others_can_reach_it_every_request_needs_the_token(hasher, worker,
 @FAULT
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.0.7", "photos.example"])
 def test_another_address_than_this_machine_s_must_be_meant(hasher, host):
-    with pytest.raises(UsageError, match=f"could reach --host {host}: .*--i-know"):
+    with pytest.raises(UsageError, match=f"can reach {host}: .*`i_know=True`"):
         server.serve(hasher, ServeConfig(host=host), print)
 
 

@@ -232,7 +232,7 @@ def test_a_comparison_that_its_runs_no_longer_bear_out_is_refused(compared):
     about = json.loads(fresh)
     about["rows"][0]["mean"] += 0.01
     path.write_text(json.dumps(about))
-    with pytest.raises(StaleError, match="its runs score .* now: .*run cmrhash compare again"):
+    with pytest.raises(StaleError, match="its runs score .* now: .*run `compare` again"):
         report(ReportConfig(), data, out)
     path.write_text(fresh)
     shutil.rmtree(out / "toy" / "cca-12")
@@ -252,7 +252,7 @@ def test_what_is_no_comparison_is_refused_in_one_line(written, content, tmp_path
 def test_numbers_that_nothing_can_be_shown_by_and_missing_runs_are_refused(written, tmp_path):
     data, _, run = written[:3]
     for name in ("examples", "top", "thumbnail"):
-        with pytest.raises(UsageError, match=f"--{name} 0"):
+        with pytest.raises(UsageError, match=f"^{name}: 0 is out of range"):
             report(ReportConfig(run=run.folder, **{name: 0}), data, tmp_path)
     with pytest.raises(UsageError, match="no such trained run"):
         report(ReportConfig(), data, tmp_path)

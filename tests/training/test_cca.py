@@ -50,5 +50,5 @@ def test_constant_features_are_survived():
 
 
 def test_more_bits_than_features_are_refused():
-    with pytest.raises(UsageError, match="at most 5 bits, the features of de"):
+    with pytest.raises(UsageError, match="at most 5 bits, as many as de features"):
         cca.fit(views(), 6, 0.1)

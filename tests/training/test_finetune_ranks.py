@@ -165,14 +165,14 @@ def test_processes_that_want_different_things_say_so(told):
     for each in told:
         kind, words, _ = each["disagreed"]
         assert kind == "PeerError"
-        assert words.startswith("the 2 processes do not have the same recipe and cache: give them all the same command")
+        assert words.startswith("the 2 processes differ in their recipe and cache: start all with the same command")
 
 
 def test_an_error_on_one_rank_ends_the_other(place, told):
     assert told[1]["failed"][:2] == ["DataError", "a photo is gone"]
     kind, words, seconds = told[0]["failed"]
     assert kind == "PeerError"
-    assert words.startswith("another process of this run ended, or cannot be reached: its own message says why")
+    assert words.startswith("another process of this run ended, or cannot be reached: see the message of that process")
     assert seconds < told[1]["failed"][2] + 5
     assert (tuned(place, "failed") / "checkpoint.json").exists()
 
@@ -191,5 +191,8 @@ def test_more_processes_than_items_a_step_are_refused(place, monkeypatch):
             init(self, *args)
 
     monkeypatch.setattr(finetune.Tuner, "__init__", crowded)
-    with worker.precise(), pytest.raises(UsageError, match="4 items a step for 8 processes: give --batch 8 or more"):
+    with (
+        worker.precise(),
+        pytest.raises(UsageError, match="4 items per step are too few for 8 processes: use `batch=8` or more"),
+    ):
         worker.tune(place, "crowded")

@@ -175,7 +175,7 @@ def test_every_term_and_every_part_gets_a_finite_gradient(views, full, name):
 @pytest.mark.parametrize("name", METHODS)
 def test_a_method_that_learns_from_labels_is_refused_without(name):
     if METHODS[name].labels:
-        with pytest.raises(UsageError, match=f"method '{name}' learns from labels.*choose one of triplet, ") as caught:
+        with pytest.raises(UsageError, match=f"method '{name}' needs labels.*choose one of triplet, ") as caught:
             get_method(name, "pairs")
         assert "acmr" not in str(caught.value).split("choose")[1]
     else:

@@ -214,7 +214,7 @@ def test_a_damaged_checkpoint_is_refused_and_can_be_replaced(extracted, tmp_path
         "no tensors": tensors.unlink,
         "json": lambda: about.write_text("{}"),
     }[damage]()
-    with pytest.raises(DamagedError, match="--overwrite"):
+    with pytest.raises(DamagedError, match="`overwrite=True`"):
         train.train(QUICK, extracted, tmp_path)
     _, fresh = train.train(replace(QUICK, epochs=1), extracted, tmp_path, overwrite=True)
     assert fresh

@@ -104,7 +104,7 @@ def test_by_pairs_all_train_items_are_used_and_val_items_are_sought_by_all_capti
 
 def test_a_method_that_learns_from_labels_is_refused_before_anything_is_written(make_cache, tmp_path):
     made = make_cache(tmp_path / "cache", change=lambda item: replace(item, labels=()), relevance="pairs")
-    with pytest.raises(UsageError, match="method 'acmr' learns from labels, relevance is by pairs: choose ") as caught:
+    with pytest.raises(UsageError, match="method 'acmr' needs labels, but relevance is pairs: choose ") as caught:
         train.train(replace(QUICK, method="acmr"), made, tmp_path / "runs")
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "runs").exists()

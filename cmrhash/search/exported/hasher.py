@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 CONFIG, HEADS, CARD = "config.json", "heads.safetensors", "README.md"
 VERSION = 1
 RUN = "exported run"  # kind of download, for messages
-AGAIN = "fetch it again (after hf cache rm model/OWNER/NAME), or export it again"
+AGAIN = "download it again (after hf cache rm model/OWNER/NAME), or run `export` again"
 MODEL = ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json")  # a transformer's files
 PART = re.compile(r"encoders/(image\.safetensors|text-[\w+-]+(\.safetensors)?)")
 FILE = re.compile(rf"heads\.safetensors|encoders/[\w+-]+(\.safetensors|/({'|'.join(map(re.escape, MODEL))}))")
@@ -120,8 +120,8 @@ class PretrainedHasher(Embedder):
         each (min(k, N),), nearest first, equal distances in the order of the rows. Raises UsageError without codes.
         """
         if codes is None:
-            what = "no database travels with an exported run"
-            raise UsageError(what, self.folder, "give codes=..., as its encode_image or encode_text makes them")
+            what = "an exported run contains no database"
+            raise UsageError(what, self.folder, "give codes=..., made by its encode_image or encode_text")
         photo = is_photo(query)
         code = self.encode_image([query]) if photo else self.encode_text([str(query)], lang)
         distances, rows = BinaryIndex.build(np.ascontiguousarray(codes), self.bits).search(code, k)
@@ -148,14 +148,14 @@ class PretrainedHasher(Embedder):
         from cmrhash.features import reopen
 
         entry = self.config["encoders"][View.IMAGE]
-        source = self._source(View.IMAGE, entry, "image_weights=FILE")
+        source = self._source(View.IMAGE, entry, '`image_weights="FILE"`')
         return reopen.image_from(entry["recipe"], source, self.folder, choose_device(self._device), self._offline)
 
     def text_encoder(self, view: View) -> CaptionEncoder:
         """Text encoder of a view; views with equal encoders share one."""
         head = self.head_of(view)
         entry = self.config["encoders"][head]
-        source = self._source(view, entry, f"text_models={{'{view.lang}': DIR}}")
+        source = self._source(view, entry, f'`text_models={{"{view.lang}": "DIR"}}`')
         key = f"{source} {canonical(entry['recipe']).decode()}"
         if key not in self._text_encoders:
             self._text_encoders[key] = self._open_text(entry, source)
@@ -180,8 +180,8 @@ class PretrainedHasher(Embedder):
             return str(self.folder / entry["part"])
         if not entry["source"]:
             digest = str(entry["recipe"]["weights_sha256"])[:12]
-            what = f"the weights of its {view} encoder ({entry['name']}, {digest}...) do not travel with it"
-            raise EncoderError(what, self.folder, f"give {option}, or ask for an export --with-encoders")
+            what = f"the weights of its {view} encoder ({entry['name']}, {digest}...) are not included"
+            raise EncoderError(what, self.folder, f"give {option}, or run `export` with `with_encoders=True`")
         return str(entry["source"])
 
     def _file(self, name: str) -> Path:
@@ -194,12 +194,12 @@ def _folder(source: str, revision: str | None, offline: bool) -> Path:
     The config comes first, then the files that it names from the same commit, so that no weights are downloaded of
     anything but an export.
     """
-    fix = "export a run with cmrhash export FOLDER, and give that folder"
+    fix = "give a folder made by `export`"
     folder = hub.locate(source, (CONFIG,), offline, RUN, fix, revision)
     if folder == Path(source).expanduser():
         return folder
     if not (folder / CONFIG).is_file():
-        raise UsageError(f"no exported run, it has no {CONFIG}", f"'{source}' on the hub", fix)
+        raise UsageError(f"not an exported run: it has no {CONFIG}", f"'{source}' on the hub", fix)
     return hub.locate(source, (CONFIG, *_fields(folder)["files"]), offline, RUN, fix, folder.name)
 
 
@@ -214,20 +214,20 @@ def read_config(folder: Path) -> dict[str, Any]:
         checked(folder, name, digest, AGAIN)
     there = {p.relative_to(folder).as_posix() for p in (folder / "encoders").rglob("*") if not p.is_dir()}
     if unknown := sorted(there - set(config["files"])):
-        raise DamagedError("a file that its config does not name", folder / unknown[0], "remove it, or " + AGAIN)
+        raise DamagedError("a file that its config does not name", folder / unknown[0], "delete it, or " + AGAIN)
     return config
 
 
 def _fields(folder: Path) -> dict[str, Any]:
     """Read and check the config alone."""
-    path, fix = folder / CONFIG, "write one with cmrhash export FOLDER"
+    path, fix = folder / CONFIG, "create one with `export`"
     if not path.is_file():
-        raise UsageError("no exported run", folder, fix)
+        raise UsageError("not an exported run", folder, fix)
     if b'"cmrhash"' not in path.read_bytes():
-        raise UsageError(f"no exported run, its {CONFIG} is of something else", folder, fix)
+        raise UsageError(f"not an exported run: its {CONFIG} is of another program", folder, fix)
     config = read_json(path, AGAIN)
     if not isinstance(config, dict):
-        raise DamagedError("no config of an exported run", path, AGAIN)
+        raise DamagedError("not the config of an exported run", path, AGAIN)
     if config.get("version") != VERSION:
         fix = f"this cmrhash reads version {VERSION}: upgrade it"
         raise StaleError(f"export format version {config.get('version')}", path, fix)
@@ -235,7 +235,7 @@ def _fields(folder: Path) -> dict[str, Any]:
         _check_fields(config)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         reason = " ".join(str(error).split())[:100]
-        raise DamagedError(f"no config of an exported run ({reason})", path, AGAIN) from None
+        raise DamagedError(f"not the config of an exported run ({reason})", path, AGAIN) from None
     return config
 
 

@@ -107,7 +107,7 @@ def write(hasher: Embedder, folder: Path, texts: Mapping[str, Sequence[str]]) ->
     left_out: dict[str, str] = {}
     heads: Any = hasher.heads
     if isinstance(hasher.image_encoder.module, Regions):
-        left_out[View.IMAGE] = "a detector's regions have no graph of fixed operations"
+        left_out[View.IMAGE] = "region features cannot be a graph of fixed operations"
     else:
         assert isinstance(hasher.image_encoder, ImageEncoder)  # of no export it is one of the user's own
         graphs["image.onnx"] = _image(hasher.image_encoder, heads[View.IMAGE], folder)
@@ -240,7 +240,7 @@ def _checked(path: Path, graph: nn.Module, feeds: Sequence[Mapping[str, NDArray[
         apart = max(apart, float(np.abs(found - wanted).max()))
         differing += int(((found >= 0) != (wanted >= 0)).sum())
         if (((found >= 0) != (wanted >= 0)) & ~close).any() or not np.array_equal(pack(found), codes):
-            raise CmrhashError("the graph gives other bits than torch", path, "report it with the encoder's name")
+            raise CmrhashError("the graph gives other bits than PyTorch", path, "report it with the encoder's name")
     bits = rows * wanted.shape[1]
     words = f"{bits - differing} of {bits} bits as torch has them on {rows} inputs, {near} values within {NEAR:g} of 0"
     return {"checked": words, "max_abs_difference": apart}

@@ -63,7 +63,7 @@ def save(source: Exporting, target: Path, *, with_encoders: bool = False, overwr
     Raises UsageError for a folder with other files, unless ``overwrite``, and for ready-made features.
     """
     if target.exists() and (not target.is_dir() or any(target.iterdir())) and not overwrite:
-        raise UsageError("there is something already", target, "give another folder, or --overwrite")
+        raise UsageError("the target folder is not empty", target, "give another folder, or use `overwrite=True`")
     if "network" in source.run.head:
         what = f"the heads of method '{source.run.method}' are code of your own, which no export holds"
         raise UsageError(what, source.run.folder, "export a run of a built-in method")
@@ -110,7 +110,7 @@ def push(folder: Path, repo: str, *, private: bool = False) -> str:
     """
     read_config(folder)
     if hub.is_offline():
-        raise UsageError(f"'{repo}' cannot be uploaded, offline mode is on", None, f"unset {' and '.join(hub.OFFLINE)}")
+        raise UsageError(f"'{repo}' cannot be uploaded: offline mode is on", None, f"unset {' and '.join(hub.OFFLINE)}")
     from huggingface_hub import HfApi
 
     try:

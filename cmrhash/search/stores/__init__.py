@@ -15,7 +15,6 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from hashlib import blake2b
 from typing import Any, Protocol
 
@@ -23,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cmrhash.config import MAX_KEY, STORES
-from cmrhash.errors import DataError, UsageError
+from cmrhash.errors import DataError, UsageError, did_you_mean
 from cmrhash.retrieval.codes import check_k, check_packed
 
 Batch = tuple[Sequence[str], NDArray[np.uint8]]  # n keys and their codes, (n, ceil(bits / 8)) uint8
@@ -91,12 +90,10 @@ def open_store(url: str, probes: int | None = None) -> CodeStore:
     """
     scheme, colon, _ = url.partition(":")
     if not colon or scheme not in KINDS:
-        near = get_close_matches(scheme, KINDS, 1)
-        hint = f"did you mean {near[0]}:? " if near else ""
-        fix = f"{hint}give {STORES}"
-        raise UsageError("unknown kind of store", shown(url), fix)
+        fix = f"{did_you_mean(scheme, KINDS)} give {STORES}"
+        raise UsageError("unknown kind of store", shown(url), fix, option="store")
     if probes is not None and probes < 0:
-        raise UsageError(f"--probes {probes}", None, "give a number from 0, which searches exactly")
+        raise UsageError(f"{probes} is out of range", None, "give a number from 0 (exact search)", option="probes")
     return KINDS[scheme](url, probes)
 
 
@@ -149,15 +146,15 @@ def credentials(url: str) -> tuple[str, str | None]:
 def check_name(name: str) -> str:
     """Return the name if every kind of store accepts it; raises UsageError."""
     if not re.fullmatch(r"\w[\w.+-]*", name) or len(name.encode()) > 150:
-        fix = "use letters, digits, '.', '_', '+' and '-', 150 bytes at most"
-        raise UsageError(f"collection name {name!r}", None, fix)
+        fix = "use letters, digits, '.', '_', '+' and '-', at most 150 bytes"
+        raise UsageError(f"{name!r} cannot be the name of a collection", None, fix)
     return name
 
 
 def missing_collection(name: str, there: Sequence[str], url: str) -> UsageError:
     """Make the error for a missing collection."""
     names = ", ".join(there[:8]) + (", ..." if len(there) > 8 else "")
-    return UsageError(f"no collection '{name}' (there: {names or 'none'})", url, "put it there with cmrhash index")
+    return UsageError(f"no collection '{name}' (there: {names or 'none'})", url, "create it with `index`")
 
 
 def check_query(packed: NDArray[np.uint8], collection: Collection, k: int) -> int:
@@ -176,7 +173,7 @@ def checked_batches(batches: Iterable[Batch], bits: int) -> Iterator[Batch]:
     for keys, packed in batches:
         check_packed(packed, bits)
         if len(keys) != len(packed):
-            raise UsageError(f"{len(packed)} codes but {len(keys)} keys: one a code is needed")
+            raise UsageError(f"{len(packed)} codes but {len(keys)} keys: give one key per code")
         raw = b"".join(blake2b(_encoded(key), digest_size=16).digest() for key in keys)
         digests.append(np.frombuffer(raw, np.uint64).reshape(-1, 2))
         yield keys, packed

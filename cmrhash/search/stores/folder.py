@@ -32,7 +32,7 @@ from cmrhash.search.stores import Batch, Collection, Found, check_name, check_qu
 from cmrhash.storage.files import checked, locked, make_folder, read_json, sha256, sync, write_json
 
 CODES, IVF, KEYS, ENDS = "codes.faiss", "codes.ivf", "keys", "key_ends"
-AGAIN = "put it there again with cmrhash index"
+AGAIN = "create it again with `index`"
 
 
 class FolderStore:
@@ -132,7 +132,9 @@ class FolderStore:
                 yield
         except OSError as error:
             reason = (error.strerror or str(error)).lower()
-            raise CmrhashError(f"'{name}' not written, {reason}", self.url, "check folder and free space") from error
+            raise CmrhashError(
+                f"cannot write '{name}' ({reason})", self.url, "check the folder and the free space"
+            ) from error
 
     def _swap(self, about: Collection, batches: Iterable[Batch]) -> Collection:
         """Write new files of a collection beside the present ones, then switch its manifest."""

@@ -138,7 +138,7 @@ class MilvusStore:
     def _search(self, target: str, about: Collection, packed: NDArray[np.uint8], k: int) -> Found:
         wanted = check_query(packed, about, k)
         if wanted > MOST:
-            raise UsageError(f"k = {k}", self.url, f"Milvus finds {MOST} at most")
+            raise UsageError(f"{k} is out of range", self.url, f"Milvus finds at most {MOST}", option="k")
         found = self._nearest(target, packed, wanted, self._probes) if wanted and len(packed) else [[] for _ in packed]
         short = [at for at, line in enumerate(found) if len(line) < wanted]
         if short:
@@ -159,7 +159,7 @@ class MilvusStore:
         try:
             yield
         except MilvusException as error:
-            fix = "is the server up, and is the URL right? binary vectors need Milvus, or milvus-lite below 3.0"
+            fix = "check the server and the URL; binary vectors need Milvus, or milvus-lite below 3.0"
             raise CmrhashError(f"Milvus: {error.message.splitlines()[0][:200]}", self.url, fix) from error
 
     def _make(self, target: str, texts: Mapping[str, int], vector: str, bits: int) -> None:
@@ -193,7 +193,7 @@ class MilvusStore:
                     some = list(keys[start : start + ROWS])
                     there = self._there(target, some) if new else set()
                     if there:
-                        raise DataError(f"key '{min(there)}' is there already", self.url, "remove it first")
+                        raise DataError(f"key '{min(there)}' already exists", self.url, "remove it first")
                     codes = map(bytes, packed[start : start + ROWS])
                     rows = [{"key": key, "code": code} for key, code in zip(some, codes, strict=True)]
                     done += some if new else []

@@ -198,7 +198,7 @@ class PostgresStore:
         except errors.UniqueViolation as error:
             raise DataError(f"{error.diag.message_detail}", self.url, "remove it first") from error
         except psycopg.OperationalError as error:
-            fix = "is the server up, and is the URL right? passwords also come from PGPASSWORD and ~/.pgpass"
+            fix = "check the server and the URL; passwords may be in PGPASSWORD or ~/.pgpass"
             raise CmrhashError(_first_line(error), self.url, fix) from error
         except psycopg.Error as error:
             raise CmrhashError(f"PostgreSQL: {_first_line(error)}", self.url) from error
@@ -265,7 +265,7 @@ def _need_extension(db: Any, url: str) -> None:
             fix = "let its administrator run CREATE EXTENSION vector"
             raise CmrhashError("the database has no extension vector", url, fix) from None
         except (errors.FeatureNotSupported, errors.UndefinedFile):
-            raise CmrhashError("the server has no pgvector", url, "install pgvector 0.7 or later there") from None
+            raise CmrhashError("the server has no pgvector", url, "install pgvector 0.7 or later on it") from None
     elif tuple(map(int, version[0].split(".")[:2])) < (0, 7):
         fix = "upgrade it to 0.7 or later, and run ALTER EXTENSION vector UPDATE"
         raise CmrhashError(f"pgvector {version[0]} cannot search bits", url, fix)

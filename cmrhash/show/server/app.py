@@ -176,15 +176,15 @@ def _add_errors(app: FastAPI, config: ServeConfig, page: Page) -> None:
 
 
 def told(error: Exception) -> tuple[int, str]:
-    """Status and message of an error, with URL parameters in place of options and without paths."""
+    """Status and message of an error, without paths."""
     if isinstance(error, Busy):
         return 429, "too many requests: try again in a moment"
     assert isinstance(error, CmrhashError)
     status = next(
         (code for kind, code in STATUS.items() if isinstance(error, kind)), 400 if error.where is None else 500
     )
-    words = f"{error.what}: {error.fix}".replace("?:", "?") if error.fix else error.what
-    return status, words.replace("--", "")
+    words = ": ".join(part for part in (error.option, error.what, error.fix) if part)
+    return status, words.replace("?:", "?")
 
 
 def _question(asked: dict[str, str], config: ServeConfig, photo: bytes | None = None) -> Question:

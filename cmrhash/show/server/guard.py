@@ -93,7 +93,7 @@ class Guard:
         query = parse_qsl(scope["query_string"].decode("latin-1"), keep_blank_values=True)
         given = dict(query).get("token", "")
         if scope["method"] != "GET" or not hmac.compare_digest(given.encode(), self.token.encode()):
-            raise _Refused(401, "open the address with the token that cmrhash serve printed")
+            raise _Refused(401, "open the address with the token that the server printed")
         rest = urlencode([pair for pair in query if pair[0] != "token"])
         path: str = "/" + scope["raw_path"].decode("latin-1").lstrip("/")  # "//host" would be another machine
         return path + ("?" + rest if rest else "")

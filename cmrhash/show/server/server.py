@@ -87,8 +87,10 @@ def _token(config: ServeConfig) -> str | None:
     if config.host == "localhost" or _is_loopback(config.host):
         return None
     if not config.i_know:
-        what = f"others on the network could reach --host {config.host}"
-        raise UsageError(what, None, "leave it out, or add --i-know and pass on the address with its token")
+        what = f"others on the network can reach {config.host}"
+        raise UsageError(
+            what, None, "leave it out, or add `i_know=True` and share the address with its token", option="host"
+        )
     return secrets.token_urlsafe(24)
 
 
@@ -101,7 +103,9 @@ def _is_loopback(host: str) -> bool:
 
 def _listen(config: ServeConfig) -> socket.socket:
     if not 0 <= config.port <= 65535:
-        raise UsageError(f"--port {config.port}", None, "give a number from 0 (any free one) to 65535")
+        raise UsageError(
+            f"{config.port} is out of range", None, "give a number from 0 (any free one) to 65535", option="port"
+        )
     family = socket.AF_INET6 if ":" in config.host else socket.AF_INET
     try:
         listening = socket.create_server((config.host, config.port), family=family)
@@ -109,4 +113,4 @@ def _listen(config: ServeConfig) -> socket.socket:
         return listening
     except OSError as error:
         where = f"{config.host} port {config.port}"
-        raise UsageError(f"cannot listen ({error.strerror or error})", where, "give another --port or --host") from None
+        raise UsageError(f"cannot listen ({error.strerror or error})", where, "give another `port` or `host`") from None

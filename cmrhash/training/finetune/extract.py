@@ -10,14 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cmrhash.compute import processes
-from cmrhash.config import ExtractConfig, FinetuneConfig
+from cmrhash.config import ExtractConfig, FinetuneConfig, Progress
 from cmrhash.data.view import View
 from cmrhash.encoders.image import ImageEncoder
 from cmrhash.encoders.pixels import Crop
 from cmrhash.encoders.text import TextEncoder
 from cmrhash.errors import UsageError
 from cmrhash.features.extract import Extraction, Opened, extract, open_encoders
-from cmrhash.features.outcome import Progress
 from cmrhash.training.finetune.loop import finetune, tuning_method
 from cmrhash.training.finetune.tuned import SUFFIX, Tuned
 
@@ -37,8 +36,8 @@ def extract_tuned(config: ExtractConfig, tune: FinetuneConfig, progress: Progres
     """
     tuning_method(tune)  # refused before anything is read or written
     if config.shard:
-        fix = "tune in one call, then give --image-weights and --text-model of the tuned encoders"
-        raise UsageError("--shard with --finetune", None, fix)
+        fix = "tune in one call, then give `image_weights` and `text_models` of the tuned encoders"
+        raise UsageError("fine-tuning has no shards", None, fix, option="shard")
     device = processes.device_of(config.device)
     with processes.group(device):
         with processes.first():
@@ -58,12 +57,12 @@ def extract_tuned(config: ExtractConfig, tune: FinetuneConfig, progress: Progres
 def _tunable(opened: Opened) -> tuple[ImageEncoder, dict[str, TextEncoder]]:
     """Image and text encoders that have weights to tune; raises UsageError for others."""
     if not isinstance(opened.image, ImageEncoder) or not isinstance(opened.image.crop, Crop):
-        raise UsageError("--finetune needs a classifier as image encoder", None, "choose another --image-model")
+        raise UsageError("fine-tuning needs a classifier", None, "choose another model", option="image_model")
     tunable = {lang: encoder for lang, encoder in opened.texts.items() if isinstance(encoder, TextEncoder)}
     for lang in opened.langs:
         if lang not in tunable:
-            fix = f"give --text-model {lang}=DIR of a BERT-like model"
-            raise UsageError(f"--finetune has nothing to tune in the text features of '{lang}'", None, fix)
+            fix = f'give a BERT-like model with `text_models=("{lang}=DIR",)`'
+            raise UsageError(f"fine-tuning has no network to tune for the '{lang}' texts", None, fix)
     return opened.image, tunable
 
 

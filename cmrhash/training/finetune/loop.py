@@ -30,7 +30,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from cmrhash.compute import distributed, processes
 from cmrhash.compute.device import choose_dtype, send
-from cmrhash.config import RANDOM, TRAINED_SHARE, FinetuneConfig, TrainConfig, check_finetune
+from cmrhash.config import RANDOM, TRAINED_SHARE, FinetuneConfig, Progress, TrainConfig, check_finetune
 from cmrhash.data.items import ImageTextDataset
 from cmrhash.data.manifest import items_digest
 from cmrhash.data.view import View
@@ -38,7 +38,7 @@ from cmrhash.encoders.image import ImageEncoder
 from cmrhash.encoders.text import TextEncoder
 from cmrhash.errors import CmrhashError, PeerError, UsageError
 from cmrhash.features.images import DECODERS
-from cmrhash.features.outcome import CODE, Progress
+from cmrhash.features.outcome import CODE
 from cmrhash.features.views import ordinals
 from cmrhash.retrieval import codes
 from cmrhash.storage.files import locked, make_folder
@@ -123,7 +123,9 @@ def tuning_method(config: FinetuneConfig, relevance: str = "labels") -> Method:
     method = get_method(config.method, relevance)
     if method.terms is None:
         usable = ", ".join(name for name, each in METHODS.items() if each.terms)
-        raise UsageError(f"--method {config.method} has no loss to tune encoders with", None, f"choose one of {usable}")
+        raise UsageError(
+            f"'{config.method}' has no loss that tunes encoders", None, f"choose one of {usable}", option="method"
+        )
     return method
 
 
@@ -137,8 +139,8 @@ class Tuner:
         self.draws = torch.default_generator  # for draws that must be equal on all ranks
         size, _ = self._steps()
         if size < processes.world():
-            fix = f"give --batch {processes.world()} or more and 4 times as many train items, or start fewer processes"
-            raise UsageError(f"{size} items a step for {processes.world()} processes", None, fix)
+            fix = f"use `batch={processes.world()}` or more and 4 times as many train items, or start fewer processes"
+            raise UsageError(f"{size} items per step are too few for {processes.world()} processes", None, fix)
         dims = {View.IMAGE: task.image.dim, **{View.text(lang): encoder.dim for lang, encoder in task.texts.items()}}
         classes = len(task.dataset.classes) if task.labels is not None else 0
         shapes = Shapes(config.bits, classes, {view.short: dim for view, dim in dims.items()})
@@ -369,7 +371,7 @@ def _finite(norms: list[Tensor]) -> list[bool]:
     for at in range(len(finite) - NAN_STEPS + 1):
         if not any(finite[at : at + NAN_STEPS]):
             what = f"gradients were not finite in {NAN_STEPS} steps in a row (from step {at + 1} of the epoch)"
-            raise CmrhashError(what, None, "lower --lr, --image-lr or --text-lr")
+            raise CmrhashError(what, None, "lower `lr`, `image_lr` or `text_lr`")
     return finite
 
 

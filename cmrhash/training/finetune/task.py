@@ -14,13 +14,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cmrhash.compute import processes
+from cmrhash.config import Progress
 from cmrhash.data.items import ImageTextDataset, resolve_image
 from cmrhash.data.view import View
 from cmrhash.encoders.image import ImageEncoder
 from cmrhash.encoders.text import TextEncoder
 from cmrhash.errors import DataError
 from cmrhash.features.images import Loaded, file_digest, load_image
-from cmrhash.features.outcome import Progress
 from cmrhash.training.task import Probes, Rows, asked_rows, labels_of, train_items, val_probes
 
 JUDGES = 1000  # limit of val queries, and of database items, that judge an epoch
@@ -85,7 +85,7 @@ class Photos:
             pixels = [image for _, image in loaded if image is not None]
             if len(pixels) < len(some):
                 raise DataError(
-                    "an image was removed or changed meanwhile", self.files[int(self.items[some[0]])].parent
+                    "an image was removed or changed during the run", self.files[int(self.items[some[0]])].parent
                 )
             if self.kept is None:
                 yield np.stack(pixels)

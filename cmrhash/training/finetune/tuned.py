@@ -32,7 +32,7 @@ from cmrhash.training.runs import Outcome
 
 SUFFIX = "-tuned"  # of a tuned encoder's name
 IMAGE = "image.safetensors"
-ANEW = "tune anew with cmrhash extract --finetune --overwrite"
+ANEW = "tune again: run `extract` with `finetune=True` and `overwrite=True`"
 E = TypeVar("E", ImageEncoder, TextEncoder)
 
 
@@ -58,7 +58,7 @@ class Tuned:
             weights = {View(name): str(file) for name, file in record["weights"].items()}
             return cls(folder, dict(record["recipe"]), weights, dict(record["files"]), Outcome.read(record), fresh)
         except (KeyError, TypeError, ValueError, AttributeError):
-            raise DamagedError("tuned encoders: not what was written", folder / runs.CONFIG, ANEW) from None
+            raise DamagedError("the files of the tuned encoders were changed", folder / runs.CONFIG, ANEW) from None
 
     @property
     def digest(self) -> str:
@@ -101,7 +101,7 @@ def find(folder: Path) -> Tuned | None:
     try:
         return Tuned.read(folder, runs.read_record(folder), fresh=False)
     except DamagedError:
-        raise DamagedError("tuned encoders: not what was written", folder / runs.CONFIG, ANEW) from None
+        raise DamagedError("the files of the tuned encoders were changed", folder / runs.CONFIG, ANEW) from None
 
 
 def write(

@@ -61,7 +61,7 @@ HEADERS = {
 def test_heads_with_a_hostile_header_and_the_right_digest(mine, kind):
     (mine / runs.HEADS).write_bytes(HEADERS[kind])
     forged = record(mine, **{runs.HEADS: hashlib.sha256(HEADERS[kind]).hexdigest()})
-    with pytest.raises(DamagedError, match=r"heads\.safetensors: train again with --overwrite") as caught:
+    with pytest.raises(DamagedError, match=r"heads\.safetensors: run `train` with `overwrite=True`") as caught:
         load_heads(forged)
     assert "\n" not in str(caught.value)
 
@@ -87,7 +87,7 @@ def test_a_checkpoint_that_names_another_file(tmp_path, canary, trap, name):
     about = read_json(folder / "checkpoint.json", "")
     about |= {"file": name.format(canary=canary.path), "tensors_sha256": hashlib.sha256(pickled).hexdigest()}
     write_json(folder / "checkpoint.json", about)
-    with pytest.raises(DamagedError, match="start anew with --overwrite"):
+    with pytest.raises(DamagedError, match="start again with `overwrite=True`"):
         state().resume(folder, {}, overwrite=False)
 
 
@@ -114,7 +114,7 @@ def test_codes_that_lack_an_array(mine):
     manifest, arrays = hdf5.read_sealed(mine / runs.CODES)
     del arrays["image.item"]
     hdf5.write_sealed(mine / runs.CODES, arrays, manifest)
-    with pytest.raises(DamagedError, match=r"'image\.item' is not there"):
+    with pytest.raises(DamagedError, match=r"'image\.item' is missing"):
         dict(stored_codes(runs.open_run(mine)))
 
 

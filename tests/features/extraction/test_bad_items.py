@@ -54,7 +54,7 @@ def test_more_bad_photos_than_accepted_are_an_error_after_the_good_ones_are_kept
     report = extract(config(spoiled, tmp_path))
     refuse_bad(report, 0.3)
     with pytest.raises(
-        DataError, match=r"3 of 10 items could not be used, more than --max-bad 0\.29: .*quarantine\.json"
+        DataError, match=r"3 of 10 items could not be used, more than `max_bad=0\.29`: .*quarantine\.json"
     ):
         refuse_bad(report, 0.29)
     assert (report.folder / IMAGES).exists()

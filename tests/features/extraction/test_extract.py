@@ -170,14 +170,18 @@ def test_an_unfinished_file_of_another_recipe_is_refused_unless_it_is_to_be_repl
     [
         ({"langs": ("en", "fr")}, UsageError, "the data set has no language 'fr': .*: it has de, en"),
         ({"dataset": "nosuch"}, UsageError, "unknown data set 'nosuch': choose one of sample, iaprtc12, .*manifest"),
-        ({"root": None}, UsageError, "data set 'manifest' needs its folder: give --root DIR"),
-        ({"name": "../x"}, UsageError, r"--name \.\./x: use letters"),
-        ({"name": ".hidden"}, UsageError, r"--name \.hidden: use letters"),
-        ({"device": "nosuch"}, UsageError, "device 'nosuch' cannot be used"),
+        ({"root": None}, UsageError, "data set 'manifest' needs its folder: give `root=.DIR.`"),
+        ({"name": "../x"}, UsageError, r"'\.\./x' cannot be a folder name: use letters"),
+        ({"name": ".hidden"}, UsageError, r"'\.hidden' cannot be a folder name: use letters"),
+        ({"device": "nosuch"}, UsageError, "'nosuch' cannot be used"),
         ({"image_model": "resnet19"}, UsageError, "unknown image model 'resnet19': did you mean"),
-        ({"pooling": "max"}, UsageError, "--pooling max: choose one of mean, cls"),
-        ({"dtype": "int8"}, UsageError, "dtype 'int8'"),
-        ({"text_models": ("fr=random",)}, UsageError, "--text-model fr=random: the languages are de, en"),
+        ({"pooling": "max"}, UsageError, "unknown pooling 'max': choose one of mean, cls"),
+        ({"dtype": "int8"}, UsageError, "'int8' is not a number type"),
+        (
+            {"text_models": ("fr=random",)},
+            UsageError,
+            "'fr=random' names an unknown language: the languages are de, en",
+        ),
     ],
 )
 def test_what_cannot_be_is_refused_before_anything_is_written(source, tmp_path, changes, error, words):
@@ -187,7 +191,7 @@ def test_what_cannot_be_is_refused_before_anything_is_written(source, tmp_path, 
 
 
 def test_a_missing_folder_is_refused(tmp_path):
-    with pytest.raises(DataError, match=r"no such folder: .*none: .*--root"):
+    with pytest.raises(DataError, match=r"no such folder: .*none: .*`root`"):
         extract(config(tmp_path / "none", tmp_path / "cache"))
 
 

@@ -64,5 +64,5 @@ def test_the_sample_has_untrained_models_unless_told_otherwise():
 
 
 def test_a_language_without_a_model_of_its_own_needs_one():
-    with pytest.raises(UsageError, match="no text model for language 'fr': give --text-model fr=DIR"):
+    with pytest.raises(UsageError, match="no text model for language 'fr': give `text_models=..fr=DIR"):
         _text_models(ExtractConfig(dataset="manifest"), ["en", "fr"])

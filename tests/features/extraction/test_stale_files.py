@@ -76,7 +76,7 @@ def test_a_damaged_file_is_refused_and_can_be_replaced(made, source, clean):
     content = bytearray(path.read_bytes())
     content[-1] ^= 1
     path.write_bytes(content)
-    with pytest.raises(DamagedError, match=f"{IMAGES}: delete it and make it again"):
+    with pytest.raises(DamagedError, match=f"{IMAGES}: delete it and create it again"):
         extract(config(source, made))
     extract(config(source, made, overwrite=True))
     assert path.read_bytes() == (clean.folder / IMAGES).read_bytes()

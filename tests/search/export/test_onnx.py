@@ -83,5 +83,5 @@ def test_a_graph_that_gives_other_bits_is_refused(graphs, hasher):
     graph = onnx.ImageGraph(hasher.image_encoder, hasher.heads["image"]).eval()
     graph.mean = graph.mean + 1
     pixels = np.zeros((2, 224, 224, 3), np.uint8)
-    with pytest.raises(Exception, match="other bits than torch"):
+    with pytest.raises(Exception, match="other bits than PyTorch"):
         onnx._checked(graphs / "image.onnx", graph, [{"pixels": pixels}])

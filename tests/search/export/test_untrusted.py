@@ -62,14 +62,14 @@ def test_a_config_of_a_stranger_is_read_with_care(copy, change):
     config = read_json(copy / "config.json", "")
     change(config)
     write_json(copy / "config.json", config)
-    assert "no config of an exported run" in refused(lambda: Hasher.from_pretrained(copy))
+    assert "not the config of an exported run" in refused(lambda: Hasher.from_pretrained(copy))
 
 
 def test_an_enormous_photo_is_not_asked_for(copy, wanted):
     config = read_json(copy / "config.json", "")
     config["encoders"]["image"]["recipe"]["crop"]["size"] = 10**6
     write_json(copy / "config.json", config)
-    assert "no preparation of photos" in refused(lambda: Hasher.from_pretrained(copy).embed_image(wanted.photos))
+    assert "unknown preparation of photos" in refused(lambda: Hasher.from_pretrained(copy).embed_image(wanted.photos))
 
 
 def test_a_newer_version_is_refused(copy):
@@ -81,7 +81,7 @@ def test_ids_of_a_hub_are_looked_up_locally_and_offline_says_so_in_one_line(shar
     cache = "huggingface_hub._snapshot_download.constants.HF_HUB_CACHE"
     monkeypatch.setattr(cache, str(tmp_path))
     words = refused(lambda: Hasher.from_pretrained("someone/codes"))
-    assert re.search("exported run 'someone/codes' is not cached and offline mode is on", words)
+    assert re.search("exported run 'someone/codes' is not in the local cache, and offline mode is on", words)
     assert "is not a directory" in refused(lambda: Hasher.from_pretrained("./nowhere"))
     assert "neither a directory nor a model id" in refused(lambda: Hasher.from_pretrained("some one/codes"))
     repo, commit = tmp_path / "models--someone--codes", "0123456789abcdef0123456789abcdef01234567"
@@ -89,4 +89,4 @@ def test_ids_of_a_hub_are_looked_up_locally_and_offline_says_so_in_one_line(shar
     (repo / "refs/main").write_text(commit)
     shutil.copytree(shared, repo / "snapshots" / commit)
     np.testing.assert_array_equal(Hasher.from_pretrained("someone/codes").embed_text(TEXTS, "en"), wanted.en)
-    assert "no exported run" in refused(lambda: Hasher.from_pretrained(tmp_path))
+    assert "not an exported run" in refused(lambda: Hasher.from_pretrained(tmp_path))

@@ -90,7 +90,7 @@ def test_a_sentence_finds_images_and_a_photo_texts_if_nothing_is_said(made, hash
 def test_the_language_is_told_by_the_words(hasher):
     assert hasher.language(None, "Katze und Hund") == "de"
     assert hasher.language(None, "a cat") == "en"
-    with pytest.raises(UsageError, match="which language.*de, en"):
+    with pytest.raises(UsageError, match="cannot detect the query language: .*de, en"):
         hasher.language(None, "xyzzy")
     with pytest.raises(UsageError, match="no language 'fr'.*de, en"):
         hasher.search("chien", lang="fr")
@@ -125,8 +125,8 @@ def _in_order(hasher, code):
 @pytest.mark.parametrize(
     ("words", "call"),
     [
-        ("--to sound.*image, text, both", lambda hasher: hasher.search("dog", lang="en", to="sound")),
-        ("an empty text", lambda hasher: hasher.search(" \t", lang="en")),
+        ("unknown value 'sound'.*image, text, both", lambda hasher: hasher.search("dog", lang="en", to="sound")),
+        ("the query text is empty", lambda hasher: hasher.search(" \t", lang="en")),
         ("at least 1", lambda hasher: hasher.search("dog", lang="en", k=0)),
     ],
 )
@@ -193,7 +193,7 @@ def test_scores_are_of_the_database_whatever_is_searched(by_pairs):
 
 
 def test_nothing_else_can_be_searched(by_pairs):
-    with pytest.raises(UsageError, match="--among train: choose database or all"):
+    with pytest.raises(UsageError, match="among: unknown value 'train': choose database or all"):
         Hasher.load(by_pairs / "runs/toy/triplet-16", by_pairs / "cache", among="train")
 
 

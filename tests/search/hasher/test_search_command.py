@@ -46,7 +46,7 @@ def test_the_command_prints_a_table_and_the_run(command):
 
 def test_the_command_says_what_it_did_not_search(command, by_pairs, monkeypatch):
     monkeypatch.chdir(by_pairs)
-    hint = "20 database items of 120: --among all searches all of them\n"
+    hint = "20 database items of 120 are searched: --among all searches all of them\n"
     run = "run: runs/toy/triplet-16, "
     for args, notes in (
         ([], f"{hint}{run}20 database items\n"),
@@ -97,7 +97,7 @@ def test_a_path_is_a_photo_and_an_id_an_item(command, hasher, made):
 def test_a_language_that_the_training_did_not_see_is_not_answered_without_a_word(command, make_cache, tmp_path):
     train(TrainConfig(**QUICK, langs=("en",), device="cpu"), make_cache(tmp_path / "cache"), tmp_path / "runs")
     where = ("--cache", str(tmp_path / "cache"), "--runs", str(tmp_path / "runs"), "--id", "i6")
-    warning = "warning: de goes through the head of en, which saw no de in its training\n"
+    warning = "warning: the run was not trained on de; its en head is used\n"
     assert warning in command(*where, "--lang", "de")[2]
     assert warning not in command(*where, "--lang", "en")[2]
     assert warning not in command(*where, "--lang", "de", "--to", "image")[2]
@@ -121,13 +121,13 @@ def test_what_is_found_by_an_item_is_judged(command, hasher):
     ("words", "args"),
     [
         ("choose image or text", ["--id", "i3", "--by", "sound"]),
-        ("nothing to look for", []),
-        ("give a sentence, a photo, or --id", ["dog", "--id", "i3"]),
+        ("no query", []),
+        ("give one of a sentence, a photo, or --id", ["dog", "--id", "i3"]),
         ("not a regular file", ["mine/images"]),
         ("no such file.*gone.jpg", ["gone.jpg"]),
         ("no trained run.*nowhere", ["dog", "--run", "nowhere"]),
         ("no such trained run with 99 bits", ["dog", "--bits", "99"]),
-        ("--among train: choose database or all", ["dog", "--among", "train"]),
+        ("among: unknown value 'train': choose database or all", ["dog", "--among", "train"]),
     ],
 )
 def test_the_command_refuses_in_one_line(command, words, args):

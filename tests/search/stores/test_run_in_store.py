@@ -117,13 +117,13 @@ def test_the_codes_of_all_items_can_be_put_there_and_are_not_taken_for_the_datab
     assert sum(hit["itself"] for hit in stored) == codes // 120
     code, _, err = command(*ask, "--store", url)
     assert code == 4
-    assert "made with --among all, asked for database" in err
-    assert "ask with --among all, or put this run there with cmrhash index --among database" in err
+    assert "made with --among all, but this call has --among database" in err
+    assert "use --among all, or store this run with cmrhash index with --among database" in err
     assert command(*put)[0] == 0
     assert len(json.loads(command(*ask, "--store", url)[1])["results"]) == database
     code, _, err = command(*ask, "--store", url, "--among", "all")
     assert code == 4
-    assert "made with --among database, asked for all" in err
+    assert "made with --among database, but this call has --among all" in err
 
 
 def test_a_collection_that_does_not_say_whose_codes_it_has_is_of_the_database(command, tmp_path, monkeypatch):
@@ -158,7 +158,10 @@ def test_what_others_put_there_is_found_by_its_key(command, trained, tmp_path):
         ("unknown kind of store", ["index", "--store", "file:x"]),
         ("unknown kind of store", ["search", "--id", "i7", "--store", "file:x", "--bits", 16]),
         ("no such trained run with 99 bits", ["index", "--store", "faiss:x", "--bits", 99]),
-        ("--among train: choose database or all", ["index", "--store", "faiss:x", "--bits", 16, "--among", "train"]),
+        (
+            "among: unknown value 'train': choose database or all",
+            ["index", "--store", "faiss:x", "--bits", 16, "--among", "train"],
+        ),
     ],
 )
 def test_the_commands_refuse_in_one_line(command, words, args):

@@ -76,6 +76,6 @@ def test_a_skipped_step_changes_nothing(source, tmp_path, monkeypatch):
 @pytest.mark.faults("training: NaN, no negative, collapse")
 def test_three_in_a_row_stop_it_in_one_line(source, tmp_path, monkeypatch):
     use(monkeypatch, with_nan(METHODS["triplet"].terms, {2, 3, 4}))
-    with pytest.raises(CmrhashError, match=r"not finite in 3 steps in a row \(from step 2 of the epoch\): lower --lr"):
+    with pytest.raises(CmrhashError, match=r"not finite in 3 steps in a row \(from step 2 of the epoch\): lower `lr`"):
         extract_tuned(config(source, tmp_path), QUICK)
     assert not list(tmp_path.rglob(runs.CONFIG))

@@ -55,7 +55,7 @@ def test_a_photo_that_goes_away_meanwhile_is_named(mine, tmp_path, monkeypatch):
         if what == "fine-tuning":
             (mine / "9.png").unlink(missing_ok=True)
 
-    with pytest.raises(DataError, match="an image was removed or changed meanwhile"):
+    with pytest.raises(DataError, match="an image was removed or changed during the run"):
         extract_tuned(config(mine, tmp_path / "cache"), QUICK, remove)
 
 
@@ -139,7 +139,9 @@ def test_damaged_weights_are_refused_and_can_be_made_anew(made, source, finished
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
     path.write_bytes(content)
-    with pytest.raises(DamagedError, match=f"{name}: tune anew with cmrhash extract --finetune --overwrite"):
+    with pytest.raises(
+        DamagedError, match=f"{name}: tune again: run `extract` with `finetune=True` and `overwrite=True`"
+    ):
         extract_tuned(config(source, made), QUICK)
     report = extract_tuned(config(source, made, overwrite=True), QUICK)
     assert contents(report.folder) == contents(finished.folder)
@@ -153,6 +155,6 @@ def test_a_second_process_is_kept_out(made, source):
 
 
 def test_a_method_without_a_loss_is_refused_before_anything_is_written(source, tmp_path):
-    with pytest.raises(UsageError, match=r"--method cca has no loss to tune encoders with: choose one of triplet, "):
+    with pytest.raises(UsageError, match=r"'cca' has no loss that tunes encoders: choose one of triplet, "):
         extract_tuned(config(source, tmp_path / "cache"), replace(QUICK, method="cca"))
     assert not (tmp_path / "cache").exists()
