@@ -5,9 +5,8 @@ from __future__ import annotations
 import csv
 import io
 import json
-import shlex
 from collections.abc import Sequence
-from dataclasses import fields, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,6 +15,7 @@ import numpy as np
 
 from cmrhash.config import CompareConfig, EvalConfig, Progress, TrainConfig
 from cmrhash.errors import StaleError, UsageError, did_you_mean
+from cmrhash.evaluation.commands import command_of
 from cmrhash.evaluation.evaluate import Evaluation, refuse_languages, score
 from cmrhash.evaluation.run_codes import codes_of
 from cmrhash.features.dataset import ExtractedDataset
@@ -63,7 +63,7 @@ def compare(
     cells = list(dict.fromkeys(Cell(m, b, s) for m in grid.methods for b in grid.bits for s in range(grid.seeds)))
     found = _train_all(cells, config, data, out, encoders, grid.langs, progress)
     scored = score(EvalConfig(langs=grid.langs), found, scored_by)
-    again = {run.folder: _command(grid, config, encoders, run) for run in found}
+    again = {run.folder: command_of(run, data, range(grid.seeds), grid.langs) for run in found}
     result = Evaluation({**scored.protocol, "metric": WORDS[metric]}, _rows(scored.rows, metric, again))
     _write(result, grid.out or out / data.name)
     return result
@@ -167,21 +167,6 @@ def _figure(row: dict[str, Any], metric: str, which: str) -> float:
 
 def _spread(values: Sequence[float]) -> tuple[float, float | None]:
     return float(np.mean(values)), float(np.std(values, ddof=1)) if len(values) > 1 else None
-
-
-def _command(grid: CompareConfig, config: TrainConfig, encoders: Sequence[str], run: runs.Run) -> str:
-    """Shell commands that train and score all seeds of a cell, with all settings that differ from the defaults."""
-    which = f"--dataset {run.dataset} --method {run.method} --bits {run.bits}"
-    which += f" --relevance {config.relevance}" if config.relevance else ""
-    set_already = ("method", "bits", "seed", "langs", "relevance", "device", "checkpoint_seconds")
-    settings = [(f.name, getattr(config, f.name)) for f in fields(config) if f.name not in set_already]
-    defaults = TrainConfig()
-    options = [(name.replace("_", "-"), value) for name, value in settings if value != getattr(defaults, name)]
-    options += [("lang", lang) for lang in config.langs] + [("encoder", encoder) for encoder in encoders]
-    words = "".join(f" --{name} {shlex.quote(str(value))}" for name, value in options)
-    shown = "".join(f" --lang {lang}" for lang in grid.langs)
-    trained = " && ".join(f"cmrhash train {which}{words} --seed {seed}" for seed in range(grid.seeds))
-    return f"{trained} && cmrhash eval {which}{shown}"
 
 
 def table(rows: Sequence[dict[str, Any]], bold: tuple[str, str] = ("", "")) -> tuple[list[str], list[list[str]]]:

@@ -75,13 +75,18 @@ def searches(
     image = View.IMAGE
     texts = [View.text(lang) for lang in languages_of(views) if not langs or lang in langs]
     ends = [(d, *pair) for text in texts for d, pair in (("i2t", (image, text)), ("t2i", (text, image)))]
-    ends += [("t2t", a, b) for a in texts for b in texts if a != b or _has_counterparts(dataset, views[a])]
+    if "t2t" in directions:
+        ends += [("t2t", a, b) for a in texts for b in texts if a != b or _has_counterparts(dataset, views, a)]
     ends += [("i2i", image, image)]
     return [Search(*end) for end in ends if end[0] in directions]
 
 
-def _has_counterparts(dataset: ImageTextDataset, view: ViewCodes) -> bool:
-    return dataset.relevance != "pairs" or bool((np.diff(view.codes.item[view.database]) == 0).any())
+def _has_counterparts(dataset: ImageTextDataset, views: Mapping[View, ViewCodes], text: View) -> bool:
+    """Whether a text can find another text of its item, in the same language."""
+    if dataset.relevance != "pairs":
+        return True
+    view = views[text]
+    return bool((np.diff(view.codes.item[view.database]) == 0).any())
 
 
 def sides(dataset: ImageTextDataset, views: Mapping[View, ViewCodes], search: Search) -> Sides:

@@ -125,11 +125,12 @@ class ExtractedDataset:
 
         Raises UsageError if none or several fit, StaleError if the file was made from other items or captions.
         """
-        path = self.find(view, encoder).path
+        header = self.find(view, encoder)
+        path = header.path
         stamp = _stamp(path)
         assert stamp is not None
         if path not in self._features or self._features[path][0] != stamp:
-            self._features[path] = stamp, over_items(read_features(path), self.dataset)
+            self._features[path] = stamp, over_items(read_features(path, header), self.dataset)
         return self._features[path][1]
 
 

@@ -22,7 +22,7 @@ import math
 import os
 import zlib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -87,7 +87,7 @@ class FeatureHeader:
 
     encoder: the encoder's name in the file name; recipe: all settings that change the features; made_with: versions,
     device and source of the weights; sha256: of the payload; rows: number of images or captions; ok: number of valid
-    rows; dim: features per row.
+    rows; dim: features per row; manifest: all of it, as stored.
     """
 
     path: Path
@@ -99,6 +99,7 @@ class FeatureHeader:
     rows: int
     ok: int
     dim: int
+    manifest: Mapping[str, Any] = field(repr=False, compare=False)
 
     @property
     def architecture(self) -> str:
@@ -138,9 +139,9 @@ def header_of(path: Path, manifest: Mapping[str, Any]) -> FeatureHeader:
     try:
         recipe = manifest["recipe"]
         view = View.IMAGE if recipe["kind"] == "image" else View.text(recipe["lang"])
-        counts = (int(manifest[key]) for key in ("rows", "ok", "dim"))
+        rows, ok, dim = (int(manifest[key]) for key in ("rows", "ok", "dim"))
         made_with, sha = manifest["made_with"], str(manifest["payload_sha256"])
-        return FeatureHeader(path, view, view.encoder_of(path.name), recipe, made_with, sha, *counts)
+        return FeatureHeader(path, view, view.encoder_of(path.name), recipe, made_with, sha, rows, ok, dim, manifest)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise DamagedError(f"not the manifest of a feature file ({error})", path, DELETE) from None
 
@@ -335,10 +336,15 @@ def _write_errors(path: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def open_features(path: Path) -> Iterator[tuple[FeatureHeader, dict[str, h5py.Dataset]]]:
-    """Yield header and arrays of a sealed feature file or shard after checking its digest."""
-    with hdf5.open_sealed(path) as (manifest, arrays):
-        header = header_of(path, manifest)
+def open_features(
+    path: Path, header: FeatureHeader | None = None
+) -> Iterator[tuple[FeatureHeader, dict[str, h5py.Dataset]]]:
+    """Yield header and arrays of a sealed feature file or shard after checking its digest.
+
+    header: of this file, if it was read before.
+    """
+    header = header or read_header(path)
+    with hdf5.open_sealed(path, header.manifest) as (_, arrays):
         fitting = LAYOUT.keys() <= arrays.keys() and all(
             arrays[name].dtype == dtype and arrays[name].ndim == ndim for name, (dtype, ndim) in LAYOUT.items()
         )
@@ -347,9 +353,9 @@ def open_features(path: Path) -> Iterator[tuple[FeatureHeader, dict[str, h5py.Da
         yield header, arrays
 
 
-def read_features(path: Path) -> Features:
-    """Read a whole sealed feature file into memory (a few hundred MB at most)."""
-    with open_features(path) as (header, arrays):
+def read_features(path: Path, header: FeatureHeader | None = None) -> Features:
+    """Read a whole sealed feature file into memory (a few hundred MB at most). header: if it was read before."""
+    with open_features(path, header) as (header, arrays):
         a = {name: arrays[name][...] for name in LAYOUT}
     blob, ends = bytes(a["ids"]), a["id_ends"].tolist()
     try:

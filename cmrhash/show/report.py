@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +12,7 @@ import cmrhash
 from cmrhash.config import PlotConfig, ReportConfig
 from cmrhash.data.items import ImageTextDataset
 from cmrhash.errors import DataError, StaleError, UsageError
-from cmrhash.evaluation.protocol import changed_settings
+from cmrhash.evaluation.commands import command_of
 from cmrhash.features.dataset import ExtractedDataset
 from cmrhash.search.hasher import Hasher
 from cmrhash.search.judge import label_names
@@ -156,23 +155,6 @@ def _example(hasher: Hasher, example: Example, lang: str, thumbnails: Thumbnails
     cards = [card(each, hasher.bits, data_uri(thumbnails.of(each.hit.image))) for each in example.results]
     kind = "text" if caption is None else "image"
     return f"<h4>{example.rank}: AP {example.ap:.3f}</h4>{query(shown, words)}{gallery(kind, cards)}"
-
-
-def command_of(run: runs.Run, data: ExtractedDataset) -> str:
-    """Shell commands that train and evaluate a run again, with every setting that is not the default.
-
-    data: with its own relevance.
-    """
-    which = f"--dataset {shlex.quote(run.dataset)} --method {run.method} --bits {run.bits}"
-    if run.relevance != data.dataset.relevance:
-        which += f" --relevance {run.relevance}"
-    options = [(name.replace("_", "-"), value) for name, value in changed_settings(run).items()]
-    options += [("lang", lang) for lang in run.langs if set(run.langs) != set(data.dataset.languages)]
-    for view, of in run.features.items():
-        if len(data.headers(view)) > 1:
-            options.append(("encoder", f"{view.short}={view.encoder_of(of.file)}"))
-    words = "".join(f" --{name} {shlex.quote(str(value))}" for name, value in options)
-    return f"cmrhash train {which}{words} --seed {run.seed} && cmrhash eval {which} --seed {run.seed}"
 
 
 # ---------------------------------------------------------------------------------------------- a comparison

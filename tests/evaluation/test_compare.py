@@ -121,7 +121,7 @@ def test_the_command_names_every_setting_that_is_not_the_default(compared, tmp_p
     row = compare(grid, config, data, tmp_path, ("en=toy",)).rows[0]
     assert row["command"] == (
         "cmrhash train --dataset toy --method triplet --bits 8 --relevance pairs --epochs 2 --batch 16 --lr 0.02 "
-        "--hidden 16 --margin 0.125 --lang en --encoder en=toy --seed 0"
+        "--hidden 16 --margin 0.125 --lang en --seed 0"
         " && cmrhash eval --dataset toy --method triplet --bits 8 --relevance pairs --lang de"
     )
     assert (row["lang"], row["head_lang"], row["trained_langs"]) == ("de", "en", ["en"])

@@ -18,6 +18,7 @@ from trees import draw_photo
 
 from cmrhash.config import CompareConfig, EvalConfig, ReportConfig, TrainConfig
 from cmrhash.errors import DataError, StaleError, UsageError
+from cmrhash.evaluation.commands import command_of
 from cmrhash.evaluation.compare import compare
 from cmrhash.evaluation.evaluate import evaluate
 from cmrhash.evaluation.run_codes import stored_codes
@@ -25,7 +26,7 @@ from cmrhash.features.dataset import ExtractedDataset
 from cmrhash.retrieval import metrics
 from cmrhash.search.hasher import Hasher
 from cmrhash.show.examples import examples, ranked
-from cmrhash.show.report import command_of, report
+from cmrhash.show.report import report
 from cmrhash.show.sources import ShownRuns
 from cmrhash.training import runs
 from cmrhash.training.train import train

@@ -1,0 +1,30 @@
+"""Shell commands that make a run again, for tables and reports."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+
+from cmrhash.evaluation.protocol import changed_settings
+from cmrhash.features.dataset import ExtractedDataset
+from cmrhash.training.runs import Run
+
+
+def command_of(run: Run, data: ExtractedDataset, seeds: Sequence[int] = (), langs: Sequence[str] = ()) -> str:
+    """Commands that train and evaluate a run again, with every setting that is not the default.
+
+    data: with its own relevance. seeds: train these, and evaluate all of them; empty: that of the run. langs: languages
+    to evaluate; empty: all.
+    """
+    which = f"--dataset {shlex.quote(run.dataset)} --method {run.method} --bits {run.bits}"
+    if run.relevance != data.dataset.relevance:
+        which += f" --relevance {run.relevance}"
+    options = [(name.replace("_", "-"), value) for name, value in changed_settings(run).items()]
+    options += [("lang", lang) for lang in run.langs if set(run.langs) != set(data.dataset.languages)]
+    for view, of in run.features.items():
+        if len(data.headers(view)) > 1:
+            options.append(("encoder", f"{view.short}={view.encoder_of(of.file)}"))
+    words = "".join(f" --{name} {shlex.quote(str(value))}" for name, value in options)
+    trained = " && ".join(f"cmrhash train {which}{words} --seed {seed}" for seed in seeds or [run.seed])
+    shown = "".join(f" --lang {lang}" for lang in langs) if seeds else f" --seed {run.seed}"
+    return f"{trained} && cmrhash eval {which}{shown}"
