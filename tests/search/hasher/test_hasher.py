@@ -125,8 +125,8 @@ def _in_order(hasher, code):
 @pytest.mark.parametrize(
     ("words", "call"),
     [
-        ("unknown value 'sound'.*image, text, both", lambda hasher: hasher.search("dog", lang="en", to="sound")),
-        ("the query text is empty", lambda hasher: hasher.search(" \t", lang="en")),
+        ("'sound' is no modality.*image, text, both", lambda hasher: hasher.search("dog", lang="en", to="sound")),
+        ("an empty text", lambda hasher: hasher.search(" \t", lang="en")),
         ("at least 1", lambda hasher: hasher.search("dog", lang="en", k=0)),
     ],
 )
