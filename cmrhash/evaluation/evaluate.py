@@ -6,6 +6,7 @@ relevance is by pairs. No torch in here: a run whose codes exist is scored in th
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -28,6 +29,8 @@ from cmrhash.retrieval import metrics
 from cmrhash.retrieval.index import rank_histogram
 from cmrhash.retrieval.relevance import Relevance
 from cmrhash.training import runs
+
+log = logging.getLogger(__name__)
 
 TIES = ("expected", "optimistic", "pessimistic")
 REAL_BLOCK = 1 << 19  # similarities that are sorted at a time: what stays in a core's cache
@@ -127,6 +130,7 @@ def _of_run(
         for key, search in wanted.items()
         if key not in kept
     }
+    log.info("%s: %d figures scored now, %d from %s", run.folder, len(new), len(wanted) - len(new), runs.METRICS)
     kept |= new
     if new:
         rows = list(kept.values())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import logging
 import platform
 import time
 from collections.abc import Callable
@@ -16,6 +17,8 @@ import torch
 from cmrhash.config import Progress
 from cmrhash.data.view import View
 from cmrhash.features.shards import Target
+
+log = logging.getLogger(__name__)
 
 CODE = 1  # increase it when a change of this package changes the features of an unchanged recipe
 
@@ -68,6 +71,8 @@ class FeaturePart:
         has = np.zeros(len(target.ids), bool)
         has[item[target.valid]] = True
         lacking = np.flatnonzero(~has).tolist() if target.whole else []
+        state = "encoded" if self.fresh else "already complete"
+        log.info("%s: %s, %d rows, %d items without features", target.path, state, len(item), len(lacking))
         return Extracted(
             target.path if target.whole else target.own,
             self.view,

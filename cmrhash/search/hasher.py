@@ -10,6 +10,7 @@ when the first query has to be encoded.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -33,6 +34,8 @@ from cmrhash.search.exported.hasher import PretrainedHasher
 from cmrhash.search.publish import collection_of, keys_of, refuse_other_codes
 from cmrhash.search.stores import CodeStore, open_store
 from cmrhash.training.runs import Run, open_run
+
+log = logging.getLogger(__name__)
 
 if TYPE_CHECKING:
     from torch.nn import ModuleDict
@@ -114,6 +117,7 @@ class Hasher(Embedder):
         """
         run.refuse_stale(data)
         codes = codes_of(run, data)
+        log.info("%s: opened, %s", run.folder, ", ".join(codes))
         data.release()
         return cls(run, data, codes, **options)
 

@@ -9,6 +9,7 @@ import contextlib
 import errno
 import hashlib
 import json
+import logging
 import os
 import re
 import socket
@@ -22,6 +23,8 @@ import portalocker
 from portalocker import LockFlags
 
 from cmrhash.errors import DamagedError, LockedError
+
+log = logging.getLogger(__name__)
 
 WINDOWS = os.name == "nt"  # it cannot sync folders, nor rename or delete open files; its locks block readers, too
 MOVES = 100  # attempts to rename, 20 ms apart, while another process reads the target (Windows only)
@@ -165,6 +168,8 @@ def locked(path: Path, wait: bool = False) -> Iterator[None]:
     lock = lock_of(path)
     while True:
         with lock.open("a+", encoding="utf-8", errors="replace") as file:
+            if wait:
+                log.debug("locking %s", path)
             if not _lock(file, wait):
                 raise LockedError(f"being written by {_holder(file)}", path, "wait for that process, or stop it")
             if not _is_current(lock, file):

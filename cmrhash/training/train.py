@@ -6,6 +6,7 @@ alone, so a run that was killed goes on from its checkpoint to the same bits.
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -34,6 +35,8 @@ from cmrhash.training.auxiliary import Shapes
 from cmrhash.training.checkpoint import State, forget
 from cmrhash.training.methods import Batch, Method, Terms, build_head, get_method, total
 from cmrhash.training.task import Probes, Task, asked_rows, prepare, run_folder
+
+log = logging.getLogger(__name__)
 
 COMPARED = ("dataset", "relevance", "split_seed", "items_sha256", "langs", "train", "features")
 UNCOMPARED = ("device", "checkpoint_seconds", "langs", "relevance")  # the last two are compared as what they came to
@@ -68,7 +71,9 @@ def train(
             run = runs.open_run(target)
             refuse_difference(_comparable(run.record), _comparable(recipe), target, "run")
             run.file(runs.HEADS)
+            log.info("%s: already trained", target)
             return run, False
+        log.info("%s: training on %d items", target, len(task.train))
         if method.fit:
             return _finish(_fit(config, method, task), recipe, target), True
         return _train(config, method, task, recipe, target, overwrite, progress), True
@@ -115,6 +120,7 @@ def _finish(state: State, recipe: dict[str, Any], target: Path) -> runs.Run:
     files = {name: sha256(target / name) for name in (runs.HEADS, runs.HISTORY)}
     run = runs.Run.read(target, runs.write_record(target, {**recipe, **state.result(), "files": files}))
     forget(target)
+    log.info("%s: trained, %s", target, state.note() or "without val items")
     return run
 
 

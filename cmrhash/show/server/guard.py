@@ -9,12 +9,15 @@ from __future__ import annotations
 
 import asyncio
 import hmac
+import logging
 from collections.abc import Awaitable, Callable, MutableMapping
 from http.cookies import CookieError, SimpleCookie
 from typing import Any
 from urllib.parse import parse_qsl, urlencode, urlsplit
 
 from cmrhash.show.html.document import PAGE_POLICY
+
+log = logging.getLogger(__name__)
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -174,6 +177,7 @@ def _with_headers(send: Send) -> Send:
 
 
 async def _refuse(send: Send, no: _Refused) -> None:
+    log.info("refused with status %d: %s", no.status, no)
     await _answer(send, no.status, str(no), [(b"connection", b"close")])
 
 
