@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import ClassVar
 
-_TEXT = "text-"
+_TEXT, _WORDS = "text-", "words-"
 
 
 class View(str):
@@ -19,6 +19,7 @@ class View(str):
 
     __slots__ = ()
     IMAGE: ClassVar[View]
+    ANY_TEXT: ClassVar[View]  # a glob pattern: the texts of any language
 
     def __new__(cls, name: str) -> View:
         """Raises ValueError unless the name is "image" or "text-LANG"."""
@@ -74,6 +75,17 @@ class View(str):
 
 
 View.IMAGE = View("image")
+View.ANY_TEXT = View.text("*")
+
+
+def words_file(feature_file: str) -> str:
+    """Name of the file with the words of a text feature file."""
+    return feature_file.replace(_TEXT, _WORDS, 1)
+
+
+def features_of_words(name: str) -> str:
+    """Name of the feature file that a file of words belongs to; of any other file, its own name."""
+    return name.replace(_WORDS, _TEXT, 1) if name.startswith(_WORDS) else name
 
 
 def languages_of(views: Iterable[View]) -> list[str]:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from cmrhash.config import ExtractConfig, Progress
 from cmrhash.data.items import ImageTextDataset, ids_digest
-from cmrhash.data.view import View
+from cmrhash.data.view import View, words_file
 from cmrhash.encoders.bag_and_vectors import WordEncoder, rebuild
 from cmrhash.encoders.own import OwnEncoder
 from cmrhash.encoders.text import TextEncoder
@@ -83,7 +83,7 @@ def extract_texts(
 
 def words_path(path: Path) -> Path:
     """Where the words of a feature file ``text-<lang>-<encoder>.h5`` are: ``words-<lang>-<encoder>.h5``."""
-    return path.with_name(path.name.replace("text-", "words-", 1))
+    return path.with_name(words_file(path.name))
 
 
 def load_words(path: Path) -> WordEncoder:

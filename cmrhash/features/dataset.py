@@ -75,7 +75,7 @@ class ExtractedDataset:
 
         A language counts if the data set has captions in it, or if it has ready-made features.
         """
-        texts = [header for header in self._all("text-*.h5") if header.view.lang]
+        texts = self._texts()
         own = set(self.dataset.languages)
         there = sorted({str(h.view.lang) for h in texts if h.view.lang in own or h.is_ready_made})
         unknown = [lang for lang in asked if lang not in there]
@@ -111,9 +111,14 @@ class ExtractedDataset:
         found = (self.header(path.name) for path in sorted(self.folder.glob(pattern)))
         return [header for header in found if header is not None]
 
+    def _texts(self) -> list[FeatureHeader]:
+        return [header for header in self._all(View.ANY_TEXT.feature_file("*")) if not header.view.is_image]
+
     def _choice(self) -> str:
         """Options that select an encoder for each view with several, the last of each."""
-        langs = sorted({str(header.view.lang) for header in self._all("text-*.h5") if header.view.lang})
+        langs = sorted(
+            {str(header.view.lang) for header in self._all(View.ANY_TEXT.feature_file("*")) if header.view.lang}
+        )
         several = {view: self.headers(view) for view in (View.IMAGE, *map(View.text, langs))}
         chosen = [f'"{view.short}={of[-1].encoder}"' for view, of in several.items() if len(of) > 1]
         return f"`encoders=[{', '.join(chosen)}]`"

@@ -17,7 +17,7 @@ from typing import Any
 
 from cmrhash.data import manifest
 from cmrhash.data.items import ImageTextDataset, ids_digest
-from cmrhash.data.view import View
+from cmrhash.data.view import View, features_of_words
 from cmrhash.errors import CmrhashError, DamagedError, StaleError, UsageError, did_you_mean
 from cmrhash.maintenance.states import State
 from cmrhash.storage.files import holder, read_json
@@ -171,7 +171,7 @@ def _sealed(held: Holding, path: Path, facts: Facts) -> Found:
     recipe = made["recipe"]
     view = View.IMAGE if recipe["kind"] == "image" else View.text(recipe["lang"])
     name = Path(shard[1] if shard else path).name
-    encoder = view.encoder_of(name.replace("words-", "text-", 1) if made["kind"] == "words" else name)
+    encoder = view.encoder_of(features_of_words(name))
     facts |= {"view": view, "encoder": encoder, "weights": recipe.get("weights", "")}
     facts |= {key: made[key] for key in ("rows", "ok", "dim") if key in made}
     who = holder(path)
@@ -180,7 +180,7 @@ def _sealed(held: Holding, path: Path, facts: Facts) -> Found:
     if held.ids and recipe.get("items", held.ids) != held.ids:
         return State.ITEMS_CHANGED, ""
     if made["kind"] == "words":
-        of = held.manifests.get(path.name.replace("words-", "text-", 1))
+        of = held.manifests.get(features_of_words(path.name))
         if of is None or of["recipe"] != recipe:
             return State.OTHER_FEATURES, ""
     if shard:
@@ -204,7 +204,7 @@ def _unfinished(held: Holding, path: Path, facts: Facts) -> Found:
         return State.BUSY, f"by {who}, {far}".rstrip(", ")
     if not FEATURE_FILE.fullmatch(path.name):
         return State.FOREIGN, ""
-    if path.suffix == ".new" or path.name.startswith("words-"):  # before its first row; written in one move
+    if path.suffix == ".new" or features_of_words(path.name) != path.name:  # before its first row; written in one move
         return State.LEFT_BEHIND, ""
     if note and held.ids and note.recipe.get("items", held.ids) != held.ids:
         return State.ITEMS_CHANGED, f"{State.UNFINISHED}, {far}"
@@ -339,7 +339,7 @@ def _size(path: Path) -> int:
 
 def _kind(held: Holding, path: Path) -> str:
     made = held.manifests.get(path.name, {})
-    if made.get("kind") == "words" or path.name.startswith("words-"):
+    if made.get("kind") == "words" or features_of_words(path.name) != path.name:
         return "words"
     return path.name.partition("-")[0] if FEATURE_FILE.fullmatch(path.name) else "other"
 

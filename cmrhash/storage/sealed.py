@@ -36,7 +36,7 @@ SHARD = re.compile(r"(.+)\.shard-(\d+)-of-(\d+)")  # name of one process's part 
 
 @dataclass(frozen=True)
 class Unfinished:
-    """State of an unfinished extraction.
+    """TrainingState of an unfinished extraction.
 
     done: number of committed blocks, out of ``blocks``; their checksums are not verified.
     """

@@ -24,7 +24,7 @@ ANEW = "start again with `overwrite=True`"
 PREFIXES = ("heads.", "parts.", "optimizer.", "best.")  # of tensor names
 
 
-class State:
+class TrainingState:
     """Training state: heads, auxiliary modules (``parts``), optimizer, epoch, best epoch, history.
 
     Of the best epoch only the heads are kept. keeps: False in a process for which another process of the same training

@@ -32,7 +32,7 @@ from cmrhash.storage.files import locked, make_folder, remove, sha256, write_byt
 from cmrhash.storage.recipes import refuse_difference
 from cmrhash.training import runs
 from cmrhash.training.auxiliary import Shapes
-from cmrhash.training.checkpoint import State, forget
+from cmrhash.training.checkpoint import TrainingState, forget
 from cmrhash.training.methods import Batch, Method, Terms, build_head, get_method, total
 from cmrhash.training.task import Probes, Task, asked_rows, prepare, run_folder
 
@@ -111,7 +111,7 @@ def _train(
     return _finish(state, recipe, target)
 
 
-def _finish(state: State, recipe: dict[str, Any], target: Path) -> runs.Run:
+def _finish(state: TrainingState, recipe: dict[str, Any], target: Path) -> runs.Run:
     """Write the run; its config goes first and comes last, so that it never speaks of other heads than there are."""
     remove(target / runs.CONFIG)
     remove(target / runs.METRICS)  # of the heads that were there before
@@ -124,7 +124,7 @@ def _finish(state: State, recipe: dict[str, Any], target: Path) -> runs.Run:
     return run
 
 
-def _fit(config: TrainConfig, method: Method, task: Task) -> State:
+def _fit(config: TrainConfig, method: Method, task: Task) -> TrainingState:
     """A closed form: one "epoch" for every ridge, the best on val is kept."""
     assert method.fit is not None
     state = fresh(replace(config, hidden=0), method, task)
@@ -141,7 +141,7 @@ def _fit(config: TrainConfig, method: Method, task: Task) -> State:
     return state
 
 
-def fresh(config: TrainConfig, method: Method, task: Task) -> State:
+def fresh(config: TrainConfig, method: Method, task: Task) -> TrainingState:
     """Fresh heads, drawn from the seed, that know the statistics of the training features; then the method's parts."""
     dims = {name: x.shape[1] for name, x in task.x.items()}
     classes = len(task.dataset.classes) if task.labels is not None else 0
@@ -156,10 +156,10 @@ def fresh(config: TrainConfig, method: Method, task: Task) -> State:
     parts.to(task.device)
     learned = [*heads.parameters(), *parts.parameters()]
     optimizer = torch.optim.AdamW(learned, lr=config.lr, weight_decay=config.weight_decay, fused=True)
-    return State(heads, parts, optimizer)
+    return TrainingState(heads, parts, optimizer)
 
 
-def one_epoch(config: TrainConfig, method: Method, task: Task, state: State) -> dict[str, Any]:
+def one_epoch(config: TrainConfig, method: Method, task: Task, state: TrainingState) -> dict[str, Any]:
     """One pass over the train items; returns its line of the history, without the judgement."""
     items = len(task.train)
     size = batch_size(config.batch, items)
@@ -210,7 +210,7 @@ def summary(seen: list[Terms]) -> dict[str, Any]:
     return {"loss": sum(terms.values()), "terms": terms, **counts}
 
 
-def _terms(config: TrainConfig, method: Method, task: Task, state: State, chosen: Tensor) -> Terms:
+def _terms(config: TrainConfig, method: Method, task: Task, state: TrainingState, chosen: Tensor) -> Terms:
     """The loss terms of a batch; an item with several captions brings one of each language."""
     items = task.train[chosen.numpy()]
     assert method.terms is not None

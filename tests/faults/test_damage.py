@@ -30,7 +30,7 @@ from cmrhash.features.file import FeatureWriter
 from cmrhash.retrieval.index import BinaryIndex
 from cmrhash.storage.sealed import USER_BLOCK
 from cmrhash.training import runs
-from cmrhash.training.checkpoint import State
+from cmrhash.training.checkpoint import TrainingState
 from cmrhash.training.finetune import tuned
 from cmrhash.training.train import train
 
@@ -49,7 +49,7 @@ def small_state():
     optimizer = torch.optim.AdamW(modules.parameters())
     sum(module.weight.sum() for module in modules.values()).backward()
     optimizer.step()
-    return State(modules, torch.nn.ModuleDict(), optimizer)
+    return TrainingState(modules, torch.nn.ModuleDict(), optimizer)
 
 
 def write_tuned(folder):
@@ -62,7 +62,7 @@ def write_tuned(folder):
         text = text_encoders.load("random", corpus=["dog cat"] * 2)
     encoders = torch.nn.ModuleDict({"image": image.module, "text-en": text.module})
     model = torch.nn.ModuleDict({"encoders": encoders})
-    state = State(model, torch.nn.ModuleDict(), torch.optim.AdamW(model.parameters()))
+    state = TrainingState(model, torch.nn.ModuleDict(), torch.optim.AdamW(model.parameters()))
     state.finish_epoch({"epoch": 0, "skipped": 0})
     tuned.write(folder, RECIPE, state, image, {"en": text})
     return image, text

@@ -48,7 +48,7 @@ PLACES = {
     "tuned encoders": (TUNE, "cmrhash.training.finetune.tuned.write_bytes", 1, 40),
     "a tuned text encoder": (TUNE, "cmrhash.training.finetune.tuned.write_bytes", 2, 5000),
     "account of tuned encoders": (TUNE, "cmrhash.training.runs.write_json", 1, 40),
-    "a checkpoint": (TRAIN, "cmrhash.training.checkpoint.State.save", 2, 40),
+    "a checkpoint": (TRAIN, "cmrhash.training.checkpoint.TrainingState.save", 2, 40),
     "account of a checkpoint": (TRAIN, "cmrhash.training.checkpoint.write_json", 2, 40),
     "heads": (TRAIN, "cmrhash.training.train.write_bytes", 1, 40),
     "history": (TRAIN, "cmrhash.training.runs.write_lines", 1, 40),

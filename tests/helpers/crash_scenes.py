@@ -31,7 +31,7 @@ from cmrhash.retrieval.index import BinaryIndex
 from cmrhash.storage.files import sha256, write_bytes
 from cmrhash.storage.hdf5 import read_sealed, write_sealed
 from cmrhash.training import runs, train
-from cmrhash.training.checkpoint import State
+from cmrhash.training.checkpoint import TrainingState
 from cmrhash.training.finetune import tuned
 
 Said = tuple[str, ...]
@@ -219,11 +219,11 @@ RECIPE: dict[str, Any] = {  # of a run, all that its reader asks for beside the 
 }
 
 
-def trained(epochs: int) -> State:
+def trained(epochs: int) -> TrainingState:
     """A training after so many epochs."""
     torch.manual_seed(0)
     heads = torch.nn.ModuleDict({"image": torch.nn.Linear(16, 8)})
-    state = State(heads, torch.nn.ModuleDict(), torch.optim.AdamW(heads.parameters()))
+    state = TrainingState(heads, torch.nn.ModuleDict(), torch.optim.AdamW(heads.parameters()))
     for epoch in range(epochs):
         for parameter in heads.parameters():
             parameter.grad = torch.full_like(parameter, epoch - 1.5)

@@ -25,7 +25,7 @@ from cmrhash.features import file as feature_file
 from cmrhash.features import images as extract_images
 from cmrhash.features import precomputed as extract_ready
 from cmrhash.training import train
-from cmrhash.training.checkpoint import State
+from cmrhash.training.checkpoint import TrainingState
 from cmrhash_cli.main import main
 
 EVENTS = {
@@ -101,7 +101,7 @@ def command(args: list[str]) -> None:
     feature_file.FeatureWriter.commit = telling(
         feature_file.FeatureWriter.commit, lambda w, block, *_: f"{w.path.name}:{block}"
     )
-    State.save = telling(State.save, lambda state, *_: f"epoch:{state.epoch}")
+    TrainingState.save = telling(TrainingState.save, lambda state, *_: f"epoch:{state.epoch}")
     sys.argv = ["cmrhash", *args]
     main()
 

@@ -24,7 +24,7 @@ from cmrhash.encoders import text as text_encoders
 from cmrhash.encoders.pixels import Crop
 from cmrhash.encoders.weights import state_digest
 from cmrhash.errors import CmrhashError, DataError
-from cmrhash.training.checkpoint import State
+from cmrhash.training.checkpoint import TrainingState
 from cmrhash.training.finetune import loop as finetune
 from cmrhash.training.finetune.extract import extract_tuned
 from cmrhash.training.methods import get_method, total
@@ -143,7 +143,7 @@ def _kept_together():
     run = finetune.Tuner.run
 
     def checked(self, *args):
-        state: State = run(self, *args)
+        state: TrainingState = run(self, *args)
         processes.agree("weights", state_digest(self.model).encode())
         return state
 

@@ -34,7 +34,7 @@ from cmrhash.training import runs
 OF_DATA = ("kind", "lang", "code", "items")  # fields of a feature recipe that do not describe its encoder
 OF_MACHINE = ("name_or_path", "_name_or_path", "tokenizer_file", "vocab_file")  # local paths that transformers writes
 ONNX = "onnx.json"
-GRAPHS = ("image.onnx*", "text-*.onnx*", "text-*.tokenizer.json")  # files that onnx.py adds
+GRAPHS = (f"{View.IMAGE}.onnx*", f"{View.ANY_TEXT}.onnx*", f"{View.ANY_TEXT}.tokenizer.json")  # files that onnx.py adds
 
 PARTS = ("encoders/*", ONNX, *GRAPHS)  # files that only some exports have
 

@@ -45,7 +45,7 @@ from cmrhash.storage.files import locked, make_folder
 from cmrhash.storage.recipes import canonical, refuse_difference
 from cmrhash.training import runs
 from cmrhash.training.auxiliary import Shapes
-from cmrhash.training.checkpoint import State, forget
+from cmrhash.training.checkpoint import TrainingState, forget
 from cmrhash.training.finetune import tuned
 from cmrhash.training.finetune.task import Photos, TuneTask, choose, open_task
 from cmrhash.training.finetune.tuned import Tuned
@@ -100,7 +100,7 @@ def finetune(
 
 
 def _written(
-    target: Path, recipe: dict[str, Any], state: State, image: ImageEncoder, texts: dict[str, TextEncoder]
+    target: Path, recipe: dict[str, Any], state: TrainingState, image: ImageEncoder, texts: dict[str, TextEncoder]
 ) -> Tuned:
     """Write the encoders that have a learning rate on rank 0; read them on other ranks."""
     if processes.rank():
@@ -161,9 +161,9 @@ class Tuner:
                 groups.append({"params": list(module.parameters()), "peak": rates[view]})
         # fused: a tensor on the device, not Python, decides whether to skip a step
         optimizer = torch.optim.AdamW(groups, lr=config.lr, weight_decay=config.weight_decay, fused=True)
-        self.state = State(self.model, parts, optimizer, keeps=not processes.rank())
+        self.state = TrainingState(self.model, parts, optimizer, keeps=not processes.rank())
 
-    def run(self, target: Path, recipe: dict[str, Any], overwrite: bool, progress: Progress) -> State:
+    def run(self, target: Path, recipe: dict[str, Any], overwrite: bool, progress: Progress) -> TrainingState:
         """Run all epochs from the last checkpoint on; save a checkpoint if interrupted."""
         state, config = self.state, self.config
         with processes.first():

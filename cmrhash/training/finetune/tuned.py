@@ -27,7 +27,7 @@ from cmrhash.errors import DamagedError
 from cmrhash.storage.files import checked, remove, sha256, sync, write_bytes
 from cmrhash.storage.recipes import fingerprint
 from cmrhash.training import runs
-from cmrhash.training.checkpoint import State, fill, read_tensors
+from cmrhash.training.checkpoint import TrainingState, fill, read_tensors
 from cmrhash.training.runs import Outcome
 
 SUFFIX = "-tuned"  # of a tuned encoder's name
@@ -105,14 +105,18 @@ def find(folder: Path) -> Tuned | None:
 
 
 def write(
-    folder: Path, recipe: dict[str, Any], state: State, image: ImageEncoder | None, texts: dict[str, TextEncoder]
+    folder: Path,
+    recipe: dict[str, Any],
+    state: TrainingState,
+    image: ImageEncoder | None,
+    texts: dict[str, TextEncoder],
 ) -> Tuned:
     """Write the tuned encoders, the tensors "encoders.<view>." of ``state.best``.
 
     The old config is removed first and the new one written last, so that it never describes other weights.
     """
     remove(folder / runs.CONFIG)
-    for old in folder.glob("text-*"):
+    for old in folder.glob(View.ANY_TEXT):
         shutil.rmtree(old)
     (folder / IMAGE).unlink(missing_ok=True)
     weights = {}
@@ -137,7 +141,7 @@ def write(
     return Tuned.read(folder, runs.write_record(folder, content), fresh=True)
 
 
-def _weights(state: State, view: View) -> bytes:
+def _weights(state: TrainingState, view: View) -> bytes:
     start = f"encoders.{view}."
     own = {name.removeprefix(start): t for name, t in state.best.items() if name.startswith(start)}
     return safetensors.torch.save(own, {"format": "pt"})

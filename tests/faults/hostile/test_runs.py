@@ -18,7 +18,7 @@ from cmrhash.evaluation.run_codes import load_heads, stored_codes
 from cmrhash.storage import hdf5
 from cmrhash.storage.files import read_json, write_json
 from cmrhash.training import runs
-from cmrhash.training.checkpoint import State
+from cmrhash.training.checkpoint import TrainingState
 
 
 def record(folder, **files):
@@ -68,7 +68,7 @@ def test_heads_with_a_hostile_header_and_the_right_digest(mine, kind):
 
 def state():
     heads = torch.nn.ModuleDict({"image": torch.nn.Linear(2, 2)})
-    return State(heads, torch.nn.ModuleDict(), torch.optim.AdamW(heads.parameters()))
+    return TrainingState(heads, torch.nn.ModuleDict(), torch.optim.AdamW(heads.parameters()))
 
 
 @pytest.mark.faults(EVIDENCE)
