@@ -116,9 +116,7 @@ class ExtractedDataset:
 
     def _choice(self) -> str:
         """Options that select an encoder for each view with several, the last of each."""
-        langs = sorted(
-            {str(header.view.lang) for header in self._all(View.ANY_TEXT.feature_file("*")) if header.view.lang}
-        )
+        langs = sorted({str(header.view.lang) for header in self._texts()})
         several = {view: self.headers(view) for view in (View.IMAGE, *map(View.text, langs))}
         chosen = [f'"{view.short}={of[-1].encoder}"' for view, of in several.items() if len(of) > 1]
         return f"`encoders=[{', '.join(chosen)}]`"
