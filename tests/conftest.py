@@ -11,6 +11,7 @@ from hypothesis import settings
 from servers import PostgresServer
 from trees import write_manifest
 
+import cmrhash_cli.main  # noqa: F401  adds the commands that messages name
 from cmrhash.data import manifest
 from cmrhash.data.items import ImageTextDataset, Item, ids_digest
 from cmrhash.features.dataset import ExtractedDataset

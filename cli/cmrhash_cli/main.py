@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import typer
 
+from cmrhash_cli.app import app
 from cmrhash_cli.bench import bench
 from cmrhash_cli.cache import ls, prune, verify
 from cmrhash_cli.compare import compare
@@ -18,15 +19,6 @@ from cmrhash_cli.report import report
 from cmrhash_cli.search import search
 from cmrhash_cli.serve import serve
 from cmrhash_cli.train import train
-
-app = typer.Typer(
-    help="Cross-modal hashing: find images by text and texts by image through compact binary codes.\n\n"
-    "The three main steps: cmrhash extract, cmrhash train --bits 32, cmrhash eval --lang de.",
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    rich_markup_mode=None,
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
 
 
 @app.callback()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import cmrhash_cli.main  # noqa: F401  adds the commands
 from cmrhash_cli.typed import commands
 
 

@@ -86,7 +86,7 @@ def commands() -> dict[str, Any]:
     """Every command by its name, as "extract" or "cache ls"."""
     import typer
 
-    from cmrhash_cli.main import app
+    from cmrhash_cli.app import app
 
     return dict(_commands(typer.main.get_command(app)))
 
