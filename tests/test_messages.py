@@ -25,7 +25,7 @@ SETTINGS = {
     *(name for each in map(cmrhash.__getattr__, FUNCTIONS) for name in inspect.signature(each).parameters),
     *cmrhash.Encoder.__annotations__,
 }
-CALLS = {*COMMANDS, *commands(), *FUNCTIONS, *dir(cmrhash.Hasher)}
+CALLS = {*COMMANDS, *commands(), *FUNCTIONS, *cmrhash.__all__, *dir(cmrhash.Hasher)}
 TYPED = re.compile(rf"(?<![\w-])--[a-z][\w-]*|\bcmrhash (?:{'|'.join(sorted(commands(), key=len, reverse=True))})\b")
 
 
