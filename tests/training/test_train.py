@@ -8,7 +8,6 @@ import torch
 from quick_training import QUICK, heads, history
 
 from cmrhash.compute.device import threads_for
-from cmrhash.data import manifest
 from cmrhash.errors import DataError, UsageError
 from cmrhash.evaluation.run_codes import load_heads
 from cmrhash.features.dataset import ExtractedDataset
@@ -155,7 +154,7 @@ def test_items_that_lack_a_part_are_left_out_of_training(make_cache, tmp_path):
     run, _ = train.train(replace(QUICK, epochs=1), make_cache(tmp_path, change=change), tmp_path / "runs")
     assert run.train_items == 80 - 3
     english = replace(QUICK, epochs=1, langs=("en",))
-    run, _ = train.train(english, manifest.load(tmp_path / "toy"), tmp_path / "toy", tmp_path / "english")
+    run, _ = train.train(english, ExtractedDataset.open(tmp_path, "toy"), tmp_path / "english")
     assert run.train_items == 80 - 2  # there nothing asks for a German caption
 
 
