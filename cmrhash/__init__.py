@@ -9,6 +9,8 @@ import importlib
 import logging
 from typing import TYPE_CHECKING, Any
 
+from cmrhash.version import __version__ as __version__
+
 if TYPE_CHECKING:
     from cmrhash.api import compare as compare
     from cmrhash.api import evaluate as evaluate
@@ -49,8 +51,6 @@ if TYPE_CHECKING:
     from cmrhash.training.methods import Terms as Terms
     from cmrhash.training.methods import register as register
     from cmrhash.training.runs import Run as Run
-
-__version__ = "0.1.0"
 
 _HOME = {  # module -> the names that it gives to the public face
     "api": "compare evaluate extract find_runs from_pretrained load open_dataset train",

@@ -13,6 +13,7 @@ import cmrhash
 
 TREE = Path(cmrhash.__file__).parent
 MAY_IMPORT = {  # a room and the rooms that it may import; docs/architecture.md says what lives where
+    "version": "",
     "errors": "",
     "config": "errors",
     "storage": "errors",
@@ -23,10 +24,10 @@ MAY_IMPORT = {  # a room and the rooms that it may import; docs/architecture.md 
     "features": "errors config storage compute retrieval data encoders",
     "training": "errors config storage compute retrieval data encoders features",
     "evaluation": "errors config storage compute retrieval data encoders features training",
-    "search": "errors config storage compute retrieval data encoders features training evaluation",
-    "show": "errors config storage compute retrieval data encoders features training evaluation search",
+    "search": "version errors config storage compute retrieval data encoders features training evaluation",
+    "show": "version errors config storage compute retrieval data encoders features training evaluation search",
     "api": "errors config storage compute retrieval data encoders features training evaluation search",
-    "maintenance": "errors config storage compute retrieval data encoders features training evaluation search show",
+    "maintenance": "version errors config storage compute retrieval data encoders features training evaluation search show",
     "bench": "errors config storage compute retrieval data encoders features training evaluation search show",
 }
 HEAVY = ("torch", "torchvision", "transformers", "faiss", "h5py", "numpy", "matplotlib", "sklearn")

@@ -183,7 +183,7 @@ def _speaks() -> bool:
 def print_version(wanted: bool) -> None:
     """The callback of --version."""
     if wanted:
-        from cmrhash import __version__
+        from cmrhash.version import __version__
 
         print(f"cmrhash {__version__}")
         raise typer.Exit()

@@ -19,7 +19,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import cmrhash
+from cmrhash.version import __version__
+
+PACKAGE = Path(__file__).parents[1]
 
 # name of the distribution -> name of the module
 PACKAGES = {name: name for name in ("torch", "torchvision", "transformers", "tokenizers", "safetensors")}
@@ -42,7 +44,7 @@ def describe(cache: Path, out: Path) -> dict[str, dict[str, Any]]:
     imported = {name: _import(module) for name, module in (PACKAGES | EXTRAS).items()}
     torch = imported["torch"]
     return {
-        "cmrhash": {"version": cmrhash.__version__, "commit": _commit(), "from": _home(Path(cmrhash.__file__).parent)},
+        "cmrhash": {"version": __version__, "commit": _commit(), "from": _home(PACKAGE)},
         "machine": _machine(),
         "packages": {name: _version(name, imported[name]) for name in PACKAGES},
         "extras": {name: _version(name, imported[name]) for name in EXTRAS},
@@ -100,7 +102,7 @@ def _version(name: str, module: Any) -> str:
 
 def _commit() -> str:
     """Commit of the checkout that cmrhash runs from; "" outside a checkout."""
-    root = Path(cmrhash.__file__).parent.parent
+    root = PACKAGE.parent
     if not (root / ".git").exists():
         return ""
     command = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=12"]

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import cmrhash
 from cmrhash.config import PlotConfig, ReportConfig
 from cmrhash.data.items import ImageTextDataset
 from cmrhash.errors import DataError, StaleError, UsageError
@@ -26,6 +25,7 @@ from cmrhash.show.html.thumbnails import Thumbnails, data_uri
 from cmrhash.show.sources import WORDS, ShownRuns
 from cmrhash.storage.files import write_bytes
 from cmrhash.training import runs
+from cmrhash.version import __version__
 
 COMPARISON = "compare.json"
 NEEDED = {
@@ -104,7 +104,7 @@ def _body(
     made, skipped = drawings(source)
     counts = f"{len(source.dataset.items):,} items, {len(source.found)} run{'s' if len(source.found) > 1 else ''}"
     parts = [
-        f"<h1>{esc(title)}</h1><p class=soft>cmrhash {esc(cmrhash.__version__)}; {esc(counts)}</p>",
+        f"<h1>{esc(title)}</h1><p class=soft>cmrhash {esc(__version__)}; {esc(counts)}</p>",
         f"<p class=problem>{esc(warning)}</p>" if untrained else "",
         "<h2>Results</h2>",
         results,

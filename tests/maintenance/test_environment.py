@@ -114,14 +114,14 @@ def test_a_checkout_names_its_commit(found, monkeypatch, tmp_path):
     def run(*_, **__):
         raise FileNotFoundError("git")
 
-    monkeypatch.setattr(environment.cmrhash, "__file__", str(tmp_path / "cmrhash/__init__.py"))
+    monkeypatch.setattr(environment, "PACKAGE", tmp_path / "cmrhash")
     assert environment._commit() == ""
     (tmp_path / ".git").mkdir()
     assert environment._commit() == "unknown"  # that is no repository
     monkeypatch.setattr(subprocess, "run", run)
     assert environment._commit() == "unknown"
     monkeypatch.undo()
-    if (Path(environment.cmrhash.__file__).parents[1] / ".git").exists():
+    if (environment.PACKAGE.parent / ".git").exists():
         assert found()["cmrhash"]["commit"] not in ("", "unknown")
 
 

@@ -12,7 +12,6 @@ from typing import Any
 import safetensors.numpy
 import safetensors.torch
 
-import cmrhash
 from cmrhash.config import CUSTOM, RANDOM
 from cmrhash.data.view import View
 from cmrhash.encoders import hub
@@ -30,6 +29,7 @@ from cmrhash.search.exported.hasher import CARD, CONFIG, HEADS, MODEL, VERSION, 
 from cmrhash.storage.files import make_folder, remove, sha256, sync, write_bytes, write_json
 from cmrhash.storage.recipes import canonical
 from cmrhash.training import runs
+from cmrhash.version import __version__
 
 OF_DATA = ("kind", "lang", "code", "items")  # fields of a feature recipe that do not describe its encoder
 OF_MACHINE = ("name_or_path", "_name_or_path", "tokenizer_file", "vocab_file")  # local paths that transformers writes
@@ -84,7 +84,7 @@ def save(source: Exporting, target: Path, *, with_encoders: bool = False, overwr
         sync(path)
     config = {
         "version": VERSION,
-        "cmrhash": cmrhash.__version__,
+        "cmrhash": __version__,
         "bits": run.bits,
         "method": run.method,
         "source": run.source,
@@ -115,7 +115,7 @@ def push(folder: Path, repo: str, *, private: bool = False) -> str:
 
     try:
         with hub.spoken():
-            api = HfApi(library_name="cmrhash", library_version=cmrhash.__version__)
+            api = HfApi(library_name="cmrhash", library_version=__version__)
             made = api.create_repo(repo, private=private or None, exist_ok=True)
             done = api.upload_folder(
                 repo_id=made.repo_id,

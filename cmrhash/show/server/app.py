@@ -12,7 +12,6 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, JSONResponse, Response
 from starlette.exceptions import HTTPException
 
-import cmrhash
 from cmrhash.config import ServeConfig
 from cmrhash.errors import CmrhashError, EncoderError, UsageError
 from cmrhash.search.hasher import TARGETS, Hasher
@@ -22,6 +21,7 @@ from cmrhash.show.html.thumbnails import Thumbnails
 from cmrhash.show.server.page import page
 from cmrhash.show.server.pictures import Pictures
 from cmrhash.show.server.worker import Busy, Worker
+from cmrhash.version import __version__
 
 FILES = {"style.css": "text/css", "drop.js": "text/javascript", "favicon.svg": "image/svg+xml"}  # file -> media type
 STATUS = {UnknownItem: 404, EncoderError: 500, UsageError: 400}  # the first match; others: 400
@@ -41,7 +41,7 @@ def create_app(hasher: Hasher, config: ServeConfig, worker: Worker, drawing: Wor
 
     drawing: worker for plots, so that a slow plot delays no search.
     """
-    app = FastAPI(title="cmrhash", version=cmrhash.__version__, docs_url=None, redoc_url=None)
+    app = FastAPI(title="cmrhash", version=__version__, docs_url=None, redoc_url=None)
     pictures = Pictures(hasher)
     _add_page(app, hasher, config, worker, partial(page, hasher, config, pictures.names))
     _add_api(app, hasher, config, worker)
@@ -111,7 +111,7 @@ def _add_api(app: FastAPI, hasher: Hasher, config: ServeConfig, worker: Worker) 
     async def healthz() -> dict[str, Any]:
         return {
             "status": "ok",
-            "version": cmrhash.__version__,
+            "version": __version__,
             "run": str(hasher.run.folder),
             "dataset": hasher.dataset.name,
             "items": len(hasher.dataset.items),
