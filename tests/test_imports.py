@@ -21,14 +21,14 @@ MAY_IMPORT = {  # a room and the rooms that it may import; docs/architecture.md 
     "retrieval": "errors storage",
     "data": "errors config storage",
     "encoders": "errors config storage compute",
-    "features": "errors config storage compute retrieval data encoders",
-    "training": "errors config storage compute retrieval data encoders features",
-    "evaluation": "errors config storage compute retrieval data encoders features training",
+    "features": "version errors config storage compute retrieval data encoders",
+    "training": "version errors config storage compute retrieval data encoders features",
+    "evaluation": "version errors config storage compute retrieval data encoders features training",
     "search": "version errors config storage compute retrieval data encoders features training evaluation",
     "show": "version errors config storage compute retrieval data encoders features training evaluation search",
-    "api": "errors config storage compute retrieval data encoders features training evaluation search",
+    "api": "version errors config storage compute retrieval data encoders features training evaluation search",
     "maintenance": "version errors config storage compute retrieval data encoders features training evaluation search show",
-    "bench": "errors config storage compute retrieval data encoders features training evaluation search show",
+    "bench": "version errors config storage compute retrieval data encoders features training evaluation search show",
 }
 HEAVY = ("torch", "torchvision", "transformers", "faiss", "h5py", "numpy", "matplotlib", "sklearn")
 
