@@ -23,6 +23,9 @@ from cmrhash.encoders.pixels import Crop, Letterbox
 from cmrhash.encoders.weights import fetch, find_entry, load_state, read_state, state_digest
 from cmrhash.errors import EncoderError, did_you_mean
 
+# Modules of networks that are no classifiers: models() lists their names, network(model, state, where) makes one.
+OTHERS = (regions,)
+
 
 @dataclass
 class ImageEncoder:
@@ -73,7 +76,7 @@ def load(
     seed: int = 0,
     offline: bool = False,
 ) -> ImageEncoder:
-    """A torchvision classifier or Faster R-CNN as an encoder.
+    """A torchvision classifier, or a network of ``OTHERS``, as an encoder.
 
     weights: "default" (IMAGENET1K_V1 if available), the name of a torchvision weights entry, a file (.pth, .pt,
     .safetensors), or "random" (untrained, drawn from ``seed``).
@@ -93,9 +96,9 @@ def load(
         source = str(path.resolve()) if path else entry.name
     with torch.random.fork_rng(devices=[]), _quiet():
         torch.manual_seed(seed)
-        if model in regions.models():
-            module, dim, crop = regions.detector(model, state, where)
-            layer = regions.LAYER
+        other = next((each for each in OTHERS if model in each.models()), None)
+        if other:
+            module, dim, crop, layer = other.network(model, state, where)
         else:
             module, dim = _classifier(model, state, where)
             crop, layer = _crop(entry), {"layer": "penultimate"}
@@ -116,12 +119,14 @@ def load(
 
 
 def _entries(model: str) -> list[Any]:
-    """Weights entries of torchvision for a classifier or detector."""
-    names = [*torchvision.models.list_models(module=torchvision.models), *regions.models()]
+    """Weights entries of torchvision for a model; none if the network is not of torchvision."""
+    names = torchvision.models.list_models(module=torchvision.models)
+    names += [name for other in OTHERS for name in other.models()]
     if model not in names:
         fix = did_you_mean(model, names) or f"for example resnet18, vgg16, efficientnet_b0 or {names[-1]}"
         raise EncoderError(f"unknown image model '{model}'", None, fix, option="image_model")
-    return list(torchvision.models.get_model_weights(model))
+    known = torchvision.models.list_models()
+    return list(torchvision.models.get_model_weights(model)) if model in known else []
 
 
 def _crop(entry: Any) -> Crop:

@@ -26,27 +26,27 @@ def models() -> list[str]:
     return list(torchvision.models.list_models(module=torchvision.models.detection, include="fasterrcnn_*"))
 
 
-def detector(model: str, state: dict[str, Tensor] | None, where: Any) -> tuple[Any, int, Letterbox]:
-    """The network (pixels -> mean region feature), its number of features, and its preparation.
+def network(model: str, state: dict[str, Tensor] | None, where: Any) -> tuple[Any, int, Letterbox, dict[str, Any]]:
+    """The network (pixels -> mean region feature), its number of features, its preparation, and its layer.
 
     state: weights for any number of classes, read from ``where``; None: drawn from torch's current seed.
     Raises EncoderError if the weights do not fit.
     """
     classes = {"num_classes": len(state[CLASSES])} if state is not None and CLASSES in state else {}
     options = {"weights": None, "weights_backbone": None, "box_detections_per_img": REGIONS, **classes}
-    network = torchvision.models.get_model(model, **options)
+    detector = torchvision.models.get_model(model, **options)
     if state is None:
-        _zero_biases(network.roi_heads.box_head)
+        _zero_biases(detector.roi_heads.box_head)
     else:
-        load_state(network, state, model, where)
+        load_state(detector, state, model, where)
         if model == "fasterrcnn_resnet50_fpn":  # trained before torchvision's frozen BatchNorm had an epsilon
-            for part in network.modules():
+            for part in detector.modules():
                 if isinstance(part, torch.nn.BatchNorm2d):
                     part.eps = 0.0
-    given = network.transform
+    given = detector.transform
     letterbox = Letterbox(given.min_size[-1], "BILINEAR", tuple(given.image_mean), tuple(given.image_std))
-    dim: int = network.roi_heads.box_predictor.cls_score.in_features
-    return Regions(network, letterbox), dim, letterbox
+    dim: int = detector.roi_heads.box_predictor.cls_score.in_features
+    return Regions(detector, letterbox), dim, letterbox, LAYER
 
 
 def _zero_biases(head: torch.nn.Module) -> None:

@@ -82,7 +82,7 @@ def read_state(path: Path) -> dict[str, torch.Tensor]:
 
 
 def find_entry(entries: list[Any], weights: str) -> Any:
-    """The weights entry of that name.
+    """The weights entry of that name; None for a network without entries.
 
     For "default", random weights or a file it is the default entry, which provides the transforms. Raises EncoderError
     for an unknown name.
@@ -90,13 +90,13 @@ def find_entry(entries: list[Any], weights: str) -> Any:
     by_name = {e.name: e for e in entries}
     if weights in by_name:
         return by_name[weights]
-    if weights in ("default", RANDOM) or Path(weights).exists():
-        return by_name.get("IMAGENET1K_V1", entries[0])
-    known = ", ".join(by_name)
+    if weights == RANDOM or Path(weights).exists() or (entries and weights == "default"):
+        return by_name.get("IMAGENET1K_V1", entries[0] if entries else None)
+    known = ", ".join(["default", *by_name, RANDOM] if entries else [RANDOM])
     raise EncoderError(
         f"unknown weights '{weights}'",
         None,
-        f"give default, {known}, random, or an existing file",
+        f"give {known}, or an existing file",
         option="image_weights",
     )
 

@@ -232,7 +232,7 @@ def test_the_epsilon_is_that_of_the_published_weights_of_that_model():
         net = torchvision.models.get_model("fasterrcnn_resnet50_fpn", weights=None, weights_backbone=None)
     state = {name: torch.ones(tensor.shape, dtype=tensor.dtype) for name, tensor in net.state_dict().items()}
     for model_state, eps in ((state, 0), (None, 1e-5)):
-        made, dim, letterbox = regions.detector("fasterrcnn_resnet50_fpn", model_state, "there")
+        made, dim, letterbox, _ = regions.network("fasterrcnn_resnet50_fpn", model_state, "there")
         assert {part.eps for part in made.modules() if isinstance(part, torch.nn.BatchNorm2d)} == {eps}
         assert (dim, letterbox.size) == (1024, 800)
 

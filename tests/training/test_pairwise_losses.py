@@ -1,5 +1,6 @@
 """Losses over pairs of items, labels and features, against plain loops."""
 
+import inspect
 import math
 
 import pytest
@@ -8,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from loss_batches import batch
 
+from cmrhash.training import losses
 from cmrhash.training.losses import (
     contrastive,
     label_classification,
@@ -102,6 +104,12 @@ PAIRWISE = {
     "matching": (projection_matching, slow_matching, ()),
     "tie-ap": (tie_aware_ap, slow_tie_ap, ()),
 }
+
+
+def test_every_loss_over_pairs_of_items_has_its_plain_loops():
+    functions = [one for name, one in inspect.getmembers(losses, inspect.isfunction) if not name.startswith("_")]
+    pairwise = {one for one in functions if list(inspect.signature(one).parameters)[:3] == ["u", "v", "relevant"]}
+    assert pairwise == {fast for fast, _, _ in PAIRWISE.values()}
 
 
 @pytest.mark.parametrize("name", PAIRWISE)

@@ -89,7 +89,7 @@ def test_names_that_not_every_store_can_have(store, name):
     [
         ("postgre://me:secret@host/db", "unknown kind of store: postgre://me:...@host/db: did you mean postgres\\?"),
         ("fais:codes", "did you mean faiss\\?"),
-        ("codes", "give faiss:DIR, postgresql"),
+        ("codes", "give faiss:DIR, "),
         ("", "unknown kind of store"),
         ("faiss:", "not a folder"),
     ],
