@@ -19,7 +19,7 @@ class View(str):
 
     __slots__ = ()
     IMAGE: ClassVar[View]
-    ANY_TEXT: ClassVar[View]  # a glob pattern: the texts of any language
+    ANY_TEXT: ClassVar[View]  # a glob pattern, for any language; `Path.glob` takes no subclass of str: use str(...)
 
     def __new__(cls, name: str) -> View:
         """Raises ValueError unless the name is "image" or "text-LANG"."""

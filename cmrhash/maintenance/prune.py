@@ -185,7 +185,7 @@ def _is_free_lock(path: Path) -> bool:
 def _files(held: Holding) -> Iterator[Path]:
     """Yield the files in every folder that cmrhash writes to."""
     tuned = run_folders(held.folder / runs.TUNED)
-    models = [model for folder in tuned for model in folder.glob(View.ANY_TEXT)]
+    models = [model for folder in tuned for model in folder.glob(str(View.ANY_TEXT))]
     for folder in (held.folder, *tuned, *models, held.runs, *run_folders(held.runs)):
         yield from sorted(path for path in folder.glob("*") if path.is_file())
 

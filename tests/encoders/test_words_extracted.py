@@ -83,7 +83,7 @@ def test_two_extractions_give_the_same_bytes_and_lost_words_are_written_again(so
     assert side[0].read_bytes() == side[1].read_bytes()
     content = side[0].read_bytes()
     side[0].unlink()
-    with pytest.raises(DataError, match="no words are kept"):
+    with pytest.raises(DataError, match="the words of this feature file are missing"):
         load_words(first.files[1].path)
     assert not run(source, tmp_path / "a", str(file), pooling="tf-idf").files[1].fresh
     assert side[0].read_bytes() == content

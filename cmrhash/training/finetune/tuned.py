@@ -116,7 +116,7 @@ def write(
     The old config is removed first and the new one written last, so that it never describes other weights.
     """
     remove(folder / runs.CONFIG)
-    for old in folder.glob(View.ANY_TEXT):
+    for old in folder.glob(str(View.ANY_TEXT)):
         shutil.rmtree(old)
     (folder / IMAGE).unlink(missing_ok=True)
     weights = {}

@@ -170,7 +170,7 @@ def test_own_features_must_be_there(tmp_path, manifest_root, data):
     config = ExtractConfig(
         dataset="manifest", root=manifest_root, cache=tmp_path, image_weights="random", text_models=("own",)
     )
-    with pytest.raises(UsageError, match="the data set brings no de features of its own"):
+    with pytest.raises(UsageError, match="the data set has no de features of its own"):
         extract(config)
     with pytest.raises(UsageError, match="maps: 'image=x' needs a feature file"):
         read_dataset(replace(config, maps=("image=x",)))
