@@ -18,6 +18,7 @@ from cmrhash.bench import Case, Path, pieces
 from cmrhash.features.file import FeatureWriter, read_features
 
 ROWS, DIM, BLOCK = 20_000, 768, 256
+RECIPE = {"kind": "image", "encoder": "bench", "weights": "random"}
 SHARE = 0.1
 
 
@@ -75,7 +76,7 @@ def _features() -> NDArray[np.float32]:
 def _store(path: File, x: NDArray[np.float32]) -> None:
     item, ids = np.arange(ROWS, dtype=np.int32), tuple(map(str, range(ROWS)))
     valid, source = np.ones(ROWS, bool), np.zeros((ROWS, 16), np.uint8)
-    with FeatureWriter(path, item, ids, DIM, {"kind": "bench"}, BLOCK) as writer:
+    with FeatureWriter(path, item, ids, DIM, RECIPE, BLOCK) as writer:
         for block in range(writer.blocks):
             rows = writer.slice(block)
             writer.commit(block, x[rows], valid[rows], source[rows])
