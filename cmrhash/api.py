@@ -8,7 +8,8 @@ cmrhash.load(run.folder).search("ein Hund im Schnee", k=5)
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import inspect
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, TypeVar
@@ -38,6 +39,7 @@ from cmrhash.training import methods, runs
 from cmrhash.training.methods import Method
 from cmrhash.training.runs import Run
 
+EXTRACT = ("image_encoder", "text_encoder", "finetune", "progress")  # what extract takes besides its config
 Config = TypeVar("Config", ExtractConfig, TrainConfig, EvalConfig, CompareConfig)
 
 
@@ -155,7 +157,12 @@ def compare(
 
 
 def load(run: str | Path | Run, *, cache: str | Path = CACHE, **options: Any) -> Hasher:
-    """Open a run for search. options: as ``Hasher`` takes them (device, among, store, own_encoders, ...)."""
+    """Open a run for search.
+
+    options: as ``Hasher`` takes them: device, among, store, probes, offline, image_weights and text_models (of moved
+    encoders), image_encoder and text_encoder (encoder objects of your own, as given to ``extract``).
+    """
+    _refuse_unknown(options, inspect.signature(Hasher.__init__).parameters)
     return Hasher.load(run.folder if isinstance(run, Run) else run, cache, **options)
 
 
@@ -174,11 +181,13 @@ def _source(
 ) -> tuple[ExtractConfig, ImageTextDataset | None]:
     """The configuration of an extraction, and its items where they are in memory."""
     if isinstance(source, ImageTextDataset):
-        return _config(ExtractConfig, {"dataset": "manifest", "name": source.name, **settings}), source
+        return _config(ExtractConfig, {"dataset": "manifest", "name": source.name, **settings}, EXTRACT), source
     if isinstance(source, str) and source in DATASETS:
-        return _config(ExtractConfig, {"dataset": source, **settings}), None
+        return _config(ExtractConfig, {"dataset": source, **settings}, EXTRACT), None
     if isinstance(source, (str, Path)) and Path(source).expanduser().is_dir():
-        return _config(ExtractConfig, {"dataset": "manifest", "root": Path(source).expanduser(), **settings}), None
+        return _config(
+            ExtractConfig, {"dataset": "manifest", "root": Path(source).expanduser(), **settings}, EXTRACT
+        ), None
     if not isinstance(source, (str, Path)):
         raise UsageError(f"a data set is a {type(source).__name__}", None, "give a name, a folder, or `dataset(...)`")
     fix = f"{did_you_mean(str(source), DATASETS)} give the folder of a manifest, or one of {', '.join(DATASETS)}"
@@ -193,13 +202,20 @@ def _data(data: ExtractedDataset | str, cache: str | Path) -> ExtractedDataset:
     raise UsageError(f"a data set is a {type(data).__name__}", None, "give what `extract` returned, or its name")
 
 
-def _config(kind: type[Config], settings: Mapping[str, Any]) -> Config:
-    """A config with these fields; raises UsageError for a name that it does not have."""
-    types = {field.name: str(field.type) for field in fields(kind)}
+def _refuse_unknown(given: Iterable[str], known: Iterable[str]) -> None:
+    """Raise UsageError for a setting that the called function does not have."""
+    names = [name for name in known if name != "self"]
+    for name in given:
+        if name not in names:
+            raise UsageError(f"no setting '{name}'", None, f"{did_you_mean(name, names)} settings: {', '.join(names)}")
+
+
+def _config(kind: type[Config], settings: Mapping[str, Any], also: Iterable[str] = ()) -> Config:
+    """A config with these fields; raises UsageError for a name that it does not have. also: names to suggest."""
+    types: dict[str, str] = {field.name: str(field.type) for field in fields(kind)}
+    _refuse_unknown(settings, [*types, *also])
     values: dict[str, Any] = {}
     for name, value in settings.items():
-        if name not in types:
-            raise UsageError(f"no setting '{name}'", None, f"{did_you_mean(name, types)} settings: {', '.join(types)}")
         if types[name].startswith("tuple") and not isinstance(value, tuple):
             value = tuple(value) if isinstance(value, (list, set)) else (value,)
         values[name] = Path(value) if "Path" in types[name] and isinstance(value, str) else value

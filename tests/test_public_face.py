@@ -71,7 +71,7 @@ def run(data, where):
 
 @pytest.fixture(scope="module")
 def hasher(run, where):
-    return cmrhash.load(run, cache=where["cache"], own_encoders={"image": MeanColour(), "text": Letters()})
+    return cmrhash.load(run, cache=where["cache"], image_encoder=MeanColour(), text_encoder=Letters())
 
 
 def test_every_name_is_there_and_nothing_heavy_is_imported():
@@ -169,7 +169,7 @@ def test_another_encoder_than_that_of_the_database_is_refused(run, where):
     class Other(Letters):
         name, recipe = "letters", {"version": 2}
 
-    opened = cmrhash.load(run, cache=where["cache"], own_encoders={"en": Other()})
+    opened = cmrhash.load(run, cache=where["cache"], text_encoder={"en": Other()})
     with pytest.raises(cmrhash.EncoderError, match="was made with weights_sha256"):
         opened.search("a red wall")
     with pytest.raises(cmrhash.EncoderError, match="made by 'letters', an encoder of your own"):
@@ -194,6 +194,8 @@ def test_an_encoder_that_cannot_be_used_is_one_line(items, tmp_path, encoder, wo
     [
         (lambda: cmrhash.extract("sampel"), "no data set and no folder 'sampel': did you mean sample?"),
         (lambda: cmrhash.extract("sample", bits=3), "no setting 'bits'"),
+        (lambda: cmrhash.extract("sample", text_encoders=3), "did you mean text_encoder?"),
+        (lambda: cmrhash.load("runs", imageencoder=3), "no setting 'imageencoder': did you mean image_encoder?"),
         (lambda: cmrhash.extract(3), "a data set is a int"),
         (lambda: cmrhash.train(3), "a data set is a int"),
         (lambda: cmrhash.evaluate([]), "no run to evaluate"),

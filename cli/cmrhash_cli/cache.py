@@ -168,7 +168,7 @@ def _run_cells(entry: Entry, runs: Path) -> list[str]:
 
 
 def _state(entry: Entry) -> str:
-    """What is wrong with a single file is said below the table."""
+    """State of an entry; the cause of a damaged file is printed below the table."""
     return entry.state if entry.state in VARIED else entry.words
 
 

@@ -28,6 +28,7 @@ from cmrhash_cli.output import (
     Json,
     Overwrite,
     Quiet,
+    filled,
     note,
     print_json,
     print_table,
@@ -145,42 +146,10 @@ def extract(
     if given and not finetune:
         what = f"`{given[0]}` is used only with `finetune=True`"
         raise UsageError(what, None, f"add `finetune`, or leave out `{given[0]}`")
-    tune = FinetuneConfig(
-        method=method,
-        bits=bits,
-        epochs=epochs,
-        batch=batch,
-        lr=lr,
-        image_lr=image_lr,
-        text_lr=text_lr,
-        weight_decay=weight_decay,
-        clip=clip,
-        seed=seed,
-    )
+    tune = filled(FinetuneConfig, ctx.params)
     check_finetune(tune)  # before anything heavy is imported
-    config = ExtractConfig(
-        dataset=dataset,
-        root=root,
-        name=name,
-        cache=cache,
-        langs=tuple(lang or ()),
-        image_model=image_model,
-        image_weights=image_weights,
-        text_models=tuple(text_model or ()),
-        pooling=pooling,
-        vocabulary=vocabulary,
-        max_length=max_length,
-        image_batch=image_batch,
-        device=device,
-        dtype=dtype,
-        seed=seed,
-        features=tuple(features or ()),
-        maps=tuple(maps or ()),
-        shard=shard,
-        max_bad=max_bad,
-        offline=offline,
-        overwrite=overwrite,
-    )
+    lists = {"langs": lang, "text_models": text_model, "features": features, "maps": maps}
+    config = filled(ExtractConfig, {**ctx.params, **{name: tuple(given or ()) for name, given in lists.items()}})
     silent = quiet or os.environ.get("RANK", "0") != "0"
     if dataset == SAMPLE_DATASET and root and root.is_dir() and not any(root.iterdir()):
         note(f"{root} is empty: the built-in sample is written there (for other data, use --dataset)", silent)

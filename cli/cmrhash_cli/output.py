@@ -11,8 +11,9 @@ import sys
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
@@ -59,6 +60,7 @@ Debug = Annotated[
     bool, typer.Option("--debug", help="Show the log, and the traceback of errors.", envvar="CMRHASH_DEBUG")
 ]
 
+Config = TypeVar("Config", config.ExtractConfig, config.FinetuneConfig)
 CACHE, RUNS = config.CACHE, config.RUNS
 
 PLAIN: dict[str, Any] = {"highlight": False, "markup": False}  # a caption may have [brackets], which are not markup
@@ -315,3 +317,8 @@ class _Lines:
             print(f"{what}: {done}/{total}{left}{'  ' + note if note else ''}", file=sys.stderr)
             last = now
         self._shown[what] = (start, first, last, done)
+
+
+def filled(kind: type[Config], values: Mapping[str, Any]) -> Config:
+    """A config whose fields have the values of these names; other values are not used."""
+    return kind(**{field.name: values[field.name] for field in fields(kind) if field.name in values})

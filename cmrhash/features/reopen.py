@@ -131,7 +131,7 @@ def _own(header: FeatureHeader, encoder: Encoder[Any] | None) -> OwnEncoder:
 
     if encoder is None:
         what = f"made by '{header.encoder}', an encoder of your own"
-        raise EncoderError(what, header.path, f"open the run in Python with `{header.view.kind}_encoder`")
+        raise EncoderError(what, header.path, f"open the run in Python with `{header.view.kind}_encoder=...`")
     opened = OwnEncoder(encoder, header.view.kind)
     _refuse_other(header.recipe, opened.recipe, header.path, opened.name)
     return opened

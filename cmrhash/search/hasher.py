@@ -76,8 +76,8 @@ class Hasher(Embedder):
 
     codes: of the run and of these items; image_weights, text_models: where the encoders are now, if they moved.
     store: URL of the store to search in, None for the run's own indexes; probes: see ``stores.open_store``.
-    among: what is searched, the "database" or "all" items that have codes. own_encoders: encoder objects of the user's
-    own, by "image", language, or "text" for all languages.
+    among: what is searched, the "database" or "all" items that have codes. image_encoder,
+    text_encoder: encoder objects of the user's own that made the features; a mapping gives one per language.
     """
 
     def __init__(
@@ -92,7 +92,8 @@ class Hasher(Embedder):
         store: str | None = None,
         probes: int | None = None,
         among: str = "database",
-        own_encoders: Mapping[str, Encoder[Any]] | None = None,
+        image_encoder: Encoder[Any] | None = None,
+        text_encoder: Encoder[Any] | Mapping[str, Encoder[Any]] | None = None,
     ) -> None:
         if among not in AMONG:
             raise UsageError(f"unknown value '{among}'", None, f"choose {' or '.join(AMONG)}", option="among")
@@ -100,7 +101,7 @@ class Hasher(Embedder):
         self.dataset, self.folder = self.data.dataset, data.folder
         self._device, self._offline = device, offline
         self._image_weights, self._text_models = image_weights, dict(text_models or {})
-        self._own = dict(own_encoders or {})
+        self._own_image, self._own_text = image_encoder, text_encoder
         self._text_encoders: dict[str, CaptionEncoder] = {}
         self.among = among
         self.views: Mapping[View, ViewCodes] = among_all(self.dataset, codes) if among == "all" else dict(codes)
@@ -326,8 +327,8 @@ class Hasher(Embedder):
         from cmrhash.features import reopen
 
         path = self.folder / self.run.features[View.IMAGE].file
-        own = self._own.get(View.IMAGE)
-        return reopen.image_encoder(path, choose_device(self._device), self._image_weights, self._offline, own)
+        device = choose_device(self._device)
+        return reopen.image_encoder(path, device, self._image_weights, self._offline, self._own_image)
 
     def text_encoder(self, view: View) -> CaptionEncoder:
         """The encoder of the database's captions in a language."""
@@ -337,7 +338,8 @@ class Hasher(Embedder):
         path = self.folder / self.run.features[self.head_of(view)].file
         if str(path) not in self._text_encoders:
             model = self._text_models.get(str(view.lang), self._text_models.get(""))
-            own = self._own.get(str(view.lang), self._own.get("text"))
+            given = self._own_text
+            own = given.get(str(view.lang)) if isinstance(given, Mapping) else given
             device = choose_device(self._device)
             encoder = reopen.text_encoder(path, self.dataset, device, model, self._offline, own)
             self._text_encoders[str(path)] = encoder

@@ -131,6 +131,8 @@ REGISTERED = [*app.registered_commands, *cache.registered_commands]
 def test_every_option_is_read(function):
     body = ast.parse(inspect.getsource(function)).body[0]
     read = {n.id for part in body.body for n in ast.walk(part) if isinstance(n, ast.Name)}
+    if "filled" in read:  # the fields of its configs are taken from all options by their names
+        read |= {field.name for each in (ExtractConfig, FinetuneConfig) for field in dataclasses.fields(each)}
     unread = {parameter.arg for parameter in body.args.args} - read
     assert unread <= {"debug"}  # that one is read where errors are caught, before any command runs
 
