@@ -27,6 +27,7 @@ from cmrhash.config import (
     TrainConfig,
 )
 from cmrhash.data.items import ImageTextDataset
+from cmrhash.data.recognise import recognise
 from cmrhash.encoders.own import Encoder
 from cmrhash.errors import UsageError, did_you_mean
 from cmrhash.evaluation import compare as comparison
@@ -54,11 +55,11 @@ def extract(
 ) -> ExtractedDataset:
     """Encode a data set once, into the feature cache, and return it as it is there.
 
-    source: the name of a data set that cmrhash reads ("sample", or "iaprtc12" with ``root=DIR``), the folder of a
-    manifest, or a data set in memory (see ``dataset``). image_encoder, text_encoder: encoder objects of your own (see
-    ``Encoder``); a mapping gives one per language. finetune: tune the encoders on the data set first. settings: fields
-    of ``ExtractConfig``. Raises UsageError for unusable settings, DataError for bad data or more broken items than
-    ``max_bad``, StaleError for features of another recipe unless ``overwrite``.
+    source: the name of a data set that cmrhash reads ("sample", or "iaprtc12" with ``root=DIR``), a folder, table or
+    feature file whose layout is recognised, or a data set in memory (see ``dataset``). image_encoder, text_encoder:
+    encoder objects of your own (see ``Encoder``); a mapping gives one per language. finetune: tune the encoders on the
+    data set first. settings: fields of ``ExtractConfig``. Raises UsageError for unusable settings, DataError for bad
+    data or more broken items than ``max_bad``, StaleError for features of another recipe unless ``overwrite``.
     """
     config, items = _source(source, settings)
     if finetune is not None:
@@ -184,13 +185,16 @@ def _source(
         return _config(ExtractConfig, {"dataset": "manifest", "name": source.name, **settings}, EXTRACT), source
     if isinstance(source, str) and source in DATASETS:
         return _config(ExtractConfig, {"dataset": source, **settings}, EXTRACT), None
-    if isinstance(source, (str, Path)) and Path(source).expanduser().is_dir():
-        return _config(
-            ExtractConfig, {"dataset": "manifest", "root": Path(source).expanduser(), **settings}, EXTRACT
-        ), None
+    if isinstance(source, (str, Path)) and Path(source).expanduser().exists():
+        path = Path(source).expanduser()
+        if "dataset" in settings:
+            return _config(ExtractConfig, {"root": path, **settings}, EXTRACT), None
+        layout = recognise(path)
+        found = {"dataset": layout.dataset, "root": layout.root, "name": layout.name, "features": layout.features}
+        return _config(ExtractConfig, {**found, **settings}, EXTRACT), None
     if not isinstance(source, (str, Path)):
         raise UsageError(f"a data set is a {type(source).__name__}", None, "give a name, a folder, or `dataset(...)`")
-    fix = f"{did_you_mean(str(source), DATASETS)} give the folder of a manifest, or one of {', '.join(DATASETS)}"
+    fix = f"{did_you_mean(str(source), DATASETS)} give a folder or file, or one of {', '.join(DATASETS)}"
     raise UsageError(f"no data set and no folder '{source}'", None, fix)
 
 

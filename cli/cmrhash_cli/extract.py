@@ -49,7 +49,13 @@ MANY_UNKNOWN = 0.05  # share of unknown words or word pieces from which text mod
 
 def extract(
     ctx: typer.Context,
-    dataset: Annotated[str, typer.Option(help=f"One of {', '.join(DATASETS)}.")] = D.dataset,
+    path: Annotated[
+        Path | None,
+        typer.Argument(help="Folder, table or feature file to read; its layout is recognised from its files."),
+    ] = None,
+    dataset: Annotated[
+        str, typer.Option(help=f"One of {', '.join(DATASETS)}; default: the layout of PATH, without PATH the sample.")
+    ] = D.dataset,
     root: Annotated[Path | None, typer.Option(help="Folder of the data set.")] = D.root,
     name: Annotated[
         str | None, typer.Option(help="Folder name in the cache; default: the name of the data set.")
@@ -132,6 +138,8 @@ def extract(
 
     cmrhash extract
 
+    cmrhash extract PHOTOS --image-weights resnet18.pth --text-model MODEL_DIR
+
     cmrhash extract --dataset iaprtc12 --root IAPR
 
     cmrhash extract --dataset manifest --root DIR --image-weights resnet18.pth --text-model MODEL_DIR
@@ -149,7 +157,10 @@ def extract(
     tune = filled(FinetuneConfig, ctx.params)
     check_finetune(tune)  # before anything heavy is imported
     lists = {"langs": lang, "text_models": text_model, "features": features, "maps": maps}
-    config = filled(ExtractConfig, {**ctx.params, **{name: tuple(given or ()) for name, given in lists.items()}})
+    settings = {**ctx.params, **{name: tuple(given or ()) for name, given in lists.items()}}
+    if path is not None:
+        settings |= _recognised(ctx, path, quiet)
+    config = filled(ExtractConfig, settings)
     silent = quiet or os.environ.get("RANK", "0") != "0"
     if dataset == SAMPLE_DATASET and root and root.is_dir() and not any(root.iterdir()):
         note(f"{root} is empty: the built-in sample is written there (for other data, use --dataset)", silent)
@@ -170,6 +181,20 @@ def extract(
     _show(report, as_json, quiet)
     refuse_bad(report, max_bad)
     _note_next(report, cache, quiet)
+
+
+def _recognised(ctx: typer.Context, path: Path, quiet: bool) -> dict[str, Any]:
+    """Settings for the data set in PATH, by the files in it unless --dataset names its layout."""
+    from cmrhash.data.recognise import recognise
+
+    if ctx.params["root"] is not None:
+        raise UsageError("PATH and `root` name the data set twice", None, "leave one of them out")
+    if ctx.get_parameter_source("dataset").name != "DEFAULT":  # type: ignore[union-attr]
+        return {"root": path}
+    layout = recognise(path)
+    note(f"{path}: recognised as {layout.dataset} by {layout.sign} (another layout: --dataset NAME)", quiet)
+    found = {"dataset": layout.dataset, "root": layout.root, "name": ctx.params["name"] or layout.name}
+    return found | ({"features": layout.features} if layout.features else {})
 
 
 def _note_next(report: Extraction, cache: Path, quiet: bool) -> None:

@@ -1,0 +1,95 @@
+"""Recognition of a data set's layout from the files in its folder."""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from cmrhash.config import FEATURES_DATASET, SAMPLE_DATASET
+from cmrhash.errors import DataError, UsageError
+
+PHOTOS = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")
+TABLES = (".csv", ".tsv", ".jsonl", ".parquet")
+FEATURES = (".mat", ".h5", ".hdf5", ".h5py", ".npz", ".npy")
+LOOKED_AT = 10_000  # files of a folder
+# A layout, and the files that tell it: a pattern each, of which one must match, below the folder; the first that fits.
+SIGNS: tuple[tuple[str, tuple[str, ...]], ...] = (
+    (SAMPLE_DATASET, ("sample.json",)),
+    ("manifest", ("manifest.jsonl", "dataset.json")),
+    ("iaprtc12-lists", ("iapr_train*",)),
+    ("iaprtc12", ("iaprtc12/annotations_complete_eng", "annotations_complete_eng")),
+    ("coco", ("annotations/captions_*.json",)),
+    ("mirflickr", ("mirflickr/meta/tags", "mirflickr25k_annotations_v080")),
+    ("nuswide", ("ImageList/Imagelist.txt",)),
+    ("wikipedia", ("trainset_txt_img_cat.list",)),
+    ("flickr30k", ("dataset_flickr30k.json", "results_20130124.token", "results.csv")),
+    ("flickr8k", ("dataset_flickr8k.json", "Flickr8k.token.txt", "captions.txt")),
+    ("fashion", ("styles.csv",)),
+    ("pascal", ("sentence", "sentences")),
+    ("imagefolder", ("metadata.csv", "metadata.jsonl", "metadata.parquet", "*/metadata.*", "train/*", "test/*")),
+    ("table", tuple(f"*{suffix}" for suffix in TABLES)),
+)
+OWN_NAME = ("manifest", "table", "folder", "imagefolder", FEATURES_DATASET)  # layouts of anybody's data
+EXAMPLE = '{"id": "1", "image": "photos/1.jpg", "texts": {"en": ["a dog runs"]}, "labels": ["dog"]}'
+
+
+@dataclass(frozen=True)
+class Layout:
+    """A recognised layout. dataset: name of its reader; root, features: where it is; name: for the cache; sign: why."""
+
+    dataset: str
+    root: Path | None
+    features: tuple[Path, ...]
+    name: str | None
+    sign: str
+
+
+def recognise(path: Path) -> Layout:
+    """Recognise the layout of a folder or file; raises DataError, or UsageError with what was seen, if none fits."""
+    path = path.expanduser()
+    if path.is_file():
+        return _file(path)
+    if not path.is_dir():
+        raise DataError("no such file or folder", path, "check the path")
+    for dataset, patterns in SIGNS:
+        if sign := next((found for pattern in patterns for found in sorted(path.glob(pattern))), None):
+            return Layout(dataset, path, (), _name(path, dataset), f"{sign.relative_to(path).as_posix()}")
+    photos, others = _count(path)
+    if photos:
+        return Layout("folder", path, (), _name(path, "folder"), f"{photos} photos")
+    seen = f"{others} files, none of them a photo or a table" if others else "no files"
+    fix = f"give the folder of the photos, or write a manifest.jsonl there with a line per photo: {EXAMPLE}"
+    raise UsageError(f"no known layout ({seen})", path, fix)
+
+
+def _file(path: Path) -> Layout:
+    suffix = path.suffix.lower()
+    if path.name == "manifest.jsonl":
+        return Layout("manifest", path.parent, (), _name(path.parent, "manifest"), path.name)
+    if suffix in TABLES:
+        return Layout("table", path, (), _name(path, "table"), path.name)
+    if suffix in FEATURES:
+        return Layout(FEATURES_DATASET, None, (path,), _name(path, FEATURES_DATASET), path.name)
+    fix = f"give a folder, a table ({', '.join(TABLES)}) or a feature file ({', '.join(FEATURES)})"
+    raise UsageError(f"no known layout of a {suffix or 'file'}", path, fix)
+
+
+def _name(path: Path, dataset: str) -> str | None:
+    """Name in the cache: that of the folder or file for anybody's data, None (the reader's) for published data sets."""
+    own = re.sub(r"[^\w.-]+", "_", (path.resolve().stem if path.is_file() else path.resolve().name)).strip("._-")
+    return own or None if dataset in OWN_NAME else None
+
+
+def _count(folder: Path) -> tuple[int, int]:
+    """Photos and other files below a folder, of the first LOOKED_AT ones."""
+    photos = others = 0
+    for _, folders, files in os.walk(folder):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for file in files:
+            is_photo = os.path.splitext(file)[1].lower() in PHOTOS
+            photos, others = photos + is_photo, others + (not is_photo)
+        if photos + others > LOOKED_AT:
+            break
+    return photos, others
