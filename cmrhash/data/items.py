@@ -123,6 +123,12 @@ def clean_text(text: str) -> str:
     return " ".join(text.split())
 
 
+def clean_label(text: str) -> str:
+    """Clean a label as ``clean_text`` does; "" for a label that says nothing: blank, "-1" or "nan"."""
+    label = clean_text(text)
+    return "" if label.lower() in ("-1", "nan") else label
+
+
 def resolve_image(root: Path, image: str) -> Path:
     """Path of an item's image file, which must be below ``root`` after links are followed.
 

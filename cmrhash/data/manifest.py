@@ -28,6 +28,7 @@ from cmrhash.data.items import (
     ImageTextDataset,
     Item,
     check,
+    clean_label,
     clean_text,
     resolve_image,
 )
@@ -103,7 +104,7 @@ def _row(raw: Any) -> dict[str, Any]:
     texts = raw.get("texts") or {}
     if not isinstance(texts, dict):
         raise ValueError("'texts' must map a language to captions")
-    labels = [str(label) for label in _strings("labels", raw.get("labels"), int)]
+    labels = [label for value in _strings("labels", raw.get("labels"), int) if (label := clean_label(str(value)))]
     splits = frozenset(_strings("splits", raw.get("splits")))
     if not splits <= set(ROLES):
         raise ValueError(f"splits must be among {', '.join(ROLES)}, found {', '.join(sorted(splits - set(ROLES)))}")

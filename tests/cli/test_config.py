@@ -59,7 +59,8 @@ NOT_OPTIONS = {
     "extract": {"checkpoint_seconds"},
     "serve": {"max_k", "max_text", "max_body", "body_seconds", "queue", "thumb_bytes"},
 }
-NOT_FIELDS = {"path",
+NOT_FIELDS = {
+    "path",
     *("dataset", "cache", "runs", "overwrite", "as_json", "quiet", "debug", "encoder", "trec", "device", "help"),
     "alignment",  # a way to say the method
     "finetune",
