@@ -26,6 +26,8 @@ DATASETS = (  # names of the readers in data/catalog.py
     "flickr30k",
     "flickr8k",
     "fashion",
+    "mirflickr",
+    "nuswide",
     "manifest",
     FEATURES_DATASET,
 )

@@ -20,6 +20,8 @@ from cmrhash.data.readers import iaprtc12_lists
 from cmrhash.data.readers.fashion import read as read_fashion
 from cmrhash.data.readers.flickr import read_flickr8k, read_flickr30k
 from cmrhash.data.readers.iaprtc12 import read as read_iaprtc12
+from cmrhash.data.readers.mirflickr import read as read_mirflickr
+from cmrhash.data.readers.nuswide import read as read_nuswide
 from cmrhash.data.readers.pascal import read as read_pascal
 from cmrhash.data.readers.wikipedia import read as read_wikipedia
 from cmrhash.data.sample import read as read_sample
@@ -35,6 +37,8 @@ READERS: dict[str, Callable[[Path], ImageTextDataset]] = {
     "flickr30k": read_flickr30k,
     "flickr8k": read_flickr8k,
     "fashion": read_fashion,
+    "mirflickr": read_mirflickr,
+    "nuswide": read_nuswide,
     "manifest": read_manifest,
 }
 

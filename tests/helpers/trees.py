@@ -142,6 +142,28 @@ def write_fashion(root: Path) -> None:
         draw_photo(root / f"images/{n}.jpg", n)
 
 
+def write_mirflickr(root: Path) -> None:
+    for n in range(1, COUNT + 1):
+        draw_photo(root / f"mirflickr/im{n}.jpg", n)
+        put(root / f"mirflickr/meta/tags/tags{n}.txt", f"{NOUNS['en'][n % 4]}\nnikon\n")
+    for kind, name in enumerate(NOUNS["en"]):
+        numbers = [n for n in range(1, COUNT + 1) if n % 4 == kind]
+        put(root / f"mirflickr25k_annotations_v080/{name}.txt", "".join(f"{n}\n" for n in numbers))
+
+
+def write_nuswide(root: Path) -> None:
+    names = [f"{NOUNS['en'][n % 4]}/{n:04d}_{n + 2000}" for n in range(COUNT)]
+    for n, name in enumerate(names):
+        draw_photo(root / f"Flickr/{name}.jpg", n)
+    put(root / "ImageList/Imagelist.txt", "".join(name.replace("/", "\\") + ".jpg\n" for name in names))
+    for kind, name in enumerate(NOUNS["en"]):
+        put(
+            root / f"Groundtruth/AllLabels/Labels_{name}.txt", "".join("01"[n % 4 == kind] + "\n" for n in range(COUNT))
+        )
+    tags = [f"{n + 2000}      {NOUNS['en'][n % 4]} nikon \n" for n in range(COUNT)]
+    put(root / "NUS_WID_Tags/All_Tags.txt", "".join(reversed(tags)))
+
+
 WRITERS = {
     "iaprtc12": write_iaprtc12,
     "iaprtc12-lists": write_iaprtc12_lists,
@@ -150,5 +172,7 @@ WRITERS = {
     "flickr30k": write_flickr30k,
     "flickr8k": write_flickr8k,
     "fashion": write_fashion,
+    "mirflickr": write_mirflickr,
+    "nuswide": write_nuswide,
     "manifest": write_manifest,
 }
