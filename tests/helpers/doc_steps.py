@@ -45,9 +45,9 @@ NOT_RUN = {
 # What is appended to a command: to which one, what, and why.
 IMAGE, FEWER = (f"--image-model {name} --image-weights random" for name in ("mobilenet_v3_small", FEW_FEATURES))
 APPENDED = [
-    (r"extract (?=.*--dataset)(?!.*--(image-weights|features|root ROOT))", IMAGE, "downloads nothing, and is quick"),
+    (r"extract (?=\w|.*--dataset)(?!.*--(image-weights|features|root ROOT))", IMAGE, "downloads nothing, and is quick"),
     (r"extract (?=.*--root ROOT)", FEWER, "the same; cca follows, which is quick if the features are few"),
-    (r"extract (?=.*--dataset)(?!.*--(text-model|features))", f"--text-model {BERT}", "downloads nothing"),
+    (r"extract (?=\w|.*--dataset)(?!.*--(text-model|features))", f"--text-model {BERT}", "downloads nothing"),
     (
         r"extract (?=.*--(finetune|name))(?!.*--dataset)",
         f"{IMAGE} --text-model {BERT}",
@@ -73,7 +73,7 @@ BEFORE = {
 }
 
 # What stands for something else in the pages, or would take long.
-ANY_DATASET = "--dataset NAME --root DIR"  # each of them
+ANY_DATASET = {"--dataset NAME --root DIR": "--dataset {0} --root {0}", "extract DIR": "extract {0}"}  # each of them
 POSTGRES = "postgresql://me@host/photos"  # the server of the tests
 STORE = "/srv/codes"  # a folder
 HUB = "owner/name"  # a repository on a hub in this process
@@ -147,9 +147,9 @@ class Page:
             block = block.replace(STORE, f"{self.folder}/codes")
             if POSTGRES in block:
                 block = block.replace(POSTGRES, self.request.getfixturevalue("postgres").url)
-            for line in [line for line in block.splitlines() if ANY_DATASET in line]:
-                each = [line.replace(ANY_DATASET, f"--dataset {name} --root {name}") for name in WRITERS]
-                block = block.replace(line, "\n".join(each))
+            for what, each in ANY_DATASET.items():
+                for line in [line for line in block.splitlines() if what in line]:
+                    block = block.replace(line, "\n".join(line.replace(what, each.format(name)) for name in WRITERS))
             blocks.append(block)
         return Section(section.page, section.title, tuple(blocks))
 
