@@ -26,6 +26,7 @@ DATASETS = (  # names of the readers in data/catalog.py
     "flickr30k",
     "flickr8k",
     "fashion",
+    "coco",
     "manifest",
     FEATURES_DATASET,
 )

@@ -17,6 +17,7 @@ from cmrhash.data.items import ImageTextDataset, Ready, check, with_roles
 from cmrhash.data.manifest import read as read_manifest
 from cmrhash.data.matrices import dataset as matrices
 from cmrhash.data.readers import iaprtc12_lists
+from cmrhash.data.readers.coco import read as read_coco
 from cmrhash.data.readers.fashion import read as read_fashion
 from cmrhash.data.readers.flickr import read_flickr8k, read_flickr30k
 from cmrhash.data.readers.iaprtc12 import read as read_iaprtc12
@@ -35,6 +36,7 @@ READERS: dict[str, Callable[[Path], ImageTextDataset]] = {
     "flickr30k": read_flickr30k,
     "flickr8k": read_flickr8k,
     "fashion": read_fashion,
+    "coco": read_coco,
     "manifest": read_manifest,
 }
 
