@@ -15,7 +15,7 @@ from cmrhash.data.items import check, with_roles
 from cmrhash.data.readers import coco
 from cmrhash.errors import CmrhashError, DataError
 
-CATEGORIES = {18: "dog", 1: "person", 90: "toothbrush ", 44: " "}
+CATEGORIES = {18: "dog", 1: "person", 90: "toothbrush ", 44: "-1"}
 TRAIN, VAL = {100: "COCO_train2014_100.jpg", 9: "COCO_train2014_9.jpg"}, {30: "COCO_val2014_30.jpg", 7: "gone.jpg"}
 
 

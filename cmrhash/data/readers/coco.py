@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from cmrhash.data.items import ImageTextDataset, Item, clean_text, resolve_image
+from cmrhash.data.items import ImageTextDataset, Item, clean_label, clean_text, resolve_image
 from cmrhash.data.parsing import IMAGE_SUFFIXES, decode, files_by_stem, need_file, need_folder, report
 from cmrhash.errors import DataError
 
@@ -101,7 +101,7 @@ def _add_file(root: Path, path: Path, kind: str, folder: str, content: _Content)
                 kept.append(clean_text(_text(caption, "caption")))
             return
         for category in _entries(whole, "categories"):
-            number, name = _number(category, "id"), clean_text(_text(category, "name"))
+            number, name = _number(category, "id"), clean_label(_text(category, "name"))
             if content.categories.setdefault(number, name) != name:
                 raise ValueError(f"category {number} is '{name}' here and '{content.categories[number]}' before")
         for thing in _entries(whole, "annotations"):
