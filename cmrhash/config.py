@@ -28,6 +28,7 @@ DATASETS = (  # names of the readers in data/catalog.py
     "fashion",
     "mirflickr",
     "nuswide",
+    "coco",
     "manifest",
     FEATURES_DATASET,
 )

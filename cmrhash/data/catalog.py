@@ -17,6 +17,7 @@ from cmrhash.data.items import ImageTextDataset, Ready, check, with_roles
 from cmrhash.data.manifest import read as read_manifest
 from cmrhash.data.matrices import dataset as matrices
 from cmrhash.data.readers import iaprtc12_lists
+from cmrhash.data.readers.coco import read as read_coco
 from cmrhash.data.readers.fashion import read as read_fashion
 from cmrhash.data.readers.flickr import read_flickr8k, read_flickr30k
 from cmrhash.data.readers.iaprtc12 import read as read_iaprtc12
@@ -39,6 +40,7 @@ READERS: dict[str, Callable[[Path], ImageTextDataset]] = {
     "fashion": read_fashion,
     "mirflickr": read_mirflickr,
     "nuswide": read_nuswide,
+    "coco": read_coco,
     "manifest": read_manifest,
 }
 

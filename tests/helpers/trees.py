@@ -164,6 +164,30 @@ def write_nuswide(root: Path) -> None:
     put(root / "NUS_WID_Tags/All_Tags.txt", "".join(reversed(tags)))
 
 
+def coco_json(photos: dict[int, str], annotations: list[dict[str, Any]], categories: dict[int, str]) -> str:
+    """A file of captions or, with categories, of instances; ``photos``: image id -> name."""
+    content: dict[str, Any] = {
+        "info": {"year": 2017},
+        "images": [{"license": 3, "file_name": name, "id": number} for number, name in photos.items()],
+        "annotations": [entry | {"id": n} for n, entry in enumerate(annotations)],
+    }
+    if categories:
+        content["categories"] = [{"supercategory": "any", "id": n, "name": name} for n, name in categories.items()]
+    return json.dumps(content)
+
+
+def write_coco(root: Path) -> None:
+    categories = {1 + 30 * n: noun for n, noun in enumerate(NOUNS["en"])}
+    for split, numbers in (("train", range(8, COUNT)), ("val", range(8))):
+        photos = {n: f"{n:012}.jpg" for n in numbers}
+        for n, name in photos.items():
+            draw_photo(root / f"{split}2017" / name, n)
+        captions = [{"image_id": n, "caption": f"A {NOUNS['en'][n % 4]}, {k}."} for k in range(5) for n in numbers]
+        objects = [{"image_id": n, "category_id": 1 + 30 * (n % 4), "segmentation": [[1.5, 2]]} for n in numbers]
+        put(root / f"annotations/captions_{split}2017.json", coco_json(photos, captions, {}))
+        put(root / f"annotations/instances_{split}2017.json", coco_json(photos, objects, categories))
+
+
 WRITERS = {
     "iaprtc12": write_iaprtc12,
     "iaprtc12-lists": write_iaprtc12_lists,
@@ -174,5 +198,6 @@ WRITERS = {
     "fashion": write_fashion,
     "mirflickr": write_mirflickr,
     "nuswide": write_nuswide,
+    "coco": write_coco,
     "manifest": write_manifest,
 }
