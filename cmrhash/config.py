@@ -28,6 +28,8 @@ DATASETS = (  # names of the readers in data/catalog.py
     "fashion",
     "mirflickr",
     "nuswide",
+    "folder",
+    "imagefolder",
     "manifest",
     FEATURES_DATASET,
 )
