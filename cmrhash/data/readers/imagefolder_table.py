@@ -73,7 +73,8 @@ def read_table(root: Path, table: str, rows: dict[str, Row], extra: Counter[str]
         except ValueError as error:
             raise DataError(f"line {number}: {error}", path, "fix this line") from None
         photo = (folder / name).as_posix()
-        resolve_image(root, photo)
+        if photo not in rows:
+            resolve_image(root, photo)
         rows.setdefault(photo, Row()).joined(Row(texts, labels))
     if not roles:
         raise DataError("the table has no rows", path, f"give a row with {FILE_NAME} for every photo")
