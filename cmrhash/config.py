@@ -29,6 +29,8 @@ DATASETS = (  # names of the readers in data/catalog.py
     "mirflickr",
     "nuswide",
     "coco",
+    "folder",
+    "imagefolder",
     "manifest",
     FEATURES_DATASET,
 )

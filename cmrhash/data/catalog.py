@@ -20,7 +20,9 @@ from cmrhash.data.readers import iaprtc12_lists
 from cmrhash.data.readers.coco import read as read_coco
 from cmrhash.data.readers.fashion import read as read_fashion
 from cmrhash.data.readers.flickr import read_flickr8k, read_flickr30k
+from cmrhash.data.readers.folder import read as read_folder
 from cmrhash.data.readers.iaprtc12 import read as read_iaprtc12
+from cmrhash.data.readers.imagefolder import read as read_imagefolder
 from cmrhash.data.readers.mirflickr import read as read_mirflickr
 from cmrhash.data.readers.nuswide import read as read_nuswide
 from cmrhash.data.readers.pascal import read as read_pascal
@@ -41,6 +43,8 @@ READERS: dict[str, Callable[[Path], ImageTextDataset]] = {
     "mirflickr": read_mirflickr,
     "nuswide": read_nuswide,
     "coco": read_coco,
+    "folder": read_folder,
+    "imagefolder": read_imagefolder,
     "manifest": read_manifest,
 }
 

@@ -188,6 +188,20 @@ def write_coco(root: Path) -> None:
         put(root / f"annotations/instances_{split}2017.json", coco_json(photos, objects, categories))
 
 
+def write_folder(root: Path) -> None:
+    for n in range(COUNT):
+        draw_photo(root / f"{n % 3}/{n}.jpg", n)
+        put(root / f"{n % 3}/{n}.txt", f"A {NOUNS['en'][n % 4]}.\nIt is number {n}\n")
+
+
+def write_imagefolder(root: Path) -> None:
+    for folder, numbers in {"train": range(20), "validation": range(20, 24), "test": range(24, COUNT)}.items():
+        for n in numbers:
+            draw_photo(root / folder / f"{n}.jpg", n)
+        rows = [f'{n}.jpg,"A {NOUNS["en"][n % 4]}, number {n}",{NOUNS["en"][n % 4]}' for n in numbers]
+        put(root / folder / "metadata.csv", "\n".join(["file_name,text,label", *rows]))
+
+
 WRITERS = {
     "iaprtc12": write_iaprtc12,
     "iaprtc12-lists": write_iaprtc12_lists,
@@ -199,5 +213,7 @@ WRITERS = {
     "mirflickr": write_mirflickr,
     "nuswide": write_nuswide,
     "coco": write_coco,
+    "folder": write_folder,
+    "imagefolder": write_imagefolder,
     "manifest": write_manifest,
 }
