@@ -17,6 +17,7 @@ CACHE = Path("cache")  # feature files, one folder per data set
 RUNS = Path("runs")  # trained heads, one folder per run
 SAMPLE_DATASET = "sample"  # the built-in data set, drawn on first use
 FEATURES_DATASET = "features"  # precomputed feature files, without photos or texts
+TABLE_DATASET = "table"  # a table beside photos
 DATASETS = (  # names of the readers in data/catalog.py
     SAMPLE_DATASET,
     "iaprtc12",
@@ -32,6 +33,7 @@ DATASETS = (  # names of the readers in data/catalog.py
     "folder",
     "imagefolder",
     "manifest",
+    TABLE_DATASET,
     FEATURES_DATASET,
 )
 MAX_BITS = 4096  # longest code
@@ -49,7 +51,7 @@ class ExtractConfig:
     """Feature extraction: a data set and encoders -> feature files."""
 
     dataset: str = SAMPLE_DATASET  # name of the reader, out of DATASETS
-    root: Path | None = None  # the data set's folder; the sample needs none, it is drawn below the cache
+    root: Path | None = None  # the data set's folder, or a table's file; the sample is drawn below the cache
     name: str | None = None  # folder name below the cache; None: the reader's name
     cache: Path = CACHE
     langs: tuple[str, ...] = ()  # languages to extract; empty: all languages of the data set
@@ -66,7 +68,7 @@ class ExtractConfig:
     dtype: str = "auto"  # compute dtype of the encoders: "auto", "float32", "bfloat16", "float16"
     seed: int = 0  # draws missing roles and the weights of untrained encoders
     features: tuple[Path, ...] = ()  # .mat, .h5, .npz or .npy files of precomputed features, instead of encoders
-    maps: tuple[str, ...] = ()  # "ROLE[.PART]=ARRAY": roles of the arrays in these files; empty: by array name
+    maps: tuple[str, ...] = ()  # "ROLE[.PART]=ARRAY", "ROLE=COLUMN" of a table; empty: by their names
     shard: str | None = None  # "3/8": do the third of eight parts, one part per process; None: do all
     max_bad: float = 0.01  # largest share of unreadable images before the exit code reports failure
     offline: bool = False  # never download weights

@@ -56,7 +56,7 @@ def extract(
     dataset: Annotated[
         str, typer.Option(help=f"One of {', '.join(DATASETS)}; default: the layout of PATH, without PATH the sample.")
     ] = D.dataset,
-    root: Annotated[Path | None, typer.Option(help="Folder of the data set.")] = D.root,
+    root: Annotated[Path | None, typer.Option(help="Folder of the data set, or the file of a table.")] = D.root,
     name: Annotated[
         str | None, typer.Option(help="Folder name in the cache; default: the name of the data set.")
     ] = D.name,
@@ -102,7 +102,11 @@ def extract(
     ] = None,
     maps: Annotated[
         list[str] | None,
-        typer.Option("--map", help="ROLE[.PART]=[FILE:]ARRAY: role of an array in these files (repeatable)."),
+        typer.Option(
+            "--map",
+            help="ROLE[.PART]=[FILE:]ARRAY: role of an array in these files; or, for a table, image=, text.LANG=, "
+            "labels=, split= or id=COLUMN (repeatable).",
+        ),
     ] = None,
     shard: Annotated[
         str | None, typer.Option(help="I/N: process the I-th of N parts; the last process to finish merges them.")
@@ -143,6 +147,8 @@ def extract(
     cmrhash extract --dataset iaprtc12 --root IAPR
 
     cmrhash extract --dataset manifest --root DIR --image-weights resnet18.pth --text-model MODEL_DIR
+
+    cmrhash extract --dataset table --root DIR --map image=path --map text.de=untertitel
 
     cmrhash extract --dataset iaprtc12 --root IAPR --text-model bow --text-model de=cc.de.300.vec.gz
 

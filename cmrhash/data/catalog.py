@@ -12,11 +12,11 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from cmrhash.config import DATASETS, FEATURES_DATASET, OWN, SAMPLE_DATASET, ExtractConfig
+from cmrhash.config import DATASETS, FEATURES_DATASET, OWN, SAMPLE_DATASET, TABLE_DATASET, ExtractConfig
 from cmrhash.data.items import ImageTextDataset, Ready, check, with_roles
 from cmrhash.data.manifest import read as read_manifest
 from cmrhash.data.matrices import dataset as matrices
-from cmrhash.data.readers import iaprtc12_lists
+from cmrhash.data.readers import iaprtc12_lists, table
 from cmrhash.data.readers.coco import read as read_coco
 from cmrhash.data.readers.fashion import read as read_fashion
 from cmrhash.data.readers.flickr import read_flickr8k, read_flickr30k
@@ -46,6 +46,7 @@ READERS: dict[str, Callable[[Path], ImageTextDataset]] = {
     "folder": read_folder,
     "imagefolder": read_imagefolder,
     "manifest": read_manifest,
+    TABLE_DATASET: table.read,
 }
 
 OWN_FEATURES: dict[str, Callable[[ImageTextDataset], dict[View, Ready]]] = {
@@ -64,20 +65,31 @@ def read_dataset(config: ExtractConfig) -> ImageTextDataset:
     if config.dataset == FEATURES_DATASET:
         dataset = matrices.read(config.features, config.maps)
     else:
-        dataset = READERS[config.dataset](_root(config))
+        arrays, dataset = _maps_and_items(config)
         asked = any(option.rpartition("=")[2] == OWN for option in config.text_models)
         if asked and config.dataset in OWN_FEATURES:
             dataset = replace(dataset, ready=OWN_FEATURES[config.dataset](dataset))
         if config.features:
-            dataset = matrices.lay_over(dataset, config.features, config.maps)
-        elif config.maps:
+            dataset = matrices.lay_over(dataset, config.features, arrays)
+        elif arrays:
             raise UsageError(
-                f"'{config.maps[0]}' needs a feature file",
+                f"'{arrays[0]}' needs a feature file",
                 None,
                 "give the file of that array with `features`",
                 option="maps",
             )
     return finished(dataset, config)
+
+
+def _maps_and_items(config: ExtractConfig) -> tuple[tuple[str, ...], ImageTextDataset]:
+    """The maps of feature files, and the data set of a reader.
+
+    A table takes all maps; beside feature files, only those that say "no column" ("text=").
+    """
+    if config.dataset != TABLE_DATASET:
+        return config.maps, READERS[config.dataset](_root(config))
+    columns = tuple(option for option in config.maps if not config.features or option.endswith("="))
+    return tuple(option for option in config.maps if option not in columns), table.read(_root(config), columns)
 
 
 def finished(dataset: ImageTextDataset, config: ExtractConfig) -> ImageTextDataset:
@@ -92,11 +104,11 @@ def finished(dataset: ImageTextDataset, config: ExtractConfig) -> ImageTextDatas
 
 
 def _root(config: ExtractConfig) -> Path:
-    """Folder of the data set; the sample has one in the cache."""
+    """Folder of the data set, or file of a table; the sample has a folder in the cache."""
     if config.root is None:
         if config.dataset != SAMPLE_DATASET:
             raise UsageError(f"data set '{config.dataset}' needs its folder", None, 'give `root="DIR"`')
         return config.cache / SAMPLE_DATASET / "drawn"
-    if not config.root.is_dir():
+    if not config.root.is_dir() and not (config.dataset == TABLE_DATASET and config.root.is_file()):
         raise DataError("no such folder", config.root, "give the folder of the data set with `root`")
     return config.root

@@ -28,7 +28,9 @@ PACKAGES = {name: name for name in ("torch", "torchvision", "transformers", "tok
 PACKAGES |= {"huggingface_hub": "huggingface_hub", "h5py": "h5py", "numpy": "numpy", "faiss-cpu": "faiss"}
 PACKAGES |= {"pillow": "PIL", "typer": "typer", "rich": "rich"}
 EXTRAS = {"scipy": "scipy", "gensim": "gensim", "matplotlib": "matplotlib", "scikit-learn": "sklearn"}
-EXTRAS |= {name: name for name in ("psycopg", "pymilvus", "onnx", "onnxruntime", "onnxscript", "fastapi", "uvicorn")}
+EXTRAS |= {
+    name: name for name in ("pyarrow", "psycopg", "pymilvus", "onnx", "onnxruntime", "onnxscript", "fastapi", "uvicorn")
+}
 VARIABLES = (
     *("CMRHASH_DEBUG", "CMRHASH_LOG"),
     *("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_HOME", "HF_HUB_CACHE", "HF_ENDPOINT"),

@@ -202,6 +202,14 @@ def write_imagefolder(root: Path) -> None:
         put(root / folder / "metadata.csv", "\n".join(["file_name,text,label", *rows]))
 
 
+def write_table(root: Path) -> None:
+    """Photos and ``captions.csv``, in which every photo has a caption in two languages and a label."""
+    rows = [f"{n}.jpg,A {NOUNS['en'][n % 4]},Ein {NOUNS['de'][n % 4]},{NOUNS['en'][n % 4]}" for n in range(COUNT)]
+    put(root / "captions.csv", "\n".join(["filename,caption,caption_de,label", *rows]))
+    for n in range(COUNT):
+        draw_photo(root / f"images/{n}.jpg", n)
+
+
 WRITERS = {
     "iaprtc12": write_iaprtc12,
     "iaprtc12-lists": write_iaprtc12_lists,
@@ -216,4 +224,5 @@ WRITERS = {
     "folder": write_folder,
     "imagefolder": write_imagefolder,
     "manifest": write_manifest,
+    "table": write_table,
 }

@@ -1,0 +1,284 @@
+"""A table beside photos: CSV, TSV, JSON lines or Parquet, one row per photo or per caption.
+
+    captions.csv        columns by their usual names (``cmrhash.data.columns``), or by ``maps``
+    images/...          the photos that the table names, anywhere below its folder
+
+Rows of the same photo, or of the same id, are one item: their captions and labels are joined. Labels are separated by
+";", "|" or ",", the first of them that occurs in the column, or are a JSON list; captions may be a JSON list, too.
+Splits: train, val, test and database by their usual names. With labels, train and val items are also in the database;
+without, the test items are their own database. A table without splits has them drawn, by shares of all items.
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+import math
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from cmrhash.data.columns import Columns, choose
+from cmrhash.data.items import ImageTextDataset, Item, clean_text
+from cmrhash.data.named_photos import Photos, as_path
+from cmrhash.data.parsing import report
+from cmrhash.data.tables import Table, find_table, open_table
+from cmrhash.errors import DataError
+
+SEPARATORS = (";", "|", ",")
+NO_LABEL = {"", "-1", "nan", "none", "null"}
+SPLITS = {
+    **dict.fromkeys(("train", "training", "restval"), "train"),
+    **dict.fromkeys(("val", "valid", "validation", "dev"), "val"),
+    **dict.fromkeys(("test", "testing", "query"), "query"),
+    **dict.fromkeys(("database", "gallery", "retrieval"), "database"),
+}
+NO_SPLIT = 'or write `maps=("split=",)` to have splits drawn'
+
+
+def read(root: Path, maps: Sequence[str] = ()) -> ImageTextDataset:
+    """Read the table at ``root``, a file or the only table of a folder.
+
+    maps: "ROLE=COLUMN" for columns without a usual name. Raises UsageError for a map that does not fit, DataError for a
+    table that cannot be read or has no usable row.
+    """
+    table = open_table(find_table(root))
+    columns = choose(table, maps)
+    rows = _Rows(table, columns)
+    for line, values in table.rows(columns.used, _open_end(table, columns)):
+        rows.add(line, dict(zip(columns.used, values, strict=True)))
+    if not rows.items:
+        raise DataError("the table has no rows", table.path, "write one row per photo or caption")
+    extra: Counter[str] = Counter()
+    labels = _Labels(rows)
+    photos = Photos(table.path.parent)
+    _find_photos(rows, photos, extra)
+    _check_splits(rows)
+    items = tuple(filter(None, (_item(rows, at, labels, extra) for at in range(len(rows.items)))))
+    if not items or (columns.texts and not any(item.texts for item in items)):
+        what = f"no row has a caption in {_names(table, [at for found in columns.texts.values() for at in found])}"
+        raise DataError(what, table.path, "give the column of the captions with `maps`")
+    unused = [name for at, name in enumerate(table.columns) if at not in columns.used and name]
+    if unused:
+        extra[f"columns not used ({', '.join(unused[:5])}{', ...' if len(unused) > 5 else ''})"] = len(unused)
+    relevance = "labels" if labels.classes else "pairs"
+    found = report(items, labels.classes, columns.texts, extra)
+    return ImageTextDataset("table", table.path.parent, items, labels.classes, relevance, found)
+
+
+def _open_end(table: Table, columns: Columns) -> bool:
+    """Whether surplus fields of a row belong to its last column, because that is the only one of captions."""
+    return [at for found in columns.texts.values() for at in found] == [len(table.columns) - 1]
+
+
+def _names(table: Table, columns: Sequence[int]) -> str:
+    return f"column {', '.join(table.columns[at] for at in columns)}"
+
+
+class _Draft:
+    """An item while rows are read: its labels are values of cells, its image is the path as written."""
+
+    __slots__ = ("id", "image", "labels", "line", "split", "texts")
+
+    def __init__(self, ident: str, image: str, line: int) -> None:
+        self.id, self.image, self.line = ident, image, line
+        self.texts: dict[str, list[str]] = {}
+        self.labels: tuple[tuple[int, tuple[str, ...]], ...] = ()  # column and values
+        self.split = ""
+
+
+class _Rows:
+    """Rows of a table joined to items, in the order of their first rows."""
+
+    def __init__(self, table: Table, columns: Columns) -> None:
+        self.table, self.columns = table, columns
+        self.items: list[_Draft | None] = []
+        self.by_image: dict[str, _Draft] = {}
+        self.by_id: dict[str, _Draft] = {}
+        self.separators: dict[int, str] = {}  # of a column of labels: the first of SEPARATORS that occurs in it
+        self.same: dict[Any, Any] = {}  # equal labels share one object, because a million rows have few distinct ones
+
+    def add(self, line: int, row: dict[int, Any]) -> None:
+        """Add the row of that line: column -> value."""
+        cells = {at: self._cell(line, at, value) for at, value in row.items()}
+        if not any(text.strip() for cell in cells.values() for text in cell):
+            return
+        draft = self._draft(line, cells)
+        before = draft.labels
+        for at in self.columns.labels:
+            self._label(draft, at, row[at], cells[at])
+        # a row that adds a label, one row per label, repeats the captions; other repeated captions are the data's own
+        repeats = draft.labels != before and bool(before)
+        for lang, columns in self.columns.texts.items():
+            texts = [text for at in columns for text in map(clean_text, cells[at]) if text]
+            if texts:
+                have = draft.texts.setdefault(sys.intern(lang), [])
+                have += [text for text in texts if not (repeats and text in have)]
+        if self.columns.split is not None:
+            self._split(draft, line, cells[self.columns.split])
+
+    def _cell(self, line: int, at: int, value: Any) -> list[str]:
+        try:
+            return _values(value, as_list=at not in (self.columns.image, self.columns.id, self.columns.split))
+        except ValueError as error:
+            where = f"line {line}: column '{self.table.columns[at]}' holds {error}"
+            raise DataError(where, self.table.path, "write a string, a number or a list of them") from None
+
+    def _draft(self, line: int, cells: dict[int, list[str]]) -> _Draft:
+        """The item of a row: that of its image or id, or a new one."""
+        columns = self.columns
+        image = as_path("".join(cells[columns.image])) if columns.image is not None else ""
+        ident = clean_text("".join(cells[columns.id])) if columns.id is not None else ""
+        if not (columns.own_id and ident) and image in self.by_image:
+            return self.by_image[image]
+        known = self.by_id.get(ident) if ident else None
+        if known and image and known.image and known.image != image:
+            what = f"line {line} gives id '{ident}' the photo {image!r}, line {known.line} gives it {known.image!r}"
+            raise DataError(what, self.table.path, 'give the column of the ids with `maps=("id=COLUMN",)`')
+        draft = known or _Draft(ident or clean_text(image) or f"row {line}", image, line)
+        if known is None:
+            self.items.append(draft)
+        draft.image = draft.image or image
+        if image:
+            self.by_image.setdefault(image, draft)
+        if ident:
+            self.by_id[ident] = draft
+        return draft
+
+    def _label(self, draft: _Draft, at: int, value: Any, cells: list[str]) -> None:
+        """Keep the labels of a cell as they stand, because the column's separator is known at its end only."""
+        listed = not isinstance(value, str) or cells != [value]
+        if not listed:
+            ranks = [n for n, mark in enumerate(SEPARATORS) if mark in value]
+            best = SEPARATORS.index(self.separators[at]) if at in self.separators else len(SEPARATORS)
+            if ranks and ranks[0] < best:
+                self.separators[at] = SEPARATORS[ranks[0]]
+        label = (at, ("", *cells) if listed else tuple(cells))  # "" first: is not to be split
+        if cells and label not in draft.labels:
+            joined = (*draft.labels, label)
+            draft.labels = self.same.setdefault(joined, joined)
+
+    def _split(self, draft: _Draft, line: int, cells: list[str]) -> None:
+        written = clean_text("".join(cells))
+        if not written:
+            return
+        split = SPLITS.get(written.casefold())
+        if split is None or draft.split not in ("", split):
+            odd = f"the split '{written}'" if split is None else f"'{draft.id}' a second split"
+            fix = f"use train, val, test, database, {NO_SPLIT}"
+            raise DataError(f"line {line} gives {odd}", self.table.path, fix)
+        draft.split = split
+
+
+def _values(value: Any, as_list: bool) -> list[str]:
+    """Strings of a cell: none, one, or those of a list (as_list: also of a list written as text).
+
+    Raises ValueError for objects.
+    """
+    if isinstance(value, str):
+        listed = _listed(value) if as_list else None
+        return [value] if listed is None else listed
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return []
+    if isinstance(value, float) and value.is_integer():
+        return [str(int(value))]
+    if isinstance(value, bool | int | float):
+        return [str(value)]
+    if isinstance(value, list) and as_list:
+        return [text for one in value for text in _values(one, as_list=False)]
+    raise ValueError("a list" if isinstance(value, list) else "an object")
+
+
+def _listed(text: str) -> list[str] | None:
+    """Strings of a list in the notation of JSON or Python; None for any other text."""
+    text = text.strip()
+    if text[:1] != "[" or text[-1:] != "]":
+        return None
+    for parse in (json.loads, ast.literal_eval):
+        try:
+            return _values(parse(text), as_list=True)
+        except (ValueError, TypeError, SyntaxError, RecursionError, MemoryError):
+            continue
+    return None
+
+
+class _Labels:
+    """Classes of the rows, and the numbers of an item's labels."""
+
+    def __init__(self, rows: _Rows) -> None:
+        self._prefixes = {at: rows.table.columns[at] for at in rows.columns.labels if len(rows.columns.labels) > 1}
+        self._separators = rows.separators
+        distinct = {draft.labels for draft in rows.items if draft}
+        names = {labels: self._names(labels) for labels in distinct}
+        self.classes = tuple(sorted(set().union(*names.values())))
+        number = {name: n for n, name in enumerate(self.classes)}
+        self.numbers = {labels: tuple(sorted(number[name] for name in found)) for labels, found in names.items()}
+
+    def _names(self, labels: tuple[tuple[int, tuple[str, ...]], ...]) -> set[str]:
+        """Cleaned labels; of several columns with the name of theirs in front."""
+        found = set()
+        for at, cells in labels:
+            parts: Sequence[str] = cells
+            if cells[0] and at in self._separators:
+                parts = cells[0].split(self._separators[at])
+            for name in map(clean_text, parts):
+                if name.casefold() not in NO_LABEL and name != "-1.0":
+                    found.add(f"{self._prefixes[at]}:{name}" if at in self._prefixes else name)
+        return found
+
+
+def _find_photos(rows: _Rows, photos: Photos, extra: Counter[str]) -> None:
+    """Replace each image by its path below the folder, "" if it is not there; raises DataError if none is."""
+    named, missing, similar = 0, list[str](), 0
+    for draft in rows.items:
+        if not draft or not draft.image:
+            continue
+        named += 1
+        path, near = photos.find(draft.image)
+        similar += near
+        if path is None:
+            missing.append(draft.image)
+        draft.image = path or ""
+    if rows.columns.image is not None and len(missing) == named:
+        column, where = f"column {rows.table.columns[rows.columns.image]}", rows.table.path
+        if not named:
+            raise DataError(f"no row names a photo in {column}", where, "give the column of the photos with `maps`")
+        what = f"none of the {named} photos in {column} is below the table's folder (the first is {missing[0]!r})"
+        raise DataError(what, where, f"{photos.nearest(missing[0])} put the photos, or their folder, beside the table")
+    extra["photos found by a similar name"] = similar
+    if missing:
+        extra[f"photos not found ({', '.join(missing[:3])}{', ...' if len(missing) > 3 else ''})"] = len(missing)
+
+
+def _check_splits(rows: _Rows) -> None:
+    """Raise DataError if some items have no split, or if no item is train or none is query."""
+    if rows.columns.split is None:
+        return
+    splits = Counter(draft.split for draft in rows.items if draft)
+    column, path = _names(rows.table, [rows.columns.split]), rows.table.path
+    if not any(splits):
+        return
+    if splits[""]:
+        first = next(draft for draft in rows.items if draft and not draft.split)
+        what = f"{splits['']} items have no split, others have (the first is in line {first.line})"
+        raise DataError(what, path, f"fill {column}, {NO_SPLIT}")
+    for split, word in (("train", "train"), ("query", "test")):
+        if not splits[split]:
+            raise DataError(f"no row is '{word}' in {column}", path, f"name some rows '{word}', {NO_SPLIT}")
+
+
+def _item(rows: _Rows, at: int, labels: _Labels, extra: Counter[str]) -> Item | None:
+    """The item of a draft, which is let go so that captions are not held twice; None with neither photo nor text."""
+    draft, rows.items[at] = rows.items[at], None
+    assert draft is not None
+    if not draft.image and not draft.texts:
+        extra["items with neither photo nor text, left out"] += 1
+        return None
+    alone = frozenset({draft.split}) if draft.split else frozenset[str]()
+    also = draft.split in (("train", "val") if labels.classes else ("query",))
+    splits = alone | {"database"} if also else alone
+    texts = {lang: tuple(texts) for lang, texts in sorted(draft.texts.items())}
+    same = rows.same.setdefault(splits, splits)
+    return Item(draft.id, draft.image or None, texts, labels.numbers[draft.labels], same)

@@ -1,0 +1,227 @@
+"""Tables as a stream of rows: CSV and TSV, JSON lines, and Parquet (with pyarrow).
+
+A table is opened for its columns first; ``Table.rows`` then reads the columns that are used, row by row.
+"""
+
+from __future__ import annotations
+
+import codecs
+import contextlib
+import csv
+import itertools
+import json
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TextIO
+
+from cmrhash.errors import DataError, UsageError
+
+SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet")
+DELIMITERS = (",", ";", "\t", "|")
+_MARKS = (
+    (codecs.BOM_UTF8, "utf-8-sig"),
+    (codecs.BOM_UTF32_LE, "utf-32"),  # before UTF-16, whose mark it starts with
+    (codecs.BOM_UTF32_BE, "utf-32"),
+    (codecs.BOM_UTF16_LE, "utf-16"),
+    (codecs.BOM_UTF16_BE, "utf-16"),
+)
+Row = tuple[int, list[Any]]  # number of the row's first line, and a value per asked column
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table that is read row by row.
+
+    columns: names in order. rows: function of the numbers of the asked columns; with ``open_end``, surplus fields of a
+    CSV row belong to its last column, otherwise they are an error. Rows without any value are passed over.
+    """
+
+    path: Path
+    columns: tuple[str, ...]
+    rows: Callable[[Sequence[int], bool], Iterator[Row]]
+
+
+def find_table(root: Path) -> Path:
+    """The table at ``root``: that file, or the only table in that folder. Raises DataError."""
+    if root.is_file():
+        return root
+    if not root.is_dir():
+        raise DataError("no such file or folder", root, "give a table, or the folder that holds it")
+    names = sorted(name for name in os.listdir(root) if name.lower().endswith(SUFFIXES) and name[0] != ".")
+    if len(names) != 1:
+        what = f"{len(names)} tables ({', '.join(names[:5])})" if names else f"no table ({', '.join(SUFFIXES)})"
+        raise DataError(what, root, "give the file of the table with `root`")
+    return root / names[0]
+
+
+def open_table(path: Path) -> Table:
+    """Read the columns of a table; its suffix tells the format, any unknown suffix means CSV.
+
+    Raises DataError for a table without columns, UsageError for Parquet without pyarrow.
+    """
+    suffix = path.suffix.lower()
+    opened = {".jsonl": _open_lines, ".ndjson": _open_lines, ".parquet": _open_parquet}.get(suffix, _open_csv)(path)
+    if not any(name.strip() for name in opened.columns):
+        raise DataError("the table has no columns", path, "write their names into the first line")
+    return opened
+
+
+@contextlib.contextmanager
+def _text(path: Path, newline: str) -> Iterator[TextIO]:
+    """Open a file in the encoding of its byte order mark, else UTF-8; a DataError names the first bad line."""
+    with path.open("rb") as raw:
+        start = raw.read(4)
+    encoding = next((encoding for mark, encoding in _MARKS if start.startswith(mark)), "utf-8")
+    try:
+        with path.open(encoding=encoding, newline=newline) as lines:
+            yield lines
+    except UnicodeError:
+        line = f"line {_bad_line(path)} is" if "utf-8" in encoding else "it is"
+        raise DataError(f"{line} not {encoding[:6].upper()}", path, "save the table as UTF-8") from None
+
+
+def _bad_line(path: Path) -> int:
+    """Number of the first line that is not UTF-8."""
+    with path.open("rb") as lines:
+        for number, line in enumerate(lines, 1):
+            try:
+                line.decode()
+            except UnicodeDecodeError:
+                return number
+    return number
+
+
+# ---------------------------------------------------------------------------------------------- CSV, TSV
+
+
+def _open_csv(path: Path) -> Table:
+    with _text(path, "") as lines:
+        head = list(itertools.islice(lines, 50))
+    headers = {mark: next((row for _, row in _records(path, head, mark) if any(row)), []) for mark in DELIMITERS}
+    delimiter = max(DELIMITERS, key=lambda mark: len(headers[mark]))
+    if any(name.startswith(" ") for name in headers[delimiter][1:]):  # "image| comment": the space is no part of fields
+        delimiter += " "
+    columns = tuple(name.strip(' "') for name in headers[delimiter[0]])
+
+    def rows(asked: Sequence[int], open_end: bool) -> Iterator[Row]:
+        with _text(path, "") as lines:
+            records = ((line, row) for line, row in _records(path, lines, delimiter, closed=True) if any(row))
+            next(records)
+            for line, row in records:
+                row = _fitted(row, len(columns), delimiter, open_end, f"line {line}", path)
+                yield line, [row[at] for at in asked]
+
+    return Table(path, columns, rows)
+
+
+def _records(path: Path, lines: Iterable[str], delimiter: str, closed: bool = False) -> Iterator[tuple[int, list[str]]]:
+    """Records with the number of their first line.
+
+    delimiter: a space after it means that spaces after delimiters belong to no field. closed: raise DataError for a
+    quote that nothing closes.
+    """
+    ended = False
+
+    def until_the_end() -> Iterator[str]:
+        nonlocal ended
+        yield from lines
+        ended = True
+
+    reader = csv.reader(until_the_end(), delimiter=delimiter[0], skipinitialspace=len(delimiter) > 1)
+    first = 1
+    unclosed = "opens a quote that is never closed"
+    try:
+        for record in reader:
+            if ended and closed:  # the reader looked for more lines before the record was whole
+                raise DataError(f"line {first} {unclosed}", path, "close it, or double the quotes within a field")
+            yield first, record
+            first = reader.line_num + 1
+    except csv.Error as error:
+        if closed:
+            what = unclosed if "limit" in str(error) else f"cannot be read ({error})"
+            raise DataError(f"line {first} {what}", path, "double the quotes within a field") from None
+
+
+def _fitted(row: list[str], count: int, delimiter: str, open_end: bool, line: str, path: Path) -> list[str]:
+    """The row with as many fields as there are columns."""
+    while len(row) > count and not row[-1].strip():
+        row.pop()
+    if len(row) <= count:
+        return row + [""] * (count - len(row))
+    if not open_end:
+        what = f"{line} has {len(row)} fields, the table has {count} columns"
+        raise DataError(what, path, f"put quotes around fields that contain {delimiter[0]!r}")
+    return [*row[: count - 1], delimiter.join(row[count - 1 :])]
+
+
+# ---------------------------------------------------------------------------------------------- JSON lines
+
+
+def _open_lines(path: Path) -> Table:
+    columns = tuple(dict.fromkeys(itertools.chain.from_iterable(row for _, row in _objects(path))))
+
+    def rows(asked: Sequence[int], open_end: bool) -> Iterator[Row]:
+        names = [columns[at] for at in asked]
+        for line, row in _objects(path):
+            yield line, [row.get(name) for name in names]
+
+    return Table(path, columns, rows)
+
+
+def _objects(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    decode = json.JSONDecoder(object_pairs_hook=_object).decode
+    with _text(path, "\n") as lines:
+        for number, line in enumerate(lines, 1):
+            if not line.strip():
+                continue
+            try:
+                row = decode(line.strip())
+                if not isinstance(row, dict):
+                    raise ValueError("no JSON object")
+            except (ValueError, RecursionError) as error:
+                raise DataError(f"line {number} cannot be read ({error})", path, "write a JSON object") from None
+            yield number, row
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object; raises ValueError if it has a key twice."""
+    row = dict(pairs)
+    if len(row) < len(pairs):
+        raise ValueError("a key stands there twice")
+    return row
+
+
+# ---------------------------------------------------------------------------------------------- Parquet
+
+
+def _open_parquet(path: Path) -> Table:
+    try:
+        from pyarrow import ArrowException
+        from pyarrow.parquet import ParquetFile
+    except ImportError:
+        fix = 'pip install "cmrhash[parquet]"'
+        raise UsageError("Parquet needs pyarrow, which is not installed", path, fix) from None
+
+    @contextlib.contextmanager
+    def opened() -> Iterator[Any]:
+        try:
+            with ParquetFile(path) as file:
+                yield file
+        except (ArrowException, OSError) as error:
+            raise DataError(f"unreadable ({str(error)[:120]})", path, "write the table again") from None
+
+    with opened() as file:
+        columns = tuple(map(str, file.schema_arrow.names))
+
+    def rows(asked: Sequence[int], open_end: bool) -> Iterator[Row]:
+        names, number = [columns[at] for at in asked], 0
+        with opened() as file:
+            for batch in file.iter_batches(1024, columns=list(dict.fromkeys(names))):
+                values = [batch.column(name).to_pylist() for name in names]
+                for row in zip(*values, strict=True):
+                    number += 1
+                    yield number, list(row)
+
+    return Table(path, columns, rows)
