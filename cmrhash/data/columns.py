@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
 
 from cmrhash.data.items import clean_text
@@ -65,7 +65,7 @@ def choose(table: Table, maps: Sequence[str]) -> Columns:
     plain = [clean_text(name).casefold() for name in table.columns]
     found = {role: mapped.get(role, _guessed(names, plain, taken)) for role, names in NAMES.items()}
     taken |= {at for columns in found.values() for at in columns}
-    texts = {} if mapped.get("text.") == [] else _guessed_texts(plain, taken)
+    texts = {} if mapped.get("text.") == [] else caption_columns(plain, taken)
     texts |= {role.removeprefix("text."): columns for role, columns in mapped.items() if role.startswith("text.")}
     texts = {lang: columns for lang, columns in sorted(texts.items()) if columns}
     if not found["image"] and "image" not in mapped:
@@ -91,8 +91,14 @@ def _guessed(names: Sequence[str], columns: Sequence[str], taken: set[int]) -> l
     return sorted(free, key=lambda at: names.index(columns[at]))[:1]
 
 
-def _guessed_texts(columns: Sequence[str], taken: set[int]) -> dict[str, list[int]]:
-    """Columns of captions by language: for each, those of the first usual name that has it."""
+def caption_columns(columns: Sequence[str], taken: Container[int] = ()) -> dict[str, list[int]]:
+    """Columns of captions by language: for each, those of the first usual name that has it.
+
+    columns: names in lower case. taken: numbers of the columns that hold something else.
+
+    >>> caption_columns(["file", "text", "caption_de_0", "caption_de_1"])
+    {'en': [1], 'de': [2, 3]}
+    """
     found: defaultdict[str, defaultdict[int, list[int]]] = defaultdict(lambda: defaultdict(list))
     for at, name in enumerate(columns):
         if at in taken:

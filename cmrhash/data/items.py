@@ -123,10 +123,13 @@ def clean_text(text: str) -> str:
     return " ".join(text.split())
 
 
+NO_LABEL = ("", "-1", "-1.0", "nan")  # what tables write where there is no label
+
+
 def clean_label(text: str) -> str:
-    """Clean a label as ``clean_text`` does; "" for a label that says nothing: blank, "-1" or "nan"."""
+    """Clean a label as ``clean_text`` does; "" for a label that is one of NO_LABEL in any case."""
     label = clean_text(text)
-    return "" if label.lower() in ("-1", "nan") else label
+    return "" if label.casefold() in NO_LABEL else label
 
 
 def resolve_image(root: Path, image: str) -> Path:

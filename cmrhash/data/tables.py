@@ -5,11 +5,13 @@ A table is opened for its columns first; ``Table.rows`` then reads the columns t
 
 from __future__ import annotations
 
+import ast
 import codecs
 import contextlib
 import csv
 import itertools
 import json
+import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -91,6 +93,41 @@ def _bad_line(path: Path) -> int:
             except UnicodeDecodeError:
                 return number
     return number
+
+
+# ---------------------------------------------------------------------------------------------- cells
+
+
+def strings(value: Any, as_list: bool) -> list[str]:
+    """Strings of a cell of a table: none, one, or those of a list (as_list: also of a list written as text).
+
+    Raises ValueError for objects.
+    """
+    if isinstance(value, str):
+        listed = _listed(value) if as_list else None
+        return [value] if listed is None else listed
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return []
+    if isinstance(value, float) and value.is_integer():
+        return [str(int(value))]
+    if isinstance(value, bool | int | float):
+        return [str(value)]
+    if isinstance(value, list) and as_list:
+        return [text for one in value for text in strings(one, as_list=False)]
+    raise ValueError("a list" if isinstance(value, list) else "an object")
+
+
+def _listed(text: str) -> list[str] | None:
+    """Strings of a list in the notation of JSON or Python; None for any other text."""
+    text = text.strip()
+    if text[:1] != "[" or text[-1:] != "]":
+        return None
+    for parse in (json.loads, ast.literal_eval):
+        try:
+            return strings(parse(text), as_list=True)
+        except (ValueError, TypeError, SyntaxError, RecursionError, MemoryError):
+            continue
+    return None
 
 
 # ---------------------------------------------------------------------------------------------- CSV, TSV
@@ -189,7 +226,8 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """A JSON object; raises ValueError if it has a key twice."""
     row = dict(pairs)
     if len(row) < len(pairs):
-        raise ValueError("a key is repeated")
+        names = [name for name, _ in pairs]
+        raise ValueError(f"'{next(name for name in names if names.count(name) > 1)}' is repeated")
     return row
 
 

@@ -166,7 +166,7 @@ def test_incomplete_items_stay_and_empty_ones_are_counted(tmp_path: Path) -> Non
     [
         ('"dog "', "dog", (["dog"], ["dog"])),
         ("-1", "cat", ([], ["cat"])),
-        ("NaN", "None", ([], [])),
+        ("NaN", "-1.0", ([], [])),
         ("", "  ", ([], [])),
         ("a;b,c", "d|e", (["a", "b,c"], ["d|e"])),
         ("a|b", '"c,d"', (["a", "b"], ["c,d"])),

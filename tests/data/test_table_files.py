@@ -84,7 +84,7 @@ def test_columns_of_json_lines_may_come_late_and_lack(tmp_path: Path) -> None:
     ("line", "message"),
     [
         ("[1]", r"line 2 cannot be read \(no JSON object\)"),
-        ('{"image": "a.jpg", "image": "b.jpg"}', r"line 2 cannot be read \(a key is repeated\)"),
+        ('{"image": "a.jpg", "image": "b.jpg"}', r"line 2 cannot be read \('image' is repeated\)"),
         ("{", "line 2 cannot be read"),
         ('{"image": ["a.jpg"]}', "line 2: column 'image' holds a list"),
         ('{"text": {"en": "x"}}', "line 2: column 'text' holds an object"),

@@ -1,12 +1,11 @@
 """Hugging Face's imagefolder: photos in folders of splits and classes, with a table of captions.
 
     [data/][train|validation|test/][CLASS/]x.png
-    metadata.csv | metadata.jsonl       in the folder of the photos or in one above it
+    metadata.csv | .jsonl | .parquet    in the folder of the photos or in one above it
 
-The table has a column ``file_name``, the path below the table's folder. Captions: the columns ``text``, ``caption``,
-``sentence`` or ``description``, also in the plural, numbered (``caption_0``) or with a language (``text_de``; else
-English). Labels: ``label``, ``labels``, ``class``, ``category`` or ``tags``, each a value or a list in JSON. Several
-rows of a photo give several captions. Without a table the innermost folder of a photo is its label.
+The table has a column ``file_name``, the path below the table's folder; captions and labels have one of their usual
+names (``cmrhash.data.columns``). Labels are a value or a list in JSON. Several rows of a photo give several captions.
+Without a table the innermost folder of a photo is its label.
 
 Protocol: the split folders if there is train beside test or validation: train and validation are the database, test is
 query; without test, validation is query. Otherwise roles are drawn from the seed.

@@ -11,9 +11,6 @@ without, the test items are their own database. A table without splits has them 
 
 from __future__ import annotations
 
-import ast
-import json
-import math
 import sys
 from collections import Counter
 from collections.abc import Sequence
@@ -21,14 +18,13 @@ from pathlib import Path
 from typing import Any
 
 from cmrhash.data.columns import Columns, choose
-from cmrhash.data.items import ImageTextDataset, Item, clean_text
+from cmrhash.data.items import ImageTextDataset, Item, clean_label, clean_text
 from cmrhash.data.named_photos import Photos, as_path
 from cmrhash.data.parsing import report
-from cmrhash.data.tables import Table, find_table, open_table
+from cmrhash.data.tables import Table, find_table, open_table, strings
 from cmrhash.errors import DataError
 
 SEPARATORS = (";", "|", ",")
-NO_LABEL = {"", "-1", "nan", "none", "null"}
 SPLITS = {
     **dict.fromkeys(("train", "training", "restval"), "train"),
     **dict.fromkeys(("val", "valid", "validation", "dev"), "val"),
@@ -121,7 +117,7 @@ class _Rows:
 
     def _cell(self, line: int, at: int, value: Any) -> list[str]:
         try:
-            return _values(value, as_list=at not in (self.columns.image, self.columns.id, self.columns.split))
+            return strings(value, as_list=at not in (self.columns.image, self.columns.id, self.columns.split))
         except ValueError as error:
             where = f"line {line}: column '{self.table.columns[at]}' holds {error}"
             raise DataError(where, self.table.path, "write a string, a number or a list of them") from None
@@ -172,38 +168,6 @@ class _Rows:
         draft.split = split
 
 
-def _values(value: Any, as_list: bool) -> list[str]:
-    """Strings of a cell: none, one, or those of a list (as_list: also of a list written as text).
-
-    Raises ValueError for objects.
-    """
-    if isinstance(value, str):
-        listed = _listed(value) if as_list else None
-        return [value] if listed is None else listed
-    if value is None or (isinstance(value, float) and math.isnan(value)):
-        return []
-    if isinstance(value, float) and value.is_integer():
-        return [str(int(value))]
-    if isinstance(value, bool | int | float):
-        return [str(value)]
-    if isinstance(value, list) and as_list:
-        return [text for one in value for text in _values(one, as_list=False)]
-    raise ValueError("a list" if isinstance(value, list) else "an object")
-
-
-def _listed(text: str) -> list[str] | None:
-    """Strings of a list in the notation of JSON or Python; None for any other text."""
-    text = text.strip()
-    if text[:1] != "[" or text[-1:] != "]":
-        return None
-    for parse in (json.loads, ast.literal_eval):
-        try:
-            return _values(parse(text), as_list=True)
-        except (ValueError, TypeError, SyntaxError, RecursionError, MemoryError):
-            continue
-    return None
-
-
 class _Labels:
     """Classes of the rows, and the numbers of an item's labels."""
 
@@ -223,9 +187,8 @@ class _Labels:
             parts: Sequence[str] = cells
             if cells[0] and at in self._separators:
                 parts = cells[0].split(self._separators[at])
-            for name in map(clean_text, parts):
-                if name.casefold() not in NO_LABEL and name != "-1.0":
-                    found.add(f"{self._prefixes[at]}:{name}" if at in self._prefixes else name)
+            for name in filter(None, map(clean_label, parts)):
+                found.add(f"{self._prefixes[at]}:{name}" if at in self._prefixes else name)
         return found
 
 
