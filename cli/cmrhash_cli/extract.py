@@ -148,7 +148,7 @@ def extract(
 
     cmrhash extract --dataset manifest --root DIR --image-weights resnet18.pth --text-model MODEL_DIR
 
-    cmrhash extract --dataset table --root DIR --map image=path --map text.de=untertitel
+    cmrhash extract DIR/captions.csv --map image=filename --map text.de=caption_de
 
     cmrhash extract --dataset iaprtc12 --root IAPR --text-model bow --text-model de=cc.de.300.vec.gz
 

@@ -73,7 +73,7 @@ BEFORE = {
 }
 
 # What stands for something else in the pages, or would take long.
-ANY_DATASET = {"--dataset NAME --root DIR": "--dataset {0} --root {0}", "extract DIR": "extract {0}"}  # each of them
+ANY_DATASET = {"--dataset NAME --root DIR": "--dataset {0} --root {0}", "extract DIR ": "extract {0} "}  # each of them
 POSTGRES = "postgresql://me@host/photos"  # the server of the tests
 STORE = "/srv/codes"  # a folder
 HUB = "owner/name"  # a repository on a hub in this process

@@ -72,6 +72,8 @@ PLACED = {
     "raw_features.mat": write_wikipedia_features,
     "mirflickr.mat": write_features,
     "FILE": write_features,
+    "PHOTOS": WRITERS["folder"],
+    "captions.csv": lambda path: WRITERS["table"](path.parent),
 }
 
 
