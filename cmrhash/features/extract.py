@@ -156,8 +156,6 @@ def open_encoders(
     """
     dataset = read_dataset(config) if dataset is None else finished(dataset, config)
     langs = _languages(dataset, config.langs)
-    if View.IMAGE not in dataset.ready and not any(item.image for item in dataset.items):
-        raise DataError("no item has a photo", dataset.root, "check `root` and where its items look for photos")
     given = text_encoder if isinstance(text_encoder, Mapping) else dict.fromkeys(langs, text_encoder)
     own = {lang: OwnEncoder(each, "text") for lang, each in given.items() if lang in langs and each is not None}
     models = _text_models(config, langs, [*dataset.ready, *map(View.text, own)])
