@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections import defaultdict
-from collections.abc import Container, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Collection, Container, Sequence
 from dataclasses import dataclass
 
 from cmrhash.data.items import clean_text
@@ -74,6 +74,12 @@ def choose(table: Table, maps: Sequence[str]) -> Columns:
         _refuse(table, "text", "texts", TEXTS)
     image, split, ident = (next(iter(found[role]), None) for role in ("image", "split", "id"))
     return Columns(image, texts, found["labels"], split, ident, own_id=bool(mapped.get("id")))
+
+
+def count_unused(table: Table, used: Collection[int], extra: Counter[str]) -> None:
+    """Count in ``extra`` the named columns that are not among ``used``, under a key that lists the first five."""
+    if unused := [name for at, name in enumerate(table.columns) if name and at not in used]:
+        extra[f"columns not used ({', '.join(unused[:5])}{', ...' if len(unused) > 5 else ''})"] += len(unused)
 
 
 def _refuse(table: Table, role: str, what: str, names: Sequence[str]) -> None:

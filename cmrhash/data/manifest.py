@@ -32,7 +32,7 @@ from cmrhash.data.items import (
     clean_text,
     resolve_image,
 )
-from cmrhash.data.parsing import report
+from cmrhash.data.parsing import report, unique_keys
 from cmrhash.errors import DamagedError, DataError, StaleError, UsageError, did_you_mean
 from cmrhash.storage.files import locked, make_folder, read_json, remove, write_bytes, write_json
 from cmrhash.storage.recipes import refuse_difference
@@ -81,7 +81,7 @@ def _rows(path: Path) -> Iterator[dict[str, Any]]:
             if not line.strip():
                 continue
             try:
-                yield _row(json.loads(line.decode("utf-8-sig")))
+                yield _row(json.loads(line.decode("utf-8-sig"), object_pairs_hook=unique_keys))
             except (ValueError, RecursionError) as error:
                 raise DataError(f"line {number} is not a manifest entry ({error})", path, "fix this line") from None
 

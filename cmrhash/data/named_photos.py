@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import os
-import unicodedata
 from pathlib import Path, PurePosixPath
 
 from cmrhash.data.items import resolve_image
+from cmrhash.data.photos import PHOTO_SUFFIXES, folded, is_photo
 from cmrhash.errors import did_you_mean
 
 FOLDERS = ("images", "Images", "photos", "img")  # usual folders of photos beside a table
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")
 
 
 def as_path(written: str) -> str:
@@ -64,7 +63,7 @@ class Photos:
                 near: str | None = part
             else:
                 listing = self._listing(found)
-                near = listing.get(_folded(part)) or listing.get(_stem(part))
+                near = listing.get(folded(part)) or listing.get(_stem(part))
             if near is None:
                 return None
             found = f"{found}/{near}" if found else near
@@ -79,17 +78,13 @@ class Photos:
             except OSError:
                 names = []
             for name in names:
-                keys = {_folded(name)} | ({_stem(name)} if name.lower().endswith(SUFFIXES) else set())
+                keys = {folded(name)} | ({_stem(name)} if is_photo(name) else set())
                 listing |= {key: None if key in listing else name for key in keys}
             self._listings[folder] = listing
         return self._listings[folder]
 
 
-def _folded(name: str) -> str:
-    return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())
-
-
 def _stem(name: str) -> str:
     """Key of a photo's name without its suffix; no file name contains "/"."""
     stem, suffix = os.path.splitext(name)
-    return f"/{_folded(stem if suffix.lower() in SUFFIXES else name)}"
+    return f"/{folded(stem if suffix.lower() in PHOTO_SUFFIXES else name)}"

@@ -9,6 +9,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 from cmrhash.data.items import Item, clean_text, common_missing, resolve_image
 from cmrhash.errors import DataError
@@ -73,6 +74,15 @@ def read_lines(path: Path) -> list[str]:
     if not lines[-1]:
         lines.pop()
     return [line.removesuffix("\r") for line in lines]
+
+
+def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object, as ``object_pairs_hook`` of the json module. Raises ValueError for a repeated key."""
+    entries = dict(pairs)
+    if len(entries) < len(pairs):
+        key = Counter(key for key, _ in pairs).most_common(1)[0][0]
+        raise ValueError(f"key '{clean_text(key)[:40]}' is repeated in an object")
+    return entries
 
 
 def unquoted(text: str) -> str:

@@ -10,8 +10,9 @@ from pathlib import Path, PurePosixPath
 
 from cmrhash.data.items import resolve_image
 from cmrhash.data.parsing import FOREIGN
-from cmrhash.data.recognise import PHOTOS
 from cmrhash.errors import DataError
+
+PHOTO_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")
 
 
 def files_below(root: Path, extra: Counter[str]) -> list[str]:
@@ -50,20 +51,25 @@ def _stem(path: str) -> str:
 
 
 def is_photo(path: str) -> bool:
-    """Whether the suffix is one of ``PHOTOS``, in any case."""
-    return PurePosixPath(path).suffix.lower() in PHOTOS
+    """Whether the suffix is one of PHOTO_SUFFIXES, in any case."""
+    return PurePosixPath(path).suffix.lower() in PHOTO_SUFFIXES
 
 
 def need_photos(root: Path, files: Iterable[str]) -> list[str]:
     """The photos among these files, in the same order. Raises DataError if there is none."""
     if photos := [path for path in files if is_photo(path)]:
         return photos
-    raise DataError(f"no photo ({', '.join(PHOTOS)})", root, "give the folder that holds the photos")
+    raise DataError(f"no photo ({', '.join(PHOTO_SUFFIXES)})", root, "give the folder that holds the photos")
 
 
 def composed(path: str) -> str:
     """The path in Unicode's composed form (NFC); some systems store names in the other one."""
     return unicodedata.normalize("NFC", path)
+
+
+def folded(path: str) -> str:
+    """The same key for paths that differ only in case or in the form of Unicode."""
+    return composed(composed(path).casefold())
 
 
 def stem_of(path: str) -> str:

@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cmrhash.config import FEATURES_DATASET, SAMPLE_DATASET
+from cmrhash.data.photos import is_photo
+from cmrhash.data.tables import SUFFIXES as TABLES
+from cmrhash.data.tables import tables_in
 from cmrhash.errors import DataError, UsageError
 
-PHOTOS = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")
-TABLES = (".csv", ".tsv", ".jsonl", ".parquet")
 FEATURES = (".mat", ".h5", ".hdf5", ".h5py", ".npz", ".npy")
 LOOKED_AT = 10_000  # files of a folder
 # A layout, and the files that tell it: a pattern each, of which one must match, below the folder; the first that fits.
@@ -29,7 +30,6 @@ SIGNS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("fashion", ("styles.csv",)),
     ("pascal", ("sentence", "sentences")),
     ("imagefolder", ("metadata.csv", "metadata.jsonl", "metadata.parquet", "*/metadata.*", "train/*", "test/*")),
-    ("table", tuple(f"*{suffix}" for suffix in TABLES)),
 )
 OWN_NAME = ("manifest", "table", "folder", "imagefolder", FEATURES_DATASET)  # layouts of anybody's data
 EXAMPLE = '{"id": "1", "image": "photos/1.jpg", "texts": {"en": ["a dog runs"]}, "labels": ["dog"]}'
@@ -56,6 +56,8 @@ def recognise(path: Path) -> Layout:
     for dataset, patterns in SIGNS:
         if sign := next((found for pattern in patterns for found in sorted(path.glob(pattern))), None):
             return Layout(dataset, path, (), _name(path, dataset), f"{sign.relative_to(path).as_posix()}")
+    if tables := tables_in(path):
+        return Layout("table", path, (), _name(path, "table"), tables[0])
     photos, others = _count(path)
     if photos:
         return Layout("folder", path, (), _name(path, "folder"), f"{photos} photos")
@@ -88,8 +90,7 @@ def _count(folder: Path) -> tuple[int, int]:
     for _, folders, files in os.walk(folder):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for file in files:
-            is_photo = os.path.splitext(file)[1].lower() in PHOTOS
-            photos, others = photos + is_photo, others + (not is_photo)
+            photos, others = photos + is_photo(file), others + (not is_photo(file))
         if photos + others > LOOKED_AT:
             break
     return photos, others

@@ -13,11 +13,13 @@ import itertools
 import json
 import math
 import os
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
+from cmrhash.data.parsing import unique_keys
 from cmrhash.errors import DataError, UsageError
 
 SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet")
@@ -51,11 +53,16 @@ def find_table(root: Path) -> Path:
         return root
     if not root.is_dir():
         raise DataError("no such file or folder", root, "give a table, or the folder that holds it")
-    names = sorted(name for name in os.listdir(root) if name.lower().endswith(SUFFIXES) and name[0] != ".")
+    names = tables_in(root)
     if len(names) != 1:
         what = f"{len(names)} tables ({', '.join(names[:5])})" if names else f"no table ({', '.join(SUFFIXES)})"
         raise DataError(what, root, "give the file of the table with `root`")
     return root / names[0]
+
+
+def tables_in(folder: Path) -> list[str]:
+    """Names of the tables in a folder, by suffix in any case, sorted; without hidden ones."""
+    return sorted(name for name in os.listdir(folder) if name.lower().endswith(SUFFIXES) and name[0] != ".")
 
 
 def open_table(path: Path) -> Table:
@@ -122,12 +129,18 @@ def _listed(text: str) -> list[str] | None:
     text = text.strip()
     if text[:1] != "[" or text[-1:] != "]":
         return None
-    for parse in (json.loads, ast.literal_eval):
+    for parse in (json.loads, _literal):
         try:
             return strings(parse(text), as_list=True)
         except (ValueError, TypeError, SyntaxError, RecursionError, MemoryError):
             continue
     return None
+
+
+def _literal(text: str) -> Any:
+    """Value of a literal of Python, without the warnings that its parser gives for odd texts."""
+    with warnings.catch_warnings(action="ignore"):
+        return ast.literal_eval(text)
 
 
 # ---------------------------------------------------------------------------------------------- CSV, TSV
@@ -177,8 +190,9 @@ def _records(path: Path, lines: Iterable[str], delimiter: str, closed: bool = Fa
             first = reader.line_num + 1
     except csv.Error as error:
         if closed:
-            what = unclosed if "limit" in str(error) else f"cannot be read ({error})"
-            raise DataError(f"line {first} {what}", path, "double the quotes within a field") from None
+            long = f"{unclosed}, or has a field of over {csv.field_size_limit():,} characters"
+            what = long if "limit" in str(error) else f"cannot be read ({error})"
+            raise DataError(f"line {first} {what}", path, "close its quote, or double quotes within a field") from None
 
 
 def _fitted(row: list[str], count: int, delimiter: str, open_end: bool, line: str, path: Path) -> list[str]:
@@ -208,7 +222,7 @@ def _open_lines(path: Path) -> Table:
 
 
 def _objects(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    decode = json.JSONDecoder(object_pairs_hook=_object).decode
+    decode = json.JSONDecoder(object_pairs_hook=unique_keys).decode
     with _text(path, "\n") as lines:
         for number, line in enumerate(lines, 1):
             if not line.strip():
@@ -220,15 +234,6 @@ def _objects(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
             except (ValueError, RecursionError) as error:
                 raise DataError(f"line {number} cannot be read ({error})", path, "write a JSON object") from None
             yield number, row
-
-
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """A JSON object; raises ValueError if it has a key twice."""
-    row = dict(pairs)
-    if len(row) < len(pairs):
-        names = [name for name, _ in pairs]
-        raise ValueError(f"'{next(name for name in names if names.count(name) > 1)}' is repeated")
-    return row
 
 
 # ---------------------------------------------------------------------------------------------- Parquet

@@ -199,7 +199,7 @@ def test_encodings(name: str, encoding: str, tmp_path: Path) -> None:
         ("jsonl", '{"file": "a.jpg"}', r"no column file_name"),
         ("jsonl", '{"file_name": "a.jpg"}\n{"text": "x"}', "line 2 holds no path of a photo in file_name"),
         ("jsonl", '{"file_name": "a.jpg"}\n[1]', "line 2 cannot be read .no JSON object"),
-        ("jsonl", '{"file_name": "a.jpg", "text": "a", "text": "b"}', "line 1 cannot be read .'text' is repeated"),
+        ("jsonl", '{"file_name": "a.jpg", "text": "a", "text": "b"}', "line 1 cannot be read .key 'text' is repeated"),
         ("jsonl", '{"file_name": "a.jpg", "text": {"a": 5}}', "line 1 holds an object"),
         ("jsonl", '{"file_name": ["a.jpg"]}', "line 1 holds a list"),
         ("jsonl", '{"file_name": "a.jpg", "label": {"a": 1}}', "line 1 holds an object"),

@@ -40,12 +40,14 @@ def test_a_feature_file(tmp_path, name):
     assert found.name == name[0]
 
 
-@pytest.mark.parametrize("name", ["my table.csv", "t.TSV", "t.jsonl", "t.parquet"])
+@pytest.mark.parametrize("name", ["my table.csv", "t.TSV", "t.jsonl", "t.NDJSON", "t.parquet"])
 def test_a_table_is_named_by_its_file(tmp_path, name):
     (tmp_path / name).write_text("image,caption\n")
     found = recognise(tmp_path / name)
     assert (found.dataset, found.root) == ("table", tmp_path / name)
     assert found.name == name.split(".")[0].replace(" ", "_")
+    found = recognise(tmp_path)
+    assert (found.dataset, found.root, found.sign) == ("table", tmp_path, name)
 
 
 def test_photos_at_any_depth_and_nothing_else_are_a_folder(tmp_path):

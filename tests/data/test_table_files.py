@@ -84,7 +84,7 @@ def test_columns_of_json_lines_may_come_late_and_lack(tmp_path: Path) -> None:
     ("line", "message"),
     [
         ("[1]", r"line 2 cannot be read \(no JSON object\)"),
-        ('{"image": "a.jpg", "image": "b.jpg"}', r"line 2 cannot be read \('image' is repeated\)"),
+        ('{"image": "a.jpg", "image": "b.jpg"}', r"line 2 cannot be read \(key 'image' is repeated in an object\)"),
         ("{", "line 2 cannot be read"),
         ('{"image": ["a.jpg"]}', "line 2: column 'image' holds a list"),
         ('{"text": {"en": "x"}}', "line 2: column 'text' holds an object"),
@@ -128,6 +128,19 @@ def test_an_open_quote_is_refused_with_its_line(tmp_path: Path) -> None:
         read(tmp_path, 'image,caption\na.jpg,x\nb.jpg,"y\nc.jpg,z\n')
     with pytest.raises(DataError, match="line 2 opens a quote that is never closed"):
         read(tmp_path, 'image,caption\na.jpg,"x' + "y.jpg,z\n" * 40_000)
+
+
+def test_a_field_that_is_too_long_is_refused_with_its_line(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"line 2 .*or has a field of over 131,072 characters"):
+        read(tmp_path, f'image,caption\na.jpg,"{"word " * 40_000}"\n')
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize(
+    "odd", ["[1if 1else 2]", "['\\d', 1]x]", "[" + "-" * 100_000 + "1]", "[f()]", "[__import__('os')]"]
+)
+def test_a_text_in_brackets_that_is_no_list_is_a_caption(tmp_path: Path, odd: str) -> None:
+    assert read(tmp_path, f'image,caption\na.jpg,"{odd}"\n').items[0].texts == {"en": (odd,)}
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from cmrhash.data.items import ImageTextDataset, Item, clean_label, clean_text, resolve_image
-from cmrhash.data.parsing import IMAGE_SUFFIXES, decode, files_by_stem, need_file, need_folder, report
+from cmrhash.data.parsing import IMAGE_SUFFIXES, decode, files_by_stem, need_file, need_folder, report, unique_keys
 from cmrhash.errors import DataError
 
 ANNOTATIONS, CAPTIONS, INSTANCES = "annotations", "captions", "instances"
@@ -113,10 +113,7 @@ def _add_file(root: Path, path: Path, kind: str, folder: str, content: _Content)
 
 def _used(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """The fields of a JSON object that the reader uses. Raises ValueError for a repeated key."""
-    if len({key for key, _ in pairs}) < len(pairs):
-        key = Counter(key for key, _ in pairs).most_common(1)[0][0]
-        raise ValueError(f"key '{key}' is repeated in an object")
-    return {key: value for key, value in pairs if key in _USED}
+    return {key: value for key, value in unique_keys(pairs).items() if key in _USED}
 
 
 def _entries(whole: Any, name: str) -> list[Any]:

@@ -19,7 +19,7 @@ from pathlib import Path, PurePosixPath
 
 from cmrhash.data.items import ImageTextDataset, Item, clean_label
 from cmrhash.data.parsing import report
-from cmrhash.data.photos import composed, files_below, ids_of, need_photos, stem_of
+from cmrhash.data.photos import files_below, folded, ids_of, need_photos, stem_of
 from cmrhash.data.readers.imagefolder_table import FILE_NAME, Row, find_tables, read_table
 from cmrhash.errors import DataError
 
@@ -91,7 +91,7 @@ def _match(photos: list[str], rows: dict[str, Row]) -> dict[str, Row | None]:
     free: dict[str, list[str]] = {}
     for path in photos:
         if path not in rows:
-            for key in {_key(path), _key(stem_of(path))}:
+            for key in {folded(path), folded(stem_of(path))}:
                 free.setdefault(key, []).append(path)
     named: dict[str, Row | None] = dict.fromkeys(photos)
     for name, row in rows.items():
@@ -103,14 +103,10 @@ def _match(photos: list[str], rows: dict[str, Row]) -> dict[str, Row | None]:
 
 def _nearest(name: str, free: dict[str, list[str]]) -> str:
     """The only photo of that path or, failing that, of that stem; otherwise ``name``."""
-    for key in (_key(name), _key(stem_of(name))):
+    for key in (folded(name), folded(stem_of(name))):
         if len(found := free.get(key, [])) == 1:
             return found[0]
     return name
-
-
-def _key(path: str) -> str:
-    return composed(path).casefold()
 
 
 def _folders(photos: list[str]) -> dict[str, set[str]]:

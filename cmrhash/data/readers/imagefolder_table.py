@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
-from cmrhash.data.columns import NAMES, caption_columns
+from cmrhash.data.columns import NAMES, caption_columns, count_unused
 from cmrhash.data.items import clean_label, clean_text, resolve_image
 from cmrhash.data.tables import Table, open_table, strings
 from cmrhash.errors import DataError, did_you_mean
@@ -85,9 +85,7 @@ def _roles(table: Table, extra: Counter[str]) -> tuple[_Roles, list[int]]:
     labels = [at for at, name in enumerate(names) if name in NAMES["labels"]]
     roles = _Roles(names.index(FILE_NAME), caption_columns(names), labels)
     used = sorted({roles.file, *labels, *(at for columns in roles.texts.values() for at in columns)})
-    unused = sorted(table.columns[at] or "unnamed" for at in set(range(len(names))) - set(used))
-    if unused:
-        extra[f"columns not used ({', '.join(unused[:5])}{', ...' if len(unused) > 5 else ''})"] += len(unused)
+    count_unused(table, used, extra)
     return roles, used
 
 

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from cmrhash.data.columns import Columns, choose
+from cmrhash.data.columns import Columns, choose, count_unused
 from cmrhash.data.items import ImageTextDataset, Item, clean_label, clean_text
 from cmrhash.data.named_photos import Photos, as_path
 from cmrhash.data.parsing import report
@@ -56,9 +56,7 @@ def read(root: Path, maps: Sequence[str] = ()) -> ImageTextDataset:
     if not items or (columns.texts and not any(item.texts for item in items)):
         what = f"no row has a caption in {_names(table, [at for found in columns.texts.values() for at in found])}"
         raise DataError(what, table.path, "give the column of the captions with `maps`")
-    unused = [name for at, name in enumerate(table.columns) if at not in columns.used and name]
-    if unused:
-        extra[f"columns not used ({', '.join(unused[:5])}{', ...' if len(unused) > 5 else ''})"] = len(unused)
+    count_unused(table, columns.used, extra)
     relevance = "labels" if labels.classes else "pairs"
     found = report(items, labels.classes, columns.texts, extra)
     return ImageTextDataset("table", table.path.parent, items, labels.classes, relevance, found)

@@ -21,6 +21,7 @@ def entry(entries, n, **fields):
         ("no items", lambda e: []),
         ("line 3 is not a manifest entry", lambda e: [*e[:2], '{"id": "x", ', *e[2:]]),
         ("line 1 is not a manifest entry.*not a JSON object", lambda e: ["[1, 2]", *e]),
+        ("line 1 is not a manifest entry .key 'id' is repeated", lambda e: ['{"id": "x", "id": "y"}', *e]),
         ("line 1 .*'id'", lambda e: [{"image": "images/0.png"}, *e]),
         ("line 2 .*'labels'", lambda e: entry(e, 1, labels="dog")),
         ("line 2 .*splits must be among", lambda e: entry(e, 1, splits=["test"])),
