@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from cmrhash.version import __version__ as __version__
 
 if TYPE_CHECKING:
+    from cmrhash.api import apply as apply
     from cmrhash.api import compare as compare
     from cmrhash.api import evaluate as evaluate
     from cmrhash.api import extract as extract
@@ -53,7 +54,7 @@ if TYPE_CHECKING:
     from cmrhash.training.runs import Run as Run
 
 _HOME = {  # module -> the names that it gives to the public face
-    "api": "compare evaluate extract find_runs from_pretrained load open_dataset train",
+    "api": "apply compare evaluate extract find_runs from_pretrained load open_dataset train",
     "config": "CompareConfig EvalConfig ExtractConfig FinetuneConfig TrainConfig",
     "data.in_memory": "dataset",
     "data.items": "ImageTextDataset Item",

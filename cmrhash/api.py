@@ -34,6 +34,7 @@ from cmrhash.evaluation import compare as comparison
 from cmrhash.evaluation.evaluate import Evaluation, check_eval, score
 from cmrhash.features import extract as extraction
 from cmrhash.features.dataset import ExtractedDataset
+from cmrhash.search import apply as application
 from cmrhash.search.exported.hasher import PretrainedHasher
 from cmrhash.search.hasher import Hasher
 from cmrhash.training import methods, runs
@@ -165,6 +166,29 @@ def load(run: str | Path | Run, *, cache: str | Path = CACHE, **options: Any) ->
     """
     _refuse_unknown(options, inspect.signature(Hasher.__init__).parameters)
     return Hasher.load(run.folder if isinstance(run, Run) else run, cache, **options)
+
+
+def apply(
+    run: str | Path | Run,
+    data: ExtractedDataset | str | Path,
+    *,
+    cache: str | Path = CACHE,
+    runs: str | Path = RUNS,
+    device: str = "auto",
+    offline: bool = False,
+    progress: Progress = lambda *_: None,
+) -> Run:
+    """Hash another collection by a trained or exported run, and return it as a run of that collection for ``load``.
+
+    run: a trained run whose data set is in the cache, or an exported one: its folder or id of a model hub. data: a
+    folder or file whose layout is recognised, or an extracted data set or its name; photos need no captions. runs:
+    folder of all runs. Raises as ``search.apply.apply`` does.
+    """
+    source = run.folder if isinstance(run, Run) else run
+    made, _ = application.apply(
+        source, data, cache=Path(cache), out=Path(runs), device=device, offline=offline, progress=progress
+    )
+    return made
 
 
 def from_pretrained(source: str | Path, *, revision: str | None = None, **options: Any) -> PretrainedHasher:

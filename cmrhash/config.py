@@ -170,9 +170,12 @@ class SearchConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class IndexConfig:
-    """Publishing: the database codes of a run -> collections of a store."""
+    """Publishing: the database codes of a run -> collections of a store, or the codes of another collection."""
 
-    store: str | None = None  # required: one of STORES
+    store: str | None = None  # one of STORES; None: with_run alone
+    with_run: str | None = None  # trained or exported run whose encoders and heads hash another collection
+    device: str = "auto"
+    offline: bool = False  # never download weights
     approximate: bool | None = None  # build an approximate index; None: for Faiss beyond IVF_ROWS codes
     among: str = "database"  # items to publish: the "database", or "all" items with codes
 

@@ -211,6 +211,9 @@ def _note_next(report: Extraction, cache: Path, quiet: bool) -> None:
         note(f"{file.path.name.partition('.shard-')[0]} waits for shard {missing}", quiet)
     if waiting:
         note(f"shard {report.shard} is done; the process that finishes last merges the shards", quiet)
+    elif not report.dataset.languages:
+        following = command_line("index", collection=report.dataset.name, with_run="RUN", cache=cache)
+        note(f"next: {following} (a trained or exported run: photos alone train none)", quiet)
     else:
         following = command_line("train", dataset=report.dataset.name, bits=32, encoder=_choice(report), cache=cache)
         note(f"next: {following}", quiet)

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 from contextlib import closing
 from dataclasses import asdict
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from cmrhash.config import STORES, IndexConfig
-from cmrhash_cli.chosen import Among, OneLength, OneMethod, OneRun, RunChoice, open_hasher
+from cmrhash_cli.chosen import Among, Offline, OneLength, OneMethod, OneRun, RunChoice, open_hasher
 from cmrhash_cli.output import (
     CACHE,
     RUNS,
     Cache,
     Dataset,
     Debug,
+    Device,
     Json,
     Quiet,
     Relevance,
@@ -31,6 +33,21 @@ D = IndexConfig
 
 
 def index(
+    collection: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[COLLECTION]",
+            help="With --with: folder or table of a collection, or the name of one in the cache.",
+        ),
+    ] = None,
+    with_run: Annotated[
+        str | None,
+        typer.Option(
+            "--with",
+            help="Trained run (folder) or exported run (folder or hub id) whose encoders and heads hash COLLECTION, "
+            "which needs no captions.",
+        ),
+    ] = D.with_run,
     store: Annotated[
         str | None,
         typer.Option(
@@ -51,6 +68,8 @@ def index(
     method: OneMethod = None,
     relevance: Relevance = None,
     dataset: Dataset = None,
+    offline: Offline = D.offline,
+    device: Device = D.device,
     cache: Cache = CACHE,
     runs: Runs = RUNS,
     as_json: Json = False,
@@ -59,14 +78,26 @@ def index(
 ) -> None:
     """Copy the codes of a trained run into a store, one collection per view (image, each text language).
 
-    cmrhash index --store faiss:/srv/codes
+    With --with, hash another collection by a trained or exported run first, so that its photos can be searched by text.
+
+    cmrhash index holiday --with runs/flickr/tie-ap-32
+
+    cmrhash index --store faiss:/srv/codes --dataset shop
 
     cmrhash index --store postgresql://me@host/photos --run runs/shop/tie-ap-64
     """
     from cmrhash.errors import UsageError
 
+    if with_run is None and (collection is not None or store is None):
+        what = "no --store" if collection is None else f"'{collection}' is given without --with"
+        raise UsageError(what, None, f"give {STORES}" if collection is None else "add --with RUN, or leave it out")
+    if with_run is not None:
+        chosen = {"run": run, "bits": bits, "method": method, "relevance": relevance}
+        if odd := [name for name, value in chosen.items() if value is not None]:
+            raise UsageError(f"`{odd[0]}` chooses among a collection's own runs", None, "leave it out beside --with")
+        run = _apply(with_run, collection or dataset, cache, runs, device, offline, as_json, quiet)
     if store is None:
-        raise UsageError("no --store", None, f"give {STORES}")
+        return
     from cmrhash.search.publish import deploy
     from cmrhash.search.stores import open_store
 
@@ -83,3 +114,33 @@ def index(
     print_table(str(hasher.run.folder), ["collection", "bits", "codes"], rows, f"in {target.url}")
     following = command_line("search QUERY", store=target.url, run=hasher.run.folder, among=among)
     note(f"next: {following}", quiet)
+
+
+def _apply(
+    source: str,
+    collection: str | None,
+    cache: Path,
+    runs: Path,
+    device: str,
+    offline: bool,
+    as_json: bool,
+    quiet: bool,
+) -> Path:
+    """Hash a collection by another run; return the folder of the run that this makes."""
+    from cmrhash.features.dataset import ExtractedDataset
+    from cmrhash.search.apply import apply
+    from cmrhash.search.hasher import Hasher
+
+    found = collection or ExtractedDataset.open(cache)
+    with progress_bars(quiet) as progress:
+        run, data = apply(source, found, cache=cache, out=runs, device=device, offline=offline, progress=progress)
+    hasher = Hasher.open(run, data)
+    codes = {str(view): len(codes.codes) for view, codes in hasher.views.items()}
+    if as_json:
+        print_json({"run": str(run.folder), "dataset": data.name, "codes": codes, "langs": list(hasher.langs)})
+        return run.folder
+    rows = [[view, f"{count:,}"] for view, count in codes.items()]
+    print_table(f"{data.name}, {run.bits} bits", ["view", "codes"], rows, f"in {run.folder}")
+    lang = hasher.langs[0] if len(hasher.langs) > 1 else None
+    note(f"next: {command_line('search QUERY', run=run.folder, lang=lang, cache=cache)}", quiet)
+    return run.folder

@@ -41,7 +41,8 @@ def command_line(command: str, **settings: Any) -> str:
         option = known[name]
         for each in value if isinstance(value, list | tuple) else [value]:
             if each is not None and str(each) != str(option.default):
-                words.append(f"{option.opts[0]} {shlex.quote(str(each))}")
+                named = f"{option.opts[0]} " if option.param_type_name == "option" else ""
+                words.append(named + shlex.quote(str(each)))
     return " ".join(words)
 
 

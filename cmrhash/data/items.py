@@ -186,12 +186,15 @@ def with_roles(dataset: ImageTextDataset, seed: int) -> ImageTextDataset:
     """Draw missing roles: all of them, or val out of train.
 
     Roles are drawn from ``seed`` over the complete items (with image, captions and, for relevance by labels, a label);
-    the others only join the database. With relevance "pairs" the queries are also the database, as on Flickr30k. The
-    same holds for protocol "per-class", which makes ``TEST_SHARE`` of every class test and the others train.
+    the others only join the database. If no item is complete, all are the database. With relevance "pairs" the queries
+    are also the database, as on Flickr30k. The same holds for protocol "per-class", which makes ``TEST_SHARE`` of every
+    class test and the others train.
     """
     rng = random.Random(seed)
     brings = any(item.splits for item in dataset.items)
-    if not brings:
+    if not brings and not _complete(dataset):
+        roles = [frozenset({"database"})] * len(dataset.items)
+    elif not brings:
         roles = _draw_per_class(dataset, rng) if dataset.protocol == "per-class" else _draw(dataset, rng)
     elif dataset.count("train") and not dataset.count("val"):
         roles = [item.splits for item in dataset.items]

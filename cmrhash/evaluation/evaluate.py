@@ -95,8 +95,8 @@ def score(config: EvalConfig, found: Sequence[runs.Run], data: ExtractedDataset)
     for run in found:
         rows += _of_run(config, dataset, codes_of(run, data), known)
     if not rows:
-        fix = "choose other directions"
-        raise UsageError("nothing to score: no item has two captions of a language", data.folder, fix)
+        what = "no item has two captions of a language" if dataset.languages else "no item has a caption"
+        raise UsageError(f"nothing to score: {what}", data.folder, "choose other directions, or another data set")
     protocol = protocol_of(config, dataset, found, rows)
     if past := [run.name for run in asked if run not in found]:
         protocol["left out"] = f"{', '.join(past)}: trained on other items or features than the cache holds"

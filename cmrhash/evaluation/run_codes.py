@@ -205,7 +205,8 @@ def _make(run: Run, data: ExtractedDataset) -> None:
     in_database = np.flatnonzero(["database" in item.splits for item in dataset.items])
     arrays: dict[str, NDArray[Any]] = {}
     digests = {}
-    for view in [*run.features, *borrowed]:
+    made_of = [view for view, of in run.features.items() if of.sha256]
+    for view in [*made_of, *borrowed]:
         made: runs.TrainedOn | Borrowed = borrowed[view] if view in borrowed else run.features[view]
         of = _features(run, data, view, made)
         x = torch.from_numpy(of.features.x[of.rows])

@@ -75,6 +75,10 @@ class ExtractedDataset:
 
         A language counts if the data set has captions in it, or if it has ready-made features.
         """
+        if self.dataset.languages == () and not self._texts():
+            what = "no item has a caption, so there is nothing to train or score"
+            fix = "to search photos by text, hash them by a trained run: `index` `with_run=RUN`"
+            raise UsageError(what, self.folder, fix)
         texts = self._texts()
         own = set(self.dataset.languages)
         there = sorted({str(h.view.lang) for h in texts if h.view.lang in own or h.is_ready_made})
@@ -100,6 +104,8 @@ class ExtractedDataset:
             wish = f"no {view} features" + (f" by '{encoder}'" if encoder else "")
             hint = did_you_mean(encoder or "", names)
             fix = f"{hint} otherwise run `extract` first"
+            if view.is_image and not any(item.image for item in self.dataset.items):
+                fix = "no item has a photo: give the photos, or image features (`features`)"
             raise UsageError(f"{wish} (there: {', '.join(names) or 'none'})", self.folder, fix)
         raise UsageError(
             f"several encoders have {view} features ({', '.join(names)})",

@@ -42,7 +42,8 @@ from cmrhash.storage.files import locked, write_bytes
 class Opened:
     """A data set, which the cache holds now, and the encoders of its views; None, or no entry, for ready-made features.
 
-    langs: the languages to extract; image: the image encoder; texts: language -> text encoder.
+    langs: the languages to extract; image: the image encoder, also None if no item names a photo; texts: language ->
+    text encoder.
     """
 
     dataset: ImageTextDataset
@@ -118,10 +119,11 @@ def _encode(
     """This process's part of every feature file."""
     dataset = opened.dataset
 
-    def images() -> FeaturePart:
-        if opened.image is None:
-            return extract_ready(dataset, View.IMAGE, folder, config, shard, progress)
-        return extract_images(dataset, opened.image, folder, config, shard, progress)
+    def images() -> list[FeaturePart]:
+        if opened.image is not None:
+            return [extract_images(dataset, opened.image, folder, config, shard, progress)]
+        ready = [View.IMAGE] if View.IMAGE in dataset.ready else []
+        return [extract_ready(dataset, view, folder, config, shard, progress) for view in ready]
 
     def texts() -> list[FeaturePart]:
         return [
@@ -132,11 +134,11 @@ def _encode(
         ]
 
     if device.type == "cpu":
-        return [images(), *texts()]
+        return [*images(), *texts()]
     # the GPU waits for image decoders most of the time: captions go through it meanwhile
     with ThreadPoolExecutor(1) as pool:
         later = pool.submit(texts)
-        return [images(), *later.result()]
+        return [*images(), *later.result()]
 
 
 # ---------------------------------------------------------------------------------------------- encoders
@@ -159,7 +161,8 @@ def open_encoders(
     given = text_encoder if isinstance(text_encoder, Mapping) else dict.fromkeys(langs, text_encoder)
     own = {lang: OwnEncoder(each, "text") for lang, each in given.items() if lang in langs and each is not None}
     models = _text_models(config, langs, [*dataset.ready, *map(View.text, own)])
-    image: PhotoEncoder | None = None if View.IMAGE in dataset.ready else _image_encoder(config, device, image_encoder)
+    photos = View.IMAGE not in dataset.ready and any(item.image for item in dataset.items)
+    image: PhotoEncoder | None = _image_encoder(config, device, image_encoder) if photos else None
     texts = {**_text_encoders(config, dataset, models, device), **own}
     return Opened(keep(dataset, config.cache / dataset.name, config.overwrite), langs, image, texts)
 
@@ -169,8 +172,8 @@ def _languages(dataset: ImageTextDataset, asked: Sequence[str]) -> list[str]:
     if unknown:
         has = ", ".join(dataset.languages) or "none"
         raise UsageError(f"the data set has no language '{unknown[0]}'", dataset.root, f"it has {has}")
-    if not dataset.languages:
-        raise DataError("no item has a caption", dataset.root, "check `root` and the layout of its files")
+    if not dataset.languages and View.IMAGE not in dataset.ready and not any(item.image for item in dataset.items):
+        raise DataError("no item has a photo or a caption", dataset.root, "check `root` and the layout of its files")
     return list(dict.fromkeys(asked)) or list(dataset.languages)
 
 

@@ -235,7 +235,7 @@ def _run(held: Holding, folder: Path, facts: Facts) -> Found:
         return State.BUSY, f"by {who}"
     if held.dataset and run.items_sha256 != held.dataset.sha256:
         return State.ITEMS_CHANGED, ""
-    made = {of.file: of.sha256 for of in run.features.values()}
+    made = {of.file: of.sha256 for of in run.features.values() if of.sha256}
     there = {name: held.manifests[name]["payload_sha256"] for name in made if name in held.manifests}
     changed = sorted(name for name, digest in there.items() if digest != made[name])
     if changed:

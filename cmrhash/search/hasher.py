@@ -33,7 +33,7 @@ from cmrhash.search.embedder import Embedder, is_photo
 from cmrhash.search.exported.hasher import PretrainedHasher
 from cmrhash.search.publish import collection_of, keys_of, refuse_other_codes
 from cmrhash.search.stores import CodeStore, open_store
-from cmrhash.training.runs import Run, open_run
+from cmrhash.training.runs import EXPORT, Run, open_run
 
 log = logging.getLogger(__name__)
 
@@ -140,10 +140,26 @@ class Hasher(Embedder):
         if self._store:
             self._store.close()
 
-    @property
+    @cached_property
+    def _lender(self) -> PretrainedHasher | None:
+        """The exported run whose encoders and heads this run applies, None for a trained run."""
+        if not self.run.is_applied:
+            return None
+        known = {View(view): source for view, source in self.run.record.get("sources", {}).items()}
+        texts = {str(view.lang): source for view, source in known.items() if not view.is_image}
+        if "" in self._text_models:
+            texts = {}
+        image = self._image_weights or known.get(View.IMAGE)
+        folder = self.run.folder / self.run.record[EXPORT]
+        models = {**texts, **self._text_models}
+        return PretrainedHasher.load(
+            folder, image_weights=image, text_models=models, device=self._device, offline=self._offline
+        )
+
+    @cached_property
     def langs(self) -> tuple[str, ...]:
-        """Languages that can ask and be found."""
-        return tuple(languages_of(self.views))
+        """Languages that can ask; those with captions can be found."""
+        return self._lender.langs if self._lender else tuple(languages_of(self.views))
 
     @property
     def bits(self) -> int:
@@ -225,16 +241,16 @@ class Hasher(Embedder):
         sentence, and of the texts that are found. Raises UsageError for another type.
         """
         if isinstance(query, np.ndarray) and query.ndim == 2:
-            return self._nearest(_codes(query, self.bits), to or "image", self.understood(lang), k)
+            return self._nearest(_codes(query, self.bits), to or self._kind("image"), self.understood(lang), k)
         if isinstance(query, (list, tuple)):
             return [self.search(each, lang=lang, to=to, k=k) for each in query]
         if is_photo(query):
-            return self.nearest(self.encode_image(query), to or "text", self.understood(lang), k)
+            return self.nearest(self.encode_image(query), to or self._kind("text"), self.understood(lang), k)
         if isinstance(query, str):
             lang = self.understood(lang, query)
-            return self.nearest(self.encode_text(query, lang), to or "image", lang, k)
+            return self.nearest(self.encode_text(query, lang), to or self._kind("image"), lang, k)
         if isinstance(query, np.ndarray) and query.ndim == 1:
-            return self._nearest(_codes(query[None], self.bits), to or "image", self.understood(lang), k)[0]
+            return self._nearest(_codes(query[None], self.bits), to or self._kind("image"), self.understood(lang), k)[0]
         fix = "give a sentence, a photo, packed codes, or a list of these"
         raise UsageError(f"a query is a {type(query).__name__}", None, fix)
 
@@ -248,11 +264,16 @@ class Hasher(Embedder):
             raise UsageError(f"unknown value '{by}'", None, "choose image or text", option="by")
         lang = self.understood(lang)
         view = View.IMAGE if by == "image" else View.text(lang)
-        codes = self.views[view].codes
-        rows = np.flatnonzero(codes.item == self._place[ident])
-        if not len(rows):
+        codes = self.views[view].codes if view in self.views else None
+        rows = np.flatnonzero(codes.item == self._place[ident]) if codes else np.zeros(0)
+        if codes is None or not len(rows):
             raise UsageError(f"item '{ident}' has no {by}", self.folder, "search by the other one")
-        return self.nearest(codes.packed[rows[0]], to or ("text" if by == "image" else "image"), lang, k)
+        return self.nearest(codes.packed[rows[0]], to or self._kind("text" if by == "image" else "image"), lang, k)
+
+    def _kind(self, wanted: str) -> str:
+        """The kind of result that is wanted, or the other one where no item has it."""
+        kinds = {view.kind for view in self.views}
+        return wanted if wanted in kinds else min(kinds)
 
     def nearest(self, code: NDArray[np.uint8], to: str, lang: str, k: int) -> list[Hit]:
         """The k nearest of a packed code (ceil(bits / 8),) uint8. to: "image", "text" or "both"."""
@@ -264,7 +285,11 @@ class Hasher(Embedder):
             raise UsageError(f"'{to}' is no modality", None, f"choose one of {', '.join(TARGETS)}", option="to")
         found: list[list[tuple[int, View, int | str]]] = [[] for _ in codes]
         both = (View.IMAGE, View.text(lang))
-        for view in both if to == "both" else [view for view in both if view.kind == to]:
+        sought = [view for view in both if to in ("both", view.kind) and view in self.views]
+        if not sought:
+            what = f"no item of the collection has {'a photo' if to == 'image' else f'captions ({lang})'}"
+            raise UsageError(what, self.folder, "search for the other kind", option="to")
+        for view in sought:
             search = self._search_store if self._store else self._search_index
             for own, pairs in zip(found, search(view, codes, k), strict=True):
                 own += [(distance, view, place) for distance, place in pairs]
@@ -314,11 +339,11 @@ class Hasher(Embedder):
     @cached_property
     def heads(self) -> ModuleDict:
         """view -> its trained head."""
-        return load_heads(self.run)
+        return self._lender.heads if self._lender else load_heads(self.run)
 
     def head_of(self, view: View) -> View:
         """Another view for a borrowed language, which went through the encoder of the language it borrows from."""
-        return self.views[view].head
+        return self._lender.head_of(view) if self._lender else self.views[view].head
 
     @cached_property
     def image_encoder(self) -> PhotoEncoder:
@@ -326,6 +351,8 @@ class Hasher(Embedder):
         from cmrhash.compute.device import choose_device
         from cmrhash.features import reopen
 
+        if self._lender:
+            return self._lender.image_encoder
         path = self.folder / self.run.features[View.IMAGE].file
         device = choose_device(self._device)
         return reopen.image_encoder(path, device, self._image_weights, self._offline, self._own_image)
@@ -335,6 +362,8 @@ class Hasher(Embedder):
         from cmrhash.compute.device import choose_device
         from cmrhash.features import reopen
 
+        if self._lender:
+            return self._lender.text_encoder(view)
         path = self.folder / self.run.features[self.head_of(view)].file
         if str(path) not in self._text_encoders:
             model = self._text_models.get(str(view.lang), self._text_models.get(""))

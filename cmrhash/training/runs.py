@@ -32,6 +32,7 @@ CONFIG, HEADS, HISTORY, CODES, METRICS = (
     "codes.h5",
     "metrics.json",
 )
+EXPORT = "export"  # field of a config, and folder: the exported run whose heads and encoders a run applies
 CHECKPOINT = "checkpoint.json"  # of an unfinished run: names the tensor file and its sha256
 TUNED = "tuned"  # folder of fine-tunings in a data set's cache, stored as runs are
 VERSION = 1
@@ -42,7 +43,8 @@ ANEW = "run `train` with `overwrite=True`"
 class TrainedOn:
     """Feature file that a view of a run was trained on.
 
-    file: its name in the data set's folder; sha256: of its payload; dim: features per row; encoder: architecture;
+    file: its name in the data set's folder; sha256: of its payload, "" if an applied run has no such
+    features; dim: features per row; encoder: architecture;
     weights: their kind; weights_sha256: their digest, "" for none.
     """
 
@@ -154,6 +156,11 @@ class Run:
         return int(self.settings["seed"])
 
     @property
+    def is_applied(self) -> bool:
+        """Whether the heads were trained on another data set; see ``search.apply``."""
+        return EXPORT in self.record
+
+    @property
     def untrained_views(self) -> list[View]:
         """Views whose encoder has random weights."""
         return [view for view, of in self.features.items() if of.weights == RANDOM]
@@ -161,13 +168,17 @@ class Run:
     def refuse_stale(self, data: ExtractedDataset) -> None:
         """Raise StaleError if items, splits or features in the cache differ from the training's."""
         if self.items_sha256 != data.dataset.sha256:
-            what = "trained on other items or splits than the cache holds"
-            raise StaleError(what, self.folder, "run `train` again; `prune` deletes outdated runs")
+            what = f"{'applied to' if self.is_applied else 'trained on'} other items or splits than the cache holds"
+            raise StaleError(what, self.folder, f"run `{self._again}` again; `prune` deletes outdated runs")
         for of in self.features.values():
             header = data.header(of.file)
-            if header is not None and header.sha256 != of.sha256:
-                what = f"{of.file} was extracted again since this run was trained"
-                raise StaleError(what, self.folder, "run `train` again")
+            if header is not None and of.sha256 and header.sha256 != of.sha256:
+                what = f"{of.file} was extracted again since this run was made"
+                raise StaleError(what, self.folder, f"run `{self._again}` again")
+
+    @property
+    def _again(self) -> str:
+        return "index" if self.is_applied else "train"
 
     def is_current(self, data: ExtractedDataset) -> bool:
         """Whether items and features in the cache are still those of the training."""

@@ -28,7 +28,7 @@ from cmrhash.config import (
     TrainConfig,
     VerifyConfig,
 )
-from cmrhash.training.methods import METHODS
+from cmrhash.training.methods import BUILT_IN
 from cmrhash_cli.main import app, cache
 
 COMMANDS = {
@@ -69,7 +69,7 @@ WHICH_RUN = {"run", "bits", "method", "relevance"}
 CHOICE = {  # what is asked, and of which run
     "search": {"query", "item", "html", *WHICH_RUN},
     "export": {"target", *WHICH_RUN},
-    "index": WHICH_RUN,
+    "index": {"collection", *WHICH_RUN},
     "serve": WHICH_RUN,
 }
 
@@ -185,10 +185,10 @@ def test_without_options_a_command_asks_for_the_config_as_it_is(monkeypatch, tmp
 
 def test_the_help_names_every_method_and_alignment():
     shown = {name: options("train")[name].help for name in ("method", "alignment")}
-    for method in METHODS:
+    for method in BUILT_IN:
         assert re.search(rf"(?<!\S){method}(,| or|\.)", shown["method"]), method
     assert all(name in shown["alignment"] for name in config.ALIGNMENTS)
-    assert set(config.ALIGNMENTS.values()) < set(METHODS)
+    assert set(config.ALIGNMENTS.values()) < BUILT_IN
 
 
 def test_an_alignment_is_another_name_of_a_method():

@@ -73,6 +73,7 @@ PLACED = {
     "mirflickr.mat": write_features,
     "FILE": write_features,
     "PHOTOS": WRITERS["folder"],
+    "holiday": lambda path: [draw_photo(path / f"{n}.jpg", n) for n in range(8)],
     "captions.csv": lambda path: WRITERS["table"](path.parent),
 }
 
@@ -106,7 +107,9 @@ def datasets(section: Section):
     extracted, used = set(), set(re.findall(r"\bruns/([\w-]+)/", section.text))
     for words in [words for step in section.steps() for words in calls(step)]:
         given = options(words, "--dataset")
-        if words[0] != "extract":
+        if words[0] == "index" and "--with" in words:
+            extracted.add(words[1])
+        elif words[0] != "extract":
             used.update(given)
         else:
             extracted.update(options(words, "--name") or given)

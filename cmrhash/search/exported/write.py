@@ -64,6 +64,9 @@ def save(source: Exporting, target: Path, *, with_encoders: bool = False, overwr
     """
     if target.exists() and (not target.is_dir() or any(target.iterdir())) and not overwrite:
         raise UsageError("the target folder is not empty", target, "give another folder, or use `overwrite=True`")
+    if source.run.is_applied:
+        what = "these heads were trained on another data set"
+        raise UsageError(what, source.run.folder, "export the run that was trained")
     if "network" in source.run.head:
         what = f"the heads of method '{source.run.method}' are code of your own, which no export holds"
         raise UsageError(what, source.run.folder, "export a run of a built-in method")

@@ -5,7 +5,7 @@ import shutil
 from dataclasses import replace
 
 import pytest
-from exit_codes import BITS, DATA
+from exit_codes import BITS, DATA, USAGE
 from running import EXTRACT, QUICK, files, run, write_own
 
 
@@ -31,8 +31,8 @@ def entry(entries, n, **fields):
         ("'i3' has no splits", lambda e: entry(e, 3, splits=[])),
         ("leaves the data set's folder", lambda e: entry(e, 0, image="../secret.png")),
         ("leaves the data set's folder", lambda e: entry(e, 0, image="/etc/hostname")),
-        ("no item has a caption", lambda e: [{**x, "texts": {"en": ["  "]}} for x in e]),
-        ("no item has a caption", lambda e: [{**x, "texts": {}} for x in e]),
+        ("no item has a photo or a caption", lambda e: [{**x, "image": None, "texts": {"en": ["  "]}} for x in e]),
+        ("no item has a photo or a caption", lambda e: [{**x, "image": None, "texts": {}} for x in e]),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
@@ -71,8 +71,8 @@ def test_no_photo_at_all(here, refused):
     shutil.rmtree(here / "mine")
     write_own(here / "mine", change=lambda e: [{**x, "image": None} for x in e])
     assert run(*EXTRACT, "-q") == 0  # nothing is broken: there are none
-    lacking = r"0 items to train on \(of 6 train items 6 have no usable image\).*: complete them"
-    refused(DATA, lacking, "train", "--dataset", "manifest", *QUICK)
+    lacking = r"no image features \(there: none\).*: no item has a photo: give the photos"
+    refused(USAGE, lacking, "train", "--dataset", "manifest", *QUICK)
 
 
 @pytest.mark.faults("bad labels, codes, features, Faiss calls")

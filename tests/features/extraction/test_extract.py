@@ -11,6 +11,7 @@ from PIL import Image
 
 from cmrhash.errors import DataError, StaleError, UsageError
 from cmrhash.features import extract as extract_module
+from cmrhash.features.dataset import ExtractedDataset
 from cmrhash.features.extract import extract
 from cmrhash.features.file import read_features
 
@@ -195,10 +196,31 @@ def test_a_missing_folder_is_refused(tmp_path):
         extract(config(tmp_path / "none", tmp_path / "cache"))
 
 
-def test_a_data_set_without_captions_is_refused(mine, tmp_path):
-    write(mine, [entry(n) | {"texts": {}} for n in range(COUNT)])
-    with pytest.raises(DataError, match="no item has a caption"):
+def test_photos_alone_have_image_features_and_are_the_database(mine, tmp_path):
+    whole = extract(config(mine, tmp_path / "whole"))
+    write(mine, [entry(n) | {"texts": {}, "splits": [], "labels": []} for n in range(COUNT)])
+    report = extract(config(mine, tmp_path / "cache", text_models=()))
+    assert [file.view for file in report.files] == ["image"]
+    assert not list(report.folder.glob("text-*"))
+    assert all(item.splits == {"database"} for item in report.dataset.items)
+    features = [read_features(found.folder / IMAGES).x.tobytes() for found in (whole, report)]
+    assert features[0] == features[1]
+    with pytest.raises(UsageError, match="no item has a caption, so there is nothing to train"):
+        ExtractedDataset.open(tmp_path / "cache").languages()
+
+
+def test_captions_alone_have_no_image_features(mine, tmp_path):
+    write(mine, [entry(n) | {"image": None} for n in range(COUNT)])
+    report = extract(config(mine, tmp_path / "cache", image_weights="nowhere.pth"))
+    assert {file.view.kind for file in report.files} == {"text"}
+    assert not list(report.folder.glob("image-*"))
+
+
+def test_items_without_photo_and_caption_are_refused(mine, tmp_path):
+    write(mine, [entry(n) | {"image": None, "texts": {}} for n in range(COUNT)])
+    with pytest.raises(DataError, match="no item has a photo or a caption"):
         extract(config(mine, tmp_path / "cache"))
+    assert not (tmp_path / "cache").exists()
 
 
 def test_a_data_set_that_breaks_a_promise_is_refused(mine, tmp_path):

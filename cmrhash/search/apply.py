@@ -1,0 +1,142 @@
+"""A trained run applied to another collection: its encoders and heads, the codes of the collection's items.
+
+The result is a run folder ``runs/<collection>/<data set of the training>-<name>/`` that ``search``, ``serve``,
+``index`` and ``Hasher`` open as a trained run. Photos without captions become searchable by text this way.
+
+config.json, heads.safetensors   as for a trained run; "export" in the config says where the encoders are described
+export/                          the run, exported without encoders that have a name or lie elsewhere
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from cmrhash.config import CACHE, RUNS, ExtractConfig, Progress
+from cmrhash.data.catalog import read_dataset
+from cmrhash.data.items import ImageTextDataset
+from cmrhash.data.manifest import ABOUT, keep
+from cmrhash.data.recognise import recognise
+from cmrhash.data.view import View
+from cmrhash.errors import DataError, UsageError
+from cmrhash.evaluation.run_codes import codes_of
+from cmrhash.features.dataset import ExtractedDataset
+from cmrhash.features.extract import Opened, extract, refuse_bad
+from cmrhash.search.exported import write
+from cmrhash.search.exported.hasher import HEADS, PretrainedHasher
+from cmrhash.search.hasher import Hasher
+from cmrhash.storage.files import locked, make_folder, read_json, remove, sha256, write_bytes
+from cmrhash.training import runs
+from cmrhash.training.runs import EXPORT, Run, TrainedOn
+
+
+def apply(
+    source: str | Path,
+    collection: str | Path | ExtractedDataset,
+    *,
+    cache: Path = CACHE,
+    out: Path = RUNS,
+    device: str = "auto",
+    offline: bool = False,
+    progress: Progress = lambda *_: None,
+) -> tuple[Run, ExtractedDataset]:
+    """Encode a collection with the encoders of a run, hash it with its heads, and return it as a run of the collection.
+
+    source: folder of a trained run, whose data set is in the cache, or an exported run: a folder or an id of a model
+    hub. collection: a data set of the cache or its name, or a folder or file whose layout is recognised. Features
+    that are in the cache are not made again. out: the folder of all runs. Raises UsageError for a source without a run,
+    EncoderError if an encoder cannot be found, StaleError if the cache has other features under the names of these
+    encoders, DataError as ``extract`` does.
+    """
+    embedder = _opened(str(source), cache, device, offline)
+    dataset = collection.dataset if isinstance(collection, ExtractedDataset) else _read(str(collection), cache)
+    if isinstance(embedder, Hasher) and embedder.run.dataset == dataset.name:
+        raise UsageError("this run was trained on the same collection", embedder.place, "search it as it is")
+    langs = [lang for lang in embedder.langs if lang in dataset.languages]
+    photos = any(item.image for item in dataset.items)
+    if not photos and not langs:
+        what = f"no item has a photo, or a caption in {', '.join(embedder.langs)}"
+        raise DataError(what, dataset.root, "give another collection, or another run")
+    texts = {lang: embedder.text_encoder(View.text(lang)) for lang in langs}
+    opened = Opened(dataset, langs, embedder.image_encoder if photos else None, texts)
+    keep(dataset, cache / dataset.name, overwrite=False)
+    config = ExtractConfig(cache=cache, device=device)
+    refuse_bad(extract(config, progress, opened), config.max_bad)
+    data = ExtractedDataset.open(cache, dataset.name)
+    run = _run(embedder, data, out)
+    codes_of(run, data)
+    return run, data
+
+
+def _opened(source: str, cache: Path, device: str, offline: bool) -> Hasher | PretrainedHasher:
+    config = Path(source).expanduser() / runs.CONFIG
+    record = read_json(config, runs.ANEW) if config.is_file() else {}
+    if isinstance(record, dict) and "train" in record:
+        return Hasher.load(config.parent, cache, device=device, offline=offline)
+    return PretrainedHasher.load(source, device=device, offline=offline)
+
+
+def _read(collection: str, cache: Path) -> ImageTextDataset:
+    """The collection in that folder or file, or else of that name in the cache."""
+    if not Path(collection).expanduser().exists() and (cache / collection / ABOUT).is_file():
+        return ExtractedDataset.open(cache, collection).dataset
+    layout = recognise(Path(collection))
+    return read_dataset(
+        ExtractConfig(dataset=layout.dataset, root=layout.root, name=layout.name, features=layout.features, cache=cache)
+    )
+
+
+def _run(embedder: Hasher | PretrainedHasher, data: ExtractedDataset, out: Path) -> Run:
+    """Write the run of the collection."""
+    if isinstance(embedder, Hasher):
+        run = embedder.run
+        target = out / data.name / f"{run.dataset}-{run.folder.resolve().name}"
+        write.save(write.Exporting(run, embedder.folder, embedder, {}), target / EXPORT, overwrite=True)
+        headers = {view: embedder.data.header(of.file) for view, of in run.features.items()}
+        sources = {view: header.source for view, header in headers.items() if header is not None}
+        lender = PretrainedHasher.load(target / EXPORT)
+        sources = {view: source for view, source in sources.items() if not lender.config["encoders"][view]["part"]}
+        return _write(target, lender, data, {**run.record, EXPORT: EXPORT, "sources": sources})
+    config = embedder.config
+    record = {
+        **{key: config[key] for key in ("source", "head")},
+        "train": {"bits": config["bits"], "method": config["method"], "seed": 0},
+        "train_items": 0,
+        "batch": 0,
+        "epochs": 0,
+        "best_epoch": 0,
+        "skipped_steps": 0,
+        "collapsed_epochs": 0,
+        "chosen_on": "unknown",
+        EXPORT: str(embedder.folder.resolve()),
+    }
+    name = f"{config['dataset']}-{config['method']}-{config['bits']}"
+    return _write(out / data.name / name, embedder, data, record)
+
+
+def _write(target: Path, lender: PretrainedHasher, data: ExtractedDataset, record: Mapping[str, Any]) -> Run:
+    """Write the folder of the run; its config comes last."""
+    features = {}
+    for view, entry in lender.config["encoders"].items():
+        file = View(view).feature_file(entry["name"])
+        header, recipe = data.header(file), entry["recipe"]
+        made = str(recipe["encoder"]), str(recipe["weights"]), str(recipe.get("weights_sha256", ""))
+        features[view] = TrainedOn.of(header) if header else TrainedOn(file, "", entry["dim"], *made)
+    make_folder(target)
+    with locked(target / runs.CONFIG):
+        for name in (runs.CONFIG, runs.METRICS):
+            remove(target / name)
+        write_bytes(target / runs.HEADS, (lender.folder / HEADS).read_bytes())
+        write_bytes(target / runs.HISTORY, b"")
+        own = {
+            "dataset": data.name,
+            "relevance": data.dataset.relevance,
+            "split_seed": data.dataset.split_seed,
+            "items_sha256": data.dataset.sha256,
+            "langs": list(lender.langs),
+            "features": {view: vars(of) for view, of in features.items()},
+            "files": {name: sha256(target / name) for name in (runs.HEADS, runs.HISTORY)},
+        }
+        kept = {key: value for key, value in record.items() if key not in ("val_map", "val_map_mean", "collapse")}
+        return Run.read(target, runs.write_record(target, {**kept, **own}))
