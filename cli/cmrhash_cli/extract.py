@@ -257,6 +257,7 @@ def _as_json(report: Extraction) -> dict[str, Any]:
         "items": len(data.items),
         "classes": len(data.classes),
         "found": dict(data.found),
+        "changes": {**asdict(report.changes)} if report.changes else None,
         "splits": {role: data.count(role) for role in ROLES},
         "untrained_encoders": report.untrained,
         "unknown_words": report.unknown_words,
@@ -305,6 +306,9 @@ def _notes(report: Extraction) -> Iterator[str]:
     """Notes on the data set, its splits and the encoders."""
     data = report.dataset
     yield "found: " + ", ".join(f"{count} {what}" for what, count in data.found.items())
+    if report.changes:
+        yield f"since the last extraction: {report.changes}"
+        yield "runs that were trained before: train them again, the items are others now"
     yield "splits: " + ", ".join(f"{data.count(role)} {role}" for role in ROLES) + f" ({data.split})"
     if tuned := _tuned(report):
         outcome = tuned.outcome

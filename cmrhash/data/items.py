@@ -70,6 +70,7 @@ class ImageTextDataset:
     found: what the reader found and missed: description -> count, for the user.
     split_seed: seed from which the roles were drawn; None if the data set has its own.
     val_drawn: only val was drawn from that seed, out of the data set's own train items.
+    added: number of items that came after the roles were drawn.
     sha256: digest of the items as stored in the cache; empty until they are stored.
     protocol: how ``with_roles`` draws missing roles: "database" (shares of IAPR TC-12, train is part of the database)
     or "per-class" (a share of every class is test, which is both queries and database).
@@ -87,6 +88,7 @@ class ImageTextDataset:
     sha256: str = ""
     protocol: str = "database"
     val_drawn: bool = False
+    added: int = 0
     ready: Mapping[View, Ready] = field(default_factory=dict, compare=False)
 
     def __repr__(self) -> str:
@@ -99,6 +101,8 @@ class ImageTextDataset:
         drawn = f"drawn from seed {self.split_seed}"
         if self.val_drawn:
             drawn = f"the data set's own; val {drawn}"
+        if self.added:
+            drawn += f"; {self.added} items added since"
         return drawn if self.split_seed is not None else "the data set's own"
 
     @property

@@ -35,7 +35,6 @@ from cmrhash.data.items import (
 from cmrhash.data.parsing import report, unique_keys
 from cmrhash.errors import DamagedError, DataError, StaleError, UsageError, did_you_mean
 from cmrhash.storage.files import locked, make_folder, read_json, remove, write_bytes, write_json
-from cmrhash.storage.recipes import refuse_difference
 
 MANIFEST = "manifest.jsonl"  # written by users
 ITEMS, ABOUT = "items.jsonl", "dataset.json"  # in the cache: the items, and the description of the data set
@@ -147,11 +146,12 @@ def dump(dataset: ImageTextDataset) -> Iterator[bytes]:
     """Lines of ``items.jsonl``; equal items give equal bytes."""
     encode = json.JSONEncoder(ensure_ascii=False).encode
     for item in dataset.items:
-        line = encode(_entry(dataset, item)) + "\n"
+        line = encode(entry(dataset, item)) + "\n"
         yield line.encode(errors="backslashreplace")  # a lone surrogate becomes its JSON escape
 
 
-def _entry(dataset: ImageTextDataset, item: Item) -> dict[str, Any]:
+def entry(dataset: ImageTextDataset, item: Item) -> dict[str, Any]:
+    """An item as a line of ``items.jsonl``, with the names of its labels."""
     return {
         "id": item.id,
         "image": item.image,
@@ -192,40 +192,30 @@ def store(dataset: ImageTextDataset, folder: Path) -> None:
         "classes": list(dataset.classes),
         "split_seed": dataset.split_seed,
         "val_drawn": dataset.val_drawn,
+        **({"added": dataset.added} if dataset.added else {}),
         "found": dict(dataset.found),
         "items_sha256": digest.hexdigest(),
     }
     write_json(folder / ABOUT, about)
 
 
-def keep(dataset: ImageTextDataset, folder: Path, overwrite: bool) -> ImageTextDataset:
-    """Write the items into the cache, or check that the same are stored.
-
-    The folder of the original data may have moved. Raises StaleError for other items, unless ``overwrite``.
-    """
+def keep(dataset: ImageTextDataset, folder: Path) -> None:
+    """Write the items into the cache, unless the same are stored; the folder of the original data may have moved."""
     make_folder(folder)
     with locked(folder / ABOUT, wait=True):  # several processes may share an extraction
-        if (folder / ABOUT).exists() and not overwrite:
-            with _opened(folder) as (about, _):
-                for field in ("split_seed", "relevance", "classes"):
-                    made, asked = {field: about.get(field)}, {field: getattr(dataset, field)}
-                    refuse_difference(made, asked, folder, f"data set '{dataset.name}'")
-                if items_digest(dataset) != about["items_sha256"]:
-                    _refuse_other_items(dataset, load(folder), folder)
-            if about.get("root") == str(dataset.root.resolve()):
-                return dataset
+        if (folder / ABOUT).exists():
+            about = read_about(folder)
+            kept = about.get("root"), about.get("classes"), about.get("added", 0), about["items_sha256"]
+            root, classes = str(dataset.root.resolve()), list(dataset.classes)
+            if kept == (root, classes, dataset.added, items_digest(dataset)):
+                return
         store(dataset, folder)
-    return dataset
 
 
-def _refuse_other_items(dataset: ImageTextDataset, stored: ImageTextDataset, folder: Path) -> None:
-    """Raise StaleError that names the first item that differs."""
-    for old, new in zip(stored.items, dataset.items, strict=False):
-        if old != new:
-            refuse_difference(_entry(stored, old), _entry(dataset, new), folder, f"item '{old.id}'")
-    if len(stored.items) != len(dataset.items):
-        what = f"{len(stored.items)} items are extracted, but the data set has {len(dataset.items)}"
-        raise StaleError(what, folder, "use `overwrite=True`, or another `name`")
+def read_about(folder: Path) -> dict[str, Any]:
+    """Read the description of a stored data set, after checking both digests; raises DamagedError, StaleError."""
+    with _opened(folder) as (about, _):
+        return about
 
 
 def load(folder: Path) -> ImageTextDataset:
@@ -245,6 +235,7 @@ def load(folder: Path) -> ImageTextDataset:
                 about["split_seed"],
                 about["items_sha256"],
                 val_drawn=about["val_drawn"],
+                added=about.get("added", 0),
             )
             return check(dataset)
         except DataError as error:

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from cmrhash.config import ExtractConfig, Progress
+from cmrhash.config import RANDOM, ExtractConfig, Progress
 from cmrhash.data.items import ImageTextDataset, ids_digest
 from cmrhash.data.view import View, words_file
 from cmrhash.encoders.bag_and_vectors import WordEncoder, rebuild
@@ -19,7 +19,7 @@ from cmrhash.encoders.text import TextEncoder
 from cmrhash.errors import DataError
 from cmrhash.features.file import read_header, source_digest
 from cmrhash.features.outcome import CODE, FeaturePart, made_with
-from cmrhash.features.shards import Shard, Target
+from cmrhash.features.shards import OF_CORPUS, OF_ITEMS, Shard, Target
 from cmrhash.storage.files import locked
 from cmrhash.storage.hdf5 import read_sealed, write_sealed
 from cmrhash.storage.recipes import refuse_difference
@@ -37,12 +37,16 @@ def extract_texts(
     config: ExtractConfig,
     shard: Shard,
     progress: Progress,
+    changed: bool = False,
 ) -> FeaturePart:
-    """Write ``text-<lang>-<encoder>.h5``, or find it there; one row a caption, those of an item side by side."""
+    """Write ``text-<lang>-<encoder>.h5``, or find it there; one row a caption, those of an item side by side.
+
+    changed: the data set has changed, and with it the captions that an encoder may learn from.
+    """
     start = time.monotonic()
     view = View.text(lang)
     path = folder / view.feature_file(encoder.name)
-    recipe = {"kind": "text", "lang": lang, "code": CODE, "items": ids_digest(dataset), **encoder.recipe}
+    recipe = text_recipe(dataset, lang, encoder)
     item, captions = captions_of(dataset, lang)
 
     def now(rows: slice) -> NDArray[np.uint8]:
@@ -54,7 +58,9 @@ def extract_texts(
                 write_sealed(words_path(path), encoder.arrays(), {"kind": "words", "recipe": recipe})
 
     ids = tuple(i.id for i in dataset.items)
-    target = Target(path, item, ids, encoder.dim, recipe, TEXT_BLOCK, shard, config.overwrite, now)
+    changing = changing_fields(encoder)
+    target = Target(path, item, ids, encoder.dim, recipe, TEXT_BLOCK, shard, config.overwrite, now, changing)
+    target.outdated = changed and changing == OF_CORPUS
     fresh = not target.found()
     if fresh:
         with target.writer() as writer:
@@ -63,10 +69,13 @@ def extract_texts(
                     continue
                 rows = target.rows_of(block)
                 progress(f"{lang} texts", rows.start - target.rows.start, writer.rows)
-                x = encoder.encode(captions[rows])
-                valid = np.asarray(np.isfinite(x).all(1))
-                x[~valid] = 0
-                writer.commit(block, x, valid, now(rows))
+                source = now(rows)
+                x, valid, known = target.reuse(source)
+                if len(todo := np.flatnonzero(~known)):
+                    x[todo] = encoder.encode([captions[rows.start + row] for row in todo])
+                    valid[todo] = np.isfinite(x[todo]).all(1)
+                    x[~valid] = 0
+                writer.commit(block, x, valid, source)
                 progress(f"{lang} texts", rows.stop - target.rows.start, writer.rows)
             if shard.of == 1:
                 store_words()
@@ -79,6 +88,17 @@ def extract_texts(
         return {"code": code, "path": "", "reason": words}
 
     return FeaturePart(target, view, time.monotonic() - start, fresh, reason, store_words)
+
+
+def text_recipe(dataset: ImageTextDataset, lang: str, encoder: CaptionEncoder) -> dict[str, Any]:
+    """All that determines the features of a language."""
+    return {"kind": "text", "lang": lang, "code": CODE, "items": ids_digest(dataset), **encoder.recipe}
+
+
+def changing_fields(encoder: CaptionEncoder) -> tuple[str, ...]:
+    """Fields of the recipe that change with the items: more of them if the encoder learns from the captions."""
+    learns = isinstance(encoder, WordEncoder) or encoder.recipe["weights"] == RANDOM
+    return OF_CORPUS if learns else OF_ITEMS
 
 
 def words_path(path: Path) -> Path:

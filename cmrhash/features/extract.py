@@ -12,7 +12,7 @@ import json
 import re
 from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ import torch
 from cmrhash.compute import processes
 from cmrhash.config import OWN, RANDOM, SAMPLE_DATASET, TEXT_MODELS, ExtractConfig, Progress
 from cmrhash.data.catalog import finished, read_dataset
+from cmrhash.data.changes import Changes, renewed
 from cmrhash.data.items import ImageTextDataset
 from cmrhash.data.manifest import QUARANTINE, keep
 from cmrhash.data.view import View
@@ -28,34 +29,35 @@ from cmrhash.encoders import bag_and_vectors
 from cmrhash.encoders import image as image_encoders
 from cmrhash.encoders import text as text_encoders
 from cmrhash.encoders.own import Encoder, OwnEncoder
-from cmrhash.errors import CmrhashError, DataError, UsageError
+from cmrhash.errors import CmrhashError, DataError, StaleError, UsageError
 from cmrhash.features import shards
-from cmrhash.features.captions import CaptionEncoder, captions_of, extract_texts
-from cmrhash.features.images import PhotoEncoder, extract_images
+from cmrhash.features.captions import CaptionEncoder, captions_of, changing_fields, extract_texts, text_recipe
+from cmrhash.features.images import PhotoEncoder, extract_images, image_recipe
 from cmrhash.features.outcome import Extracted, FeaturePart
 from cmrhash.features.precomputed import extract_ready
-from cmrhash.features.shards import Shard
+from cmrhash.features.shards import OF_ITEMS, Shard, refuse_other_recipe
 from cmrhash.storage.files import locked, write_bytes
 
 
 @dataclass(frozen=True)
 class Opened:
-    """A data set, which the cache holds now, and the encoders of its views; None, or no entry, for ready-made features.
+    """A data set, and the encoders of its views; None, or no entry, for ready-made features.
 
     langs: the languages to extract; image: the image encoder, also None if no item names a photo; texts: language ->
-    text encoder.
+    text encoder; changes: what changed since the data set was extracted before.
     """
 
     dataset: ImageTextDataset
     langs: list[str]
     image: PhotoEncoder | None
     texts: dict[str, CaptionEncoder]
+    changes: Changes = field(default_factory=Changes)
 
 
 @dataclass
 class Extraction:
     """What ``extract`` did. untrained: some encoder has random weights; shard: what fell to this process; half: the
-    half precision that dtype "auto" came to for an encoder, else "".
+    half precision that dtype "auto" came to for an encoder, else ""; changes: what changed since the last extraction.
     """
 
     dataset: ImageTextDataset
@@ -65,6 +67,7 @@ class Extraction:
     unknown_words: dict[str, float]  # language -> share of words or word pieces outside the vocabulary
     shard: Shard
     half: str
+    changes: Changes
 
 
 def extract(config: ExtractConfig, progress: Progress = lambda *_: None, opened: Opened | None = None) -> Extraction:
@@ -72,9 +75,10 @@ def extract(config: ExtractConfig, progress: Progress = lambda *_: None, opened:
 
     opened: the data set and encoders to use, as ``open_encoders`` gives them; None: those that the config names.
 
-    A second call with the same recipe finds everything there; after a kill it goes on where it was. A file of
-    another recipe, or of photos that have changed since, is refused with StaleError unless ``overwrite``. Of several
-    processes each does a shard of every file; rank 0 reports, the others report no files.
+    A second call with the same recipe finds everything there; after a kill it goes on where it was. Of a data set that
+    has changed since, only what is new or changed is encoded. A file of another recipe is refused with StaleError
+    unless ``overwrite``. Of several processes each does a shard of every file; rank 0 reports, the others report no
+    files.
     """
     shard, device = _shard(config), processes.device_of(config.device)
     with processes.group(device):
@@ -82,6 +86,9 @@ def extract(config: ExtractConfig, progress: Progress = lambda *_: None, opened:
         opened = opened or open_encoders(config, device)
         dataset = opened.dataset
         folder = config.cache / dataset.name
+        if not config.overwrite:
+            _refuse_other_recipes(opened, folder)
+        keep(dataset, folder)
         encoded = _encode(opened, folder, config, shard, device, _labelled(progress, shard))
         meet()
         files = [] if processes.rank() else [one.finish(progress) for one in encoded]
@@ -95,7 +102,7 @@ def extract(config: ExtractConfig, progress: Progress = lambda *_: None, opened:
     untrained = any(recipe["weights"] == RANDOM for recipe in used)
     halves = {recipe.get("dtype", "float32") for recipe in used} - {"float32"} if config.dtype == "auto" else set()
     unknown = {lang: one.unknown_share(captions_of(dataset, lang)[1][:1000]) for lang, one in opened.texts.items()}
-    return Extraction(dataset, folder, files, untrained, unknown, shard, "".join(halves))
+    return Extraction(dataset, folder, files, untrained, unknown, shard, "".join(halves), opened.changes)
 
 
 def _shard(config: ExtractConfig) -> Shard:
@@ -127,7 +134,7 @@ def _encode(
 
     def texts() -> list[FeaturePart]:
         return [
-            extract_texts(dataset, lang, opened.texts[lang], folder, config, shard, progress)
+            extract_texts(dataset, lang, opened.texts[lang], folder, config, shard, progress, bool(opened.changes))
             if lang in opened.texts
             else extract_ready(dataset, View.text(lang), folder, config, shard, progress)
             for lang in opened.langs
@@ -151,12 +158,16 @@ def open_encoders(
     image_encoder: Encoder[Any] | None = None,
     text_encoder: Encoder[Any] | Mapping[str, Encoder[Any]] | None = None,
 ) -> Opened:
-    """Read the data set, put its items into the cache, and load the encoders that the config names.
+    """Read the data set, and load the encoders that the config names.
 
     dataset: the data set itself, in place of the one that the config names. image_encoder, text_encoder: encoders of
     the user's own, in place of those that the config names; a mapping gives one per language.
     """
     dataset = read_dataset(config) if dataset is None else finished(dataset, config)
+    folder = config.cache / dataset.name
+    dataset, changes = renewed(dataset, folder, config.overwrite)
+    if changes and (config.shard or processes.world() > 1):
+        raise StaleError(f"the data set changed ({changes})", folder, "extract the changes in one process")
     langs = _languages(dataset, config.langs)
     given = text_encoder if isinstance(text_encoder, Mapping) else dict.fromkeys(langs, text_encoder)
     own = {lang: OwnEncoder(each, "text") for lang, each in given.items() if lang in langs and each is not None}
@@ -164,7 +175,21 @@ def open_encoders(
     photos = View.IMAGE not in dataset.ready and any(item.image for item in dataset.items)
     image: PhotoEncoder | None = _image_encoder(config, device, image_encoder) if photos else None
     texts = {**_text_encoders(config, dataset, models, device), **own}
-    return Opened(keep(dataset, config.cache / dataset.name, config.overwrite), langs, image, texts)
+    return Opened(dataset, langs, image, texts, changes)
+
+
+def _refuse_other_recipes(opened: Opened, folder: Path) -> None:
+    """Raise StaleError for a feature file of another encoder, before anything is written."""
+    dataset, image = opened.dataset, opened.image
+    recipes: list[tuple[View, str, dict[str, Any], tuple[str, ...]]] = []
+    if image is not None:
+        recipes.append((View.IMAGE, image.name, image_recipe(dataset, image), OF_ITEMS))
+    for lang, encoder in opened.texts.items():
+        recipe = text_recipe(dataset, lang, encoder)
+        recipes.append((View.text(lang), encoder.name, recipe, changing_fields(encoder)))
+    for view, name, recipe, changing in recipes:
+        if (path := folder / view.feature_file(name)).exists():
+            refuse_other_recipe(path, recipe, changing)
 
 
 def _languages(dataset: ImageTextDataset, asked: Sequence[str]) -> list[str]:

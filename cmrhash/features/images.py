@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,7 +39,7 @@ def extract_images(
     """Write ``image-<encoder>.h5``, or find it there; one row an item, zeros and not valid where no image is usable."""
     start = time.monotonic()
     path = folder / View.IMAGE.feature_file(encoder.name)
-    recipe = {"kind": View.IMAGE.kind, "code": CODE, "items": ids_digest(dataset), **encoder.recipe}
+    recipe = image_recipe(dataset, encoder)
     item, ids = np.arange(len(dataset.items), dtype=np.int32), tuple(i.id for i in dataset.items)
     commit = max(1, IMAGE_BLOCK // 8) if encoder.crop.size > LARGE else IMAGE_BLOCK
 
@@ -52,37 +53,53 @@ def extract_images(
         target = Target(path, item, ids, encoder.dim, recipe, commit, shard, config.overwrite, now)
         fresh = not target.found()
         if fresh:
+            places = zip(ids, files(slice(None)), strict=True)
+            target.refuse_gone(ident for ident, path in places if path is not None and not path.exists())
             with target.writer() as writer:
-                loaded = _ahead(pool, encoder, lambda block: files(target.rows_of(block)), writer)
-                _encode_blocks(writer, loaded, encoder, config.image_batch, progress)
+                loaded = _ahead(pool, encoder, lambda block: files(target.rows_of(block)), writer, target)
+                _encode_blocks(writer, loaded, encoder, config.image_batch, target, progress)
                 target.seal(writer, made_with(encoder.device, batch=config.image_batch, source=encoder.source))
     seconds = time.monotonic() - start
     return FeaturePart(target, View.IMAGE, seconds, fresh, lambda n: _diagnose(files(slice(n, n + 1))[0]))
 
 
+def image_recipe(dataset: ImageTextDataset, encoder: PhotoEncoder) -> dict[str, Any]:
+    """All that determines the features of the photos, besides the photos."""
+    return {"kind": View.IMAGE.kind, "code": CODE, "items": ids_digest(dataset), **encoder.recipe}
+
+
 def _encode_blocks(
-    writer: FeatureWriter, blocks: Iterator[Block], encoder: PhotoEncoder, batch: int, progress: Progress
+    writer: FeatureWriter,
+    blocks: Iterator[Block],
+    encoder: PhotoEncoder,
+    batch: int,
+    target: Target,
+    progress: Progress,
 ) -> None:
-    """Encode the blocks that are missing, while the images of the next block are decoded."""
+    """Encode the blocks that are missing, while the images of the next block are decoded.
+
+    Rows whose photos the outdated file of the target knows are copied from there.
+    """
     size = encoder.crop.size
     done = sum(writer.slice(b).stop - writer.slice(b).start for b in writer.done)
     progress("images", done, writer.rows)
     for block, loaded in blocks:
-        count = len(loaded)
+        source = np.stack([future.result()[0] for future in loaded])
+        x, valid, known = target.reuse(source)
+        todo = np.flatnonzero(~known)
         # a bad image is a black one here, so that its neighbours meet the same batch as in a clean run
-        pixels = np.zeros((-(-count // batch) * batch, size, size, 3), np.uint8)  # (B', S, S, 3)
-        source = np.zeros((count, 16), np.uint8)
-        valid = np.zeros(count, bool)
-        for row, future in enumerate(loaded):
-            source[row], image = future.result()
+        pixels = np.zeros((-(-len(todo) // batch) * batch, size, size, 3), np.uint8)  # (B', S, S, 3)
+        for place, row in enumerate(todo):
+            image = loaded[row].result()[1]
             if image is not None:
-                pixels[row], valid[row] = image, True
-        x = np.empty((count, encoder.dim), np.float32)
-        for first in range(0, count, batch):
-            last = min(first + batch, count)
-            x[first:last] = encoder.encode(pixels[first : first + batch])[: last - first]
-            progress("images", done + last, writer.rows)
-        done += count
+                pixels[place], valid[row] = image, True
+        for first in range(0, len(todo), batch):
+            rows = todo[first : first + batch]
+            x[rows] = encoder.encode(pixels[first : first + batch])[: len(rows)]
+            progress("images", done + int(rows[-1]) + 1, writer.rows)
+        done += len(loaded)
+        if known.any():
+            progress("images", done, writer.rows)
         valid &= np.isfinite(x).all(1)
         x[~valid] = 0
         writer.commit(block, x, valid, source)
@@ -93,12 +110,16 @@ Block = tuple[int, list[Future[Loaded]]]  # its number, its images
 
 
 def _ahead(
-    pool: ThreadPoolExecutor, encoder: PhotoEncoder, files: Callable[[int], list[Path | None]], writer: FeatureWriter
+    pool: ThreadPoolExecutor,
+    encoder: PhotoEncoder,
+    files: Callable[[int], list[Path | None]],
+    writer: FeatureWriter,
+    target: Target,
 ) -> Iterator[Block]:
     """The missing blocks in order, each with the next one's images already being decoded."""
 
     def submit(block: int) -> list[Future[Loaded]]:
-        return [pool.submit(load_image, path, encoder) for path in files(block)]
+        return [pool.submit(load_image, path, encoder, target.known) for path in files(block)]
 
     todo = [block for block in range(writer.blocks) if block not in writer.done]
     waiting = submit(todo[0]) if todo else []
@@ -111,18 +132,23 @@ def _ahead(
             future.cancel()
 
 
-def load_image(path: Path | None, encoder: PhotoEncoder) -> Loaded:
-    """A file's digest and pixels; zeros without a file, no pixels if it is bad."""
+def load_image(
+    path: Path | None, encoder: PhotoEncoder, known: Callable[[NDArray[np.uint8]], bool] = lambda _: False
+) -> Loaded:
+    """A file's digest and pixels; zeros without a file, no pixels if it is bad or its digest is known."""
     if path is None:
         return np.zeros(16, np.uint8), None
     try:
         content = read_bytes(path)
     except BadImage:
         return np.zeros(16, np.uint8), None
+    digest = source_digest(content)
+    if known(digest):
+        return digest, None
     try:
-        return source_digest(content), encoder.crop(decode(content))
+        return digest, encoder.crop(decode(content))
     except BadImage:
-        return source_digest(content), None
+        return digest, None
 
 
 def file_digest(path: Path | None) -> NDArray[np.uint8]:

@@ -18,7 +18,7 @@ from cmrhash.data.items import ImageTextDataset, ids_digest
 from cmrhash.data.view import View
 from cmrhash.features.file import source_digest
 from cmrhash.features.outcome import CODE, FeaturePart, made_with
-from cmrhash.features.shards import Shard, Target
+from cmrhash.features.shards import OF_CORPUS, Shard, Target
 
 READY_BLOCK = 1024  # rows per commit
 BROKEN = {"code": "non-finite", "path": "", "reason": "its ready-made features are not finite as float32"}
@@ -41,7 +41,7 @@ def extract_ready(
     lang = {} if view.is_image else {"lang": view.lang}
     recipe = {"kind": view.kind, "code": CODE, "items": ids_digest(dataset), **lang, **made_by}
     item, ids = np.arange(len(dataset.items), dtype=np.int32), tuple(i.id for i in dataset.items)
-    target = Target(path, item, ids, own.x.shape[1], recipe, READY_BLOCK, shard, config.overwrite)
+    target = Target(path, item, ids, own.x.shape[1], recipe, READY_BLOCK, shard, config.overwrite, None, OF_CORPUS)
     fresh = not target.found()
     if fresh:
         with target.writer() as writer:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import glob
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,12 +19,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cmrhash.errors import DamagedError, LockedError, StaleError, UsageError
-from cmrhash.features.file import FeatureWriter, open_features, read_header
+from cmrhash.features.file import FeatureWriter, open_features, read_features, read_header
 from cmrhash.storage.files import drop_lock, locked, move
 from cmrhash.storage.recipes import first_difference, refuse_difference
 from cmrhash.storage.sealed import OVERWRITE, SHARD, merging, read_note
 
 Sources = Callable[[slice], NDArray[np.uint8]]  # rows -> (M, 16) digests of their present sources
+OF_ITEMS = ("items",)  # fields of a recipe that change with the items
+OF_CORPUS = ("items", "weights_sha256", "tokenizer_sha256", "words", "idf_sha256")  # if the encoder learns from them
 
 
 @dataclass(frozen=True)
@@ -56,8 +58,10 @@ class Target:
     """A feature file to extract, and this process's share of it.
 
     path, item, ids, dim, recipe, block_rows, overwrite: of the whole file, as for FeatureWriter. now: present source
-    digests of rows; None if the recipe covers them. valid: (M,) bool, known once this process's share is finished, for
-    its rows, and for all rows once the file is whole. missing: unfinished shards.
+    digests of rows; None if the recipe covers them. changing: fields of the recipe that change with the items. valid:
+    (M,) bool, known once this process's share is finished, for its rows, and for all rows once the file is whole.
+    missing: unfinished shards. outdated: the file was made of other items, photos or captions; its rows whose sources
+    are still there are used again (``reuse``).
     """
 
     path: Path
@@ -69,9 +73,12 @@ class Target:
     shard: Shard
     overwrite: bool
     now: Sources | None = None
+    changing: tuple[str, ...] = OF_ITEMS
     valid: NDArray[np.bool_] = field(default_factory=lambda: np.zeros(0, bool))
     whole: bool = False
     missing: tuple[int, ...] = ()
+    outdated: bool = False
+    _former: Former | None = None
 
     @property
     def rows(self) -> slice:
@@ -91,16 +98,19 @@ class Target:
     def found(self) -> bool:
         """Whether nothing is left to extract here: the file or this process's shard is finished.
 
-        Raises StaleError, unless ``overwrite``, for another recipe, for photos or captions that changed since, and for
-        shards of another total.
+        Raises StaleError, unless ``overwrite``, for another recipe and for shards of another total.
         """
         if self.path.exists() and not self.overwrite:
             with open_features(self.path) as (header, arrays):
-                refuse_difference(header.recipe, self.recipe, self.path, "feature file")
-                self._refuse_other_rows(self.path, arrays["item"], slice(None))
-                self._refuse_changed(arrays["source"])
-                self._is_whole(arrays["valid"][...])
-            return True
+                self.outdated = self.outdated or self._is_outdated(header.recipe, arrays)
+                if not self.outdated:
+                    refuse_difference(header.recipe, self.recipe, self.path, "feature file")
+                    self._is_whole(arrays["valid"][...])
+                    return True
+                refuse_other_recipe(self.path, self.recipe, self.changing, header.recipe)
+                if self.shard.of > 1:
+                    what = "items, photos or captions changed since the extraction"
+                    raise StaleError(what, self.path, f"leave out `shard`, or {OVERWRITE}")
         if self.shard.of == 1:
             return False
         self._refuse_other_shards()
@@ -112,11 +122,50 @@ class Target:
         whole = self.shard.of == 1
         path, recipe = (self.path, self.recipe) if whole else (self.own, self._shard_recipe(self.shard.number))
         item, ids = (self.item, self.ids) if whole else (self.item[self.rows], ())
-        with FeatureWriter(path, item, ids, self.dim, recipe, self.block_rows, self.overwrite) as writer:
+        replace = self.overwrite or self.outdated
+        with (
+            self._reused() as self._former,
+            FeatureWriter(path, item, ids, self.dim, recipe, self.block_rows, replace) as writer,
+        ):
             for block in sorted(writer.done):
                 if self.now and not np.array_equal(writer.committed("source", block), self.now(self.rows_of(block))):
                     writer.done.remove(block)
             yield writer
+
+    def known(self, source: NDArray[np.uint8]) -> bool:
+        """Whether the outdated file has features of this source (16,)."""
+        return self._former is not None and source.tobytes() in self._former.row
+
+    def reuse(self, source: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.bool_], NDArray[np.bool_]]:
+        """Features (N, D) and validity (N,) of sources (N, 16) that the outdated file has; which these are (N,)."""
+        x, valid = np.zeros((len(source), self.dim), np.float32), np.zeros(len(source), bool)
+        known = np.array([self.known(one) for one in source], bool)
+        if known.any():
+            assert self._former is not None
+            x[known], valid[known] = self._former.read([self._former.row[one.tobytes()] for one in source[known]])
+        return x, valid, known
+
+    def refuse_gone(self, ids: Iterable[str]) -> None:
+        """Raise StaleError if the outdated file has features of these items, whose sources are gone."""
+        if not self.outdated:
+            return
+        before = read_features(self.path)
+        had = {before.ids[item] for item in before.item[before.valid]}
+        if gone := [ident for ident in ids if ident in had]:
+            names = f"{', '.join(gone[:3])}{', ...' if len(gone) > 3 else ''}"
+            what = f"{len(gone)} photos were there at the extraction and are gone ({names})"
+            raise StaleError(what, self.path, "put them back, or extract without them with `overwrite=True`")
+
+    @contextlib.contextmanager
+    def _reused(self) -> Iterator[Former | None]:
+        """Open the outdated file, if an encoder of the same weights made it."""
+        if not self.outdated:
+            yield None
+            return
+        with open_features(self.path) as (header, arrays):
+            same = {key: value for key, value in self.recipe.items() if key != "items"}
+            usable = {key: value for key, value in header.recipe.items() if key != "items"} == same
+            yield Former.of(arrays) if usable else None
 
     def seal(self, writer: FeatureWriter, made_with: Mapping[str, Any]) -> None:
         """Finish this process's share."""
@@ -151,15 +200,10 @@ class Target:
         self.valid, self.whole, self.missing = valid.astype(bool), True, ()
         remove_shards(self.path)
 
-    def _refuse_changed(self, source: Any) -> None:
-        changed = self._changed(source, 0)
-        if changed and self.now:
-            names = ", ".join(self.ids[self.item[row]] for row in changed[:3])
-            first = slice(changed[0], changed[0] + 1)
-            made, asked = (digests[0].tobytes().hex()[:12] for digests in (source[first], self.now(first)))
-            what = f"{len(changed)} files or captions changed since the extraction"
-            what += f" ({names}: {names.partition(',')[0]} was made with source = {made}, is {asked})"
-            raise StaleError(what, self.path, "extract again with `overwrite=True`")
+    def _is_outdated(self, made: Mapping[str, Any], arrays: Mapping[str, Any]) -> bool:
+        """Whether the file was made of other items, photos or captions."""
+        other = made.get("items") != self.recipe.get("items") or not np.array_equal(arrays["item"][...], self.item)
+        return other or bool(self._changed(arrays["source"], 0))
 
     def _changed(self, source: Any, first: int) -> list[int]:
         """Rows of this process whose sources changed. source: array on disk, from row ``first`` on."""
@@ -269,6 +313,40 @@ class Target:
             path, of = next(iter(others.items()))
             what = f"there are shards I/{of}, but this call makes one of {self.shard.of}"
             raise StaleError(what, path, f'finish them with `shard="I/{of}"`, or delete {self.path}.shard-*')
+
+
+@dataclass(frozen=True)
+class Former:
+    """Rows of an outdated feature file. row: digest of a source -> row; x, valid: the arrays on disk."""
+
+    row: dict[bytes, int]
+    x: Any
+    valid: Any
+
+    @classmethod
+    def of(cls, arrays: Mapping[str, Any]) -> Former:
+        """The rows of an open feature file; a source of zeros stands for none."""
+        sources = arrays["source"][...]
+        row = {source.tobytes(): n for n, source in enumerate(sources) if source.any()}
+        return cls(row, arrays["x"], arrays["valid"])
+
+    def read(self, rows: list[int]) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+        """Features (N, D) and validity (N,) of these rows."""
+        first, last = min(rows), max(rows) + 1  # rows of a block lie near each other
+        at = np.array(rows) - first
+        return self.x[first:last][at], self.valid[first:last][at].astype(bool)
+
+
+def refuse_other_recipe(
+    path: Path, recipe: Mapping[str, Any], changing: tuple[str, ...], made: Mapping[str, Any] | None = None
+) -> None:
+    """Raise StaleError if a feature file was made by another recipe, whatever its items.
+
+    changing: fields that change with the items. made: the recipe of the file, if it was read before.
+    """
+    made = made if made is not None else read_header(path).recipe
+    found, asked = ({key: value for key, value in of.items() if key not in changing} for of in (made, recipe))
+    refuse_difference(found, asked, path, "feature file")
 
 
 def remove_shards(path: Path, keep: int = 0) -> None:

@@ -15,8 +15,9 @@ from typing import Any
 
 from cmrhash.config import CACHE, RUNS, ExtractConfig, Progress
 from cmrhash.data.catalog import read_dataset
+from cmrhash.data.changes import renewed
 from cmrhash.data.items import ImageTextDataset
-from cmrhash.data.manifest import ABOUT, keep
+from cmrhash.data.manifest import ABOUT
 from cmrhash.data.recognise import recognise
 from cmrhash.data.view import View
 from cmrhash.errors import DataError, UsageError
@@ -53,14 +54,14 @@ def apply(
     dataset = collection.dataset if isinstance(collection, ExtractedDataset) else _read(str(collection), cache)
     if isinstance(embedder, Hasher) and embedder.run.dataset == dataset.name:
         raise UsageError("this run was trained on the same collection", embedder.place, "search it as it is")
+    dataset, changes = renewed(dataset, cache / dataset.name)
     langs = [lang for lang in embedder.langs if lang in dataset.languages]
     photos = any(item.image for item in dataset.items)
     if not photos and not langs:
         what = f"no item has a photo, or a caption in {', '.join(embedder.langs)}"
         raise DataError(what, dataset.root, "give another collection, or another run")
     texts = {lang: embedder.text_encoder(View.text(lang)) for lang in langs}
-    opened = Opened(dataset, langs, embedder.image_encoder if photos else None, texts)
-    keep(dataset, cache / dataset.name, overwrite=False)
+    opened = Opened(dataset, langs, embedder.image_encoder if photos else None, texts, changes)
     config = ExtractConfig(cache=cache, device=device)
     refuse_bad(extract(config, progress, opened), config.max_bad)
     data = ExtractedDataset.open(cache, dataset.name)

@@ -24,6 +24,7 @@ from stale_changes import (
     READY,
     TRAIN,
     TUNE,
+    UPDATES,
     nothing,
     tiny_crop,
     write_bert,
@@ -32,6 +33,7 @@ from stale_changes import (
 
 from cmrhash.encoders import image as image_encoders
 from cmrhash.encoders import text as text_encoders
+from cmrhash.storage.sealed import read_manifest
 
 pytestmark = pytest.mark.slow
 
@@ -92,12 +94,39 @@ def test_a_change_of_one_thing_is_refused_by_its_name_and_both_values(here, monk
     assert contents(here) == before
 
 
+@pytest.mark.faults("data set changed since its extraction")
+@pytest.mark.parametrize("what", UPDATES)
+def test_a_changed_data_set_is_extracted_as_if_anew(here, monkeypatch, capsys, what):
+    change, words = UPDATES[what]
+    change(here, monkeypatch)
+    for command in (OWN, GIVEN):
+        capsys.readouterr()
+        assert run(*command) == 0, capsys.readouterr().err
+        said = capsys.readouterr().err
+        assert (f"since the last extraction: {words}" in said) if words else ("since the last" not in said)
+        folder = command[command.index("--cache") + 1]
+        assert run(*command, "--cache", "anew", "-q") == 0
+        assert sorted(map(os.path.basename, files(here / folder))) == sorted(
+            map(os.path.basename, files(here / "anew"))
+        )
+        for path in (here / "anew/manifest").glob("*.h5"):
+            made, anew = (read_manifest(one) for one in (here / folder / "manifest" / path.name, path))
+            same = ("recipe", "payload_sha256", "rows", "ok")
+            assert [made[key] for key in same] == [anew[key] for key in same], path.name
+        items = [(here / one / "manifest/items.jsonl").read_bytes() for one in (folder, "anew")]
+        assert items[0] == items[1]
+        shutil.rmtree(here / "anew")
+        capsys.readouterr()
+        assert run(*command) == 0
+        assert "since the last extraction" not in capsys.readouterr().err
+
+
 @pytest.mark.faults("stale: one field of the recipe")
 @pytest.mark.parametrize(
     ("command", "words"),
     [
         (TRAIN, rf"features\.image\.sha256 = {HEX}, but this call has {HEX}"),
-        (EVAL, r"image-toy\.h5 was extracted again since this run was trained"),
+        (EVAL, r"image-toy\.h5 was extracted again since this run was made"),
     ],
 )
 def test_runs_of_other_features(here, make_cache, capsys, command, words):

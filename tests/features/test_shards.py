@@ -279,7 +279,7 @@ def test_only_the_blocks_that_changed_since_are_done_again(tmp_path):
 def test_each_shard_looks_for_what_changed_in_its_own_rows(tmp_path, whole):
     (tmp_path / "X.h5").write_bytes(whole)
     assert target(tmp_path, 1, 2, changed={9}).found()
-    with pytest.raises(StaleError, match=r"1 files or captions changed since the extraction \(Bild 4 ü: .*X\.h5"):
+    with pytest.raises(StaleError, match=r"items, photos or captions changed since the extraction: .*X\.h5"):
         target(tmp_path, 2, 2, changed={9}).found()
 
 

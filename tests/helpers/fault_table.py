@@ -23,6 +23,7 @@ ROWS = (  # in the order of the table
     "cut short",
     "stale: one field of the recipe",
     "not stale: moved, touched, elsewhere",
+    "data set changed since its extraction",
     "broken or odd photo",
     "broken or odd text",
     "bad labels, codes, features, Faiss calls",

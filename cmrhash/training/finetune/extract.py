@@ -6,11 +6,12 @@ Tuned encoders are kept in ``cache/<dataset>/tuned/``, their features beside tho
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from cmrhash.compute import processes
 from cmrhash.config import ExtractConfig, FinetuneConfig, Progress
+from cmrhash.data.manifest import keep
 from cmrhash.data.view import View
 from cmrhash.encoders.image import ImageEncoder
 from cmrhash.encoders.pixels import Crop
@@ -43,6 +44,7 @@ def extract_tuned(config: ExtractConfig, tune: FinetuneConfig, progress: Progres
         with processes.first():
             opened = open_encoders(config, device)
         folder = config.cache / opened.dataset.name
+        keep(opened.dataset, folder)
         image, texts = _tunable(opened)
         tuned = finetune(tune, opened.dataset, image, texts, folder, config.dtype, config.overwrite, progress)
         image, texts = tuned.apply(image, texts)
@@ -50,7 +52,7 @@ def extract_tuned(config: ExtractConfig, tune: FinetuneConfig, progress: Progres
             encoders = {View.IMAGE: image.name, **{View.text(lang): texts[lang].name for lang in opened.langs}}
             tuned_ones = {view: name for view, name in encoders.items() if name.endswith(SUFFIX)}
             _remove(folder, [view.feature_file(name) for view, name in tuned_ones.items()])
-        done = extract(config, progress, Opened(opened.dataset, opened.langs, image, dict(texts)))
+        done = extract(config, progress, replace(opened, image=image, texts=dict(texts)))
     return TunedExtraction(**vars(done), tuned=tuned)
 
 

@@ -143,29 +143,21 @@ def test_refused_calls_change_nothing(here, capsys, args, code, words):
 
 
 def test_another_photo_asks_for_the_index_again(here, capsys):
-    assert run("index", "holiday", "--with", RUN, "--device", "cpu", "--quiet") == 0
+    index = ["index", "holiday", "--with", RUN, "--device", "cpu", "--quiet"]
+    search = ["search", "Katze", "--lang", "de", "--dataset", "holiday", "--device", "cpu", "--k", "99", "--json"]
+    encoders = ["--image-model", "mobilenet_v3_small", "--image-weights", "random", "--device", "cpu", "--quiet"]
+    assert run(*index) == 0
+    before = opened(here).views["image"].codes.packed
     draw_photo(here / "holiday/new.jpg", 7)
-    assert run("index", "holiday", "--with", RUN, "--device", "cpu", "--quiet") == STALE
-    assert (
-        run(
-            "extract",
-            "holiday",
-            "--image-model",
-            "mobilenet_v3_small",
-            "--image-weights",
-            "random",
-            "--overwrite",
-            "--quiet",
-            "--device",
-            "cpu",
-        )
-        == 0
-    )
+    assert run("extract", "holiday", *encoders) == 0
     capsys.readouterr()
-    assert run("search", "Katze", "--lang", "de", "--dataset", "holiday") == STALE
+    assert run(*search) == STALE
     assert "run cmrhash index again" in capsys.readouterr().err
-    assert run("index", "holiday", "--with", RUN, "--device", "cpu", "--quiet") == 0
-    assert run("search", "Katze", "--lang", "de", "--dataset", "holiday", "--device", "cpu", "--quiet") == 0
+    assert run(*index) == 0
+    capsys.readouterr()
+    assert run(*search) == 0
+    assert "new.jpg" in capsys.readouterr().out
+    np.testing.assert_array_equal(opened(here).views["image"].codes.packed[:COUNT], before)
 
 
 def test_texts_in_other_languages_alone_are_refused(here):

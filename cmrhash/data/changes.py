@@ -1,0 +1,95 @@
+"""Changes of a data set since its extraction: what is new, gone or different, and the splits of what is left."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from cmrhash.data.items import ImageTextDataset, Item
+from cmrhash.data.manifest import ABOUT, entry, items_digest, load, read_about
+from cmrhash.errors import StaleError
+from cmrhash.storage.recipes import refuse_difference
+
+NAMED = 5  # ids of each kind in a message
+
+
+@dataclass(frozen=True)
+class Changes:
+    """Ids of new, gone and changed items, and the number of items that are as before."""
+
+    new: tuple[str, ...] = ()
+    gone: tuple[str, ...] = ()
+    changed: tuple[str, ...] = ()
+    same: int = 0
+
+    def __bool__(self) -> bool:
+        return bool(self.new or self.gone or self.changed)
+
+    def __str__(self) -> str:
+        kinds = {"new": self.new, "gone": self.gone, "changed": self.changed}
+        counts = [f"{len(ids)} {kind}{_named(ids)}" for kind, ids in kinds.items() if ids]
+        return ", ".join([*counts, f"{self.same} as before"])
+
+
+def renewed(dataset: ImageTextDataset, folder: Path, overwrite: bool = False) -> tuple[ImageTextDataset, Changes]:
+    """Compare a data set with what was extracted of it; return it with the stored splits, and its changes.
+
+    folder: of the data set in the cache, which stays as it is. Without a stored data set, or with ``overwrite``, the
+    data set is returned as it is. Drawn splits stay with their items; new items join the database alone, or, where the
+    queries are the database, no split. Raises StaleError for another seed or relevance, if most items are gone, or if
+    all queries are.
+    """
+    if overwrite or not (folder / ABOUT).exists():
+        return dataset, Changes()
+    about = read_about(folder)
+    for field in ("split_seed", "relevance"):
+        made, asked = {field: about.get(field)}, {field: getattr(dataset, field)}
+        refuse_difference(made, asked, folder, f"data set '{dataset.name}'")
+    if about.get("classes") == list(dataset.classes) and items_digest(dataset) == about["items_sha256"]:
+        return replace(dataset, added=about.get("added", 0)), Changes(same=len(dataset.items))
+    stored = load(folder)
+    before = {item.id: item for item in stored.items}
+    there = {item.id for item in dataset.items}
+    new = tuple(item.id for item in dataset.items if item.id not in before)
+    gone = tuple(ident for ident in before if ident not in there)
+    if 2 * len(gone) > len(before):
+        _refuse(f"{len(gone)} of {len(before)} extracted items are gone{_named(gone)}", folder)
+    added = stored.added + len(new) if stored.split_seed is not None and not stored.val_drawn else 0
+    merged = replace(dataset, items=_with_splits(dataset, stored, before), added=added)
+    if stored.count("query") and not merged.count("query"):
+        _refuse("all query items are gone", folder)
+    changed = tuple(
+        item.id for item in merged.items if item.id in before and entry(stored, before[item.id]) != entry(merged, item)
+    )
+    return merged, Changes(new, gone, changed, len(merged.items) - len(new) - len(changed))
+
+
+def _with_splits(dataset: ImageTextDataset, stored: ImageTextDataset, before: dict[str, Item]) -> tuple[Item, ...]:
+    """Items with the stored splits, as far as these were drawn."""
+    if stored.split_seed is None:
+        return dataset.items
+    searched = stored.relevance == "labels" or not (stored.count("query") or stored.count("train"))
+    rest = frozenset({"database"} if searched else ())
+
+    def of(item: Item) -> frozenset[str]:
+        old = before[item.id].splits if item.id in before else rest
+        if not stored.val_drawn:
+            return old
+        own = _without_val(item.splits)  # val alone was drawn, the other splits are the data set's own
+        return old if item.id in before and _without_val(old) == own else own
+
+    return tuple(replace(item, splits=of(item)) for item in dataset.items)
+
+
+def _without_val(splits: frozenset[str]) -> frozenset[str]:
+    return splits - {"val"} | {"train"} if "val" in splits else splits
+
+
+def _refuse(what: str, folder: Path) -> None:
+    raise StaleError(what, folder, "for another data set, use another `name`; `overwrite=True` replaces this one")
+
+
+def _named(ids: Sequence[str]) -> str:
+    """The first ids, in brackets."""
+    return f" ({', '.join(ids[:NAMED])}{', ...' if len(ids) > NAMED else ''})" if ids else ""
