@@ -308,7 +308,7 @@ def _notes(report: Extraction) -> Iterator[str]:
     yield "found: " + ", ".join(f"{count} {what}" for what, count in data.found.items())
     if report.changes:
         yield f"since the last extraction: {report.changes}"
-        yield "runs that were trained before: train them again, the items are others now"
+        yield "runs of the old items have to be trained again (train --overwrite)"
     yield "splits: " + ", ".join(f"{data.count(role)} {role}" for role in ROLES) + f" ({data.split})"
     if tuned := _tuned(report):
         outcome = tuned.outcome
