@@ -63,8 +63,11 @@ def choose(table: Table, maps: Sequence[str]) -> Columns:
     mapped = _mapped(table, maps)
     taken = {at for role, found in mapped.items() if role != "id" for at in found}  # an id may be a photo's name, too
     plain = [clean_text(name).casefold() for name in table.columns]
-    found = {role: mapped.get(role, _guessed(names, plain, taken)) for role, names in NAMES.items()}
-    taken |= {at for columns in found.values() for at in columns}
+    inside = {at for at, name in enumerate(table.columns) if name in table.photos}
+    found = {role: mapped.get(role, _guessed(names, plain, taken | inside)) for role, names in NAMES.items()}
+    if "image" not in mapped and inside:
+        found["image"] = _guessed(NAMES["image"], plain, set(range(len(plain))) - inside) or [min(inside)]
+    taken |= {at for columns in found.values() for at in columns} | inside
     texts = {} if mapped.get("text.") == [] else caption_columns(plain, taken)
     texts |= {role.removeprefix("text."): columns for role, columns in mapped.items() if role.startswith("text.")}
     texts = {lang: columns for lang, columns in sorted(texts.items()) if columns}

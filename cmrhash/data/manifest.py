@@ -30,9 +30,9 @@ from cmrhash.data.items import (
     check,
     clean_label,
     clean_text,
-    resolve_image,
 )
 from cmrhash.data.parsing import report, unique_keys
+from cmrhash.data.photo_files import find_photo
 from cmrhash.errors import DamagedError, DataError, StaleError, UsageError, did_you_mean
 from cmrhash.storage.files import locked, make_folder, read_json, remove, write_bytes, write_json
 
@@ -62,7 +62,7 @@ def read(root: Path) -> ImageTextDataset:
     place = {met[label]: n for n, label in enumerate(classes)}
     sort = {labels: tuple(sorted(place[n] for n in labels)) for labels in {item.labels for item in read}}
     items = tuple(replace(item, labels=sort[item.labels]) for item in read)
-    missing = sum(not os.path.isfile(resolve_image(root, item.image)) for item in items if item.image)
+    missing = sum(not os.path.isfile(find_photo(root, item.image).path) for item in items if item.image)
     roles = [bool(item.splits) for item in items]
     if any(roles) and not all(roles):
         raise DataError(

@@ -16,6 +16,7 @@ from cmrhash.errors import DataError
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg")
 FOREIGN = "files that are none of the data set's"
+FAILED = "downloads without success, left out"  # of img2dataset: status is not "success"
 
 _MARKS = (
     (codecs.BOM_UTF8, "utf-8-sig"),

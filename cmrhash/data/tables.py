@@ -1,6 +1,7 @@
 """Tables as a stream of rows: CSV and TSV, JSON lines, and Parquet (with pyarrow).
 
-A table is opened for its columns first; ``Table.rows`` then reads the columns that are used, row by row.
+A table is opened for its columns first; ``Table.rows`` then reads the columns that are used, row by row. A Parquet
+table may have several files, and may hold the photos themselves.
 """
 
 from __future__ import annotations
@@ -13,16 +14,22 @@ import itertools
 import json
 import math
 import os
+import re
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, TextIO
 
+from cmrhash.data import parquet
 from cmrhash.data.parsing import unique_keys
-from cmrhash.errors import DataError, UsageError
+from cmrhash.data.photo_files import Cell
+from cmrhash.errors import DataError
 
-SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet")
+PARQUET = ".parquet"
+SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson", PARQUET)
+DATA, SPLIT = "data", "split"
+_SPLIT = re.compile(r"(train|validation|valid|val|dev|test)(?=[^a-z])", re.IGNORECASE)  # of a file's name
 DELIMITERS = (",", ";", "\t", "|")
 _MARKS = (
     (codecs.BOM_UTF8, "utf-8-sig"),
@@ -38,31 +45,50 @@ Row = tuple[int, list[Any]]  # number of the row's first line, and a value per a
 class Table:
     """A table that is read row by row.
 
-    columns: names in order. rows: function of the numbers of the asked columns; with ``open_end``, surplus fields of a
-    CSV row belong to its last column, otherwise they are an error. Rows without any value are passed over.
+    path: its file, or the folder of its files. columns: names in order. rows: function of the numbers of the asked
+    columns; with ``open_end``, surplus fields of a CSV row belong to its last column, otherwise they are an error. Rows
+    without any value are passed over. photos: columns that hold the photos themselves; their values are places as of
+    ``cmrhash.data.photo_files``, or None.
     """
 
     path: Path
     columns: tuple[str, ...]
     rows: Callable[[Sequence[int], bool], Iterator[Row]]
+    photos: frozenset[str] = frozenset()
+
+    @property
+    def folder(self) -> Path:
+        """Folder of the table, below which its photos are."""
+        return self.path if self.path.is_dir() else self.path.parent
 
 
-def find_table(root: Path) -> Path:
-    """The table at ``root``: that file, or the only table in that folder. Raises DataError."""
+def find_table(root: Path) -> Table:
+    """Open the table at ``root``: that file, the only table in that folder, or its Parquet files with equal columns.
+
+    Raises DataError, or UsageError for Parquet without pyarrow.
+    """
     if root.is_file():
-        return root
+        return open_table(root)
     if not root.is_dir():
         raise DataError("no such file or folder", root, "give a table, or the folder that holds it")
     names = tables_in(root)
-    if len(names) != 1:
-        what = f"{len(names)} tables ({', '.join(names[:5])})" if names else f"no table ({', '.join(SUFFIXES)})"
-        raise DataError(what, root, "give the file of the table with `root`")
-    return root / names[0]
+    if len(names) == 1 and "/" not in names[0]:
+        return open_table(root / names[0])
+    if names and all(name.lower().endswith(PARQUET) for name in names) and (joined := _joined(root, names)):
+        return joined
+    what = f"{len(names)} tables ({', '.join(names[:5])})" if names else f"no table ({', '.join(SUFFIXES)})"
+    raise DataError(what, root, "give the file of the table with `root`")
 
 
 def tables_in(folder: Path) -> list[str]:
-    """Names of the tables in a folder, by suffix in any case, sorted; without hidden ones."""
-    return sorted(name for name in os.listdir(folder) if name.lower().endswith(SUFFIXES) and name[0] != ".")
+    """Names of the tables in a folder, by suffix in any case, sorted; without hidden ones.
+
+    Without any, Parquet files in its folder ``data``, where Hugging Face has them.
+    """
+    names = sorted(name for name in os.listdir(folder) if name.lower().endswith(SUFFIXES) and name[0] != ".")
+    if not names and (folder / DATA).is_dir():
+        names = [f"{DATA}/{name}" for name in sorted(os.listdir(folder / DATA)) if name.endswith(PARQUET)]
+    return names
 
 
 def open_table(path: Path) -> Table:
@@ -239,32 +265,43 @@ def _objects(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
 # ---------------------------------------------------------------------------------------------- Parquet
 
 
-def _open_parquet(path: Path) -> Table:
-    try:
-        from pyarrow import ArrowException
-        from pyarrow.parquet import ParquetFile
-    except ImportError:
-        fix = 'pip install "cmrhash[parquet]"'
-        raise UsageError("Parquet needs pyarrow, which is not installed", path, fix) from None
-
-    @contextlib.contextmanager
-    def opened() -> Iterator[Any]:
-        try:
-            with ParquetFile(path) as file:
-                yield file
-        except (ArrowException, OSError) as error:
-            raise DataError(f"unreadable ({str(error)[:120]})", path, "write the table again") from None
-
-    with opened() as file:
-        columns = tuple(map(str, file.schema_arrow.names))
+def _open_parquet(path: Path, name: str = "") -> Table:
+    """Open a Parquet file; name: its path below the table's folder, if that is not its own."""
+    columns, photos = parquet.columns(path)
 
     def rows(asked: Sequence[int], open_end: bool) -> Iterator[Row]:
-        names, number = [columns[at] for at in asked], 0
-        with opened() as file:
-            for batch in file.iter_batches(1024, columns=list(dict.fromkeys(names))):
-                values = [batch.column(name).to_pylist() for name in names]
-                for row in zip(*values, strict=True):
-                    number += 1
-                    yield number, list(row)
+        names = [columns[at] for at in asked]
+        for number, row in enumerate(parquet.rows(path, names, photos)):
+            for at, column in enumerate(names):
+                if column in photos:
+                    row[at] = Cell(column, number).within(name or path.name) if row[at] else None
+            yield number + 1, row
 
-    return Table(path, columns, rows)
+    return Table(path, columns, rows, photos)
+
+
+def _joined(root: Path, names: Sequence[str]) -> Table | None:
+    """The Parquet files of a folder as one table, None if their columns differ; rows are counted through all files.
+
+    A column "split" is added if the files' names begin with those of splits, as "train-00000-of-00002" and "test-...";
+    without test, validation stands for it.
+    """
+    parts = [_open_parquet(root / name, name) for name in names]
+    if any((part.columns, part.photos) != (parts[0].columns, parts[0].photos) for part in parts):
+        return None
+    splits = [found[0].lower() if (found := _SPLIT.match(PurePosixPath(name).name)) else "" for name in names]
+    if "test" not in splits:
+        splits = [split if split in ("", "train") else "test" for split in splits]
+    named = all(splits) and {"train", "test"} <= set(splits) and SPLIT not in parts[0].columns
+    columns = (*parts[0].columns, SPLIT) if named else parts[0].columns
+
+    def rows(asked: Sequence[int], open_end: bool) -> Iterator[Row]:
+        before = 0
+        for part, split in zip(parts, splits, strict=True):
+            line = 0
+            for line, row in part.rows([at for at in asked if at < len(part.columns)], open_end):
+                values = iter(row)
+                yield before + line, [next(values) if at < len(part.columns) else split for at in asked]
+            before += line
+
+    return Table(root, columns, rows, parts[0].photos)

@@ -116,15 +116,26 @@ def crop_of(recipe: Mapping[str, Any], where: Path) -> Crop | Letterbox:
     return Letterbox(sides[0], how, mean, std) if "letterbox" in recipe else Crop(sides[0], sides[1], how, mean, std)
 
 
-def read_bytes(path: Path) -> bytes:
-    """Content of a file; raises BadImage unless it is a regular file of at most MAX_BYTES."""
+def read_bytes(path: Path, offset: int = 0, size: int | None = None) -> bytes:
+    """Content of a file, or ``size`` bytes of it from ``offset`` on.
+
+    Raises BadImage unless it is a regular file that holds these bytes, at most MAX_BYTES.
+    """
     try:
         info = path.stat()
         if not stat.S_ISREG(info.st_mode):  # reading a pipe would block forever
             raise BadImage("not-a-file", "not a regular file")
-        if info.st_size > MAX_BYTES:
-            raise BadImage("too-large", f"{info.st_size} bytes, at most {MAX_BYTES} are read")
-        return path.read_bytes()
+        count = info.st_size if size is None else size
+        if count > MAX_BYTES:
+            raise BadImage("too-large", f"{count} bytes, at most {MAX_BYTES} are read")
+        if size is None:
+            return path.read_bytes()
+        with path.open("rb") as file:
+            file.seek(offset)
+            content = file.read(size)
+        if len(content) < size:
+            raise BadImage("outside", f"bytes {offset} to {offset + size} of a file of {info.st_size} bytes")
+        return content
     except FileNotFoundError:
         raise BadImage("missing", "no such file") from None
     except (OSError, ValueError) as error:

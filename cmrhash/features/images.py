@@ -13,13 +13,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cmrhash.config import ExtractConfig, Progress
-from cmrhash.data.items import ImageTextDataset, ids_digest, resolve_image
+from cmrhash.data.items import ImageTextDataset, ids_digest
+from cmrhash.data.photo_files import PhotoFile, find_photo
 from cmrhash.data.view import View
 from cmrhash.encoders.image import ImageEncoder
 from cmrhash.encoders.own import OwnEncoder
-from cmrhash.encoders.pixels import BadImage, decode, read_bytes
+from cmrhash.encoders.pixels import BadImage, decode
 from cmrhash.features.file import FeatureWriter, source_digest
 from cmrhash.features.outcome import CODE, FeaturePart, made_with
+from cmrhash.features.photos import bytes_of
 from cmrhash.features.shards import Shard, Target
 
 IMAGE_BLOCK = 256  # images a commit: what a kill can cost, against one fsync
@@ -43,18 +45,18 @@ def extract_images(
     item, ids = np.arange(len(dataset.items), dtype=np.int32), tuple(i.id for i in dataset.items)
     commit = max(1, IMAGE_BLOCK // 8) if encoder.crop.size > LARGE else IMAGE_BLOCK
 
-    def files(rows: slice) -> list[Path | None]:
-        return [resolve_image(dataset.root, i.image) if i.image else None for i in dataset.items[rows]]
+    def files(rows: slice) -> list[PhotoFile | None]:
+        return [find_photo(dataset.root, i.image) if i.image else None for i in dataset.items[rows]]
 
     def now(rows: slice) -> NDArray[np.uint8]:
-        return np.stack(list(pool.map(file_digest, files(rows))))
+        return np.stack(list(pool.map(photo_digest, files(rows))))
 
     with ThreadPoolExecutor(DECODERS) as pool:
         target = Target(path, item, ids, encoder.dim, recipe, commit, shard, config.overwrite, now)
         fresh = not target.found()
         if fresh:
             places = zip(ids, files(slice(None)), strict=True)
-            target.refuse_gone(ident for ident, path in places if path is not None and not path.exists())
+            target.refuse_gone(ident for ident, photo in places if photo is not None and not photo.path.exists())
             with target.writer() as writer:
                 loaded = _ahead(pool, encoder, lambda block: files(target.rows_of(block)), writer, target)
                 _encode_blocks(writer, loaded, encoder, config.image_batch, target, progress)
@@ -112,14 +114,14 @@ Block = tuple[int, list[Future[Loaded]]]  # its number, its images
 def _ahead(
     pool: ThreadPoolExecutor,
     encoder: PhotoEncoder,
-    files: Callable[[int], list[Path | None]],
+    files: Callable[[int], list[PhotoFile | None]],
     writer: FeatureWriter,
     target: Target,
 ) -> Iterator[Block]:
     """The missing blocks in order, each with the next one's images already being decoded."""
 
     def submit(block: int) -> list[Future[Loaded]]:
-        return [pool.submit(load_image, path, encoder, target.known) for path in files(block)]
+        return [pool.submit(load_image, photo, encoder, target.known) for photo in files(block)]
 
     todo = [block for block in range(writer.blocks) if block not in writer.done]
     waiting = submit(todo[0]) if todo else []
@@ -133,13 +135,13 @@ def _ahead(
 
 
 def load_image(
-    path: Path | None, encoder: PhotoEncoder, known: Callable[[NDArray[np.uint8]], bool] = lambda _: False
+    photo: PhotoFile | None, encoder: PhotoEncoder, known: Callable[[NDArray[np.uint8]], bool] = lambda _: False
 ) -> Loaded:
-    """A file's digest and pixels; zeros without a file, no pixels if it is bad or its digest is known."""
-    if path is None:
+    """A photo's digest and pixels; zeros without a photo, no pixels if it is bad or its digest is known."""
+    if photo is None:
         return np.zeros(16, np.uint8), None
     try:
-        content = read_bytes(path)
+        content = bytes_of(photo)
     except BadImage:
         return np.zeros(16, np.uint8), None
     digest = source_digest(content)
@@ -151,24 +153,24 @@ def load_image(
         return digest, None
 
 
-def file_digest(path: Path | None) -> NDArray[np.uint8]:
-    """(16,) uint8 digest of a file's bytes; zeros without a file or if it cannot be read."""
+def photo_digest(photo: PhotoFile | None) -> NDArray[np.uint8]:
+    """(16,) uint8 digest of a photo's bytes; zeros without a photo or if it cannot be read."""
     try:
-        return source_digest(read_bytes(path)) if path else np.zeros(16, np.uint8)
+        return source_digest(bytes_of(photo)) if photo else np.zeros(16, np.uint8)
     except BadImage:
         return np.zeros(16, np.uint8)
 
 
-def _diagnose(path: Path | None) -> dict[str, str]:
+def _diagnose(photo: PhotoFile | None) -> dict[str, str]:
     """Why an image was not usable; looked at again, so that a resumed run knows the same reasons."""
-    if path is None:
+    if photo is None:
         return {"code": "no-image", "path": "", "reason": "the data set names no image"}
     try:
-        decode(read_bytes(path))
+        decode(bytes_of(photo))
     except BadImage as bad:
-        return {"code": bad.code, "path": str(path), "reason": str(bad)}
+        return {"code": bad.code, "path": str(photo), "reason": str(bad)}
     return {
         "code": "non-finite",
-        "path": str(path),
+        "path": str(photo),
         "reason": "its features were not finite, or it changed since",
     }

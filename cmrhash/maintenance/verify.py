@@ -14,11 +14,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cmrhash.config import Progress, VerifyConfig
-from cmrhash.data.items import ImageTextDataset, resolve_image
+from cmrhash.data.items import ImageTextDataset
+from cmrhash.data.photo_files import find_photo
 from cmrhash.errors import CmrhashError, DamagedError, DataError, StaleError, UsageError
 from cmrhash.features.captions import captions_of
 from cmrhash.features.file import Features, read_features, source_digest
-from cmrhash.features.images import DECODERS, file_digest
+from cmrhash.features.images import DECODERS, photo_digest
 from cmrhash.maintenance.inventory import BROKEN, REMAKE, RESTART, Entry, Holding, checkpoint, entries, holdings, reason
 from cmrhash.maintenance.states import EXIT_CODES, State
 from cmrhash.storage.files import checked as checked_file
@@ -161,9 +162,9 @@ def _photos(dataset: ImageTextDataset, progress: Progress) -> NDArray[np.uint8] 
 
 def _photo(root: Path, image: str | None) -> NDArray[np.uint8]:
     try:
-        return file_digest(resolve_image(root, image) if image else None)
+        return photo_digest(find_photo(root, image) if image else None)
     except DataError:  # a link that leads out of the folder
-        return file_digest(None)
+        return photo_digest(None)
 
 
 # ---------------------------------------------------------------------------------------------- runs

@@ -2,11 +2,13 @@
 
     captions.csv        columns by their usual names (``cmrhash.data.columns``), or by ``maps``
     images/...          the photos that the table names, anywhere below its folder
+    data.parquet        or the photos themselves, in a column of a Parquet file or of all files of a folder
 
 Rows of the same photo, or of the same id, are one item: their captions and labels are joined. Labels are separated by
 ";", "|" or ",", the first of them that occurs in the column, or are a JSON list; captions may be a JSON list, too.
 Splits: train, val, test and database by their usual names. With labels, train and val items are also in the database;
-without, the test items are their own database. A table without splits has them drawn, by shares of all items.
+without, the test items are their own database. A table without splits has them drawn, by shares of all items. Rows of
+img2dataset whose download failed are left out.
 """
 
 from __future__ import annotations
@@ -20,8 +22,8 @@ from typing import Any
 from cmrhash.data.columns import Columns, choose, count_unused
 from cmrhash.data.items import ImageTextDataset, Item, clean_label, clean_text
 from cmrhash.data.named_photos import Photos, as_path
-from cmrhash.data.parsing import report
-from cmrhash.data.tables import Table, find_table, open_table, strings
+from cmrhash.data.parsing import FAILED, report
+from cmrhash.data.tables import Table, find_table, strings
 from cmrhash.errors import DataError
 
 SEPARATORS = (";", "|", ",")
@@ -40,26 +42,30 @@ def read(root: Path, maps: Sequence[str] = ()) -> ImageTextDataset:
     maps: "ROLE=COLUMN" for columns without a usual name. Raises UsageError for a map that does not fit, DataError for a
     table that cannot be read or has no usable row.
     """
-    table = open_table(find_table(root))
+    table = find_table(root)
     columns = choose(table, maps)
-    rows = _Rows(table, columns)
-    for line, values in table.rows(columns.used, _open_end(table, columns)):
-        rows.add(line, dict(zip(columns.used, values, strict=True)))
+    rows, extra = _Rows(table, columns), Counter[str]()
+    status = [table.columns.index("status")] if {"status", "error_message"} <= set(table.columns) else []
+    for line, values in table.rows([*columns.used, *status], _open_end(table, columns)):
+        if status and values.pop() != "success":
+            extra[FAILED] += 1
+        else:
+            rows.add(line, dict(zip(columns.used, values, strict=True)))
     if not rows.items:
-        raise DataError("the table has no rows", table.path, "write one row per photo or caption")
-    extra: Counter[str] = Counter()
+        what = f"none of the {extra[FAILED]} downloads succeeded" if extra[FAILED] else "the table has no rows"
+        raise DataError(what, table.path, "write one row per photo or caption")
     labels = _Labels(rows)
-    photos = Photos(table.path.parent)
-    _find_photos(rows, photos, extra)
+    if columns.image is None or table.columns[columns.image] not in table.photos:
+        _find_photos(rows, Photos(table.folder), extra)
     _check_splits(rows)
     items = tuple(filter(None, (_item(rows, at, labels, extra) for at in range(len(rows.items)))))
     if not items or (columns.texts and not any(item.texts for item in items)):
         what = f"no row has a caption in {_names(table, [at for found in columns.texts.values() for at in found])}"
         raise DataError(what, table.path, "give the column of the captions with `maps`")
-    count_unused(table, columns.used, extra)
+    count_unused(table, [*columns.used, *status], extra)
     relevance = "labels" if labels.classes else "pairs"
     found = report(items, labels.classes, columns.texts, extra)
-    return ImageTextDataset("table", table.path.parent, items, labels.classes, relevance, found)
+    return ImageTextDataset("table", table.folder, items, labels.classes, relevance, found)
 
 
 def _open_end(table: Table, columns: Columns) -> bool:
@@ -130,7 +136,8 @@ class _Rows:
         known = self.by_id.get(ident) if ident else None
         if known and image and known.image and known.image != image:
             what = f"line {line} gives id '{ident}' the photo {image!r}, line {known.line} gives it {known.image!r}"
-            raise DataError(what, self.table.path, 'give the column of the ids with `maps=("id=COLUMN",)`')
+            fix = 'give the column of the ids with `maps=("id=COLUMN",)`, or "id=" if there is none'
+            raise DataError(what, self.table.path, fix)
         draft = known or _Draft(ident or clean_text(image) or f"row {line}", image, line)
         if known is None:
             self.items.append(draft)

@@ -10,9 +10,9 @@ from pathlib import Path
 
 from PIL import Image
 
-from cmrhash.data.items import resolve_image
-from cmrhash.encoders.pixels import BadImage, decode, read_bytes
+from cmrhash.encoders.pixels import BadImage, decode
 from cmrhash.errors import DataError
+from cmrhash.features.photos import photo_bytes
 
 SIDE = 360  # pixels of the longer side
 QUALITY = 80
@@ -60,7 +60,7 @@ class Thumbnails:
 
     def _make(self, image: str) -> bytes | None:
         try:
-            return thumbnail(decode(read_bytes(resolve_image(self.root, image))), self.side)
+            return thumbnail(decode(photo_bytes(self.root, image)), self.side)
         except (BadImage, DataError):
             return None
 

@@ -15,12 +15,13 @@ from torch import Tensor
 
 from cmrhash.compute import processes
 from cmrhash.config import Progress
-from cmrhash.data.items import ImageTextDataset, resolve_image
+from cmrhash.data.items import ImageTextDataset
+from cmrhash.data.photo_files import find_photo
 from cmrhash.data.view import View
 from cmrhash.encoders.image import ImageEncoder
 from cmrhash.encoders.text import TextEncoder
 from cmrhash.errors import DataError
-from cmrhash.features.images import Loaded, file_digest, load_image
+from cmrhash.features.images import Loaded, load_image, photo_digest
 from cmrhash.training.task import Probes, Rows, asked_rows, labels_of, train_items, val_probes
 
 JUDGES = 1000  # limit of val queries, and of database items, that judge an epoch
@@ -41,14 +42,14 @@ class Photos:
     def __init__(self, dataset: ImageTextDataset, items: Items, encoder: ImageEncoder, pool: ThreadPoolExecutor):
         self.items, self.encoder, self.pool = items, encoder, pool
         named = {row: dataset.items[row].image for row in items.tolist()}
-        self.files = {row: resolve_image(dataset.root, image) for row, image in named.items() if image}
+        self.files = {row: find_photo(dataset.root, image) for row, image in named.items() if image}
         self.kept: NDArray[np.uint8] | None = None  # (n, S, S, 3)
         self.there = np.zeros(len(items), bool)  # (n,) whether ``kept`` has the crop
 
     def digest(self) -> str:
         """SHA-256 over the digests of all image files."""
         files = list(self.files.values())
-        own = [digest.tobytes() for digest in self.pool.map(file_digest, files[processes.part(len(files))])]
+        own = [digest.tobytes() for digest in self.pool.map(photo_digest, files[processes.part(len(files))])]
         digests = (
             torch.frombuffer(bytearray(b"".join(own)), dtype=torch.uint8) if own else torch.empty(0, dtype=torch.uint8)
         )
@@ -85,7 +86,7 @@ class Photos:
             pixels = [image for _, image in loaded if image is not None]
             if len(pixels) < len(some):
                 raise DataError(
-                    "an image was removed or changed during the run", self.files[int(self.items[some[0]])].parent
+                    "an image was removed or changed during the run", self.files[int(self.items[some[0]])].path.parent
                 )
             if self.kept is None:
                 yield np.stack(pixels)
