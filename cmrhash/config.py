@@ -18,6 +18,7 @@ RUNS = Path("runs")  # trained heads, one folder per run
 SAMPLE_DATASET = "sample"  # the built-in data set, drawn on first use
 FEATURES_DATASET = "features"  # precomputed feature files, without photos or texts
 TABLE_DATASET = "table"  # a table beside photos
+TARS_DATASET = "webdataset"  # photos in tars
 DATASETS = (  # names of the readers in data/catalog.py
     SAMPLE_DATASET,
     "iaprtc12",
@@ -32,6 +33,7 @@ DATASETS = (  # names of the readers in data/catalog.py
     "coco",
     "folder",
     "imagefolder",
+    TARS_DATASET,
     "manifest",
     TABLE_DATASET,
     FEATURES_DATASET,
@@ -51,7 +53,7 @@ class ExtractConfig:
     """Feature extraction: a data set and encoders -> feature files."""
 
     dataset: str = SAMPLE_DATASET  # name of the reader, out of DATASETS
-    root: Path | None = None  # the data set's folder, or a table's file; the sample is drawn below the cache
+    root: Path | None = None  # the data set's folder, a table or a tar; the sample is drawn below the cache
     name: str | None = None  # folder name below the cache; None: the reader's name
     cache: Path = CACHE
     langs: tuple[str, ...] = ()  # languages to extract; empty: all languages of the data set

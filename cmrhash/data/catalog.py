@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from cmrhash.config import DATASETS, FEATURES_DATASET, OWN, SAMPLE_DATASET, TABLE_DATASET, ExtractConfig
+from cmrhash.config import DATASETS, FEATURES_DATASET, OWN, SAMPLE_DATASET, TABLE_DATASET, TARS_DATASET, ExtractConfig
 from cmrhash.data.items import ImageTextDataset, Ready, check, with_roles
 from cmrhash.data.manifest import read as read_manifest
 from cmrhash.data.matrices import dataset as matrices
@@ -26,8 +26,10 @@ from cmrhash.data.readers.imagefolder import read as read_imagefolder
 from cmrhash.data.readers.mirflickr import read as read_mirflickr
 from cmrhash.data.readers.nuswide import read as read_nuswide
 from cmrhash.data.readers.pascal import read as read_pascal
+from cmrhash.data.readers.webdataset import read as read_webdataset
 from cmrhash.data.readers.wikipedia import read as read_wikipedia
 from cmrhash.data.sample import read as read_sample
+from cmrhash.data.tars import is_pattern
 from cmrhash.data.view import View
 from cmrhash.errors import DataError, UsageError, did_you_mean
 
@@ -45,6 +47,7 @@ READERS: dict[str, Callable[[Path], ImageTextDataset]] = {
     "coco": read_coco,
     "folder": read_folder,
     "imagefolder": read_imagefolder,
+    TARS_DATASET: read_webdataset,
     "manifest": read_manifest,
     TABLE_DATASET: table.read,
 }
@@ -104,11 +107,13 @@ def finished(dataset: ImageTextDataset, config: ExtractConfig) -> ImageTextDatas
 
 
 def _root(config: ExtractConfig) -> Path:
-    """Folder of the data set, or file of a table; the sample has a folder in the cache."""
+    """Folder of the data set, or the file of a table or tar; the sample has a folder in the cache."""
     if config.root is None:
         if config.dataset != SAMPLE_DATASET:
             raise UsageError(f"data set '{config.dataset}' needs its folder", None, 'give `root="DIR"`')
         return config.cache / SAMPLE_DATASET / "drawn"
-    if not config.root.is_dir() and not (config.dataset == TABLE_DATASET and config.root.is_file()):
+    file = config.root.is_file() and config.dataset in (TABLE_DATASET, TARS_DATASET)
+    tars = config.dataset == TARS_DATASET and is_pattern(config.root)
+    if not (config.root.is_dir() or file or tars):
         raise DataError("no such folder", config.root, "give the folder of the data set with `root`")
     return config.root

@@ -62,12 +62,16 @@ def text_between(raw: bytes, opening: re.Pattern[str], end: re.Pattern[str]) -> 
 
 
 def read_lines(path: Path) -> list[str]:
-    """Lines of a text file, decoded one by one.
+    """Lines of a text file, as ``lines_of``."""
+    return lines_of(path.read_bytes())
+
+
+def lines_of(raw: bytes) -> list[str]:
+    """Lines of a text, decoded one by one.
 
     A bad byte thus spoils one line only. Only line feeds (with or without carriage returns) end a line, because
     captions may contain other Unicode line breaks.
     """
-    raw = path.read_bytes()
     if any(raw.startswith(bom) for bom, _ in _MARKS):
         lines = decode(raw).split("\n")
     else:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from cmrhash.config import FEATURES_DATASET, SAMPLE_DATASET
+from cmrhash.config import FEATURES_DATASET, SAMPLE_DATASET, TARS_DATASET
 from cmrhash.data.photos import is_photo
 from cmrhash.data.tables import SUFFIXES as TABLES
 from cmrhash.data.tables import tables_in
+from cmrhash.data.tars import COMPRESSED, is_pattern
 from cmrhash.errors import DataError, UsageError
 
 FEATURES = (".mat", ".h5", ".hdf5", ".h5py", ".npz", ".npy")
@@ -29,9 +31,9 @@ SIGNS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("flickr8k", ("dataset_flickr8k.json", "Flickr8k.token.txt", "captions.txt")),
     ("fashion", ("styles.csv",)),
     ("pascal", ("sentence", "sentences")),
-    ("imagefolder", ("metadata.csv", "metadata.jsonl", "metadata.parquet", "*/metadata.*", "train/*", "test/*")),
 )
-OWN_NAME = ("manifest", "table", "folder", "imagefolder", FEATURES_DATASET)  # layouts of anybody's data
+IMAGEFOLDER = ("metadata.csv", "metadata.jsonl", "metadata.parquet", "*/metadata.*", "train/*", "test/*")
+OWN_NAME = ("manifest", "table", "folder", "imagefolder", TARS_DATASET, FEATURES_DATASET)  # layouts of anybody's data
 EXAMPLE = '{"id": "1", "image": "photos/1.jpg", "texts": {"en": ["a dog runs"]}, "labels": ["dog"]}'
 
 
@@ -51,11 +53,17 @@ def recognise(path: Path) -> Layout:
     path = path.expanduser()
     if path.is_file():
         return _file(path)
+    if is_pattern(path):
+        return Layout(TARS_DATASET, path, (), _name(path.parent, TARS_DATASET), path.name)
     if not path.is_dir():
         raise DataError("no such file or folder", path, "check the path")
     for dataset, patterns in SIGNS:
-        if sign := next((found for pattern in patterns for found in sorted(path.glob(pattern))), None):
-            return Layout(dataset, path, (), _name(path, dataset), f"{sign.relative_to(path).as_posix()}")
+        if sign := _first(path, patterns):
+            return Layout(dataset, path, (), _name(path, dataset), sign)
+    if sign := _tars(path) or _unpacked(path):
+        return Layout(TARS_DATASET, path, (), _name(path, TARS_DATASET), sign)
+    if sign := _first(path, IMAGEFOLDER):
+        return Layout("imagefolder", path, (), _name(path, "imagefolder"), sign)
     if tables := tables_in(path):
         return Layout("table", path, (), _name(path, "table"), tables[0])
     photos, others = _count(path)
@@ -66,15 +74,37 @@ def recognise(path: Path) -> Layout:
     raise UsageError(f"no known layout ({seen})", path, fix)
 
 
+def _first(path: Path, patterns: Iterable[str]) -> str:
+    """Path below the folder of the first file that fits one of the patterns, "" if none does."""
+    found = (file for pattern in patterns for file in sorted(path.glob(pattern)))
+    return next((file.relative_to(path).as_posix() for file in found), "")
+
+
+def _tars(path: Path) -> str:
+    """The first tar of a folder, "" if it has none, or also has photos or tables other than those of img2dataset."""
+    sign = _first(path, ("*.tar", *(f"*{suffix}" for suffix in COMPRESSED), "*/*.tar"))
+    tables = [name for name in tables_in(path) if not (path / name).with_suffix(".tar").is_file()]
+    return "" if tables or not sign or _count(path)[0] else sign
+
+
+def _unpacked(path: Path) -> str:
+    """A table or summary that img2dataset writes beside the folder of the same samples, "" if there is none."""
+    beside = sorted(found for ending in ("_stats.json", ".parquet") for found in path.glob(f"[0-9]*{ending}"))
+    signs = (found.name for found in beside if (path / re.split(r"[_.]", found.name)[0]).is_dir())
+    return next(signs, "")
+
+
 def _file(path: Path) -> Layout:
     suffix = path.suffix.lower()
     if path.name == "manifest.jsonl":
         return Layout("manifest", path.parent, (), _name(path.parent, "manifest"), path.name)
     if suffix in TABLES:
         return Layout("table", path, (), _name(path, "table"), path.name)
+    if suffix == ".tar" or path.name.lower().endswith(COMPRESSED):
+        return Layout(TARS_DATASET, path, (), _name(path, TARS_DATASET), path.name)
     if suffix in FEATURES:
         return Layout(FEATURES_DATASET, None, (path,), _name(path, FEATURES_DATASET), path.name)
-    fix = f"give a folder, a table ({', '.join(TABLES)}) or a feature file ({', '.join(FEATURES)})"
+    fix = f"give a folder, a table ({', '.join(TABLES)}), a tar or a feature file ({', '.join(FEATURES)})"
     raise UsageError(f"no known layout of a {suffix or 'file'}", path, fix)
 
 

@@ -14,22 +14,21 @@ import itertools
 import json
 import math
 import os
-import re
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any, TextIO
 
 from cmrhash.data import parquet
 from cmrhash.data.parsing import unique_keys
 from cmrhash.data.photo_files import Cell
+from cmrhash.data.split_names import splits_of
 from cmrhash.errors import DataError
 
 PARQUET = ".parquet"
 SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson", PARQUET)
 DATA, SPLIT = "data", "split"
-_SPLIT = re.compile(r"(train|validation|valid|val|dev|test)(?=[^a-z])", re.IGNORECASE)  # of a file's name
 DELIMITERS = (",", ";", "\t", "|")
 _MARKS = (
     (codecs.BOM_UTF8, "utf-8-sig"),
@@ -283,16 +282,13 @@ def _open_parquet(path: Path, name: str = "") -> Table:
 def _joined(root: Path, names: Sequence[str]) -> Table | None:
     """The Parquet files of a folder as one table, None if their columns differ; rows are counted through all files.
 
-    A column "split" is added if the files' names begin with those of splits, as "train-00000-of-00002" and "test-...";
-    without test, validation stands for it.
+    A column "split" is added if the names of the files tell their splits (``splits_of``).
     """
     parts = [_open_parquet(root / name, name) for name in names]
     if any((part.columns, part.photos) != (parts[0].columns, parts[0].photos) for part in parts):
         return None
-    splits = [found[0].lower() if (found := _SPLIT.match(PurePosixPath(name).name)) else "" for name in names]
-    if "test" not in splits:
-        splits = [split if split in ("", "train") else "test" for split in splits]
-    named = all(splits) and {"train", "test"} <= set(splits) and SPLIT not in parts[0].columns
+    splits = splits_of(names)
+    named = any(splits) and SPLIT not in parts[0].columns
     columns = (*parts[0].columns, SPLIT) if named else parts[0].columns
 
     def rows(asked: Sequence[int], open_end: bool) -> Iterator[Row]:

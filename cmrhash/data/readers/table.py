@@ -23,6 +23,7 @@ from cmrhash.data.columns import Columns, choose, count_unused
 from cmrhash.data.items import ImageTextDataset, Item, clean_label, clean_text
 from cmrhash.data.named_photos import Photos, as_path
 from cmrhash.data.parsing import FAILED, report
+from cmrhash.data.split_names import roles_of
 from cmrhash.data.tables import Table, find_table, strings
 from cmrhash.errors import DataError
 
@@ -244,9 +245,7 @@ def _item(rows: _Rows, at: int, labels: _Labels, extra: Counter[str]) -> Item | 
     if not draft.image and not draft.texts:
         extra["items with neither photo nor text, left out"] += 1
         return None
-    alone = frozenset({draft.split}) if draft.split else frozenset[str]()
-    also = draft.split in (("train", "val") if labels.classes else ("query",))
-    splits = alone | {"database"} if also else alone
+    splits = roles_of(draft.split, bool(labels.classes))
     texts = {lang: tuple(texts) for lang, texts in sorted(draft.texts.items())}
     same = rows.same.setdefault(splits, splits)
     return Item(draft.id, draft.image or None, texts, labels.numbers[draft.labels], same)
