@@ -31,6 +31,7 @@ from cmrhash.data.tables import strings
 from cmrhash.data.tars import COMPRESSED, Tar, expand, is_pattern, refuse_compressed
 from cmrhash.errors import DataError
 
+_DECODE = json.JSONDecoder(object_pairs_hook=unique_keys).decode
 MAX_TEXT = 16 * 2**20  # bytes of a .txt, .json or .cls
 _TEXT = re.compile(rf"(?:({'|'.join(LANGUAGES)})\.)?(?:txt|text|caption)")
 _STATS = re.compile(r"[0-9]+_stats\.json")
@@ -178,7 +179,7 @@ class _Samples:
 
     def _read_json(self, sample: _Sample, content: bytes) -> None:
         try:
-            row = json.loads(content, object_pairs_hook=unique_keys)
+            row = _DECODE(decode(content))
             if not isinstance(row, dict):
                 raise ValueError
         except (ValueError, RecursionError):
