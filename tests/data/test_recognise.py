@@ -77,7 +77,7 @@ def test_what_fits_nothing_is_shown_a_manifest_to_copy(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("name", "words"), [("x.tar", "no known layout of a .tar"), ("x", "no known layout of a file")]
+    ("name", "words"), [("x.zip", "no known layout of a .zip"), ("x", "no known layout of a file")]
 )
 def test_another_file_is_one_line(tmp_path, name, words):
     (tmp_path / name).write_bytes(b"x")

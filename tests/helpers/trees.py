@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import json
+import tarfile
 from pathlib import Path
 from typing import Any
 
@@ -202,6 +204,32 @@ def write_imagefolder(root: Path) -> None:
         put(root / folder / "metadata.csv", "\n".join(["file_name,text,label", *rows]))
 
 
+def tar_of(members: dict[str, str | bytes]) -> bytes:
+    """A tar of these files."""
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w") as tar:
+        for name, content in members.items():
+            raw = content if isinstance(content, bytes) else content.encode()
+            member = tarfile.TarInfo(name)
+            member.size = len(raw)
+            tar.addfile(member, io.BytesIO(raw))
+    return out.getvalue()
+
+
+def write_webdataset(root: Path) -> None:
+    """Two tars, in which every photo has two captions and a label."""
+    for shard in range(2):
+        members: dict[str, str | bytes] = {}
+        for n in range(shard * COUNT // 2, (shard + 1) * COUNT // 2):
+            photo = root / ".photo.jpg"
+            draw_photo(photo, n)
+            members[f"{n:04d}.jpg"] = photo.read_bytes()
+            members[f"{n:04d}.txt"] = f"A {NOUNS['en'][n % 4]}.\nIt is number {n}\n"
+            members[f"{n:04d}.json"] = json.dumps({"label": NOUNS["en"][n % 4]})
+            photo.unlink()
+        put(root / f"{shard:05d}.tar", tar_of(members))
+
+
 def write_table(root: Path) -> None:
     """Photos and ``captions.csv``, in which every photo has a caption in two languages and a label."""
     rows = [f"{n}.jpg,A {NOUNS['en'][n % 4]},Ein {NOUNS['de'][n % 4]},{NOUNS['en'][n % 4]}" for n in range(COUNT)]
@@ -223,6 +251,7 @@ WRITERS = {
     "coco": write_coco,
     "folder": write_folder,
     "imagefolder": write_imagefolder,
+    "webdataset": write_webdataset,
     "manifest": write_manifest,
     "table": write_table,
 }
