@@ -28,6 +28,7 @@ from cmrhash.config import (
 )
 from cmrhash.data.items import ImageTextDataset
 from cmrhash.data.recognise import recognise
+from cmrhash.data.tars import is_pattern
 from cmrhash.encoders.own import Encoder
 from cmrhash.errors import UsageError, did_you_mean
 from cmrhash.evaluation import compare as comparison
@@ -56,8 +57,8 @@ def extract(
 ) -> ExtractedDataset:
     """Encode a data set once, into the feature cache, and return it as it is there.
 
-    source: the name of a data set that cmrhash reads ("sample", or "iaprtc12" with ``root=DIR``), a folder, table or
-    feature file whose layout is recognised, or a data set in memory (see ``dataset``). image_encoder, text_encoder:
+    source: the name of a data set that cmrhash reads ("sample", or "iaprtc12" with ``root=DIR``), a folder, table, tar
+    or feature file whose layout is recognised, or a data set in memory (see ``dataset``). image_encoder, text_encoder:
     encoder objects of your own (see ``Encoder``); a mapping gives one per language. finetune: tune the encoders on the
     data set first. settings: fields of ``ExtractConfig``. Raises UsageError for unusable settings, DataError for bad
     data or more broken items than ``max_bad``, StaleError for features of another recipe unless ``overwrite``.
@@ -209,8 +210,8 @@ def _source(
         return _config(ExtractConfig, {"dataset": "manifest", "name": source.name, **settings}, EXTRACT), source
     if isinstance(source, str) and source in DATASETS:
         return _config(ExtractConfig, {"dataset": source, **settings}, EXTRACT), None
-    if isinstance(source, (str, Path)) and Path(source).expanduser().exists():
-        path = Path(source).expanduser()
+    path = Path(source).expanduser() if isinstance(source, (str, Path)) else None
+    if path and (path.exists() or is_pattern(path)):
         if "dataset" in settings:
             return _config(ExtractConfig, {"root": path, **settings}, EXTRACT), None
         layout = recognise(path)

@@ -51,12 +51,12 @@ def extract(
     ctx: typer.Context,
     path: Annotated[
         Path | None,
-        typer.Argument(help="Folder, table or feature file to read; its layout is recognised from its files."),
+        typer.Argument(help="Folder, table, tar or feature file to read; its layout is recognised from its files."),
     ] = None,
     dataset: Annotated[
         str, typer.Option(help=f"One of {', '.join(DATASETS)}; default: the layout of PATH, without PATH the sample.")
     ] = D.dataset,
-    root: Annotated[Path | None, typer.Option(help="Folder of the data set, or the file of a table.")] = D.root,
+    root: Annotated[Path | None, typer.Option(help="Folder of the data set, or the file of a table or tar.")] = D.root,
     name: Annotated[
         str | None, typer.Option(help="Folder name in the cache; default: the name of the data set.")
     ] = D.name,
@@ -149,6 +149,8 @@ def extract(
     cmrhash extract --dataset manifest --root DIR --image-weights resnet18.pth --text-model MODEL_DIR
 
     cmrhash extract DIR/captions.csv --map image=filename --map text.de=caption_de
+
+    cmrhash extract TARS --name mine
 
     cmrhash extract --dataset iaprtc12 --root IAPR --text-model bow --text-model de=cc.de.300.vec.gz
 

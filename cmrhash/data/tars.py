@@ -27,7 +27,7 @@ UNMARKED = "tars without an end mark, perhaps cut off"
 
 def is_pattern(path: Path) -> bool:
     """Whether a path is a brace pattern of tars, as "{00000..00012}.tar"."""
-    return _BRACES.search(str(path)) is not None and not os.path.lexists(path)
+    return _BRACES.search(str(path)) is not None and ".tar" in path.name and not os.path.lexists(path)
 
 
 def expand(pattern: Path) -> tuple[Path, list[str]]:
@@ -122,7 +122,7 @@ class Tar:
             fix = "get or write the file again, or take it out of the folder"
             raise DataError(f"damaged or cut off ({str(error)[:80]})", self.path, fix) from None
         if tail.strip(b"\0"):
-            fix = "get the file again; join several tars with `tar --concatenate`"
+            fix = "get the file again, or keep joined tars in files of their own"
             raise DataError(f"damaged at byte {tar.offset}, or another tar was appended there", self.path, fix)
         extra[UNMARKED] += not tail
 

@@ -130,12 +130,11 @@ def read_bytes(path: Path, offset: int = 0, size: int | None = None) -> bytes:
             raise BadImage("too-large", f"{count} bytes, at most {MAX_BYTES} are read")
         if size is None:
             return path.read_bytes()
+        if offset + size > info.st_size:
+            raise BadImage("outside", f"bytes {offset} to {offset + size} of a file of {info.st_size} bytes")
         with path.open("rb") as file:
             file.seek(offset)
-            content = file.read(size)
-        if len(content) < size:
-            raise BadImage("outside", f"bytes {offset} to {offset + size} of a file of {info.st_size} bytes")
-        return content
+            return file.read(size)
     except FileNotFoundError:
         raise BadImage("missing", "no such file") from None
     except (OSError, ValueError) as error:

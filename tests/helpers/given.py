@@ -74,6 +74,7 @@ PLACED = {
     "FILE": write_features,
     "PHOTOS": WRITERS["folder"],
     "holiday": lambda path: [draw_photo(path / f"{n}.jpg", n) for n in range(8)],
+    "TARS": WRITERS["webdataset"],
     "captions.csv": lambda path: WRITERS["table"](path.parent),
 }
 
