@@ -6,6 +6,7 @@ A column of photos holds binary values, or objects with the fields ``bytes`` and
 from __future__ import annotations
 
 import contextlib
+import json
 import threading
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
@@ -49,13 +50,33 @@ def rows(path: Path, names: Sequence[str], photos: frozenset[str]) -> Iterator[l
     with opened(path) as file:
         there = {name: _present(file, _binary(file)[name]) for name in names if name in photos}
         plain = [name for name in dict.fromkeys(names) if name not in photos]
+        classes = {name: found for name, found in _classes(file).items() if name in plain}
         if not plain:
             yield from (list(row) for row in zip(*(there[name] for name in names), strict=True))
             return
         for batch in file.iter_batches(BATCH, columns=plain):
             values = {name: batch.column(name).to_pylist() for name in plain}
+            values |= {name: [_named(value, names) for value in values[name]] for name, names in classes.items()}
             for at in range(len(batch)):
                 yield [next(there[name]) if name in there else values[name][at] for name in names]
+
+
+def _classes(file: Any) -> dict[str, list[str]]:
+    """Columns of numbers of classes, with the classes' names, which Hugging Face stores in the file."""
+    try:
+        columns = json.loads(file.schema_arrow.metadata[b"huggingface"])["info"]["features"]
+        inner = {name: about.get("feature", about) for name, about in columns.items() if isinstance(about, dict)}
+        found = {name: about["names"] for name, about in inner.items() if about.get("_type") == "ClassLabel"}
+    except (KeyError, TypeError, ValueError, AttributeError):
+        return {}
+    return {name: names for name, names in found.items() if isinstance(names, list)}
+
+
+def _named(value: Any, names: list[str]) -> Any:
+    """The name of a class for its number, of each for a list; any other value as it is."""
+    if isinstance(value, list):
+        return [_named(one, names) for one in value]
+    return names[value] if isinstance(value, int) and 0 <= value < len(names) else value
 
 
 def _binary(file: Any) -> dict[str, str]:

@@ -16,7 +16,8 @@ from cmrhash.errors import DataError
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg")
 FOREIGN = "files that are none of the data set's"
-FAILED = "downloads without success, left out"  # of img2dataset: status is not "success"
+FAILED = "downloads without success, left out"
+DOWNLOAD = frozenset({"key", "status", "error_message"})  # fields of img2dataset; status is "success" or a failure
 
 _MARKS = (
     (codecs.BOM_UTF8, "utf-8-sig"),

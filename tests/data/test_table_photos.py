@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +73,14 @@ def test_img2dataset(tmp_path: Path) -> None:
     assert dataset.found["downloads without success, left out"] == 3
 
 
+def test_a_status_of_ones_own_leaves_nothing_out(tmp_path: Path) -> None:
+    rows = "image,caption,status,error_message\na.jpg,x,draft,\nb.jpg,y,done,\n"
+    (tmp_path / "t.csv").write_text(rows)
+    for name in ("a.jpg", "b.jpg"):
+        (tmp_path / name).write_bytes(jpeg(0))
+    assert len(table.read(tmp_path).items) == 2
+
+
 def test_one_file_of_the_hub(tmp_path: Path) -> None:
     hub(tmp_path / "mine.parquet", range(5))
     dataset = read(tmp_path / "mine.parquet")
@@ -91,6 +100,29 @@ def test_files_of_the_hub_in_data_tell_the_splits(tmp_path: Path) -> None:
     assert [set(item.splits) for item in dataset.items] == [{"train"}] * 8 + [{"query", "database"}] * 2
     without = table.read(tmp_path, ("split=",))
     assert not any(item.splits for item in without.items)
+
+
+@pytest.mark.parametrize("several", [False, True])
+def test_numbers_of_classes_get_their_names(several: bool, tmp_path: Path) -> None:
+    label: dict[str, Any] = {"names": ["cat", "dog"], "_type": "ClassLabel"}
+    about = {"info": {"features": {"label": {"feature": label, "_type": "List"} if several else label}}}
+    rows = {"image": [jpeg(0)] * 3, "label": [[0], [1, 0], []] if several else [0, 1, -1], "caption": ["x"] * 3}
+    from pyarrow.parquet import write_table
+
+    found = pyarrow.table(rows).replace_schema_metadata({"huggingface": json.dumps(about)})
+    write_table(found, tmp_path / "t.parquet")
+    dataset = check(table.read(tmp_path))
+    assert dataset.classes == ("cat", "dog")
+    assert [item.labels for item in dataset.items] == [(0,), (0, 1) if several else (1,), ()]
+
+
+@pytest.mark.parametrize("about", ["[]", "{", '{"info": {"features": [1]}}', '{"info": {"features": {"label": 3}}}'])
+def test_other_descriptions_of_a_table_are_passed_over(about: str, tmp_path: Path) -> None:
+    from pyarrow.parquet import write_table
+
+    rows = pyarrow.table({"image": [jpeg(0)], "label": [7], "caption": ["x"]})
+    write_table(rows.replace_schema_metadata({"huggingface": about}), tmp_path / "t.parquet")
+    assert check(table.read(tmp_path)).classes == ("7",)
 
 
 def test_a_column_of_splits_comes_before_the_names_of_files(tmp_path: Path) -> None:

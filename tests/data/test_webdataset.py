@@ -105,7 +105,7 @@ def test_cls_comes_before_the_labels_of_json(tmp_path: Path) -> None:
 def test_downloads_without_success_are_left_out_and_counted(tmp_path: Path) -> None:
     members: dict[str, str | bytes] = {}
     for n, status in enumerate(["success", "failed_to_download", "failed_to_resize"]):
-        members |= {f"{n}.jpg": b"x", f"{n}.json": json.dumps({"status": status, "error_message": None})}
+        members |= {f"{n}.jpg": b"x", f"{n}.json": json.dumps({"key": "", "status": status, "error_message": None})}
     dataset = read(tmp_path, members | {"9.json": '{"status": "draft", "caption": "a field of one\'s own"}'})
     assert [item.id for item in dataset.items] == ["0", "9"]
     assert dataset.found["downloads without success, left out"] == 2

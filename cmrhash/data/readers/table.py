@@ -22,7 +22,7 @@ from typing import Any
 from cmrhash.data.columns import Columns, choose, count_unused
 from cmrhash.data.items import ImageTextDataset, Item, clean_label, clean_text
 from cmrhash.data.named_photos import Photos, as_path
-from cmrhash.data.parsing import FAILED, report
+from cmrhash.data.parsing import DOWNLOAD, FAILED, report
 from cmrhash.data.split_names import roles_of
 from cmrhash.data.tables import Table, find_table, strings
 from cmrhash.errors import DataError
@@ -46,7 +46,7 @@ def read(root: Path, maps: Sequence[str] = ()) -> ImageTextDataset:
     table = find_table(root)
     columns = choose(table, maps)
     rows, extra = _Rows(table, columns), Counter[str]()
-    status = [table.columns.index("status")] if {"status", "error_message"} <= set(table.columns) else []
+    status = [table.columns.index("status")] if set(table.columns) >= DOWNLOAD else []
     for line, values in table.rows([*columns.used, *status], _open_end(table, columns)):
         if status and values.pop() != "success":
             extra[FAILED] += 1

@@ -24,7 +24,7 @@ from typing import Any
 
 from cmrhash.data.columns import DEFAULT, LANGUAGES, NAMES, caption_columns
 from cmrhash.data.items import ImageTextDataset, Item, clean_label, clean_text
-from cmrhash.data.parsing import FAILED, decode, lines_of, report, unique_keys
+from cmrhash.data.parsing import DOWNLOAD, FAILED, decode, lines_of, report, unique_keys
 from cmrhash.data.photos import PHOTO_SUFFIXES, composed, files_below
 from cmrhash.data.split_names import roles_of, splits_of
 from cmrhash.data.tables import strings
@@ -185,7 +185,7 @@ class _Samples:
         except (ValueError, RecursionError):
             self.extra[".json members that cannot be read"] += 1
             return
-        sample.failed = "error_message" in row and row.get("status", "success") != "success"
+        sample.failed = row.keys() >= DOWNLOAD and row["status"] != "success"
         (texts, labels), values = _fields(tuple(row)), list(row.values())
         for lang, fields in texts.items():
             if captions := [text for at in fields for text in map(clean_text, self._strings(values[at])) if text]:
