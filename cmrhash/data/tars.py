@@ -16,7 +16,9 @@ from cmrhash.errors import DataError
 
 COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst")
 _MAGIC = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ\0", b"\x28\xb5\x2f\xfd")
-_BROKEN = (tarfile.TarError, OSError, ValueError, OverflowError, RecursionError, EOFError)
+_BROKEN = (tarfile.TarError, OSError, ValueError, ArithmeticError, LookupError, RecursionError, EOFError)
+_EXTENDED = (tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK, b"X")
+MAX_HEADER = 1 << 20  # bytes of an extended header, which is read whole
 TAIL = 1 << 20  # bytes after the last member that are checked to be zeros
 MAX_TARS = 1_000_000  # of a brace pattern
 _BRACES = re.compile(r"\{([^{}]*)\}")
@@ -75,7 +77,10 @@ class _Header(tarfile.TarInfo):
                 header = cls(bytes(buf[:100]).partition(b"\0")[0].decode(encoding, errors))
                 header.size, header.chksum, header.type = int(size, 8), int(chksum, 8), tarfile.REGTYPE
                 return header
-        return super().frombuf(buf, encoding, errors)
+        header = super().frombuf(buf, encoding, errors)
+        if header.size < 0 or (header.type in _EXTENDED and header.size > MAX_HEADER):
+            raise tarfile.HeaderError(f"a header with the size {header.size}")
+        return header
 
 
 class Tar:
@@ -107,7 +112,7 @@ class Tar:
         try:
             tar: Any = tarfile.TarFile(fileobj=self._raw, tarinfo=_Header, errors="surrogateescape")
             while (member := tar.next()) is not None:
-                if tar.offset <= at or member.size < 0:  # a header that leads back
+                if tar.offset <= at:  # a header that leads back
                     raise ValueError(f"at byte {member.offset}")
                 at, tar.members = tar.offset, []  # or all members stay in memory
                 if not member.isreg() or member.issparse():

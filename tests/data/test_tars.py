@@ -88,15 +88,45 @@ def test_a_second_tar_behind_the_first_is_not_passed_over(tmp_path: Path) -> Non
         members(tmp_path / "x.tar")
 
 
+def header(**fields: tuple[int, bytes]) -> bytes:
+    """The header of a member, with fields at their places overwritten and the sum of its bytes made to fit."""
+    raw = bytearray(tarfile.TarInfo("a.jpg").tobuf(tarfile.GNU_FORMAT))
+    for at, content in fields.values():
+        raw[at : at + len(content)] = content
+    raw[148:156] = b" " * 8
+    raw[148:156] = b"%06o\0 " % sum(raw)
+    return bytes(raw)
+
+
 @pytest.mark.faults("hostile file")
-def test_a_size_that_leads_back_ends(tmp_path: Path) -> None:
-    header = bytearray(tarfile.TarInfo("a.jpg").tobuf(tarfile.GNU_FORMAT))
-    header[124:136] = b"\xff" * 10 + b"\xfe\x00"  # base 256: -512
-    header[148:156] = b" " * 8
-    header[148:156] = b"%06o\0 " % sum(header)
-    put(tmp_path / "x.tar", bytes(header) * 2 + bytes(1024))
-    with pytest.raises(DataError, match="damaged or cut off"):
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"size": (124, b"\xff" * 10 + b"\xfe\x00")},  # base 256: -512, which leads back
+        {"type": (156, b"x"), "size": (124, b"77777777777\0")},  # 8 GB of a header that is read whole
+        {"type": (156, b"L"), "size": (124, b"77777777777\0")},
+        {"type": (156, b"S"), "sparse": (386, b"\xff" * 96), "extended": (482, b"\1")},
+    ],
+)
+def test_a_hostile_header_is_one_line(fields: dict[str, tuple[int, bytes]], tmp_path: Path) -> None:
+    put(tmp_path / "x.tar", header() + header(**fields) + header(**fields) + bytes(1024))
+    with pytest.raises(DataError, match="damaged"):
         members(tmp_path / "x.tar")
+
+
+@pytest.mark.faults("hostile file")
+@settings(max_examples=200, deadline=None)
+@given(at=st.integers(100, 511), content=st.binary(min_size=1, max_size=12), kind=st.sampled_from(b"0157xgLKSVX\0"))
+def test_no_header_makes_anything_else_than_a_data_error(
+    at: int, content: bytes, kind: int, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    path = tmp_path_factory.getbasetemp() / "fuzzed.tar"
+    odd = header(type=(156, bytes([kind])), odd=(at, content[: 512 - at]))
+    put(path, header() + odd + bytes(1536) + header() + bytes(1024))
+    try:
+        assert len(members(path)) <= 3
+    except DataError as error:
+        assert "fuzzed.tar" in str(error)
 
 
 @settings(max_examples=60, deadline=None)
