@@ -199,7 +199,8 @@ def test_the_files_of_img2dataset(tmp_path: Path) -> None:
             about = {"caption": f"number {n}", "status": "success", "error_message": None, "key": key, "sha256": "0"}
             put(tmp_path / f"{shard}/{key}.json", json.dumps(about))
         put(tmp_path / f"{shard}.parquet", b"PAR1")
-        put(tmp_path / f"{shard}_stats.json", '{"count": 2}')
+        stats = {"count": 5, "successes": 2, "failed_to_download": 2, "failed_to_resize": 1}
+        put(tmp_path / f"{shard}_stats.json", json.dumps(stats) if shard == "00000" else "{")
     layout = recognise(tmp_path)
     assert (layout.dataset, layout.sign) == ("webdataset", "00000.parquet")
     dataset = check(webdataset.read(tmp_path))
@@ -207,7 +208,7 @@ def test_the_files_of_img2dataset(tmp_path: Path) -> None:
         ("00000/000000001", "00000/000000001.jpg"),
         ("00001/000010000", "00001/000010000.jpg"),
     ]
-    assert dataset.found == {"items": 4, "images": 4, "en texts": 4}
+    assert dataset.found == {"items": 4, "images": 4, "en texts": 4, "downloads without success, left out": 3}
 
 
 # ---------------------------------------------------------------------------------------------- refused

@@ -53,6 +53,7 @@ def read(root: Path) -> ImageTextDataset:
             samples.add(_members(opened, tar, extra), tar, "query" if split == "test" else split)
     if not tars:
         samples.add(_unpacked(folder, files), "", "")
+    extra[FAILED] += sum(_failures(folder / path) for path in files if _is_summary(path))
     items, classes = samples.items()
     if not items:
         seen = f"; other members: {', '.join(sorted(samples.others)[:5])}" if samples.others else ""
@@ -87,8 +88,22 @@ def _unpacked(folder: Path, files: list[str]) -> Iterator[Member]:
         return path.read_bytes() if path.stat().st_size <= MAX_TEXT else None
 
     for path in files:
-        if not path.endswith(".parquet") and not _STATS.fullmatch(path.rpartition("/")[2]):
+        if not path.endswith(".parquet") and not _is_summary(path):
             yield path, path, lambda path=path: content(folder / path)  # type: ignore[misc]
+
+
+def _is_summary(path: str) -> bool:
+    """Whether img2dataset wrote this file beside a shard to count its downloads."""
+    return _STATS.fullmatch(path.rpartition("/")[2]) is not None
+
+
+def _failures(path: Path) -> int:
+    """Downloads that failed by a summary of img2dataset, which does not write them into tars or folders."""
+    try:
+        counts = json.loads(path.read_bytes())
+        return sum(max(0, int(counts[key])) for key in ("failed_to_download", "failed_to_resize"))
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return 0
 
 
 @lru_cache(4096)
