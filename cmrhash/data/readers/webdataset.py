@@ -18,13 +18,14 @@ import re
 import sys
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
 from cmrhash.data.columns import DEFAULT, LANGUAGES, NAMES, caption_columns
 from cmrhash.data.items import ImageTextDataset, Item, clean_label, clean_text
 from cmrhash.data.parsing import DOWNLOAD, FAILED, decode, lines_of, report, unique_keys
+from cmrhash.data.photo_files import Slice
 from cmrhash.data.photos import PHOTO_SUFFIXES, composed, files_below
 from cmrhash.data.split_names import roles_of, splits_of
 from cmrhash.data.tables import strings
@@ -79,8 +80,11 @@ def _files(root: Path, extra: Counter[str]) -> tuple[Path, list[str]]:
 
 
 def _members(tar: Tar, path: str, extra: Counter[str]) -> Iterator[Member]:
+    def content(part: Slice) -> bytes | None:
+        return tar.read(part) if part.size <= MAX_TEXT else None
+
     for name, part in tar.members(extra):
-        yield name, part.within(path), lambda part=part: tar.read(part) if part.size <= MAX_TEXT else None  # type: ignore[misc]
+        yield name, part.within(path), partial(content, part)
 
 
 def _unpacked(folder: Path, files: list[str]) -> Iterator[Member]:
@@ -89,7 +93,7 @@ def _unpacked(folder: Path, files: list[str]) -> Iterator[Member]:
 
     for path in files:
         if not path.endswith(".parquet") and not _is_summary(path):
-            yield path, path, lambda path=path: content(folder / path)  # type: ignore[misc]
+            yield path, path, partial(content, folder / path)
 
 
 def _is_summary(path: str) -> bool:
