@@ -26,7 +26,7 @@ from cmrhash.config import (
     Progress,
     TrainConfig,
 )
-from cmrhash.data.items import ImageTextDataset
+from cmrhash.data.items import ImageTextDataset, root_of
 from cmrhash.data.recognise import recognise
 from cmrhash.data.tars import is_pattern
 from cmrhash.encoders.own import Encoder
@@ -208,13 +208,15 @@ def _source(
     """The configuration of an extraction, and its items where they are in memory."""
     if isinstance(source, ImageTextDataset):
         return _config(ExtractConfig, {"dataset": "manifest", "name": source.name, **settings}, EXTRACT), source
+    if source == "":
+        raise UsageError("the path of the data set is empty", None, 'give a path; the current folder is "."')
     if isinstance(source, str) and source in DATASETS:
         return _config(ExtractConfig, {"dataset": source, **settings}, EXTRACT), None
     path = Path(source).expanduser() if isinstance(source, (str, Path)) else None
     if path and (path.exists() or is_pattern(path)):
         if "dataset" in settings:
             return _config(ExtractConfig, {"root": path, **settings}, EXTRACT), None
-        layout = recognise(path)
+        layout = recognise(root_of(path, bool(settings.get("follow_links"))))
         found = {"dataset": layout.dataset, "root": layout.root, "name": layout.name, "features": layout.features}
         return _config(ExtractConfig, {**found, **settings}, EXTRACT), None
     if not isinstance(source, (str, Path)):
@@ -247,5 +249,7 @@ def _config(kind: type[Config], settings: Mapping[str, Any], also: Iterable[str]
     for name, value in settings.items():
         if types[name].startswith("tuple") and not isinstance(value, tuple):
             value = tuple(value) if isinstance(value, (list, set)) else (value,)
+        if value == "" and "Path" in types[name]:
+            raise UsageError("the path is empty", None, 'give a path; the current folder is "."', option=name)
         values[name] = Path(value) if "Path" in types[name] and isinstance(value, str) else value
     return kind(**values)

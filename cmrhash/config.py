@@ -38,6 +38,7 @@ DATASETS = (  # names of the readers in data/catalog.py
     TABLE_DATASET,
     FEATURES_DATASET,
 )
+LABELS_FROM = ("folder",)  # values of labels_from
 MAX_BITS = 4096  # longest code
 MAX_HIDDEN = 1 << 16  # width of a head's hidden layer
 MAX_SEED = 2**32 - 1  # largest seed that all random number generators accept
@@ -63,14 +64,18 @@ class ExtractConfig:
     # empty: TEXT_MODELS, or random for the sample
     text_models: tuple[str, ...] = ()
     pooling: str | None = None  # how token vectors become one text vector; None: the model's default
-    vocabulary: int = 2912  # size of a bag of words; as in the hashing papers on IAPR TC-12
+    # bag of words: its size (as in the hashing papers on IAPR TC-12), or a file of its words, one per line
+    vocabulary: int | Path = 2912
     max_length: int = 512  # word pieces per caption; the model may allow fewer
     image_batch: int = 32  # images per forward pass
     device: str = "auto"  # "auto", "cpu", "cuda", "cuda:1", ...
     dtype: str = "auto"  # compute dtype of the encoders: "auto", "float32", "bfloat16", "float16"
     seed: int = 0  # draws missing roles and the weights of untrained encoders
+    follow_links: bool = False  # read photos and folders outside the root through its symbolic links
     features: tuple[Path, ...] = ()  # .mat, .h5, .npz or .npy files of precomputed features, instead of encoders
     maps: tuple[str, ...] = ()  # "ROLE[.PART]=ARRAY", "ROLE=COLUMN" of a table; empty: by their names
+    labels: tuple[str, ...] = ()  # columns of a table that are the labels; empty: the reader's choice
+    labels_from: str | None = None  # "folder": the name of a photo's folder is its label
     shard: str | None = None  # "3/8": do the third of eight parts, one part per process; None: do all
     max_bad: float = 0.01  # largest share of unreadable images before the exit code reports failure
     offline: bool = False  # never download weights

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -29,12 +30,13 @@ from cmrhash_cli.output import (
     Overwrite,
     Quiet,
     filled,
+    not_empty,
     note,
     print_json,
     print_table,
     progress_bars,
 )
-from cmrhash_cli.typed import command_line
+from cmrhash_cli.typed import as_typed, command_line
 
 if TYPE_CHECKING:
     from cmrhash.features.extract import Extraction
@@ -47,16 +49,31 @@ TUNING = ("method", "bits", "epochs", "batch", "lr", "image_lr", "text_lr", "wei
 MANY_UNKNOWN = 0.05  # share of unknown words or word pieces from which text model and language hardly match
 
 
+def _number_or_file(text: str) -> int | Path:
+    """The value of --vocabulary."""
+    if not re.fullmatch(r"[-+]?\d+", str(text)):
+        return not_empty(text)
+    if int(text) < 1:
+        raise UsageError(f"{text} is out of range", None, "give a whole number from 1, or a file", option="vocabulary")
+    return int(text)
+
+
 def extract(
     ctx: typer.Context,
     path: Annotated[
         Path | None,
-        typer.Argument(help="Folder, table, tar or feature file to read; its layout is recognised from its files."),
+        typer.Argument(
+            parser=not_empty,
+            help="Folder, table, tar or feature file to read; its layout is recognised from its files.",
+        ),
     ] = None,
     dataset: Annotated[
         str, typer.Option(help=f"One of {', '.join(DATASETS)}; default: the layout of PATH, without PATH the sample.")
     ] = D.dataset,
-    root: Annotated[Path | None, typer.Option(help="Folder of the data set, or the file of a table or tar.")] = D.root,
+    root: Annotated[
+        Path | None,
+        typer.Option(parser=not_empty, help="Folder of the data set, or the file of a table or tar."),
+    ] = D.root,
     name: Annotated[
         str | None, typer.Option(help="Folder name in the cache; default: the name of the data set.")
     ] = D.name,
@@ -81,8 +98,12 @@ def extract(
         typer.Option(help="How tokens become one vector: mean (default) or cls; for word vectors mean, sum or tf-idf."),
     ] = D.pooling,
     vocabulary: Annotated[
-        int, typer.Option(min=1, help="Vocabulary size of a bag of words (the most frequent words).")
-    ] = D.vocabulary,
+        Path,
+        typer.Option(
+            parser=_number_or_file,
+            help="Bag of words: its size (the most frequent words), or a file of its words, one per line.",
+        ),
+    ] = D.vocabulary,  # type: ignore[assignment]
     max_length: Annotated[int, typer.Option(min=3, help="Maximum length of a caption, in word pieces.")] = D.max_length,
     image_batch: Annotated[
         int, typer.Option(min=1, max=MAX_IMAGE_BATCH, help="Batch size of the image encoder.")
@@ -94,6 +115,9 @@ def extract(
     seed: Annotated[
         int, typer.Option(min=0, help="Random seed of missing splits, untrained encoders and fine-tuning.")
     ] = D.seed,
+    follow_links: Annotated[
+        bool, typer.Option("--follow-links", help="Follow symbolic links that lead out of the data set's folder.")
+    ] = D.follow_links,
     features: Annotated[
         list[Path] | None,
         typer.Option(
@@ -108,6 +132,13 @@ def extract(
             "labels=, split= or id=COLUMN (repeatable).",
         ),
     ] = None,
+    labels: Annotated[
+        list[str] | None,
+        typer.Option(help="COLUMN[,COLUMN...]: the columns of a table that are the labels (repeatable)."),
+    ] = None,
+    labels_from: Annotated[
+        str | None, typer.Option(help="folder: the name of the folder in which a photo lies is its label.")
+    ] = D.labels_from,
     shard: Annotated[
         str | None, typer.Option(help="I/N: process the I-th of N parts; the last process to finish merges them.")
     ] = D.shard,
@@ -152,6 +183,8 @@ def extract(
 
     cmrhash extract TARS --name mine
 
+    cmrhash extract --dataset fashion --root FASHION --labels articleType,baseColour
+
     cmrhash extract --dataset iaprtc12 --root IAPR --text-model bow --text-model de=cc.de.300.vec.gz
 
     cmrhash extract --dataset features --features mirflickr.mat
@@ -164,7 +197,7 @@ def extract(
         raise UsageError(what, None, f"add `finetune`, or leave out `{given[0]}`")
     tune = filled(FinetuneConfig, ctx.params)
     check_finetune(tune)  # before anything heavy is imported
-    lists = {"langs": lang, "text_models": text_model, "features": features, "maps": maps}
+    lists = {"langs": lang, "text_models": text_model, "features": features, "maps": maps, "labels": labels}
     settings = {**ctx.params, **{name: tuple(given or ()) for name, given in lists.items()}}
     if path is not None:
         settings |= _recognised(ctx, path, quiet)
@@ -193,13 +226,14 @@ def extract(
 
 def _recognised(ctx: typer.Context, path: Path, quiet: bool) -> dict[str, Any]:
     """Settings for the data set in PATH, by the files in it unless --dataset names its layout."""
+    from cmrhash.data.items import root_of
     from cmrhash.data.recognise import recognise
 
     if ctx.params["root"] is not None:
         raise UsageError("PATH and `root` name the data set twice", None, "leave one of them out")
     if ctx.get_parameter_source("dataset").name != "DEFAULT":  # type: ignore[union-attr]
         return {"root": path}
-    layout = recognise(path)
+    layout = recognise(root_of(path, ctx.params["follow_links"]))
     note(f"{path}: recognised as {layout.dataset} by {layout.sign} (another layout: --dataset NAME)", quiet)
     found = {"dataset": layout.dataset, "root": layout.root, "name": ctx.params["name"] or layout.name}
     return found | ({"features": layout.features} if layout.features else {})
@@ -307,7 +341,7 @@ def _tuned_as_json(report: Extraction) -> dict[str, Any] | None:
 def _notes(report: Extraction) -> Iterator[str]:
     """Notes on the data set, its splits and the encoders."""
     data = report.dataset
-    yield "found: " + ", ".join(f"{count} {what}" for what, count in data.found.items())
+    yield "found: " + as_typed(", ".join(f"{count} {what}" for what, count in data.found.items()))
     if report.changes:
         yield f"since the last extraction: {report.changes}"
         yield "runs of the old items have to be trained again (train --overwrite)"

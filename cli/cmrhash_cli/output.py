@@ -19,7 +19,7 @@ import typer
 
 from cmrhash import config
 from cmrhash.config import Progress
-from cmrhash.errors import CmrhashError
+from cmrhash.errors import CmrhashError, UsageError
 from cmrhash_cli.typed import message
 
 if TYPE_CHECKING:
@@ -317,6 +317,15 @@ class _Lines:
             print(f"{what}: {done}/{total}{left}{'  ' + note if note else ''}", file=sys.stderr)
             last = now
         self._shown[what] = (start, first, last, done)
+
+
+def not_empty(text: str) -> Path:
+    """The path of an argument; raises UsageError for "", which would be the current folder, and for a NUL."""
+    if not text:
+        raise UsageError("the path is empty", None, "give a path; the current folder is .")
+    if "\0" in text:
+        raise UsageError(f"{text!r} cannot be a path", None, "give a path without a NUL character")
+    return Path(text)
 
 
 def filled(kind: type[Config], values: Mapping[str, Any]) -> Config:

@@ -1,8 +1,8 @@
 """Catalog of readers by name.
 
-``READERS`` maps a name to a function ``(root) -> ImageTextDataset``. The names are those of ``config.DATASETS`` except
-the last, precomputed feature files, which have no root. ``OWN_FEATURES`` maps a reader to a function that reads the
-precomputed features of its data set.
+``READERS`` maps a name to a function ``(root, **options) -> ImageTextDataset``; ``OPTIONS`` lists the readers that take
+an option. The names are those of ``config.DATASETS`` except the last, precomputed feature files, which have no root.
+``OWN_FEATURES`` maps a reader to a function that reads the precomputed features of its data set.
 """
 
 from __future__ import annotations
@@ -11,9 +11,19 @@ import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
-from cmrhash.config import DATASETS, FEATURES_DATASET, OWN, SAMPLE_DATASET, TABLE_DATASET, TARS_DATASET, ExtractConfig
-from cmrhash.data.items import ImageTextDataset, Ready, check, with_roles
+from cmrhash.config import (
+    DATASETS,
+    FEATURES_DATASET,
+    LABELS_FROM,
+    OWN,
+    SAMPLE_DATASET,
+    TABLE_DATASET,
+    TARS_DATASET,
+    ExtractConfig,
+)
+from cmrhash.data.items import ImageTextDataset, Ready, check, root_of, with_roles
 from cmrhash.data.manifest import read as read_manifest
 from cmrhash.data.matrices import dataset as matrices
 from cmrhash.data.readers import iaprtc12_lists, table
@@ -33,7 +43,7 @@ from cmrhash.data.tars import is_pattern
 from cmrhash.data.view import View
 from cmrhash.errors import DataError, UsageError, did_you_mean
 
-READERS: dict[str, Callable[[Path], ImageTextDataset]] = {
+READERS: dict[str, Callable[..., ImageTextDataset]] = {
     SAMPLE_DATASET: read_sample,
     "iaprtc12": read_iaprtc12,
     "iaprtc12-lists": iaprtc12_lists.read,
@@ -56,6 +66,16 @@ OWN_FEATURES: dict[str, Callable[[ImageTextDataset], dict[View, Ready]]] = {
     "iaprtc12-lists": iaprtc12_lists.own_features
 }
 
+# Option -> the readers that take it, and why the others do not.
+OPTIONS: dict[str, tuple[tuple[str, ...], str]] = {
+    "labels": (("fashion", "imagefolder", TABLE_DATASET), "has no columns of labels"),
+    "follow_links": (
+        tuple(name for name in DATASETS if name not in (SAMPLE_DATASET, FEATURES_DATASET)),
+        "has no folder of photos",
+    ),
+    "labels_from": (("folder", "imagefolder", TABLE_DATASET), "does not take its labels from folders"),
+}
+
 
 def read_dataset(config: ExtractConfig) -> ImageTextDataset:
     """Read the data set of a config, with its roles drawn and checked.
@@ -65,10 +85,11 @@ def read_dataset(config: ExtractConfig) -> ImageTextDataset:
     if config.dataset not in DATASETS:
         fix = f"{did_you_mean(config.dataset, DATASETS)} choose one of {', '.join(DATASETS)}"
         raise UsageError(f"unknown data set '{config.dataset}'", None, fix, option="dataset")
+    options = _options(config)
     if config.dataset == FEATURES_DATASET:
         dataset = matrices.read(config.features, config.maps)
     else:
-        arrays, dataset = _maps_and_items(config)
+        arrays, dataset = _maps_and_items(config, options)
         asked = any(option.rpartition("=")[2] == OWN for option in config.text_models)
         if asked and config.dataset in OWN_FEATURES:
             dataset = replace(dataset, ready=OWN_FEATURES[config.dataset](dataset))
@@ -84,26 +105,45 @@ def read_dataset(config: ExtractConfig) -> ImageTextDataset:
     return finished(dataset, config)
 
 
-def _maps_and_items(config: ExtractConfig) -> tuple[tuple[str, ...], ImageTextDataset]:
+def _options(config: ExtractConfig) -> dict[str, Any]:
+    """Options of the reader that the config gives; raises UsageError for one that the reader does not take."""
+    given = {option: value for option in OPTIONS if (value := getattr(config, option))}
+    for option in given:
+        readers, why = OPTIONS[option]
+        if config.dataset not in readers:
+            what = f"data set '{config.dataset}' {why}"
+            raise UsageError(what, None, f"leave it out; {', '.join(readers)} take it", option=option)
+    if len(given.keys() & {"labels", "labels_from"}) > 1:
+        raise UsageError("columns and folders cannot both be the labels", None, "use one of the two", option="labels")
+    if config.labels_from not in (None, *LABELS_FROM):
+        raise UsageError(f"unknown '{config.labels_from}'", None, 'use "folder"', option="labels_from")
+    given.pop("follow_links", None)  # travels with the root
+    return given
+
+
+def _maps_and_items(config: ExtractConfig, options: dict[str, Any]) -> tuple[tuple[str, ...], ImageTextDataset]:
     """The maps of feature files, and the data set of a reader.
 
     A table takes all maps; beside feature files, only those that say "no column" ("text=").
     """
     if config.dataset != TABLE_DATASET:
-        return config.maps, READERS[config.dataset](_root(config))
+        return config.maps, READERS[config.dataset](_root(config), **options)
     columns = tuple(option for option in config.maps if not config.features or option.endswith("="))
-    return tuple(option for option in config.maps if option not in columns), table.read(_root(config), columns)
+    return tuple(option for option in config.maps if option not in columns), table.read(
+        _root(config), columns, **options
+    )
 
 
 def finished(dataset: ImageTextDataset, config: ExtractConfig) -> ImageTextDataset:
     """The data set with its roles drawn, if it brings none, and with its name checked; raises UsageError, DataError."""
+    _options(config)
     dataset = with_roles(dataset, config.seed)
     name = dataset.name if config.name is None else config.name
     if not re.fullmatch(r"[\w][\w.-]*", name):
         raise UsageError(
             f"'{name}' cannot be a folder name", None, "use letters, digits, '.', '_' and '-'", option="name"
         )
-    return check(replace(dataset, name=name))
+    return check(replace(dataset, name=name, root=root_of(dataset.root, config.follow_links)))
 
 
 def _root(config: ExtractConfig) -> Path:
@@ -116,4 +156,4 @@ def _root(config: ExtractConfig) -> Path:
     tars = config.dataset == TARS_DATASET and is_pattern(config.root)
     if not (config.root.is_dir() or file or tars):
         raise DataError("no such folder", config.root, "give the folder of the data set with `root`")
-    return config.root
+    return root_of(config.root, config.follow_links)

@@ -6,6 +6,7 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Collection, Container, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from cmrhash.data.items import clean_text
 from cmrhash.data.tables import Table
@@ -20,7 +21,7 @@ NAMES = {  # role -> usual names, the first that is there counts
     "split": ["split", "fold", "set"],
     "id": ["id", "key", "image_id"],
 }
-TEXTS = ["caption", "text", "sentence", "description", "title", "comment"]
+TEXTS = ["caption", "text", "sentence", "description", "title", "comment", "raw"]
 # Languages that a column's name may have; without codes that mean something else, as "id" and "no".
 LANGUAGES = (
     *("en", "de", "fr", "es", "it", "pt", "nl", "cs", "pl", "ru", "uk", "zh", "ja", "ko", "ar", "fa", "tr", "vi"),
@@ -54,13 +55,18 @@ class Columns:
         return list(dict.fromkeys([*single, *self.labels, *(at for found in self.texts.values() for at in found)]))
 
 
-def choose(table: Table, maps: Sequence[str]) -> Columns:
+def choose(table: Table, maps: Sequence[str], labels: Sequence[str] = ()) -> Columns:
     """Give the columns of a table their roles.
 
-    maps: "ROLE=COLUMN"; roles and columns named here are not guessed. Raises UsageError for a map that does not fit,
-    DataError if no column holds images or texts and no map says that there is none.
+    maps: "ROLE=COLUMN"; roles and columns named here are not guessed. labels: names of the columns of labels, instead
+    of maps. Raises UsageError for a map or name that does not fit, DataError if no column holds images or texts and no
+    map says that there is none.
     """
     mapped = _mapped(table, maps)
+    if labels and "labels" in mapped:
+        raise UsageError("`maps` names columns of labels, too", None, "use one of the two", option="labels")
+    if labels:
+        mapped["labels"] = label_columns(table.columns, labels, table.path)
     taken = {at for role, found in mapped.items() if role != "id" for at in found}  # an id may be a photo's name, too
     plain = [clean_text(name).casefold() for name in table.columns]
     inside = {at for at, name in enumerate(table.columns) if name in table.photos}
@@ -135,16 +141,36 @@ def _mapped(table: Table, maps: Sequence[str]) -> dict[str, list[int]]:
             role = f"text.{language}" if name else "text."
         if mapped.get(role) and role in ("image", "split", "id"):
             raise UsageError(f"'{option}' maps {role} a second time", None, "map it once", option="maps")
-        mapped.setdefault(role, []).extend([_column(table, name, option)] if name else [])
+        mapped.setdefault(role, []).extend(
+            [_column(table.columns, name, table.path, "maps", f" ('{option}')")] if name else []
+        )
     return mapped
 
 
-def _column(table: Table, name: str, option: str) -> int:
+def label_columns(columns: Sequence[str], asked: Sequence[str], path: Path) -> list[int]:
+    """Numbers of the columns that ``labels`` names, each once.
+
+    columns: names of the table at ``path``. asked: names of columns, also several joined by commas. Raises UsageError.
+    """
+    names = [name for each in asked for name in ([each] if each in columns else each.split(","))]
+    return list(dict.fromkeys(_column(columns, name.strip(), path, "labels") for name in names))
+
+
+def label_prefixes(columns: Sequence[str], labels: Sequence[int]) -> dict[int, str]:
+    """What stands before the labels of a column: its name if there are several columns of labels, else nothing.
+
+    >>> label_prefixes(["file", "kind", "colour"], [1, 2])
+    {1: 'kind:', 2: 'colour:'}
+    """
+    return {at: f"{columns[at]}:" if len(labels) > 1 else "" for at in labels}
+
+
+def _column(columns: Sequence[str], name: str, path: Path, option: str, given: str = "") -> int:
     """Number of the column with that name, in any case if no other has it; raises UsageError."""
-    if name in table.columns:
-        return table.columns.index(name)
-    near = [at for at, column in enumerate(table.columns) if column.casefold() == name.casefold()]
+    if name in columns:
+        return columns.index(name)
+    near = [at for at, column in enumerate(columns) if column.casefold() == name.casefold()]
     if len(near) == 1:
         return near[0]
-    fix = f"{did_you_mean(name, table.columns)} the columns are {', '.join(table.columns)}"
-    raise UsageError(f"no column '{name}' ('{option}')", table.path, fix, option="maps")
+    fix = f"{did_you_mean(name, columns)} the columns are {', '.join(columns)}"
+    raise UsageError(f"no column '{name}'{given}", path, fix, option=option)

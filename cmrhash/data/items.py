@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from numpy.typing import NDArray
 
@@ -23,6 +23,7 @@ from cmrhash.errors import DataError, UsageError, did_you_mean
 from cmrhash.storage.recipes import canonical
 
 ROLES = ("train", "val", "query", "database")
+FOLLOW = "use `follow_links=True`, or copy the files below the root"
 RELEVANCE = {"labels": "shares at least one label", "pairs": "the item's own counterpart"}
 
 # Protocol of IAPR TC-12 as shares, so that smaller copies keep its proportions:
@@ -136,18 +137,34 @@ def clean_label(text: str) -> str:
     return "" if label.casefold() in NO_LABEL else label
 
 
+if TYPE_CHECKING:
+    _Path = Path
+else:
+    _Path = type(Path())  # Path itself has no usable subclasses before Python 3.12
+
+
+class LinkedRoot(_Path):
+    """Folder of a data set below which symbolic links may lead anywhere, as ``follow_links`` wants."""
+
+
+def root_of(root: Path, follow_links: bool) -> Path:
+    """The folder of a data set, as a LinkedRoot if links are followed."""
+    return LinkedRoot(root) if follow_links else root
+
+
 def resolve_image(root: Path, image: str) -> Path:
     """Path of an item's image file, which must be below ``root`` after links are followed.
 
-    Raises DataError for absolute paths, for ".." and for links that leave the root. A link to itself passes; reading it
-    later counts as one broken photo.
+    Raises DataError for absolute paths, for ".." and, unless the root is a LinkedRoot, for links that leave the root. A
+    link to itself passes; reading it later counts as one broken photo.
     """
     path = root / PurePosixPath(image)
     escapes = PurePosixPath(image).is_absolute() or ".." in PurePosixPath(image).parts or "\\" in image
     how, fix = "", "use paths below the root"
     try:
-        if not escapes and not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(root)):
-            escapes, how, fix = True, " by a symbolic link", "copy the files below the root"
+        followed = escapes or isinstance(root, LinkedRoot)
+        if not followed and not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(root)):
+            escapes, how, fix = True, " by a symbolic link", FOLLOW
     except (OSError, ValueError):  # not a valid file name
         escapes = True
     if escapes:

@@ -27,9 +27,11 @@ from cmrhash.data.items import (
     ROLES,
     ImageTextDataset,
     Item,
+    LinkedRoot,
     check,
     clean_label,
     clean_text,
+    root_of,
 )
 from cmrhash.data.parsing import report, unique_keys
 from cmrhash.data.photo_files import find_photo
@@ -40,6 +42,7 @@ MANIFEST = "manifest.jsonl"  # written by users
 ITEMS, ABOUT = "items.jsonl", "dataset.json"  # in the cache: the items, and the description of the data set
 QUARANTINE = "quarantine.jsonl"  # unusable files, with reasons
 FIELDS = ("id", "image", "texts", "labels", "splits")
+LINKS = "follow_links"  # in dataset.json
 VERSION = 1
 AGAIN = "delete it and run `extract` again"
 
@@ -51,7 +54,8 @@ def read(root: Path) -> ImageTextDataset:
     an invalid entry.
     """
     if (root / ABOUT).is_file():
-        return replace(load(root), name="manifest")
+        stored = load(root)
+        return replace(stored, name="manifest", root=root_of(stored.root, isinstance(root, LinkedRoot)))
     path = root / MANIFEST
     if not path.is_file():
         raise DataError(f"no {MANIFEST}", root, "write one JSON object per line, or check `root`")
@@ -187,7 +191,7 @@ def store(dataset: ImageTextDataset, folder: Path) -> None:
     about = {
         "version": VERSION,
         "name": dataset.name,
-        "root": str(dataset.root.resolve()),
+        **_place(dataset),
         "relevance": dataset.relevance,
         "classes": list(dataset.classes),
         "split_seed": dataset.split_seed,
@@ -199,15 +203,21 @@ def store(dataset: ImageTextDataset, folder: Path) -> None:
     write_json(folder / ABOUT, about)
 
 
+def _place(dataset: ImageTextDataset) -> dict[str, Any]:
+    """Folder of the photos, and, if so, that its links are followed."""
+    links = {LINKS: True} if isinstance(dataset.root, LinkedRoot) else {}
+    return {"root": str(dataset.root.resolve()), **links}
+
+
 def keep(dataset: ImageTextDataset, folder: Path) -> None:
     """Write the items into the cache, unless the same are stored; the folder of the original data may have moved."""
     make_folder(folder)
     with locked(folder / ABOUT, wait=True):  # several processes may share an extraction
         if (folder / ABOUT).exists():
             about = read_about(folder)
-            kept = about.get("root"), about.get("classes"), about.get("added", 0), about["items_sha256"]
-            root, classes = str(dataset.root.resolve()), list(dataset.classes)
-            if kept == (root, classes, dataset.added, items_digest(dataset)):
+            place = {key: about[key] for key in ("root", LINKS) if key in about}
+            kept = place, about.get("classes"), about.get("added", 0), about["items_sha256"]
+            if kept == (_place(dataset), list(dataset.classes), dataset.added, items_digest(dataset)):
                 return
         store(dataset, folder)
 
@@ -227,7 +237,7 @@ def load(folder: Path) -> ImageTextDataset:
         try:
             dataset = ImageTextDataset(
                 about["name"],
-                Path(about["root"]),
+                root_of(Path(about["root"]), about.get(LINKS) is True),
                 _stored(lines, about["classes"]),
                 tuple(about["classes"]),
                 about["relevance"],

@@ -6,10 +6,8 @@ import os
 from pathlib import Path, PurePosixPath
 
 from cmrhash.data.items import resolve_image
-from cmrhash.data.photos import PHOTO_SUFFIXES, folded, is_photo
+from cmrhash.data.photos import FOLDERS, PHOTO_SUFFIXES, folded, is_photo
 from cmrhash.errors import did_you_mean
-
-FOLDERS = ("images", "Images", "photos", "img")  # usual folders of photos beside a table
 
 
 def as_path(written: str) -> str:

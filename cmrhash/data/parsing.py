@@ -7,7 +7,7 @@ import html
 import os
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -101,10 +101,10 @@ def unquoted(text: str) -> str:
 def subfolders(folder: Path) -> list[Path]:
     """Folders inside a folder, sorted, without hidden ones."""
     with os.scandir(folder) as entries:
-        return sorted(Path(e.path) for e in entries if not e.name.startswith(".") and _holds(e.is_dir))
+        return sorted(Path(e.path) for e in entries if not e.name.startswith(".") and holds(e.is_dir))
 
 
-def _holds(question: Callable[[], bool]) -> bool:
+def holds(question: Callable[[], bool]) -> bool:
     """Result of a check on a directory entry; False for a link to itself, which raises OSError."""
     try:
         return question()
@@ -118,16 +118,28 @@ def below(root: Path, path: str | Path) -> str:
 
 
 def need_folder(root: Path, *names: str) -> Path:
-    """The first of these folders that exists.
+    """The first of these folders that exists; a name without "/" also in other case.
 
     Raises DataError if none exists, or if it is a link that leaves the root.
     """
     if not root.is_dir():
         raise DataError("no such folder", root, "give the data set's folder")
-    for name in names:
-        if (root / name).is_dir():
-            return resolve_image(root, name)
+    if name := _folder(root, names):
+        return resolve_image(root, name)
     raise DataError(f"no folder {' or '.join(repr(name) for name in names)}", root, "unpack the data set there")
+
+
+def has_folder(root: Path, *names: str) -> bool:
+    """Whether ``need_folder`` finds one of these folders."""
+    return root.is_dir() and bool(_folder(root, names))
+
+
+def _folder(root: Path, names: Sequence[str]) -> str:
+    """The first of these folders, else the only one with such a name in other case, else ""."""
+    wanted = {name.casefold() for name in names}
+    exact = (name for name in names if (root / name).is_dir())
+    near = (name for name in sorted(os.listdir(root)) if name.casefold() in wanted and (root / name).is_dir())
+    return next(exact, None) or next(near, "")
 
 
 def need_file(root: Path, *names: str) -> Path:
@@ -147,7 +159,7 @@ def files_by_stem(root: Path, folder: Path, suffixes: tuple[str, ...], extra: Co
     inside = below(root, folder)
     resolve_image(root, inside)
     with os.scandir(folder) as entries:
-        names = sorted((e.name, e.is_symlink()) for e in entries if _holds(e.is_file))
+        names = sorted((e.name, e.is_symlink()) for e in entries if holds(e.is_file))
     files: dict[str, str] = {}
     for name, linked in names:
         stem, suffix = os.path.splitext(name)

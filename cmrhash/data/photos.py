@@ -5,45 +5,78 @@ from __future__ import annotations
 import os
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path, PurePosixPath
 
-from cmrhash.data.items import resolve_image
-from cmrhash.data.parsing import FOREIGN
+from cmrhash.data.items import LinkedRoot, clean_label, resolve_image
+from cmrhash.data.parsing import FOREIGN, holds
 from cmrhash.errors import DataError
 
+FOLDERS = ("images", "Images", "photos", "img")  # usual folders of photos beside a table
 PHOTO_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")
 
 
-def files_below(root: Path, extra: Counter[str]) -> list[str]:
-    """Paths below the root of all files at any depth, sorted, without hidden files and folders.
+LINKS = "links that are not followed"  # broken ones, and those to folders that are read under another path
+LEAVING = "links out of the folder, not followed (`follow_links=True` follows them)"
+_TOP = {(name,) for name in FOLDERS}
 
-    extra: counts files whose name cannot be printed, and links that are not followed: broken ones, and those to folders
-    of the same root. Raises DataError for a link that leaves the root.
+
+def files_below(root: Path, extra: Counter[str]) -> list[str]:
+    """Paths below the root of all files at any depth, sorted; see ``walk``."""
+    return sorted(walk(root, extra))
+
+
+def walk(root: Path, extra: Counter[str]) -> Iterator[str]:
+    """Paths below the root of all files at any depth, in no order, without hidden files and folders.
+
+    A link to a file of the root is followed. Below a LinkedRoot all links are, but no folder is read twice, so that
+    loops of links end; a path without links to folders comes first. extra: counts files whose name cannot be printed,
+    links that are not followed, and folders that cannot be read. Raises DataError if the root is no folder.
     """
     if not root.is_dir():
         raise DataError("no such folder", root, "give the data set's folder")
-    files, folders = list[str](), [""]
-    while folders:
-        inside = folders.pop()
-        with os.scandir(root / inside) as entries:
-            for entry in entries:
-                path = inside + entry.name
-                if entry.name.startswith("."):
-                    continue
-                if not path.isprintable() or "\\" in path or not _stem(entry.name).strip():
-                    extra[FOREIGN] += 1
-                elif entry.is_symlink() and not _leads_to_a_file(root, path):
-                    extra["links that are not followed"] += 1
-                elif entry.is_dir():
-                    folders.append(path + "/")
-                elif entry.is_file():
-                    files.append(path)
-    return sorted(files)
+    folders, linked, met = [""], list[str](), set[str]()
+    while folders or linked:
+        if not folders:
+            linked.sort(reverse=True)
+        inside = folders.pop() if folders else linked.pop()
+        if isinstance(root, LinkedRoot):
+            real = os.path.realpath(root / inside)
+            if real in met:
+                extra[LINKS] += 1
+                continue
+            met.add(real)
+        for entry in _entries(root / inside, extra):
+            path = inside + entry.name
+            if entry.name.startswith("."):
+                continue
+            if not path.isprintable() or "\\" in path or not _stem(entry.name).strip():
+                extra[FOREIGN] += 1
+            elif not _leads_inside(root, path, entry):
+                extra[LEAVING] += 1
+            elif holds(entry.is_file):
+                yield path
+            elif holds(entry.is_dir) and (isinstance(root, LinkedRoot) or not entry.is_symlink()):
+                (linked if entry.is_symlink() else folders).append(path + "/")
+            elif entry.is_symlink():
+                extra[LINKS] += 1
 
 
-def _leads_to_a_file(root: Path, path: str) -> bool:
-    return os.path.isfile(resolve_image(root, path))
+def _entries(folder: Path, extra: Counter[str]) -> Iterator[os.DirEntry[str]]:
+    """Entries of a folder; a folder that this user cannot read is counted."""
+    try:
+        with os.scandir(folder) as entries:
+            yield from entries
+    except (PermissionError, FileNotFoundError, ProcessLookupError):  # the latter two: deleted meanwhile, as in /proc
+        extra["folders that cannot be read"] += 1
+
+
+def _leads_inside(root: Path, path: str, entry: os.DirEntry[str]) -> bool:
+    """Whether an entry is no link, or one that may be followed by the rules of ``resolve_image``."""
+    try:
+        return not entry.is_symlink() or bool(resolve_image(root, path))
+    except DataError:
+        return False
 
 
 def _stem(path: str) -> str:
@@ -55,11 +88,12 @@ def is_photo(path: str) -> bool:
     return PurePosixPath(path).suffix.lower() in PHOTO_SUFFIXES
 
 
-def need_photos(root: Path, files: Iterable[str]) -> list[str]:
-    """The photos among these files, in the same order. Raises DataError if there is none."""
+def need_photos(root: Path, files: Iterable[str], extra: Mapping[str, int]) -> list[str]:
+    """The photos among these files, in the same order. Raises DataError for none; extra: what else there was."""
     if photos := [path for path in files if is_photo(path)]:
         return photos
-    raise DataError(f"no photo ({', '.join(PHOTO_SUFFIXES)})", root, "give the folder that holds the photos")
+    seen = "".join(f"; {count} {what}" for what, count in extra.items())
+    raise DataError(f"no photo ({', '.join(PHOTO_SUFFIXES)}{seen})", root, "give the folder that holds the photos")
 
 
 def composed(path: str) -> str:
@@ -75,6 +109,19 @@ def folded(path: str) -> str:
 def stem_of(path: str) -> str:
     """The path without its suffix, composed: the key under which a photo and the files beside it meet."""
     return composed(_stem(path))
+
+
+def folder_labels(root: Path, photos: Iterable[str]) -> list[str]:
+    """Label per photo: the folder in which it lies.
+
+    "" for a photo directly in the root, or in one of FOLDERS there. Raises DataError if no photo has a label.
+    """
+    folders = [PurePosixPath(path).parts[:-1] for path in photos]
+    labels = [clean_label(inside[-1]) if inside and inside not in _TOP else "" for inside in folders]
+    if any(labels):
+        return labels
+    fix = 'put the photos of each label into a folder of its name, or leave out `labels_from="folder"`'
+    raise DataError("no photo is inside a folder that could be its label", root, fix)
 
 
 def ids_of(photos: Iterable[str]) -> list[str]:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-import os
+import fnmatch
+import itertools
 import re
+import shlex
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from cmrhash.config import FEATURES_DATASET, SAMPLE_DATASET, TARS_DATASET
-from cmrhash.data.photos import is_photo
+from cmrhash.data.photos import LEAVING, PHOTO_SUFFIXES, walk
 from cmrhash.data.tables import SUFFIXES as TABLES
 from cmrhash.data.tables import tables_in
 from cmrhash.data.tars import COMPRESSED, is_pattern
@@ -27,14 +30,40 @@ SIGNS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("mirflickr", ("mirflickr/meta/tags", "mirflickr25k_annotations_v080")),
     ("nuswide", ("ImageList/Imagelist.txt",)),
     ("wikipedia", ("trainset_txt_img_cat.list",)),
-    ("flickr30k", ("dataset_flickr30k.json", "results_20130124.token", "results.csv")),
+    (
+        "flickr30k",
+        (
+            *("dataset_flickr30k.json", "results_20130124.token", "results.csv", "flickr_annotations_30k.csv"),
+            "flickr30k[-_]images/../captions.txt",
+        ),
+    ),
     ("flickr8k", ("dataset_flickr8k.json", "Flickr8k.token.txt", "captions.txt")),
     ("fashion", ("styles.csv",)),
     ("pascal", ("sentence", "sentences")),
 )
 IMAGEFOLDER = ("metadata.csv", "metadata.jsonl", "metadata.parquet", "*/metadata.*", "train/*", "test/*")
 OWN_NAME = ("manifest", "table", "folder", "imagefolder", TARS_DATASET, FEATURES_DATASET)  # layouts of anybody's data
-EXAMPLE = '{"id": "1", "image": "photos/1.jpg", "texts": {"en": ["a dog runs"]}, "labels": ["dog"]}'
+# What a folder or file has that fits nothing, the nearest layout, and what that lacks; the first that fits.
+NEAR: tuple[tuple[str, str, str], ...] = (
+    ("annotations/*.json", "coco", "annotations/captions_train2017.json or another captions_*.json"),
+    ("annotations_complete_ger", "iaprtc12", "annotations_complete_eng"),
+    ("meta/tags", "mirflickr", "a folder mirflickr around meta"),
+    ("Groundtruth", "nuswide", "ImageList/Imagelist.txt"),
+    ("NUS_WID_Tags", "nuswide", "ImageList/Imagelist.txt"),
+    ("texts/*.xml", "wikipedia", "trainset_txt_img_cat.list"),
+    ("multi30k", "flickr30k", "dataset_flickr30k.json or results_20130124.token"),
+    *((f"*{suffix}", FEATURES_DATASET, "a file as PATH: give it instead of its folder") for suffix in FEATURES),
+    *((f"*{suffix}", "table", "its .csv form: save it as CSV") for suffix in (".xlsx", ".xls", ".ods", ".numbers")),
+    ("*.json", "table", "a line per row: save it as JSON lines, .jsonl"),
+    *((f"*{suffix}", "folder", "the files of the archive: unpack it") for suffix in (".zip", ".7z", ".rar")),
+    *(
+        (f"*{suffix}", "folder", f"photos as {', '.join(PHOTO_SUFFIXES[:4])}: convert them")
+        for suffix in (".heic", ".heif", ".avif", ".jp2", ".jxl", ".svg", ".psd", ".dng", ".cr2", ".nef", ".arw")
+    ),
+    ("*.txt", "folder", "photos beside the text files"),
+)
+LACKS = ("table", "photos and a table that names them")  # the nearest layout of anything else
+EXAMPLE = r"printf 'filename,caption,label\n1.jpg,a dog runs,dog\n2.jpg,a cat sleeps,cat\n' > "
 
 
 @dataclass(frozen=True)
@@ -66,12 +95,28 @@ def recognise(path: Path) -> Layout:
         return Layout("imagefolder", path, (), _name(path, "imagefolder"), sign)
     if tables := tables_in(path):
         return Layout("table", path, (), _name(path, "table"), tables[0])
-    photos, others = _count(path)
-    if photos:
+    links: Counter[str] = Counter()
+    suffixes = _count(path, links)
+    if photos := _photos(suffixes):
         return Layout("folder", path, (), _name(path, "folder"), f"{photos} photos")
-    seen = f"{others} files, none of them a photo or a table" if others else "no files"
-    fix = f"give the folder of the photos, or write a manifest.jsonl there with a line per photo: {EXAMPLE}"
-    raise UsageError(f"no known layout ({seen})", path, fix)
+    raise _nothing_fits(path, suffixes, links)
+
+
+def _nothing_fits(path: Path, suffixes: Counter[str], links: Counter[str]) -> UsageError:
+    """The error for a folder without a layout: what it has, the nearest layout, and a table to copy."""
+    often = sorted(suffixes, key=lambda suffix: (-suffixes[suffix], suffix))
+    seen = [f"{suffixes[suffix]} {suffix or 'files without a suffix'}" for suffix in often[:5]]
+    seen += [f"{count} {what}" for what, count in links.items()]
+    what = f"no known layout (the folder holds {', '.join(seen) or 'no files'})"
+    if links[LEAVING]:
+        return UsageError(what, path, "read through the links with `follow_links=True`")
+    below = (sign for _, patterns in SIGNS for pattern in patterns for sign in sorted(path.glob(f"*/{pattern}")))
+    if sign := next(below, None):
+        inner = path / sign.relative_to(path).parts[0]
+        return UsageError(what, path, f"{sign.relative_to(path).as_posix()} is in a folder inside: give {inner}")
+    layout, lacks = next(((name, lacks) for pattern, name, lacks in NEAR if any(path.glob(pattern))), LACKS)
+    copy = f"{EXAMPLE}{shlex.quote(str(path / 'captions.csv'))}"
+    return UsageError(what, path, f"the nearest layout is {layout}, which lacks {lacks}; start a table with {copy}")
 
 
 def _first(path: Path, patterns: Iterable[str]) -> str:
@@ -84,7 +129,7 @@ def _tars(path: Path) -> str:
     """The first tar of a folder, "" if it has none, or also has photos or tables other than those of img2dataset."""
     sign = _first(path, ("*.tar", *(f"*{suffix}" for suffix in COMPRESSED), "*/*.tar"))
     tables = [name for name in tables_in(path) if not (path / name).with_suffix(".tar").is_file()]
-    return "" if tables or not sign or _count(path)[0] else sign
+    return "" if tables or not sign or _photos(_count(path, Counter())) else sign
 
 
 def _unpacked(path: Path) -> str:
@@ -104,7 +149,9 @@ def _file(path: Path) -> Layout:
         return Layout(TARS_DATASET, path, (), _name(path, TARS_DATASET), path.name)
     if suffix in FEATURES:
         return Layout(FEATURES_DATASET, None, (path,), _name(path, FEATURES_DATASET), path.name)
-    fix = f"give a folder, a table ({', '.join(TABLES)}), a tar or a feature file ({', '.join(FEATURES)})"
+    near = (f"{name} lacks {lacks}; " for pattern, name, lacks in NEAR if fnmatch.fnmatch(path.name.lower(), pattern))
+    files = f"a table ({', '.join(TABLES)}), a tar or a feature file ({', '.join(FEATURES)})"
+    fix = f"{next(near, '')}give a folder, {files}"
     raise UsageError(f"no known layout of a {suffix or 'file'}", path, fix)
 
 
@@ -114,13 +161,11 @@ def _name(path: Path, dataset: str) -> str | None:
     return own or None if dataset in OWN_NAME else None
 
 
-def _count(folder: Path) -> tuple[int, int]:
-    """Photos and other files below a folder, of the first LOOKED_AT ones."""
-    photos = others = 0
-    for _, folders, files in os.walk(folder):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for file in files:
-            photos, others = photos + is_photo(file), others + (not is_photo(file))
-        if photos + others > LOOKED_AT:
-            break
-    return photos, others
+def _photos(suffixes: Counter[str]) -> int:
+    return sum(suffixes[suffix] for suffix in PHOTO_SUFFIXES)
+
+
+def _count(folder: Path, extra: Counter[str]) -> Counter[str]:
+    """Number of files below a folder by suffix, of the first LOOKED_AT files; extra: as ``walk`` counts."""
+    files = itertools.islice(walk(folder, extra), LOOKED_AT)
+    return Counter(PurePosixPath(path).suffix.lower() for path in files)

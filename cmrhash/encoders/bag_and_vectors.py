@@ -11,18 +11,19 @@ import re
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from cmrhash.encoders.word_lists import read_words
 from cmrhash.encoders.word_vectors import WORD2VEC, read_vectors, train_word2vec
 from cmrhash.errors import EncoderError, UsageError
 
 BOW, TRAINED = "bow", "word2vec"  # model names that are not files
-FILES = (".txt", ".vec", ".gz", ".bin")  # suffixes of word-vector files, to recognise a missing file
+FILES = (".txt", ".vec", ".gz", ".bin", ".ftz")  # suffixes of word-vector files, to recognise a missing file
 POOLING = {BOW: ("binary",), "vectors": ("mean", "sum", "tf-idf")}  # the first is the default
 RULES = "NFC; letters, marks and numbers; as written, else in lower case; v1"
 
@@ -44,6 +45,15 @@ class WordEncoder:
     vocabulary: dict[str, int]
     weight: NDArray[np.float32]
     vectors: NDArray[np.float32] | None
+    phrases: dict[str, list[tuple[list[str], int]]] = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        """Find the entries of several words, which a given vocabulary may have: first word -> all words and the row."""
+        self.phrases = {}
+        for word, row in self.vocabulary.items() if self.vectors is None else ():
+            words = lower_words(word)
+            if words and words != [word.lower()]:
+                self.phrases.setdefault(words[0], []).append((words, row))
 
     def __repr__(self) -> str:
         return f"WordEncoder({self.name!r}, {self.dim} features, {len(self.vocabulary)} words)"
@@ -52,7 +62,7 @@ class WordEncoder:
         """N captions -> (N, D) float32; a caption without known words gives zeros."""
         out = np.zeros((len(captions), self.dim), np.float32)  # (N, D)
         for at, caption in enumerate(captions):
-            rows = [row for row in self.rows(caption) if row is not None]
+            rows = [row for row in self.rows(caption) if row is not None] + self.phrase_rows(caption)
             if not rows:
                 continue
             if self.vectors is None:
@@ -70,6 +80,16 @@ class WordEncoder:
         """
         known = self.vocabulary
         return [known.get(word, known.get(word.lower())) for word in split(caption)]
+
+    def phrase_rows(self, caption: str) -> list[int]:
+        """Rows of the entries of several words that occur in a caption, in any case."""
+        words = lower_words(caption) if self.phrases else []
+        return [
+            row
+            for at, word in enumerate(words)
+            for phrase, row in self.phrases.get(word, ())
+            if words[at : at + len(phrase)] == phrase
+        ]
 
     def unknown_share(self, captions: Sequence[str]) -> float:
         """Share of unknown words; a caption without words counts as one unknown word."""
@@ -101,25 +121,33 @@ def takes(model: str) -> bool:
 
 
 def load(
-    model: str, train: Captions, captions: Captions, *, vocabulary: int, pooling: str | None = None, seed: int = 0
+    model: str,
+    train: Captions,
+    captions: Captions,
+    *,
+    vocabulary: int | Path,
+    pooling: str | None = None,
+    seed: int = 0,
 ) -> dict[str, WordEncoder]:
     """An encoder per language of ``captions``.
 
-    model: "bow" (the ``vocabulary`` most frequent words of the train captions), "word2vec" (trained on them from
-    ``seed``) or the path of a file of word vectors, which is read once for all languages.
+    model: "bow" (the ``vocabulary`` most frequent words of the train captions, or the words of that file), "word2vec"
+    (trained on them from ``seed``) or the path of a file of word vectors, which is read once for all languages.
     train, captions: language -> captions of the train items, and of all items.
     pooling: of word vectors: "mean", "sum" or "tf-idf" (mean weighted by inverse document frequency); None: the first
     that the model supports.
-    Raises EncoderError for an unusable file and for train captions without words, UsageError for an unknown pooling or
-    without gensim.
+    Raises EncoderError for an unusable file and for train captions without words, UsageError for an unknown pooling, an
+    unusable vocabulary or without gensim.
     """
     known = POOLING[BOW if model == BOW else "vectors"]
     pooling = known[0] if pooling is None else pooling
     if pooling not in known:
         raise UsageError(f"unknown pooling '{pooling}'", model, f"choose one of {', '.join(known)}", option="pooling")
+    if model == BOW and isinstance(vocabulary, Path):
+        return dict.fromkeys(captions, _bag(f"{BOW}-{_file_name(vocabulary)}", read_words(vocabulary)))
     if model in (BOW, TRAINED) or pooling == "tf-idf":
         _check_learnable(train, captions)
-    if model == BOW:
+    if model == BOW and not isinstance(vocabulary, Path):
         return {lang: _bow(train[lang], vocabulary) for lang in captions}
     if model == TRAINED:
         return {lang: _trained(train[lang], pooling, seed) for lang in captions}
@@ -159,7 +187,11 @@ _SPACES = _Spaces()
 def _bow(train: Sequence[str], size: int) -> WordEncoder:
     """The most frequent words, ties in alphabetical order; features are binary occurrences."""
     counts = Counter(word for caption in train for word in lower_words(caption))
-    words = sorted(counts, key=lambda word: (-counts[word], word))[:size]
+    return _bag(f"{BOW}{size}", sorted(counts, key=lambda word: (-counts[word], word))[:size])
+
+
+def _bag(name: str, words: list[str]) -> WordEncoder:
+    """A bag of these words, in this order."""
     recipe = {
         "encoder": BOW,
         "weights": "trained",
@@ -169,7 +201,7 @@ def _bow(train: Sequence[str], size: int) -> WordEncoder:
         "tokens": RULES,
     }
     vocabulary = {word: column for column, word in enumerate(words)}
-    return WordEncoder(f"{BOW}{size}", len(words), recipe, vocabulary, np.ones(len(words), np.float32), None)
+    return WordEncoder(name, len(words), recipe, vocabulary, np.ones(len(words), np.float32), None)
 
 
 def _trained(train: Sequence[str], pooling: str, seed: int) -> WordEncoder:
@@ -186,7 +218,7 @@ def _from_file(path: Path, train: Captions, captions: Captions, pooling: str) ->
         for lang, texts in captions.items()
     }
     found = read_vectors(path, set().union(*forms.values()))
-    name = "vectors-" + re.sub(r"[^\w.-]", "_", re.sub(r"(\.txt|\.vec)?(\.gz)?$", "", path.name))
+    name = f"vectors-{_file_name(path)}"
     made = {}
     for lang in captions:
         words = sorted(forms[lang] & found.keys())
@@ -198,6 +230,11 @@ def _from_file(path: Path, train: Captions, captions: Captions, pooling: str) ->
         vectors = np.stack([found[word] for word in words])  # (V, D)
         made[lang] = _pooled(name, {"encoder": "word-vectors"}, words, vectors, pooling, train.get(lang, ()))
     return made
+
+
+def _file_name(path: Path) -> str:
+    """Name of a file of words or vectors without suffix, as part of an encoder's name."""
+    return re.sub(r"[^\w.-]", "_", re.sub(r"(\.txt|\.vec|\.bin)?(\.gz)?$", "", path.name))
 
 
 def _pooled(

@@ -1,4 +1,4 @@
-"""Word vectors: text files of word2vec, GloVe and fastText, or training with gensim."""
+"""Word vectors: text files of word2vec, GloVe and fastText, models of fastText, or training with gensim."""
 
 from __future__ import annotations
 
@@ -14,22 +14,26 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
+from cmrhash.encoders.fasttext_file import MAGIC, read_fasttext
 from cmrhash.errors import EncoderError, UsageError
 
 HEAD = 1 << 16  # bytes that are searched for a NUL byte, the sign of a binary file
 AS_TEXT = "give the text format of word2vec, GloVe or fastText: a word and its numbers per line, plain or .gz"
+UNPACK = "unpack it with gunzip: its vectors are read where they are in the file"
 # Skip-gram with negative sampling (Mikolov et al., NIPS 2013). Captions are few and short, hence many epochs; rare
 # words are kept, because their vectors still distinguish captions.
 WORD2VEC: dict[str, Any] = {"vector_size": 300, "sg": 1, "window": 5, "negative": 5, "min_count": 1, "epochs": 20}
 
 
 def read_vectors(path: Path, wanted: AbstractSet[str]) -> dict[str, NDArray[np.float32]]:
-    """Word -> (D,) float32 for the wanted words that the file contains.
+    """Word -> (D,) float32 for the wanted words that the file contains; see ``read_fasttext`` for models of fastText.
 
     Other words are not kept in memory. The first line may be a header "count dim". The last D fields of a line are the
     numbers, since a token may contain spaces (as in GloVe's 840B). A repeated word keeps its first vector.
     Raises EncoderError for a file that is binary, truncated or of another format.
     """
+    if _starts(path) == MAGIC:
+        return read_fasttext(path, wanted)
     found: dict[str, NDArray[np.float32]] = {}
     keys = {word.encode(): word for word in wanted}
     with _opened(path) as file:
@@ -59,6 +63,14 @@ def read_vectors(path: Path, wanted: AbstractSet[str]) -> dict[str, NDArray[np.f
     return found
 
 
+def _starts(path: Path) -> bytes:
+    """The first bytes of a file, as many as MAGIC has; none without a file."""
+    if not path.is_file():
+        return b""
+    with path.open("rb") as file:
+        return file.read(len(MAGIC))
+
+
 @contextmanager
 def _opened(path: Path) -> Iterator[BinaryIO]:
     """Open the file, decompressed if it is .gz; raises EncoderError for a binary file."""
@@ -66,7 +78,10 @@ def _opened(path: Path) -> Iterator[BinaryIO]:
         raise EncoderError("no such file of word vectors", path, "check the path")
     try:
         with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
-            if b"\0" in file.read(HEAD):
+            head = file.read(HEAD)
+            if head.startswith(MAGIC):
+                raise EncoderError("a packed model of fastText", path, UNPACK)
+            if b"\0" in head:
                 what, fix = "the word vectors are binary", "save them as text, with save_word2vec_format of gensim"
                 raise EncoderError(what, path, fix)
             file.seek(0)

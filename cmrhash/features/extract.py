@@ -250,6 +250,9 @@ def _text_encoders(
     config: ExtractConfig, dataset: ImageTextDataset, models: dict[str, str], device: torch.device
 ) -> dict[str, CaptionEncoder]:
     """One encoder a language; languages with the same trained transformer share it, and a file is read once."""
+    if isinstance(config.vocabulary, Path) and bag_and_vectors.BOW not in models.values():
+        fix = 'add `text_models=("bow",)`'
+        raise UsageError(f"no text model is bow, which uses the words of {config.vocabulary}", None, fix)
     train = {
         lang: [text for item in dataset.items if "train" in item.splits for text in item.texts.get(lang, ())]
         for lang in models

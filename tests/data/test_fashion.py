@@ -12,7 +12,7 @@ from trees import put
 
 from cmrhash.data.items import check, with_roles
 from cmrhash.data.readers import fashion
-from cmrhash.errors import CmrhashError, DataError
+from cmrhash.errors import CmrhashError, DataError, UsageError
 
 ROWS = [
     "10,Men,Apparel,Topwear,Shirts,Navy Blue,Fall,2011,Casual,Turtle Check Men Navy Blue Shirt",
@@ -119,3 +119,35 @@ def test_any_bytes_are_read_or_refused(tmp_path_factory: pytest.TempPathFactory,
         check(with_roles(fashion.read(root), 0))
     except CmrhashError as error:
         assert "\n" not in str(error)
+
+
+def labels_of(root: Path, *columns: str) -> dict[str, list[str]]:
+    dataset = check(fashion.read(root, columns))
+    return {item.id: [dataset.classes[n] for n in item.labels] for item in dataset.items}
+
+
+def test_chosen_columns_are_the_labels(root: Path) -> None:
+    assert labels_of(root, "baseColour") == {
+        "10": ["Navy Blue"],
+        "11": ["White"],
+        "12": ["White"],
+        "15": ["Red"],
+        "13": [],
+        "14": [],
+    }
+    assert labels_of(root, "articletype,season")["10"] == ["articleType:Shirts", "season:Fall"]
+    assert labels_of(root, "season", "season")["10"] == ["Fall"]
+
+
+def test_only_chosen_columns_are_needed(root: Path) -> None:
+    put(root / "styles.csv", "id,colour,productDisplayName\n10,red,Shirt\n")
+    assert labels_of(root, "colour") == {"10": ["red"]}
+
+
+def test_a_chosen_column_that_is_not_there_is_refused_with_the_nearest(root: Path) -> None:
+    message = r"^labels: no column 'baseColor': .*styles\.csv: did you mean baseColour\? the columns are id, gender, "
+    with pytest.raises(UsageError, match=message):
+        fashion.read(root, ("articleType,baseColor",))
+    put(root / "styles.csv", "id,colour,productDisplayName\n10,NA,Shirt\n")
+    with pytest.raises(DataError, match="no row has a label in column colour: "):
+        fashion.read(root, ("colour",))

@@ -11,6 +11,7 @@ from trees import karpathy, put
 
 from cmrhash.data.items import check, with_roles
 from cmrhash.data.readers.flickr import read_flickr8k, read_flickr30k
+from cmrhash.data.recognise import recognise
 from cmrhash.errors import CmrhashError, DataError
 
 
@@ -75,6 +76,18 @@ CAPTIONS = [
         "image_name| comment_number| comment\na.jpg| 0| A dog .\na.jpg| 1| A cat, | here\nb.jpg| 4   A tree\n",
     ),
     ("flickr8k", "captions.txt", 'image,caption\na.jpg,A dog .\na.jpg,"A cat, | here"\nb.jpg,A tree\n'),
+    ("flickr8k", "captions.txt", "a.png,A dog .\na.png,A cat, | here\nb.png,A tree\n"),
+    (
+        "flickr30k",
+        "captions.txt",
+        'image_name,comment_number,comment\na.jpg,0,A dog .\na.jpg, 1,"A cat, | here"\nb.jpg,0,A tree\n',
+    ),
+    (
+        "flickr30k",
+        "results.csv",
+        '\ufeff"image_name","n","comment"\na.jpg,0,A dog .\na.jpg,1,A cat, | here\nb.jpg,0,A tree',
+    ),
+    ("flickr8k", "captions.csv", 'comment;image\nA dog .;a.PNG\n"A cat, | here";a.PNG\nA tree;b.png\n'),
 ]
 
 
@@ -88,6 +101,69 @@ def test_captions_without_a_split(name: str, file: str, content: str, tmp_path: 
         "b": ("A tree",),
     }
     assert not any(item.splits or item.image for item in dataset.items)
+
+
+HUB = """raw,sentids,split,filename,img_id
+"[""A dog ."", ""A \\""big\\"" cat, here""]","[0, 1]",train,1.jpg,0
+"['It is a dog', '']","[2]",restval,2.jpg,1
+"[""A tree""]","[3]",val,3.jpg,2
+"[""A house""]","[4]",test,4.jpg,3
+"[]","[5]",,5.jpg,4
+"""
+
+
+def test_the_hubs_table_has_lists_of_captions_and_karpathys_split(tmp_path: Path) -> None:
+    put(tmp_path / "flickr_annotations_30k.csv", HUB)
+    dataset = check(read_flickr30k(tmp_path))
+    assert {item.id: item.texts.get("en") for item in dataset.items} == {
+        "1": ("A dog .", 'A "big" cat, here'),
+        "2": ("It is a dog",),
+        "3": ("A tree",),
+        "4": ("A house",),
+        "5": None,
+    }
+    roles = [{"train"}, {"train"}, {"val"}, {"query", "database"}, set()]
+    assert [set(item.splits) for item in dataset.items] == roles
+    assert recognise(tmp_path).dataset == "flickr30k"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("restval", "rest", r"line 3 gives the split 'rest': .*: use train, restval, val, test"),
+        ("2.jpg", "", "line 3 names no photo"),
+        ("filename", "name of it", "no column of photos"),
+        ("raw", "words", "no column of texts"),
+        ("raw", "raw_de", "no column of photos or of English captions"),
+    ],
+)
+def test_a_table_that_cannot_be_used_is_one_line(tmp_path: Path, old: str, new: str, message: str) -> None:
+    put(tmp_path / "flickr_annotations_30k.csv", HUB.replace(old, new))
+    with pytest.raises(DataError, match=message):
+        read_flickr30k(tmp_path)
+
+
+@pytest.mark.parametrize("folder", ["Images", "IMAGES", "flicker8k_dataset", "Flickr8k_Dataset"])
+def test_photos_lie_in_a_folder_of_that_name_in_any_case(tmp_path: Path, folder: str) -> None:
+    put(tmp_path / "captions.txt", "image,caption\na.jpg,A dog\n")
+    put(tmp_path / folder / "a.jpg")
+    assert read_flickr8k(tmp_path).items[0].image == f"{folder}/a.jpg"
+
+
+def test_photos_of_another_form_stand_where_there_is_no_jpeg(tmp_path: Path) -> None:
+    put(tmp_path / "captions.txt", "image,caption\na.png,A dog\nb.jpg,A cat\nc.jpg,A tree\n")
+    for name in ("a.png", "b.JPG", "b.png", "c.webp", "d.png", "notes.md"):
+        put(tmp_path / "images" / name)
+    dataset = read_flickr8k(tmp_path)
+    assert [item.image for item in dataset.items] == ["images/a.png", "images/b.JPG", "images/c.webp"]
+    assert dataset.found["files that are none of the data set's"] == 3
+
+
+def test_captions_txt_beside_the_photos_of_flickr30k_is_its_own(tmp_path: Path) -> None:
+    put(tmp_path / "captions.txt", "image_name,comment_number,comment\n1.jpg,0,A dog\n")
+    assert recognise(tmp_path).dataset == "flickr8k"
+    put(tmp_path / "flickr30k_images/1.jpg")
+    assert recognise(tmp_path).dataset == "flickr30k"
 
 
 def test_roles_are_drawn_where_there_is_no_split(tmp_path: Path) -> None:
@@ -133,6 +209,8 @@ FILES = [
     "dataset_flickr30k.json",
     "results_20130124.token",
     "results.csv",
+    "captions.txt",
+    "flickr_annotations_30k.csv",
     "multi30k/val.de",
     "multi30k/val_images.txt",
 ]

@@ -1,13 +1,14 @@
 """Recognition of layouts: every small tree by its own files, anybody's data by name, anything else in one line."""
 
-import json
+import subprocess
 
 import pytest
 from PIL import Image
-from trees import WRITERS
+from trees import WRITERS, put
 
 from cmrhash.config import FEATURES_DATASET
 from cmrhash.data import sample
+from cmrhash.data.readers import table
 from cmrhash.data.recognise import recognise
 from cmrhash.errors import DataError, UsageError
 
@@ -68,16 +69,54 @@ def test_a_table_beside_photos(tmp_path):
     assert (found.dataset, found.sign) == ("table", "captions.csv")
 
 
-def test_what_fits_nothing_is_shown_a_manifest_to_copy(tmp_path):
-    (tmp_path / "notes.txt").write_text("x")
-    with pytest.raises(UsageError, match=r"no known layout \(1 files, none of them a photo or a table\)") as caught:
+@pytest.mark.parametrize(
+    ("names", "words"),
+    [
+        (
+            ["notes.txt", "b/c.txt"],
+            r"holds 2 \.txt\): .*: the nearest layout is folder, which lacks photos beside the ",
+        ),
+        (["IMG.heic"], r"holds 1 \.heic\): .* folder, which lacks photos as \.jpg, .*: convert them"),
+        (["a.xlsx", "README"], r"1 files without a suffix, 1 \.xlsx\): .* table, which lacks its \.csv form"),
+        (["raw.mat", "x.md"], "features, which lacks a file as PATH: give it instead of its folder"),
+        (["photos.zip"], "folder, which lacks the files of the archive: unpack it"),
+        (["annotations/instances_val2017.json"], "coco, which lacks annotations/captions_train2017.json"),
+        (["NUS_WID_Tags/All_Tags.txt"], "nuswide, which lacks ImageList/Imagelist.txt"),
+        (["a.py"], "table, which lacks photos and a table that names them"),
+        ([], r"holds no files\)"),
+        (["inner/trainset_txt_img_cat.list"], r"trainset_txt_img_cat\.list is in a folder inside: give .*inner$"),
+    ],
+)
+def test_what_fits_nothing_names_the_nearest_layout_and_what_it_lacks(tmp_path, names, words):
+    for name in names:
+        put(tmp_path / name)
+    with pytest.raises(UsageError, match=rf"^no known layout \(the folder .*{words}"):
         recognise(tmp_path)
-    line = str(caught.value)[str(caught.value).index("{") :]
-    assert json.loads(line)["texts"] == {"en": ["a dog runs"]}
+
+
+def test_what_fits_nothing_is_shown_a_table_to_copy(tmp_path):
+    root = tmp_path / "my photos"
+    put(root / "notes.md")
+    with pytest.raises(UsageError) as caught:
+        recognise(root)
+    command = str(caught.value).partition("start a table with ")[2]
+    subprocess.run(command, shell=True, check=True)
+    for n in (1, 2):
+        photo(root / f"{n}.jpg")
+    dataset = table.read(recognise(root).root)
+    assert [(item.image, item.texts["en"]) for item in dataset.items] == [
+        ("1.jpg", ("a dog runs",)),
+        ("2.jpg", ("a cat sleeps",)),
+    ]
+    assert dataset.classes == ("cat", "dog")
 
 
 @pytest.mark.parametrize(
-    ("name", "words"), [("x.zip", "no known layout of a .zip"), ("x", "no known layout of a file")]
+    ("name", "words"),
+    [
+        ("x.zip", r"layout of a \.zip: .*folder lacks the files of the archive: unpack it; give a folder, "),
+        ("x", "no known layout of a file"),
+    ],
 )
 def test_another_file_is_one_line(tmp_path, name, words):
     (tmp_path / name).write_bytes(b"x")
@@ -88,5 +127,5 @@ def test_another_file_is_one_line(tmp_path, name, words):
 def test_nothing_there_is_a_data_error(tmp_path):
     with pytest.raises(DataError, match="no such file or folder"):
         recognise(tmp_path / "none")
-    with pytest.raises(UsageError, match=r"no known layout \(no files\)"):
+    with pytest.raises(UsageError, match=r"no known layout \(the folder holds no files\)"):
         recognise(tmp_path)

@@ -233,7 +233,10 @@ def test_a_tar_outside_the_root_is_refused(tmp_path: Path) -> None:
     put(tmp_path / "outside.tar", tar_of({"1.txt": "x"}))
     (tmp_path / "d").mkdir()
     (tmp_path / "d/0.tar").symlink_to(tmp_path / "outside.tar")
-    with pytest.raises(DataError, match="leaves the data set's folder by a symbolic link"):
+    with pytest.raises(
+        DataError,
+        match=r"no tar and no samples; 1 links out of the folder, not followed \(`follow_links=True` follows them\)",
+    ):
         webdataset.read(tmp_path / "d")
     [item] = webdataset.read(tmp_path / "d/0.tar").items  # named by the user
     assert item.id == "1"

@@ -72,26 +72,26 @@ def test_a_file_serves_all_languages_or_the_one_that_it_is_given_for(source, fil
     stem = "vectors-mine.300d-tf-idf.h5"
     assert names(report) == [f"text-de-{stem}", f"text-en-{stem}", f"words-de-{stem}", f"words-en-{stem}"]
     both = run(source, tmp_path / "b", f"en={file}", "bow", langs=("de", "en"))
-    assert [f.path.name for f in both.files[1:]] == ["text-de-bow2912.h5", "text-en-vectors-mine.300d-mean.h5"]
+    assert [f.path.name for f in both.files] == ["text-de-bow2912.h5", "text-en-vectors-mine.300d-mean.h5"]
     one = run(source, tmp_path / "c", f"de={file}", pooling="tf-idf", langs=("de",))
-    assert one.files[1].path.read_bytes() == (report.folder / f"text-de-{stem}").read_bytes()
+    assert one.files[0].path.read_bytes() == (report.folder / f"text-de-{stem}").read_bytes()
 
 
 def test_two_extractions_give_the_same_bytes_and_lost_words_are_written_again(source, file, tmp_path):
     first, second = (run(source, tmp_path / name, str(file), pooling="tf-idf") for name in "ab")
-    side = [words_path(report.files[1].path) for report in (first, second)]
+    side = [words_path(report.files[0].path) for report in (first, second)]
     assert side[0].read_bytes() == side[1].read_bytes()
     content = side[0].read_bytes()
     side[0].unlink()
     with pytest.raises(DataError, match="the words of this feature file are missing"):
-        load_words(first.files[1].path)
-    assert not run(source, tmp_path / "a", str(file), pooling="tf-idf").files[1].fresh
+        load_words(first.files[0].path)
+    assert not run(source, tmp_path / "a", str(file), pooling="tf-idf").files[0].fresh
     assert side[0].read_bytes() == content
 
 
 def test_words_of_another_recipe_are_refused(source, file, tmp_path):
     report = run(source, tmp_path, str(file), langs=("en",))
-    path = report.files[1].path
+    path = report.files[0].path
     before = words_path(path).read_bytes()
     file.write_bytes(text_of(VECTORS | {"dog": [5, 5, 5]}))
     with pytest.raises(StaleError, match=r"made with weights_sha256 = \w+, but this call has \w+: .*text-en-vectors"):
@@ -111,7 +111,7 @@ def test_a_moved_file_of_the_same_name_is_the_same(source, file, tmp_path):
     run(source, tmp_path / "cache", str(file), langs=("en",))
     (tmp_path / "elsewhere").mkdir()
     moved = shutil.copy(file, tmp_path / "elsewhere" / file.name)
-    assert not run(source, tmp_path / "cache", str(moved), langs=("en",)).files[1].fresh
+    assert not run(source, tmp_path / "cache", str(moved), langs=("en",)).files[0].fresh
 
 
 def test_word2vec_is_extracted(source, tmp_path, small):
@@ -121,7 +121,7 @@ def test_word2vec_is_extracted(source, tmp_path, small):
     features = read_features(report.folder / "text-en-word2vec-sum.h5")
     assert load_words(features_path := report.folder / "text-en-word2vec-sum.h5").encode(["a dog 0"]).any()
     assert features.x[0].any()
-    assert not run(source, tmp_path, "word2vec", pooling="sum").files[1].fresh
-    with pytest.raises(StaleError, match=f"made with seed = 0, but this call has 1: .*{report.files[1].path.name}"):
+    assert not run(source, tmp_path, "word2vec", pooling="sum").files[0].fresh
+    with pytest.raises(StaleError, match=f"made with seed = 0, but this call has 1: .*{report.files[0].path.name}"):
         run(source, tmp_path, "word2vec", pooling="sum", seed=1, image_model="resnet18")
     assert features_path.exists()

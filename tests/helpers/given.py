@@ -72,6 +72,7 @@ PLACED = {
     "raw_features.mat": write_wikipedia_features,
     "mirflickr.mat": write_features,
     "FILE": write_features,
+    "common_tags.txt": lambda path: path.write_text("dog 9\nnikon 9\nnone 9\n", encoding="utf-8"),
     "PHOTOS": WRITERS["folder"],
     "holiday": lambda path: [draw_photo(path / f"{n}.jpg", n) for n in range(8)],
     "TARS": WRITERS["webdataset"],

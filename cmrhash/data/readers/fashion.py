@@ -4,15 +4,18 @@
     images/ID.jpg
 
 The text is the product name. Names may contain unquoted commas; surplus fields of a row belong to the name. Labels are
-the columns in ``ATTRIBUTES``, as "COLUMN:VALUE". Protocol: roles drawn from the seed, with the shares of IAPR TC-12.
+the columns in ``ATTRIBUTES``, as "COLUMN:VALUE", or those that ``labels`` names. Protocol: roles drawn from the seed,
+with the shares of IAPR TC-12.
 """
 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from cmrhash.data.items import ImageTextDataset, Item, clean_text
+from cmrhash.data.columns import label_columns, label_prefixes
+from cmrhash.data.items import ImageTextDataset, Item, clean_label, clean_text
 from cmrhash.data.parsing import IMAGE_SUFFIXES, files_by_stem, need_file, need_folder, read_lines, report, unquoted
 from cmrhash.errors import DataError
 
@@ -24,38 +27,44 @@ ATTRIBUTES = ("masterCategory", "articleType", "baseColour", "usage")
 NO_VALUE = ("", "NA")
 
 
-def read(root: Path) -> ImageTextDataset:
+def read(root: Path, labels: Sequence[str] = ()) -> ImageTextDataset:
     """Read the data set: an item per row of styles.csv.
 
-    Raises DataError if the table, the photos or a column is missing, or if a row has no id.
+    labels: names of the columns of labels. Raises DataError if the table, the photos or a column is missing, or if a
+    row has no id, UsageError for a name in ``labels`` that is no column.
     """
     extra: Counter[str] = Counter()
-    rows = _read_rows(need_file(root, STYLES), extra)
+    prefixes, rows = _read_rows(need_file(root, STYLES), labels, extra)
     images = files_by_stem(root, need_folder(root, IMAGES), IMAGE_SUFFIXES, extra)
-    classes = tuple(sorted({label for row in rows for label in _labels(row)}))
+    own = [_labels(row, prefixes) for row in rows]
+    classes = tuple(sorted(set().union(*own)))
+    if rows and not classes:
+        raise DataError(f"no row has a label in column {', '.join(prefixes)}", root / STYLES, "choose other `labels`")
     number = {label: n for n, label in enumerate(classes)}
     items = tuple(
         Item(
             id=row[IDENT],
             image=images.get(row[IDENT]),
             texts={"en": (row[NAME],)} if row[NAME] not in NO_VALUE else {},
-            labels=tuple(sorted(number[label] for label in _labels(row))),
+            labels=tuple(sorted(number[label] for label in names)),
         )
-        for row in rows
+        for row, names in zip(rows, own, strict=True)
     )
     extra["photos without a row"] = len(images.keys() - {item.id for item in items})
     return ImageTextDataset("fashion", root, items, classes, found=report(items, classes, ["en"], extra))
 
 
-def _read_rows(path: Path, extra: Counter[str]) -> list[dict[str, str]]:
-    """Rows as dicts, column -> cleaned value; "" for missing fields of a short row."""
+def _read_rows(path: Path, labels: Sequence[str], extra: Counter[str]) -> tuple[dict[str, str], list[dict[str, str]]]:
+    """Prefixes of the columns of labels, and rows: column -> cleaned value, "" for missing fields of a short row."""
     lines = read_lines(path)
     header = [clean_text(unquoted(field)) for field in lines[0].split(",")] if lines else []
-    missing = [name for name in (IDENT, NAME, *ATTRIBUTES) if name not in header]
+    missing = [name for name in (IDENT, NAME, *(() if labels else ATTRIBUTES)) if name not in header]
     if missing:
         raise DataError(
             f"no column {', '.join(missing)} in the first line", path, "use the table as downloaded from Kaggle"
         )
+    chosen = label_columns(header, labels or ATTRIBUTES, path)
+    prefixes = {header[at]: prefix for at, prefix in label_prefixes(header, chosen).items()}
     rows: list[dict[str, str]] = []
     for number, line in enumerate(lines[1:], 2):
         if not line.strip():
@@ -64,7 +73,7 @@ def _read_rows(path: Path, extra: Counter[str]) -> list[dict[str, str]]:
         if not row[IDENT]:
             raise DataError(f"line {number} has no id", path, "fix this line")
         rows.append(row)
-    return rows
+    return prefixes, rows
 
 
 def _row(header: list[str], fields: list[str], extra: Counter[str]) -> dict[str, str]:
@@ -79,5 +88,5 @@ def _row(header: list[str], fields: list[str], extra: Counter[str]) -> dict[str,
     return {name: clean_text(unquoted(value)) for name, value in zip(header, fields, strict=True)}
 
 
-def _labels(row: dict[str, str]) -> set[str]:
-    return {f"{name}:{row[name]}" for name in ATTRIBUTES if row[name] not in NO_VALUE}
+def _labels(row: Mapping[str, str], prefixes: Mapping[str, str]) -> set[str]:
+    return {prefix + row[name] for name, prefix in prefixes.items() if clean_label(row[name]) not in NO_VALUE}

@@ -1,18 +1,25 @@
 """Flickr30k and Flickr8k: photos with five English captions, and German ones of Multi30k.
 
-    flickr30k_images/ | flickr30k-images/ | Flicker8k_Dataset/ | images/       the photos; may be missing
+    flickr30k_images/ | flickr30k-images/ | Flicker8k_Dataset/ | Flickr8k_Dataset/ | images/
+
+hold the photos (.jpg, else .png and others); the folder has its name in any case, and may be missing.
 
 Captions come from the first of these files that exists:
 
     dataset_flickr30k.json | dataset_flickr8k.json              Karpathy's captions and split
     results_20130124.token | Flickr8k.token.txt                 "name.jpg#0<TAB>caption"
-    results.csv | captions.txt                                  "name.jpg| 0| caption" or "name.jpg,caption"
+    results.csv                                                 "name.jpg| 0| caption"
+    captions.txt | captions.csv                                 "name.jpg,caption" or "name.jpg,0,caption"
+    flickr_annotations_30k.csv                                  the Hub's table: filename, raw (a list), split
+
+A table with other columns is read by their usual names (``cmrhash.data.columns``), as a CSV file.
 
     multi30k/SPLIT_images.txt     name of a photo per line; SPLIT is train, val or test
     multi30k/SPLIT.de             their German captions; several per photo: SPLIT.1.de ... or SPLIT.de.1 ...
 
-Relevance is by pairs. Protocol: Karpathy's split if available (train with restval, val, test), otherwise drawn from the
-seed; the queries are also the database. Ids are the names of the photos without ".jpg".
+Relevance is by pairs. Protocol: Karpathy's split if available (train with restval, val, test; his file and the Hub's
+table have it), otherwise drawn from the seed; the queries are also the database. Ids are the names of the photos
+without suffix.
 """
 
 from __future__ import annotations
@@ -21,27 +28,33 @@ import json
 import os
 import re
 from collections import Counter
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from cmrhash.data.columns import choose
 from cmrhash.data.items import ImageTextDataset, Item, clean_text
 from cmrhash.data.parsing import (
+    FOREIGN,
     IMAGE_SUFFIXES,
     decode,
     files_by_stem,
+    has_folder,
     need_file,
     need_folder,
     read_lines,
     report,
     unquoted,
 )
+from cmrhash.data.photos import PHOTO_SUFFIXES
+from cmrhash.data.tables import open_table, strings
 from cmrhash.errors import DataError
 
-IMAGES = ("flickr30k_images", "flickr30k-images", "Flicker8k_Dataset", "images")
+IMAGES = ("flickr30k_images", "flickr30k-images", "Flicker8k_Dataset", "Flickr8k_Dataset", "images")
 KARPATHY = {"flickr30k": "dataset_flickr30k.json", "flickr8k": "dataset_flickr8k.json"}
 TOKENS = {"flickr30k": "results_20130124.token", "flickr8k": "Flickr8k.token.txt"}
-TABLES = {"flickr30k": "results.csv", "flickr8k": "captions.txt"}
+TABLES = ("results.csv", "captions.txt", "captions.csv", "flickr_annotations_30k.csv")
 GERMAN = "multi30k"
 ROLES_OF = {
     "train": frozenset({"train"}),
@@ -53,8 +66,9 @@ ROLES_OF = {
 _TOKEN = re.compile(r"(?P<photo>[^\t#]+)#\d+\s(?P<text>.*)")
 # One line of the published file lacks the second bar.
 _BARS = re.compile(r"(?P<photo>[^|]+)\|\s*\d+\s*(?:\||\s)(?P<text>.*)")
-_COMMA = re.compile(r"(?P<photo>[^,]+?\.jpe?g),(?P<text>.*)", re.IGNORECASE)
-_HEADER = re.compile(r"image(_name)?\s*[|,].*comment|image,caption", re.IGNORECASE)
+_COMMA = re.compile(r"(?P<photo>[^,]+?\.(?:jpe?g|png)),(?P<text>.*)", re.IGNORECASE)
+_NUMBERED = re.compile(r"(?P<photo>[^,]+),\s*\d+,(?P<text>.*)")
+_HEADER = re.compile(r"image(_name)?\s*(\|.*|,\s*(?P<number>comment_number\s*,)?\s*)(caption|comment)s?", re.IGNORECASE)
 
 
 @dataclass
@@ -79,13 +93,11 @@ def read_flickr8k(root: Path) -> ImageTextDataset:
 
 def _read(root: Path, name: str) -> ImageTextDataset:
     extra: Counter[str] = Counter()
-    path = need_file(root, KARPATHY[name], TOKENS[name], TABLES[name])
+    path = need_file(root, KARPATHY[name], TOKENS[name], *TABLES)
     photos = _read_karpathy(path) if path.name == KARPATHY[name] else _read_captions(path)
     if (root / GERMAN).is_dir():
         _add_german(need_folder(root, GERMAN), photos, extra)
-    images: dict[str, str] = {}
-    if any((root / folder).is_dir() for folder in IMAGES):
-        images = files_by_stem(root, need_folder(root, *IMAGES), IMAGE_SUFFIXES, extra)
+    images = _images(root, photos.keys(), extra)
     items = tuple(
         Item(stem, images.get(stem), {lang: tuple(texts) for lang, texts in photo.texts.items()}, (), photo.splits)
         for stem, photo in photos.items()
@@ -95,10 +107,24 @@ def _read(root: Path, name: str) -> ImageTextDataset:
     return ImageTextDataset(name, root, items, (), "pairs", found=report(items, (), languages, extra))
 
 
+def _images(root: Path, named: AbstractSet[str], extra: Counter[str]) -> dict[str, str]:
+    """Photos by stem: path below the root. Other forms than JPEG are looked for where a named photo has no JPEG."""
+    if not has_folder(root, *IMAGES):
+        return {}
+    folder = need_folder(root, *IMAGES)
+    images = files_by_stem(root, folder, IMAGE_SUFFIXES, extra)
+    if named - images.keys():
+        others = files_by_stem(root, folder, tuple(set(PHOTO_SUFFIXES) - set(IMAGE_SUFFIXES)), Counter())
+        more = {stem: path for stem, path in others.items() if stem in named - images.keys()}
+        extra[FOREIGN] -= len(more)
+        images |= more
+    return images
+
+
 def _stem(photo: str) -> str:
-    """Name of a photo without folder and ".jpg"."""
+    """Name of a photo without folder and suffix."""
     stem, suffix = os.path.splitext(clean_text(photo).rsplit("/", 1)[-1])
-    return stem if suffix.lower() in IMAGE_SUFFIXES else stem + suffix
+    return stem if suffix.lower() in PHOTO_SUFFIXES else stem + suffix
 
 
 def _read_karpathy(path: Path) -> dict[str, _Photo]:
@@ -121,12 +147,18 @@ def _karpathy_photo(entry: Any) -> tuple[str, _Photo]:
 
 
 def _read_captions(path: Path) -> dict[str, _Photo]:
-    """Read a file with one caption per line, in one of the three formats of the module's docstring."""
+    """Read a file of captions in one of the formats of the module's docstring."""
     lines = read_lines(path)
-    form = _TOKEN if path.name in TOKENS.values() else _BARS if "|" in "".join(lines[:1]) else _COMMA
+    first = next(iter(lines), "")
+    header = None if path.name in TOKENS.values() else _HEADER.fullmatch(first.strip())
+    form = _TOKEN if path.name in TOKENS.values() else _BARS if "|" in first else _COMMA
+    if header and header["number"]:
+        form = _NUMBERED
+    elif form is _COMMA and first and not header and not _COMMA.match(first):
+        return _read_table(path)
     photos: dict[str, _Photo] = {}
     for number, line in enumerate(lines, 1):
-        if not line.strip() or (number == 1 and form is not _TOKEN and _HEADER.match(line)):
+        if not line.strip() or (number == 1 and header):
             continue
         match = form.fullmatch(line)
         if not match:
@@ -134,6 +166,35 @@ def _read_captions(path: Path) -> dict[str, _Photo]:
             raise DataError(what, path, "fix this line")
         photos.setdefault(_stem(match["photo"]), _Photo()).add("en", unquoted(match["text"]))
     return photos
+
+
+def _read_table(path: Path) -> dict[str, _Photo]:
+    """Read a table with a line of columns; surplus fields belong to a caption in the last column."""
+    table = open_table(path)
+    columns = choose(table, ("labels=",))
+    captions, image, split = columns.texts.get("en", []), columns.image, columns.split
+    if image is None or not captions:
+        raise DataError("no column of photos or of English captions", path, "use the file as published")
+    photos: dict[str, _Photo] = {}
+    for line, values in table.rows(columns.used, captions == [len(table.columns) - 1]):
+        row = dict(zip(columns.used, values, strict=True))
+        name = str(row[image] or "")
+        if not _stem(name):
+            raise DataError(f"line {line} names no photo", path, "fix this line")
+        photo = photos.setdefault(_stem(name), _Photo())
+        for at in captions:
+            for text in strings(row[at], as_list=True):
+                photo.add("en", text)
+        if split is not None:
+            photo.splits = _roles(str(row[split] or ""), line, path)
+    return photos
+
+
+def _roles(split: str, line: int, path: Path) -> frozenset[str]:
+    """Roles of a split, none for an empty one."""
+    if split and split not in ROLES_OF:
+        raise DataError(f"line {line} gives the split '{split[:40]}'", path, f"use {', '.join(ROLES_OF)}")
+    return ROLES_OF.get(split, frozenset())
 
 
 def _add_german(folder: Path, photos: dict[str, _Photo], extra: Counter[str]) -> None:

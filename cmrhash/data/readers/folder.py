@@ -5,8 +5,8 @@
     a/b/c.de.txt        its captions in another language, here German
 
 Hidden files and folders are left out. Ids are paths without suffix, or with it where photos differ only in the suffix
-(they share their captions). Relevance is by pairs. Protocol: roles drawn from the seed; the queries are also the
-database.
+(they share their captions). Relevance is by pairs, and the queries are also the database; with ``labels_from`` it is by
+labels. Protocol: roles drawn from the seed.
 """
 
 from __future__ import annotations
@@ -18,19 +18,20 @@ from pathlib import Path
 
 from cmrhash.data.items import ImageTextDataset, Item, clean_text
 from cmrhash.data.parsing import read_lines, report
-from cmrhash.data.photos import files_below, ids_of, need_photos, stem_of
+from cmrhash.data.photos import files_below, folder_labels, ids_of, need_photos, stem_of
 
 _TAGGED = re.compile(r"(?P<stem>.*[^/])\.(?P<lang>[a-z]{2,3}(?:[-_][a-z0-9]{2,8})*)", re.IGNORECASE | re.DOTALL)
 
 
-def read(root: Path) -> ImageTextDataset:
+def read(root: Path, labels_from: str | None = None) -> ImageTextDataset:
     """Read the data set: an item per photo, with or without captions.
 
-    Raises DataError if there is no photo, or for a link that leaves the root.
+    labels_from: "folder" makes the folder in which a photo lies its label. Raises DataError if there is no
+    photo, or if no photo has such a label.
     """
     extra: Counter[str] = Counter()
     files = files_below(root, extra)
-    photos = need_photos(root, files)
+    photos = need_photos(root, files, extra)
     stems = {stem_of(path) for path in photos}
     texts: dict[str, dict[str, list[str]]] = {}
     for path in files:
@@ -41,14 +42,23 @@ def read(root: Path) -> ImageTextDataset:
             extra["text files without a photo"] += 1
         elif captions := [text for line in read_lines(root / path) if (text := clean_text(line))]:
             texts.setdefault(stem, {}).setdefault(lang, []).extend(captions)
+    labels = folder_labels(root, photos) if labels_from else [""] * len(photos)
+    classes = tuple(sorted(set(labels) - {""}))
+    number = {label: (n,) for n, label in enumerate(classes)}
     items = tuple(
-        Item(ident, path, {lang: tuple(captions) for lang, captions in texts.get(stem_of(path), {}).items()}, ())
-        for ident, path in zip(ids_of(photos), photos, strict=True)
+        Item(
+            ident,
+            path,
+            {lang: tuple(lines) for lang, lines in texts.get(stem_of(path), {}).items()},
+            number.get(label, ()),
+        )
+        for ident, path, label in zip(ids_of(photos), photos, labels, strict=True)
     )
     languages = sorted({lang for item in items for lang in item.texts})
     if not languages:
         extra["photos without captions"] = len(items)
-    return ImageTextDataset("folder", root, items, (), "pairs", found=report(items, (), languages, extra))
+    found = report(items, classes, languages, extra)
+    return ImageTextDataset("folder", root, items, classes, "labels" if classes else "pairs", found)
 
 
 def _photo_and_language(stem: str, photos: Collection[str]) -> tuple[str, str]:

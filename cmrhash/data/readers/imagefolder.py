@@ -5,7 +5,7 @@
 
 The table has a column ``file_name``, the path below the table's folder; captions and labels have one of their usual
 names (``cmrhash.data.columns``). Labels are a value or a list in JSON. Several rows of a photo give several captions.
-Without a table the innermost folder of a photo is its label.
+Without a table, or with ``labels_from``, the innermost folder of a photo is its label.
 
 Protocol: the split folders if there is train beside test or validation: train and validation are the database, test is
 query; without test, validation is query. Otherwise roles are drawn from the seed.
@@ -14,14 +14,14 @@ query; without test, validation is query. Otherwise roles are drawn from the see
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePosixPath
 
 from cmrhash.data.items import ImageTextDataset, Item, clean_label
 from cmrhash.data.parsing import report
 from cmrhash.data.photos import files_below, folded, ids_of, need_photos, stem_of
 from cmrhash.data.readers.imagefolder_table import FILE_NAME, Row, find_tables, read_table
-from cmrhash.errors import DataError
+from cmrhash.errors import DataError, UsageError
 
 SPLITS = {
     "train": ("train", "training"),
@@ -33,31 +33,40 @@ _QUERY = frozenset({"query"})
 _DATA = "data"  # an outer folder without a meaning
 
 
-def read(root: Path) -> ImageTextDataset:
+def read(root: Path, labels: Sequence[str] = (), labels_from: str | None = None) -> ImageTextDataset:
     """Read the data set: an item per photo, and per photo that only the table names.
 
-    Raises DataError without photos, for a table that cannot be read, or if it names none of the photos.
+    labels: names of the table's columns of labels. labels_from: "folder" makes the folder of a photo its label, also
+    beside a table. Raises DataError without photos, for a table that cannot be read, or if it names none of the photos,
+    UsageError for ``labels`` that no table has.
     """
     extra: Counter[str] = Counter()
     files = files_below(root, extra)
-    photos = need_photos(root, files)
+    photos = need_photos(root, files, extra)
     tables = find_tables(root, files)
+    if labels and not tables:
+        fix = "without one, the folder of a photo is its label"
+        raise UsageError("there is no table metadata.csv, .jsonl or .parquet", root, fix, option="labels")
     rows: dict[str, Row] = {}
     for table in tables:
-        read_table(root, table, rows, extra)
+        read_table(root, table, rows, extra, labels)
     named = _match(photos, rows)
     if rows and len(named) == len(photos) + len(rows):
         what = f"none of the {len(rows)} photos of {FILE_NAME} exists, such as {next(iter(rows))}"
         raise DataError(what, root / tables[0], f"give paths below the table's folder; one photo is {photos[0]}")
     if tables:
         extra["photos without a row"] = sum(row is None for row in named.values())
-        labels = {path: row.labels if row else set() for path, row in named.items()}
+    if labels_from or not tables:
+        own = _folders(list(named))
     else:
-        labels = _folders(photos)
+        own = {path: row.labels if row else set() for path, row in named.items()}
+    if (labels or labels_from) and not any(own.values()):
+        what = f"no photo has a label in {', '.join(labels)}" if labels else "the photos are not in several folders"
+        raise DataError(what, root, "leave out `labels`" if labels else "leave out `labels_from`")
     roles = _roles(named)
     if roles:
         extra["items outside the split folders"] = len(named) - len(roles)
-    items, classes = _items(named, labels, roles, frozenset(photos))
+    items, classes = _items(named, own, roles, frozenset(photos))
     languages = sorted({lang for item in items for lang in item.texts})
     found = report(items, classes, languages, extra)
     return ImageTextDataset("imagefolder", root, items, classes, "labels" if classes else "pairs", found=found)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
-from cmrhash.data.columns import NAMES, caption_columns, count_unused
+from cmrhash.data.columns import NAMES, caption_columns, count_unused, label_columns, label_prefixes
 from cmrhash.data.items import clean_label, clean_text, resolve_image
 from cmrhash.data.tables import Table, open_table, strings
 from cmrhash.errors import DataError, did_you_mean
@@ -32,11 +32,11 @@ class Row:
 
 @dataclass(frozen=True)
 class _Roles:
-    """Numbers of the columns that are read."""
+    """Numbers of the columns that are read; those of labels with the prefix of their labels."""
 
     file: int
     texts: dict[str, list[int]]
-    labels: list[int]
+    labels: dict[int, str]
 
 
 def find_tables(root: Path, files: Iterable[str]) -> list[str]:
@@ -53,14 +53,15 @@ def find_tables(root: Path, files: Iterable[str]) -> list[str]:
     return list(tables.values())
 
 
-def read_table(root: Path, table: str, rows: dict[str, Row], extra: Counter[str]) -> None:
+def read_table(root: Path, table: str, rows: dict[str, Row], extra: Counter[str], labels: Sequence[str] = ()) -> None:
     """Add the rows of a table to ``rows``: path of the photo below the root -> row.
 
-    extra: counts the columns that are not used. Raises DataError that names the line of a bad row, UsageError for
-    Parquet without pyarrow.
+    extra: counts the columns that are not used. labels: names of the columns of labels, instead of the usual ones.
+    Raises DataError that names the line of a bad row, UsageError for Parquet without pyarrow and for a name in
+    ``labels`` that is no column.
     """
     opened, folder, empty = open_table(root / table), PurePosixPath(table).parent, True
-    roles, used = _roles(opened, extra)
+    roles, used = _roles(opened, labels, extra)
     for line, values in opened.rows(used, False):
         empty = False
         try:
@@ -75,16 +76,18 @@ def read_table(root: Path, table: str, rows: dict[str, Row], extra: Counter[str]
         raise DataError("the table has no rows", opened.path, f"give a row with {FILE_NAME} for every photo")
 
 
-def _roles(table: Table, extra: Counter[str]) -> tuple[_Roles, list[int]]:
+def _roles(table: Table, labels: Sequence[str], extra: Counter[str]) -> tuple[_Roles, list[int]]:
     """The columns by role, and the numbers of all that are used. Raises DataError without a column of photos."""
     names = [clean_text(name).lower() for name in table.columns]
     if FILE_NAME not in names:
         what = f"no column {FILE_NAME} (columns: {', '.join(table.columns)})"
         fix = f"{did_you_mean(FILE_NAME, names)} call the column of the photos' paths {FILE_NAME}"
         raise DataError(what, table.path, fix)
-    labels = [at for at, name in enumerate(names) if name in NAMES["labels"]]
-    roles = _Roles(names.index(FILE_NAME), caption_columns(names), labels)
-    used = sorted({roles.file, *labels, *(at for columns in roles.texts.values() for at in columns)})
+    prefixes = dict.fromkeys((at for at, name in enumerate(names) if name in NAMES["labels"]), "")
+    if labels:
+        prefixes = label_prefixes(table.columns, label_columns(table.columns, labels, table.path))
+    roles = _Roles(names.index(FILE_NAME), caption_columns(names, prefixes), prefixes)
+    used = sorted({roles.file, *prefixes, *(at for columns in roles.texts.values() for at in columns)})
     count_unused(table, used, extra)
     return roles, used
 
@@ -102,5 +105,5 @@ def _row(cells: dict[int, list[str]], roles: _Roles) -> Row:
         lang: [text for at in columns for text in map(clean_text, cells[at]) if text]
         for lang, columns in roles.texts.items()
     }
-    labels = {clean_label(label) for at in roles.labels for label in cells[at]} - {""}
+    labels = {prefix + name for at, prefix in roles.labels.items() for name in map(clean_label, cells[at]) if name}
     return Row({lang: captions for lang, captions in texts.items() if captions}, labels)

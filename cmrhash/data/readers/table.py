@@ -19,10 +19,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from cmrhash.data.columns import Columns, choose, count_unused
+from cmrhash.data.columns import Columns, choose, count_unused, label_prefixes
 from cmrhash.data.items import ImageTextDataset, Item, clean_label, clean_text
 from cmrhash.data.named_photos import Photos, as_path
 from cmrhash.data.parsing import DOWNLOAD, FAILED, report
+from cmrhash.data.photos import folder_labels
 from cmrhash.data.split_names import roles_of
 from cmrhash.data.tables import Table, find_table, strings
 from cmrhash.errors import DataError
@@ -34,17 +35,21 @@ SPLITS = {
     **dict.fromkeys(("test", "testing", "query"), "query"),
     **dict.fromkeys(("database", "gallery", "retrieval"), "database"),
 }
+_FOLDER = -1  # in place of a column: the folder of the photo
 NO_SPLIT = 'or write `maps=("split=",)` to have splits drawn'
 
 
-def read(root: Path, maps: Sequence[str] = ()) -> ImageTextDataset:
+def read(
+    root: Path, maps: Sequence[str] = (), labels: Sequence[str] = (), labels_from: str | None = None
+) -> ImageTextDataset:
     """Read the table at ``root``, a file or the only table of a folder.
 
-    maps: "ROLE=COLUMN" for columns without a usual name. Raises UsageError for a map that does not fit, DataError for a
-    table that cannot be read or has no usable row.
+    maps: "ROLE=COLUMN" for columns without a usual name. labels: names of the columns of labels. labels_from: "folder"
+    makes the folder in which a photo lies its label. Raises UsageError for a map or name that does not fit, DataError
+    for a table that cannot be read or has no usable row.
     """
     table = find_table(root)
-    columns = choose(table, maps)
+    columns = choose(table, (*maps, *(("labels=",) if labels_from else ())), labels)
     rows, extra = _Rows(table, columns), Counter[str]()
     status = [table.columns.index("status")] if set(table.columns) >= DOWNLOAD else []
     for line, values in table.rows([*columns.used, *status], _open_end(table, columns)):
@@ -55,18 +60,22 @@ def read(root: Path, maps: Sequence[str] = ()) -> ImageTextDataset:
     if not rows.items:
         what = f"none of the {extra[FAILED]} downloads succeeded" if extra[FAILED] else "the table has no rows"
         raise DataError(what, table.path, "write one row per photo or caption")
-    labels = _Labels(rows)
     if columns.image is None or table.columns[columns.image] not in table.photos:
         _find_photos(rows, Photos(table.folder), extra)
+    if labels_from:
+        _label_by_folder(rows)
+    own = _Labels(rows)
     _check_splits(rows)
-    items = tuple(filter(None, (_item(rows, at, labels, extra) for at in range(len(rows.items)))))
+    items = tuple(filter(None, (_item(rows, at, own, extra) for at in range(len(rows.items)))))
     if not items or (columns.texts and not any(item.texts for item in items)):
         what = f"no row has a caption in {_names(table, [at for found in columns.texts.values() for at in found])}"
         raise DataError(what, table.path, "give the column of the captions with `maps`")
     count_unused(table, [*columns.used, *status], extra)
-    relevance = "labels" if labels.classes else "pairs"
-    found = report(items, labels.classes, columns.texts, extra)
-    return ImageTextDataset("table", table.folder, items, labels.classes, relevance, found)
+    if labels and not own.classes:
+        raise DataError(f"no row has a label in {_names(table, columns.labels)}", table.path, "choose other `labels`")
+    relevance = "labels" if own.classes else "pairs"
+    found = report(items, own.classes, columns.texts, extra)
+    return ImageTextDataset("table", table.folder, items, own.classes, relevance, found)
 
 
 def _open_end(table: Table, columns: Columns) -> bool:
@@ -178,7 +187,7 @@ class _Labels:
     """Classes of the rows, and the numbers of an item's labels."""
 
     def __init__(self, rows: _Rows) -> None:
-        self._prefixes = {at: rows.table.columns[at] for at in rows.columns.labels if len(rows.columns.labels) > 1}
+        self._prefixes = label_prefixes(rows.table.columns, rows.columns.labels) | {_FOLDER: ""}
         self._separators = rows.separators
         distinct = {draft.labels for draft in rows.items if draft}
         names = {labels: self._names(labels) for labels in distinct}
@@ -188,13 +197,12 @@ class _Labels:
 
     def _names(self, labels: tuple[tuple[int, tuple[str, ...]], ...]) -> set[str]:
         """Cleaned labels; of several columns with the name of theirs in front."""
-        found = set()
+        found: set[str] = set()
         for at, cells in labels:
             parts: Sequence[str] = cells
             if cells[0] and at in self._separators:
                 parts = cells[0].split(self._separators[at])
-            for name in filter(None, map(clean_label, parts)):
-                found.add(f"{self._prefixes[at]}:{name}" if at in self._prefixes else name)
+            found |= {self._prefixes[at] + name for name in map(clean_label, parts) if name}
         return found
 
 
@@ -219,6 +227,14 @@ def _find_photos(rows: _Rows, photos: Photos, extra: Counter[str]) -> None:
     extra["photos found by a similar name"] = similar
     if missing:
         extra[f"photos not found ({', '.join(missing[:3])}{', ...' if len(missing) > 3 else ''})"] = len(missing)
+
+
+def _label_by_folder(rows: _Rows) -> None:
+    """Give each item with a photo the name of its folder as label; raises DataError if none has one."""
+    drafts = [draft for draft in rows.items if draft and draft.image]
+    for draft, name in zip(drafts, folder_labels(rows.table.path.parent, [d.image for d in drafts]), strict=True):
+        own = ((_FOLDER, ("", name)),)
+        draft.labels = rows.same.setdefault(own, own)
 
 
 def _check_splits(rows: _Rows) -> None:

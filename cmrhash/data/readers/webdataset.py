@@ -26,7 +26,7 @@ from cmrhash.data.columns import DEFAULT, LANGUAGES, NAMES, caption_columns
 from cmrhash.data.items import ImageTextDataset, Item, clean_label, clean_text
 from cmrhash.data.parsing import DOWNLOAD, FAILED, decode, lines_of, report, unique_keys
 from cmrhash.data.photo_files import Slice
-from cmrhash.data.photos import PHOTO_SUFFIXES, composed, files_below
+from cmrhash.data.photos import LEAVING, PHOTO_SUFFIXES, composed, files_below
 from cmrhash.data.split_names import roles_of, splits_of
 from cmrhash.data.tables import strings
 from cmrhash.data.tars import COMPRESSED, Tar, expand, is_pattern, refuse_compressed
@@ -59,6 +59,7 @@ def read(root: Path) -> ImageTextDataset:
     if not items:
         seen = f"; other members: {', '.join(sorted(samples.others)[:5])}" if samples.others else ""
         what = f"no sample with a photo or a caption in {len(tars)} tars" if tars else "no tar and no samples"
+        seen += f"; {extra[LEAVING]} {LEAVING}" if extra[LEAVING] else ""
         raise DataError(what + seen, root, "members are named 0001.jpg, 0001.txt, 0001.json, 0001.cls")
     languages = sorted({lang for item in items for lang in item.texts})
     found = report(items, classes, languages, extra)
@@ -69,8 +70,9 @@ def _files(root: Path, extra: Counter[str]) -> tuple[Path, list[str]]:
     """The folder of the data set, and the paths of its files below it."""
     if is_pattern(root):
         folder, files = expand(root)
+        folder = type(root)(folder)
     elif root.is_file():
-        folder, files = Path(os.path.realpath(root)).parent, [os.path.realpath(root).rpartition(os.sep)[2]]
+        folder, files = type(root)(os.path.realpath(root)).parent, [os.path.realpath(root).rpartition(os.sep)[2]]
     else:
         folder, files = root, files_below(root, extra)
     for path in files:
