@@ -14,7 +14,6 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any, TypeVar
 
-from cmrhash.compute import processes
 from cmrhash.config import (
     CACHE,
     DATASETS,
@@ -71,8 +70,7 @@ def extract(
 
         done: extraction.Extraction = extract_tuned(config, finetune, progress)
     else:
-        device = processes.device_of(config.device)
-        opened = extraction.open_encoders(config, device, items, image_encoder, text_encoder)
+        opened = extraction.open_encoders(config, items, image_encoder, text_encoder)
         done = extraction.extract(config, progress, opened)
     extraction.refuse_bad(done, config.max_bad)
     return ExtractedDataset.open(config.cache, done.dataset.name)

@@ -19,6 +19,7 @@ SAMPLE_DATASET = "sample"  # the built-in data set, drawn on first use
 FEATURES_DATASET = "features"  # precomputed feature files, without photos or texts
 TABLE_DATASET = "table"  # a table beside photos
 TARS_DATASET = "webdataset"  # photos in tars
+LISTS_DATASET = "mat-lists"  # lists in MATLAB files, with photos anywhere
 DATASETS = (  # names of the readers in data/catalog.py
     SAMPLE_DATASET,
     "iaprtc12",
@@ -34,6 +35,7 @@ DATASETS = (  # names of the readers in data/catalog.py
     "folder",
     "imagefolder",
     TARS_DATASET,
+    LISTS_DATASET,
     "manifest",
     TABLE_DATASET,
     FEATURES_DATASET,
@@ -55,6 +57,7 @@ class ExtractConfig:
 
     dataset: str = SAMPLE_DATASET  # name of the reader, out of DATASETS
     root: Path | None = None  # the data set's folder, a table or a tar; the sample is drawn below the cache
+    images: Path | None = None  # folder of the photos that dataset "mat-lists" names; None: root
     name: str | None = None  # folder name below the cache; None: the reader's name
     cache: Path = CACHE
     langs: tuple[str, ...] = ()  # languages to extract; empty: all languages of the data set
@@ -72,10 +75,12 @@ class ExtractConfig:
     dtype: str = "auto"  # compute dtype of the encoders: "auto", "float32", "bfloat16", "float16"
     seed: int = 0  # draws missing roles and the weights of untrained encoders
     follow_links: bool = False  # read photos and folders outside the root through its symbolic links
-    features: tuple[Path, ...] = ()  # .mat, .h5, .npz or .npy files of precomputed features, instead of encoders
+    features: tuple[Path, ...] = ()  # .mat, .h5, .npz, .npy, .safetensors files of features, instead of encoders
     maps: tuple[str, ...] = ()  # "ROLE[.PART]=ARRAY", "ROLE=COLUMN" of a table; empty: by their names
     labels: tuple[str, ...] = ()  # columns of a table that are the labels; empty: the reader's choice
     labels_from: str | None = None  # "folder": the name of a photo's folder is its label
+    ids: Path | None = None  # an id per line, or an array of strings, for dataset "features"
+    captions: tuple[str, ...] = ()  # "[LANG=]FILE": one or several lines per item, for dataset "features"
     shard: str | None = None  # "3/8": do the third of eight parts, one part per process; None: do all
     max_bad: float = 0.01  # largest share of unreadable images before the exit code reports failure
     offline: bool = False  # never download weights

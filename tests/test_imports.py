@@ -125,7 +125,7 @@ def test_nothing_runs_code_out_of_a_file():
 
 
 def loaded_after(code):
-    """The heavy modules that a fresh interpreter holds after running ``code``."""
+    """The heavy modules that a fresh interpreter holds after running ``code`` in this folder."""
     tail = f"\nimport json\nprint(); print(json.dumps([m for m in {HEAVY} if m in sys.modules]))"
     done = subprocess.run([sys.executable, "-c", "import sys\n" + code + tail], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
@@ -149,6 +149,26 @@ except SystemExit as end:
     heavy, shown = loaded_after(code)
     assert heavy == []
     assert "cmrhash" in shown
+
+
+@pytest.mark.parametrize("texts", [(), ("--map", "text=", "--captions", "captions.txt", "--text-model", "bow")])
+def test_ready_made_features_load_no_network(tmp_path, monkeypatch, texts):
+    import numpy as np
+
+    monkeypatch.chdir(tmp_path)
+    x = np.random.default_rng(0).standard_normal((30, 4))
+    np.savez("f.npz", image=x, text=x, label=np.arange(30) % 3)
+    (tmp_path / "captions.txt").write_text("a dog\n" * 30)
+    code = f"""
+sys.argv = ["cmrhash", "extract", "--dataset", "features", "--features", "f.npz", *{texts}]
+from cmrhash_cli.main import main
+try:
+    main()
+except SystemExit as end:
+    assert not end.code
+"""
+    assert not {"torch", "torchvision", "transformers", "faiss"} & set(loaded_after(code)[0])
+    assert (tmp_path / "cache/features/image-f.h5").exists()
 
 
 def test_a_search_opens_only_what_encodes_its_query():

@@ -74,6 +74,9 @@ def extract(
         Path | None,
         typer.Option(parser=not_empty, help="Folder of the data set, or the file of a table or tar."),
     ] = D.root,
+    images: Annotated[
+        Path | None, typer.Option(help="Folder of the photos that the lists of mat-lists name; default: --root.")
+    ] = D.images,
     name: Annotated[
         str | None, typer.Option(help="Folder name in the cache; default: the name of the data set.")
     ] = D.name,
@@ -121,7 +124,8 @@ def extract(
     features: Annotated[
         list[Path] | None,
         typer.Option(
-            help="File of precomputed features to use instead of an encoder: .mat, .h5, .npz or .npy (repeatable)."
+            help="File of precomputed features to use instead of an encoder: .mat, .h5, .npz, .npy or .safetensors "
+            "(repeatable)."
         ),
     ] = None,
     maps: Annotated[
@@ -139,6 +143,16 @@ def extract(
     labels_from: Annotated[
         str | None, typer.Option(help="folder: the name of the folder in which a photo lies is its label.")
     ] = D.labels_from,
+    ids: Annotated[
+        Path | None, typer.Option(help="Ids of the rows of feature files: one per line, or an array of strings.")
+    ] = D.ids,
+    captions: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="[LANG=]FILE: captions of the rows of feature files, to show or to encode: one or several lines per "
+            "row, or an array of strings (repeatable)."
+        ),
+    ] = None,
     shard: Annotated[
         str | None, typer.Option(help="I/N: process the I-th of N parts; the last process to finish merges them.")
     ] = D.shard,
@@ -197,7 +211,8 @@ def extract(
         raise UsageError(what, None, f"add `finetune`, or leave out `{given[0]}`")
     tune = filled(FinetuneConfig, ctx.params)
     check_finetune(tune)  # before anything heavy is imported
-    lists = {"langs": lang, "text_models": text_model, "features": features, "maps": maps, "labels": labels}
+    lists = {"langs": lang, "text_models": text_model, "features": features, "maps": maps}
+    lists |= {"labels": labels, "captions": captions}
     settings = {**ctx.params, **{name: tuple(given or ()) for name, given in lists.items()}}
     if path is not None:
         settings |= _recognised(ctx, path, quiet)
@@ -342,6 +357,7 @@ def _notes(report: Extraction) -> Iterator[str]:
     """Notes on the data set, its splits and the encoders."""
     data = report.dataset
     yield "found: " + as_typed(", ".join(f"{count} {what}" for what, count in data.found.items()))
+    yield from map(as_typed, data.notes)
     if report.changes:
         yield f"since the last extraction: {report.changes}"
         yield "runs of the old items have to be trained again (train --overwrite)"

@@ -1,7 +1,7 @@
 """Cooperating processes, started by torchrun through RANK, WORLD_SIZE and LOCAL_RANK.
 
-Without these variables there is one process, and every function here is trivial. CPU tensors travel through gloo, which
-notices when a process ends; GPU tensors through NCCL.
+Without these variables there is one process, every function here is trivial, and torch is loaded only for a device. CPU
+tensors travel through gloo, which notices when a process ends; GPU tensors through NCCL.
 """
 
 from __future__ import annotations
@@ -13,14 +13,13 @@ from contextlib import contextmanager
 from datetime import timedelta
 from functools import cache
 from itertools import count
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-import torch.distributed as dist
-from torch import Tensor
-
-from cmrhash.compute.device import choose_device
 from cmrhash.errors import PeerError, UsageError
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
 
 PATIENCE = timedelta(minutes=30)  # timeout for a process that hangs
 LONG = timedelta(days=30)  # timeout for a process that has more work than the others
@@ -78,6 +77,10 @@ def device_of(name: str) -> torch.device:
 
     Raises UsageError if a process has no GPU of its own.
     """
+    import torch
+
+    from cmrhash.compute.device import choose_device
+
     device = choose_device(name)
     if world() == 1 or device.type != "cuda":
         return device
@@ -96,9 +99,15 @@ def device_of(name: str) -> torch.device:
 
 
 @contextmanager
-def group(device: torch.device) -> Iterator[None]:
-    """Connect the processes inside the block, unless they are connected already."""
-    if world() == 1 or dist.is_initialized():
+def group(device: torch.device | None) -> Iterator[None]:
+    """Connect the processes inside the block, unless they are connected already. device: None for one process."""
+    if world() == 1 or device is None:
+        yield
+        return
+    import torch
+    import torch.distributed as dist
+
+    if dist.is_initialized():
         yield
         return
     cuda = device.type == "cuda"
@@ -123,6 +132,8 @@ def group(device: torch.device) -> Iterator[None]:
 @cache
 def _store() -> Any:
     """The key-value store through which processes meet: torchrun's, otherwise rank 0's."""
+    import torch.distributed as dist
+
     return next(dist.rendezvous("env://", rank(), world(), timeout=PATIENCE))[0]  # type: ignore[attr-defined]
 
 
@@ -140,7 +151,10 @@ def speaks() -> bool:
 
 def barrier() -> None:
     """Wait for all processes."""
-    total(torch.zeros(1))
+    if world() > 1:
+        import torch
+
+        total(torch.zeros(1))
 
 
 @contextmanager
@@ -161,6 +175,9 @@ def meeting() -> Callable[[], None]:
     """
     if world() == 1:
         return lambda: None
+    import torch
+    import torch.distributed as dist
+
     with _peers():
         far: Any = dist.new_group(timeout=LONG, backend="gloo")
 
@@ -178,6 +195,8 @@ def agree(what: str, content: bytes) -> None:
     """
     if world() == 1:
         return
+    import torch
+
     mine = torch.frombuffer(bytearray(hashlib.sha256(content).digest()), dtype=torch.uint8)
     every = gather(mine[None], [1] * world())
     if not bool((every == mine).all()):
@@ -195,6 +214,9 @@ def gather(x: Tensor, rows: Sequence[int]) -> Tensor:
     """
     if world() == 1:
         return x
+    import torch
+    import torch.distributed as dist
+
     padded = x.new_zeros(max(rows), *x.shape[1:])
     padded[: len(x)] = x
     every = [torch.empty_like(padded) for _ in rows]
@@ -206,6 +228,8 @@ def gather(x: Tensor, rows: Sequence[int]) -> Tensor:
 def total(x: Tensor) -> Tensor:
     """Sum a contiguous tensor over all ranks, in place, and return it."""
     if world() > 1:
+        import torch.distributed as dist
+
         with _peers():
             dist.all_reduce(x)
     return x
@@ -214,6 +238,8 @@ def total(x: Tensor) -> Tensor:
 def spread(x: Tensor) -> Tensor:
     """Overwrite a contiguous tensor with that of rank 0, in place, and return it."""
     if world() > 1:
+        import torch.distributed as dist
+
         with _peers():
             dist.broadcast(x, 0)
     return x

@@ -17,6 +17,7 @@ from cmrhash.config import (
     DATASETS,
     FEATURES_DATASET,
     LABELS_FROM,
+    LISTS_DATASET,
     OWN,
     SAMPLE_DATASET,
     TABLE_DATASET,
@@ -26,7 +27,8 @@ from cmrhash.config import (
 from cmrhash.data.items import ImageTextDataset, Ready, check, root_of, with_roles
 from cmrhash.data.manifest import read as read_manifest
 from cmrhash.data.matrices import dataset as matrices
-from cmrhash.data.readers import iaprtc12_lists, table
+from cmrhash.data.matrices.over import lay_over
+from cmrhash.data.readers import iaprtc12_lists, mat_lists, table
 from cmrhash.data.readers.coco import read as read_coco
 from cmrhash.data.readers.fashion import read as read_fashion
 from cmrhash.data.readers.flickr import read_flickr8k, read_flickr30k
@@ -58,6 +60,7 @@ READERS: dict[str, Callable[..., ImageTextDataset]] = {
     "folder": read_folder,
     "imagefolder": read_imagefolder,
     TARS_DATASET: read_webdataset,
+    LISTS_DATASET: mat_lists.read,
     "manifest": read_manifest,
     TABLE_DATASET: table.read,
 }
@@ -74,6 +77,9 @@ OPTIONS: dict[str, tuple[tuple[str, ...], str]] = {
         "has no folder of photos",
     ),
     "labels_from": (("folder", "imagefolder", TABLE_DATASET), "does not take its labels from folders"),
+    "ids": ((FEATURES_DATASET,), "has ids of its own"),
+    "captions": ((FEATURES_DATASET,), "has captions of its own"),
+    "images": ((LISTS_DATASET,), "has its photos below its root"),
 }
 
 
@@ -87,14 +93,14 @@ def read_dataset(config: ExtractConfig) -> ImageTextDataset:
         raise UsageError(f"unknown data set '{config.dataset}'", None, fix, option="dataset")
     options = _options(config)
     if config.dataset == FEATURES_DATASET:
-        dataset = matrices.read(config.features, config.maps)
+        dataset = matrices.read(config.features, config.maps, config.ids, config.captions)
     else:
         arrays, dataset = _maps_and_items(config, options)
         asked = any(option.rpartition("=")[2] == OWN for option in config.text_models)
         if asked and config.dataset in OWN_FEATURES:
             dataset = replace(dataset, ready=OWN_FEATURES[config.dataset](dataset))
         if config.features:
-            dataset = matrices.lay_over(dataset, config.features, arrays)
+            dataset = lay_over(dataset, config.features, arrays)
         elif arrays:
             raise UsageError(
                 f"'{arrays[0]}' needs a feature file",
@@ -112,7 +118,8 @@ def _options(config: ExtractConfig) -> dict[str, Any]:
         readers, why = OPTIONS[option]
         if config.dataset not in readers:
             what = f"data set '{config.dataset}' {why}"
-            raise UsageError(what, None, f"leave it out; {', '.join(readers)} take it", option=option)
+            take = "takes" if len(readers) == 1 else "take"
+            raise UsageError(what, None, f"leave it out; {', '.join(readers)} {take} it", option=option)
     if len(given.keys() & {"labels", "labels_from"}) > 1:
         raise UsageError("columns and folders cannot both be the labels", None, "use one of the two", option="labels")
     if config.labels_from not in (None, *LABELS_FROM):

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from cmrhash.data.view import View, languages_of
@@ -54,12 +55,14 @@ class Ready:
     """Precomputed features of a view, used instead of an encoder.
 
     name: replaces the encoder's name in file names. source: description of file and arrays for the user.
-    x: (items, D) real numbers of any dtype; rows that are not finite as float32 count as broken.
+    x: (rows, D) real numbers of any dtype; rows that are not finite as float32 count as broken.
+    item: (rows,) int32, item of each row, ascending; None means a row per item.
     """
 
     name: str
     source: str
     x: NDArray[Any]
+    item: NDArray[np.int32] | None = None
 
 
 @dataclass(frozen=True)
@@ -77,6 +80,7 @@ class ImageTextDataset:
     or "per-class" (a share of every class is test, which is both queries and database).
     ready: precomputed features by view, read with the data set. They go into feature files and are not stored with the
     items.
+    notes: lines for the user on what the reader left aside; not stored either.
     """
 
     name: str
@@ -91,6 +95,7 @@ class ImageTextDataset:
     val_drawn: bool = False
     added: int = 0
     ready: Mapping[View, Ready] = field(default_factory=dict, compare=False)
+    notes: tuple[str, ...] = field(default=(), compare=False)
 
     def __repr__(self) -> str:
         about = f"{len(self.items)} items, {len(self.classes)} classes, {', '.join(self.languages) or 'no captions'}"

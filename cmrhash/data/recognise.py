@@ -12,13 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from cmrhash.config import FEATURES_DATASET, SAMPLE_DATASET, TARS_DATASET
+from cmrhash.data.matrices import SUFFIXES as FEATURES
 from cmrhash.data.photos import LEAVING, PHOTO_SUFFIXES, walk
 from cmrhash.data.tables import SUFFIXES as TABLES
 from cmrhash.data.tables import tables_in
 from cmrhash.data.tars import COMPRESSED, is_pattern
 from cmrhash.errors import DataError, UsageError
 
-FEATURES = (".mat", ".h5", ".hdf5", ".h5py", ".npz", ".npy")
 LOOKED_AT = 10_000  # files of a folder
 # A layout, and the files that tell it: a pattern each, of which one must match, below the folder; the first that fits.
 SIGNS: tuple[tuple[str, tuple[str, ...]], ...] = (
@@ -39,10 +39,12 @@ SIGNS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ),
     ("flickr8k", ("dataset_flickr8k.json", "Flickr8k.token.txt", "captions.txt")),
     ("fashion", ("styles.csv",)),
+    ("mat-lists", ("index.mat",)),
     ("pascal", ("sentence", "sentences")),
 )
 IMAGEFOLDER = ("metadata.csv", "metadata.jsonl", "metadata.parquet", "*/metadata.*", "train/*", "test/*")
-OWN_NAME = ("manifest", "table", "folder", "imagefolder", TARS_DATASET, FEATURES_DATASET)  # layouts of anybody's data
+# Layouts of anybody's data, which have the name of their folder or file in the cache.
+OWN_NAME = ("manifest", "table", "folder", "imagefolder", "mat-lists", TARS_DATASET, FEATURES_DATASET)
 # What a folder or file has that fits nothing, the nearest layout, and what that lacks; the first that fits.
 NEAR: tuple[tuple[str, str, str], ...] = (
     ("annotations/*.json", "coco", "annotations/captions_train2017.json or another captions_*.json"),

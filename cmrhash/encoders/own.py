@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from cmrhash.config import CUSTOM
 from cmrhash.encoders.pixels import Crop
 from cmrhash.errors import EncoderError
 from cmrhash.storage.recipes import fingerprint
+
+if TYPE_CHECKING:
+    import torch
 
 SIZE = 224  # pixels of a side, of an image encoder without ``size``
 Batch = TypeVar("Batch", contravariant=True)
@@ -46,7 +48,7 @@ class OwnEncoder:
     crop: Crop = field(init=False)
     source: str = ""
     module: None = None
-    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    device: torch.device | None = None  # not known
 
     def __post_init__(self) -> None:
         if lacking := [name for name in ("encode", "dim", "recipe") if not hasattr(self.encoder, name)]:

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from cmrhash.config import RANDOM, ExtractConfig, Progress
@@ -15,7 +14,6 @@ from cmrhash.data.items import ImageTextDataset, ids_digest
 from cmrhash.data.view import View, words_file
 from cmrhash.encoders.bag_and_vectors import WordEncoder, rebuild
 from cmrhash.encoders.own import OwnEncoder
-from cmrhash.encoders.text import TextEncoder
 from cmrhash.errors import DataError
 from cmrhash.features.file import read_header, source_digest
 from cmrhash.features.outcome import CODE, FeaturePart, made_with
@@ -24,9 +22,12 @@ from cmrhash.storage.files import locked
 from cmrhash.storage.hdf5 import read_sealed, write_sealed
 from cmrhash.storage.recipes import refuse_difference
 
-TEXT_BLOCK = 1024  # captions a commit; sorted by length inside a block
+if TYPE_CHECKING:
+    from cmrhash.encoders.text import TextEncoder
 
-CaptionEncoder = TextEncoder | WordEncoder | OwnEncoder
+    CaptionEncoder = TextEncoder | WordEncoder | OwnEncoder
+
+TEXT_BLOCK = 1024  # captions a commit; sorted by length inside a block
 
 
 def extract_texts(
@@ -122,7 +123,7 @@ def load_words(path: Path) -> WordEncoder:
 
 def _made_with(encoder: CaptionEncoder) -> dict[str, Any]:
     if isinstance(encoder, (WordEncoder, OwnEncoder)):
-        return made_with(torch.device("cpu"))
+        return made_with()
     return made_with(encoder.device, token_budget=encoder.token_budget, source=encoder.source)
 
 

@@ -14,9 +14,7 @@ from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
-
-import torch
+from typing import TYPE_CHECKING, Any
 
 from cmrhash.compute import processes
 from cmrhash.config import OWN, RANDOM, SAMPLE_DATASET, TEXT_MODELS, ExtractConfig, Progress
@@ -26,17 +24,22 @@ from cmrhash.data.items import ImageTextDataset
 from cmrhash.data.manifest import QUARANTINE, keep
 from cmrhash.data.view import View
 from cmrhash.encoders import bag_and_vectors
-from cmrhash.encoders import image as image_encoders
-from cmrhash.encoders import text as text_encoders
 from cmrhash.encoders.own import Encoder, OwnEncoder
 from cmrhash.errors import CmrhashError, DataError, StaleError, UsageError
 from cmrhash.features import shards
-from cmrhash.features.captions import CaptionEncoder, captions_of, changing_fields, extract_texts, text_recipe
-from cmrhash.features.images import PhotoEncoder, extract_images, image_recipe
+from cmrhash.features.captions import captions_of, changing_fields, extract_texts, text_recipe
+from cmrhash.features.images import extract_images, image_recipe
 from cmrhash.features.outcome import Extracted, FeaturePart
 from cmrhash.features.precomputed import extract_ready
 from cmrhash.features.shards import OF_ITEMS, Shard, refuse_other_recipe
 from cmrhash.storage.files import locked, write_bytes
+
+if TYPE_CHECKING:
+    from cmrhash.features.captions import CaptionEncoder
+    from cmrhash.features.images import PhotoEncoder
+
+
+_LEAVE_OUT = "leave it out, or encode the captions with"
 
 
 @dataclass(frozen=True)
@@ -80,16 +83,16 @@ def extract(config: ExtractConfig, progress: Progress = lambda *_: None, opened:
     unless ``overwrite``. Of several processes each does a shard of every file; rank 0 reports, the others report no
     files.
     """
-    shard, device = _shard(config), processes.device_of(config.device)
-    with processes.group(device):
+    shard = _shard(config)
+    with processes.group(processes.device_of(config.device) if processes.world() > 1 else None):
         meet = processes.meeting()
-        opened = opened or open_encoders(config, device)
+        opened = opened or open_encoders(config)
         dataset = opened.dataset
         folder = config.cache / dataset.name
         if not config.overwrite:
             _refuse_other_recipes(opened, folder)
         keep(dataset, folder)
-        encoded = _encode(opened, folder, config, shard, device, _labelled(progress, shard))
+        encoded = _encode(opened, folder, config, shard, _labelled(progress, shard))
         meet()
         files = [] if processes.rank() else [one.finish(progress) for one in encoded]
         if processes.world() > 1 and any(file.missing for file in files):
@@ -120,9 +123,7 @@ def _labelled(progress: Progress, shard: Shard) -> Progress:
     return progress if shard.of == 1 else lambda what, *figures: progress(f"{what} of shard {shard}", *figures)
 
 
-def _encode(
-    opened: Opened, folder: Path, config: ExtractConfig, shard: Shard, device: torch.device, progress: Progress
-) -> list[FeaturePart]:
+def _encode(opened: Opened, folder: Path, config: ExtractConfig, shard: Shard, progress: Progress) -> list[FeaturePart]:
     """This process's part of every feature file."""
     dataset = opened.dataset
 
@@ -140,7 +141,8 @@ def _encode(
             for lang in opened.langs
         ]
 
-    if device.type == "cpu":
+    devices = [getattr(encoder, "device", None) for encoder in (opened.image, *opened.texts.values())]
+    if all(device is None or device.type == "cpu" for device in devices):
         return [*images(), *texts()]
     # the GPU waits for image decoders most of the time: captions go through it meanwhile
     with ThreadPoolExecutor(1) as pool:
@@ -153,7 +155,6 @@ def _encode(
 
 def open_encoders(
     config: ExtractConfig,
-    device: torch.device,
     dataset: ImageTextDataset | None = None,
     image_encoder: Encoder[Any] | None = None,
     text_encoder: Encoder[Any] | Mapping[str, Encoder[Any]] | None = None,
@@ -171,10 +172,11 @@ def open_encoders(
     langs = _languages(dataset, config.langs)
     given = text_encoder if isinstance(text_encoder, Mapping) else dict.fromkeys(langs, text_encoder)
     own = {lang: OwnEncoder(each, "text") for lang, each in given.items() if lang in langs and each is not None}
-    models = _text_models(config, langs, [*dataset.ready, *map(View.text, own)])
+    models = _text_models(config, langs, dataset.ready, own)
+    _refuse_unread_image_model(config, dataset)
     photos = View.IMAGE not in dataset.ready and any(item.image for item in dataset.items)
-    image: PhotoEncoder | None = _image_encoder(config, device, image_encoder) if photos else None
-    texts = {**_text_encoders(config, dataset, models, device), **own}
+    image: PhotoEncoder | None = _image_encoder(config, image_encoder) if photos else None
+    texts = {**_text_encoders(config, dataset, models), **own}
     return Opened(dataset, langs, image, texts, changes)
 
 
@@ -202,24 +204,39 @@ def _languages(dataset: ImageTextDataset, asked: Sequence[str]) -> list[str]:
     return list(dict.fromkeys(asked)) or list(dataset.languages)
 
 
-def _image_encoder(config: ExtractConfig, device: torch.device, own: Encoder[Any] | None) -> PhotoEncoder:
+def _refuse_unread_image_model(config: ExtractConfig, dataset: ImageTextDataset) -> None:
+    """Raise UsageError for an image model, or its weights, where the images have ready-made features."""
+    if View.IMAGE in dataset.ready:
+        for option in ("image_model", "image_weights"):
+            if (value := getattr(config, option)) != getattr(ExtractConfig, option):
+                what = f"'{value}' is not needed, the images have ready-made features"
+                raise UsageError(
+                    what, None, 'leave it out, or encode the photos with `maps=("image=",)`', option=option
+                )
+
+
+def _image_encoder(config: ExtractConfig, own: Encoder[Any] | None) -> PhotoEncoder:
     if own is not None:
         return OwnEncoder(own, "image")
+    from cmrhash.encoders import image as image_encoders
+
     default = RANDOM if config.dataset == SAMPLE_DATASET else "default"
     return image_encoders.load(
         config.image_model,
         default if config.image_weights is None else config.image_weights,
-        device=device,
+        device=processes.device_of(config.device),
         dtype=config.dtype,
         seed=config.seed,
         offline=config.offline,
     )
 
 
-def _text_models(config: ExtractConfig, langs: list[str], ready: Collection[str] = ()) -> dict[str, str]:
+def _text_models(
+    config: ExtractConfig, langs: list[str], ready: Collection[str] = (), own: Collection[str] = ()
+) -> dict[str, str]:
     """Language -> model, from "[LANG=]MODEL" options, the sample's untrained one, or the built-in table.
 
-    ready: the views that have ready-made features, and so no model.
+    ready: the views that have ready-made features, own: the languages that have an encoder object, and so no model.
     """
     given: dict[str, str] = {}
     for option in config.text_models:
@@ -230,12 +247,15 @@ def _text_models(config: ExtractConfig, langs: list[str], ready: Collection[str]
         if match and lang not in langs:
             what = f"'{option}' names an unknown language"
             raise UsageError(what, None, f"the languages are {', '.join(langs)}", option="text_models")
-        if match and model != OWN and View.text(lang) in ready:
-            what = f"'{option}' is not needed, the {lang} texts have ready-made features"
-            raise UsageError(what, None, "leave it out", option="text_models")
+        if match and model != OWN and (View.text(lang) in ready or lang in own):
+            what, way = f"'{option}' is not needed, the {lang} texts have ready-made features", f"text.{lang}="
+            raise UsageError(what, None, f'{_LEAVE_OUT} `maps=("{way}",)`', option="text_models")
         given[lang] = model
+    encoded = [lang for lang in langs if View.text(lang) not in ready and lang not in own]
+    if given.get("", OWN) != OWN and langs and not encoded:
+        what = f"'{given['']}' is not needed, the texts have ready-made features"
+        raise UsageError(what, None, f'{_LEAVE_OUT} `maps=("text=",)`', option="text_models")
     default = given.get("", RANDOM if config.dataset == SAMPLE_DATASET else None)
-    encoded = [lang for lang in langs if View.text(lang) not in ready]
     models = {lang: given.get(lang, default or TEXT_MODELS.get(lang, "")) for lang in encoded}
     missing = [lang for lang, model in models.items() if not model]
     if missing:
@@ -247,7 +267,7 @@ def _text_models(config: ExtractConfig, langs: list[str], ready: Collection[str]
 
 
 def _text_encoders(
-    config: ExtractConfig, dataset: ImageTextDataset, models: dict[str, str], device: torch.device
+    config: ExtractConfig, dataset: ImageTextDataset, models: dict[str, str]
 ) -> dict[str, CaptionEncoder]:
     """One encoder a language; languages with the same trained transformer share it, and a file is read once."""
     if isinstance(config.vocabulary, Path) and bag_and_vectors.BOW not in models.values():
@@ -266,12 +286,14 @@ def _text_encoders(
                 model, train, captions, vocabulary=config.vocabulary, pooling=config.pooling, seed=config.seed
             )
             continue
+        from cmrhash.encoders import text as text_encoders
+
         for shared in [[lang] for lang in langs] if model == RANDOM else [langs]:
             encoder = text_encoders.load(
                 model,
                 pooling=config.pooling,
                 max_length=config.max_length,
-                device=device,
+                device=processes.device_of(config.device),
                 dtype=config.dtype,
                 seed=config.seed,
                 offline=config.offline,

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,17 +16,20 @@ from cmrhash.config import ExtractConfig, Progress
 from cmrhash.data.items import ImageTextDataset, ids_digest
 from cmrhash.data.photo_files import PhotoFile, find_photo
 from cmrhash.data.view import View
-from cmrhash.encoders.image import ImageEncoder
-from cmrhash.encoders.own import OwnEncoder
 from cmrhash.encoders.pixels import BadImage, decode
 from cmrhash.features.file import FeatureWriter, source_digest
 from cmrhash.features.outcome import CODE, FeaturePart, made_with
 from cmrhash.features.photos import bytes_of
 from cmrhash.features.shards import Shard, Target
 
+if TYPE_CHECKING:
+    from cmrhash.encoders.image import ImageEncoder
+    from cmrhash.encoders.own import OwnEncoder
+
+    PhotoEncoder = ImageEncoder | OwnEncoder
+
 IMAGE_BLOCK = 256  # images a commit: what a kill can cost, against one fsync
 LARGE = 640  # side in pixels above which an eighth of these is a commit: three blocks at a time lie in memory
-PhotoEncoder = ImageEncoder | OwnEncoder
 DECODERS = min(16, (os.cpu_count() or 1) + 1)  # threads; Pillow frees the interpreter lock
 
 

@@ -9,14 +9,16 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 
 from cmrhash.config import Progress
 from cmrhash.data.view import View
 from cmrhash.features.shards import Target
+
+if TYPE_CHECKING:
+    import torch
 
 log = logging.getLogger(__name__)
 
@@ -86,8 +88,12 @@ class FeaturePart:
         )
 
 
-def made_with(device: torch.device, **more: Any) -> dict[str, Any]:
-    """Versions and device, recorded but never compared, since they change only last digits."""
+def made_with(device: torch.device | None = None, **more: Any) -> dict[str, Any]:
+    """Versions and device (None: the CPU), recorded but never compared, since they change only last digits."""
     versions = {p: importlib.metadata.version(p) for p in ("cmrhash", "torch", "torchvision", "transformers", "pillow")}
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
-    return {**versions, "device": f"{device.type} {name}", **more}
+    kind, name = "cpu" if device is None else device.type, platform.machine()
+    if kind == "cuda":
+        import torch
+
+        name = torch.cuda.get_device_name(device)
+    return {**versions, "device": f"{kind} {name}", **more}

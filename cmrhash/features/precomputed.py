@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from cmrhash.config import READY, ExtractConfig, Progress
@@ -29,8 +28,8 @@ def extract_ready(
 ) -> FeaturePart:
     """Write ``<view>-<name>.h5`` from ready-made features, or find it finished.
 
-    Each item has one row; a row that is not finite becomes zeros and not valid. The recipe holds the sha256 of the
-    rows: raises StaleError if a file of this name holds other features.
+    Each item has one row, or those that the features name; a row that is not finite becomes zeros and not valid. The
+    recipe holds the sha256 of the rows: raises StaleError if a file of this name holds other features.
     """
     start, own = time.monotonic(), dataset.ready[view]
     path = folder / view.feature_file(own.name)
@@ -40,7 +39,8 @@ def extract_ready(
     made_by = {"encoder": own.name, "weights": READY, "weights_sha256": digest.hexdigest()}
     lang = {} if view.is_image else {"lang": view.lang}
     recipe = {"kind": view.kind, "code": CODE, "items": ids_digest(dataset), **lang, **made_by}
-    item, ids = np.arange(len(dataset.items), dtype=np.int32), tuple(i.id for i in dataset.items)
+    item = np.arange(len(dataset.items), dtype=np.int32) if own.item is None else own.item
+    ids = tuple(i.id for i in dataset.items)
     target = Target(path, item, ids, own.x.shape[1], recipe, READY_BLOCK, shard, config.overwrite, None, OF_CORPUS)
     fresh = not target.found()
     if fresh:
@@ -52,7 +52,7 @@ def extract_ready(
                     x[~valid] = 0
                     writer.commit(block, x, valid, source)
                 progress(f"{view} features", writer.slice(block).stop, writer.rows)
-            target.seal(writer, made_with(torch.device("cpu"), source=own.source))
+            target.seal(writer, made_with(source=own.source))
     return FeaturePart(target, view, time.monotonic() - start, fresh, lambda _: BROKEN)
 
 

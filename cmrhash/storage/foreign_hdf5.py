@@ -1,6 +1,6 @@
 """HDF5 files from other programs.
 
-They have no digest to check, so only numeric arrays stored inside the file are read.
+They have no digest to check, so only arrays of numbers and strings stored inside the file are read.
 """
 
 from __future__ import annotations
@@ -20,6 +20,8 @@ from cmrhash.errors import DataError
 
 DEFLATE_MOST = 1032  # most bytes that one deflated byte can expand to
 FILTERS = (1, 2, 3, 32000)  # HDF5's filter ids of deflate, shuffle, fletcher32 and lzf
+STRINGS_AT_ONCE = 256  # rows
+STRINGS_MOST = 1 << 30  # bytes of the strings of one array, which may refer to the same place many times
 
 
 @dataclass(frozen=True)
@@ -27,20 +29,22 @@ class Foreign:
     """An array in an HDF5 file from another program.
 
     shape: as that program shows it; MATLAB stores the axes in reverse order.
-    dtype: NumPy's name, or "sparse" for MATLAB's compressed columns. Then shape is (rows,), and the arrays are
-    NAME.data,
-    NAME.ir and NAME.jc.
+    dtype: NumPy's name; "text" for strings, MATLAB's characters (a row each) and cells; "sparse" for MATLAB's
+    compressed columns: then shape is (rows,), and the arrays are NAME.data, NAME.ir and NAME.jc.
     refused: the reason why the array must not be read, "" if it may be.
-    data: the open h5py dataset.
+    data: the open h5py dataset. path: its path in the file, with "/" between groups.
     """
 
     shape: tuple[int, ...]
     dtype: str
     refused: str = ""
     data: Any = None
+    path: str = ""
 
     def read(self) -> NDArray[Any]:
-        """Read the array while the file is open."""
+        """Read the array while the file is open; text as an object array of strings, or of arrays of them."""
+        if self.dtype == "text":
+            return _texts(self.data)
         array: NDArray[Any] = self.data[...]
         return array.T if "MATLAB_class" in self.data.attrs else array
 
@@ -70,7 +74,8 @@ def _walk(group: h5py.Group, size: int, seen: set[int], prefix: str = "") -> Ite
             yield name, Foreign((), "a link", "its data lie elsewhere")
         elif isinstance(node, h5py.Dataset):
             shape = (node.shape or ())[:: -1 if "MATLAB_class" in node.attrs else 1]
-            yield name, Foreign(shape, str(node.dtype), _refusal(node, size), node)
+            shape, dtype = (shape[:1] if _matlab_class(node) == "char" else shape), str(node.dtype)
+            yield name, Foreign(shape, "text" if _is_text(node) else dtype, _refusal(node, size), node, node.name)
         elif isinstance(node, h5py.Group) and h5py.h5o.get_info(node.id).addr not in seen:
             if "MATLAB_sparse" in node.attrs and node.attrs.get_id("MATLAB_sparse").dtype.kind in "iu":
                 yield name, Foreign(tuple(map(int, np.ravel(node.attrs["MATLAB_sparse"]))), "sparse")
@@ -84,10 +89,71 @@ def _refusal(data: h5py.Dataset, size: int) -> str:
     """
     plan = data.id.get_create_plist()
     filters = [plan.get_filter(n)[0] for n in range(plan.get_nfilters())]
-    if data.dtype.kind not in "buif" or not data.size:
+    if not (data.dtype.kind in "buif" or _is_text(data)) or not data.size:
         return "not numbers" if data.size else "empty"
     if not set(filters) <= set(FILTERS):
         return "packed by an unknown filter"
     chunk = math.prod(data.chunks or (0,)) * data.dtype.itemsize
     holds = min(data.id.get_storage_size(), size) * (DEFLATE_MOST if filters else 1)
     return "declares more than the file holds" if max(data.nbytes, chunk) > holds else ""
+
+
+# ---------------------------------------------------------------------------------------------- strings
+
+
+def _matlab_class(node: Any) -> str:
+    """MATLAB's class of an array, such as "char"; "" in files of other programs."""
+    known = "MATLAB_class" in node.attrs and node.attrs.get_id("MATLAB_class").dtype.kind == "S"
+    return bytes(node.attrs["MATLAB_class"]).decode("latin-1") if known else ""
+
+
+def _is_text(data: h5py.Dataset) -> bool:
+    """Whether a dataset holds strings: HDF5's own, MATLAB's characters, or references to cells."""
+    if _matlab_class(data) == "char":
+        return bool(data.dtype.kind == "u")
+    cells = h5py.check_ref_dtype(data.dtype) is h5py.Reference and _matlab_class(data) == "cell"
+    return cells or h5py.check_string_dtype(data.dtype) is not None
+
+
+def _texts(data: h5py.Dataset) -> NDArray[Any]:
+    """Strings of a dataset in an object array; those of a cell are an array in it.
+
+    Raises ValueError for more than STRINGS_MOST bytes, and for cells of cells of cells.
+    """
+    if _matlab_class(data) == "char":
+        return np.array(_characters(data), object)
+    found, left = [], STRINGS_MOST
+    for first in range(0, len(data), STRINGS_AT_ONCE) if data.ndim else ():
+        block = data[first : first + STRINGS_AT_ONCE]
+        if _matlab_class(data) == "cell":
+            for at, reference in np.ndenumerate(block):
+                block[at] = _cell(data.file[reference], data.file.id.get_filesize())
+        left -= sum(len(str(text)) for cell in block.flat for text in (cell if isinstance(cell, list) else [cell]))
+        if left < 0:
+            raise ValueError("strings that are longer than the file")
+        found.append(block)
+    array = np.concatenate(found) if found else np.ravel(data[()])
+    return array.T if "MATLAB_class" in data.attrs else array
+
+
+def _cell(node: Any, size: int, depth: int = 1) -> list[Any]:
+    """Strings or numbers of a cell, which may hold cells itself."""
+    if not isinstance(node, h5py.Dataset) or node.external is not None or node.is_virtual:
+        raise ValueError("a cell that is no array")
+    if "MATLAB_empty" in node.attrs:
+        return []
+    if reason := _refusal(node, size):
+        raise ValueError(f"a cell that cannot be read ({reason})")
+    if _matlab_class(node) == "char":
+        return _characters(node)
+    if not _is_text(node):
+        return list(np.ravel(node[...]).tolist())
+    if depth > 1:
+        raise ValueError("cells that hold cells that hold cells")
+    return [text for ref in np.ravel(node[...]) for text in _cell(node.file[ref], size, depth + 1)]
+
+
+def _characters(node: h5py.Dataset) -> list[str]:
+    """Strings of MATLAB's characters, which are stored a column each, in UTF-16."""
+    rows = np.atleast_2d(np.asarray(node[...], "<u2").T)
+    return [row.tobytes().decode("utf-16-le", "replace") for row in rows]

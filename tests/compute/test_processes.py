@@ -59,6 +59,6 @@ def test_each_process_takes_a_gpu_of_its_own(started, monkeypatch):
     started(3, 4, LOCAL_RANK=2)
     with pytest.raises(UsageError, match="no GPU for process 2 of this machine, which has 2 GPUs: start one"):
         processes.device_of("auto")
-    monkeypatch.setattr(processes, "choose_device", torch.device)
+    monkeypatch.setattr("cmrhash.compute.device.choose_device", torch.device)
     with pytest.raises(UsageError, match="^device: cuda:1 cannot serve 4 processes: leave it out"):
         processes.device_of("cuda:1")

@@ -127,13 +127,14 @@ def test_photos_without_folders_cannot_be_labelled_by_them(tmp_path: Path, name:
 @pytest.mark.parametrize("option", OPTIONS)
 @pytest.mark.parametrize("name", DATASETS)
 def test_every_reader_takes_an_option_or_refuses_it_by_name(tmp_path: Path, option: str, name: str) -> None:
-    value = {"labels": ("articleType",), "labels_from": "folder", "follow_links": True}[option]
-    config = ExtractConfig(dataset=name, root=tmp_path / "none", **{option: value})
+    values = {"labels": ("articleType",), "labels_from": "folder", "follow_links": True, "captions": ("c.txt",)}
+    value = values.get(option, tmp_path / "none")
+    config = ExtractConfig(dataset=name, root=tmp_path / "none", features=(tmp_path / "none",), **{option: value})
     if name in OPTIONS[option][0]:
-        with pytest.raises(DataError, match="no such folder"):
+        with pytest.raises(DataError, match="no such f"):
             read_dataset(config)
     else:
-        with pytest.raises(UsageError, match=f"^{option}: data set '{name}' .*leave it out; .*, table take it$"):
+        with pytest.raises(UsageError, match=f"^{option}: data set '{name}' .*leave it out; .* takes? it$"):
             read_dataset(config)
 
 

@@ -110,6 +110,7 @@ AWAY = {
     "manifest": "images",
     "table": "images",
     "webdataset": "00001.tar",
+    "mat-lists": "images",
 }
 
 

@@ -34,6 +34,10 @@ def write_vectors(path, dim=300):
     path.write_bytes(gzip.compress(text) if path.suffix == ".gz" else text)
 
 
+def write_lines(path, lines):
+    path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+
+
 def write_features(path):
     """Ready-made features of a whole data set, as an HDF5 file (which MATLAB 7.3 writes too)."""
     import h5py
@@ -73,6 +77,9 @@ PLACED = {
     "mirflickr.mat": write_features,
     "FILE": write_features,
     "common_tags.txt": lambda path: path.write_text("dog 9\nnikon 9\nnone 9\n", encoding="utf-8"),
+    "image.npz": lambda path: np.savez(path, image=np.random.default_rng(0).standard_normal((COUNT, 8))),
+    "captions.txt": lambda path: write_lines(path, [f"a {NOUNS['en'][n % 4]} {n}" for n in range(COUNT)]),
+    "ids.txt": lambda path: write_lines(path, [f"photo-{n}" for n in range(COUNT)]),
     "PHOTOS": WRITERS["folder"],
     "holiday": lambda path: [draw_photo(path / f"{n}.jpg", n) for n in range(8)],
     "TARS": WRITERS["webdataset"],

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import h5py
 import numpy as np
 import scipy.io
@@ -45,8 +47,61 @@ def matlab73(path, arrays, **options):
     return path
 
 
-def read(*files, maps=(), seed=0):
-    return check(with_roles(matrices.read(files, maps), seed))
+def safetensors(path, arrays):
+    """As the package of that name writes them; a uint16 array stands for the upper halves of float32."""
+    names = {"float32": "F32", "float64": "F64", "int64": "I64", "uint8": "U8", "uint16": "BF16"}
+    header, content = {"__metadata__": {"format": "pt"}}, b""
+    for name, x in arrays.items():
+        begin, content = len(content), content + np.ascontiguousarray(x).tobytes()
+        header[name] = {
+            "dtype": names[str(x.dtype)],
+            "shape": list(x.shape),
+            "data_offsets": [begin, len(content)],
+        }
+    text = json.dumps(header).encode()
+    path.write_bytes(len(text).to_bytes(8, "little") + text + content)
+    return path
+
+
+def cells(rows):
+    """MATLAB's cells: a string, or an array of strings, in each row."""
+    out = np.empty((len(rows), 1), object)
+    for at, own in enumerate(rows):
+        out[at, 0] = own if isinstance(own, str) else np.array(own)
+    return out
+
+
+def matlab73_strings(path, arrays, numbers):
+    """As MATLAB 7.3 stores strings: lists of str as characters, lists of lists as cells of cells in "#refs#"."""
+
+    def characters(file, name, rows):
+        width = max(map(len, rows))
+        units = np.array([[ord(letter) for letter in row.ljust(width)] for row in rows], np.uint16)
+        node = file.create_dataset(name, data=units.T)
+        node.attrs["MATLAB_class"] = np.bytes_("char")
+        return node.ref
+
+    def references(file, name, refs):
+        node = file.create_dataset(name, data=np.array(refs, object)[None], dtype=h5py.ref_dtype)
+        node.attrs["MATLAB_class"] = np.bytes_("cell")
+        return node.ref
+
+    matlab73(path, numbers)
+    with h5py.File(path, "r+") as file:
+        for name, rows in arrays.items():
+            if isinstance(rows[0], str):
+                characters(file, name, rows)
+                continue
+            refs = []
+            for at, own in enumerate(rows):
+                inner = [characters(file, f"#refs#/{name}{at}_{n}", [text]) for n, text in enumerate(own)]
+                refs.append(inner[0] if len(inner) == 1 else references(file, f"#refs#/{name}{at}", inner))
+            references(file, name, refs)
+    return path
+
+
+def read(*files, maps=(), seed=0, **more):
+    return check(with_roles(matrices.read(files, maps, **more), seed))
 
 
 def spread(folder, arrays):

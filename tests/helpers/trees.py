@@ -238,6 +238,21 @@ def write_table(root: Path) -> None:
         draw_photo(root / f"images/{n}.jpg", n)
 
 
+def write_mat_lists(root: Path) -> None:
+    """Paths of the author's machine, captions as characters and labels, in files of MATLAB up to 7.2."""
+    import scipy.io
+
+    for n in range(COUNT):
+        draw_photo(root / f"images/im{n}.jpg", n)
+    arrays = {
+        "index": np.array([f"/home/author/data/set/im{n}.jpg" for n in range(COUNT)]),
+        "caption": np.array([f"A {NOUNS['en'][n % 4]}, number {n}" for n in range(COUNT)]),
+        "label": np.eye(4, dtype=np.uint8)[np.arange(COUNT) % 4],
+    }
+    for name, x in arrays.items():
+        scipy.io.savemat(root / f"{name}.mat", {"category" if name == "label" else name: x})
+
+
 WRITERS = {
     "iaprtc12": write_iaprtc12,
     "iaprtc12-lists": write_iaprtc12_lists,
@@ -252,6 +267,7 @@ WRITERS = {
     "folder": write_folder,
     "imagefolder": write_imagefolder,
     "webdataset": write_webdataset,
+    "mat-lists": write_mat_lists,
     "manifest": write_manifest,
     "table": write_table,
 }

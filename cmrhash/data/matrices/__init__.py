@@ -1,1 +1,3 @@
-"""Feature matrices that others computed (.mat, .npz, .npy, HDF5), read as a data set."""
+"""Feature matrices that others computed (.mat, HDF5, .npz, .npy, .safetensors), read as a data set."""
+
+SUFFIXES = (".mat", ".h5", ".hdf5", ".h5py", ".npz", ".npy", ".safetensors")

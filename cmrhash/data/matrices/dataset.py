@@ -1,8 +1,9 @@
-"""Feature files of others as a data set, or as features of one.
+"""Feature files of others as a data set of their own.
 
-As a data set of their own (``dataset="features"``) the files have an image array, a text array and, for relevance by
-labels, a label array. Rows are items; arrays with items as columns are transposed. Labels are 0/1 or -1/1 per class, or
-one class id per item; without labels relevance is by pairs. Roles follow from the parts that the files name:
+As a data set of their own (``dataset="features"``) the files have an image array, a text array or captions and, for
+relevance by labels, a label array. Rows are items; arrays with items as columns are transposed. If there are k times as
+many texts as images, each image has k texts, side by side. Labels are 0/1 or -1/1 per class, or the number or names of
+an item's classes; without labels relevance is by pairs. Roles follow from the parts that the files name:
 
     nothing                     drawn from the seed, as for any data set
     query, with labels          these rows are query only; without labels they are the database, too
@@ -17,138 +18,103 @@ Parts are separate arrays (I_tr, I_te, ...), or row numbers (or a mask) for arra
 the largest equals the number of items, from 0 if the smallest is 0, otherwise as the file's language does. Without a
 val part, val is drawn from train with the seed.
 
-With another data set (``features`` with any other ``dataset``) an array of all items follows the reader's order, and a
-part follows the order of the items with that role, before val is drawn from train. Labels are the reader's.
 """
 
 from __future__ import annotations
 
 import hashlib
-import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cmrhash.config import FEATURES_DATASET
-from cmrhash.data.items import ImageTextDataset, Item, Ready
-from cmrhash.data.matrices.arrays import Array, list_arrays
-from cmrhash.data.matrices.roles import INDEX, PARTS, advice, by_view, choose, in_words
+from cmrhash.data.items import ImageTextDataset, Item
+from cmrhash.data.matrices.array import Array
+from cmrhash.data.matrices.arrays import list_arrays
+from cmrhash.data.matrices.beside import captions_of, ids_of
+from cmrhash.data.matrices.labels import read_labels
+from cmrhash.data.matrices.roles import (
+    CAPTIONS,
+    IDS,
+    INDEX,
+    LABELS,
+    advice,
+    by_view,
+    choose,
+    in_words,
+    left_over,
+)
+from cmrhash.data.matrices.rows import Table, block, dims, ready_made, several, unused
 from cmrhash.data.view import View
 from cmrhash.errors import DataError, UsageError
 
-LABELS = "labels"
 STACKED = ("database", "train", "val", "query")  # order of the parts in the data set
-Table = dict[str, NDArray[Any]]  # view or labels -> (rows, D)
 Members = dict[str, NDArray[np.bool_]]  # part -> (items,) bool
 
 
-def read(files: Sequence[Path], maps: Sequence[str]) -> ImageTextDataset:
+def read(
+    files: Sequence[Path], maps: Sequence[str], ids: Path | None = None, captions: Sequence[str] = ()
+) -> ImageTextDataset:
     """Read the files as a data set.
 
-    Raises UsageError if the roles of arrays are ambiguous, DataError for unusable arrays.
+    ids: file with an id per item. captions: "[LANG=]FILE", with a caption or several per item. Raises UsageError if the
+    roles of arrays are ambiguous, DataError for unusable arrays.
     """
     if not files:
         raise UsageError(f"data set '{FEATURES_DATASET}' needs its files", None, 'give `features=("FILE",)`')
     arrays = [array for file in files for array in list_arrays(file)]
-    views = by_view(choose(arrays, maps))
+    chosen = choose(arrays, maps)
+    views = by_view(chosen)
     index = views.pop(INDEX, {})
-    for what in ("image", "text"):
-        if not any(isinstance(view, View) and view.kind == what for view in views):
-            raise UsageError(f"no array has a name known for {what} features", files[0], advice(arrays, what))
+    _check_views(views, arrays, bool(captions))
     parts = list(views[View.IMAGE])  # [""] means arrays of all items
-    for view in views:
-        if set(views[view]) != set(parts):
-            have = [", ".join(part or "one array of all items" for part in views[one]) for one in (View.IMAGE, view)]
-            what = f"image has {have[0]}, but {in_words((view, ''))} has {have[1]}"
-            raise UsageError(what, files[0], advice(arrays, in_words((view, parts[0]))))
     found: Counter[str] = Counter()
-    blocks = {part: _block({what: views[what][part] for what in views}, found) for part in parts}
+    blocks = {part: block({what: views[what][part] for what in views}, found) for part in parts}
     table, members = _stacked(blocks, found)
     count = len(table[View.IMAGE])
     if members:
         found["arrays of row numbers passed over, for the parts are arrays themselves"] = len(index)
     elif index:
         members = _members(index, count, found)
-    classes, labels = _labels(table.pop(LABELS), views[LABELS]) if LABELS in views else ((), [()] * count)
+    classes, labels = read_labels(table.pop(LABELS), views[LABELS]) if LABELS in views else ((), [()] * count)
     splits = _roles(members, count, bool(classes), found) if members else [frozenset[str]()] * count
-    none: dict[str, tuple[str, ...]] = {}
-    items = tuple(Item(str(n), None, none, labels[n], splits[n]) for n in range(count))
-    ready = {View(view): _ready(table[view], views[view]) for view in table}
+    own = [str(*one) for one in _words(table, IDS)] or list(views[View.IMAGE][parts[0]].names if parts == [""] else ())
+    names = ids_of(ids, count) if ids else own or [str(n) for n in range(count)]
+    inside = {what.partition(".")[2]: _words(table, what) for what in list(table) if what.startswith(CAPTIONS)}
+    texts = captions_of(captions, count, inside)
+    items = tuple(Item(names[n], None, texts[n], labels[n], splits[n]) for n in range(count))
+    ready = {View(view): ready_made(x, views[view], found[several(view)]) for view, x in table.items()}
     labelled = {"classes": len(classes), "labelled items": sum(map(bool, labels))} if classes else {}
-    told = {"items": count, **_dims(ready), **labelled, **+found}
+    shown = {f"{lang} texts": sum(lang in own for own in texts) for lang in sorted({lang for t in texts for lang in t})}
+    notes, left = unused(left_over(arrays, chosen, maps))
+    told = {"items": count, **dims(ready), **shown, **labelled, **+found, **left}
     relevance = "labels" if classes else "pairs"
     root = files[0].resolve().parent
-    return ImageTextDataset(FEATURES_DATASET, root, items, classes, relevance, told, ready=ready)
+    return ImageTextDataset(FEATURES_DATASET, root, items, classes, relevance, told, ready=ready, notes=notes)
 
 
-def lay_over(dataset: ImageTextDataset, files: Sequence[Path], maps: Sequence[str]) -> ImageTextDataset:
-    """The data set with features from the files instead of encoders.
-
-    dataset: as its reader returned it, before roles are drawn. Raises UsageError or DataError if the roles of arrays
-    are ambiguous or arrays do not fit the items.
-    """
-    arrays = [array for file in files for array in list_arrays(file)]
-    for option in maps:
-        if option.split(".")[0].split("=")[0] not in ("image", "text"):
-            what, fix = f"'{option}' does not fit `dataset=\"{dataset.name}\"`", "map image and text only"
-            raise UsageError(what, None, f"{fix}: labels and splits are those of the data set", option="maps")
-    views = by_view(choose(arrays, maps, also=()))
-    if not views:
-        raise UsageError("no array has a name known for features", files[0], advice(arrays, View.IMAGE))
-    found: Counter[str] = Counter()
-    ready = {View(v): _ready(_aligned(dataset, v, views[v], found), views[v]) for v in views}
-    return replace(dataset, ready={**dataset.ready, **ready}, found={**dataset.found, **_dims(ready), **+found})
+def _check_views(views: Mapping[str, Mapping[str, Array]], arrays: Sequence[Array], captions: bool) -> None:
+    """Raise UsageError without images, without texts, and for views of other parts than the images have."""
+    has = [view for view in views if isinstance(view, View)]
+    captions = captions or any(what.startswith(CAPTIONS) for what in views)
+    for what, there in (("image", View.IMAGE in has), ("text", captions or any(not view.is_image for view in has))):
+        if not there:
+            fix = advice(arrays, what) + (", or give captions with `captions`" if what == "text" else "")
+            raise UsageError(f"no array has a name known for {what} features", arrays[0].file if arrays else None, fix)
+    parts = set(views[View.IMAGE])
+    for view in views:
+        if set(views[view]) != parts:
+            have = [", ".join(part or "one array of all items" for part in views[one]) for one in (View.IMAGE, view)]
+            what = f"image has {have[0]}, but {in_words((view, ''))} has {have[1]}"
+            raise UsageError(what, arrays[0].file, advice(arrays, in_words((view, next(iter(views[View.IMAGE]))))))
 
 
-def _ready(x: NDArray[Any], arrays: Mapping[str, Array]) -> Ready:
-    """Precomputed features with a name and a description of their arrays."""
-    files = list(dict.fromkeys(array.file for array in arrays.values()))
-    source = f"{', '.join(file.name for file in files)}: {', '.join(array.name for array in arrays.values())}"
-    return Ready(re.sub(r"[^\w.-]", "_", files[0].stem), source, x)
-
-
-def _dims(ready: Mapping[View, Ready]) -> dict[str, int]:
-    """Number of features per item of each view, for the user."""
-    return {f"{view} features an item ({own.source})": own.x.shape[1] for view, own in ready.items()}
-
-
-# ---------------------------------------------------------------------------------------------- arrays to rows
-
-
-def _block(arrays: Mapping[str, Array], found: Counter[str]) -> Table:
-    """Arrays of the same items, each as (rows, D) with one row per item."""
-    shapes = [array.shape for array in arrays.values()]
-    heights = {shape[0] for shape in shapes if shape}
-    common = set.intersection(*map(set, shapes))
-    rows = heights if len(heights) == 1 else common - {1} or common
-    if len(rows) != 1:
-        told = ", ".join(map(str, arrays.values()))
-        raise DataError("the arrays differ in their number of items", None, f"{told}: choose others with `maps`")
-    return {what: _oriented(array, rows, found) for what, array in arrays.items()}
-
-
-def _oriented(array: Array, rows: set[int], found: Counter[str]) -> NDArray[Any]:
-    """The array as (rows, D), transposed if only its last axis fits.
-
-    rows: the possible numbers of items.
-    """
-    if len(array.shape) not in (1, 2):
-        fix = "features are one row per item; encode raw images first"
-        raise DataError(f"{array} has {len(array.shape)} axes", array.file, fix)
-    turned = array.shape[0] not in rows
-    if turned and array.shape[-1] not in rows:
-        raise DataError(
-            f"{array} does not have {' or '.join(map(str, sorted(rows)))} items", array.file, "check `maps`"
-        )
-    x = array.read()
-    x = x[:, None] if x.ndim == 1 else x
-    found["arrays turned, for their items were columns"] += turned
-    return x.T if turned else x
+def _words(table: Table, what: str) -> list[tuple[str, ...]]:
+    """Take the strings of every item out of the table; empty without any."""
+    return [own for (own,) in table.pop(what)] if what in table else []
 
 
 # ---------------------------------------------------------------------------------------------- roles
@@ -188,7 +154,7 @@ def _stacked(blocks: Mapping[str, Table], found: Counter[str]) -> tuple[Table, M
 def _row_digest(table: Table, row: int) -> bytes:
     digest = hashlib.blake2b(digest_size=16)
     for x in table.values():
-        digest.update(x[row].tobytes())
+        digest.update(repr(x[row].tolist()).encode() if x.dtype == object else x[row].tobytes())
     return digest.digest()
 
 
@@ -230,59 +196,3 @@ def _roles(members: Members, count: int, by_labels: bool, found: Counter[str]) -
     roles = (frozenset(role for role, among in by_role.items() if among[row]) for row in range(count))
     same: dict[frozenset[str], frozenset[str]] = {}  # share one object between equal roles to save memory
     return [same.setdefault(r, r) for r in roles]
-
-
-# ---------------------------------------------------------------------------------------------- labels
-
-
-def _labels(x: NDArray[Any], arrays: Mapping[str, Array]) -> tuple[tuple[str, ...], list[tuple[int, ...]]]:
-    """Class names, and the classes of every row.
-
-    x: (rows, classes) of 0/1 or -1/1, or (rows, 1) class ids. Raises DataError for other values.
-    """
-    array = next(iter(arrays.values()))
-    values = np.unique(x)
-    if x.shape[1] > 1 and (set(values.tolist()) <= {0, 1} or set(values.tolist()) <= {-1, 1}):
-        names = tuple(str(n + 1) for n in range(x.shape[1]))
-        return names, [tuple(np.flatnonzero(row > 0).tolist()) for row in x]
-    if x.shape[1] > 1 or not np.isfinite(values).all() or (values != np.floor(values)).any():
-        fix = "labels are 0/1 or -1/1 for every class, or one whole number per item"
-        raise DataError(f"{array} is not an array of labels ({', '.join(map(str, values[:5]))}, ...)", array.file, fix)
-    ids = np.searchsorted(values, x[:, 0])
-    return tuple(str(int(value)) for value in values), [(n,) for n in ids.tolist()]
-
-
-# ---------------------------------------------------------------------------------------------- other data sets
-
-
-def _aligned(dataset: ImageTextDataset, view: str, arrays: Mapping[str, Array], found: Counter[str]) -> NDArray[Any]:
-    """(items, D) features of a view, in the order of the data set's items."""
-    count = len(dataset.items)
-    if "" in arrays:
-        return _oriented(arrays[""], {count}, found)
-    if not any(item.splits for item in dataset.items):
-        what = f"{view} features are in parts ({', '.join(arrays)}), but data set '{dataset.name}' has no splits"
-        raise UsageError(what, next(iter(arrays.values())).file, "give one array of all items")
-    has = {role: np.array([role in item.splits for item in dataset.items]) for role in PARTS}
-    learn = has["train"] if "val" in arrays else has["train"] | has["val"]
-    fits = {"train": [learn], "val": [has["val"]], "query": [has["query"]], "database": [has["database"]]}
-    fits["database"].append(has["database"] & ~learn & ~has["query"] & ~has["val"])  # database rows in no other part
-    covered = np.zeros(count, bool)
-    x: NDArray[Any] | None = None
-    for part in (part for part in STACKED if part in arrays):
-        block = _oriented(arrays[part], {int(rows.sum()) for rows in fits[part]}, found)
-        if x is None:
-            x = np.full((count, block.shape[1]), np.nan, np.result_type(block.dtype, np.float32))
-        if block.shape[1] != x.shape[1]:
-            raise DataError(
-                f"the parts of {view} differ in their number of columns", arrays[part].file, "choose others with `maps`"
-            )
-        rows = next(rows for rows in fits[part] if rows.sum() == len(block))
-        x[rows], covered = block, covered | rows
-    left = [item.id for item, done in zip(dataset.items, covered, strict=True) if item.splits and not done]
-    if left or x is None or not covered.any():
-        what = f"{view} features are missing for {len(left) or count} items ({', '.join(left[:3])}, ...)"
-        raise DataError(
-            what, next(iter(arrays.values())).file, "map all parts of the data set, or one array of all items"
-        )
-    return x

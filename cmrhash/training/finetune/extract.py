@@ -42,7 +42,7 @@ def extract_tuned(config: ExtractConfig, tune: FinetuneConfig, progress: Progres
     device = processes.device_of(config.device)
     with processes.group(device):
         with processes.first():
-            opened = open_encoders(config, device)
+            opened = open_encoders(config)
         folder = config.cache / opened.dataset.name
         keep(opened.dataset, folder)
         image, texts = _tunable(opened)

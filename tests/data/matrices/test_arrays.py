@@ -11,7 +11,8 @@ import scipy.io
 import scipy.sparse
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from matrix_files import CLASSES, N, matlab5, matlab73, npz, read, spread
+from matrix_files import CLASSES, N, matlab5, matlab73, npz, read, safetensors, spread
+from scipy.sparse import coo_matrix, csc_matrix, csr_matrix
 
 from cmrhash.data.matrices.arrays import list_arrays
 from cmrhash.data.matrices.roles import choose, recognise
@@ -23,11 +24,15 @@ from cmrhash.errors import CmrhashError, DataError, UsageError
 @pytest.mark.parametrize(
     ("names", "slot"),
     [
-        ("IAll XAll images image img I_all image_features", ("image", "")),
+        ("IAll XAll images image img I_all image_features VAll visual", ("image", "")),
         ("YAll TAll texts text txt tags", ("text-en", "")),
         ("LAll labels label lab", ("labels", "")),
         ("I_tr XTrain images_train train_x image.train_x", ("image", "train")),
-        ("T_te YTest q_txt text_query testY query_text", ("text-en", "query")),
+        ("T_te YTest q_txt text_query testY query_text TxtTest TagQuery", ("text-en", "query")),
+        ("I_tra ImgTrain", ("image", "train")),
+        ("VDatabase ImgDataBase", ("image", "database")),
+        ("VTest", ("image", "query")),
+        ("LabTrain labelTrain", ("labels", "train")),
         ("L_db r_l LDatabase databaseL L_retrieval label_ret", ("labels", "database")),
         ("I_val XVal val_img", ("image", "val")),
         ("param.indexQuery query_idx test_ids q_index", ("index", "query")),
@@ -95,6 +100,11 @@ def hdf5(path, arrays):
     return path
 
 
+def save_npz(path, matrix):
+    scipy.sparse.save_npz(path, matrix)
+    return path
+
+
 FORMATS = {
     "npz": lambda folder, a: [npz(folder / "f.npz", a)],
     "npz packed": lambda folder, a: np.savez_compressed(folder / "f.npz", **a) or [folder / "f.npz"],
@@ -109,6 +119,12 @@ FORMATS = {
     "matlab 7.3 sparse": lambda folder, a: [
         matlab73(folder / "f.mat", {k: scipy.sparse.csc_matrix(x) for k, x in a.items()})
     ],
+    "npz sparse": lambda folder, a: [
+        save_npz(folder / f"{k}.npz", kind(x))
+        for (k, x), kind in zip(a.items(), (csr_matrix, csc_matrix, coo_matrix), strict=True)
+    ],
+    "safetensors": lambda folder, a: [safetensors(folder / "f.safetensors", a)],
+    "axes of length 1": lambda folder, a: [npz(folder / "f.npz", {k: x[:, None, :, None] for k, x in a.items()})],
     "hdf5": lambda folder, a: [hdf5(folder / "f.h5", a)],
     "items are columns": lambda folder, a: [npz(folder / "f.npz", {k: x.T for k, x in a.items()})],
 }
@@ -212,10 +228,11 @@ def test_a_sparse_matrix_is_not_written_out_beyond_reason(tmp_path, kind):
 
 
 @pytest.mark.parametrize(
-    "start", [b"", b"\x89HDF\r\n\x1a\n", b"\x93NUMPY\x01\x00", b"PK\x03\x04", b"MATLAB 5.0 MAT-file"]
+    "start",
+    [b"", b"\x89HDF\r\n\x1a\n", b"\x93NUMPY\x01\x00", b"PK\x03\x04", b"MATLAB 5.0 MAT-file", b"\x40" + bytes(7) + b"{"],
 )
 @settings(max_examples=25, deadline=None)
-@given(raw=st.binary(max_size=300), suffix=st.sampled_from([".mat", ".bin"]))
+@given(raw=st.binary(max_size=300), suffix=st.sampled_from([".mat", ".bin", ".safetensors"]))
 def test_any_bytes_are_listed_or_refused_in_one_line(start, raw, suffix, tmp_path_factory):
     path = tmp_path_factory.mktemp("any") / f"f{suffix}"
     path.write_bytes(start + raw)

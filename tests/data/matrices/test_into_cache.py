@@ -13,10 +13,10 @@ from typer.testing import CliRunner
 
 from cmrhash.config import EvalConfig, ExtractConfig, TrainConfig
 from cmrhash.data.catalog import read_dataset
+from cmrhash.encoders import image as image_encoders
 from cmrhash.encoders import text as text_encoders
 from cmrhash.errors import DataError, StaleError, UsageError
 from cmrhash.evaluation.evaluate import evaluate
-from cmrhash.features import extract as extract_module
 from cmrhash.features import precomputed as extract_ready
 from cmrhash.features.dataset import ExtractedDataset
 from cmrhash.features.extract import extract, refuse_bad
@@ -35,8 +35,8 @@ def no_encoder(monkeypatch):
     def load(*_, **__):
         raise AssertionError("an encoder was loaded")
 
-    monkeypatch.setattr(extract_module.image_encoders, "load", load)
-    monkeypatch.setattr(extract_module.text_encoders, "load", load)
+    monkeypatch.setattr(image_encoders, "load", load)
+    monkeypatch.setattr(text_encoders, "load", load)
 
 
 def asked(tmp_path, *files, **more):
@@ -139,7 +139,7 @@ def test_rows_that_float32_cannot_hold_are_quarantined(tmp_path, data, no_encode
 def test_views_that_the_file_does_not_bring_are_encoded(tmp_path, data, manifest_root, monkeypatch):
     tiny = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
     monkeypatch.setattr(text_encoders, "TINY", tiny)
-    monkeypatch.setattr(extract_module.image_encoders, "load", None)
+    monkeypatch.setattr(image_encoders, "load", None)
     file = tmp_path / "image.npy"
     np.save(file, np.random.default_rng(0).standard_normal((40, 5)))
     config = asked(tmp_path, file, dataset="manifest", root=manifest_root, text_models=("random",), name="mixed")
@@ -155,7 +155,13 @@ def test_views_that_the_file_does_not_bring_are_encoded(tmp_path, data, manifest
     ("changes", "words"),
     [
         ({"features": ()}, "data set 'features' needs its files: give `features="),
-        ({"text_models": ("en=bert-base-uncased",)}, "the en texts have ready-made features: leave it out"),
+        (
+            {"text_models": ("en=bert-base-uncased",)},
+            r"the en texts have ready-made features: leave it out, or encode the captions with `maps=..text.en=",
+        ),
+        ({"text_models": ("bow",)}, r"text_models: 'bow' is not needed, the texts have ready-made features"),
+        ({"image_weights": "random"}, r"image_weights: 'random' is not needed, the images have ready-made features"),
+        ({"image_model": "resnet50"}, r"image_model: 'resnet50' is not needed, the images have ready-made features"),
         ({"langs": ("de",)}, "the data set has no language 'de'"),
         ({"maps": ("text.de=texts",), "text_models": ("de=own", "en=own")}, "the languages are de"),
     ],
@@ -164,6 +170,43 @@ def test_options_that_contradict_the_files(tmp_path, data, changes, words, no_en
     file = npz(tmp_path / "f.npz", {"image": data["I"], "texts": data["T"]})
     with pytest.raises(UsageError, match=words):
         extract(asked(tmp_path, file, **changes))
+
+
+def test_images_of_the_file_and_captions_for_an_encoder(tmp_path, data, no_encoder):
+    captions = tmp_path / "captions.txt"
+    captions.write_text("".join(f"{('cat', 'dog', 'tree')[n // 2 % 3]} {n}\n" for n in range(2 * N)))
+    file = npz(tmp_path / "f.npz", {"image": data["I"], "labels": data["L"]})
+    report = extract(asked(tmp_path, file, captions=(str(captions),), text_models=("bow",)))
+    assert [f.path.name for f in report.files] == ["image-f.h5", "text-en-bow2912.h5"]
+    assert [(f.items, f.rows, f.ok) for f in report.files] == [(N, N, N), (N, 2 * N, N)]
+    opened = ExtractedDataset.open(tmp_path / "cache", None)
+    assert opened.dataset.items[1].texts == {"en": ("dog 2", "dog 3")}
+    both = npz(tmp_path / "g.npz", {"image": data["I"], "text": data["T"], "labels": data["L"]})
+    given = {"captions": (str(captions),), "text_models": ("bow",), "name": "both"}
+    with pytest.raises(UsageError, match=r"'bow' is not needed"):
+        extract(asked(tmp_path, both, **given))
+    assert not (tmp_path / "cache/both").exists()
+    files = extract(asked(tmp_path, both, maps=("text=",), **given)).files
+    assert [f.path.name for f in files] == ["image-g.h5", "text-en-bow2912.h5"]
+
+
+def test_several_rows_per_photo_are_rows_of_the_cache(tmp_path, data, no_encoder):
+    text = np.repeat(data["T"], 5, 0) + np.arange(5 * N, dtype=np.float32)[:, None] / 100
+    file = npz(tmp_path / "f.npz", {"image": data["I"], "text": text})
+    report = extract(asked(tmp_path, file))
+    made = read_features(report.files[1].path)
+    assert np.array_equal(made.x, text)
+    assert made.item.tolist() == [n // 5 for n in range(5 * N)]
+    opened = ExtractedDataset.open(tmp_path / "cache", None)
+    run, _ = train(TrainConfig(bits=5, method="cca", device="cpu"), opened, tmp_path / "runs")
+    assert run.relevance == "pairs"
+
+
+def test_no_options_that_only_feature_files_read(tmp_path, manifest_root):
+    for more in ({"ids": tmp_path / "ids.txt"}, {"captions": ("c.txt",)}):
+        config = ExtractConfig(dataset="manifest", root=manifest_root, cache=tmp_path / "cache", **more)
+        with pytest.raises(UsageError, match=r"data set 'manifest' has \w+ of its own: leave it out"):
+            read_dataset(config)
 
 
 def test_own_features_must_be_there(tmp_path, manifest_root, data):
@@ -181,9 +224,12 @@ def test_the_command(tmp_path, data, no_encoder):
     npz(one, {"a": data["I"], "b": data["T"]})
     npz(two, {"c": data["L"]})
     args = ["--map", "image=a", "--map", "text.de=b", "--map", "labels=two:c", "--cache", tmp_path, "--json", "-q"]
-    args = ["extract", "--dataset", "features", "--features", one, "--features", two, *args]
+    ids = tmp_path / "ids.txt"
+    ids.write_text("".join(f"p{n}\n" for n in range(N)))
+    args = ["extract", "--dataset", "features", "--features", one, "--features", two, "--ids", ids, *args]
     done = CliRunner().invoke(app, [str(arg) for arg in args])
     assert done.exit_code == 0, done.output
     shown = json.loads(done.stdout)
     assert (shown["items"], shown["classes"], len(shown["files"])) == (N, CLASSES, 2)
     assert (tmp_path / "features/text-de-one.h5").exists()
+    assert '"id":"p7"' in (tmp_path / "features/items.jsonl").read_text().replace(" ", "")

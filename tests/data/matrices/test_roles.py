@@ -8,6 +8,7 @@ from matrix_files import TR, N, matlab5, matlab73, npz, other, parts_of, read
 
 from cmrhash.data.items import with_roles
 from cmrhash.data.matrices import dataset as matrices
+from cmrhash.data.matrices.over import lay_over
 from cmrhash.errors import DataError, UsageError
 
 
@@ -147,7 +148,7 @@ def test_row_numbers_beside_parts_are_passed_over(tmp_path, data):
 def test_parts_follow_the_order_of_the_items_with_their_role(tmp_path, data):
     dataset = other([{"query", "database"} if n % 3 == 0 else {"train"} for n in range(N)])
     arrays = {"I_te": data["I"][::3], "I_tr": data["I"][np.arange(N) % 3 > 0], "LAll": data["L"][:2]}
-    over = with_roles(matrices.lay_over(dataset, [npz(tmp_path / "f.npz", arrays)], ()), seed=0)
+    over = with_roles(lay_over(dataset, [npz(tmp_path / "f.npz", arrays)], ()), seed=0)
     assert np.array_equal(over.ready["image"].x, data["I"])
     assert list(over.ready) == ["image"]
     assert over.count("val") == 1
@@ -159,13 +160,13 @@ def test_a_database_part_is_all_of_it_or_what_train_leaves(tmp_path, data, whole
     dataset = other([{"query"}] * 4 + [{"train", "database"}] * 6 + [{"val", "database"}] * 2 + [{"database"}] * 18)
     rows = slice(4, N) if whole_database else slice(12, N)
     file = npz(tmp_path / "f.npz", {"I_db": data["I"][rows], "I_te": data["I"][:4], "I_tr": data["I"][4:12]})
-    assert np.array_equal(matrices.lay_over(dataset, [file], ()).ready["image"].x, data["I"])
+    assert np.array_equal(lay_over(dataset, [file], ()).ready["image"].x, data["I"])
 
 
 def test_all_items_at_once_follow_their_order(tmp_path, data):
     dataset = other([set()] * N)
     file = npz(tmp_path / "f.npz", {"image": data["I"].T, "feat": data["T"], "labels": [1], "label": [2]})
-    over = matrices.lay_over(dataset, [file], ("text.de=feat",))
+    over = lay_over(dataset, [file], ("text.de=feat",))
     assert np.array_equal(over.ready["image"].x, data["I"])
     assert np.array_equal(over.ready["text-de"].x, data["T"])
     assert over.languages == ("de", "en")
@@ -192,4 +193,4 @@ def test_all_items_at_once_follow_their_order(tmp_path, data):
 def test_what_does_not_fit_the_items(tmp_path, data, roles_of, keys, maps, words):
     file = npz(tmp_path / "f.npz", {key: data["I"][:20] if key == "I_tr" else data["I"] for key in keys.split()})
     with pytest.raises((UsageError, DataError), match=words):
-        matrices.lay_over(other(roles_of), [file], maps)
+        lay_over(other(roles_of), [file], maps)

@@ -9,8 +9,8 @@ import pytest
 from extracting import COUNT, DE, EN, IMAGES, SMALL, config, contents, draw, entry, quarantine, save_bert, write
 from PIL import Image
 
+from cmrhash.encoders import image as image_encoders
 from cmrhash.errors import DataError, StaleError, UsageError
-from cmrhash.features import extract as extract_module
 from cmrhash.features.dataset import ExtractedDataset
 from cmrhash.features.extract import extract
 from cmrhash.features.file import read_features
@@ -34,7 +34,7 @@ def test_rows_belong_to_the_items_that_they_are_said_to_belong_to(clean, source)
     assert images.ids == texts.ids == tuple(f"i{n}" for n in range(COUNT))
     assert images.item.tolist() == list(range(COUNT))
     assert texts.item.tolist() == [n for n in range(COUNT) if n != 3 for _ in range(2)]
-    encoder = extract_module.image_encoders.load(SMALL, "random")
+    encoder = image_encoders.load(SMALL, "random")
     for n in (0, 9):
         expected = encoder.encode(np.stack([encoder.crop(Image.open(source / f"{n}.jpg"))]))[0]
         np.testing.assert_allclose(images.x[n], expected, atol=1e-4 * np.abs(expected).max())
