@@ -41,6 +41,7 @@ DATASETS = (  # names of the readers in data/catalog.py
     FEATURES_DATASET,
 )
 LABELS_FROM = ("folder",)  # values of labels_from
+PROTOCOLS = ("dcmh", "unsup", "clip", "ucch")  # published splits, out of data/published.py
 MAX_BITS = 4096  # longest code
 MAX_HIDDEN = 1 << 16  # width of a head's hidden layer
 MAX_SEED = 2**32 - 1  # largest seed that all random number generators accept
@@ -75,6 +76,9 @@ class ExtractConfig:
     dtype: str = "auto"  # compute dtype of the encoders: "auto", "float32", "bfloat16", "float16"
     seed: int = 0  # draws missing roles and the weights of untrained encoders
     follow_links: bool = False  # read photos and folders outside the root through its symbolic links
+    protocol: str | None = None  # published split, out of PROTOCOLS; None: by the next two, its own, or drawn
+    query_items: str | None = None  # "200" (drawn), "first:200", "last:200", or a file of ids or row numbers
+    train_items: str | None = None  # train items, in the same way
     features: tuple[Path, ...] = ()  # .mat, .h5, .npz, .npy, .safetensors files of features, instead of encoders
     maps: tuple[str, ...] = ()  # "ROLE[.PART]=ARRAY", "ROLE=COLUMN" of a table; empty: by their names
     labels: tuple[str, ...] = ()  # columns of a table that are the labels; empty: the reader's choice

@@ -14,6 +14,7 @@ import typer
 from cmrhash.config import (
     DATASETS,
     MAX_IMAGE_BATCH,
+    PROTOCOLS,
     SAMPLE_DATASET,
     TRAINED_SHARE,
     ExtractConfig,
@@ -121,6 +122,17 @@ def extract(
     follow_links: Annotated[
         bool, typer.Option("--follow-links", help="Follow symbolic links that lead out of the data set's folder.")
     ] = D.follow_links,
+    protocol: Annotated[
+        str | None,
+        typer.Option(help=f"Published split: {', '.join(PROTOCOLS)}; --query N and --train N change its numbers."),
+    ] = D.protocol,
+    query_items: Annotated[
+        str | None,
+        typer.Option(
+            "--query", help="Query items: N (drawn from --seed), first:N, last:N, or a file of ids or row numbers."
+        ),
+    ] = D.query_items,
+    train_items: Annotated[str | None, typer.Option("--train", help="Train items, in the same way.")] = D.train_items,
     features: Annotated[
         list[Path] | None,
         typer.Option(

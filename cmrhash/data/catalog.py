@@ -24,7 +24,7 @@ from cmrhash.config import (
     TARS_DATASET,
     ExtractConfig,
 )
-from cmrhash.data.items import ImageTextDataset, Ready, check, root_of, with_roles
+from cmrhash.data.items import ImageTextDataset, Ready, check, root_of
 from cmrhash.data.manifest import read as read_manifest
 from cmrhash.data.matrices import dataset as matrices
 from cmrhash.data.matrices.over import lay_over
@@ -41,6 +41,8 @@ from cmrhash.data.readers.pascal import read as read_pascal
 from cmrhash.data.readers.webdataset import read as read_webdataset
 from cmrhash.data.readers.wikipedia import read as read_wikipedia
 from cmrhash.data.sample import read as read_sample
+from cmrhash.data.splits import check as check_splits
+from cmrhash.data.splits import with_splits
 from cmrhash.data.tars import is_pattern
 from cmrhash.data.view import View
 from cmrhash.errors import DataError, UsageError, did_you_mean
@@ -92,6 +94,7 @@ def read_dataset(config: ExtractConfig) -> ImageTextDataset:
         fix = f"{did_you_mean(config.dataset, DATASETS)} choose one of {', '.join(DATASETS)}"
         raise UsageError(f"unknown data set '{config.dataset}'", None, fix, option="dataset")
     options = _options(config)
+    check_splits(config)
     if config.dataset == FEATURES_DATASET:
         dataset = matrices.read(config.features, config.maps, config.ids, config.captions)
     else:
@@ -142,9 +145,9 @@ def _maps_and_items(config: ExtractConfig, options: dict[str, Any]) -> tuple[tup
 
 
 def finished(dataset: ImageTextDataset, config: ExtractConfig) -> ImageTextDataset:
-    """The data set with its roles drawn, if it brings none, and with its name checked; raises UsageError, DataError."""
+    """The data set with its splits chosen or drawn, and with its name checked; raises UsageError, DataError."""
     _options(config)
-    dataset = with_roles(dataset, config.seed)
+    dataset = with_splits(dataset, config)
     name = dataset.name if config.name is None else config.name
     if not re.fullmatch(r"[\w][\w.-]*", name):
         raise UsageError(

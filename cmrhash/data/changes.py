@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from cmrhash.data.items import ImageTextDataset, Item
 from cmrhash.data.manifest import ABOUT, entry, items_digest, load, read_about
@@ -36,13 +37,14 @@ def renewed(dataset: ImageTextDataset, folder: Path, overwrite: bool = False) ->
     """Compare a data set with what was extracted of it; return it with the stored splits, and its changes.
 
     folder: of the data set in the cache, which stays as it is. Without a stored data set, or with ``overwrite``, the
-    data set is returned as it is. Drawn splits stay with their items; new items join the database alone, or, where the
-    queries are the database, no split. Raises StaleError for another seed or relevance, if most items are gone, or if
-    all queries are.
+    data set is returned as it is. Drawn and chosen splits stay with their items; new items join the database alone, or,
+    where the queries are the database, no split. Raises StaleError for another choice, seed or relevance, if most items
+    are gone, or if all queries are.
     """
     if overwrite or not (folder / ABOUT).exists():
         return dataset, Changes()
     about = read_about(folder)
+    _refuse_other_choice(dataset, about, folder)
     for field in ("split_seed", "relevance"):
         made, asked = {field: about.get(field)}, {field: getattr(dataset, field)}
         refuse_difference(made, asked, folder, f"data set '{dataset.name}'")
@@ -55,7 +57,7 @@ def renewed(dataset: ImageTextDataset, folder: Path, overwrite: bool = False) ->
     gone = tuple(ident for ident in before if ident not in there)
     if 2 * len(gone) > len(before):
         _refuse(f"{len(gone)} of {len(before)} extracted items are gone{_named(gone)}", folder)
-    added = stored.added + len(new) if stored.split_seed is not None and not stored.val_drawn else 0
+    added = stored.added + len(new) if stored.split_seed is not None and _stays(stored) else 0
     merged = replace(dataset, items=_with_splits(dataset, stored, before), added=added)
     if stored.count("query") and not merged.count("query"):
         _refuse("all query items are gone", folder)
@@ -66,7 +68,7 @@ def renewed(dataset: ImageTextDataset, folder: Path, overwrite: bool = False) ->
 
 
 def _with_splits(dataset: ImageTextDataset, stored: ImageTextDataset, before: dict[str, Item]) -> tuple[Item, ...]:
-    """Items with the stored splits, as far as these were drawn."""
+    """Items with the stored splits, as far as these were drawn or chosen."""
     if stored.split_seed is None:
         return dataset.items
     searched = stored.relevance == "labels" or not (stored.count("query") or stored.count("train"))
@@ -74,12 +76,26 @@ def _with_splits(dataset: ImageTextDataset, stored: ImageTextDataset, before: di
 
     def of(item: Item) -> frozenset[str]:
         old = before[item.id].splits if item.id in before else rest
-        if not stored.val_drawn:
+        if _stays(stored):
             return old
         own = _without_val(item.splits)  # val alone was drawn, the other splits are the data set's own
         return old if item.id in before and _without_val(old) == own else own
 
     return tuple(replace(item, splits=of(item)) for item in dataset.items)
+
+
+def _stays(stored: ImageTextDataset) -> bool:
+    """Whether all drawn splits stay, not val alone."""
+    return bool(stored.chosen) or not stored.val_drawn
+
+
+def _refuse_other_choice(dataset: ImageTextDataset, about: Mapping[str, Any], folder: Path) -> None:
+    """Raise StaleError if other query or train items, or another protocol, were chosen at the extraction."""
+    if (chosen := str(about.get("chosen", ""))) != dataset.chosen:
+        seed, val_drawn = about.get("split_seed"), bool(about.get("val_drawn"))
+        made = replace(dataset, chosen=chosen, split_seed=seed, val_drawn=val_drawn)
+        what = f"data set '{dataset.name}' was made with splits = {made.split}, but this call has {dataset.split}"
+        raise StaleError(what, folder, "use the same settings, `overwrite=True`, or another `name`")
 
 
 def _without_val(splits: frozenset[str]) -> frozenset[str]:

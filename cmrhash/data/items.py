@@ -73,11 +73,13 @@ class ImageTextDataset:
     is relevant).
     found: what the reader found and missed: description -> count, for the user.
     split_seed: seed from which the roles were drawn; None if the data set has its own.
-    val_drawn: only val was drawn from that seed, out of the data set's own train items.
+    val_drawn: only val was drawn from that seed, out of train items that were given.
+    chosen: how the user chose query or train items, in words; empty: the data set's own, or drawn.
     added: number of items that came after the roles were drawn.
     sha256: digest of the items as stored in the cache; empty until they are stored.
     protocol: how ``with_roles`` draws missing roles: "database" (shares of IAPR TC-12, train is part of the database)
     or "per-class" (a share of every class is test, which is both queries and database).
+    paired: made by ``by_pairs`` of a data set with relevance by labels; its roles may be others than those of labels.
     ready: precomputed features by view, read with the data set. They go into feature files and are not stored with the
     items.
     notes: lines for the user on what the reader left aside; not stored either.
@@ -94,6 +96,8 @@ class ImageTextDataset:
     protocol: str = "database"
     val_drawn: bool = False
     added: int = 0
+    chosen: str = ""
+    paired: bool = False
     ready: Mapping[View, Ready] = field(default_factory=dict, compare=False)
     notes: tuple[str, ...] = field(default=(), compare=False)
 
@@ -104,12 +108,13 @@ class ImageTextDataset:
     @property
     def split(self) -> str:
         """Origin of the roles, as text."""
-        drawn = f"drawn from seed {self.split_seed}"
-        if self.val_drawn:
-            drawn = f"the data set's own; val {drawn}"
-        if self.added:
-            drawn += f"; {self.added} items added since"
-        return drawn if self.split_seed is not None else "the data set's own"
+        given = self.chosen or "the data set's own"
+        if self.split_seed is None:
+            return given
+        words = f"drawn from seed {self.split_seed}"
+        if self.val_drawn or self.chosen:
+            words = f"{given}; {'val' if self.val_drawn else 'the rest'} {words}"
+        return words + (f"; {self.added} items added since" if self.added else "")
 
     @property
     def languages(self) -> tuple[str, ...]:
@@ -218,13 +223,13 @@ def with_roles(dataset: ImageTextDataset, seed: int) -> ImageTextDataset:
     """
     rng = random.Random(seed)
     brings = any(item.splits for item in dataset.items)
-    if not brings and not _complete(dataset):
+    if not brings and not complete_rows(dataset):
         roles = [frozenset({"database"})] * len(dataset.items)
     elif not brings:
         roles = _draw_per_class(dataset, rng) if dataset.protocol == "per-class" else _draw(dataset, rng)
     elif dataset.count("train") and not dataset.count("val"):
         roles = [item.splits for item in dataset.items]
-        _carve_val(roles, rng)
+        carve_val(roles, rng)
     else:
         return dataset
     same = {r: r for r in roles}  # share one object between equal roles to save memory
@@ -235,7 +240,8 @@ def with_roles(dataset: ImageTextDataset, seed: int) -> ImageTextDataset:
 def with_relevance(dataset: ImageTextDataset, asked: str | None) -> ImageTextDataset:
     """The data set with the relevance ``asked``; None: its own.
 
-    Raises UsageError for an unknown relevance, and for "labels" without labels.
+    A data set of relevance "pairs" may have labels, too. Raises UsageError for an unknown relevance, and for "labels"
+    without labels.
     """
     asked = dataset.relevance if asked is None else asked
     if asked not in RELEVANCE:
@@ -243,11 +249,11 @@ def with_relevance(dataset: ImageTextDataset, asked: str | None) -> ImageTextDat
         raise UsageError(f"unknown relevance '{asked}'", None, fix, option="relevance")
     if asked == "pairs":
         return by_pairs(dataset)
-    if dataset.relevance != "labels":
+    if dataset.relevance != "labels" and (dataset.paired or not dataset.classes):
         raise UsageError(
             f"data set '{dataset.name}' has no labels", None, 'leave out `relevance`, or use `relevance="pairs"`'
         )
-    return dataset
+    return dataset if dataset.relevance == "labels" else replace(dataset, relevance="labels")
 
 
 def by_pairs(dataset: ImageTextDataset) -> ImageTextDataset:
@@ -256,16 +262,17 @@ def by_pairs(dataset: ImageTextDataset) -> ImageTextDataset:
     Unless all query items are in the database already, they become the database, as in the protocol of Flickr30k, where
     test items are searched among each other. ``sha256`` remains that of the stored items.
     """
+    paired = replace(dataset, relevance="pairs", paired=dataset.paired or dataset.relevance == "labels")
     if all("database" in item.splits for item in dataset.items if "query" in item.splits):
-        return replace(dataset, relevance="pairs")
+        return paired
     items = tuple(
         replace(item, splits=item.splits - {"database"} | ({"database"} if "query" in item.splits else set()))
         for item in dataset.items
     )
-    return replace(dataset, items=items, relevance="pairs")
+    return replace(paired, items=items)
 
 
-def _complete(dataset: ImageTextDataset) -> list[int]:
+def complete_rows(dataset: ImageTextDataset) -> list[int]:
     """Rows of the items with image, text and, for relevance by labels, a label.
 
     Precomputed features count as image or text.
@@ -282,7 +289,7 @@ def _complete(dataset: ImageTextDataset) -> list[int]:
 def _draw(dataset: ImageTextDataset, rng: random.Random) -> list[frozenset[str]]:
     """Roles by protocol "database", in the order of the items."""
     by_labels = dataset.relevance == "labels"
-    complete = _complete(dataset)
+    complete = complete_rows(dataset)
     rng.shuffle(complete)
     queries, trains = round(QUERY_SHARE * len(complete)), round(TRAIN_SHARE * len(complete))
     if not by_labels:
@@ -295,7 +302,7 @@ def _draw(dataset: ImageTextDataset, rng: random.Random) -> list[frozenset[str]]
     train = rest | {"train"}
     for row in complete[queries : queries + trains]:
         roles[row] = train
-    _carve_val(roles, rng)
+    carve_val(roles, rng)
     return roles
 
 
@@ -306,7 +313,7 @@ def _draw_per_class(dataset: ImageTextDataset, rng: random.Random) -> list[froze
     that are not test items.
     """
     rows_of: dict[int, list[int]] = {}
-    for row in _complete(dataset):
+    for row in complete_rows(dataset):
         rows_of.setdefault(dataset.items[row].labels[0], []).append(row)
     roles = [frozenset[str]()] * len(dataset.items)
     for _, rows in sorted(rows_of.items()):
@@ -314,11 +321,11 @@ def _draw_per_class(dataset: ImageTextDataset, rng: random.Random) -> list[froze
         tests = round(TEST_SHARE * len(rows))
         for at, row in enumerate(rows):
             roles[row] = frozenset({"query", "database"}) if at < tests else frozenset({"train"})
-    _carve_val(roles, rng)
+    carve_val(roles, rng)
     return roles
 
 
-def _carve_val(roles: list[frozenset[str]], rng: random.Random) -> None:
+def carve_val(roles: list[frozenset[str]], rng: random.Random) -> None:
     """Turn VAL_SHARE of the train rows into val, in place; at least one of two rows."""
     train = [row for row, r in enumerate(roles) if "train" in r]
     count = max(round(VAL_SHARE * len(train)), int(len(train) > 1))

@@ -197,6 +197,7 @@ def store(dataset: ImageTextDataset, folder: Path) -> None:
         "split_seed": dataset.split_seed,
         "val_drawn": dataset.val_drawn,
         **({"added": dataset.added} if dataset.added else {}),
+        **({"chosen": dataset.chosen} if dataset.chosen else {}),
         "found": dict(dataset.found),
         "items_sha256": digest.hexdigest(),
     }
@@ -216,8 +217,9 @@ def keep(dataset: ImageTextDataset, folder: Path) -> None:
         if (folder / ABOUT).exists():
             about = read_about(folder)
             place = {key: about[key] for key in ("root", LINKS) if key in about}
-            kept = place, about.get("classes"), about.get("added", 0), about["items_sha256"]
-            if kept == (_place(dataset), list(dataset.classes), dataset.added, items_digest(dataset)):
+            kept = place, about.get("classes"), about.get("added", 0), about.get("chosen", "")
+            asked = _place(dataset), list(dataset.classes), dataset.added, dataset.chosen
+            if kept == asked and about["items_sha256"] == items_digest(dataset):
                 return
         store(dataset, folder)
 
@@ -246,6 +248,7 @@ def load(folder: Path) -> ImageTextDataset:
                 about["items_sha256"],
                 val_drawn=about["val_drawn"],
                 added=about.get("added", 0),
+                chosen=str(about.get("chosen", "")),
             )
             return check(dataset)
         except DataError as error:

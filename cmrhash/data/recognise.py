@@ -26,7 +26,7 @@ SIGNS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("manifest", ("manifest.jsonl", "dataset.json")),
     ("iaprtc12-lists", ("iapr_train*",)),
     ("iaprtc12", ("iaprtc12/annotations_complete_eng", "annotations_complete_eng")),
-    ("coco", ("annotations/captions_*.json",)),
+    ("coco", ("annotations/captions_*.json", "dataset_coco.json", "annotations/dataset_coco.json")),
     ("mirflickr", ("mirflickr/meta/tags", "mirflickr25k_annotations_v080")),
     ("nuswide", ("ImageList/Imagelist.txt",)),
     ("wikipedia", ("trainset_txt_img_cat.list",)),

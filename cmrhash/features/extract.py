@@ -22,6 +22,7 @@ from cmrhash.data.catalog import finished, read_dataset
 from cmrhash.data.changes import Changes, renewed
 from cmrhash.data.items import ImageTextDataset
 from cmrhash.data.manifest import QUARANTINE, keep
+from cmrhash.data.splits import refuse_empty
 from cmrhash.data.view import View
 from cmrhash.encoders import bag_and_vectors
 from cmrhash.encoders.own import Encoder, OwnEncoder
@@ -169,6 +170,7 @@ def open_encoders(
     dataset, changes = renewed(dataset, folder, config.overwrite)
     if changes and (config.shard or processes.world() > 1):
         raise StaleError(f"the data set changed ({changes})", folder, "extract the changes in one process")
+    refuse_empty(dataset)
     langs = _languages(dataset, config.langs)
     given = text_encoder if isinstance(text_encoder, Mapping) else dict.fromkeys(langs, text_encoder)
     own = {lang: OwnEncoder(each, "text") for lang, each in given.items() if lang in langs and each is not None}

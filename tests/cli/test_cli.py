@@ -262,7 +262,7 @@ def test_a_sample_drawn_into_a_folder_of_the_users_is_told(tmp_path, monkeypatch
 def test_half_precision_that_nobody_asked_for_is_told(tmp_path, monkeypatch):
     monkeypatch.setattr("cmrhash.compute.device._cpu_has_bfloat16", lambda: True)
     monkeypatch.chdir(tmp_path)
-    write_own(tmp_path / "mine", count=3)
+    write_own(tmp_path / "mine", count=4)
     write_bert(tmp_path / "bert")
     command = [*EXTRACT, "--image-model", "shufflenet_v2_x0_5"]
     for options, told in (

@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from trees import coco_json, put, write_coco
 
-from cmrhash.data.items import check, with_roles
+from cmrhash.data.items import check, with_relevance, with_roles
 from cmrhash.data.readers import coco
-from cmrhash.errors import CmrhashError, DataError
+from cmrhash.errors import CmrhashError, DataError, UsageError
 
 CATEGORIES = {18: "dog", 1: "person", 90: "toothbrush ", 44: "-1"}
 TRAIN, VAL = {100: "COCO_train2014_100.jpg", 9: "COCO_train2014_9.jpg"}, {30: "COCO_val2014_30.jpg", 7: "gone.jpg"}
@@ -211,6 +211,95 @@ def test_links_out_of_the_root_are_refused(root: Path, name: str, tmp_path_facto
 def test_outlines_of_objects_are_dropped_while_parsing() -> None:
     whole = json.loads(coco_json(TRAIN, [thing(9, 1)], CATEGORIES), object_pairs_hook=coco._used)
     assert whole["annotations"] == [{"image_id": 9, "category_id": 1, "id": 0}]
+
+
+# ---------------------------------------------------------------------------------------------- Karpathy's split
+
+
+def karpathy_json(*photos: tuple[str, str]) -> str:
+    """Karpathy's file: names and splits of photos, each with two captions."""
+    images = [
+        {
+            "filepath": name[5:13],
+            "filename": name,
+            "cocoid": int(name[-7:-4]),
+            "split": split,
+            "sentences": [{"tokens": ["a"], "raw": f"{name[-7:-4]}, {k}.\n", "sentid": k} for k in range(2)],
+        }
+        for name, split in photos
+    ]
+    return json.dumps({"dataset": "coco", "images": images})
+
+
+PHOTOS = (
+    ("COCO_val2014_000000000030.jpg", "restval"),
+    ("COCO_val2014_000000000007.jpg", "test"),
+    ("COCO_train2014_000000000009.jpg", "train"),
+    ("COCO_train2014_000000000100.jpg", "val"),
+)
+
+
+@pytest.mark.parametrize("place", ["dataset_coco.json", "annotations/dataset_coco.json"])
+def test_karpathys_split_is_for_instance_retrieval_and_keeps_the_labels(root: Path, place: str) -> None:
+    for name, _ in PHOTOS:
+        put(root / name.split("_")[1] / name)
+    put(root / place, karpathy_json(*PHOTOS))
+    dataset = check(coco.read(root))
+    assert dataset.relevance == "pairs"
+    assert [(item.id, set(item.splits)) for item in dataset.items] == [
+        ("7", {"query", "database"}),
+        ("9", {"train"}),
+        ("30", {"train"}),
+        ("100", {"val"}),
+    ]
+    assert dataset.items[0].texts == {"en": ("007, 0.", "007, 1.")}
+    assert dataset.items[0].image == "val2014/COCO_val2014_000000000007.jpg"
+    assert with_roles(dataset, 0) is dataset
+    labels = check(with_relevance(dataset, "labels"))
+    assert (labels.relevance, labels.classes) == ("labels", ("person", "dog", "toothbrush"))
+    assert [item.labels for item in labels.items if item.labels]
+    for path in (root / "annotations").glob("instances_*"):
+        path.unlink()
+    with pytest.raises(UsageError, match="'coco' has no labels"):
+        with_relevance(coco.read(root), "labels")
+
+
+def test_karpathys_split_finds_photos_of_2017_and_of_one_folder_by_number(tmp_path: Path) -> None:
+    put(tmp_path / "dataset_coco.json", karpathy_json(*PHOTOS))
+    put(tmp_path / "val2017/000000000030.jpg")
+    put(tmp_path / "images/COCO_val2014_000000000007.jpg")
+    put(tmp_path / "images/000000000555.jpg")
+    dataset = coco.read(tmp_path)
+    assert [item.image for item in dataset.items] == [
+        "images/COCO_val2014_000000000007.jpg",
+        None,
+        "val2017/000000000030.jpg",
+        None,
+    ]
+    assert dataset.found == {
+        "items": 4,
+        "images": 2,
+        "en texts": 4,
+        "photos without an entry": 1,
+        "items without an image": 2,
+    }
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (karpathy_json(*PHOTOS, PHOTOS[0]), "1 photos are repeated: .*dataset_coco.json: keep one entry"),
+        (karpathy_json(*PHOTOS).replace("000000000030.jpg", "thirty.jpg"), r"photo 'COCO_val2014_thirty\.jpg' has no"),
+        ('{"images": []}', "the data set has no items"),
+        ('{"images": 1, "images": []}', r"Karpathy's splits \(ValueError: key 'images' is repeated"),
+        ("{}", r"not the JSON of Karpathy's splits \(KeyError"),
+    ],
+)
+def test_another_json_of_karpathy_is_refused(tmp_path: Path, content: str, words: str) -> None:
+    put(tmp_path / "dataset_coco.json", content)
+    with pytest.raises(DataError, match=words) as caught:
+        check(coco.read(tmp_path))
+    assert "\n" not in str(caught.value)
 
 
 PHOTO = b'{"id":1,"file_name":"a.jpg"}'

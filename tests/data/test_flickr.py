@@ -190,7 +190,16 @@ def test_a_line_that_is_no_caption_is_named(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "content",
-    ["", "{}", "[]", '{"images": [1]}', '{"images": 3}', "[" * 100_000, karpathy().replace("restval", "rest")],
+    [
+        "",
+        "{}",
+        "[]",
+        '{"images": [1]}',
+        '{"images": 3}',
+        "[" * 100_000,
+        karpathy().replace("restval", "rest"),
+        '{"images": [], "images": []}',
+    ],
 )
 def test_another_json_is_refused_in_one_line(root: Path, content: str) -> None:
     put(root / "dataset_flickr30k.json", content)

@@ -179,8 +179,11 @@ def test_a_relevance_is_chosen_by_name():
     assert with_relevance(labelled, None) is with_relevance(labelled, "labels") is labelled
     paired = with_relevance(labelled, "pairs")
     assert paired == by_pairs(labelled) == with_relevance(paired, None)
-    with pytest.raises(UsageError, match="'test' has no labels: leave out `relevance`"):
-        with_relevance(paired, "labels")
+    own = replace(labelled, relevance="pairs")
+    assert with_relevance(own, "labels") == labelled
+    for lost in (paired, replace(own, classes=())):
+        with pytest.raises(UsageError, match="'test' has no labels: leave out `relevance`"):
+            with_relevance(lost, "labels")
     with pytest.raises(UsageError, match="unknown relevance 'pair': did you mean pairs"):
         with_relevance(labelled, "pair")
 

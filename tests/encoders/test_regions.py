@@ -282,9 +282,11 @@ def test_a_data_set_is_extracted_with_regions(tmp_path):
     root = tmp_path / "mine"
     root.mkdir()
     lines = []
-    for n, size in enumerate([(64, 40), (40, 64), (50, 50)]):
+    for n, (size, role) in enumerate(zip([(64, 40), (40, 64), (50, 50)], ["query", "train", "train"], strict=True)):
         photo(n, size).save(root / f"{n}.png")
-        lines.append(json.dumps({"id": f"i{n}", "image": f"{n}.png", "texts": {"en": [f"dog {n}"]}, "labels": ["a"]}))
+        entry = {"id": f"i{n}", "image": f"{n}.png", "texts": {"en": [f"dog {n}"]}, "splits": [role]}
+        lines.append(json.dumps(entry))
+    lines.append(json.dumps({"id": "i3", "texts": {"en": ["dog 3"]}, "splits": ["val"]}))
     (root / "1.png").write_bytes(b"no photo")
     (root / "manifest.jsonl").write_text("\n".join(lines))
     settings = ExtractConfig(
@@ -298,7 +300,7 @@ def test_a_data_set_is_extracted_with_regions(tmp_path):
     )
     report = extract(settings)
     features = read_features(report.folder / f"image-{SMALL}-random.h5")
-    assert features.valid.tolist() == [True, False, True]
+    assert features.valid.tolist() == [True, False, True, False]
     encoder = image_encoders.load(SMALL, "random")
     expected = encoder.encode(encoder.crop(Image.open(root / "2.png"))[None])[0]
     np.testing.assert_allclose(features.x[2], expected, atol=1e-3 * np.abs(expected).max())

@@ -67,7 +67,7 @@ def write(root, odd_names):
     for n, name in enumerate(odd_names):
         (root / f"good/{n}.jpg").write_bytes(encoded(noise(seed=1000 + n), "JPEG"))
         for ident, image in ((f"odd-{n}", f"odd/{name}"), (f"good-{n}", f"good/{n}.jpg")):
-            lines.append(json.dumps({"id": ident, "image": image, "texts": {"en": "a dog"}, "splits": ["database"]}))
+            lines.append(json.dumps({"id": ident, "image": image, "texts": {"en": "a dog"}}))
     (root / "manifest.jsonl").write_text("\n".join(lines) + "\n")
 
 

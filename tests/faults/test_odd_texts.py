@@ -15,7 +15,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from odd_photos import JPEG
 
 from cmrhash.config import ExtractConfig
 from cmrhash.data.readers import iaprtc12
@@ -128,10 +127,9 @@ ENGLISH, GERMAN = ("annotations_complete_eng", "eng"), ("annotations_complete_ge
 
 
 def write_annotations(root, contents):
-    """IAPR TC-12 with these German files, an ordinary one behind each; all have an English one."""
+    """IAPR TC-12 with these German files, an ordinary one behind each; all have an English one and none a photo."""
     for name in ("images/00", "saiapr_tc-12/00", *(f"{folder}/00" for folder, _ in (ENGLISH, GERMAN))):
         (root / name).mkdir(parents=True)
-    (root / "images/00/1.jpg").write_bytes(JPEG)
     (root / "saiapr_tc-12/00/labels.txt").write_text("".join(f"{n} 1 {1 + n % 5}\n" for n in range(1, 400)))
     for n, content in enumerate(contents):
         for number, put in ((2 * n + 1, content), (2 * n + 2, doc(f"ein Hund mit {n} Katzen").encode())):

@@ -38,14 +38,14 @@ def write_lines(path, lines):
     path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
 
 
-def write_features(path):
+def write_features(path, count=COUNT):
     """Ready-made features of a whole data set, as an HDF5 file (which MATLAB 7.3 writes too)."""
     import h5py
 
-    rng, kind = np.random.default_rng(0), np.arange(COUNT) % 4
+    rng, kind = np.random.default_rng(0), np.arange(count) % 4
     with h5py.File(path, "w") as file:
         for name, dim in (("IAll", 8), ("YAll", 6)):
-            file[name] = rng.standard_normal((4, dim))[kind] + 0.3 * rng.standard_normal((COUNT, dim))
+            file[name] = rng.standard_normal((4, dim))[kind] + 0.3 * rng.standard_normal((count, dim))
         file["LAll"] = np.eye(4)[kind]
 
 
@@ -74,7 +74,7 @@ PLACED = {
     "glove.6B.300d.txt": write_vectors,
     "cc.de.300.vec.gz": write_vectors,
     "raw_features.mat": write_wikipedia_features,
-    "mirflickr.mat": write_features,
+    "mirflickr.mat": lambda path: write_features(path, 20_015),
     "FILE": write_features,
     "common_tags.txt": lambda path: path.write_text("dog 9\nnikon 9\nnone 9\n", encoding="utf-8"),
     "image.npz": lambda path: np.savez(path, image=np.random.default_rng(0).standard_normal((COUNT, 8))),

@@ -390,7 +390,7 @@ LABEL_CALLS = [
     Misuse("a split that is none", "DataError", lambda: check(items({"splits": frozenset({"test"})}))),
     Misuse("no items", "DataError", lambda: check(items())),
     Misuse(
-        "relevance not there", "UsageError", lambda: with_relevance(replace(items({}), relevance="pairs"), "labels")
+        "no labels", "UsageError", lambda: with_relevance(replace(items({}), relevance="pairs", classes=()), "labels")
     ),
 ]
 

@@ -3,16 +3,22 @@
     annotations/captions_trainYEAR.json     annotations/captions_valYEAR.json
     annotations/instances_trainYEAR.json    annotations/instances_valYEAR.json
     trainYEAR/*.jpg                         valYEAR/*.jpg
+    dataset_coco.json                       optional, also in annotations/: Karpathy's captions and split
 
 Items are the images of train and val together, ordered by id. Captions stay in the order of the file; labels are the
 categories of an image's objects, ordered by their numbers (1 to 90 with gaps). One captions file is enough; without any
 instances file relevance is by pairs. Protocol: roles drawn from the seed, with the shares of IAPR TC-12.
+
+With Karpathy's file, items are its photos, relevance is by pairs, and the 5,000 test items are searched among each
+other. Photos are found by their number in the folders above or in images/; instances files of any year, if there are,
+give labels, so that ``relevance="labels"`` can be chosen in training.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import re
 from collections import Counter
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
@@ -21,9 +27,11 @@ from typing import Any
 
 from cmrhash.data.items import ImageTextDataset, Item, clean_label, clean_text, resolve_image
 from cmrhash.data.parsing import IMAGE_SUFFIXES, decode, files_by_stem, need_file, need_folder, report, unique_keys
+from cmrhash.data.readers import karpathy
 from cmrhash.errors import DataError
 
 ANNOTATIONS, CAPTIONS, INSTANCES = "annotations", "captions", "instances"
+KARPATHY, IMAGES = "dataset_coco.json", "images"
 SPLITS, YEARS = ("train", "val"), ("2014", "2017")
 # The parser drops every other field as soon as an object ends: outlines of objects are most of an instances file.
 _USED = frozenset(
@@ -35,20 +43,24 @@ _USED = frozenset(
 class _Content:
     """What is kept of the annotation files, by image id, and the names of the categories by number.
 
-    photos: folder and stem of the photo, as "train2017/000000000009".
+    photos: folder and stem of the photo, as "train2017/000000000009"; with Karpathy's file, the id as text.
     """
 
     photos: dict[int, str] = field(default_factory=dict)
     captions: dict[int, list[str]] = field(default_factory=dict)
     objects: dict[int, set[int]] = field(default_factory=dict)
     categories: dict[int, str] = field(default_factory=dict)
+    splits: dict[int, frozenset[str]] = field(default_factory=dict)
 
 
 def read(root: Path) -> ImageTextDataset:
-    """Read the data set: an item per image of the annotation files.
+    """Read the data set: an item per image of the annotation files, or of Karpathy's file.
 
-    Raises DataError without captions, with files of both years, and for a file that is not COCO's JSON.
+    Raises DataError without captions, with files of both years, and for a file that is not COCO's or Karpathy's JSON.
     """
+    for path in (root / KARPATHY, root / ANNOTATIONS / KARPATHY):
+        if path.is_file():
+            return _read_karpathy(root, path)
     year, extra, content = _year(root), Counter[str](), _Content()
     files: dict[str, str] = {}
     for split in SPLITS:
@@ -65,13 +77,46 @@ def read(root: Path) -> ImageTextDataset:
     if not any(content.captions.values()):
         what = f"no captions in {CAPTIONS}_*{year}.json"
         raise DataError(what, root / ANNOTATIONS, "use the files of the published archive")
+    return _dataset(root, content, files, extra, by_pairs=False)
+
+
+def _read_karpathy(root: Path, path: Path) -> ImageTextDataset:
+    extra, content, entries = Counter[str](), _Content(), karpathy.read(path)
+    for photo in entries:
+        number = _number_of(photo.name)
+        if number is None:
+            raise DataError(f"photo '{photo.name[:60]}' has no number", path, "use the published file")
+        content.photos[number] = str(number)
+        content.captions[number], content.splits[number] = list(photo.captions), photo.splits
+    karpathy.refuse_repeated(path, len(entries), len(content.photos))
+    files: dict[str, str] = {}
+    for folder in (*(split + year for year in YEARS for split in SPLITS), IMAGES):
+        instances = root / ANNOTATIONS / f"{INSTANCES}_{folder}.json"
+        if instances.is_file():
+            _add_file(root, instances, INSTANCES, "", content)
+        if (root / folder).is_dir():
+            stems = files_by_stem(root, root / folder, IMAGE_SUFFIXES, extra)
+            files |= {str(_number_of(stem)): file for stem, file in stems.items()}
+    return _dataset(root, content, files, extra, by_pairs=True)
+
+
+def _number_of(name: str) -> int | None:
+    """Id of a photo: the digits at the end of its name."""
+    match = re.search(r"([0-9]{1,18})(?:\.\w+)?$", name)
+    return int(match[1]) if match else None
+
+
+def _dataset(
+    root: Path, content: _Content, files: dict[str, str], extra: Counter[str], by_pairs: bool
+) -> ImageTextDataset:
+    """The data set with all counts. files: photo as in the content -> path below the root."""
     extra["captions of unknown images"] = _count_unknown(content.captions, content.photos)
     extra["objects of unknown images"] = _count_unknown(content.objects, content.photos)
     extra["photos without an entry"] = len(files.keys() - set(content.photos.values()))
     classes = tuple(dict.fromkeys(name for _, name in sorted(content.categories.items()) if name))
     items = tuple(_items(content, classes, files, extra))
     found = report(items, classes, ["en"], extra)
-    return ImageTextDataset("coco", root, items, classes, "labels" if classes else "pairs", found)
+    return ImageTextDataset("coco", root, items, classes, "labels" if classes and not by_pairs else "pairs", found)
 
 
 def _year(root: Path) -> str:
@@ -90,10 +135,13 @@ def _year(root: Path) -> str:
 
 
 def _add_file(root: Path, path: Path, kind: str, folder: str, content: _Content) -> None:
-    """Add the content of one annotation file. Raises DataError that names the file and the reason."""
+    """Add the content of one annotation file. Raises DataError that names the file and the reason.
+
+    folder: that of its photos; empty: the photos are known already.
+    """
     try:
         whole = json.loads(decode(path.read_bytes()), object_pairs_hook=_used)
-        for image in _entries(whole, "images"):
+        for image in _entries(whole, "images") if folder else ():
             _add_photo(root, folder, _number(image, "id"), _text(image, "file_name"), content)
         if kind == CAPTIONS:
             for caption in _entries(whole, "annotations"):
@@ -160,4 +208,6 @@ def _items(content: _Content, classes: tuple[str, ...], files: dict[str, str], e
         extra["labels of unknown categories"] += len(numbers - content.categories.keys())
         labels = tuple(sorted({label[n] for n in numbers if n in label}))
         texts = tuple(filter(None, content.captions.get(number, ())))
-        yield Item(str(number), files.get(photo), {"en": texts} if texts else {}, same.setdefault(labels, labels))
+        roles = content.splits.get(number, frozenset())
+        text = {"en": texts} if texts else {}
+        yield Item(str(number), files.get(photo), text, same.setdefault(labels, labels), roles)

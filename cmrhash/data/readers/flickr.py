@@ -24,21 +24,18 @@ without suffix.
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections import Counter
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from cmrhash.data.columns import choose
 from cmrhash.data.items import ImageTextDataset, Item, clean_text
 from cmrhash.data.parsing import (
     FOREIGN,
     IMAGE_SUFFIXES,
-    decode,
     files_by_stem,
     has_folder,
     need_file,
@@ -48,6 +45,7 @@ from cmrhash.data.parsing import (
     unquoted,
 )
 from cmrhash.data.photos import PHOTO_SUFFIXES
+from cmrhash.data.readers import karpathy
 from cmrhash.data.tables import open_table, strings
 from cmrhash.errors import DataError
 
@@ -56,13 +54,6 @@ KARPATHY = {"flickr30k": "dataset_flickr30k.json", "flickr8k": "dataset_flickr8k
 TOKENS = {"flickr30k": "results_20130124.token", "flickr8k": "Flickr8k.token.txt"}
 TABLES = ("results.csv", "captions.txt", "captions.csv", "flickr_annotations_30k.csv")
 GERMAN = "multi30k"
-ROLES_OF = {
-    "train": frozenset({"train"}),
-    "restval": frozenset({"train"}),
-    "val": frozenset({"val"}),
-    "test": frozenset({"query", "database"}),
-}
-
 _TOKEN = re.compile(r"(?P<photo>[^\t#]+)#\d+\s(?P<text>.*)")
 # One line of the published file lacks the second bar.
 _BARS = re.compile(r"(?P<photo>[^|]+)\|\s*\d+\s*(?:\||\s)(?P<text>.*)")
@@ -128,22 +119,10 @@ def _stem(photo: str) -> str:
 
 
 def _read_karpathy(path: Path) -> dict[str, _Photo]:
-    try:
-        entries = json.loads(decode(path.read_bytes()))["images"]
-        photos = dict(_karpathy_photo(entry) for entry in entries)
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        what = f"not the JSON of Karpathy's splits ({type(error).__name__}: {clean_text(str(error))[:80]})"
-        raise DataError(what, path, "give an object of images with filename, split and sentences with raw") from None
-    if len(photos) < len(entries):
-        raise DataError(f"{len(entries) - len(photos)} photos are repeated", path, "keep one entry per photo")
+    entries = karpathy.read(path)
+    photos = {_stem(photo.name): _Photo({"en": list(photo.captions)}, photo.splits) for photo in entries}
+    karpathy.refuse_repeated(path, len(entries), len(photos))
     return photos
-
-
-def _karpathy_photo(entry: Any) -> tuple[str, _Photo]:
-    photo = _Photo(splits=ROLES_OF[entry["split"]])
-    for sentence in entry["sentences"]:
-        photo.add("en", sentence["raw"])
-    return _stem(entry["filename"]), photo
 
 
 def _read_captions(path: Path) -> dict[str, _Photo]:
@@ -192,9 +171,9 @@ def _read_table(path: Path) -> dict[str, _Photo]:
 
 def _roles(split: str, line: int, path: Path) -> frozenset[str]:
     """Roles of a split, none for an empty one."""
-    if split and split not in ROLES_OF:
-        raise DataError(f"line {line} gives the split '{split[:40]}'", path, f"use {', '.join(ROLES_OF)}")
-    return ROLES_OF.get(split, frozenset())
+    if split and split not in karpathy.ROLES_OF:
+        raise DataError(f"line {line} gives the split '{split[:40]}'", path, f"use {', '.join(karpathy.ROLES_OF)}")
+    return karpathy.ROLES_OF.get(split, frozenset())
 
 
 def _add_german(folder: Path, photos: dict[str, _Photo], extra: Counter[str]) -> None:

@@ -21,6 +21,7 @@ from cmrhash.errors import DataError
 
 IMAGES, TAGS, ANNOTATIONS = "mirflickr", "mirflickr/meta/tags", "mirflickr25k_annotations_v080"
 COMMON_TAGS = "mirflickr/doc/common_tags.txt"
+COMMON = 20  # photos of a common tag
 PROMINENT = "_r1"
 _NUMBER = re.compile(r"[0-9]{1,9}")
 
@@ -35,8 +36,7 @@ def read(root: Path) -> ImageTextDataset:
     tag_files = _numbered(root, TAGS, "tags", (".txt",), extra)
     classes, labels = _annotations(root, extra)
     tags = {number: _tags(root / path) for number, path in tag_files.items()}
-    if (root / COMMON_TAGS).is_file():
-        common = {line.split()[0] for line in _tags(root / COMMON_TAGS)}
+    if common := _common_tags(root):
         extra["different tags outside common_tags.txt"] = len({tag for each in tags.values() for tag in each} - common)
     numbers = sorted(images.keys() | tags.keys())
     items = tuple(
@@ -66,6 +66,22 @@ def _numbered(root: Path, folder: str, prefix: str, suffixes: tuple[str, ...], e
     if not files:
         raise DataError(f"no file '{prefix}1{suffixes[0]}' or with another number", root / folder, "unpack it there")
     return files
+
+
+def with_common_tag(dataset: ImageTextDataset) -> list[bool]:
+    """Whether each item has a common tag: one of the list of the archive or, without it, one of 20 photos or more."""
+    tags = [set(item.texts["en"][0].split()) if item.texts else set[str]() for item in dataset.items]
+    common = _common_tags(dataset.root)
+    if not common:
+        counts = Counter(tag for own in tags for tag in own)
+        common = {tag for tag, count in counts.items() if count >= COMMON}
+    return [not own.isdisjoint(common) for own in tags]
+
+
+def _common_tags(root: Path) -> set[str]:
+    """Tags of the list of the archive; none without the list."""
+    path = root / COMMON_TAGS
+    return {line.split()[0] for line in _tags(path)} if path.is_file() else set()
 
 
 def _tags(path: Path) -> list[str]:

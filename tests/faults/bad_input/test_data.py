@@ -5,7 +5,7 @@ import shutil
 from dataclasses import replace
 
 import pytest
-from exit_codes import BITS, DATA, USAGE
+from exit_codes import BITS, DATA, STALE, USAGE
 from running import EXTRACT, QUICK, files, run, write_own
 
 
@@ -33,6 +33,12 @@ def entry(entries, n, **fields):
         ("leaves the data set's folder", lambda e: entry(e, 0, image="/etc/hostname")),
         ("no item has a photo or a caption", lambda e: [{**x, "image": None, "texts": {"en": ["  "]}} for x in e]),
         ("no item has a photo or a caption", lambda e: [{**x, "image": None, "texts": {}} for x in e]),
+        (
+            r"0 query items \(the data set's own; 7 of 7 .*: give other splits, .* --query and --train",
+            lambda e: e[1:],
+        ),
+        (r"1 train item \(the data set's own; 3 of 3 items have photo, caption and label\): mine", lambda e: e[:3]),
+        (r"0 query .* \(drawn from seed 0; 3 of 3 .*: add items", lambda e: [{**x, "splits": []} for x in e[:3]]),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
@@ -41,6 +47,16 @@ def test_manifests_that_cannot_be(here, refused, words, change):
     write_own(here / "mine", change=change)
     refused(DATA, words, *EXTRACT)
     assert not (here / "cache" / "manifest").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.faults("bad command line")
+def test_another_choice_of_items_is_refused_for_an_extracted_data_set(here, refused):
+    for choice in (["--query", "last:2"], ["--protocol", "clip", "--query", "2", "--train", "4"]):
+        words = "'manifest' was made with splits = the data set's own, but .*--overwrite, or another --name"
+        refused(STALE, words, *EXTRACT, "--cache", "own", *choice)
+    (here / "rows.txt").write_text("0\n9\n")
+    refused(DATA, "entry 2 of --query, '9', is no item: rows.txt", *EXTRACT, "--query", "rows.txt")
 
 
 @pytest.mark.faults("bad command line")
