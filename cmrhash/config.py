@@ -48,6 +48,7 @@ MAX_SEED = 2**32 - 1  # largest seed that all random number generators accept
 MAX_IMAGE_BATCH = 4096  # images per forward pass; more than one commit's images would only add padding
 RANDOM = "random"  # as weights or model: untrained, drawn from the seed
 OWN = "own"  # as text model: the precomputed features that come with the data set
+STORE_DTYPE, STORE_DTYPES = "store_dtype", ("float32", "float16")  # field of a recipe, and its values
 CUSTOM = "custom"  # weights field of a feature file that an encoder object of the user made
 READY = "ready"  # weights field of a feature file that no cmrhash encoder made
 
@@ -74,6 +75,7 @@ class ExtractConfig:
     image_batch: int = 32  # images per forward pass
     device: str = "auto"  # "auto", "cpu", "cuda", "cuda:1", ...
     dtype: str = "auto"  # compute dtype of the encoders: "auto", "float32", "bfloat16", "float16"
+    store_dtype: str = STORE_DTYPES[0]  # dtype of the features on disk, out of STORE_DTYPES
     seed: int = 0  # draws missing roles and the weights of untrained encoders
     follow_links: bool = False  # read photos and folders outside the root through its symbolic links
     protocol: str | None = None  # published split, out of PROTOCOLS; None: by the next two, its own, or drawn
@@ -319,6 +321,13 @@ def aligned(method: str, alignment: str | None) -> str:
     if method != ALIGNMENTS["adversarial"]:
         raise UsageError(f"method '{method}' has no alignment", None, 'use `method="acmr"`', option="alignment")
     return ALIGNMENTS[alignment]
+
+
+def check_extract(config: ExtractConfig) -> None:
+    """Raise UsageError for a number type that features cannot be stored in."""
+    if config.store_dtype not in STORE_DTYPES:
+        fix = f"choose one of {', '.join(STORE_DTYPES)}"
+        raise UsageError(f"'{config.store_dtype}' cannot be stored", None, fix, option=STORE_DTYPE)
 
 
 def check_train(config: TrainConfig) -> None:

@@ -116,6 +116,9 @@ def extract(
     dtype: Annotated[
         str, typer.Option(help="Number type of the encoders: auto, float32, bfloat16 or float16.")
     ] = D.dtype,
+    store_dtype: Annotated[
+        str, typer.Option(help="Number type of stored features: float32, or float16 with scales in half the space.")
+    ] = D.store_dtype,
     seed: Annotated[
         int, typer.Option(min=0, help="Random seed of missing splits, untrained encoders and fine-tuning.")
     ] = D.seed,

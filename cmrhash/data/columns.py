@@ -8,7 +8,7 @@ from collections.abc import Collection, Container, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from cmrhash.data.items import clean_text
+from cmrhash.data.cleaning import clean_text
 from cmrhash.data.tables import Table
 from cmrhash.errors import DataError, UsageError, did_you_mean
 

@@ -6,7 +6,8 @@ import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from cmrhash.data.items import ROLES, ImageTextDataset, Item, check, clean_text
+from cmrhash.data.cleaning import clean_label, clean_language, clean_text
+from cmrhash.data.items import ROLES, ImageTextDataset, Item, check
 from cmrhash.errors import DataError, UsageError, did_you_mean
 
 Captions = Sequence[str | Sequence[str] | None]
@@ -28,7 +29,8 @@ def dataset(
     its own counterpart alone. splits: N roles out of "train", "val", "query" and "database"; None: drawn at extraction.
     ids: N unique strings; None: "0", "1", ... Raises UsageError for lists of other lengths, DataError for bad values.
     """
-    columns: dict[str, Sequence[object]] = {"images": images, **{f"texts.{k}": v for k, v in (texts or {}).items()}}
+    texts = _by_language(texts or {})
+    columns: dict[str, Sequence[object]] = {"images": images, **{f"texts.{k}": v for k, v in texts.items()}}
     columns |= {
         key: value for key, value in (("labels", labels), ("splits", splits), ("ids", ids)) if value is not None
     }
@@ -40,14 +42,14 @@ def dataset(
         what = f"{counts[other[0]]} {other[0]}, but {count} items"
         raise UsageError(what, None, "give lists of one length", option=other[0].partition(".")[0])
     root, files = _below_one_folder(images or [None] * count)
-    named = [_listed(value) for value in labels or [None] * count]
+    named = [set(map(clean_label, _listed(value))) - {""} for value in labels or [None] * count]
     classes = tuple(sorted({label for own in named for label in own}))
     place = {label: n for n, label in enumerate(classes)}
     items = tuple(
         Item(
             str(ids[n]) if ids is not None else str(n),
             files[n],
-            {lang: own for lang, column in sorted((texts or {}).items()) if (own := _captions(column[n]))},
+            {lang: own for lang, column in sorted(texts.items()) if (own := _captions(column[n]))},
             tuple(sorted({place[label] for label in named[n]})),
             _roles(splits[n]) if splits is not None else frozenset(),
         )
@@ -66,6 +68,20 @@ def _below_one_folder(images: Sequence[str | Path | None]) -> tuple[Path, list[s
     folders = {str(path.parent) for path in paths if path is not None}
     root = Path(os.path.commonpath(folders)) if folders else Path.cwd()
     return root, [None if path is None else path.relative_to(root).as_posix() for path in paths]
+
+
+def _by_language(texts: Mapping[str, Captions]) -> dict[str, Captions]:
+    """Captions by language tag in lower case. Raises UsageError for a tag that is none, or that is repeated."""
+    found: dict[str, Captions] = {}
+    for lang, captions in texts.items():
+        try:
+            tag = clean_language(lang)
+        except ValueError as error:
+            raise UsageError(str(error), None, "write a tag such as en or pt-br", option="texts") from None
+        if tag in found:
+            raise UsageError(f"language '{tag}' is given twice", None, "join its captions", option="texts")
+        found[tag] = captions
+    return found
 
 
 def _listed(value: str | Sequence[str] | None) -> tuple[str, ...]:

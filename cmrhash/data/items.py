@@ -9,16 +9,17 @@ from __future__ import annotations
 import hashlib
 import os
 import random
-import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from itertools import chain
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from cmrhash.data.cleaning import is_printable
 from cmrhash.data.view import View, languages_of
 from cmrhash.errors import DataError, UsageError, did_you_mean
 from cmrhash.storage.recipes import canonical
@@ -127,26 +128,6 @@ class ImageTextDataset:
         return sum(role in item.splits for item in self.items)
 
 
-def clean_text(text: str) -> str:
-    """Normalise a text to NFC and single spaces.
-
-    Control characters and runs of white space become one space; both ends are stripped.
-    """
-    text = unicodedata.normalize("NFC", text)
-    if not text.isprintable():
-        text = "".join(" " if unicodedata.category(c)[0] in "CZ" and c != "\u200d" else c for c in text)
-    return " ".join(text.split())
-
-
-NO_LABEL = ("", "-1", "-1.0", "nan")  # what tables write where there is no label
-
-
-def clean_label(text: str) -> str:
-    """Clean a label as ``clean_text`` does; "" for a label that is one of NO_LABEL in any case."""
-    label = clean_text(text)
-    return "" if label.casefold() in NO_LABEL else label
-
-
 if TYPE_CHECKING:
     _Path = Path
 else:
@@ -182,6 +163,29 @@ def resolve_image(root: Path, image: str) -> Path:
     return path
 
 
+class ImagesBelow:
+    """``resolve_image`` for many images of a root, while their folders stay as they are.
+
+    Each folder is resolved once; an image is resolved only if it is a link or its path is unusual.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root, self._real = root, Path(os.path.realpath(root))
+        self._folders: dict[str, str] = {}  # folder below the root -> its path without links, "" if that is elsewhere
+
+    def check(self, image: str) -> str:
+        """The path of the image below the root, as text. Raises DataError as ``resolve_image`` does."""
+        folder, _, name = image.rpartition("/")
+        usual = name not in ("", ".", "..") and image[0] != "/" and "\\" not in image and "\0" not in image
+        real = self._folders.get(folder) if usual else None
+        if not real or os.path.islink(f"{real}/{name}"):
+            resolve_image(self.root, image)
+        if usual and real is None:
+            real = os.path.realpath(self.root / folder)
+            self._folders[folder] = real if Path(real).is_relative_to(self._real) else ""
+        return f"{self.root}/{image}"
+
+
 def ids_digest(dataset: ImageTextDataset) -> str:
     """sha256 of the ids in order."""
     return hashlib.sha256(canonical({"ids": [item.id for item in dataset.items]})).hexdigest()
@@ -191,20 +195,32 @@ def check(dataset: ImageTextDataset) -> ImageTextDataset:
     """Return the data set if it satisfies the data model; otherwise raise DataError."""
     if not dataset.items:
         raise DataError("the data set has no items", dataset.root, "check `root` and the layout of its files")
-    if len({item.id for item in dataset.items}) < len(dataset.items):
-        doubles = [i for i, n in Counter(item.id for item in dataset.items).items() if n > 1]
+    ids = [item.id for item in dataset.items]
+    if len(set(ids)) < len(ids):
+        doubles = [i for i, n in Counter(ids).items() if n > 1]
         _refuse("ids are repeated", doubles, dataset.root, "give every item its own id")
-    unknown = [i.id for i in dataset.items if any(not 0 <= c < len(dataset.classes) for c in i.labels)]
-    _refuse("items with a label outside the list of classes", unknown, dataset.root, "fix the labels")
-    unnamed = [ascii(i.id) for i in dataset.items if not (i.id.strip() and i.id.isprintable())]
-    _refuse("ids that are empty or cannot be printed", unnamed, dataset.root, "give every item a printable id")
-    odd = [i.id for i in dataset.items if not i.splits <= set(ROLES)]
-    _refuse(f"items with a split other than {', '.join(ROLES)}", odd, dataset.root, "fix the splits")
-    leaks = [i.id for i in dataset.items if "query" in i.splits and i.splits & {"train", "val"}]
-    _refuse("query items are also train or val items", leaks, dataset.root, "keep queries out of training")
-    leaks = [i.id for i in dataset.items if {"train", "val"} <= i.splits]
-    _refuse("items are both train and val items", leaks, dataset.root, "keep validation items out of training")
+    if not (is_printable("".join(ids)) and all(map(str.strip, ids))):
+        unnamed = [ascii(i) for i in ids if not (i.strip() and is_printable(i))]
+        _refuse("ids that are empty or cannot be printed", unnamed, dataset.root, "give every item a printable id")
+    known = range(len(dataset.classes))
+    if any(label not in known for label in set(chain.from_iterable(item.labels for item in dataset.items))):
+        unknown = [i.id for i in dataset.items if any(label not in known for label in i.labels)]
+        _refuse("items with a label outside the list of classes", unknown, dataset.root, "fix the labels")
+    _check_splits(dataset)
     return dataset
+
+
+def _check_splits(dataset: ImageTextDataset) -> None:
+    """Raise DataError for items with unknown roles, or with roles that exclude each other."""
+    distinct = {frozenset(item.splits) for item in dataset.items}  # a million items have few
+    train, val = ({s for s in distinct if role in s} for role in ("train", "val"))
+    queries = {s for s in distinct if "query" in s}
+    for what, wrong, fix in (
+        (f"items with a split other than {', '.join(ROLES)}", {s for s in distinct if s - {*ROLES}}, "fix the splits"),
+        ("query items are also train or val items", queries & (train | val), "keep queries out of training"),
+        ("items are both train and val items", train & val, "keep validation items out of training"),
+    ):
+        _refuse(what, [i.id for i in dataset.items if i.splits in wrong] if wrong else [], dataset.root, fix)
 
 
 def _refuse(what: str, ids: list[str], where: Path, fix: str) -> None:

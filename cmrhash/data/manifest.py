@@ -23,14 +23,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import IO, Any
 
+from cmrhash.data import item_blocks
+from cmrhash.data.cleaning import check_language, clean_label, clean_language, clean_text, is_printable
 from cmrhash.data.items import (
     ROLES,
+    ImagesBelow,
     ImageTextDataset,
     Item,
     LinkedRoot,
     check,
-    clean_label,
-    clean_text,
     root_of,
 )
 from cmrhash.data.parsing import report, unique_keys
@@ -40,6 +41,7 @@ from cmrhash.storage.files import locked, make_folder, read_json, remove, write_
 
 MANIFEST = "manifest.jsonl"  # written by users
 ITEMS, ABOUT = "items.jsonl", "dataset.json"  # in the cache: the items, and the description of the data set
+BLOCKS = "items.blocks"  # a copy of the items that is read faster; caches of version 0.1 have none
 QUARANTINE = "quarantine.jsonl"  # unusable files, with reasons
 FIELDS = ("id", "image", "texts", "labels", "splits")
 LINKS = "follow_links"  # in dataset.json
@@ -66,7 +68,9 @@ def read(root: Path) -> ImageTextDataset:
     place = {met[label]: n for n, label in enumerate(classes)}
     sort = {labels: tuple(sorted(place[n] for n in labels)) for labels in {item.labels for item in read}}
     items = tuple(replace(item, labels=sort[item.labels]) for item in read)
-    missing = sum(not os.path.isfile(find_photo(root, item.image).path) for item in items if item.image)
+    below = ImagesBelow(root)
+    files = (find_photo(root, i.image).path if "@" in i.image else below.check(i.image) for i in items if i.image)
+    missing = sum(not os.path.isfile(path) for path in files)
     roles = [bool(item.splits) for item in items]
     if any(roles) and not all(roles):
         raise DataError(
@@ -99,7 +103,7 @@ def _row(raw: Any) -> dict[str, Any]:
     ident = raw.get("id")
     if isinstance(ident, int) and not isinstance(ident, bool):
         ident = str(ident)
-    if not isinstance(ident, str) or not ident.strip() or not ident.isprintable():
+    if not isinstance(ident, str) or not ident.strip() or not is_printable(ident):
         raise ValueError("'id' must be a printable string")
     image = raw.get("image")
     if not (image is None or (isinstance(image, str) and image and "\0" not in image)):
@@ -111,7 +115,10 @@ def _row(raw: Any) -> dict[str, Any]:
     splits = frozenset(_strings("splits", raw.get("splits")))
     if not splits <= set(ROLES):
         raise ValueError(f"splits must be among {', '.join(ROLES)}, found {', '.join(sorted(splits - set(ROLES)))}")
-    captions = {_language(lang): _captions(lang, value) for lang, value in texts.items()}
+    captions = dict[str, tuple[str, ...]]()
+    for lang, value in texts.items():  # "EN" and "en" are one language
+        tag = clean_language(lang)
+        captions[tag] = captions.get(tag, ()) + _captions(lang, value)
     return {"id": ident, "image": image, "texts": captions, "labels": labels, "splits": splits}
 
 
@@ -120,12 +127,6 @@ def _strings(key: str, value: Any, *also: type) -> list[Any]:
     if not isinstance(value, list) or not all(isinstance(v, (str, *also)) for v in value):
         raise ValueError(f"'{key}' must be a list of strings")
     return value
-
-
-def _language(lang: str) -> str:
-    if not (lang.isascii() and lang.replace("-", "").replace("_", "").isalnum()):
-        raise ValueError(f"'{lang}' is not a language code")
-    return lang
 
 
 def _captions(lang: str, value: Any) -> tuple[str, ...]:
@@ -181,13 +182,15 @@ def _digested(lines: Iterable[bytes], digest: hashlib._Hash) -> Iterator[bytes]:
 
 
 def store(dataset: ImageTextDataset, folder: Path) -> None:
-    """Write ``items.jsonl`` and ``dataset.json`` into a folder of the cache, each atomically.
+    """Write items (with their copy in blocks) and description into a folder of the cache, each file atomically.
 
     ``dataset.json`` is deleted first and written last, so that it never describes other items.
     """
     digest = hashlib.sha256()
     remove(folder / ABOUT)
     write_bytes(folder / ITEMS, _digested(dump(dataset), digest))
+    blocks = hashlib.sha256()
+    write_bytes(folder / BLOCKS, _digested(item_blocks.dump(dataset, digest.hexdigest()), blocks))
     about = {
         "version": VERSION,
         "name": dataset.name,
@@ -200,6 +203,7 @@ def store(dataset: ImageTextDataset, folder: Path) -> None:
         **({"chosen": dataset.chosen} if dataset.chosen else {}),
         "found": dict(dataset.found),
         "items_sha256": digest.hexdigest(),
+        "blocks_sha256": blocks.hexdigest(),
     }
     write_json(folder / ABOUT, about)
 
@@ -235,12 +239,12 @@ def load(folder: Path) -> ImageTextDataset:
 
     Raises StaleError for another format version, DamagedError if the items were changed.
     """
-    with _opened(folder) as (about, lines):
+    with _opened(folder) as (about, lines), item_blocks.without_garbage_collection():
         try:
             dataset = ImageTextDataset(
                 about["name"],
                 root_of(Path(about["root"]), about.get(LINKS) is True),
-                _stored(lines, about["classes"]),
+                _items(folder, about, lines),
                 tuple(about["classes"]),
                 about["relevance"],
                 about["found"],
@@ -253,7 +257,7 @@ def load(folder: Path) -> ImageTextDataset:
             return check(dataset)
         except DataError as error:
             raise DamagedError(f"unreadable ({error.what[:120]})", folder / ABOUT, AGAIN) from None
-        except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
+        except (LookupError, TypeError, ValueError, AttributeError, RecursionError) as error:
             raise DamagedError(f"unreadable ({str(error)[:120]})", folder / ABOUT, AGAIN) from None
 
 
@@ -276,6 +280,20 @@ def _opened(folder: Path) -> Iterator[tuple[dict[str, Any], IO[bytes]]]:
         yield about, lines
 
 
+def _items(folder: Path, about: Mapping[str, Any], lines: Iterable[bytes]) -> tuple[Item, ...]:
+    """Items of the cache, from their copy in blocks if it is whole."""
+    with item_blocks.open_blocks(folder / BLOCKS, about.get("blocks_sha256"), about["items_sha256"]) as blocks:
+        return item_blocks.load(blocks, about["classes"]) if blocks else _stored(lines, about["classes"])
+
+
+def check_blocks(folder: Path) -> None:
+    """Raise DamagedError if the copy of the items in blocks was changed; a missing one passes."""
+    about, path = read_json(folder / ABOUT, AGAIN), folder / BLOCKS
+    with item_blocks.open_blocks(path, about.get("blocks_sha256"), about["items_sha256"]) as blocks:
+        if path.exists() and "blocks_sha256" in about and not blocks:
+            raise DamagedError(f"{BLOCKS} was changed after extraction", path, f"delete it; {ITEMS} has the same items")
+
+
 def _stored(lines: Iterable[bytes], classes: Sequence[str]) -> tuple[Item, ...]:
     """Items from the lines that ``store`` wrote; only the types of values are checked.
 
@@ -289,7 +307,7 @@ def _stored(lines: Iterable[bytes], classes: Sequence[str]) -> tuple[Item, ...]:
         texts = {}
         for lang, captions in row["texts"].items():
             if lang not in langs:
-                langs[lang] = _language(lang)
+                langs[lang] = check_language(lang)
             "".join(captions)  # TypeError if one is no string
             texts[langs[lang]] = tuple(_list(captions))
         labels, splits = tuple([number[label] for label in _list(row["labels"])]), frozenset(_list(row["splits"]))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path, PurePosixPath
 
-from cmrhash.data.items import resolve_image
+from cmrhash.data.items import ImagesBelow, resolve_image
 from cmrhash.data.photos import FOLDERS, PHOTO_SUFFIXES, folded, is_photo
 from cmrhash.errors import did_you_mean
 
@@ -13,14 +13,14 @@ from cmrhash.errors import did_you_mean
 def as_path(written: str) -> str:
     """The path as a table has it, with "/" between folders and without "./"."""
     path = written.strip().replace("\\", "/")
-    return str(PurePosixPath(path)) if path else ""
+    return str(PurePosixPath(path)) if "//" in path or (not {"", "."}.isdisjoint(path.split("/")) and path) else path
 
 
 class Photos:
     """The photos below a folder. Listings of folders are read only where a file is not found as written."""
 
     def __init__(self, root: Path) -> None:
-        self.root = root
+        self.root, self._below = root, ImagesBelow(root)
         self._listings: dict[str, dict[str, str | None]] = {}
         self._before = ["", *(f"{name}/" for name in FOLDERS if (root / name).is_dir())]
 
@@ -50,7 +50,7 @@ class Photos:
         return did_you_mean(os.path.basename(image), sorted(names))
 
     def _inside(self, image: str) -> str:
-        resolve_image(self.root, image)
+        self._below.check(image)
         return image
 
     def _near(self, image: str) -> str | None:

@@ -11,7 +11,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from cmrhash.data.items import Item, clean_text, common_missing, resolve_image
+from cmrhash.data.cleaning import clean_text, is_printable
+from cmrhash.data.items import Item, common_missing, resolve_image
 from cmrhash.errors import DataError
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg")
@@ -164,7 +165,7 @@ def files_by_stem(root: Path, folder: Path, suffixes: tuple[str, ...], extra: Co
     for name, linked in names:
         stem, suffix = os.path.splitext(name)
         path = name if inside == "." else f"{inside}/{name}"
-        if suffix.lower() not in suffixes or not stem.isprintable() or "\\" in stem:
+        if suffix.lower() not in suffixes or not is_printable(stem) or "\\" in stem:
             extra[FOREIGN] += 1
         elif stem in files:
             raise DataError(f"two files for '{stem}'", f"{files[stem]} and {path}", "remove one of them")

@@ -8,7 +8,8 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path, PurePosixPath
 
-from cmrhash.data.items import LinkedRoot, clean_label, resolve_image
+from cmrhash.data.cleaning import clean_label, is_printable
+from cmrhash.data.items import LinkedRoot, resolve_image
 from cmrhash.data.parsing import FOREIGN, holds
 from cmrhash.errors import DataError
 
@@ -50,7 +51,7 @@ def walk(root: Path, extra: Counter[str]) -> Iterator[str]:
             path = inside + entry.name
             if entry.name.startswith("."):
                 continue
-            if not path.isprintable() or "\\" in path or not _stem(entry.name).strip():
+            if not is_printable(path) or "\\" in path or not _stem(entry.name).strip():
                 extra[FOREIGN] += 1
             elif not _leads_inside(root, path, entry):
                 extra[LEAVING] += 1

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Self
 
+from cmrhash.data.cleaning import is_printable
 from cmrhash.data.photo_files import Slice
 from cmrhash.errors import DataError
 
@@ -150,5 +151,5 @@ def _plain(name: str) -> str | None:
     """The name without "./", None if it could not be an id."""
     while name.startswith("./"):
         name = name[2:]
-    odd = name.startswith("/") or "\\" in name or not name.isprintable() or ".." in name.split("/")
+    odd = name.startswith("/") or "\\" in name or not is_printable(name) or ".." in name.split("/")
     return None if odd or not name else name

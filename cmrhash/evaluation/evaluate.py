@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cmrhash.config import CUTS, EvalConfig
+from cmrhash.data.cleaning import known_language
 from cmrhash.data.items import ImageTextDataset
 from cmrhash.data.view import languages_of
 from cmrhash.errors import DataError, UsageError, did_you_mean
@@ -108,7 +109,7 @@ def refuse_languages(found: Sequence[runs.Run], data: ExtractedDataset, asked: S
     spoken = {lang for run in found for lang in run.langs}
     spoken |= {lang for run in found for lang in languages_of(borrowed_views(run, data))}
     for lang in asked:
-        if lang not in spoken:
+        if known_language(lang, spoken) not in spoken:
             refuse_language(found[0], data, lang)
 
 

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from cmrhash.config import STORE_DTYPE
 from cmrhash.data.items import ImageTextDataset, with_relevance
 from cmrhash.data.view import View, languages_of
 from cmrhash.errors import DamagedError, StaleError, UsageError
@@ -291,6 +292,6 @@ def _others(run: Run, data: ExtractedDataset, lang: str) -> list[tuple[View, Fea
         mine = data.header(run.features[trained].file)
         for header in data.headers(View.text(lang)) if mine else []:
             assert mine is not None
-            asked, made = ({**of.recipe, "lang": ""} for of in (mine, header))
+            asked, made = ({**of.recipe, "lang": "", STORE_DTYPE: ""} for of in (mine, header))
             pairs.append((trained, header, first_difference(made, asked)))
     return pairs

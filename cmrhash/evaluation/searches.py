@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from cmrhash.data.cleaning import known_language
 from cmrhash.data.items import ImageTextDataset
 from cmrhash.data.view import View, languages_of
 from cmrhash.evaluation.run_codes import ViewCodes
@@ -73,7 +74,9 @@ def searches(
     several captions in it. langs: of the texts; empty: all of the run.
     """
     image = View.IMAGE
-    texts = [View.text(lang) for lang in languages_of(views) if not langs or lang in langs]
+    spoken = languages_of(views)
+    asked = {known_language(lang, spoken) for lang in langs or spoken}
+    texts = [View.text(lang) for lang in spoken if lang in asked]
     ends = [(d, *pair) for text in texts for d, pair in (("i2t", (image, text)), ("t2i", (text, image)))]
     if "t2t" in directions:
         ends += [("t2t", a, b) for a in texts for b in texts if a != b or _has_counterparts(dataset, views, a)]

@@ -16,7 +16,7 @@ from cmrhash.encoders.bag_and_vectors import WordEncoder, rebuild
 from cmrhash.encoders.own import OwnEncoder
 from cmrhash.errors import DataError
 from cmrhash.features.file import read_header, source_digest
-from cmrhash.features.outcome import CODE, FeaturePart, made_with
+from cmrhash.features.outcome import CODE, OF_DATA, FeaturePart, made_with, storage_of
 from cmrhash.features.shards import OF_CORPUS, OF_ITEMS, Shard, Target
 from cmrhash.storage.files import locked
 from cmrhash.storage.hdf5 import read_sealed, write_sealed
@@ -47,7 +47,7 @@ def extract_texts(
     start = time.monotonic()
     view = View.text(lang)
     path = folder / view.feature_file(encoder.name)
-    recipe = text_recipe(dataset, lang, encoder)
+    recipe = text_recipe(dataset, lang, encoder, config)
     item, captions = captions_of(dataset, lang)
 
     def now(rows: slice) -> NDArray[np.uint8]:
@@ -91,9 +91,10 @@ def extract_texts(
     return FeaturePart(target, view, time.monotonic() - start, fresh, reason, store_words)
 
 
-def text_recipe(dataset: ImageTextDataset, lang: str, encoder: CaptionEncoder) -> dict[str, Any]:
+def text_recipe(dataset: ImageTextDataset, lang: str, encoder: CaptionEncoder, config: ExtractConfig) -> dict[str, Any]:
     """All that determines the features of a language."""
-    return {"kind": "text", "lang": lang, "code": CODE, "items": ids_digest(dataset), **encoder.recipe}
+    of_data = {"kind": "text", "lang": lang, "code": CODE, "items": ids_digest(dataset), **storage_of(config)}
+    return {**of_data, **encoder.recipe}
 
 
 def changing_fields(encoder: CaptionEncoder) -> tuple[str, ...]:
@@ -117,7 +118,7 @@ def load_words(path: Path) -> WordEncoder:
         raise DataError("the words of this feature file are missing", path, "run `extract` again")
     manifest, arrays = read_sealed(words_path(path))
     refuse_difference(manifest["recipe"], header.recipe, words_path(path), "word file")
-    own = {field: value for field, value in header.recipe.items() if field not in ("kind", "lang", "code", "items")}
+    own = {field: value for field, value in header.recipe.items() if field not in OF_DATA}
     return rebuild(header.encoder, own, arrays)
 
 

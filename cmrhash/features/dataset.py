@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from cmrhash.data import manifest
+from cmrhash.data.cleaning import known_language
 from cmrhash.data.items import ImageTextDataset, with_relevance
 from cmrhash.data.view import View
 from cmrhash.errors import UsageError, did_you_mean
@@ -82,6 +83,7 @@ class ExtractedDataset:
         texts = self._texts()
         own = set(self.dataset.languages)
         there = sorted({str(h.view.lang) for h in texts if h.view.lang in own or h.is_ready_made})
+        asked = [known_language(lang, there) for lang in asked]
         unknown = [lang for lang in asked if lang not in there]
         if unknown or not there:
             wish = f"no features for language '{unknown[0]}'" if unknown else "no text features"

@@ -17,9 +17,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cmrhash.compute import processes
-from cmrhash.config import OWN, RANDOM, SAMPLE_DATASET, TEXT_MODELS, ExtractConfig, Progress
+from cmrhash.config import OWN, RANDOM, SAMPLE_DATASET, TEXT_MODELS, ExtractConfig, Progress, check_extract
 from cmrhash.data.catalog import finished, read_dataset
 from cmrhash.data.changes import Changes, renewed
+from cmrhash.data.cleaning import known_language
 from cmrhash.data.items import ImageTextDataset
 from cmrhash.data.manifest import QUARANTINE, keep
 from cmrhash.data.splits import refuse_empty
@@ -84,6 +85,7 @@ def extract(config: ExtractConfig, progress: Progress = lambda *_: None, opened:
     unless ``overwrite``. Of several processes each does a shard of every file; rank 0 reports, the others report no
     files.
     """
+    check_extract(config)
     shard = _shard(config)
     with processes.group(processes.device_of(config.device) if processes.world() > 1 else None):
         meet = processes.meeting()
@@ -91,7 +93,7 @@ def extract(config: ExtractConfig, progress: Progress = lambda *_: None, opened:
         dataset = opened.dataset
         folder = config.cache / dataset.name
         if not config.overwrite:
-            _refuse_other_recipes(opened, folder)
+            _refuse_other_recipes(opened, folder, config)
         keep(dataset, folder)
         encoded = _encode(opened, folder, config, shard, _labelled(progress, shard))
         meet()
@@ -173,7 +175,8 @@ def open_encoders(
     refuse_empty(dataset)
     langs = _languages(dataset, config.langs)
     given = text_encoder if isinstance(text_encoder, Mapping) else dict.fromkeys(langs, text_encoder)
-    own = {lang: OwnEncoder(each, "text") for lang, each in given.items() if lang in langs and each is not None}
+    own = {known_language(lang, langs): OwnEncoder(each, "text") for lang, each in given.items() if each is not None}
+    own = {lang: encoder for lang, encoder in own.items() if lang in langs}
     models = _text_models(config, langs, dataset.ready, own)
     _refuse_unread_image_model(config, dataset)
     photos = View.IMAGE not in dataset.ready and any(item.image for item in dataset.items)
@@ -182,14 +185,14 @@ def open_encoders(
     return Opened(dataset, langs, image, texts, changes)
 
 
-def _refuse_other_recipes(opened: Opened, folder: Path) -> None:
+def _refuse_other_recipes(opened: Opened, folder: Path, config: ExtractConfig) -> None:
     """Raise StaleError for a feature file of another encoder, before anything is written."""
     dataset, image = opened.dataset, opened.image
     recipes: list[tuple[View, str, dict[str, Any], tuple[str, ...]]] = []
     if image is not None:
-        recipes.append((View.IMAGE, image.name, image_recipe(dataset, image), OF_ITEMS))
+        recipes.append((View.IMAGE, image.name, image_recipe(dataset, image, config), OF_ITEMS))
     for lang, encoder in opened.texts.items():
-        recipe = text_recipe(dataset, lang, encoder)
+        recipe = text_recipe(dataset, lang, encoder, config)
         recipes.append((View.text(lang), encoder.name, recipe, changing_fields(encoder)))
     for view, name, recipe, changing in recipes:
         if (path := folder / view.feature_file(name)).exists():
@@ -197,6 +200,7 @@ def _refuse_other_recipes(opened: Opened, folder: Path) -> None:
 
 
 def _languages(dataset: ImageTextDataset, asked: Sequence[str]) -> list[str]:
+    asked = [known_language(lang, dataset.languages) for lang in asked]
     unknown = [lang for lang in asked if lang not in dataset.languages]
     if unknown:
         has = ", ".join(dataset.languages) or "none"
@@ -246,6 +250,7 @@ def _text_models(
         lang, model = match.groups() if match else ("", option)
         if not model:
             raise UsageError("no model is given", None, "give [LANG=]MODEL, or leave it out", option="text_models")
+        lang = known_language(lang, langs)
         if match and lang not in langs:
             what = f"'{option}' names an unknown language"
             raise UsageError(what, None, f"the languages are {', '.join(langs)}", option="text_models")

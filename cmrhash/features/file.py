@@ -30,9 +30,10 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from cmrhash.config import READY
+from cmrhash.config import READY, STORE_DTYPE
 from cmrhash.data.view import View
 from cmrhash.errors import CmrhashError, DamagedError, DataError, StaleError
+from cmrhash.features import half
 from cmrhash.storage import hdf5
 from cmrhash.storage.files import locked, make_folder, move, sync
 from cmrhash.storage.recipes import canonical, refuse_difference
@@ -49,6 +50,7 @@ from cmrhash.storage.sealed import (
 RECORDED = ("x", "valid", "source", "item")  # arrays with one entry per row, which a commit record covers
 LAYOUT = {"x": (np.float32, 2), "item": (np.int32, 1), "valid": (np.uint8, 1), "source": (np.uint8, 2)}
 LAYOUT |= {"ids": (np.uint8, 1), "id_ends": (np.int64, 1)}  # dtype and number of axes
+HALF = {"x": (np.float16, 2), "scale": (np.float32, 2)}  # in place of x, if the recipe's store_dtype is float16
 
 
 @dataclass(frozen=True)
@@ -176,13 +178,19 @@ class FeatureWriter:
         self.rows = len(item)
         self.blocks = -(-self.rows // block_rows)
         self._part = path.with_name(path.name + ".part")
-        self._static = {"item": item.astype(np.int32), **_id_arrays(ids), "recipe": _as_bytes(canonical(recipe))}
+        self._static = {
+            "item": item.astype(np.int32),
+            **_id_arrays(ids),
+            "recipe": np.frombuffer(canonical(recipe), np.uint8),
+        }
+        self._half = recipe.get(STORE_DTYPE) == "float16"
         self._shapes: dict[str, tuple[tuple[int, ...], Any]] = {
             "item": ((self.rows,), np.int32),
-            "x": ((self.rows, dim), np.float32),
+            "x": ((self.rows, dim), np.float16 if self._half else np.float32),
             "valid": ((self.rows,), np.uint8),
             "source": ((self.rows, 16), np.uint8),
             "_commit": ((self.blocks,), np.uint64),
+            **({"scale": ((self.blocks, dim), np.float32)} if self._half else {}),
         }
         self._stack = contextlib.ExitStack()
 
@@ -213,9 +221,10 @@ class FeatureWriter:
         return slice(block * self.block_rows, min((block + 1) * self.block_rows, self.rows))
 
     def committed(self, name: str, block: int) -> NDArray[Any]:
-        """Read the rows of a committed block from "x", "valid" or "source"."""
+        """Read the rows of a committed block from "x" (as float32), "valid" or "source"."""
         rows = self.slice(block)
-        return self._rows(name, rows.start, rows.stop)
+        found = self._rows(name, rows.start, rows.stop)
+        return found * self._rows("scale", block, block + 1) if name == "x" and self._half else found
 
     def commit(self, block: int, x: NDArray[np.float32], valid: NDArray[np.bool_], source: NDArray[np.uint8]) -> None:
         """Write a block durably; rows that are not valid must be zeros.
@@ -224,15 +233,19 @@ class FeatureWriter:
         """
         rows = self.slice(block)
         values: dict[str, NDArray[Any]] = {"x": x, "valid": valid.astype(np.uint8), "source": source}
+        if self._half and x.dtype == np.float32:
+            values["x"], scale = half.encode(x)
         for name, value in values.items():
             shape, dtype = self._shapes[name]
             if value.shape != (rows.stop - rows.start, *shape[1:]) or value.dtype != dtype:
                 raise CmrhashError(f"block of {name}: {value.shape} {value.dtype}", self._part, "this is a bug")
         if not np.isfinite(x).all() or x[~valid].any():
             raise CmrhashError("features must be finite, and zero where not valid", self._part, "this is a bug")
-        with _write_errors(self._part):
+        with hdf5.write_errors(self._part):
             for name, value in values.items():
                 self._write(name, rows.start, value)
+            if self._half:
+                self._write("scale", block, scale)
             self._write("_commit", block, np.uint64(self._record(block)))
             self._sync()
         self.done.add(block)
@@ -244,9 +257,10 @@ class FeatureWriter:
             raise CmrhashError(f"{missing} of {self.blocks} blocks are missing", self._part, "this is a bug")
         ok = sum(int(self.committed("valid", block).sum()) for block in range(self.blocks))
         counts = {"rows": self.rows, "ok": ok, "dim": self._shapes["x"][0][1]}
-        manifest = {"kind": "features", "recipe": self.recipe, "made_with": dict(made_with), **counts}
+        more = {"block_rows": self.block_rows} if self._half else {}
+        manifest = {"kind": "features", "recipe": self.recipe, "made_with": dict(made_with), **counts, **more}
         self._disk.close()  # Windows cannot rename an open file
-        with _write_errors(self._part):
+        with hdf5.write_errors(self._part):
             hdf5.seal(self._part, self.path, manifest)
 
     def _create(self) -> None:
@@ -300,7 +314,10 @@ class FeatureWriter:
         crc, rows = 0, self.slice(block)
         for name in RECORDED:
             crc = zlib.crc32(self._rows(name, rows.start, rows.stop).tobytes(), crc)
-        return crc | COMMITTED
+        return zlib.crc32(self._scales(block), crc) | COMMITTED
+
+    def _scales(self, block: int) -> bytes:
+        return self._rows("scale", block, block + 1).tobytes() if self._half else b""
 
     def _sync(self) -> None:
         os.fsync(self._disk.fileno())
@@ -322,34 +339,27 @@ class FeatureWriter:
             content = content[self._disk.write(content) :]
 
 
-@contextlib.contextmanager
-def _write_errors(path: Path) -> Iterator[None]:
-    """Raise a failed write as CmrhashError."""
-    try:
-        yield
-    except OSError as error:
-        fix = "free some space, then rerun the command to resume"
-        raise CmrhashError(f"cannot write ({error.strerror})", path, fix) from None
-
-
 # ---------------------------------------------------------------------------------------------- reading
 
 
 @contextlib.contextmanager
 def open_features(
     path: Path, header: FeatureHeader | None = None
-) -> Iterator[tuple[FeatureHeader, dict[str, h5py.Dataset]]]:
-    """Yield header and arrays of a sealed feature file or shard after checking its digest.
+) -> Iterator[tuple[FeatureHeader, dict[str, h5py.Dataset | half.HalfRows]]]:
+    """Yield header and arrays of a sealed feature file or shard after checking its digest; x is read as float32.
 
     header: of this file, if it was read before.
     """
     header = header or read_header(path)
     with hdf5.open_sealed(path, header.manifest) as (_, arrays):
-        fitting = LAYOUT.keys() <= arrays.keys() and all(
-            arrays[name].dtype == dtype and arrays[name].ndim == ndim for name, (dtype, ndim) in LAYOUT.items()
+        layout = LAYOUT | HALF if header.recipe.get(STORE_DTYPE) == "float16" else LAYOUT
+        fitting = layout.keys() <= arrays.keys() and all(
+            arrays[name].dtype == dtype and arrays[name].ndim == ndim for name, (dtype, ndim) in layout.items()
         )
         if not fitting or len({len(arrays[name]) for name in ("x", "item", "valid", "source")}) > 1:
             raise _other_arrays(path)
+        if layout is not LAYOUT:
+            arrays["x"] = half.of_file(arrays["x"], arrays["scale"], header.manifest.get("block_rows"), path)
         yield header, arrays
 
 
@@ -378,8 +388,4 @@ def _other_arrays(path: Path) -> DamagedError:
 def _id_arrays(ids: tuple[str, ...]) -> dict[str, NDArray[Any]]:
     """Ids as one UTF-8 blob with the end of each: fixed-width HDF5 strings truncate silently."""
     lengths = np.fromiter((len(i.encode()) for i in ids), np.int64, len(ids))
-    return {"ids": _as_bytes("".join(ids).encode()), "id_ends": np.cumsum(lengths)}
-
-
-def _as_bytes(content: bytes) -> NDArray[np.uint8]:
-    return np.frombuffer(content, np.uint8)
+    return {"ids": np.frombuffer("".join(ids).encode(), np.uint8), "id_ends": np.cumsum(lengths)}

@@ -18,7 +18,7 @@ from cmrhash.data.photo_files import PhotoFile, find_photo
 from cmrhash.data.view import View
 from cmrhash.encoders.pixels import BadImage, decode
 from cmrhash.features.file import FeatureWriter, source_digest
-from cmrhash.features.outcome import CODE, FeaturePart, made_with
+from cmrhash.features.outcome import CODE, FeaturePart, made_with, storage_of
 from cmrhash.features.photos import bytes_of
 from cmrhash.features.shards import Shard, Target
 
@@ -44,7 +44,7 @@ def extract_images(
     """Write ``image-<encoder>.h5``, or find it there; one row an item, zeros and not valid where no image is usable."""
     start = time.monotonic()
     path = folder / View.IMAGE.feature_file(encoder.name)
-    recipe = image_recipe(dataset, encoder)
+    recipe = image_recipe(dataset, encoder, config)
     item, ids = np.arange(len(dataset.items), dtype=np.int32), tuple(i.id for i in dataset.items)
     commit = max(1, IMAGE_BLOCK // 8) if encoder.crop.size > LARGE else IMAGE_BLOCK
 
@@ -68,9 +68,10 @@ def extract_images(
     return FeaturePart(target, View.IMAGE, seconds, fresh, lambda n: _diagnose(files(slice(n, n + 1))[0]))
 
 
-def image_recipe(dataset: ImageTextDataset, encoder: PhotoEncoder) -> dict[str, Any]:
+def image_recipe(dataset: ImageTextDataset, encoder: PhotoEncoder, config: ExtractConfig) -> dict[str, Any]:
     """All that determines the features of the photos, besides the photos."""
-    return {"kind": View.IMAGE.kind, "code": CODE, "items": ids_digest(dataset), **encoder.recipe}
+    of_data = {"kind": View.IMAGE.kind, "code": CODE, "items": ids_digest(dataset), **storage_of(config)}
+    return {**of_data, **encoder.recipe}
 
 
 def _encode_blocks(

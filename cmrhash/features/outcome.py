@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cmrhash.config import Progress
+from cmrhash.config import STORE_DTYPE, STORE_DTYPES, ExtractConfig, Progress
 from cmrhash.data.view import View
 from cmrhash.features.shards import Target
 
@@ -23,6 +23,14 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 CODE = 1  # increase it when a change of this package changes the features of an unchanged recipe
+
+# fields of a feature recipe that do not describe its encoder
+OF_DATA = ("kind", "lang", "code", "items", STORE_DTYPE)
+
+
+def storage_of(config: ExtractConfig) -> dict[str, str]:
+    """Field of a recipe for the dtype on disk; none for float32, so that recipes of version 0.1 stay the same."""
+    return {STORE_DTYPE: config.store_dtype} if config.store_dtype != STORE_DTYPES[0] else {}
 
 
 @dataclass

@@ -16,7 +16,7 @@ from cmrhash.config import READY, ExtractConfig, Progress
 from cmrhash.data.items import ImageTextDataset, ids_digest
 from cmrhash.data.view import View
 from cmrhash.features.file import source_digest
-from cmrhash.features.outcome import CODE, FeaturePart, made_with
+from cmrhash.features.outcome import CODE, FeaturePart, made_with, storage_of
 from cmrhash.features.shards import OF_CORPUS, Shard, Target
 
 READY_BLOCK = 1024  # rows per commit
@@ -38,7 +38,7 @@ def extract_ready(
         digest.update(x.tobytes())
     made_by = {"encoder": own.name, "weights": READY, "weights_sha256": digest.hexdigest()}
     lang = {} if view.is_image else {"lang": view.lang}
-    recipe = {"kind": view.kind, "code": CODE, "items": ids_digest(dataset), **lang, **made_by}
+    recipe = {"kind": view.kind, "code": CODE, "items": ids_digest(dataset), **lang, **storage_of(config), **made_by}
     item = np.arange(len(dataset.items), dtype=np.int32) if own.item is None else own.item
     ids = tuple(i.id for i in dataset.items)
     target = Target(path, item, ids, own.x.shape[1], recipe, READY_BLOCK, shard, config.overwrite, None, OF_CORPUS)

@@ -157,6 +157,7 @@ def _entry(held: Holding, path: Path, kind: str, look: Callable[[Holding, Path, 
 
 def _items(held: Holding, _: Path, facts: Facts) -> Found:
     facts["rows"] = len((held.dataset or manifest.load(held.folder)).items)
+    manifest.check_blocks(held.folder)
     return State.WHOLE, ""
 
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cmrhash.config import LEFT_BEHIND, PruneConfig
-from cmrhash.data.manifest import ABOUT, ITEMS, QUARANTINE
+from cmrhash.data.manifest import ABOUT, BLOCKS, ITEMS, QUARANTINE
 from cmrhash.data.view import View
 from cmrhash.errors import CmrhashError, LockedError
 from cmrhash.maintenance.inventory import (
@@ -40,7 +40,7 @@ from cmrhash.training import runs
 CHECKPOINTS = (runs.CHECKPOINT, "checkpoint-*.safetensors")
 # files that are written in one move and without a lock
 PARTIAL = re.compile(
-    rf"({re.escape(ITEMS)}|{re.escape(ABOUT)}|{re.escape(QUARANTINE)}|words-.+\.h5|compare\.(json|csv|md)"
+    rf"({re.escape(ITEMS)}|{re.escape(BLOCKS)}|{re.escape(ABOUT)}|{re.escape(QUARANTINE)}|words-.+\.h5|compare\.(json|csv|md)"
     r"|(config|checkpoint|metrics)\.json|history\.jsonl|codes\.h5|(heads|image|model|checkpoint-\d+)\.safetensors"
     r"|(image|text-[\w-]+)\.faiss)\.part"
 )

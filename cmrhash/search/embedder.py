@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cmrhash.data.items import clean_text
+from cmrhash.data.cleaning import clean_text, known_language
 from cmrhash.data.view import View
 from cmrhash.encoders.pixels import BadImage, decode, read_bytes, to_rgb
 from cmrhash.errors import DataError, UsageError
@@ -110,6 +110,7 @@ class Embedder(ABC):
 
         Raises UsageError for one that is not there, or if it cannot be told.
         """
+        asked = None if asked is None else known_language(asked, self.langs)
         if asked is not None and asked not in self.langs:
             raise UsageError(f"no language '{asked}'", self.place, f"choose one of {', '.join(self.langs)}")
         best = [asked] if asked is not None else self.langs if len(self.langs) == 1 else self.likely(text)

@@ -23,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cmrhash.config import CACHE
+from cmrhash.data.cleaning import known_language
 from cmrhash.data.items import Item
 from cmrhash.data.view import View, languages_of
 from cmrhash.encoders.bag_and_vectors import lower_words
@@ -100,11 +101,12 @@ class Hasher(Embedder):
         self.run, self.data = run, data.with_relevance(run.relevance)
         self.dataset, self.folder = self.data.dataset, data.folder
         self._device, self._offline = device, offline
-        self._image_weights, self._text_models = image_weights, dict(text_models or {})
+        self._image_weights = image_weights
         self._own_image, self._own_text = image_encoder, text_encoder
         self._text_encoders: dict[str, CaptionEncoder] = {}
         self.among = among
         self.views: Mapping[View, ViewCodes] = among_all(self.dataset, codes) if among == "all" else dict(codes)
+        self._text_models = {known_language(lang, self.langs): model for lang, model in (text_models or {}).items()}
         self._place = {item.id: row for row, item in enumerate(self.dataset.items)}
         self._store: CodeStore | None = open_store(store, probes) if store is not None else None
         self._keys: dict[View, dict[str, int]] = {}  # of a view in the store -> place in the database

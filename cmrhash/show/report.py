@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from cmrhash.config import PlotConfig, ReportConfig
+from cmrhash.data.cleaning import known_language
 from cmrhash.data.items import ImageTextDataset
 from cmrhash.errors import DataError, StaleError, UsageError
 from cmrhash.evaluation.commands import command_of
@@ -204,7 +205,8 @@ def _comparison(rows: Sequence[dict[str, Any]], config: ReportConfig) -> str:
     from cmrhash.evaluation.compare import WORDS as METRICS  # brings torch
     from cmrhash.evaluation.compare import table as grid
 
-    shown = [row for row in rows if not config.langs or row["lang"] in config.langs]
+    asked = {known_language(lang, {row["lang"] for row in rows}) for lang in config.langs}
+    shown = [row for row in rows if not asked or row["lang"] in asked]
     metric = METRICS.get(rows[0]["metric"], rows[0]["metric"])
     about = f"{metric}; mean ± standard deviation over seeds; * = a run has collapsed codes"
     return table(*grid(shown), about)

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cmrhash.config import EvalConfig
+from cmrhash.data.cleaning import known_language
 from cmrhash.data.items import RELEVANCE, ImageTextDataset
 from cmrhash.data.view import View
 from cmrhash.errors import UsageError
@@ -79,10 +80,11 @@ class ShownRuns:
     def langs(self) -> list[str]:
         """Languages of the best run to show."""
         there = self.views.langs
-        for lang in self.asked:
+        asked = [known_language(lang, there) for lang in self.asked]
+        for lang in asked:
             if lang not in there:
                 refuse_language(self.best, self.data, lang)
-        return [lang for lang in there if not self.asked or lang in self.asked]
+        return [lang for lang in there if not asked or lang in asked]
 
     def counts(self, search: Search) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Count database items and relevant ones by distance, per query of the best run: (Q, bits + 1) each."""

@@ -67,6 +67,16 @@ def seal(part: Path, path: Path, manifest: Mapping[str, Any]) -> None:
     move(part, path)
 
 
+@contextlib.contextmanager
+def write_errors(path: Path) -> Iterator[None]:
+    """Raise a failed write as CmrhashError."""
+    try:
+        yield
+    except OSError as error:
+        fix = "free some space, then rerun the command to resume"
+        raise CmrhashError(f"cannot write ({error.strerror})", path, fix) from None
+
+
 def reserve(path: Path, size: int) -> None:
     """Allocate disk space for arrays of ``size`` bytes; raise OSError if it is missing.
 

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from cmrhash.compute.device import choose_device
 from cmrhash.config import TrainConfig
+from cmrhash.data.cleaning import known_language
 from cmrhash.data.items import ImageTextDataset, with_relevance
 from cmrhash.data.view import View
 from cmrhash.errors import DataError, UsageError
@@ -74,8 +75,8 @@ def prepare(config: TrainConfig, data: ExtractedDataset, encoders: tuple[str, ..
     dataset = with_relevance(data.dataset, config.relevance)
     device = choose_device(config.device)
     langs = data.languages(config.langs)
-    chosen = chosen_encoders(encoders)
     names = [View.IMAGE, *map(View.text, langs)]
+    chosen = {View(known_language(view, names)): name for view, name in chosen_encoders(encoders).items()}
     unknown = [name for name in chosen if name not in names]
     if unknown:
         raise UsageError(f"'{unknown[0]}' is not trained", None, f"choose of {', '.join(names)}", option="encoders")

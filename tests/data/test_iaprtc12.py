@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cmrhash.data.items import check, clean_text
+from cmrhash.data.cleaning import clean_text
+from cmrhash.data.items import check
 from cmrhash.data.readers import iaprtc12
 from cmrhash.errors import DataError
 

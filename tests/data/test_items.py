@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import unicodedata
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,11 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cmrhash.data.items import (
+    ImagesBelow,
     ImageTextDataset,
     Item,
     by_pairs,
     check,
-    clean_text,
     common_missing,
     resolve_image,
     with_relevance,
@@ -293,34 +292,22 @@ def test_a_link_that_points_at_itself_leads_nowhere(tmp_path):
         resolve_image(tmp_path, "out.jpg")
 
 
-# ---------------------------------------------------------------------------------------------- captions
-
-
-@given(st.text(st.characters(exclude_categories=())))
-def test_a_cleaned_caption_is_clean_and_cleaning_it_again_changes_nothing(text):
-    cleaned = clean_text(text)
-    assert clean_text(cleaned) == cleaned
-    assert cleaned == cleaned.strip()
-    assert "  " not in cleaned
-    assert all(c in " \u200d" or unicodedata.category(c)[0] not in "CZ" for c in cleaned)
-    assert unicodedata.is_normalized("NFC", cleaned)
-    cleaned.encode()
-
-
-@pytest.mark.parametrize(
-    ("text", "cleaned"),
-    [
-        ("a dog", "a dog"),
-        ("  a\tdog\r\n and  a cat ", "a dog and a cat"),
-        ("a\x00dog\x1b[0m", "a dog [0m"),
-        ("Stra\u00dfe in Ko\u0308ln", "Stra\u00dfe in K\u00f6ln"),
-        ("a\u00a0dog\u2028here\u200b", "a dog here"),
-        ("\ud800a", "a"),
-        ("\U0001f469\u200d\U0001f4bb at work", "\U0001f469\u200d\U0001f4bb at work"),
-        ("\u4e00\u3000\u4e8c", "\u4e00 \u4e8c"),
-        (" \t\n", ""),
-        ("", ""),
-    ],
-)
-def test_examples_of_cleaned_captions(text, cleaned):
-    assert clean_text(text) == cleaned
+@pytest.mark.faults("hostile file")
+def test_many_images_are_checked_as_single_ones(tmp_path):
+    """Of a folder that is a link out of the root, one photo that links back in passes and its neighbour does not."""
+    root, outside = tmp_path / "root", tmp_path / "outside"
+    for folder in (root / "in", outside):
+        folder.mkdir(parents=True)
+        (folder / "a.jpg").write_bytes(b"")
+    (root / "there").symlink_to(outside)
+    (outside / "back.jpg").symlink_to(root / "in/a.jpg")
+    (root / "in/out.jpg").symlink_to(outside / "a.jpg")
+    (root / "in/loop.jpg").symlink_to("loop.jpg")
+    good = ["in/a.jpg", "in/b.jpg", "there/back.jpg", "c.jpg", "in/loop.jpg", "./in/a.jpg", "in//a.jpg", "in/.", ""]
+    bad = ["there/a.jpg", "/in/a.jpg", "/a.jpg", "in/out.jpg", "../root/in/a.jpg", "in/..", "in\\a.jpg", "a\0.jpg"]
+    below = ImagesBelow(root)
+    refused = pytest.raises(DataError, match="leaves the data set's folder")
+    for image in (good + bad) * 2 + (bad + good) * 2:
+        for resolve in (below.check, lambda image: resolve_image(root, image)):
+            with refused if image in bad else contextlib.nullcontext():
+                assert Path(resolve(image)) == root / image

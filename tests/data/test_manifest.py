@@ -31,7 +31,7 @@ def write(root, *entries):
 def example(root):
     items = (
         Item("Bild ü", "ordner ä/ü 1.jpg", {"de": ("Ein Hund.", "Zwei"), "en": ("A \u2028 dog 🐕",)}, (1, 0)),
-        Item("二", None, {"zh-Hant": ("狗",)}, ()),
+        Item("二", None, {"zh-hant": ("狗",)}, ()),
         Item("3", "c.jpg", {}, (0,)),
     )
     items = tuple(replace(i, splits=frozenset(s)) for i, s in zip(items, [["query"], ["train"], ["val"]], strict=True))
@@ -192,7 +192,7 @@ def test_what_is_stored_is_loaded(tmp_path):
     loaded = manifest.load(tmp_path / "cache")
     assert replace(loaded, sha256="") == data
     assert len(loaded.sha256) == 64
-    assert sorted(p.name for p in (tmp_path / "cache").iterdir()) == ["dataset.json", "items.jsonl"]
+    assert sorted(p.name for p in (tmp_path / "cache").iterdir()) == ["dataset.json", "items.blocks", "items.jsonl"]
 
 
 def test_the_digest_is_that_of_the_items(tmp_path):

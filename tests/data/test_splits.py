@@ -315,6 +315,7 @@ ENOUGH = [item("q", "query"), item("a", "train", "database"), item("b", "train",
         dataset([item(n, "database", image=None) for n in range(3)]),  # captions alone
         dataset([item(n, "database", texts={}) for n in range(3)]),  # photos alone
         dataset([item(n, image=None, texts={}) for n in range(3)]),
+        dataset([item(n, "database") for n in range(3)]),  # all to be searched, by its own splits
     ],
 )
 def test_a_data_set_with_queries_and_training_or_with_one_view_is_taken(data):

@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from trees import put, wikipedia_xml
 
-from cmrhash.data.items import check, clean_text, with_roles
+from cmrhash.data.cleaning import clean_text
+from cmrhash.data.items import check, with_roles
 from cmrhash.data.readers import wikipedia
 from cmrhash.errors import CmrhashError, DataError
 

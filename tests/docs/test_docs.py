@@ -77,7 +77,7 @@ def test_architecture_names_functions_that_exist():
     names = re.findall(r"`((?:[a-z_]+\.)+\w+)`(?!\()", (ROOT / "docs/architecture.md").read_text(encoding="utf-8"))
     assert len(names) > 50
     for name in names:
-        if not name.endswith((".json", ".jsonl", ".h5", ".safetensors", ".py")):  # files
+        if not name.endswith((".json", ".jsonl", ".blocks", ".h5", ".safetensors", ".py")):  # files
             pkgutil.resolve_name(name if name.startswith("cmrhash_cli.") else f"cmrhash.{name}")
 
 

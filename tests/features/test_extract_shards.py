@@ -6,6 +6,7 @@ import subprocess
 import sys
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import typer.testing
 
@@ -14,6 +15,7 @@ from cmrhash.errors import DataError, StaleError, UsageError
 from cmrhash.features import captions as extract_texts
 from cmrhash.features import images as extract_images
 from cmrhash.features.extract import extract, refuse_bad
+from cmrhash.features.file import read_features
 from cmrhash.training.finetune.extract import extract_tuned
 from cmrhash_cli.main import app
 
@@ -82,6 +84,41 @@ def contents(folder):
 
 def quarantined(folder):
     return [(e["id"], e["stage"]) for e in map(json.loads, (folder / "quarantine.jsonl").read_text().splitlines())]
+
+
+def test_shards_stored_as_float16_give_the_bytes_of_one_process(source, clean, tmp_path):
+    asked = {"store_dtype": "float16"}
+    whole = extract(config(source, tmp_path / "whole", **asked))
+    for number in (2, 1, 3):
+        report = extract(config(source, tmp_path / "shards", shard=f"{number}/3", **asked))
+    assert contents(report.folder) == contents(whole.folder)
+    for name in FILES.values():
+        half, full = (read_features(of.folder / name) for of in (whole, clean))
+        assert half.recipe == {**full.recipe, "store_dtype": "float16"}
+        assert half.x.dtype == np.float32
+        np.testing.assert_allclose(half.x, full.x, rtol=2**-11, atol=2**-29 * np.abs(full.x).max())
+        np.testing.assert_array_equal(half.source, full.source)
+    with pytest.raises(StaleError, match="with store_dtype = float16, but this call has nothing"):
+        extract(config(source, tmp_path / "whole"))
+    with pytest.raises(UsageError, match="'float8' cannot be stored: choose one of float32, float16"):
+        extract(config(source, tmp_path / "none", store_dtype="float8"))
+    assert not (tmp_path / "none").exists()
+
+
+def test_rows_stored_as_float16_are_reused_when_the_data_set_grows(make_manifest, tmp_path):
+    root = make_manifest(tmp_path / "mine", COUNT)
+    asked = {"store_dtype": "float16", "langs": ("EN",)}
+    lines = (root / "manifest.jsonl").read_text().splitlines(keepends=True)
+    (root / "manifest.jsonl").write_text("".join(lines[:-3]))
+    extract(replace(config(root, tmp_path / "grown", **asked), text_models=("En=bow",)))
+    (root / "manifest.jsonl").write_text("".join(lines))
+    calls, report = watched(config(root, tmp_path / "grown", **asked))
+    assert max(total for what, _, total in calls if what == "images") == COUNT
+    assert [file.path.name for file in report.files] == [FILES["image"], FILES["en"]]
+    grown = {file.view: read_features(file.path) for file in report.files}
+    whole = {file.view: read_features(file.path) for file in extract(config(root, tmp_path / "whole", **asked)).files}
+    np.testing.assert_allclose(grown["image"].x, whole["image"].x, rtol=2**-9, atol=1e-6)
+    assert grown["image"].ids == whole["image"].ids
 
 
 @pytest.mark.slow

@@ -10,7 +10,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -26,6 +26,7 @@ from cmrhash.data import manifest
 from cmrhash.data.items import ImageTextDataset, Item
 from cmrhash.errors import DamagedError, DataError, UsageError
 from cmrhash.features import file as feature_file
+from cmrhash.features import half
 from cmrhash.features.file import FeatureWriter, read_features
 from cmrhash.retrieval.index import BinaryIndex
 from cmrhash.storage.files import sha256, write_bytes
@@ -57,9 +58,20 @@ class Scene:
 FEATURES = "cache/toy/image-toy.h5"
 
 
-def writer(folder: Path) -> FeatureWriter:
-    ids = tuple(f"Bild {n} ü" for n in range(ROWS))
-    return FeatureWriter(folder / FEATURES, np.arange(ROWS, dtype=np.int32), ids, DIM, {"kind": "image"}, BLOCK)
+RECIPES = {"float32": {"kind": "image"}, "float16": {"kind": "image", "store_dtype": "float16"}}
+
+
+def writer(folder: Path, stored: str = "float32") -> FeatureWriter:
+    ids, item = tuple(f"Bild {n} ü" for n in range(ROWS)), np.arange(ROWS, dtype=np.int32)
+    return FeatureWriter(folder / FEATURES, item, ids, DIM, RECIPES[stored], BLOCK)
+
+
+def read_back(stored: str) -> Any:
+    """The features as readers find them."""
+    if stored == "float32":
+        return X
+    blocks = [half.encode(X[first : first + BLOCK]) for first in range(0, ROWS, BLOCK)]
+    return np.concatenate([x * scale for x, scale in blocks])
 
 
 def fill(w: FeatureWriter, blocks: list[int], say: Say = lambda _: None) -> None:
@@ -69,32 +81,32 @@ def fill(w: FeatureWriter, blocks: list[int], say: Say = lambda _: None) -> None
         say(block)
 
 
-def extract(folder: Path, say: Say) -> None:
+def extract(folder: Path, say: Say, stored: str = "float32") -> None:
     """Stopped once, so that blocks are also written between others that are there already."""
-    with writer(folder) as w:
+    with writer(folder, stored) as w:
         fill(w, [0, 1, 4], say)
-    with writer(folder) as w:
+    with writer(folder, stored) as w:
         fill(w, [2, 3, 5], say)
         w.seal({})
         say("sealed")
 
 
-def check_features(folder: Path, said: Said, whole: dict[str, bytes]) -> int:
+def check_features(folder: Path, said: Said, whole: dict[str, bytes], stored: str = "float32") -> int:
     """Readers find the whole file or none; the writer finds all that was said to be done, as it was, and goes on to the
     same bytes.
     """
-    path, finished = folder / FEATURES, {int(word) for word in said if word.isdigit()}
+    path, x, finished = folder / FEATURES, read_back(stored), {int(word) for word in said if word.isdigit()}
     if path.exists():
         features = read_features(path)
-        wrong = not (np.array_equal(features.x, X) and np.array_equal(features.valid, VALID))
+        wrong = not (np.array_equal(features.x, x) and np.array_equal(features.valid, VALID))
         assert not wrong, "the sealed file is wrong"
         finished.clear()
     else:
         assert "sealed" not in said, "the sealed file is gone"
-        with writer(folder) as w:
+        with writer(folder, stored) as w:
             done = sorted(w.done)
             for block in done:
-                for name, right in (("x", X), ("valid", VALID), ("source", SOURCE)):
+                for name, right in (("x", x), ("valid", VALID), ("source", SOURCE)):
                     assert np.array_equal(w.committed(name, block), right[w.slice(block)]), f"block {block} is wrong"
             fill(w, [block for block in range(w.blocks) if block not in w.done])
             w.seal({})
@@ -115,12 +127,16 @@ def changed(model: str, found: str, target: object, name: str, new: object) -> S
     return Scene(extract, check_features, lambda: patch.object(target, name, new), model, found)
 
 
+HALF = Scene(partial(extract, stored="float16"), partial(check_features, stored="float16"))
 MUTANTS = {
     "resume unchecked": changed(
         "torn", "wrong", FeatureWriter, "_intact", lambda w, b: bool(w._rows("_commit", b, b + 1))
     ),
     "record without source": changed("power cut", "wrong", feature_file, "RECORDED", ("x", "valid", "item")),
     "record without valid": changed("power cut", "wrong", feature_file, "RECORDED", ("x", "source", "item")),
+    "record without scales": replace(
+        HALF, mutant=lambda: patch.object(FeatureWriter, "_scales", lambda *_: b""), model="power cut", found="wrong"
+    ),
     "no fsync": changed("power cut", "lost", FeatureWriter, "_sync", lambda w: None),
     "told before the fsync": changed("power cut", "lost", FeatureWriter, "_sync", sync_late),
 }
@@ -274,6 +290,7 @@ def show_tuned(folder: Path) -> int:
 
 SCENES = {
     "features": Scene(extract, check_features),
+    "features as float16": HALF,
     "one file": numbered(show_lines, *twice(put_lines)),
     "codes": numbered(show_codes, *twice(put_codes)),
     "index": numbered(show_index, *twice(put_index)),

@@ -229,7 +229,7 @@ def test_deletion_keeps_to_files_below_the_two_folders(here, way):
 
 def test_what_a_killed_process_left_goes_once_it_is_old(here):
     left = [
-        *(TOY / f"{name}.part" for name in ("items.jsonl", "dataset.json", "quarantine.jsonl", "words-en-bow.h5")),
+        *(TOY / f"{name}.part" for name in ("items.jsonl", "items.blocks", "dataset.json", "words-en-bow.h5")),
         *(RUN / f"{name}.part" for name in ("config.json", "codes.h5", "metrics.json", "heads.safetensors")),
         *(RUN / f"{name}.part" for name in ("image.faiss", "text-pt-BR.faiss", "checkpoint-3.safetensors")),
         *(RUNS / "toy/compare.csv.part", TOY / ".drawn.part-99/00/1.jpg", TOY / ".drawn.part-99/a/b.txt"),

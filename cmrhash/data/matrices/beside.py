@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from cmrhash.data.items import clean_text
+from cmrhash.data.cleaning import clean_text
 from cmrhash.data.matrices import SUFFIXES
 from cmrhash.data.matrices.arrays import list_arrays
 from cmrhash.data.matrices.roles import LANG, listed

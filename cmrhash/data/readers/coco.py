@@ -25,7 +25,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from cmrhash.data.items import ImageTextDataset, Item, clean_label, clean_text, resolve_image
+from cmrhash.data.cleaning import clean_label, clean_text
+from cmrhash.data.items import ImageTextDataset, Item, resolve_image
 from cmrhash.data.parsing import IMAGE_SUFFIXES, decode, files_by_stem, need_file, need_folder, report, unique_keys
 from cmrhash.data.readers import karpathy
 from cmrhash.errors import DataError

@@ -14,8 +14,9 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from cmrhash.data.cleaning import clean_label, clean_text
 from cmrhash.data.columns import label_columns, label_prefixes
-from cmrhash.data.items import ImageTextDataset, Item, clean_label, clean_text
+from cmrhash.data.items import ImageTextDataset, Item
 from cmrhash.data.parsing import IMAGE_SUFFIXES, files_by_stem, need_file, need_folder, read_lines, report, unquoted
 from cmrhash.errors import DataError
 

@@ -31,8 +31,9 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from cmrhash.data.cleaning import clean_text
 from cmrhash.data.columns import choose
-from cmrhash.data.items import ImageTextDataset, Item, clean_text
+from cmrhash.data.items import ImageTextDataset, Item
 from cmrhash.data.parsing import (
     FOREIGN,
     IMAGE_SUFFIXES,

@@ -16,7 +16,8 @@ from collections import Counter
 from collections.abc import Collection
 from pathlib import Path
 
-from cmrhash.data.items import ImageTextDataset, Item, clean_text
+from cmrhash.data.cleaning import clean_text
+from cmrhash.data.items import ImageTextDataset, Item
 from cmrhash.data.parsing import read_lines, report
 from cmrhash.data.photos import files_below, folder_labels, ids_of, need_photos, stem_of
 

@@ -17,7 +17,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from cmrhash.data.items import ImageTextDataset, Item, clean_text, resolve_image
+from cmrhash.data.cleaning import clean_text
+from cmrhash.data.items import ImageTextDataset, Item, resolve_image
 from cmrhash.data.parsing import FOREIGN, IMAGE_SUFFIXES, below, decode, report, subfolders, text_between
 from cmrhash.errors import DataError
 

@@ -19,7 +19,8 @@ from pathlib import Path
 
 import numpy as np
 
-from cmrhash.data.items import ImageTextDataset, Item, Ready, clean_text
+from cmrhash.data.cleaning import clean_text
+from cmrhash.data.items import ImageTextDataset, Item, Ready
 from cmrhash.data.parsing import (
     IMAGE_SUFFIXES,
     decode,

@@ -17,7 +17,8 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePosixPath
 
-from cmrhash.data.items import ImageTextDataset, Item, clean_label
+from cmrhash.data.cleaning import clean_label
+from cmrhash.data.items import ImageTextDataset, Item
 from cmrhash.data.parsing import report
 from cmrhash.data.photos import files_below, folded, ids_of, need_photos, stem_of
 from cmrhash.data.readers.imagefolder_table import FILE_NAME, Row, find_tables, read_table

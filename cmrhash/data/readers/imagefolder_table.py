@@ -7,8 +7,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
+from cmrhash.data.cleaning import clean_label, clean_text, is_printable
 from cmrhash.data.columns import NAMES, caption_columns, count_unused, label_columns, label_prefixes
-from cmrhash.data.items import clean_label, clean_text, resolve_image
+from cmrhash.data.items import resolve_image
 from cmrhash.data.tables import Table, open_table, strings
 from cmrhash.errors import DataError, did_you_mean
 
@@ -95,7 +96,7 @@ def _roles(table: Table, labels: Sequence[str], extra: Counter[str]) -> tuple[_R
 def _file_name(cell: list[str]) -> str:
     """The path of the photo, with "/" between folders. Raises ValueError."""
     name = "".join(cell).strip()
-    if not name or not name.isprintable():
+    if not name or not is_printable(name):
         raise ValueError(f"no path of a photo in {FILE_NAME}")
     return name.replace("\\", "/")
 

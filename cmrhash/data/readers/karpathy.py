@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cmrhash.data.items import clean_text
+from cmrhash.data.cleaning import clean_text
 from cmrhash.data.parsing import decode, unique_keys
 from cmrhash.errors import DataError
 

@@ -15,7 +15,8 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
-from cmrhash.data.items import ImageTextDataset, Item, clean_text
+from cmrhash.data.cleaning import clean_text
+from cmrhash.data.items import ImageTextDataset, Item
 from cmrhash.data.matrices.array import Array
 from cmrhash.data.matrices.arrays import list_arrays
 from cmrhash.data.matrices.labels import read_labels

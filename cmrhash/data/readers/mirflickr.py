@@ -15,7 +15,8 @@ import re
 from collections import Counter
 from pathlib import Path
 
-from cmrhash.data.items import ImageTextDataset, Item, clean_text
+from cmrhash.data.cleaning import clean_text
+from cmrhash.data.items import ImageTextDataset, Item
 from cmrhash.data.parsing import FOREIGN, IMAGE_SUFFIXES, files_by_stem, need_folder, read_lines, report
 from cmrhash.errors import DataError
 

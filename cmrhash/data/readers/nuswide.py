@@ -19,7 +19,8 @@ from pathlib import Path
 
 import numpy as np
 
-from cmrhash.data.items import ImageTextDataset, Item, clean_text
+from cmrhash.data.cleaning import clean_text
+from cmrhash.data.items import ImageTextDataset, Item
 from cmrhash.data.parsing import (
     FOREIGN,
     IMAGE_SUFFIXES,

@@ -19,8 +19,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from cmrhash.data.cleaning import clean_label, clean_text
 from cmrhash.data.columns import Columns, choose, count_unused, label_prefixes
-from cmrhash.data.items import ImageTextDataset, Item, clean_label, clean_text
+from cmrhash.data.items import ImageTextDataset, Item
 from cmrhash.data.named_photos import Photos, as_path
 from cmrhash.data.parsing import DOWNLOAD, FAILED, report
 from cmrhash.data.photos import folder_labels
@@ -50,13 +51,14 @@ def read(
     """
     table = find_table(root)
     columns = choose(table, (*maps, *(("labels=",) if labels_from else ())), labels)
-    rows, extra = _Rows(table, columns), Counter[str]()
+    rows, extra, used = _Rows(table, columns), Counter[str](), columns.used
     status = [table.columns.index("status")] if set(table.columns) >= DOWNLOAD else []
-    for line, values in table.rows([*columns.used, *status], _open_end(table, columns)):
+    for line, values in table.rows([*used, *status], _open_end(table, columns)):
         if status and values.pop() != "success":
             extra[FAILED] += 1
         else:
-            rows.add(line, dict(zip(columns.used, values, strict=True)))
+            rows.add(line, dict(zip(used, values, strict=True)))
+    rows.by_image, rows.by_id = {}, {}  # or the drafts would stay beside the items
     if not rows.items:
         what = f"none of the {extra[FAILED]} downloads succeeded" if extra[FAILED] else "the table has no rows"
         raise DataError(what, table.path, "write one row per photo or caption")

@@ -22,8 +22,9 @@ from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
+from cmrhash.data.cleaning import clean_label, clean_text
 from cmrhash.data.columns import DEFAULT, LANGUAGES, NAMES, caption_columns
-from cmrhash.data.items import ImageTextDataset, Item, clean_label, clean_text
+from cmrhash.data.items import ImageTextDataset, Item
 from cmrhash.data.parsing import DOWNLOAD, FAILED, decode, lines_of, report, unique_keys
 from cmrhash.data.photo_files import Slice
 from cmrhash.data.photos import LEAVING, PHOTO_SUFFIXES, composed, files_below

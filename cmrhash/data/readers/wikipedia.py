@@ -18,7 +18,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from cmrhash.data.items import ImageTextDataset, Item, clean_text
+from cmrhash.data.cleaning import clean_text
+from cmrhash.data.items import ImageTextDataset, Item
 from cmrhash.data.parsing import (
     IMAGE_SUFFIXES,
     files_by_stem,

@@ -22,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cmrhash.config import RANDOM
+from cmrhash.data.cleaning import known_language
 from cmrhash.data.view import View, languages_of
 from cmrhash.encoders import hub
 from cmrhash.errors import DamagedError, EncoderError, StaleError, UsageError
@@ -67,7 +68,7 @@ class PretrainedHasher(Embedder):
         self.folder, self.config = folder, config
         self._device, self._offline = device, offline
         self._given: dict[View, str | None] = {View.IMAGE: image_weights}
-        given = dict(text_models or {})
+        given = {known_language(lang, self.langs): model for lang, model in (text_models or {}).items()}
         self._given |= {View.text(lang): given.get(lang, given.get("")) for lang in self.langs}
         self._text_encoders: dict[str, CaptionEncoder] = {}
 

@@ -23,6 +23,7 @@ from cmrhash.errors import CmrhashError, UsageError
 from cmrhash.evaluation import saved_scores
 from cmrhash.features import reopen
 from cmrhash.features.captions import words_path
+from cmrhash.features.outcome import OF_DATA
 from cmrhash.search.embedder import Embedder
 from cmrhash.search.exported.card import card
 from cmrhash.search.exported.hasher import CARD, CONFIG, HEADS, MODEL, VERSION, PretrainedHasher, read_config
@@ -31,7 +32,6 @@ from cmrhash.storage.recipes import canonical
 from cmrhash.training import runs
 from cmrhash.version import __version__
 
-OF_DATA = ("kind", "lang", "code", "items")  # fields of a feature recipe that do not describe its encoder
 OF_MACHINE = ("name_or_path", "_name_or_path", "tokenizer_file", "vocab_file")  # local paths that transformers writes
 ONNX = "onnx.json"
 GRAPHS = (f"{View.IMAGE}.onnx*", f"{View.ANY_TEXT}.onnx*", f"{View.ANY_TEXT}.tokenizer.json")  # files that onnx.py adds

@@ -165,6 +165,14 @@ def test_labels(tmp_path, data, labels, classes):
     assert [item.labels for item in dataset.items] == [(n % 3,) for n in range(N)]
 
 
+@pytest.mark.parametrize("nothing", [-1, np.nan])
+def test_an_item_without_a_class_id(tmp_path, data, nothing):
+    labels = np.where(np.arange(N) % 3 == 0, nothing, np.arange(N) % 3)
+    dataset = read(npz(tmp_path / "f.npz", {"image": data["I"], "text": data["T"], "label": labels}))
+    assert dataset.classes == ("1", "2")
+    assert [item.labels for item in dataset.items] == [[(), (0,), (1,)][n % 3] for n in range(N)]
+
+
 @pytest.mark.faults("bad labels, codes, features, Faiss calls")
 @pytest.mark.parametrize("labels", [np.full((N, 3), 0.5), np.full((N, 1), 0.5), np.full(N, np.nan), np.eye(N) * 2])
 def test_labels_that_are_none(tmp_path, data, labels):
