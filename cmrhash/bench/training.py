@@ -49,8 +49,8 @@ def _step(batch: int, steps: int, anchors: float = 1.0) -> Iterator[Case]:
         task = prepare(config, ExtractedDataset(dataset, File(folder)))
         method = get_method(config.method, dataset.relevance)
         state = fresh(config, method, task)
-        assert task.labels is not None
-        loader = DataLoader(_Rows(File(folder), task.labels), batch, shuffle=True)
+        assert task.train.labels is not None
+        loader = DataLoader(_Rows(File(folder), task.train.labels), batch, shuffle=True)
 
         def naive() -> None:
             heads = nn.ModuleDict({view: _head(dim) for view, dim in DIMS.items()})

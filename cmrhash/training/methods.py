@@ -67,6 +67,7 @@ class Method:
     fit: (standardised features (n, D) by view, bits, ridge) -> linear heads (D, K) by view, of a closed form.
     parts: shapes -> modules that are trained beside the heads. labels: learns from labels, not from relevance alone.
     reproduction: only for comparison with published results (an ablation, another sampler), not for new work.
+    partial: its terms are defined for any views, so that items that lack a view train the others.
     name: of a method of the user's own, which ``train`` registers; heads: (D features, K bits) -> a module that maps
     standardised features (B, D) to embeddings (B, K), in place of the usual head.
     """
@@ -77,6 +78,7 @@ class Method:
     parts: Callable[[Shapes], Parts] | None = None
     labels: bool = False
     reproduction: bool = False
+    partial: bool = False
     name: str = ""
     heads: Callable[[int, int], nn.Module] | None = None
 
@@ -141,11 +143,19 @@ def _triplets(sampler: Callable[..., losses.Triplets]) -> ToTerms:
 
     def terms(views: Views, batch: Batch) -> Terms:
         langs = [name for name in views if name != IMAGE]
-        result = sampler(views[IMAGE], [views[lang] for lang in langs], batch.relevant, batch.margin)
-        names = ["i2i", *(f"{term}.{lang}" for lang in langs for term in ("i2t", "t2i", "t2t"))]
-        share = [1.0] + [1 / len(langs)] * (3 * len(langs))
-        loss = {name: value * part for name, value, part in zip(names, result.loss, share, strict=True)}
-        return Terms(loss, {"valid_triplets": result.valid.sum(), "active_triplets": result.active.sum()})
+        if IMAGE in views:
+            found = [sampler(views[IMAGE], [views[lang] for lang in langs], batch.relevant, batch.margin)]
+            names = ["i2i", *(f"{term}.{lang}" for lang in langs for term in ("i2t", "t2i", "t2t"))]
+        else:
+            found = [sampler(views[lang], [], batch.relevant, batch.margin) for lang in langs]
+            names = [f"t2t.{lang}" for lang in langs]
+        values = torch.cat([result.loss for result in found])
+        loss = {
+            name: value if name == "i2i" else value * (1 / len(langs))
+            for name, value in zip(names, values, strict=True)
+        }
+        valid, active = (torch.stack([r[at].sum() for r in found]).sum() for at in (1, 2))
+        return Terms(loss, {"valid_triplets": valid, "active_triplets": active})
 
     return terms
 
@@ -283,22 +293,29 @@ def _acmr(
 
 
 METHODS = {
-    "triplet": Method(_triplets(losses.four_triplets), "four triplet terms, batch-all; FaceNet (CVPR 2015) eq. 1"),
+    "triplet": Method(
+        _triplets(losses.four_triplets), "four triplet terms, batch-all; FaceNet (CVPR 2015) eq. 1", partial=True
+    ),
     "triplet-hard": Method(
         _triplets(losses.hardest_triplets),
         "four triplet terms, batch-hard, Hermans et al. (2017) eq. 5",
         reproduction=True,
+        partial=True,
     ),
     "triplet-seed": Method(
-        _triplets(losses.seed_triplets), "sampler of xiami2019/Cross-modal-retrieval, utils.py", reproduction=True
+        _triplets(losses.seed_triplets),
+        "sampler of xiami2019/Cross-modal-retrieval, utils.py",
+        reproduction=True,
+        partial=True,
     ),
-    "contrastive": Method(_pairs(_contrastive, own=False), "Hadsell et al. (CVPR 2006) eq. 4"),
-    "cmpm": Method(_pairs(_cmpm, own=False), "CMPM, Zhang & Lu (ECCV 2018) eq. 1-4"),
+    "contrastive": Method(_pairs(_contrastive, own=False), "Hadsell et al. (CVPR 2006) eq. 4", partial=True),
+    "cmpm": Method(_pairs(_cmpm, own=False), "CMPM, Zhang & Lu (ECCV 2018) eq. 1-4", partial=True),
     "cmpm-cmpc": Method(
         _joined(cmpm=(1.0, _pairs(_cmpm, own=False)), cmpc=(1.0, _pairs(_cmpc, own=False))),
         "CMPM + CMPC, Zhang & Lu (ECCV 2018) eq. 1-8",
         parts=label_directions,
         labels=True,
+        partial=True,
     ),
     ALIGNMENTS["adversarial"]: _acmr(
         "labels, triplets, adversary behind a reversed gradient (Ganin & Lempitsky, ICML 2015, eq. 4-6)",
@@ -321,12 +338,14 @@ METHODS = {
         f"CorrNet, Chandar et al. (Neural Computation 2016), J_Z with lambda {CORRNET:g}",
         parts=decoders,
     ),
-    "logistic": Method(_pairs(_logistic, own=True), "DCMH (CVPR 2017) eq. 1, balanced as HashNet (ICCV 2017) eq. 2"),
-    "supcon": Method(_pairs(_supcon, own=True), "SupCon (NeurIPS 2020) eq. 2"),
+    "logistic": Method(
+        _pairs(_logistic, own=True), "DCMH (CVPR 2017) eq. 1, balanced as HashNet (ICCV 2017) eq. 2", partial=True
+    ),
+    "supcon": Method(_pairs(_supcon, own=True), "SupCon (NeurIPS 2020) eq. 2", partial=True),
     "cca": Method(
         None, "CCA, Hotelling (Biometrika 1936); three views and more: Kettenring (Biometrika 1971)", cca.fit
     ),
-    "tie-ap": Method(_pairs(_tie_ap, own=True), "tie-aware AP, He et al. (CVPR 2018) eq. 8"),
+    "tie-ap": Method(_pairs(_tie_ap, own=True), "tie-aware AP, He et al. (CVPR 2018) eq. 8", partial=True),
 }
 
 BUILT_IN = frozenset(METHODS)

@@ -26,19 +26,36 @@ from cmrhash.training import runs
 class Task:
     """Inputs of a training, on the device.
 
-    dataset: under the relevance rule of the training. x: view -> (M, D) float32 features of its valid rows. train: (n,)
-    int64 items. labels: (n, classes) float32 of these, None for relevance by pairs. probes: searches that select the
-    epoch, None without val items.
+    dataset: under the relevance rule of the training. x: view -> (M, D) float32 features of its valid rows. train:
+    items with features in every view. partial: items that lack a view, one group for each set of views. probes:
+    searches that select the epoch, None without val items.
     """
 
     dataset: ImageTextDataset
     langs: list[str]
     views: dict[View, ViewFeatures]
     x: dict[View, Tensor]
-    train: NDArray[np.int64]
-    labels: Tensor | None
+    train: Group
+    partial: list[Group]
     probes: Probes | None
     device: torch.device
+
+
+@dataclass(frozen=True)
+class Group:
+    """Items to train on that have the same views. items: (n,) int64; labels: (n, classes) float32, None by pairs."""
+
+    views: tuple[View, ...]
+    items: NDArray[np.int64]
+    labels: Tensor | None
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    @property
+    def name(self) -> str:
+        """The views, joined by "+"."""
+        return "+".join(view.short for view in self.views)
 
 
 @dataclass(frozen=True)
@@ -84,9 +101,9 @@ def prepare(config: TrainConfig, data: ExtractedDataset, encoders: tuple[str, ..
     x = {name: torch.from_numpy(view.features.x[view.rows]).to(device) for name, view in views.items()}
     rows = {name: view.items for name, view in views.items()}
     train = train_items(dataset, rows, data.folder)
-    return Task(
-        dataset, langs, views, x, train, labels_of(dataset, train, device), val_probes(dataset, langs, rows), device
-    )
+    groups = {tuple(names): train, **partial_items(dataset, rows)}
+    complete, *partial = [Group(of, items, labels_of(dataset, items, device)) for of, items in groups.items()]
+    return Task(dataset, langs, views, x, complete, partial, val_probes(dataset, langs, rows), device)
 
 
 def train_items(dataset: ImageTextDataset, rows: Rows, where: Path) -> NDArray[np.int64]:
@@ -111,6 +128,22 @@ def train_items(dataset: ImageTextDataset, rows: Rows, where: Path) -> NDArray[n
         fix = "complete them, then run `extract` with `overwrite=True`" if lacking else fix
         raise DataError(f"{len(train)} items to train on{which}", where, fix)
     return train
+
+
+def partial_items(dataset: ImageTextDataset, rows: Rows) -> dict[tuple[View, ...], NDArray[np.int64]]:
+    """Train items that lack a view, by the views that they have: at least two of each.
+
+    By labels, one view is enough, for the terms within it, and an item needs a label; by pairs it takes two.
+    """
+    by_labels = dataset.relevance == "labels"
+    has = np.stack([np.isin(np.arange(len(dataset.items)), item) for item in rows.values()])  # (views, items)
+    usable = _role(dataset, "train") & ~has.all(0) & (has.sum(0) >= (1 if by_labels else 2))
+    if by_labels:
+        usable &= np.array([bool(item.labels) for item in dataset.items])
+    found: dict[tuple[View, ...], list[int]] = {}
+    for item in np.flatnonzero(usable).tolist():
+        found.setdefault(tuple(view for view, there in zip(rows, has[:, item], strict=True) if there), []).append(item)
+    return {views: np.array(items) for views, items in sorted(found.items()) if len(items) > 1}
 
 
 def labels_of(dataset: ImageTextDataset, items: NDArray[np.int64], device: torch.device) -> Tensor | None:

@@ -34,11 +34,11 @@ from cmrhash.training import runs
 from cmrhash.training.auxiliary import Shapes
 from cmrhash.training.checkpoint import TrainingState, forget
 from cmrhash.training.methods import Batch, Method, Terms, build_head, get_method, total
-from cmrhash.training.task import Probes, Task, asked_rows, prepare, run_folder
+from cmrhash.training.task import Group, Probes, Task, asked_rows, prepare, run_folder
 
 log = logging.getLogger(__name__)
 
-COMPARED = ("dataset", "relevance", "split_seed", "items_sha256", "langs", "train", "features")
+COMPARED = ("dataset", "relevance", "split_seed", "items_sha256", "langs", "train", "partial", "features")
 UNCOMPARED = ("device", "checkpoint_seconds", "langs", "relevance")  # the last two are compared as what they came to
 RIDGES = (1e-3, 1e-2, 1e-1, 1.0, 10.0)  # of a closed form, on features of unit variance; chosen on val
 NAN_STEPS = 3  # non-finite losses in a row before training stops
@@ -73,6 +73,8 @@ def train(
             run.file(runs.HEADS)
             log.info("%s: already trained", target)
             return run, False
+        if not method.partial:
+            task.partial = []
         log.info("%s: training on %d items", target, len(task.train))
         if method.fit:
             return _finish(_fit(config, method, task), recipe, target), True
@@ -133,7 +135,7 @@ def _fit(config: TrainConfig, method: Method, task: Task) -> TrainingState:
         x = state.heads[name].scaled(task.x[name]).cpu()  # type: ignore[operator]
         sums = np.add.reduceat(x.double().numpy(), view.start[view.has], axis=0)  # (items that have it, D)
         at = np.cumsum(view.has) - 1
-        means[name] = sums[at[task.train]] / view.count[task.train, None]
+        means[name] = sums[at[task.train.items]] / view.count[task.train.items, None]
     for epoch, ridge in enumerate(RIDGES):
         for view_name, weight in method.fit(means, config.bits, ridge).items():
             state.heads[view_name].set_linear(torch.from_numpy(weight))  # type: ignore[operator]
@@ -144,13 +146,14 @@ def _fit(config: TrainConfig, method: Method, task: Task) -> TrainingState:
 def fresh(config: TrainConfig, method: Method, task: Task) -> TrainingState:
     """Fresh heads, drawn from the seed, that know the statistics of the training features; then the method's parts."""
     dims = {name: x.shape[1] for name, x in task.x.items()}
-    classes = len(task.dataset.classes) if task.labels is not None else 0
+    classes = len(task.dataset.classes) if task.train.labels is not None else 0
     shapes = Shapes(config.bits, classes, {name.short: dim for name, dim in dims.items()})
     with seeded(config.seed, task.device):
         heads = make_heads(config, method, dims)
         parts = torch.nn.ModuleDict(method.parts(shapes) if method.parts else {})
     for name, view in task.views.items():
-        rows = np.concatenate([np.arange(view.start[i], view.start[i] + view.count[i]) for i in task.train])
+        items = np.concatenate([group.items for group in (task.train, *task.partial) if name in group.views])
+        rows = np.concatenate([np.arange(view.start[i], view.start[i] + view.count[i]) for i in items])
         heads[name].standardise(task.x[name][torch.from_numpy(rows).to(task.device)].cpu())  # type: ignore[operator]
     heads.to(task.device)
     parts.to(task.device)
@@ -170,13 +173,18 @@ def one_epoch(config: TrainConfig, method: Method, task: Task, state: TrainingSt
     state.heads.train()
     with seeded(config.seed * 1_000_003 + state.epoch + 1, task.device):
         order = torch.randperm(items)
+        partial = [(group, _chunks(len(group), steps, config.batch)) for group in task.partial]
         for step in range(steps):
             chosen = order[step * size : (step + 1) * size]
-            terms = _terms(config, method, task, state, chosen)
+            terms = _terms(config, method, task, state, task.train, chosen)
+            for lacking, rows in partial:
+                if step in rows:
+                    more = _terms(config, method, task, state, lacking, rows[step])
+                    terms = _added(terms, more, lacking, len(rows[step]) / size)
             loss = total(terms)
             if not torch.isfinite(loss):
                 bad_in_a_row += 1
-                _stop_after(bad_in_a_row, [task.dataset.items[task.train[row]].id for row in chosen[:5]])
+                _stop_after(bad_in_a_row, [task.dataset.items[task.train.items[row]].id for row in chosen[:5]])
                 continue
             bad_in_a_row = 0
             for group in state.optimizer.param_groups:
@@ -200,7 +208,8 @@ def summary(seen: list[Terms]) -> dict[str, Any]:
     """Mean loss by term over the steps of an epoch, and the sums of what was counted."""
     if not seen:
         raise CmrhashError("every step of an epoch had a non-finite loss", None, "lower `lr`")
-    terms = {name: float(torch.stack([t.loss[name] for t in seen]).double().mean()) for name in seen[0].loss}
+    names = dict.fromkeys(name for t in seen for name in t.loss)  # not every batch has terms of items that lack a view
+    terms = {name: float(torch.stack([t.loss[name] for t in seen if name in t.loss]).double().mean()) for name in names}
     counts: dict[str, float] = {name: int(torch.stack([t.counts[name] for t in seen]).sum()) for name in seen[0].counts}
     if counts.get("valid_triplets") == 0:
         fix = 'batches are too small, or labels do not differ: add train items, or try `method="tie-ap"`'
@@ -210,22 +219,39 @@ def summary(seen: list[Terms]) -> dict[str, Any]:
     return {"loss": sum(terms.values()), "terms": terms, **counts}
 
 
-def _terms(config: TrainConfig, method: Method, task: Task, state: TrainingState, chosen: Tensor) -> Terms:
-    """The loss terms of a batch; an item with several captions brings one of each language."""
-    items = task.train[chosen.numpy()]
+def _chunks(count: int, steps: int, most: int) -> dict[int, Tensor]:
+    """Rows of a group of ``count`` items for each step, drawn at random: equal shares of 2 to ``most``."""
+    order, size = torch.randperm(count), min(max(2, -(-count // steps)), most)
+    return {step: order[step * size : (step + 1) * size] for step in range(min(steps, count // size))}
+
+
+def _added(terms: Terms, more: Terms, group: Group, weight: float) -> Terms:
+    """The terms of a batch with those of a smaller one of items that lack a view."""
+    loss = {f"{name} of {group.name} alone": min(1.0, weight) * value for name, value in more.loss.items()}
+    return Terms(
+        {**terms.loss, **loss}, {name: value + more.counts.get(name, 0) for name, value in terms.counts.items()}
+    )
+
+
+def _terms(
+    config: TrainConfig, method: Method, task: Task, state: TrainingState, group: Group, chosen: Tensor
+) -> Terms:
+    """The loss terms of a batch of a group; an item with several captions brings one of each language."""
+    items = group.items[chosen.numpy()]
     assert method.terms is not None
     views, features = {}, {}
-    for name, view in task.views.items():
+    for name in group.views:
+        view = task.views[name]
         pick = (torch.rand(len(items)).numpy() * view.count[items]).astype(np.int64)  # (B,) which caption
-        if task.labels is not None:  # by pairs all captions are scored alike
+        if group.labels is not None:  # by pairs all captions are scored alike
             pick[torch.rand(len(items)).numpy() < config.first_caption] = 0
         x = task.x[name][torch.from_numpy(view.start[items] + pick).to(task.device)]  # (B, D)
         features[name.short] = state.heads[name].scaled(x)  # type: ignore[operator]
         views[name.short] = state.heads[name].project(features[name.short])  # type: ignore[operator]  # (B, K)
     relevant = torch.eye(len(items), dtype=torch.bool, device=task.device)
     y = None
-    if task.labels is not None:
-        y = task.labels[chosen.to(task.device)]  # (B, classes)
+    if group.labels is not None:
+        y = group.labels[chosen.to(task.device)]  # (B, classes)
         relevant |= y @ y.T > 0.5
     batch = Batch(relevant, config.bits, config.margin * config.bits, y, features, state.parts)
     return method.terms(views, batch)
@@ -326,6 +352,7 @@ def _recipe(config: TrainConfig, task: Task, method: Method) -> dict[str, Any]:
         "langs": task.langs,
         "train": settings,
         "train_items": len(task.train),
+        **({"partial": {group.name: len(group) for group in task.partial}} if task.partial else {}),
         "batch": batch_size(config.batch, len(task.train)),
         "source": method.source,
         "head": _head_shape(config, method),
