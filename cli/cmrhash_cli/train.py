@@ -138,6 +138,9 @@ def _show(finished: list[tuple[Run, bool]], as_json: bool, quiet: bool) -> None:
             "state",
         ]
         print_table("validation mAP of the chosen epoch (tie-aware)", columns, rows)
+    if partial := finished[0][0].record.get("partial"):
+        groups = ", ".join(f"{count} with {views} alone" for views, count in partial.items())
+        note(f"items that lack a view train the terms of the others: {groups}", quiet)
     for run, _ in finished:
         for line in _warnings(run):
             note(f"warning: {run.folder.name}: {line}", quiet)
@@ -153,6 +156,7 @@ def _as_json(run: Run, fresh: bool) -> dict[str, Any]:
         "langs",
         "train",
         "train_items",
+        "partial",
         "batch",
         "best_epoch",
         "chosen_on",

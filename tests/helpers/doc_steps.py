@@ -49,7 +49,7 @@ APPENDED = [
     (r"extract (?=.*--root ROOT)", FEWER, "the same; cca follows, which is quick if the features are few"),
     (r"extract (?=\w|.*--dataset)(?!.*--(text-model|features))", f"--text-model {BERT}", "downloads nothing"),
     (
-        r"extract (?=.*--(finetune|name))(?!.*--dataset)",
+        r"extract (?=.*--(finetune|name))(?!.*--(dataset|features))",
         f"{IMAGE} --text-model {BERT}",
         "quicker than the sample's own",
     ),
