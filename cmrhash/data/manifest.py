@@ -17,7 +17,7 @@ import hashlib
 import json
 import os
 import sys
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -34,6 +34,7 @@ from cmrhash.data.items import (
     check,
     root_of,
 )
+from cmrhash.data.named_photos import Photos, as_path, count_photos
 from cmrhash.data.parsing import report, unique_keys
 from cmrhash.data.photo_files import find_photo
 from cmrhash.errors import DamagedError, DataError, StaleError, UsageError, did_you_mean
@@ -68,9 +69,8 @@ def read(root: Path) -> ImageTextDataset:
     place = {met[label]: n for n, label in enumerate(classes)}
     sort = {labels: tuple(sorted(place[n] for n in labels)) for labels in {item.labels for item in read}}
     items = tuple(replace(item, labels=sort[item.labels]) for item in read)
-    below = ImagesBelow(root)
-    files = (find_photo(root, i.image).path if "@" in i.image else below.check(i.image) for i in items if i.image)
-    missing = sum(not os.path.isfile(path) for path in files)
+    extra: Counter[str] = Counter()
+    items = tuple(_with_photos(root, items, extra))
     roles = [bool(item.splits) for item in items]
     if any(roles) and not all(roles):
         raise DataError(
@@ -79,7 +79,29 @@ def read(root: Path) -> ImageTextDataset:
             "give splits to all items, or to none",
         )
     dataset = ImageTextDataset("manifest", root, items, classes, relevance="labels" if classes else "pairs")
-    return replace(dataset, found=report(items, classes, dataset.languages, {"images whose file is missing": missing}))
+    return replace(dataset, found=report(items, classes, dataset.languages, extra))
+
+
+def _with_photos(root: Path, items: Iterable[Item], extra: Counter[str]) -> Iterator[Item]:
+    """Items with the paths of their photos, which may have similar names; those not found keep what is written."""
+    below, photos, missing, similar = ImagesBelow(root), Photos(root), list[str](), 0
+    for item in items:
+        image = item.image
+        if image and not os.path.isfile(_file(root, image, below)):
+            path, near = photos.find(as_path(image))
+            similar += near
+            if path is None:
+                missing.append(image)
+            item = replace(item, image=path or image.replace("\\", "/"))
+        yield item
+    count_photos(missing, similar, extra)
+
+
+def _file(root: Path, image: str, below: ImagesBelow) -> Path | str:
+    """The file in which a photo is; "" for a path with other separators."""
+    if "@" in image:
+        return find_photo(root, image).path
+    return "" if "\\" in image else below.check(image)
 
 
 def _rows(path: Path) -> Iterator[dict[str, Any]]:

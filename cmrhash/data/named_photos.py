@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
 from cmrhash.data.items import ImagesBelow, resolve_image
@@ -14,6 +16,13 @@ def as_path(written: str) -> str:
     """The path as a table has it, with "/" between folders and without "./"."""
     path = written.strip().replace("\\", "/")
     return str(PurePosixPath(path)) if "//" in path or (not {"", "."}.isdisjoint(path.split("/")) and path) else path
+
+
+def count_photos(missing: Sequence[str], similar: int, extra: Counter[str]) -> None:
+    """Count photos found by a similar name, and those that are missing under a key that lists the first three."""
+    extra["photos found by a similar name"] += similar
+    if missing:
+        extra[f"photos not found ({', '.join(missing[:3])}{', ...' if len(missing) > 3 else ''})"] += len(missing)
 
 
 class Photos:

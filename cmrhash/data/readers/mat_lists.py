@@ -22,7 +22,7 @@ from cmrhash.data.matrices.arrays import list_arrays
 from cmrhash.data.matrices.labels import read_labels
 from cmrhash.data.matrices.roles import CAPTIONS, LABELS, LANG, listed
 from cmrhash.data.matrices.rows import oriented
-from cmrhash.data.named_photos import Photos, as_path
+from cmrhash.data.named_photos import Photos, as_path, count_photos
 from cmrhash.data.parsing import need_file, read_lines, report
 from cmrhash.errors import DataError
 
@@ -91,10 +91,7 @@ def _photos(root: Path, images: Path | None, written: Sequence[str], extra: Coun
     if images and not any(found):
         fix = f"{photos.nearest(_ends(missing[0])[-1])} give the folder that holds the photos"
         raise DataError(f"none of the {len(missing)} photos was found, such as {missing[0]}", images, fix)
-    extra["photos found by a similar name"] = similar
-    if missing:
-        named = ", ".join(_ends(path)[-1] for path in missing[:3])
-        extra[f"photos not found ({named}{', ...' if len(missing) > 3 else ''})"] = len(missing)
+    count_photos([_ends(path)[-1] for path in missing], similar, extra)
     return found
 
 

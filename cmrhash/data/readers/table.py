@@ -22,7 +22,7 @@ from typing import Any
 from cmrhash.data.cleaning import clean_label, clean_text
 from cmrhash.data.columns import Columns, choose, count_unused, label_prefixes
 from cmrhash.data.items import ImageTextDataset, Item
-from cmrhash.data.named_photos import Photos, as_path
+from cmrhash.data.named_photos import Photos, as_path, count_photos
 from cmrhash.data.parsing import DOWNLOAD, FAILED, report
 from cmrhash.data.photos import folder_labels
 from cmrhash.data.split_names import roles_of
@@ -226,9 +226,7 @@ def _find_photos(rows: _Rows, photos: Photos, extra: Counter[str]) -> None:
             raise DataError(f"no row names a photo in {column}", where, "give the column of the photos with `maps`")
         what = f"none of the {named} photos in {column} is below the table's folder (the first is {missing[0]!r})"
         raise DataError(what, where, f"{photos.nearest(missing[0])} put the photos, or their folder, beside the table")
-    extra["photos found by a similar name"] = similar
-    if missing:
-        extra[f"photos not found ({', '.join(missing[:3])}{', ...' if len(missing) > 3 else ''})"] = len(missing)
+    count_photos(missing, similar, extra)
 
 
 def _label_by_folder(rows: _Rows) -> None:

@@ -124,7 +124,7 @@ def test_a_manifest_may_name_parts_of_tars(layouts: Path, tmp_path: Path) -> Non
     lines = [{"id": "a", "image": image, "texts": {"en": ["x"]}}, {"id": "b", "image": "gone.tar@0+9"}]
     (tmp_path / "manifest.jsonl").write_text("\n".join(map(json.dumps, lines)), encoding="utf-8")
     dataset = manifest.read(tmp_path)
-    assert (dataset.items[0].image, dataset.found["images whose file is missing"]) == (image, 1)
+    assert (dataset.items[0].image, dataset.found["photos not found (gone.tar@0+9)"]) == (image, 1)
 
 
 def change(path: Path, photo: bytes) -> None:
