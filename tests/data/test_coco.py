@@ -147,10 +147,10 @@ WHOLE = coco_json(TRAIN, [caption(9, "Nine.")], {})
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
-        ("", r"Expecting value"),
+        ("", r"the file ends too early"),
         (WHOLE[:-9], r"line 1 column"),
-        ("[" * 100_000, r"(recursion|overflow)"),
-        ("[]", r"no list of objects 'images'"),
+        ('{"images":' + "[" * 100_000, r"(recursion|overflow)"),
+        ("[]", r"'{' is expected, found '\['"),
         ('{"images": [1]}', r"no list of objects 'images'"),
         ('{"images": []}', r"no list of objects 'annotations'"),
         (WHOLE.replace('"license": 3', '"id": 3'), r"key 'id' is repeated in an object"),

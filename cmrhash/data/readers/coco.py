@@ -22,12 +22,14 @@ import re
 from collections import Counter
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from cmrhash.data.cleaning import clean_label, clean_text
 from cmrhash.data.items import ImageTextDataset, Item, resolve_image
-from cmrhash.data.parsing import IMAGE_SUFFIXES, decode, files_by_stem, need_file, need_folder, report, unique_keys
+from cmrhash.data.json_stream import members
+from cmrhash.data.parsing import IMAGE_SUFFIXES, files_by_stem, need_file, need_folder, report, unique_keys
 from cmrhash.data.readers import karpathy
 from cmrhash.errors import DataError
 
@@ -140,21 +142,20 @@ def _add_file(root: Path, path: Path, kind: str, folder: str, content: _Content)
 
     folder: that of its photos; empty: the photos are known already.
     """
+    wanted = {"annotations": _add_caption if kind == CAPTIONS else _add_object}
+    wanted |= {"images": partial(_add_photo, root, folder)} if folder else {}
+    wanted |= {} if kind == CAPTIONS else {"categories": _add_category}
+    lists = set[str]()
     try:
-        whole = json.loads(decode(path.read_bytes()), object_pairs_hook=_used)
-        for image in _entries(whole, "images") if folder else ():
-            _add_photo(root, folder, _number(image, "id"), _text(image, "file_name"), content)
-        if kind == CAPTIONS:
-            for caption in _entries(whole, "annotations"):
-                kept = content.captions.setdefault(_number(caption, "image_id"), [])
-                kept.append(clean_text(_text(caption, "caption")))
-            return
-        for category in _entries(whole, "categories"):
-            number, name = _number(category, "id"), clean_label(_text(category, "name"))
-            if content.categories.setdefault(number, name) != name:
-                raise ValueError(f"category {number} is '{name}' here and '{content.categories[number]}' before")
-        for thing in _entries(whole, "annotations"):
-            content.objects.setdefault(_number(thing, "image_id"), set()).add(_number(thing, "category_id"))
+        for name, entry in members(path, _used):
+            if entry == [] and name not in lists:
+                lists.add(name)
+            elif name in wanted:
+                if name not in lists or not isinstance(entry, dict):
+                    raise ValueError(f"no list of objects '{name}'")
+                wanted[name](content, entry)
+        if lacking := sorted(wanted.keys() - lists):
+            raise ValueError(f"no list of objects '{lacking[0]}'")
     except (OSError, ValueError, RecursionError) as error:
         reason = clean_text(str(error))[:120]
         raise DataError(f"not COCO's JSON ({reason})", path, "use the file of the published archive") from None
@@ -165,11 +166,19 @@ def _used(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return {key: value for key, value in unique_keys(pairs).items() if key in _USED}
 
 
-def _entries(whole: Any, name: str) -> list[Any]:
-    entries = whole.get(name) if isinstance(whole, dict) else None
-    if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
-        raise ValueError(f"no list of objects '{name}'")
-    return entries
+def _add_caption(content: _Content, entry: dict[str, Any]) -> None:
+    kept = content.captions.setdefault(_number(entry, "image_id"), [])
+    kept.append(clean_text(_text(entry, "caption")))
+
+
+def _add_object(content: _Content, entry: dict[str, Any]) -> None:
+    content.objects.setdefault(_number(entry, "image_id"), set()).add(_number(entry, "category_id"))
+
+
+def _add_category(content: _Content, entry: dict[str, Any]) -> None:
+    number, name = _number(entry, "id"), clean_label(_text(entry, "name"))
+    if content.categories.setdefault(number, name) != name:
+        raise ValueError(f"category {number} is '{name}' here and '{content.categories[number]}' before")
 
 
 def _number(entry: dict[str, Any], key: str) -> int:
@@ -186,8 +195,9 @@ def _text(entry: dict[str, Any], key: str) -> str:
     return value
 
 
-def _add_photo(root: Path, folder: str, number: int, name: str, content: _Content) -> None:
+def _add_photo(root: Path, folder: str, content: _Content, entry: dict[str, Any]) -> None:
     """Add an image. Raises DataError for a path out of the root, ValueError for an id with two photos."""
+    number, name = _number(entry, "id"), _text(entry, "file_name")
     if "/" in name or "\\" in name:
         resolve_image(root / folder, name)
     photo = f"{folder}/{os.path.splitext(name)[0]}"
