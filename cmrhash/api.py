@@ -173,21 +173,19 @@ def apply(
     *,
     cache: str | Path = CACHE,
     runs: str | Path = RUNS,
-    device: str = "auto",
-    offline: bool = False,
     progress: Progress = lambda *_: None,
+    **options: Any,
 ) -> Run:
     """Hash another collection by a trained or exported run, and return it as a run of that collection for ``load``.
 
     run: a trained run whose data set is in the cache, or an exported one: its folder or id of a model hub. data: a
     folder or file whose layout is recognised, or an extracted data set or its name; photos need no captions. runs:
-    folder of all runs. Raises as ``search.apply.apply`` does.
+    folder of all runs. options: device, offline, image_weights and text_models, as ``load`` takes them. Raises as
+    ``search.apply.apply`` does.
     """
     source = run.folder if isinstance(run, Run) else run
-    made, _ = application.apply(
-        source, data, cache=Path(cache), out=Path(runs), device=device, offline=offline, progress=progress
-    )
-    return made
+    _refuse_unknown(options, ("device", "offline", "image_weights", "text_models"))
+    return application.apply(source, data, cache=Path(cache), out=Path(runs), progress=progress, **options)[0]
 
 
 def from_pretrained(source: str | Path, *, revision: str | None = None, **options: Any) -> PretrainedHasher:

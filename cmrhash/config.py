@@ -192,6 +192,8 @@ class IndexConfig:
 
     store: str | None = None  # one of STORES; None: with_run alone
     with_run: str | None = None  # trained or exported run whose encoders and heads hash another collection
+    image_weights: str | None = None  # as in SearchConfig
+    text_models: tuple[str, ...] = ()
     device: str = "auto"
     offline: bool = False  # never download weights
     approximate: bool | None = None  # build an approximate index; None: for Faiss beyond IVF_ROWS codes

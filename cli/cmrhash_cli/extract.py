@@ -282,6 +282,7 @@ def _note_next(report: Extraction, cache: Path, quiet: bool) -> None:
         note(f"next: {following} (a trained or exported run: photos alone train none)", quiet)
     else:
         following = command_line("train", dataset=report.dataset.name, bits=32, encoder=_choice(report), cache=cache)
+        following += " --overwrite" if report.changes else ""
         note(f"next: {following}", quiet)
 
 
@@ -375,7 +376,7 @@ def _notes(report: Extraction) -> Iterator[str]:
     yield from map(as_typed, data.notes)
     if report.changes:
         yield f"since the last extraction: {report.changes}"
-        yield "runs of the old items have to be trained again (train --overwrite)"
+        yield "runs of the old items, if there are any, have to be trained again with --overwrite"
     yield "splits: " + ", ".join(f"{data.count(role)} {role}" for role in ROLES) + f" ({data.split})"
     if tuned := _tuned(report):
         outcome = tuned.outcome

@@ -2,15 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from cmrhash.config import STORES, IndexConfig
-from cmrhash_cli.chosen import Among, Offline, OneLength, OneMethod, OneRun, RunChoice, open_hasher
+from cmrhash_cli.chosen import (
+    Among,
+    ImageWeights,
+    Offline,
+    OneLength,
+    OneMethod,
+    OneRun,
+    RunChoice,
+    TextModel,
+    by_language,
+    open_hasher,
+)
 from cmrhash_cli.output import (
     CACHE,
     RUNS,
@@ -68,6 +80,8 @@ def index(
     method: OneMethod = None,
     relevance: Relevance = None,
     dataset: Dataset = None,
+    image_weights: ImageWeights = D.image_weights,
+    text_model: TextModel = None,
     offline: Offline = D.offline,
     device: Device = D.device,
     cache: Cache = CACHE,
@@ -95,7 +109,9 @@ def index(
         chosen = {"run": run, "bits": bits, "method": method, "relevance": relevance}
         if odd := [name for name, value in chosen.items() if value is not None]:
             raise UsageError(f"`{odd[0]}` chooses among a collection's own runs", None, "leave it out beside --with")
-        run = _apply(with_run, collection or dataset, cache, runs, device, offline, as_json, quiet)
+        where = {"device": device, "offline": offline, "image_weights": image_weights}
+        where["text_models"] = by_language(text_model or ())
+        run = _apply(with_run, collection or dataset, cache, runs, where, as_json, quiet)
     if store is None:
         return
     from cmrhash.search.publish import deploy
@@ -121,8 +137,7 @@ def _apply(
     collection: str | None,
     cache: Path,
     runs: Path,
-    device: str,
-    offline: bool,
+    where: Mapping[str, Any],
     as_json: bool,
     quiet: bool,
 ) -> Path:
@@ -133,7 +148,7 @@ def _apply(
 
     found = collection or ExtractedDataset.open(cache)
     with progress_bars(quiet) as progress:
-        run, data = apply(source, found, cache=cache, out=runs, device=device, offline=offline, progress=progress)
+        run, data = apply(source, found, cache=cache, out=runs, progress=progress, **where)
     hasher = Hasher.open(run, data)
     codes = {str(view): len(codes.codes) for view, codes in hasher.views.items()}
     if as_json:

@@ -39,7 +39,7 @@ def renewed(dataset: ImageTextDataset, folder: Path, overwrite: bool = False) ->
     folder: of the data set in the cache, which stays as it is. Without a stored data set, or with ``overwrite``, the
     data set is returned as it is. Drawn and chosen splits stay with their items; new items join the database alone, or,
     where the queries are the database, no split. Raises StaleError for another choice, seed or relevance, if most items
-    are gone, or if all queries are.
+    are gone, if all queries are, or if items have lost their photos.
     """
     if overwrite or not (folder / ABOUT).exists():
         return dataset, Changes()
@@ -57,6 +57,10 @@ def renewed(dataset: ImageTextDataset, folder: Path, overwrite: bool = False) ->
     gone = tuple(ident for ident in before if ident not in there)
     if 2 * len(gone) > len(before):
         _refuse(f"{len(gone)} of {len(before)} extracted items are gone{_named(gone)}", folder)
+    lost = [item.id for item in dataset.items if item.id in before and before[item.id].image and not item.image]
+    if lost and not dataset.ready:
+        what = f"the photos of {len(lost)} items were there at the extraction and are gone{_named(lost)}"
+        raise StaleError(what, folder, "put them back, or extract without them with `overwrite=True`")
     added = stored.added + len(new) if stored.split_seed is not None and _stays(stored) else 0
     merged = replace(dataset, items=_with_splits(dataset, stored, before), added=added)
     if stored.count("query") and not merged.count("query"):

@@ -88,7 +88,8 @@ def choose(table: Table, maps: Sequence[str], labels: Sequence[str] = ()) -> Col
 def count_unused(table: Table, used: Collection[int], extra: Counter[str]) -> None:
     """Count in ``extra`` the named columns that are not among ``used``, under a key that lists the first five."""
     if unused := [name for at, name in enumerate(table.columns) if name and at not in used]:
-        extra[f"columns not used ({', '.join(unused[:5])}{', ...' if len(unused) > 5 else ''})"] += len(unused)
+        names = f"{', '.join(unused[:5])}{', ...' if len(unused) > 5 else ''}"
+        extra[f'columns not used ({names}; `maps=("ROLE=COLUMN",)` uses one)'] += len(unused)
 
 
 def _refuse(table: Table, role: str, what: str, names: Sequence[str]) -> None:

@@ -88,7 +88,7 @@ def _with_photos(root: Path, items: Iterable[Item], extra: Counter[str]) -> Iter
     for item in items:
         image = item.image
         if image and not os.path.isfile(_file(root, image, below)):
-            path, near = photos.find(as_path(image))
+            path, near = photos.find(as_path(image), anywhere=True)
             similar += near
             if path is None:
                 missing.append(image)

@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path, PurePosixPath
 
 from cmrhash.data.items import ImagesBelow, resolve_image
-from cmrhash.data.photos import FOLDERS, PHOTO_SUFFIXES, folded, is_photo
+from cmrhash.data.photos import FOLDERS, PHOTO_SUFFIXES, folded, is_photo, walk
 from cmrhash.errors import did_you_mean
 
 
@@ -20,7 +21,7 @@ def as_path(written: str) -> str:
 
 def count_photos(missing: Sequence[str], similar: int, extra: Counter[str]) -> None:
     """Count photos found by a similar name, and those that are missing under a key that lists the first three."""
-    extra["photos found by a similar name"] += similar
+    extra["photos found by a similar name or in another folder"] += similar
     if missing:
         extra[f"photos not found ({', '.join(missing[:3])}{', ...' if len(missing) > 3 else ''})"] += len(missing)
 
@@ -33,12 +34,12 @@ class Photos:
         self._listings: dict[str, dict[str, str | None]] = {}
         self._before = ["", *(f"{name}/" for name in FOLDERS if (root / name).is_dir())]
 
-    def find(self, image: str) -> tuple[str | None, bool]:
+    def find(self, image: str, anywhere: bool = False) -> tuple[str | None, bool]:
         """Path below the root of a photo that is written so, and whether it was found under a similar name.
 
         As written comes before a usual folder, and both before a similar name: other case, composed or decomposed
-        accents, another suffix or none. None if no or several files fit. Raises DataError for a path or link that
-        leaves the root.
+        accents, another suffix or none; ``anywhere``, a name without a folder is sought in all folders. None if no or
+        several files fit. Raises DataError for a path or link that leaves the root.
         """
         if image.startswith("/") and Path(image).is_relative_to(self.root.absolute()):
             image = Path(image).relative_to(self.root.absolute()).as_posix()
@@ -50,7 +51,17 @@ class Photos:
         for before in self._before:
             if near := self._near(before + image):
                 return self._inside(near), True
-        return None, False
+        deep = self._deep.get(folded(image)) if anywhere and "/" not in image else None
+        return (self._inside(deep), True) if deep else (None, False)
+
+    @cached_property
+    def _deep(self) -> dict[str, str | None]:
+        """Paths of all photos below the root by their folded names; None where several have the name."""
+        found: dict[str, str | None] = {}
+        for path in filter(is_photo, walk(self.root, Counter())):
+            key = folded(os.path.basename(path))
+            found[key] = None if key in found else path
+        return found
 
     def nearest(self, image: str) -> str:
         """ "did you mean X?" for the file nearest to a photo that is not there, "" if none is near."""

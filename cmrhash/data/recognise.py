@@ -17,7 +17,7 @@ from cmrhash.data.photos import LEAVING, PHOTO_SUFFIXES, walk
 from cmrhash.data.tables import SUFFIXES as TABLES
 from cmrhash.data.tables import tables_in
 from cmrhash.data.tars import COMPRESSED, is_pattern
-from cmrhash.errors import DataError, UsageError
+from cmrhash.errors import UsageError
 
 LOOKED_AT = 10_000  # files of a folder
 # A layout, and the files that tell it: a pattern each, of which one must match, below the folder; the first that fits.
@@ -47,6 +47,7 @@ IMAGEFOLDER = ("metadata.csv", "metadata.jsonl", "metadata.parquet", "*/metadata
 OWN_NAME = ("manifest", "table", "folder", "imagefolder", "mat-lists", TARS_DATASET, FEATURES_DATASET)
 # What a folder or file has that fits nothing, the nearest layout, and what that lacks; the first that fits.
 NEAR: tuple[tuple[str, str, str], ...] = (
+    ("captions_*.json", "coco", "the folder above it: give the folder that holds annotations"),
     ("annotations/*.json", "coco", "annotations/captions_train2017.json or another captions_*.json"),
     ("annotations_complete_ger", "iaprtc12", "annotations_complete_eng"),
     ("meta/tags", "mirflickr", "a folder mirflickr around meta"),
@@ -87,7 +88,7 @@ def recognise(path: Path) -> Layout:
     if is_pattern(path):
         return Layout(TARS_DATASET, path, (), _name(path.parent, TARS_DATASET), path.name)
     if not path.is_dir():
-        raise DataError("no such file or folder", path, "check the path")
+        raise UsageError("no such file or folder", path, "check the path")
     for dataset, patterns in SIGNS:
         if sign := _first(path, patterns):
             return Layout(dataset, path, (), _name(path, dataset), sign)

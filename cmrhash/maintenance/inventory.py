@@ -33,7 +33,7 @@ REMAKE = {
 FEATURE_FILE = re.compile(r"(image|text|words)-.+\.h5(\.shard-\d+-of-\d+)?(\.part(\.new)?)?")  # written by extract
 INDEXES = (View.IMAGE.index_file, View.text("*").index_file)
 RUN_FILES = (
-    *(runs.CONFIG, runs.CHECKPOINT, runs.HEADS, runs.HISTORY, runs.CODES, runs.METRICS),
+    *(runs.CONFIG, runs.CHECKPOINT, runs.HEADS, runs.HISTORY, runs.CODES, runs.METRICS, runs.WORDS),
     *("checkpoint-*.safetensors", *INDEXES),
 )
 BROKEN = (KeyError, TypeError, ValueError, AttributeError, IndexError, RecursionError)  # of JSON in another format

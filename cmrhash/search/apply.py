@@ -27,7 +27,7 @@ from cmrhash.features.extract import Opened, extract, refuse_bad
 from cmrhash.search.exported import write
 from cmrhash.search.exported.hasher import HEADS, PretrainedHasher
 from cmrhash.search.hasher import Hasher
-from cmrhash.storage.files import locked, make_folder, read_json, remove, sha256, write_bytes
+from cmrhash.storage.files import locked, make_folder, read_json, remove, sha256, write_bytes, write_json
 from cmrhash.training import runs
 from cmrhash.training.runs import EXPORT, Run, TrainedOn
 
@@ -40,17 +40,22 @@ def apply(
     out: Path = RUNS,
     device: str = "auto",
     offline: bool = False,
+    image_weights: str | None = None,
+    text_models: Mapping[str, str] | None = None,
     progress: Progress = lambda *_: None,
 ) -> tuple[Run, ExtractedDataset]:
     """Encode a collection with the encoders of a run, hash it with its heads, and return it as a run of the collection.
 
     source: folder of a trained run, whose data set is in the cache, or an exported run: a folder or an id of a model
     hub. collection: a data set of the cache or its name, or a folder or file whose layout is recognised. Features
-    that are in the cache are not made again. out: the folder of all runs. Raises UsageError for a source without a run,
+    that are in the cache are not made again. out: the folder of all runs. image_weights, text_models: present places of
+    encoders that moved, or that an export does not include. Raises UsageError for a source without a run,
     EncoderError if an encoder cannot be found, StaleError if the cache has other features under the names of these
     encoders, DataError as ``extract`` does.
     """
-    embedder = _opened(str(source), cache, device, offline)
+    models = {} if text_models is None else dict(text_models)
+    where = {"image_weights": image_weights, "text_models": models, "device": device, "offline": offline}
+    embedder = _opened(str(source), cache, where)
     dataset = collection.dataset if isinstance(collection, ExtractedDataset) else _read(str(collection), cache)
     if isinstance(embedder, Hasher) and embedder.run.dataset == dataset.name:
         raise UsageError("this run was trained on the same collection", embedder.place, "search it as it is")
@@ -65,17 +70,18 @@ def apply(
     config = ExtractConfig(cache=cache, device=device)
     refuse_bad(extract(config, progress, opened), config.max_bad)
     data = ExtractedDataset.open(cache, dataset.name)
-    run = _run(embedder, data, out)
+    moved = {View.text(lang): models.get(lang, models.get("")) for lang in embedder.langs} | {View.IMAGE: image_weights}
+    run = _run(embedder, data, out, {view: place for view, place in moved.items() if place})
     codes_of(run, data)
     return run, data
 
 
-def _opened(source: str, cache: Path, device: str, offline: bool) -> Hasher | PretrainedHasher:
+def _opened(source: str, cache: Path, where: Mapping[str, Any]) -> Hasher | PretrainedHasher:
     config = Path(source).expanduser() / runs.CONFIG
     record = read_json(config, runs.ANEW) if config.is_file() else {}
     if isinstance(record, dict) and "train" in record:
-        return Hasher.load(config.parent, cache, device=device, offline=offline)
-    return PretrainedHasher.load(source, device=device, offline=offline)
+        return Hasher.load(config.parent, cache, **where)
+    return PretrainedHasher.load(source, **where)
 
 
 def _read(collection: str, cache: Path) -> ImageTextDataset:
@@ -88,16 +94,18 @@ def _read(collection: str, cache: Path) -> ImageTextDataset:
     )
 
 
-def _run(embedder: Hasher | PretrainedHasher, data: ExtractedDataset, out: Path) -> Run:
-    """Write the run of the collection."""
+def _run(embedder: Hasher | PretrainedHasher, data: ExtractedDataset, out: Path, moved: Mapping[View, str]) -> Run:
+    """Write the run of the collection. moved: view -> present place of its encoder."""
     if isinstance(embedder, Hasher):
         run = embedder.run
         target = out / data.name / f"{run.dataset}-{run.folder.resolve().name}"
         write.save(write.Exporting(run, embedder.folder, embedder, {}), target / EXPORT, overwrite=True)
         headers = {view: embedder.data.header(of.file) for view, of in run.features.items()}
-        sources = {view: header.source for view, header in headers.items() if header is not None}
+        sources = {view: header.source for view, header in headers.items() if header is not None} | dict(moved)
+        known = {lang: sorted(words) for lang, words in embedder.words.items()}
+        write_json(target / runs.WORDS, known)  # they tell the language of a sentence
         lender = PretrainedHasher.load(target / EXPORT)
-        sources = {view: source for view, source in sources.items() if not lender.config["encoders"][view]["part"]}
+        sources = {view: source for view, source in sources.items() if _is_apart(lender, view)}
         return _write(target, lender, data, {**run.record, EXPORT: EXPORT, "sources": sources})
     config = embedder.config
     record = {
@@ -111,9 +119,15 @@ def _run(embedder: Hasher | PretrainedHasher, data: ExtractedDataset, out: Path)
         "collapsed_epochs": 0,
         "chosen_on": "unknown",
         EXPORT: str(embedder.folder.resolve()),
+        "sources": dict(moved),
     }
     name = f"{config['dataset']}-{config['method']}-{config['bits']}"
     return _write(out / data.name / name, embedder, data, record)
+
+
+def _is_apart(lender: PretrainedHasher, view: View) -> bool:
+    """Whether the encoder of a view is not part of the export."""
+    return not lender.config["encoders"].get(lender.head_of(view), {}).get("part")
 
 
 def _write(target: Path, lender: PretrainedHasher, data: ExtractedDataset, record: Mapping[str, Any]) -> Run:
@@ -130,6 +144,7 @@ def _write(target: Path, lender: PretrainedHasher, data: ExtractedDataset, recor
             remove(target / name)
         write_bytes(target / runs.HEADS, (lender.folder / HEADS).read_bytes())
         write_bytes(target / runs.HISTORY, b"")
+        files = [runs.HEADS, runs.HISTORY, *([runs.WORDS] if record[EXPORT] == EXPORT else [])]
         own = {
             "dataset": data.name,
             "relevance": data.dataset.relevance,
@@ -137,7 +152,7 @@ def _write(target: Path, lender: PretrainedHasher, data: ExtractedDataset, recor
             "items_sha256": data.dataset.sha256,
             "langs": list(lender.langs),
             "features": {view: vars(of) for view, of in features.items()},
-            "files": {name: sha256(target / name) for name in (runs.HEADS, runs.HISTORY)},
+            "files": {name: sha256(target / name) for name in files},
         }
         kept = {key: value for key, value in record.items() if key not in ("val_map", "val_map_mean", "collapse")}
         return Run.read(target, runs.write_record(target, {**kept, **own}))

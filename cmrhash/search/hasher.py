@@ -31,10 +31,11 @@ from cmrhash.errors import UsageError
 from cmrhash.evaluation.run_codes import AMONG, RunCodes, ViewCodes, among_all, codes_of, load_heads
 from cmrhash.features.dataset import ExtractedDataset
 from cmrhash.search.embedder import Embedder, is_photo
-from cmrhash.search.exported.hasher import PretrainedHasher
+from cmrhash.search.exported.hasher import PretrainedHasher, applied_by
 from cmrhash.search.publish import collection_of, keys_of, refuse_other_codes
 from cmrhash.search.stores import CodeStore, open_store
-from cmrhash.training.runs import EXPORT, Run, open_run
+from cmrhash.storage.files import read_json
+from cmrhash.training.runs import ANEW, WORDS, Run, open_run
 
 log = logging.getLogger(__name__)
 
@@ -144,19 +145,11 @@ class Hasher(Embedder):
 
     @cached_property
     def _lender(self) -> PretrainedHasher | None:
-        """The exported run whose encoders and heads this run applies, None for a trained run."""
+        """The exported run that this run applies, None for a trained run."""
         if not self.run.is_applied:
             return None
-        known = {View(view): source for view, source in self.run.record.get("sources", {}).items()}
-        texts = {str(view.lang): source for view, source in known.items() if not view.is_image}
-        if "" in self._text_models:
-            texts = {}
-        image = self._image_weights or known.get(View.IMAGE)
-        folder = self.run.folder / self.run.record[EXPORT]
-        models = {**texts, **self._text_models}
-        return PretrainedHasher.load(
-            folder, image_weights=image, text_models=models, device=self._device, offline=self._offline
-        )
+        moved = {"image_weights": self._image_weights, "text_models": self._text_models}
+        return applied_by(self.run, moved, device=self._device, offline=self._offline)
 
     @cached_property
     def langs(self) -> tuple[str, ...]:
@@ -191,7 +184,7 @@ class Hasher(Embedder):
     def likely(self, text: str) -> list[str]:
         """The languages whose captions have most words of a text."""
         words = set(lower_words(text))
-        known = {lang: len(words & self._words[lang]) for lang in self.langs}
+        known = {lang: len(words & self.words[lang]) for lang in self.langs}
         return [lang for lang in self.langs if known[lang] == max(known.values())]
 
     # ------------------------------------------------------------------------------------------ to hand on
@@ -381,9 +374,11 @@ class Hasher(Embedder):
         return {lang: list(islice(self._texts(lang), count)) for lang in self.langs}
 
     @cached_property
-    def _words(self) -> dict[str, set[str]]:
-        """language -> every word of its captions, in lower case."""
-        return {lang: {word for text in self._texts(lang) for word in lower_words(text)} for lang in self.langs}
+    def words(self) -> dict[str, set[str]]:
+        """language -> every word of its captions, in lower case; of an applied run also of the training's captions."""
+        known = read_json(self.run.file(WORDS), ANEW) if WORDS in self.run.files else {}
+        own = {lang: {word for text in self._texts(lang) for word in lower_words(text)} for lang in self.langs}
+        return {lang: words.union(known.get(lang, ())) for lang, words in own.items()}
 
     def _texts(self, lang: str) -> Iterator[str]:
         return (text for item in self.dataset.items for text in item.texts.get(lang, ()))

@@ -32,6 +32,7 @@ CONFIG, HEADS, HISTORY, CODES, METRICS = (
     "codes.h5",
     "metrics.json",
 )
+WORDS = "words.json"  # of an applied run: language -> words of the captions of its training
 EXPORT = "export"  # field of a config, and folder: the exported run whose heads and encoders a run applies
 CHECKPOINT = "checkpoint.json"  # of an unfinished run: names the tensor file and its sha256
 TUNED = "tuned"  # folder of fine-tunings in a data set's cache, stored as runs are
@@ -169,16 +170,16 @@ class Run:
         """Raise StaleError if items, splits or features in the cache differ from the training's."""
         if self.items_sha256 != data.dataset.sha256:
             what = f"{'applied to' if self.is_applied else 'trained on'} other items or splits than the cache holds"
-            raise StaleError(what, self.folder, f"run `{self._again}` again; `prune` deletes outdated runs")
+            raise StaleError(what, self.folder, f"{self._again}; `prune` deletes outdated runs")
         for of in self.features.values():
             header = data.header(of.file)
             if header is not None and of.sha256 and header.sha256 != of.sha256:
                 what = f"{of.file} was extracted again since this run was made"
-                raise StaleError(what, self.folder, f"run `{self._again}` again")
+                raise StaleError(what, self.folder, self._again)
 
     @property
     def _again(self) -> str:
-        return "index" if self.is_applied else "train"
+        return "run `index` again" if self.is_applied else ANEW
 
     def is_current(self, data: ExtractedDataset) -> bool:
         """Whether items and features in the cache are still those of the training."""

@@ -101,6 +101,12 @@ def test_a_data_set_of_which_most_is_gone_is_another_one(tmp_path, numbers, word
     assert renewed(dataset(numbers), tmp_path, overwrite=True)[1] == Changes()
 
 
+def test_photos_that_are_gone_are_refused(tmp_path):
+    keep(dataset(), tmp_path)
+    with pytest.raises(StaleError, match=r"the photos of 2 items were there at the extraction and are gone \(i3, i5\)"):
+        renewed(dataset(i3={"image": None}, i5={"image": None}), tmp_path)
+
+
 def test_another_seed_and_no_query_left_are_refused(tmp_path):
     before = dataset()
     keep(before, tmp_path)

@@ -66,7 +66,7 @@ def test_counts_what_is_there_and_what_is_missing(root: Path) -> None:
         "items without de text": 4,
         "items without en text": 2,
         "items without a label": 3,
-        "columns not used (width)": 1,
+        'columns not used (width; `maps=("ROLE=COLUMN",)` uses one)': 1,
         "photos without a row": 1,
         "items without an image": 1,
     }

@@ -39,7 +39,7 @@ def test_several_columns_of_a_table_stand_before_their_labels(tmp_path: Path, as
 def test_one_column_of_a_table_gives_plain_classes(tmp_path: Path) -> None:
     dataset = table.read(lay(tmp_path, ROWS), labels=("kind",))
     assert labels(dataset) == {"a.jpg": ["dog"], "b/b.jpg": ["cat", "pet"]}
-    assert dataset.found["columns not used (colour, tags)"] == 2
+    assert dataset.found['columns not used (colour, tags; `maps=("ROLE=COLUMN",)` uses one)'] == 2
 
 
 def test_a_column_whose_name_has_a_comma(tmp_path: Path) -> None:

@@ -75,7 +75,7 @@ def test_photos_are_found_by_similar_names(tmp_path):
     expected = [names[0], names[1], names[2], written[3], "images/back.png"]
     assert [item.image for item in read.items] == expected
     assert read.found["photos not found (images/gone.jpg)"] == 1
-    assert read.found["photos found by a similar name"] == 3
+    assert read.found["photos found by a similar name or in another folder"] == 3
 
 
 def test_without_labels_relevance_is_by_pairs(tmp_path):

@@ -51,7 +51,11 @@ def test_photos_are_found_below_another_folder(tmp_path: Path, write) -> None:
     assert [item.texts["en"] for item in dataset.items[::3]] == [("a dog 0", "it runs"), ("one alone",)]
     assert [item.labels for item in dataset.items] == [(0,), (1,), (0, 1), ()]
     assert (dataset.root, dataset.classes) == (images, ("1", "2"))
-    assert dataset.found["photos not found (002.jpg)"] == dataset.found["photos found by a similar name"] == 1
+    assert (
+        dataset.found["photos not found (002.jpg)"]
+        == dataset.found["photos found by a similar name or in another folder"]
+        == 1
+    )
 
 
 @pytest.mark.parametrize("keys", [("index", "tags", "LAll"), ("index", "YAll", "labels"), ("index", "x", "y")])

@@ -10,7 +10,7 @@ from cmrhash.config import FEATURES_DATASET
 from cmrhash.data import sample
 from cmrhash.data.readers import table
 from cmrhash.data.recognise import recognise
-from cmrhash.errors import DataError, UsageError
+from cmrhash.errors import UsageError
 
 
 def photo(path):
@@ -124,8 +124,8 @@ def test_another_file_is_one_line(tmp_path, name, words):
         recognise(tmp_path / name)
 
 
-def test_nothing_there_is_a_data_error(tmp_path):
-    with pytest.raises(DataError, match="no such file or folder"):
+def test_nothing_there_is_refused(tmp_path):
+    with pytest.raises(UsageError, match="no such file or folder"):
         recognise(tmp_path / "none")
     with pytest.raises(UsageError, match=r"no known layout \(the folder holds no files\)"):
         recognise(tmp_path)

@@ -53,7 +53,7 @@ def test_languages_stand_in_the_columns_names(tmp_path: Path) -> None:
 def test_only_the_most_usual_name_of_a_language_counts_and_the_others_are_named(tmp_path: Path) -> None:
     dataset = read(tmp_path, "title,file,caption,url\nT,a.jpg,A dog,u\n")
     assert dataset.items[0].texts == {"en": ("A dog",)}
-    assert dataset.found["columns not used (title, url)"] == 2
+    assert dataset.found['columns not used (title, url; `maps=("ROLE=COLUMN",)` uses one)'] == 2
 
 
 def test_maps_name_columns(tmp_path: Path) -> None:
@@ -224,3 +224,14 @@ def test_splits_that_cannot_be_used_are_refused(tmp_path: Path, names: tuple[str
 def test_two_splits_of_one_photo_are_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"line 3 gives 'a\.jpg' a second split"):
         read(tmp_path, "image,text,split\na.jpg,x,train\na.jpg,y,test\n")
+
+
+def test_a_name_without_a_folder_is_sought_in_all_folders(tmp_path):
+    root = lay(
+        tmp_path, "image,caption\n1.jpg,one\nB.jpg,two\nboth.jpg,three\nx/1.jpg,four\n", "deep/2024/1.jpg", "deep/b.jpg"
+    )
+    put(tmp_path / "deep/both.jpg")
+    put(tmp_path / "other/both.jpg")
+    found = check(table.read(root))
+    assert [item.image for item in found.items] == ["deep/2024/1.jpg", "deep/b.jpg", None, None]
+    assert found.found["photos not found (both.jpg, x/1.jpg)"] == 2

@@ -227,7 +227,7 @@ def image(root: Path, written: str, *photos: str) -> str | None:
 )
 def test_photos_lie_where_the_table_says_or_in_a_usual_folder(tmp_path: Path, written: str, photo: str) -> None:
     assert image(tmp_path, written, photo) == photo
-    assert "photos found by a similar name" not in table.read(tmp_path).found
+    assert "photos found by a similar name or in another folder" not in table.read(tmp_path).found
 
 
 @pytest.mark.parametrize(
@@ -242,7 +242,7 @@ def test_photos_lie_where_the_table_says_or_in_a_usual_folder(tmp_path: Path, wr
 )
 def test_photos_are_found_by_a_similar_name(tmp_path: Path, written: str, photo: str) -> None:
     assert image(tmp_path, written, photo) == photo
-    assert table.read(tmp_path).found["photos found by a similar name"] == 1
+    assert table.read(tmp_path).found["photos found by a similar name or in another folder"] == 1
 
 
 def test_a_name_that_fits_several_files_finds_none(tmp_path: Path) -> None:

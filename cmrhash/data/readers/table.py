@@ -215,7 +215,7 @@ def _find_photos(rows: _Rows, photos: Photos, extra: Counter[str]) -> None:
         if not draft or not draft.image:
             continue
         named += 1
-        path, near = photos.find(draft.image)
+        path, near = photos.find(draft.image, anywhere=True)
         similar += near
         if path is None:
             missing.append(draft.image)

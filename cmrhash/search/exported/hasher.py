@@ -30,6 +30,7 @@ from cmrhash.retrieval.index import BinaryIndex
 from cmrhash.search.embedder import Embedder, is_photo
 from cmrhash.storage.files import checked, read_json
 from cmrhash.storage.recipes import canonical
+from cmrhash.training.runs import EXPORT, Run
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -187,6 +188,18 @@ class PretrainedHasher(Embedder):
 
     def _file(self, name: str) -> Path:
         return checked(self.folder, name, self.config["files"].get(name), AGAIN)
+
+
+def applied_by(run: Run, moved: Mapping[str, Any], **options: Any) -> PretrainedHasher:
+    """The exported run that a run applies to another collection.
+
+    moved: image_weights and text_models, present places of its encoders; by default those that the run records.
+    """
+    known = {View(view): source for view, source in run.record.get("sources", {}).items()}
+    texts = {str(view.lang): source for view, source in known.items() if not view.is_image}
+    models = {**({} if "" in moved["text_models"] else texts), **moved["text_models"]}
+    image = moved["image_weights"] or known.get(View.IMAGE)
+    return PretrainedHasher.load(run.folder / run.record[EXPORT], image_weights=image, text_models=models, **options)
 
 
 def _folder(source: str, revision: str | None, offline: bool) -> Path:

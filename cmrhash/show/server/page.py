@@ -127,7 +127,7 @@ def _listed(value: Any) -> str:
 
 def _langs(hasher: Hasher) -> dict[str | None, str]:
     own: dict[str | None, str] = {lang: lang for lang in hasher.langs}
-    return {None: "detect", **own} if len(own) > 1 else own
+    return {None: "detect", **own} if len(own) > 1 and any(hasher.words.values()) else own
 
 
 def _options(choices: Mapping[Any, str | None], chosen: str | None) -> str:

@@ -5,12 +5,13 @@ import re
 
 import numpy as np
 import pytest
-from exit_codes import DATA, STALE, USAGE
+from exit_codes import STALE, USAGE
 from running import files, run
 from trees import draw_photo
 
-from cmrhash.errors import DataError, UsageError
+from cmrhash.errors import DamagedError, DataError, UsageError
 from cmrhash.search.apply import apply
+from cmrhash.search.exported.hasher import PretrainedHasher
 from cmrhash.search.hasher import Hasher
 
 RUN = "runs/manifest/triplet-16"
@@ -39,6 +40,26 @@ def opened(here, name="holiday/manifest-triplet-16"):
 
 def hashed(here, source, collection="holiday"):
     return apply(source, collection, cache=here / "cache", out=here / "runs", device="cpu")[0]
+
+
+def test_the_words_of_the_training_tell_the_language_of_a_sentence(here, hasher):
+    made = hashed(here, RUN)
+    applied = opened(here)
+    assert applied.words == hasher.words
+    assert applied.search("Katze")[0].lang == "de"
+    assert applied.search("cat")[0].lang == "en"
+    (made.folder / "words.json").write_bytes((made.folder / "words.json").read_bytes().replace(b"cat", b"cut"))
+    with pytest.raises(DamagedError, match=r"words\.json"):
+        opened(here).search("cat")
+
+
+def test_encoders_that_an_export_lacks_are_named(here, made, monkeypatch):
+    hashed(here, RUN)
+    record = opened(here).run.record
+    assert record["sources"] == {"image": "random"}
+    monkeypatch.setattr(PretrainedHasher, "load", lambda source, **options: pytest.fail(str(options)))
+    with pytest.raises(pytest.fail.Exception, match=r"'image_weights': 'there.pth'.*'text_models': \{'de': 'bert'\}"):
+        apply(here / "shared", "holiday", cache=here / "cache", image_weights="there.pth", text_models={"de": "bert"})
 
 
 @pytest.mark.parametrize("exported", [False, True])
@@ -126,7 +147,7 @@ def test_what_photos_alone_cannot_do_is_said(here, capsys):
         (["holiday"], USAGE, "'holiday' is given without --with"),
         ([], USAGE, "no --store"),
         (["holiday", "--with", "empty"], USAGE, "not an exported run"),
-        (["nowhere", "--with", RUN], DATA, "no such file or folder: nowhere"),
+        (["nowhere", "--with", RUN], USAGE, "no such file or folder: nowhere"),
         (["empty", "--with", RUN], USAGE, "no known layout"),
         (["manifest", "--with", RUN], USAGE, "trained on the same collection"),
         (["holiday", "--with", RUN, "--bits", "8"], USAGE, "--bits chooses among a collection's own runs"),
