@@ -48,6 +48,7 @@ MAX_SEED = 2**32 - 1  # largest seed that all random number generators accept
 MAX_IMAGE_BATCH = 4096  # images per forward pass; more than one commit's images would only add padding
 RANDOM = "random"  # as weights or model: untrained, drawn from the seed
 OWN = "own"  # as text model: the precomputed features that come with the data set
+LAYERS = ("projection", "pooled", "cls", "mean")  # of a transformers tower, which one gives the features
 STORE_DTYPE, STORE_DTYPES = "store_dtype", ("float32", "float16")  # field of a recipe, and its values
 CUSTOM = "custom"  # weights field of a feature file that an encoder object of the user made
 READY = "ready"  # weights field of a feature file that no cmrhash encoder made
@@ -63,11 +64,14 @@ class ExtractConfig:
     name: str | None = None  # folder name below the cache; None: the reader's name
     cache: Path = CACHE
     langs: tuple[str, ...] = ()  # languages to extract; empty: all languages of the data set
-    image_model: str = "resnet18"  # any torchvision classifier, or a Faster R-CNN for region features
+    model: str | None = None  # directory or id of a dual encoder (CLIP, ...): image_model and text_models in one
+    # a torchvision classifier, a Faster R-CNN for region features, or a directory or id of a transformers model
+    image_model: str = "resnet18"
     image_weights: str | None = None  # "default", a torchvision name, a file, "random"; None: random for the sample
     # "[LANG=]MODEL": a transformer's directory or id, "bow", "word2vec", a file of word vectors, RANDOM or OWN;
     # empty: TEXT_MODELS, or random for the sample
     text_models: tuple[str, ...] = ()
+    layer: str | None = None  # of a transformers tower, out of LAYERS; None: projection, else pooled, else cls
     pooling: str | None = None  # how token vectors become one text vector; None: the model's default
     # bag of words: its size (as in the hashing papers on IAPR TC-12), or a file of its words, one per line
     vocabulary: int | Path = 2912
@@ -326,7 +330,10 @@ def aligned(method: str, alignment: str | None) -> str:
 
 
 def check_extract(config: ExtractConfig) -> None:
-    """Raise UsageError for a number type that features cannot be stored in."""
+    """Raise UsageError for an unknown layer, and for a number type that features cannot be stored in."""
+    if config.layer is not None and config.layer not in LAYERS:
+        fix = f"choose one of {', '.join(LAYERS)}"
+        raise UsageError(f"unknown layer '{config.layer}'", None, fix, option="layer")
     if config.store_dtype not in STORE_DTYPES:
         fix = f"choose one of {', '.join(STORE_DTYPES)}"
         raise UsageError(f"'{config.store_dtype}' cannot be stored", None, fix, option=STORE_DTYPE)

@@ -83,8 +83,16 @@ def extract(
     ] = D.name,
     cache: Cache = CACHE,
     lang: Annotated[list[str] | None, typer.Option(help="Language to extract (repeatable); default: all.")] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(help="Directory or id of a CLIP, SigLIP, ...: its towers encode the photos and the texts."),
+    ] = D.model,
     image_model: Annotated[
-        str, typer.Option(help="Any torchvision classifier, or fasterrcnn_* for region features.")
+        str,
+        typer.Option(
+            help="Any torchvision classifier, fasterrcnn_* for region features, or directory or id of a vision model "
+            "or dual encoder of transformers."
+        ),
     ] = D.image_model,
     image_weights: Annotated[
         str | None,
@@ -93,10 +101,16 @@ def extract(
     text_model: Annotated[
         list[str] | None,
         typer.Option(
-            help="[LANG=]MODEL: directory or id of a BERT-like model, bow, word2vec, a file of word vectors, random "
-            "(the default for the sample), or own for features supplied with the data set (repeatable)."
+            help="[LANG=]MODEL: directory or id of a BERT-like model or dual encoder, bow, word2vec, a file of word "
+            "vectors, random (the default for the sample), or own for features supplied with the data set (repeatable)."
         ),
     ] = None,
+    layer: Annotated[
+        str | None,
+        typer.Option(
+            help="Layer of a transformers tower: projection, pooled, cls or mean; default: projection, else pooled."
+        ),
+    ] = D.layer,
     pooling: Annotated[
         str | None,
         typer.Option(help="How tokens become one vector: mean (default) or cls; for word vectors mean, sum or tf-idf."),
@@ -213,6 +227,8 @@ def extract(
     cmrhash extract TARS --name mine
 
     cmrhash extract --dataset fashion --root FASHION --labels articleType,baseColour
+
+    cmrhash extract PHOTOS --model CLIP_DIR
 
     cmrhash extract --dataset iaprtc12 --root IAPR --text-model bow --text-model de=cc.de.300.vec.gz
 

@@ -49,6 +49,19 @@ def locate(
     return _fetched(model, patterns, revision, which, fix)
 
 
+def names_folder(model: str) -> bool:
+    """Whether a model is named as a directory or as an id of the hub, not by a name that a library knows."""
+    path = Path(model or "none").expanduser()
+    return "/" in model or model.startswith(("~", ".")) or (path / "config.json").is_file()
+
+
+def name_and_source(model: str, folder: Path) -> tuple[str, str]:
+    """Name of an encoder in file names, and what opens it again: the directory, or the id."""
+    if Path(model).expanduser().is_dir():
+        return Path(os.path.abspath(folder)).name, str(folder.resolve())
+    return model.replace("/", "--"), model
+
+
 def is_offline() -> bool:
     """Whether the environment forbids network access."""
     return any(os.environ.get(name, "0") not in ("", "0") for name in OFFLINE)

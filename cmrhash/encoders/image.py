@@ -1,6 +1,6 @@
-"""Image encoders: torchvision classifiers without their last linear layer, and Faster R-CNNs.
+"""Image encoders: torchvision classifiers without their last layer, Faster R-CNNs, and towers of transformers.
 
-A classifier gives its penultimate features, a Faster R-CNN the mean of its region features.
+A classifier gives its penultimate features, a Faster R-CNN the mean of its region features, a tower those of a layer.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 
 from cmrhash.compute.device import choose_dtype, send
 from cmrhash.config import RANDOM
-from cmrhash.encoders import regions
-from cmrhash.encoders.pixels import Crop, Letterbox
+from cmrhash.encoders import hub, regions
+from cmrhash.encoders.pixels import Crop, Preparation
 from cmrhash.encoders.weights import fetch, find_entry, load_state, read_state, state_digest
 from cmrhash.errors import EncoderError, did_you_mean
 
@@ -39,10 +39,11 @@ class ImageEncoder:
     dim: int
     recipe: dict[str, Any]
     source: str
-    crop: Crop | Letterbox
+    crop: Preparation
     module: torch.nn.Module
     device: torch.device
     dtype: torch.dtype
+    memory_format: torch.memory_format = torch.channels_last
 
     def __repr__(self) -> str:
         return f"ImageEncoder({self.name!r}, {self.dim} features, {self.device.type})"
@@ -60,7 +61,7 @@ class ImageEncoder:
         """
         batch = send(pixels, self.device).permute(0, 3, 1, 2)
         mean, std = (send(torch.tensor(v), self.device).view(1, 3, 1, 1) for v in (self.crop.mean, self.crop.std))
-        batch = ((batch.float() / 255 - mean) / std).contiguous(memory_format=torch.channels_last)
+        batch = ((batch.float() / 255 - mean) / std).contiguous(memory_format=self.memory_format)
         with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
             features = self.module(batch)
         features = getattr(features, "logits", features)  # GoogLeNet and Inception return a tuple in training
@@ -75,21 +76,26 @@ def load(
     dtype: str = "auto",
     seed: int = 0,
     offline: bool = False,
+    layer: str | None = None,
 ) -> ImageEncoder:
-    """A torchvision classifier, or a network of ``OTHERS``, as an encoder.
+    """A torchvision classifier, a network of ``OTHERS`` or a transformers tower, as an encoder.
 
+    model: a name, or the directory or hub id of a transformers model, which brings its weights.
+    layer: of such a model, out of LAYERS; None: its projection, else its pooled output, else its class token.
     weights: "default" (IMAGENET1K_V1 if available), the name of a torchvision weights entry, a file (.pth, .pt,
     .safetensors), or "random" (untrained, drawn from ``seed``).
     Raises EncoderError for an unknown model, and for weights that are unavailable or do not fit the model.
     """
     device = device or torch.device("cpu")
+    if hub.names_folder(model) and model not in torchvision.models.list_models():
+        return _tower(model, weights, layer, device, dtype, offline)
     entries = _entries(model)
     entry = find_entry(entries, weights)
     untrained = weights == RANDOM
     state: dict[str, torch.Tensor] | None = None
     where: Any = None
     source = RANDOM
-    crop: Crop | Letterbox
+    crop: Preparation
     if not untrained:
         path = Path(weights) if weights not in (e.name for e in entries) and weights != "default" else None
         state, where = read_state(path or fetch(entry, offline)), path or entry.url
@@ -98,17 +104,17 @@ def load(
         torch.manual_seed(seed)
         other = next((each for each in OTHERS if model in each.models()), None)
         if other:
-            module, dim, crop, layer = other.network(model, state, where)
+            module, dim, crop, part = other.network(model, state, where)
         else:
             module, dim = _classifier(model, state, where)
-            crop, layer = _crop(entry), {"layer": "penultimate"}
+            crop, part = _crop(entry), {"layer": "penultimate"}
     module.eval()
     compute = choose_dtype(dtype, device, untrained)
     recipe: dict[str, Any] = {
         "encoder": model,
         "weights": RANDOM if untrained else "trained",
         "weights_sha256": state_digest(module),
-        **layer,
+        **part,
         "crop": crop.recipe(),
         "dtype": str(compute).removeprefix("torch."),
     }
@@ -116,6 +122,24 @@ def load(
         recipe["weights_seed"] = seed
     module = module.to(device=device, memory_format=torch.channels_last)
     return ImageEncoder(model + "-random" * untrained, dim, recipe, source, crop, module, device, compute)
+
+
+def _tower(
+    model: str, weights: str, layer: str | None, device: torch.device, dtype: str, offline: bool
+) -> ImageEncoder:
+    """The image tower of a transformers model."""
+    from cmrhash.encoders import tower
+
+    if weights != "default":
+        fix = "leave it out: the directory of a transformers model has them"
+        raise EncoderError(f"weights '{weights}' do not go with {model}", None, fix, option="image_weights")
+    folder = tower.locate(model, offline)
+    module, crop, recipe = tower.image_tower(folder, layer)
+    name, source = hub.name_and_source(model, folder)
+    compute = choose_dtype(dtype, device, False)
+    recipe |= {"crop": crop.recipe(), "dtype": str(compute).removeprefix("torch.")}
+    contiguous = torch.contiguous_format
+    return ImageEncoder(name, module.dim, recipe, source, crop, module.to(device), device, compute, contiguous)
 
 
 def _entries(model: str) -> list[Any]:
@@ -136,16 +160,21 @@ def _crop(entry: Any) -> Crop:
 
 
 def _classifier(model: str, state: dict[str, torch.Tensor] | None, where: Any) -> tuple[Any, int]:
-    """A classifier whose last linear layer is the identity, and the number of its features."""
+    """A classifier whose last linear layer is the identity, and the number of its features.
+
+    SqueezeNet, which ends in a convolution, gives the mean of what that convolution reads.
+    """
     module: Any = torchvision.models.get_model(model, weights=None)
     names: list[str] = [name for name, part in module.named_modules() if isinstance(part, torch.nn.Linear)]
-    if not names:
-        raise EncoderError(f"{model} has no final linear layer", None, "choose another model", option="image_model")
-    head = names[-1]
+    head = names[-1] if names else "classifier"
     if state is not None:
         if hasattr(module, "transform_input"):  # GoogLeNet, Inception: trained with another normalisation
             module.transform_input = True
         load_state(module, state, model, where, head)  # the head may have any number of classes
+    if not names:
+        convolution = next(part for part in module.classifier if isinstance(part, torch.nn.Conv2d))
+        module.classifier = torch.nn.AdaptiveAvgPool2d(1)
+        return module, convolution.in_channels
     dim: int = module.get_submodule(head).in_features
     module.set_submodule(head, torch.nn.Identity())
     return module, dim

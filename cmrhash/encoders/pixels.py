@@ -66,6 +66,29 @@ class Crop:
 
 
 @dataclass(frozen=True)
+class Squash:
+    """Resize to a square of ``resize`` pixels whatever the shape, cut the centre square of ``size``, normalise."""
+
+    resize: int
+    size: int
+    interpolation: str  # name in PIL.Image.Resampling
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    def recipe(self) -> dict[str, Any]:
+        """All settings that change the pixels."""
+        fields = {**asdict(self), "mean": list(self.mean), "std": list(self.std)}
+        return {"squash": fields.pop("resize"), **fields, "rules": RULES}
+
+    def __call__(self, image: Image.Image) -> NDArray[np.uint8]:
+        """(size, size, 3) uint8 of an image; resize and cut are one step, as in ``Crop``."""
+        start = round((self.resize - self.size) / 2)
+        per_x, per_y = (side / self.resize for side in image.size)
+        box = (start * per_x, start * per_y, (start + self.size) * per_x, (start + self.size) * per_y)
+        return np.asarray(image.resize((self.size, self.size), Image.Resampling[self.interpolation], box=box))
+
+
+@dataclass(frozen=True)
 class Letterbox:
     """Resize the long side to ``size`` pixels and pad to a square, normalise.
 
@@ -96,7 +119,10 @@ class Letterbox:
         return square
 
 
-def crop_of(recipe: Mapping[str, Any], where: Path) -> Crop | Letterbox:
+Preparation = Crop | Squash | Letterbox
+
+
+def crop_of(recipe: Mapping[str, Any], where: Path) -> Preparation:
     """The preparation that a ``recipe`` describes.
 
     Raises StaleError for a recipe with other rules, DamagedError for an invalid one.
@@ -104,7 +130,8 @@ def crop_of(recipe: Mapping[str, Any], where: Path) -> Crop | Letterbox:
     try:
         rules, how = recipe["rules"], Image.Resampling[recipe["interpolation"]].name
         mean, std = (tuple(float(value) for value in recipe[name]) for name in ("mean", "std"))
-        sides = [int(recipe[name]) for name in (("letterbox",) if "letterbox" in recipe else ("resize", "size"))]
+        kind = next((name for name in ("letterbox", "squash") if name in recipe), "resize")
+        sides = [int(recipe[name]) for name in ((kind,) if kind == "letterbox" else (kind, "size"))]
         if not len(mean) == len(std) == 3 or not all(0 < side <= MAX_SIDE for side in sides):
             raise ValueError
     except (KeyError, TypeError, ValueError):
@@ -113,7 +140,9 @@ def crop_of(recipe: Mapping[str, Any], where: Path) -> Crop | Letterbox:
         raise StaleError(
             f"photos were prepared by rules '{rules}', this version has '{RULES}'", where, "run `extract` again"
         )
-    return Letterbox(sides[0], how, mean, std) if "letterbox" in recipe else Crop(sides[0], sides[1], how, mean, std)
+    if kind == "letterbox":
+        return Letterbox(sides[0], how, mean, std)
+    return (Squash if kind == "squash" else Crop)(sides[0], sides[1], how, mean, std)
 
 
 def read_bytes(path: Path, offset: int = 0, size: int | None = None) -> bytes:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -35,6 +34,7 @@ CPU_TOKENS, GPU_TOKENS = (
 )  # word pieces per forward pass: fits a CPU's caches, fills a GPU
 # Size of the untrained BERT, the sample's default encoder; small enough for any machine.
 TINY: dict[str, Any] = {"hidden_size": 256, "num_hidden_layers": 4, "num_attention_heads": 4, "intermediate_size": 1024}
+OFFSET = ("altclip_text_model",)  # an XLM-RoBERTa
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 
 
@@ -57,6 +57,7 @@ class TextEncoder:
     pooling: str
     max_length: int
     token_budget: int
+    padded_to: int | None = None  # word pieces of every padded caption; None: as many as the longest of a batch has
 
     def __repr__(self) -> str:
         return f"TextEncoder({self.name!r}, {self.dim} features, {self.device.type})"
@@ -70,7 +71,7 @@ class TextEncoder:
         """
         pieces = self.pieces(captions)
         out = np.empty((len(captions), self.dim), np.float32)  # (N, D)
-        for rows in _batches([len(p) for p in pieces], self.token_budget):
+        for rows in _batches([self.padded_to or len(p) for p in pieces], self.token_budget):
             out[rows] = self.forward([pieces[row] for row in rows]).cpu().numpy()
         return out
 
@@ -88,13 +89,15 @@ class TextEncoder:
     def unknown_share(self, captions: Sequence[str]) -> float:
         """Share of unknown word pieces; high if model and language do not match."""
         unknown = self.tokenizer.unk_token_id
+        if unknown in (self.tokenizer.eos_token_id, None):  # byte-level vocabularies know every word
+            return 0.0
         ids = [i for piece in self.pieces(captions) for i in piece]
         return sum(1 for i in ids if i == unknown) / max(len(ids), 1)
 
     def forward(self, pieces: list[list[int]]) -> torch.Tensor:
         """Word-piece ids of B captions -> (B, D) float32 on the device, differentiable."""
         width = -(-max(map(len, pieces)) // 8) * 8  # multiples of 8 suit the matrix units
-        width = min(width, max(self.max_length, max(map(len, pieces))))
+        width = self.padded_to or min(width, max(self.max_length, max(map(len, pieces))))
         ids = torch.full((len(pieces), width), self.tokenizer.pad_token_id or 0)  # (B, T)
         mask = torch.zeros((len(pieces), width), dtype=torch.long)  # (B, T)
         for row, piece in enumerate(pieces):
@@ -102,7 +105,10 @@ class TextEncoder:
             mask[row, : len(piece)] = 1
         ids, mask = send(ids, self.device), send(mask, self.device)
         with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
-            hidden = self.module(input_ids=ids, attention_mask=mask).last_hidden_state.float()  # (B, T, D)
+            out = self.module(input_ids=ids, attention_mask=mask)
+        if isinstance(out, torch.Tensor):  # of a tower: (B, D)
+            return out
+        hidden = out.last_hidden_state.float()  # (B, T, D)
         if self.pooling == "cls":
             return hidden[:, 0]  # type: ignore[no-any-return]
         return (hidden * mask.unsqueeze(-1)).sum(1) / mask.sum(1, keepdim=True)  # type: ignore[no-any-return]
@@ -149,35 +155,38 @@ def load(
     seed: int = 0,
     offline: bool = False,
     corpus: Sequence[str] = (),
+    layer: str | None = None,
 ) -> TextEncoder:
-    """A BERT-like model as an encoder.
+    """A BERT-like model, or the text tower of a dual encoder, as an encoder.
 
     model: a directory, an id of the hub, or "random": a small untrained BERT, drawn from ``seed``, with the vocabulary
     of ``corpus``. pooling: "mean" over the word pieces, or "cls"; None: the mean.
+    layer: of a dual encoder, out of LAYERS; None: the projection.
     token_budget: word pieces per forward pass, padding included; None: chosen by device.
     Raises EncoderError for a model that is unavailable or lacks weights, UsageError for an unknown pooling.
     """
+    folder = None if model == RANDOM else locate(model, offline)
+    if folder is not None and _is_dual(folder):
+        limits = (max_length, token_budget)
+        return _of_dual(model, folder, layer, pooling, limits, device or torch.device("cpu"), dtype)
     pooling = POOLING[0] if pooling is None else pooling
     if pooling not in POOLING:
         raise UsageError(f"unknown pooling '{pooling}'", None, f"choose one of {', '.join(POOLING)}", option="pooling")
     device = device or torch.device("cpu")
     untrained = model == RANDOM
-    if untrained:
+    if folder is None:
         tokenizer, module = _untrained(corpus, seed)
         name, source = "bert-random", RANDOM
     else:
-        folder = locate(model, offline)
         tokenizer, module = _pretrained(folder)
-        own = Path(model).expanduser().is_dir()
-        source = str(folder.resolve()) if own else model
-        name = Path(os.path.abspath(folder)).name if own else model.replace("/", "--")
+        name, source = hub.name_and_source(model, folder)
     compute = choose_dtype(dtype, device, untrained)
-    limit = _limit(tokenizer, module.config)
+    limit = limit_of(tokenizer, module.config)
     recipe = {
         "encoder": name if untrained else module.config.model_type,
         "weights": RANDOM if untrained else "trained",
         "weights_sha256": state_digest(module),
-        "tokenizer_sha256": hashlib.sha256(tokenizer.backend_tokenizer.to_str().encode()).hexdigest(),
+        "tokenizer_sha256": _digest(tokenizer),
         "pooling": pooling,
         "max_length": min(max_length, limit),
         "dtype": str(compute).removeprefix("torch."),
@@ -190,6 +199,50 @@ def load(
     return TextEncoder(name, dim, recipe, source, tokenizer, module, device, compute, pooling, length, budget)
 
 
+def _is_dual(folder: Path) -> bool:
+    """Whether a directory has a dual encoder; raises EncoderError if it has an image model."""
+    if not (folder / "config.json").is_file():
+        return False
+    from cmrhash.encoders import tower
+
+    check_config(folder)
+    kind = tower.kind_of(folder)
+    if kind == tower.IMAGE:
+        raise EncoderError(
+            "an image model, given as a text model", folder, 'give `image_model="DIR"`, and a text model here'
+        )
+    return kind == tower.DUAL
+
+
+def _of_dual(
+    model: str,
+    folder: Path,
+    layer: str | None,
+    pooling: str | None,
+    limits: tuple[int, int | None],
+    device: torch.device,
+    dtype: str,
+) -> TextEncoder:
+    """The text tower of a dual encoder. limits: word pieces per caption, and per forward pass."""
+    from cmrhash.encoders import tower
+
+    if pooling is not None:
+        what = f"the text tower of a dual encoder has no pooling '{pooling}'"
+        raise UsageError(what, None, "leave it out, or choose a `layer`", option="pooling")
+    tokenizer, module, longest, padded, recipe = tower.text_tower(folder, layer)
+    name, source = hub.name_and_source(model, folder)
+    compute, length = choose_dtype(dtype, device, False), min(limits[0], longest)
+    recipe |= {"tokenizer_sha256": _digest(tokenizer), "max_length": length}
+    recipe["dtype"] = str(compute).removeprefix("torch.")
+    budget = limits[1] or (GPU_TOKENS if device.type == "cuda" else CPU_TOKENS)
+    module = module.to(device)
+    return TextEncoder(name, module.dim, recipe, source, tokenizer, module, device, compute, "", length, budget, padded)
+
+
+def _digest(tokenizer: Any) -> str:
+    return hashlib.sha256(tokenizer.backend_tokenizer.to_str().encode()).hexdigest()
+
+
 def locate(model: str, offline: bool = False) -> Path:
     """Directory of a text model: an existing one, the hub's local cache, or a download."""
     others = "bow, word2vec or a file of word vectors"
@@ -199,27 +252,9 @@ def locate(model: str, offline: bool = False) -> Path:
 
 def _pretrained(folder: Path) -> tuple[Any, Any]:
     """Tokenizer and model of a directory; every weight except a pooler's must be in the file."""
-    _check_config(folder)
-    logging: Any = transformers.utils.logging
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        tokenizer = transformers.AutoTokenizer.from_pretrained(
-            folder, local_files_only=True, use_fast=True, trust_remote_code=False
-        )
-        module, report = transformers.AutoModel.from_pretrained(
-            folder,
-            local_files_only=True,
-            use_safetensors=True,
-            trust_remote_code=False,  # None would prompt in the terminal
-            output_loading_info=True,
-            attn_implementation="sdpa",
-            dtype=torch.float32,
-        )
-    except Exception as error:  # each layer of the libraries raises its own types
-        reason = " ".join(str(error).split())[:160]
-        fix = f"give a directory with {PARTS}"
-        raise EncoderError(f"cannot load the text model ({reason})", folder, fix) from None
+    check_config(folder)
+    tokenizer = tokenizer_of(folder)
+    module, report = from_folder(folder, "text model")
     if getattr(module, "pooler", None) is not None:
         module.pooler = None  # unused, and random if the file has none
     missing = sorted(key for key in report["missing_keys"] if not key.startswith("pooler"))
@@ -228,14 +263,63 @@ def _pretrained(folder: Path) -> tuple[Any, Any]:
         raise EncoderError(what, folder, "the file is truncated or of another model: get it again")
     if not all(torch.isfinite(p).all() for p in module.parameters()):
         raise EncoderError("the weights contain NaN or infinity", folder, "get the file again")
-    if len(tokenizer) <= len(set(tokenizer.all_special_ids)):  # transformers silently creates an empty one
-        raise EncoderError("the tokenizer has no vocabulary", folder, f"give a directory with {PARTS}")
-    if not getattr(tokenizer, "is_fast", False) or len(tokenizer) > module.config.vocab_size:
+    if len(tokenizer) > module.config.vocab_size:
         raise EncoderError("tokenizer and model do not match", folder, "give a directory with both of the same model")
     return tokenizer, module
 
 
-def _check_config(folder: Path) -> None:
+def from_folder(folder: Path, kind: str, attention: str = "sdpa") -> tuple[Any, Any]:
+    """Model of a directory in float32, and the report on its tensors; raises EncoderError. kind: for the message."""
+    with _refusing(folder, kind):
+        return transformers.AutoModel.from_pretrained(  # type: ignore[no-any-return]
+            folder,
+            local_files_only=True,
+            use_safetensors=True,
+            trust_remote_code=False,  # None would prompt in the terminal
+            output_loading_info=True,
+            attn_implementation=attention,
+            dtype=torch.float32,
+        )
+
+
+def tokenizer_of(folder: Path) -> Any:
+    """Tokenizer of a directory; raises EncoderError for one that is empty or lacks tokenizer.json."""
+    settings = {"local_files_only": True, "trust_remote_code": False}
+    fast: Any = transformers.PreTrainedTokenizerFast
+    with _refusing(folder, "text model"):
+        try:
+            tokenizer = transformers.AutoTokenizer.from_pretrained(folder, use_fast=True, **settings)
+        except ImportError:  # SigLIP's class needs sentencepiece, its tokenizer.json does not
+            tokenizer = None
+        if not getattr(tokenizer, "is_fast", False) and (folder / "tokenizer.json").is_file():
+            tokenizer = fast.from_pretrained(folder, **settings)
+    if tokenizer is None or not getattr(tokenizer, "is_fast", False):
+        raise EncoderError("no tokenizer.json", folder, f"give a directory with {PARTS}")
+    if len(tokenizer) <= len(set(tokenizer.all_special_ids)):  # transformers silently creates an empty one
+        raise EncoderError("the tokenizer has no vocabulary", folder, f"give a directory with {PARTS}")
+    return tokenizer
+
+
+def quieten() -> None:
+    """Silence the warnings and the progress bars of transformers."""
+    logging: Any = transformers.utils.logging
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+
+
+@contextlib.contextmanager
+def _refusing(folder: Path, kind: str) -> Iterator[None]:
+    """Quieten transformers, and turn its errors into an EncoderError."""
+    quieten()
+    try:
+        yield
+    except Exception as error:  # each layer of the libraries raises its own types
+        reason = " ".join(str(error).split())[:160]
+        fix = f"give a directory with {PARTS}"
+        raise EncoderError(f"cannot load the {kind} ({reason})", folder, fix) from None
+
+
+def check_config(folder: Path) -> None:
     """Refuse settings that could make transformers run code other than its own."""
     path = folder / "config.json"
     try:
@@ -249,12 +333,12 @@ def _check_config(folder: Path) -> None:
         raise EncoderError(f"config.json sets {odd[0]}", path, "remove that field: it can load foreign code")
 
 
-def _limit(tokenizer: Any, config: Any) -> int:
+def limit_of(tokenizer: Any, config: Any) -> int:
     """Longest input in word pieces; tokenizers without a limit report 1e30."""
     positions = getattr(config, "max_position_embeddings", None) or -1
     if positions < 1:  # relative positions: no limit in the model
         return int(tokenizer.model_max_length)
-    if config.model_type in ("roberta", "xlm-roberta", "xlm-roberta-xl", "camembert", "mpnet", "longformer"):
+    if config.model_type in ("roberta", "xlm-roberta", "xlm-roberta-xl", "camembert", "mpnet", "longformer", *OFFSET):
         positions -= 2  # their positions start at 2
     return int(min(tokenizer.model_max_length, positions))
 

@@ -12,7 +12,7 @@ import json
 import re
 from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +25,7 @@ from cmrhash.data.items import ImageTextDataset
 from cmrhash.data.manifest import QUARANTINE, keep
 from cmrhash.data.splits import refuse_empty
 from cmrhash.data.view import View
-from cmrhash.encoders import bag_and_vectors
+from cmrhash.encoders import bag_and_vectors, hub
 from cmrhash.encoders.own import Encoder, OwnEncoder
 from cmrhash.errors import CmrhashError, DataError, StaleError, UsageError
 from cmrhash.features import shards
@@ -167,6 +167,7 @@ def open_encoders(
     dataset: the data set itself, in place of the one that the config names. image_encoder, text_encoder: encoders of
     the user's own, in place of those that the config names; a mapping gives one per language.
     """
+    config = _both_towers(config)
     dataset = read_dataset(config) if dataset is None else finished(dataset, config)
     folder = config.cache / dataset.name
     dataset, changes = renewed(dataset, folder, config.overwrite)
@@ -182,7 +183,26 @@ def open_encoders(
     photos = View.IMAGE not in dataset.ready and any(item.image for item in dataset.items)
     image: PhotoEncoder | None = _image_encoder(config, image_encoder) if photos else None
     texts = {**_text_encoders(config, dataset, models), **own}
+    used = [encoder.recipe.get("layer") for encoder in (image, *texts.values()) if encoder]
+    if config.layer is not None and config.layer not in used:
+        fix = "leave it out, or give a transformers model, for example with `model`"
+        raise UsageError(f"no encoder has the layer '{config.layer}'", None, fix, option="layer")
     return Opened(dataset, langs, image, texts, changes)
+
+
+def _both_towers(config: ExtractConfig) -> ExtractConfig:
+    """The config with ``model`` as its image and its text model; UsageError if it names another one for either."""
+    if config.model is None:
+        return config
+    named = [option for option in config.text_models if not re.match(r"[A-Za-z0-9_-]+=", option)]
+    if config.image_model != ExtractConfig.image_model or named:
+        other = named[0] if named else config.image_model
+        what = f"'{config.model}' is the model of photos and texts, and '{other}' is named too"
+        raise UsageError(what, None, "leave one of them out", option="model")
+    from cmrhash.encoders import tower
+
+    tower.refuse_single(config.model, config.offline)
+    return replace(config, model=None, image_model=config.model, text_models=(config.model, *config.text_models))
 
 
 def _refuse_other_recipes(opened: Opened, folder: Path, config: ExtractConfig) -> None:
@@ -226,7 +246,8 @@ def _image_encoder(config: ExtractConfig, own: Encoder[Any] | None) -> PhotoEnco
         return OwnEncoder(own, "image")
     from cmrhash.encoders import image as image_encoders
 
-    default = RANDOM if config.dataset == SAMPLE_DATASET else "default"
+    drawn = config.dataset == SAMPLE_DATASET and not hub.names_folder(config.image_model)
+    default = RANDOM if drawn else "default"
     return image_encoders.load(
         config.image_model,
         default if config.image_weights is None else config.image_weights,
@@ -234,6 +255,7 @@ def _image_encoder(config: ExtractConfig, own: Encoder[Any] | None) -> PhotoEnco
         dtype=config.dtype,
         seed=config.seed,
         offline=config.offline,
+        layer=config.layer,
     )
 
 
@@ -305,6 +327,7 @@ def _text_encoders(
                 seed=config.seed,
                 offline=config.offline,
                 corpus=train[shared[0]] if model == RANDOM else (),
+                layer=config.layer,
             )
             made |= dict.fromkeys(shared, encoder)
     return made

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cmrhash.config import CUSTOM, RANDOM
+from cmrhash.config import CUSTOM, LAYERS, RANDOM
 from cmrhash.data.items import ImageTextDataset
 from cmrhash.encoders.pixels import crop_of
 from cmrhash.errors import EncoderError, UsageError
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from cmrhash.features.captions import CaptionEncoder
     from cmrhash.features.images import PhotoEncoder
 
-SAME = ("encoder", "weights_sha256", "tokenizer_sha256", "pooling", "max_length", "crop")  # what has to agree
+SAME = ("encoder", "weights_sha256", "layer", "tokenizer_sha256", "pooling", "max_length", "crop")  # what has to agree
 
 
 def image_encoder(
@@ -86,9 +86,11 @@ def image_from(
     """
     from cmrhash.encoders import image
 
+    layer = recipe["layer"] if recipe.get("layer") in LAYERS else None  # of a transformers model
     encoder = image.load(
-        recipe["encoder"],
-        source,
+        source if layer else recipe["encoder"],
+        "default" if layer else source,
+        layer=layer,
         device=device,
         dtype=recipe["dtype"],
         seed=recipe.get("weights_seed", 0),
@@ -113,7 +115,8 @@ def text_from(
 
     encoder = text.load(
         source,
-        pooling=recipe["pooling"],
+        pooling=recipe.get("pooling"),  # a tower has a layer instead
+        layer=recipe.get("layer"),
         max_length=recipe["max_length"],
         device=device,
         dtype=recipe["dtype"],

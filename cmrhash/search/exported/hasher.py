@@ -4,6 +4,7 @@ FOLDER/                             as ``write.save`` writes it, locally or unde
     config.json                     bits, views, heads, encoders by recipe and digest; sha256 of every file below
     heads.safetensors               trained heads
     encoders/image.safetensors      weights of the image encoder, if bundled
+    encoders/image/                 transformers image model with its preparation of photos, if bundled
     encoders/text-<langs>/          transformer with its tokenizer, if bundled
     encoders/text-<langs>.safetensors   word encoder: words, weights and vectors
     README.md                       model card without a digest, because the author completes it
@@ -44,8 +45,11 @@ VERSION = 1
 RUN = "exported run"  # kind of download, for messages
 AGAIN = "download it again (after hf cache rm model/OWNER/NAME), or run `export` again"
 MODEL = ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json")  # a transformer's files
-PART = re.compile(r"encoders/(image\.safetensors|text-[\w+-]+(\.safetensors)?)")
-FILE = re.compile(rf"heads\.safetensors|encoders/[\w+-]+(\.safetensors|/({'|'.join(map(re.escape, MODEL))}))")
+TOWER = ("config.json", "model.safetensors", "preprocessor_config.json")  # a transformers image model's files
+PART = re.compile(r"encoders/(image(\.safetensors)?|text-[\w+-]+(\.safetensors)?)")
+FILE = re.compile(
+    rf"heads\.safetensors|encoders/[\w+-]+(\.safetensors|/({'|'.join(map(re.escape, {*MODEL, *TOWER}))}))"
+)
 SOURCE = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")  # a torchvision enum entry or a hub id; never a path
 NAMED = re.compile(r"image|text-[\w-]+")  # views
 KINDS = ("image", "transformer", "words")
@@ -275,14 +279,16 @@ def _check_encoder(view: View, entry: Mapping[str, Any], files: Mapping[str, str
     recipe, part, source = entry["recipe"], entry["part"], entry["source"]
     if entry["kind"] not in KINDS or (entry["kind"] == "image") != view.is_image:
         raise ValueError(f"{view} has an encoder of the kind {entry['kind']!r}")
-    needs = ["encoder", "weights", "weights_sha256", "pooling", "max_length", "dtype", "tokenizer_sha256"]
+    way = "layer" if "layer" in recipe else "pooling"  # of a tower, of another transformer
+    needs = ["encoder", "weights", "weights_sha256", way, "max_length", "dtype", "tokenizer_sha256"]
     for field in {"image": [*needs[:3], "dtype", "crop"], "words": ["pooling"], "transformer": needs}[entry["kind"]]:
         recipe[field]
     if source is not None and (not SOURCE.fullmatch(source) or ".." in source):
         raise ValueError(f"{view} comes from {source!r}")
     if part is None and (entry["kind"] == "words" or (source == RANDOM and not view.is_image)):
         raise ValueError(f"{view} has no part")
-    held = [part] if entry["kind"] != "transformer" else [f"{part}/{name}" for name in MODEL]
+    folder = MODEL if entry["kind"] == "transformer" else TOWER if part == "encoders/image" else ()
+    held = [f"{part}/{name}" for name in folder] or [part]
     if part is not None and (not PART.fullmatch(part) or not set(held) <= set(files)):
         raise ValueError(f"{view} has the part {part!r}")
 

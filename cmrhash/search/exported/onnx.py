@@ -70,8 +70,11 @@ class TextGraph(nn.Module):
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, Tensor]:
         """Compute as ``TextEncoder.forward`` and the head do."""
-        hidden = self.module(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state  # (B, T, D)
-        mask = attention_mask.unsqueeze(-1).float()
+        out = self.module(input_ids=input_ids, attention_mask=attention_mask)
+        if isinstance(out, Tensor):  # of a tower: (B, D)
+            embedding = self.head(out)
+            return embedding, packed(embedding)
+        hidden, mask = out.last_hidden_state, attention_mask.unsqueeze(-1).float()  # (B, T, D), (B, T, 1)
         feature = hidden[:, 0] if self.pooling == "cls" else (hidden * mask).sum(1) / mask.sum(1)
         embedding = self.head(feature)
         return embedding, packed(embedding)
@@ -157,7 +160,7 @@ def _text(encoder: TextEncoder, head: Head, folder: Path, view: View, texts: Seq
         "tokenizer": tokenizer.name,
         "special_tokens_in_texts": "are text: set encode_special_tokens where a tokenizer has it",
         "max_length": encoder.max_length,
-        "pooling": encoder.pooling,
+        "pooling": encoder.pooling or encoder.recipe["layer"],
     }
     return {**_about(path, graph, encoder), **about, **_checked(path, graph, feeds)}
 
@@ -165,7 +168,7 @@ def _text(encoder: TextEncoder, head: Head, folder: Path, view: View, texts: Seq
 def _tokens(encoder: TextEncoder, texts: Sequence[str]) -> dict[str, NDArray[np.int64]]:
     """Token ids and mask, padded to the longest text."""
     pieces = encoder.pieces(texts)
-    width = max(map(len, pieces))
+    width = encoder.padded_to or max(map(len, pieces))
     pad = encoder.tokenizer.pad_token_id or 0
     ids = np.array([piece + [pad] * (width - len(piece)) for piece in pieces], np.int64)  # (B, T)
     mask = np.array([[1] * len(piece) + [0] * (width - len(piece)) for piece in pieces], np.int64)
@@ -184,7 +187,9 @@ def _tokenizer(encoder: TextEncoder, path: Path) -> Path:
     own: Any = Tokenizer.from_str(encoder.tokenizer.backend_tokenizer.to_str())
     own.enable_truncation(encoder.max_length)
     pad = encoder.tokenizer.pad_token
-    own.enable_padding(pad_id=encoder.tokenizer.pad_token_id or 0, **({"pad_token": pad} if pad else {}))
+    own.enable_padding(
+        pad_id=encoder.tokenizer.pad_token_id or 0, length=encoder.padded_to, **({"pad_token": pad} if pad else {})
+    )
     write_bytes(path, own.to_str(pretty=True).encode())
     return path
 
@@ -209,6 +214,11 @@ def _export(graph: nn.Module, inputs: Mapping[str, Tensor], shapes: Mapping[str,
         for value in (value for node in program.model.graph for value in node.outputs):
             if value.name in OUTPUTS and id(value) not in outside:
                 value.name = f"inner_{value.name}"  # BERT has an inner value "embedding"
+        weights = program.model.graph.initializers
+        for name in set(OUTPUTS) & set(weights):  # as a ViT's token embedding is named
+            value = weights.pop(name)
+            value.name = f"inner_{name}"
+            weights[value.name] = value
         program.save(path, external_data=size >= ONE_FILE)
 
 
@@ -264,7 +274,9 @@ def _chapter(graphs: Mapping[str, Any]) -> str:
     lines += [f"- `{name}`: {graph['checked']}" for name, graph in graphs.items()]
     if "image.onnx" in graphs:
         crop = graphs["image.onnx"]["crop"]
-        how = "in a letterbox" if "letterbox" in crop else "short side to `resize`, centre square of `size`"
+        ways = {"letterbox": "in a letterbox", "squash": "both sides to `squash`, centre square of `size`"}
+        usual = "short side to `resize`, centre square of `size`"
+        how = next((words for name, words in ways.items() if name in crop), usual)
         lines.append(f"- photos: upright, on white, RGB, {how} ({crop['interpolation']}), uint8; no normalisation")
     if any(name != "image.onnx" for name in graphs):
         lines.append("- texts: ids and attention mask of `text-<lang>.tokenizer.json`, which cuts and pads")

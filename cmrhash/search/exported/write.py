@@ -12,9 +12,9 @@ from typing import Any
 import safetensors.numpy
 import safetensors.torch
 
-from cmrhash.config import CUSTOM, RANDOM
+from cmrhash.config import CUSTOM, LAYERS, RANDOM
 from cmrhash.data.view import View
-from cmrhash.encoders import hub
+from cmrhash.encoders import hub, tower
 from cmrhash.encoders.bag_and_vectors import WordEncoder
 from cmrhash.encoders.image import ImageEncoder
 from cmrhash.encoders.regions import Regions
@@ -157,7 +157,8 @@ def _entries(source: Exporting, with_encoders: bool) -> dict[View, dict[str, Any
         if entry["put_in"]:
             same = [v for v, e in entries.items() if canonical(e["recipe"]) == canonical(entry["recipe"])]
             part = view if view.is_image else View.text("+".join(v.short for v in same))
-            ending = "" if entry["kind"] == "transformer" else ".safetensors"
+            in_folder = entry["kind"] == "transformer" or entry["recipe"].get("layer") in LAYERS
+            ending = "" if in_folder else ".safetensors"
             entry["part"] = f"encoders/{part}{ending}"
     return {view: {key: e[key] for key in e if key != "put_in"} for view, e in entries.items()}
 
@@ -167,26 +168,37 @@ def _bundle(embedder: Embedder, view: View, path: Path) -> None:
     encoder = embedder.image_encoder if view.is_image else embedder.text_encoder(view)
     if isinstance(encoder, WordEncoder):
         write_bytes(path, safetensors.numpy.save(encoder.arrays()))
+    elif isinstance(encoder, ImageEncoder) and isinstance(encoder.module, tower.Tower):
+        tower.save(encoder.module, _state(encoder.module.network), path)
+        _forget_machine(path / "config.json")
     elif isinstance(encoder, ImageEncoder):
         module = encoder.module.network if isinstance(encoder.module, Regions) else encoder.module
         write_bytes(path, _tensors(module))
     else:
         assert isinstance(encoder, TextEncoder)
-        write_bytes(path / "model.safetensors", _tensors(encoder.module))
+        write_bytes(path / "model.safetensors", _tensors(tower.network_of(encoder.module)))
         encoder.module.config.save_pretrained(path)  # type: ignore[union-attr, operator]
         encoder.tokenizer.save_pretrained(path)
         for written in path.iterdir():
             if written.name not in MODEL:
                 written.unlink()
         for name in ("config.json", "tokenizer_config.json"):
-            content = json.loads((path / name).read_bytes())
-            kept = {key: value for key, value in content.items() if key not in OF_MACHINE}
-            write_bytes(path / name, json.dumps(kept, indent=2, ensure_ascii=False).encode())
+            _forget_machine(path / name)
+
+
+def _forget_machine(path: Path) -> None:
+    """Remove local paths from a file of settings."""
+    content = json.loads(path.read_bytes())
+    kept = {key: value for key, value in content.items() if key not in OF_MACHINE}
+    write_bytes(path, json.dumps(kept, indent=2, ensure_ascii=False).encode())
+
+
+def _state(module: Any) -> dict[str, Any]:
+    return {name: tensor.detach().cpu().contiguous().clone() for name, tensor in module.state_dict().items()}
 
 
 def _tensors(module: Any) -> bytes:
-    state = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in module.state_dict().items()}
-    return safetensors.torch.save(state, {"format": "pt"})
+    return safetensors.torch.save(_state(module), {"format": "pt"})
 
 
 def _check(target: Path, entries: Mapping[View, Mapping[str, Any]]) -> None:

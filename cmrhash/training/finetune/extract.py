@@ -14,7 +14,7 @@ from cmrhash.config import ExtractConfig, FinetuneConfig, Progress
 from cmrhash.data.manifest import keep
 from cmrhash.data.view import View
 from cmrhash.encoders.image import ImageEncoder
-from cmrhash.encoders.pixels import Crop
+from cmrhash.encoders.pixels import Letterbox
 from cmrhash.encoders.text import TextEncoder
 from cmrhash.errors import UsageError
 from cmrhash.features.extract import Extraction, Opened, extract, open_encoders
@@ -58,8 +58,10 @@ def extract_tuned(config: ExtractConfig, tune: FinetuneConfig, progress: Progres
 
 def _tunable(opened: Opened) -> tuple[ImageEncoder, dict[str, TextEncoder]]:
     """Image and text encoders that have weights to tune; raises UsageError for others."""
-    if not isinstance(opened.image, ImageEncoder) or not isinstance(opened.image.crop, Crop):
-        raise UsageError("fine-tuning needs a classifier", None, "choose another model", option="image_model")
+    if not isinstance(opened.image, ImageEncoder) or isinstance(opened.image.crop, Letterbox):
+        raise UsageError(
+            "fine-tuning needs a classifier or a transformers model", None, "choose another model", option="image_model"
+        )
     tunable = {lang: encoder for lang, encoder in opened.texts.items() if isinstance(encoder, TextEncoder)}
     for lang in opened.langs:
         if lang not in tunable:

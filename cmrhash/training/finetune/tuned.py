@@ -2,7 +2,8 @@
 
     cache/<dataset>/tuned/<image encoder>/
         config.json       recipe, selected epoch, weights file of each view, sha256 of every file; written last
-        image.safetensors image encoder, as --image-weights accepts it
+        image.safetensors image encoder, as --image-weights accepts it; or image/, as --image-model accepts it, of a
+                          transformers model
         text-<lang>/      text encoder with tokenizer, as --text-model accepts it; text-de+en/ if two languages share it
         history.jsonl     one line per epoch, as in a run
 
@@ -18,8 +19,10 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import safetensors.torch
+from torch import Tensor, nn
 
 from cmrhash.data.view import View
+from cmrhash.encoders import tower
 from cmrhash.encoders.image import ImageEncoder
 from cmrhash.encoders.text import TextEncoder
 from cmrhash.encoders.weights import state_digest
@@ -32,6 +35,7 @@ from cmrhash.training.runs import Outcome
 
 SUFFIX = "-tuned"  # of a tuned encoder's name
 IMAGE = "image.safetensors"
+TOWER = "image"  # folder
 ANEW = "tune again: run `extract` with `finetune=True` and `overwrite=True`"
 E = TypeVar("E", ImageEncoder, TextEncoder)
 
@@ -85,9 +89,10 @@ class Tuned:
 
     def _load(self, encoder: E, name: str) -> E:
         path = checked(self.folder, name, self.files.get(name), ANEW)
-        fill(encoder.module, read_tensors(path, ANEW), path, ANEW)
+        fill(tower.network_of(encoder.module), read_tensors(path, ANEW), path, ANEW)
         encoder.module.eval()
-        made = {"tuned": self.digest, **encoder.recipe}
+        # towers that were tuned for the heads give no common space any more
+        made = {"tuned": self.digest, **{field: value for field, value in encoder.recipe.items() if field != "space"}}
         made |= {"weights": "tuned", "weights_sha256": state_digest(encoder.module)}
         # relative to the data set's folder, which may move: a file for images, a folder for texts
         source = (path if name == IMAGE else path.parent).relative_to(self.folder.parent.parent).as_posix()
@@ -119,16 +124,17 @@ def write(
     for old in folder.glob(str(View.ANY_TEXT)):
         shutil.rmtree(old)
     (folder / IMAGE).unlink(missing_ok=True)
+    shutil.rmtree(folder / TOWER, ignore_errors=True)
     weights = {}
     if image is not None:
-        write_bytes(folder / IMAGE, _weights(state, View.IMAGE))
-        weights[View.IMAGE] = IMAGE
+        weights[View.IMAGE] = _write_image(folder, state, image)
     for lang, encoder in texts.items():
         sharing = [other for other in texts if texts[other] is encoder]
         part = View.text("+".join(sharing))
         weights[View.text(lang)] = f"{part}/model.safetensors"
         if lang == sharing[0]:
-            write_bytes(folder / part / "model.safetensors", _weights(state, View.text(lang)))
+            state_of = safetensors.torch.save(_tensors(state, View.text(lang), encoder.module), {"format": "pt"})
+            write_bytes(folder / part / "model.safetensors", state_of)
             encoder.module.config.save_pretrained(folder / part)  # type: ignore[union-attr, operator]
             encoder.tokenizer.save_pretrained(folder / part)
     runs.write_lines(folder / runs.HISTORY, state.history)
@@ -141,7 +147,17 @@ def write(
     return Tuned.read(folder, runs.write_record(folder, content), fresh=True)
 
 
-def _weights(state: TrainingState, view: View) -> bytes:
-    start = f"encoders.{view}."
-    own = {name.removeprefix(start): t for name, t in state.best.items() if name.startswith(start)}
-    return safetensors.torch.save(own, {"format": "pt"})
+def _write_image(folder: Path, state: TrainingState, image: ImageEncoder) -> str:
+    """Write the image encoder: one file, or the folder of a transformers model; returns the name of its weights."""
+    tensors = _tensors(state, View.IMAGE, image.module)
+    if isinstance(image.module, tower.Tower):
+        tower.save(image.module, tensors, folder / TOWER)
+        return f"{TOWER}/model.safetensors"
+    write_bytes(folder / IMAGE, safetensors.torch.save(tensors, {"format": "pt"}))
+    return IMAGE
+
+
+def _tensors(state: TrainingState, view: View, module: nn.Module) -> dict[str, Tensor]:
+    """Tensors of the encoder of a view, by their names in its file."""
+    start = f"encoders.{view}." + ("network." if isinstance(module, tower.Tower) else "")
+    return {name.removeprefix(start): t for name, t in state.best.items() if name.startswith(start)}
