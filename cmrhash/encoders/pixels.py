@@ -37,17 +37,22 @@ class BadImage(Exception):
 
 @dataclass(frozen=True)
 class Crop:
-    """Resize the short side to ``resize`` pixels, cut the centre square of ``size``, normalise."""
+    """Resize the short side to ``resize`` pixels, cut the centre square of ``size``, normalise.
+
+    down: a margin of half a pixel is rounded down, as transformers does; otherwise to even, as torchvision does.
+    """
 
     resize: int
     size: int
     interpolation: str  # name in PIL.Image.Resampling
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    down: bool = False
 
     def recipe(self) -> dict[str, Any]:
         """All settings that change the pixels."""
-        return {**asdict(self), "mean": list(self.mean), "std": list(self.std), "rules": RULES}
+        fields = {name: value for name, value in asdict(self).items() if name != "down" or value}
+        return {**fields, "mean": list(self.mean), "std": list(self.std), "rules": RULES}
 
     def __call__(self, image: Image.Image) -> NDArray[np.uint8]:
         """(size, size, 3) uint8 of an image.
@@ -58,7 +63,7 @@ class Crop:
         width, height = image.size
         short = min(width, height)
         wide, high = (int(self.resize * side / short) for side in (width, height))
-        left, top = round((wide - self.size) / 2), round((high - self.size) / 2)
+        left, top = ((side - self.size) // 2 if self.down else round((side - self.size) / 2) for side in (wide, high))
         per_x, per_y = width / wide, height / high
         box = (left * per_x, top * per_y, (left + self.size) * per_x, (top + self.size) * per_y)
         how = Image.Resampling[self.interpolation]
@@ -82,7 +87,7 @@ class Squash:
 
     def __call__(self, image: Image.Image) -> NDArray[np.uint8]:
         """(size, size, 3) uint8 of an image; resize and cut are one step, as in ``Crop``."""
-        start = round((self.resize - self.size) / 2)
+        start = (self.resize - self.size) // 2
         per_x, per_y = (side / self.resize for side in image.size)
         box = (start * per_x, start * per_y, (start + self.size) * per_x, (start + self.size) * per_y)
         return np.asarray(image.resize((self.size, self.size), Image.Resampling[self.interpolation], box=box))
@@ -142,7 +147,9 @@ def crop_of(recipe: Mapping[str, Any], where: Path) -> Preparation:
         )
     if kind == "letterbox":
         return Letterbox(sides[0], how, mean, std)
-    return (Squash if kind == "squash" else Crop)(sides[0], sides[1], how, mean, std)
+    if kind == "squash":
+        return Squash(sides[0], sides[1], how, mean, std)
+    return Crop(sides[0], sides[1], how, mean, std, bool(recipe.get("down", False)))
 
 
 def read_bytes(path: Path, offset: int = 0, size: int | None = None) -> bytes:

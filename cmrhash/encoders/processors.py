@@ -67,7 +67,7 @@ def preparation(folder: Path) -> Crop | Squash:
     try:
         if name not in KNOWN:
             raise ValueError("its class is not known here")
-        kind, resize, size = _geometry(processor, name)
+        warps, resize, size = _geometry(processor, name)
         if not 0 < size <= resize <= MAX_SIDE:
             raise ValueError(f"a square of {size} pixels out of {resize}")
         mean, std = _colours(processor)
@@ -75,11 +75,11 @@ def preparation(folder: Path) -> Crop | Squash:
     except (AttributeError, TypeError, ValueError, KeyError) as error:
         what = f"photos for {type(processor).__name__} cannot be prepared ({error})"
         raise EncoderError(what, folder, "choose a model whose photos are resized to one square") from None
-    return kind(resize, size, how, mean, std)
+    return Squash(resize, size, how, mean, std) if warps else Crop(resize, size, how, mean, std, down=True)
 
 
-def _geometry(processor: Any, name: str) -> tuple[type[Crop] | type[Squash], int, int]:
-    """Class of the preparation, side to resize to, side of the square; raises ValueError for anything else."""
+def _geometry(processor: Any, name: str) -> tuple[bool, int, int]:
+    """Whether photos are squashed, side to resize to, side of the square; raises ValueError for anything else."""
     for flag in ("do_pad", "do_thumbnail", "do_align_long_axis", "do_crop_margin", "do_image_splitting"):
         if getattr(processor, flag, None):
             raise ValueError(flag)
@@ -90,12 +90,12 @@ def _geometry(processor: Any, name: str) -> tuple[type[Crop] | type[Squash], int
     if set(size) == {"shortest_edge"}:
         short = size["shortest_edge"]
         if name == "ConvNext" and not crops:
-            return (Crop, int(short / processor.crop_pct), short) if short < WARPED else (Squash, short, short)
+            return (False, int(short / processor.crop_pct), short) if short < WARPED else (True, short, short)
         if not crops:
             raise ValueError("a shortest edge without a crop")
-        return Crop, short, _square(_sides(processor.crop_size))
+        return False, short, _square(_sides(processor.crop_size))
     side = _square(size)
-    return Squash, side, _square(_sides(processor.crop_size)) if crops else side
+    return True, side, _square(_sides(processor.crop_size)) if crops else side
 
 
 def _sides(size: Any) -> dict[str, int]:

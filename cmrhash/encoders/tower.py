@@ -46,7 +46,7 @@ class Tower(nn.Module):
         self.network, self.side, self.layer, self.settings = network, side, layer, settings
         self.dim = 0
         self.masked = network.config.model_type not in PADDED
-        own = [name.rpartition(".")[2] for name, _ in network.named_parameters()]
+        own = [name.rpartition(".")[2] for name, _ in network.named_parameters() if "embeddings." in name]
         config = getattr(network.config, "vision_config", network.config)
         # tokens before those of the patches
         registers = int(getattr(config, "num_register_tokens", 0) or 0)
@@ -141,11 +141,11 @@ def image_tower(folder: Path, layer: str | None = None) -> tuple[Tower, Crop | S
         raise EncoderError(f"{_named(folder)} is no {IMAGE}{_advice(kind)}", folder, "give an image model")
     crop, settings = processors.preparation(folder), processors.read_settings(folder)
     network, recipe = _network(folder, IMAGE, kind == DUAL)
-    if kind == IMAGE and layer in ("cls", "mean") and getattr(network, "pooler", None) is not None:
-        network.pooler = None  # unused
     chosen = layer or ("projection" if kind == DUAL else "pooled")
     photo = {"pixel_values": torch.zeros(1, 3, crop.size, crop.size)}
     tower = _tower(network, IMAGE, chosen, kind, photo, folder, settings, fallback=None if layer else "cls")
+    if kind == IMAGE and tower.layer in ("cls", "mean") and getattr(network, "pooler", None) is not None:
+        network.pooler = None  # unused
     tower.dim = _probed(tower, photo, folder).shape[1]
     return tower, crop, _recipe(tower, recipe)
 
@@ -266,9 +266,9 @@ def _recipe(tower: Tower, space: dict[str, Any]) -> dict[str, Any]:
     projected = tower.layer == "projection"
     return {
         "encoder": tower.config.model_type,
+        "layer": tower.layer,
         "weights": "trained",
         "weights_sha256": state_digest(tower),
-        "layer": tower.layer,
         "normalised": projected,
         **(space if projected else {}),
     }

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from pages import Section, calls
 from running import run
-from small_models import write_bert, write_image_weights
+from small_models import write_bert, write_clip, write_dinov2, write_image_weights, write_siglip, write_vit
 from trees import COUNT, NOUNS, WRITERS, draw_photo, write_manifest
 
 from cmrhash.config import SAMPLE_DATASET
@@ -71,6 +71,10 @@ PLACED = {
     "resnet18.pth": lambda path: write_image_weights(path, "resnet18"),
     "minilm": write_bert,
     "MODEL_DIR": write_bert,
+    "CLIP_DIR": write_clip,
+    "SIGLIP_DIR": write_siglip,
+    "DINOV2_DIR": write_dinov2,
+    "VIT_DIR": write_vit,
     "glove.6B.300d.txt": write_vectors,
     "cc.de.300.vec.gz": write_vectors,
     "raw_features.mat": write_wikipedia_features,
