@@ -51,7 +51,7 @@ def test_shards_give_the_same_features(here):
         assert run(*FROM, "--model", "clip", "--name", "parts", "--shard", shard) == 0
     one, two = (cmrhash.open_dataset(name, cache="cache") for name in ("manifest", "parts"))
     for view in (View.IMAGE, View.text("en")):
-        np.testing.assert_allclose(one.features(view).x, two.features(view).x, atol=1e-6)
+        np.testing.assert_allclose(one.features(view).features.x, two.features(view).features.x, atol=1e-6)
 
 
 def test_a_vision_model_beside_a_word_model_and_another_layer_in_another_recipe(here, capsys):

@@ -45,11 +45,15 @@ NOT_RUN = {
 # What is appended to a command: to which one, what, and why.
 IMAGE, FEWER = (f"--image-model {name} --image-weights random" for name in ("mobilenet_v3_small", FEW_FEATURES))
 APPENDED = [
-    (r"extract (?=\w|.*--dataset)(?!.*--(image-weights|features|root ROOT))", IMAGE, "downloads nothing, and is quick"),
-    (r"extract (?=.*--root ROOT)", FEWER, "the same; cca follows, which is quick if the features are few"),
-    (r"extract (?=\w|.*--dataset)(?!.*--(text-model|features))", f"--text-model {BERT}", "downloads nothing"),
     (
-        r"extract (?=.*--(finetune|name))(?!.*--(dataset|features))",
+        r"extract (?=\w|.*--dataset)(?!.*--(model|image-model|image-weights|features|root ROOT))",
+        IMAGE,
+        "downloads nothing, and is quick",
+    ),
+    (r"extract (?=.*--root ROOT)", FEWER, "the same; cca follows, which is quick if the features are few"),
+    (r"extract (?=\w|.*--dataset)(?!.*--(model|text-model|features))", f"--text-model {BERT}", "downloads nothing"),
+    (
+        r"extract (?=.*--(finetune|name))(?!.*--(dataset|features|model|image-model))",
         f"{IMAGE} --text-model {BERT}",
         "quicker than the sample's own",
     ),
