@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from text_models import CAPTIONS, LIMIT, SPECIAL, edit_weights, load
 
 from cmrhash.encoders import text as text_encoders
-from cmrhash.encoders.text import _batches, _limit
+from cmrhash.encoders.text import _batches, limit_of
 from cmrhash.errors import UsageError
 
 
@@ -211,7 +211,7 @@ def test_drawing_a_model_leaves_the_random_state_of_the_process_alone():
 def test_the_limit_is_the_smaller_of_what_tokenizer_and_model_can_take(kind, positions, knows, limit):
     tokenizer = SimpleNamespace(model_max_length=knows)
     config = transformers.AutoConfig.for_model(kind, max_position_embeddings=positions)
-    assert _limit(tokenizer, config) == limit
+    assert limit_of(tokenizer, config) == limit
 
 
 @pytest.mark.parametrize("kind", ["roberta", "xlm-roberta", "camembert", "mpnet"])
@@ -219,7 +219,7 @@ def test_models_whose_positions_do_not_start_at_0_take_a_caption_of_that_length(
     options = {"vocab_size": 9, "hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1}
     config = transformers.AutoConfig.for_model(kind, **options, intermediate_size=8, max_position_embeddings=20)
     model = transformers.AutoModel.from_config(config).eval()
-    limit = _limit(SimpleNamespace(model_max_length=10**30), config)
+    limit = limit_of(SimpleNamespace(model_max_length=10**30), config)
     ids = torch.full((1, limit), 5)
     assert torch.isfinite(model(ids, attention_mask=torch.ones_like(ids)).last_hidden_state).all()
     longer = torch.full((1, limit + 1), 5)
@@ -229,4 +229,4 @@ def test_models_whose_positions_do_not_start_at_0_take_a_caption_of_that_length(
 
 @pytest.mark.parametrize("kind", ["t5", "xlnet"])
 def test_a_model_without_a_limit_of_its_own_has_that_of_its_tokenizer(kind):
-    assert _limit(SimpleNamespace(model_max_length=512), transformers.AutoConfig.for_model(kind)) == 512
+    assert limit_of(SimpleNamespace(model_max_length=512), transformers.AutoConfig.for_model(kind)) == 512
