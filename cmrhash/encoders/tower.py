@@ -5,8 +5,10 @@ Both towers of a dual encoder give features in one space, whose digest is in the
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -215,20 +217,15 @@ def _probed(tower: Tower, example: dict[str, Tensor], folder: Path) -> Tensor:
     return features
 
 
-class _refusing:
+@contextlib.contextmanager
+def _refusing(folder: Path) -> Iterator[None]:
     """Turn an error of a network's forward pass into an EncoderError."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
-        if isinstance(error, Exception):
-            reason = " ".join(str(error).split())[:160]
-            what = f"the model does not take what its files say ({reason})"
-            raise EncoderError(what, self.folder, "give a directory whose files are of one model") from None
+    try:
+        yield
+    except Exception as error:  # shapes, positions and indexes raise their own types
+        reason = " ".join(str(error).split())[:160]
+        what = f"the model does not take what its files say ({reason})"
+        raise EncoderError(what, folder, "give a directory whose files are of one model") from None
 
 
 def _network(folder: Path, side: str, dual: bool) -> tuple[Any, dict[str, Any]]:
