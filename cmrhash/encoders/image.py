@@ -92,14 +92,8 @@ def load(
     entries = _entries(model)
     entry = find_entry(entries, weights)
     untrained = weights == RANDOM
-    state: dict[str, torch.Tensor] | None = None
-    where: Any = None
-    source = RANDOM
+    state, where, source = (None, None, RANDOM) if untrained else _trained(entries, entry, weights, offline)
     crop: Preparation
-    if not untrained:
-        path = Path(weights) if weights not in (e.name for e in entries) and weights != "default" else None
-        state, where = read_state(path or fetch(entry, offline)), path or entry.url
-        source = str(path.resolve()) if path else entry.name
     with torch.random.fork_rng(devices=[]), _quiet():
         torch.manual_seed(seed)
         other = next((each for each in OTHERS if model in each.models()), None)
@@ -140,6 +134,15 @@ def _tower(
     recipe |= {"crop": crop.recipe(), "dtype": str(compute).removeprefix("torch.")}
     contiguous = torch.contiguous_format
     return ImageEncoder(name, module.dim, recipe, source, crop, module.to(device), device, compute, contiguous)
+
+
+def _trained(
+    entries: list[Any], entry: Any, weights: str, offline: bool
+) -> tuple[dict[str, torch.Tensor] | None, Any, str]:
+    """Tensors of a file or of a weights entry, where they come from, and the source that names them."""
+    path = Path(weights) if weights not in (e.name for e in entries) and weights != "default" else None
+    state = read_state(path or fetch(entry, offline))
+    return state, path or entry.url, str(path.resolve()) if path else entry.name
 
 
 def _entries(model: str) -> list[Any]:

@@ -169,9 +169,7 @@ def load(
     if folder is not None and _is_dual(folder):
         limits = (max_length, token_budget)
         return _of_dual(model, folder, layer, pooling, limits, device or torch.device("cpu"), dtype)
-    pooling = POOLING[0] if pooling is None else pooling
-    if pooling not in POOLING:
-        raise UsageError(f"unknown pooling '{pooling}'", None, f"choose one of {', '.join(POOLING)}", option="pooling")
+    pooling = _known_pooling(pooling)
     device = device or torch.device("cpu")
     untrained = model == RANDOM
     if folder is None:
@@ -197,6 +195,13 @@ def load(
     module = module.eval().to(device)
     budget = token_budget or (GPU_TOKENS if device.type == "cuda" else CPU_TOKENS)
     return TextEncoder(name, dim, recipe, source, tokenizer, module, device, compute, pooling, length, budget)
+
+
+def _known_pooling(pooling: str | None) -> str:
+    """The pooling, by default the first; raises UsageError for an unknown one."""
+    if pooling is not None and pooling not in POOLING:
+        raise UsageError(f"unknown pooling '{pooling}'", None, f"choose one of {', '.join(POOLING)}", option="pooling")
+    return pooling or POOLING[0]
 
 
 def _is_dual(folder: Path) -> bool:
