@@ -117,7 +117,7 @@ def _model_class(folder: Path) -> Any:
 def locate(model: str, offline: bool = False) -> Path:
     """Directory of an image model: an existing one, the hub's local cache, or a download."""
     fix = f'give `image_model="DIR"` with {", ".join(SAVED)}, or the name of a torchvision classifier'
-    return hub.locate(model, IMAGE_FILES, offline, IMAGE, fix)
+    return hub.locate(model, IMAGE_FILES, offline, "vision model", fix)
 
 
 def refuse_single(model: str, offline: bool = False) -> None:

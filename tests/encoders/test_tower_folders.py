@@ -108,7 +108,7 @@ def test_models_of_the_other_kind_are_refused(tmp_path):
 
 
 def test_what_is_no_directory_and_no_name_is_refused_without_the_network(tmp_path):
-    with pytest.raises(EncoderError, match="is not a directory with a image model|is not a directory with an image"):
+    with pytest.raises(EncoderError, match="is not a directory with a vision model"):
         image.load(str(tmp_path / "nothing"))
     with pytest.raises(EncoderError, match="not in the local cache, and offline mode is on"):
         image.load("owner/name-that-is-not-there", offline=True)
