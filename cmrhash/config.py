@@ -98,6 +98,7 @@ class ExtractConfig:
 
 
 # Default text encoder per language; any other language needs --text-model.
+QUERY_LANGUAGE = "en"  # of queries to photos without captions
 TEXT_MODELS = {"en": "bert-base-uncased", "de": "bert-base-german-cased"}
 
 

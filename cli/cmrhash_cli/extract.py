@@ -287,12 +287,16 @@ def _recognised(ctx: typer.Context, path: Path, quiet: bool) -> dict[str, Any]:
 
 def _note_next(report: Extraction, cache: Path, quiet: bool) -> None:
     """Note the next command, or the shards that are still missing."""
+    from cmrhash.features.file import read_header
+
     waiting = [file for file in report.files if file.missing]
     for file in waiting:
         missing = ", ".join(f"{number}/{report.shard.of}" for number in file.missing)
         note(f"{file.path.name.partition('.shard-')[0]} waits for shard {missing}", quiet)
     if waiting:
         note(f"shard {report.shard} is done; the process that finishes last merges the shards", quiet)
+    elif not report.dataset.languages and any("space" in read_header(file.path).recipe for file in report.files):
+        note(f"next: {command_line('train', dataset=report.dataset.name, method='itq', cache=cache)}", quiet)
     elif not report.dataset.languages:
         following = command_line("index", collection=report.dataset.name, with_run="RUN", cache=cache)
         note(f"next: {following} (a trained or exported run: photos alone train none)", quiet)

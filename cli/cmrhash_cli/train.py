@@ -44,7 +44,8 @@ def train(
         str,
         typer.Option(
             help="Training method: triplet, triplet-hard, triplet-seed, contrastive, cmpm, cmpm-cmpc, acmr, acmr-mmd, "
-            "acmr-coral, acmr-correlation, acmr-label-triplet, acmr-label, corrnet, logistic, supcon, tie-ap or cca."
+            "acmr-coral, acmr-correlation, acmr-label-triplet, acmr-label, corrnet, logistic, supcon, tie-ap, cca, itq "
+            "or sign."
         ),
     ] = D.method,
     alignment: Annotated[
@@ -115,7 +116,9 @@ def train(
             finished.append((run, fresh))
     _show(finished, as_json, quiet)
     other = None if relevance == data.dataset.relevance else relevance
-    following = command_line("eval", dataset=data.name, relevance=other, cache=cache, runs=runs)
+    place: dict[str, Any] = {"dataset": data.name, "relevance": other, "cache": cache, "runs": runs}
+    query = "SENTENCE" if finished[0][0].langs else "PHOTO"
+    following = command_line("search", query=query, **place) if data.no_captions else command_line("eval", **place)
     note(f"next: {following}", quiet)
 
 
@@ -185,6 +188,6 @@ def _warnings(run: Run) -> list[str]:
         lines.append(f"the codes had collapsed in {outcome.collapsed_epochs} other epochs than the chosen one")
     if outcome.skipped_steps:
         lines.append(f"{outcome.skipped_steps} steps with a non-finite loss were skipped")
-    if outcome.chosen_on != "val":
+    if outcome.chosen_on != "val" and outcome.epochs > 1:
         lines.append("no validation items: the last epoch was used")
     return lines

@@ -25,8 +25,9 @@ class Encoder(Protocol[Batch]):
     """An encoder of images or of texts.
 
     dim: D features. recipe: JSON values that change whenever the features would change (weights, version, ...); they
-    decide whether cached features are current. An image encoder may have ``size``, the side of its input in pixels
-    (224), and any encoder ``name``, which names its feature file.
+    decide whether cached features are current. An image and a text encoder whose features lie in one space say so by
+    the same ``space`` in their recipes. An image encoder may have ``size``, the side of its input in pixels (224), and
+    any encoder ``name``, which names its feature file.
     """
 
     dim: int
@@ -64,6 +65,7 @@ class OwnEncoder:
         side = int(getattr(self.encoder, "size", SIZE))
         self.crop = Crop(side, side, "BILINEAR", (0.0,) * 3, (1.0,) * 3)
         self.recipe = {"encoder": self.name, "weights": CUSTOM, "weights_sha256": digest, "own": recipe}
+        self.recipe |= {"space": str(recipe["space"])} if recipe.get("space") else {}
         if self.kind == "image":
             self.recipe["crop"] = self.crop.recipe()
 

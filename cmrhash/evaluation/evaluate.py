@@ -97,7 +97,10 @@ def score(config: EvalConfig, found: Sequence[runs.Run], data: ExtractedDataset)
         rows += _of_run(config, dataset, codes_of(run, data), known)
     if not rows:
         what = "no item has two captions of a language" if dataset.languages else "no item has a caption"
-        raise UsageError(f"nothing to score: {what}", data.folder, "choose other directions, or another data set")
+        fix = "choose other directions, or another data set"
+        if not dataset.languages and dataset.relevance == "labels":
+            fix = '`evaluate` with `directions=("i2i",)` scores photos by photos'
+        raise UsageError(f"nothing to score: {what}", data.folder, fix)
     protocol = protocol_of(config, dataset, found, rows)
     if past := [run.name for run in asked if run not in found]:
         protocol["left out"] = f"{', '.join(past)}: trained on other items or features than the cache holds"

@@ -71,14 +71,20 @@ class ExtractedDataset:
         """Headers of all feature files of a view, sorted by file name."""
         return [header for header in self._all(f"{view}-*.h5") if header.view == view]
 
+    @property
+    def no_captions(self) -> bool:
+        """Whether there are photos alone: no caption, and no text features."""
+        return self.dataset.languages == () and not self._texts()
+
     def languages(self, asked: Sequence[str] = ()) -> list[str]:
         """Extracted languages, or those of ``asked``; raises UsageError for a language without features.
 
         A language counts if the data set has captions in it, or if it has ready-made features.
         """
-        if self.dataset.languages == () and not self._texts():
+        if self.no_captions:
             what = "no item has a caption, so there is nothing to train or score"
-            fix = "to search photos by text, hash them by a trained run: `index` `with_run=RUN`"
+            fix = "to search photos by text, hash them by a trained run: `index` `with_run=RUN`; or extract them by a "
+            fix += 'dual encoder such as CLIP, and train with `method="itq"`'
             raise UsageError(what, self.folder, fix)
         texts = self._texts()
         own = set(self.dataset.languages)

@@ -76,6 +76,36 @@ def text_encoder(
     return text_from(header.recipe, source, path, device, offline, corpus)
 
 
+def text_of_space(
+    path: Path,
+    device: torch.device,
+    model: str | None = None,
+    offline: bool = False,
+    own: Encoder[Any] | None = None,
+) -> CaptionEncoder:
+    """The text encoder whose texts lie in the space of an image feature file. model: where it is now, if it moved.
+
+    Raises EncoderError if it cannot be found, is not given (``own``), or its texts lie elsewhere.
+    """
+    header = made_by(path)
+    opened: CaptionEncoder
+    if own is not None or header.weights == CUSTOM:
+        from cmrhash.encoders.own import OwnEncoder
+
+        if own is None:
+            raise _not_given(header, "text")
+        opened = OwnEncoder(own, "text")
+    else:
+        from cmrhash.encoders import text
+
+        source = model or _source(header, '`text_models=("DIR",)`')
+        opened = text.load(source, device=device, dtype=header.recipe["dtype"], offline=offline)
+    if opened.recipe.get("space") != header.recipe["space"]:
+        what = f"the texts of {opened.source or opened.name} do not lie in the space of these images"
+        raise EncoderError(what, path, "give the model that encoded the images")
+    return opened
+
+
 def image_from(
     recipe: Mapping[str, Any], source: str, made: Path, device: torch.device, offline: bool = False
 ) -> ImageEncoder:
@@ -133,11 +163,15 @@ def _own(header: FeatureHeader, encoder: Encoder[Any] | None) -> OwnEncoder:
     from cmrhash.encoders.own import OwnEncoder
 
     if encoder is None:
-        what = f"made by '{header.encoder}', an encoder of your own"
-        raise EncoderError(what, header.path, f"open the run in Python with `{header.view.kind}_encoder=...`")
+        raise _not_given(header, header.view.kind)
     opened = OwnEncoder(encoder, header.view.kind)
     _refuse_other(header.recipe, opened.recipe, header.path, opened.name)
     return opened
+
+
+def _not_given(header: FeatureHeader, kind: str) -> EncoderError:
+    what = f"made by '{header.encoder}', an encoder of your own"
+    return EncoderError(what, header.path, f"open the run in Python with `{kind}_encoder=...`")
 
 
 def made_by(path: Path) -> FeatureHeader:

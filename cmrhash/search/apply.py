@@ -100,7 +100,8 @@ def _run(embedder: Hasher | PretrainedHasher, data: ExtractedDataset, out: Path,
         run = embedder.run
         target = out / data.name / f"{run.dataset}-{run.folder.resolve().name}"
         write.save(write.Exporting(run, embedder.folder, embedder, {}), target / EXPORT, overwrite=True)
-        headers = {view: embedder.data.header(of.file) for view, of in run.features.items()}
+        made = {view: view if of.sha256 else View.IMAGE for view, of in run.features.items()}
+        headers = {view: embedder.data.header(run.features[of].file) for view, of in made.items()}
         sources = {view: header.source for view, header in headers.items() if header is not None} | dict(moved)
         known = {lang: sorted(words) for lang, words in embedder.words.items()}
         write_json(target / runs.WORDS, known)  # they tell the language of a sentence

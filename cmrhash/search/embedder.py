@@ -110,6 +110,10 @@ class Embedder(ABC):
 
         Raises UsageError for one that is not there, or if it cannot be told.
         """
+        if not self.langs:
+            what = "this run takes no sentences: the encoder of its photos has no texts in the same space"
+            fix = "search by a photo, or extract with a dual encoder, such as CLIP, and train again"
+            raise UsageError(what, self.place, fix)
         asked = None if asked is None else known_language(asked, self.langs)
         if asked is not None and asked not in self.langs:
             raise UsageError(f"no language '{asked}'", self.place, f"choose one of {', '.join(self.langs)}")
@@ -136,6 +140,14 @@ class Embedder(ABC):
 
 def _packed(embedding: NDArray[np.float32]) -> NDArray[np.uint8]:
     return pack(embedding[None])[0] if embedding.ndim == 1 else pack(embedding)
+
+
+def whole_codes(codes: NDArray[np.uint8], bits: int) -> NDArray[np.uint8]:
+    """Packed codes (Q, ceil(bits / 8)) uint8; raises UsageError for another shape or type."""
+    if codes.dtype != np.uint8 or codes.shape[1] != -(-bits // 8):
+        what = f"an array of shape {codes.shape} and type {codes.dtype} holds no codes of {bits} bits"
+        raise UsageError(what, None, f"give uint8 with {-(-bits // 8)} columns, as `encode_text` returns it")
+    return np.ascontiguousarray(codes)
 
 
 def _is_pil(value: object) -> bool:

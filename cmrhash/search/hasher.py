@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, overload
 import numpy as np
 from numpy.typing import NDArray
 
-from cmrhash.config import CACHE
+from cmrhash.config import CACHE, QUERY_LANGUAGE
 from cmrhash.data.cleaning import known_language
 from cmrhash.data.items import Item
 from cmrhash.data.view import View, languages_of
@@ -30,7 +30,7 @@ from cmrhash.encoders.bag_and_vectors import lower_words
 from cmrhash.errors import UsageError
 from cmrhash.evaluation.run_codes import AMONG, RunCodes, ViewCodes, among_all, codes_of, load_heads
 from cmrhash.features.dataset import ExtractedDataset
-from cmrhash.search.embedder import Embedder, is_photo
+from cmrhash.search.embedder import Embedder, is_photo, whole_codes
 from cmrhash.search.exported.hasher import PretrainedHasher, applied_by
 from cmrhash.search.publish import collection_of, keys_of, refuse_other_codes
 from cmrhash.search.stores import CodeStore, open_store
@@ -136,7 +136,7 @@ class Hasher(Embedder):
         return cls.open(opened, ExtractedDataset.open(cache, opened.dataset), **options)
 
     def __repr__(self) -> str:
-        return f"Hasher({str(self.run.folder)!r}, {self.bits} bits, {', '.join(self.langs)}, {self.scope})"
+        return f"Hasher({str(self.run.folder)!r}, {self.bits} bits, {', '.join(self.langs) or 'images'}, {self.scope})"
 
     def close(self) -> None:
         """Let go of the store's files or connection, if there is one."""
@@ -153,8 +153,10 @@ class Hasher(Embedder):
 
     @cached_property
     def langs(self) -> tuple[str, ...]:
-        """Languages that can ask; those with captions can be found."""
-        return self._lender.langs if self._lender else tuple(languages_of(self.views))
+        """Languages that can ask; those with captions can be found. None for photos of an encoder without texts."""
+        if self._lender:
+            return self._lender.langs
+        return tuple(sorted({*languages_of(self.views), *self.run.langs}))
 
     @property
     def bits(self) -> int:
@@ -236,16 +238,18 @@ class Hasher(Embedder):
         sentence, and of the texts that are found. Raises UsageError for another type.
         """
         if isinstance(query, np.ndarray) and query.ndim == 2:
-            return self._nearest(_codes(query, self.bits), to or self._kind("image"), self.understood(lang), k)
+            return self._nearest(whole_codes(query, self.bits), to or self.kind("image"), self.understood(lang), k)
         if isinstance(query, (list, tuple)):
             return [self.search(each, lang=lang, to=to, k=k) for each in query]
         if is_photo(query):
-            return self.nearest(self.encode_image(query), to or self._kind("text"), self.understood(lang), k)
+            return self.nearest(self.encode_image(query), to or self.kind("text"), self.understood(lang), k)
         if isinstance(query, str):
             lang = self.understood(lang, query)
-            return self.nearest(self.encode_text(query, lang), to or self._kind("image"), lang, k)
+            return self.nearest(self.encode_text(query, lang), to or self.kind("image"), lang, k)
         if isinstance(query, np.ndarray) and query.ndim == 1:
-            return self._nearest(_codes(query[None], self.bits), to or self._kind("image"), self.understood(lang), k)[0]
+            return self._nearest(
+                whole_codes(query[None], self.bits), to or self.kind("image"), self.understood(lang), k
+            )[0]
         fix = "give a sentence, a photo, packed codes, or a list of these"
         raise UsageError(f"a query is a {type(query).__name__}", None, fix)
 
@@ -263,9 +267,9 @@ class Hasher(Embedder):
         rows = np.flatnonzero(codes.item == self._place[ident]) if codes else np.zeros(0)
         if codes is None or not len(rows):
             raise UsageError(f"item '{ident}' has no {by}", self.folder, "search by the other one")
-        return self.nearest(codes.packed[rows[0]], to or self._kind("text" if by == "image" else "image"), lang, k)
+        return self.nearest(codes.packed[rows[0]], to or self.kind("text" if by == "image" else "image"), lang, k)
 
-    def _kind(self, wanted: str) -> str:
+    def kind(self, wanted: str) -> str:
         """The kind of result that is wanted, or the other one where no item has it."""
         kinds = {view.kind for view in self.views}
         return wanted if wanted in kinds else min(kinds)
@@ -327,7 +331,7 @@ class Hasher(Embedder):
         """
         if sentence is not None:
             return self.language(lang, sentence)
-        return self.language(lang) if lang else self.langs[0]
+        return self.language(lang) if lang and self.langs else next(iter(self.langs), QUERY_LANGUAGE)
 
     # ------------------------------------------------------------------------------------------ what it needs
 
@@ -338,7 +342,9 @@ class Hasher(Embedder):
 
     def head_of(self, view: View) -> View:
         """Another view for a borrowed language, which went through the encoder of the language it borrows from."""
-        return self._lender.head_of(view) if self._lender else self.views[view].head
+        if self._lender:
+            return self._lender.head_of(view)
+        return self.views[view].head if view in self.views else view
 
     @cached_property
     def image_encoder(self) -> PhotoEncoder:
@@ -359,13 +365,18 @@ class Hasher(Embedder):
 
         if self._lender:
             return self._lender.text_encoder(view)
-        path = self.folder / self.run.features[self.head_of(view)].file
+        made = self.run.features[self.head_of(view)]
+        path = self.folder / made.file
         if str(path) not in self._text_encoders:
             model = self._text_models.get(str(view.lang), self._text_models.get(""))
             given = self._own_text
             own = given.get(str(view.lang)) if isinstance(given, Mapping) else given
             device = choose_device(self._device)
-            encoder = reopen.text_encoder(path, self.dataset, device, model, self._offline, own)
+            if made.sha256:
+                encoder = reopen.text_encoder(path, self.dataset, device, model, self._offline, own)
+            else:  # photos without captions
+                images = self.folder / self.run.features[View.IMAGE].file
+                encoder = reopen.text_of_space(images, device, model or self._image_weights, self._offline, own)
             self._text_encoders[str(path)] = encoder
         return self._text_encoders[str(path)]
 
@@ -382,14 +393,6 @@ class Hasher(Embedder):
 
     def _texts(self, lang: str) -> Iterator[str]:
         return (text for item in self.dataset.items for text in item.texts.get(lang, ()))
-
-
-def _codes(codes: NDArray[np.uint8], bits: int) -> NDArray[np.uint8]:
-    """Packed codes (Q, ceil(bits / 8)) uint8; raises UsageError for another shape or type."""
-    if codes.dtype != np.uint8 or codes.shape[1] != -(-bits // 8):
-        what = f"an array of shape {codes.shape} and type {codes.dtype} holds no codes of {bits} bits"
-        raise UsageError(what, None, f"give uint8 with {-(-bits // 8)} columns, as `encode_text` returns it")
-    return np.ascontiguousarray(codes)
 
 
 def _different(items: Iterable[NDArray[np.int64]]) -> int:

@@ -61,12 +61,12 @@ def ask(hasher: Hasher, question: Question, apart: bool = False) -> Answer:
     default. Raises UsageError for an invalid query (``UnknownItem`` for an id), DataError for an unreadable photo.
     """
     start = perf_counter()
-    lang, thumb, item = question.lang or hasher.langs[0], None, None
+    lang, thumb, item = question.lang or hasher.understood(None), None, None
     if question.ident is not None:
         item = find_item(hasher, question.ident)
-        to = question.to or ("image" if question.by == "text" else BOTH if apart else "text")
+        to = question.to or (hasher.kind("image") if question.by == "text" else BOTH if apart else hasher.kind("text"))
         by = {"by": question.by, "lang": question.lang, "k": question.k}
-        parts = {each: hasher.search_item(question.ident, to=each, **by) for each in _targets(to, apart)}  # type: ignore[arg-type]
+        parts = {each: hasher.search_item(question.ident, to=each, **by) for each in _targets(hasher, to, apart)}  # type: ignore[arg-type]
     else:
         if question.photo is not None:
             try:
@@ -74,12 +74,12 @@ def ask(hasher: Hasher, question: Question, apart: bool = False) -> Answer:
             except BadImage as bad:
                 raise DataError(f"{NO_PHOTO} ({bad})", None, "give another file") from None
             code, thumb = hasher.encode_image([image])[0], thumbnail(image)
-            to, lang = question.to or (BOTH if apart else "text"), hasher.language(lang)
+            to, lang = question.to or (BOTH if apart else hasher.kind("text")), hasher.understood(lang)
         else:
             text = question.text or ""
             lang = hasher.language(question.lang, text)
-            code, to = hasher.encode_text([text], lang)[0], question.to or "image"
-        parts = {each: hasher.nearest(code, each, lang, question.k) for each in _targets(to, apart)}
+            code, to = hasher.encode_text([text], lang)[0], question.to or hasher.kind("image")
+        parts = {each: hasher.nearest(code, each, lang, question.k) for each in _targets(hasher, to, apart)}
     judged = {to: judge(hasher.dataset, item, hits) for to, hits in parts.items()}
     return Answer(question, lang, judged, item, thumb, perf_counter() - start, _labels(hasher, item))
 
@@ -88,7 +88,7 @@ def found(hasher: Hasher, question: Question, hits: Sequence[Hit], photo: Path |
     """Make the answer of a finished search. photo: file of the query photo."""
     item = find_item(hasher, question.ident) if question.ident is not None else None
     thumb = thumbnail(decode(photo.read_bytes())) if photo else None
-    lang = next((hit.lang for hit in hits if hit.lang), None) or question.lang or hasher.langs[0]
+    lang = next((hit.lang for hit in hits if hit.lang), None) or question.lang or hasher.understood(None)
     by_kind = {kind: [hit for hit in hits if hit.modality == kind] for kind in ("image", "text")}
     judged = {kind: judge(hasher.dataset, item, own) for kind, own in by_kind.items() if own}
     return Answer(question, lang, judged, item, thumb, labels=_labels(hasher, item))
@@ -113,5 +113,6 @@ def _labels(hasher: Hasher, item: Item | None) -> tuple[str, ...]:
     return label_names(hasher.dataset, item) if item else ()
 
 
-def _targets(to: str, apart: bool) -> tuple[str, ...]:
-    return ("image", "text") if to == BOTH and apart else (to,)
+def _targets(hasher: Hasher, to: str, apart: bool) -> list[str]:
+    """What to search: apart, both kinds of results that there are."""
+    return [kind for kind in ("image", "text") if hasher.kind(kind) == kind] if to == BOTH and apart else [to]

@@ -8,12 +8,14 @@ from dataclasses import dataclass, field
 from itertools import combinations, product
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from cmrhash.config import ALIGNMENTS
 from cmrhash.errors import UsageError, did_you_mean
-from cmrhash.training import alignment, cca, losses
+from cmrhash.training import alignment, cca, losses, rotations
 from cmrhash.training.auxiliary import (
     Parts,
     Shapes,
@@ -65,6 +67,8 @@ class Method:
 
     terms: (views, batch) -> Terms, None for a closed form. source: paper or code, for the run's record.
     fit: (standardised features (n, D) by view, bits, ridge) -> linear heads (D, K) by view, of a closed form.
+    rotate: (centred features (n, D) of images alone, bits, seed) -> one linear head (D, K), of a closed form for images
+    and texts of one space.
     parts: shapes -> modules that are trained beside the heads. labels: learns from labels, not from relevance alone.
     reproduction: only for comparison with published results (an ablation, another sampler), not for new work.
     partial: its terms are defined for any views, so that items that lack a view train the others.
@@ -75,6 +79,7 @@ class Method:
     terms: ToTerms | None
     source: str
     fit: Callable[[dict[str, cca.Matrix], int, float], dict[str, cca.Matrix]] | None = None
+    rotate: Callable[[NDArray[np.floating], int, int], cca.Matrix] | None = None
     parts: Callable[[Shapes], Parts] | None = None
     labels: bool = False
     reproduction: bool = False
@@ -344,6 +349,14 @@ METHODS = {
     "supcon": Method(_pairs(_supcon, own=True), "SupCon (NeurIPS 2020) eq. 2", partial=True),
     "cca": Method(
         None, "CCA, Hotelling (Biometrika 1936); three views and more: Kettenring (Biometrika 1971)", cca.fit
+    ),
+    "itq": Method(
+        None, "ITQ, Gong & Lazebnik (CVPR 2011), on the images of one space with the texts", rotate=rotations.itq
+    ),
+    "sign": Method(
+        None,
+        "signs after a random rotation, Charikar (STOC 2002), Ji et al. (NIPS 2012), in one space with the texts",
+        rotate=rotations.sign,
     ),
     "tie-ap": Method(_pairs(_tie_ap, own=True), "tie-aware AP, He et al. (CVPR 2018) eq. 8", partial=True),
 }

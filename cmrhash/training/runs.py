@@ -134,7 +134,7 @@ class Run:
 
     def __repr__(self) -> str:
         score = "" if self.outcome.val_map_mean is None else f", val mAP {self.outcome.val_map_mean:.3f}"
-        return f"Run({str(self.folder)!r}, {self.method}, {self.bits} bits, {'+'.join(self.langs)}{score})"
+        return f"Run({str(self.folder)!r}, {self.method}, {self.bits} bits, {'+'.join(self.langs) or 'images'}{score})"
 
     @property
     def name(self) -> str:

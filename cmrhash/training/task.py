@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import re
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cmrhash.compute.device import choose_device
-from cmrhash.config import TrainConfig
+from cmrhash.config import QUERY_LANGUAGE, TrainConfig
 from cmrhash.data.cleaning import known_language
 from cmrhash.data.items import ImageTextDataset, with_relevance
 from cmrhash.data.view import View
@@ -20,6 +21,7 @@ from cmrhash.features.dataset import ExtractedDataset
 from cmrhash.features.views import ViewFeatures, chosen_encoders, relevance_between, scored_rows
 from cmrhash.retrieval.relevance import Relevance
 from cmrhash.training import runs
+from cmrhash.training.methods import get_method
 
 
 @dataclass
@@ -28,7 +30,8 @@ class Task:
 
     dataset: under the relevance rule of the training. x: view -> (M, D) float32 features of its valid rows. train:
     items with features in every view. partial: items that lack a view, one group for each set of views. probes:
-    searches that select the epoch, None without val items.
+    searches that select the epoch, None without val items. by_image: text views without features, which get the head of
+    the images, and what their texts will be encoded by.
     """
 
     dataset: ImageTextDataset
@@ -39,6 +42,7 @@ class Task:
     partial: list[Group]
     probes: Probes | None
     device: torch.device
+    by_image: dict[View, runs.TrainedOn] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -73,12 +77,24 @@ Rows = dict[View, NDArray[np.int64]]  # view -> (M,) item of each row, ascending
 Probes = dict[str, dict[str, Probe]]  # language -> direction
 
 
+def run_languages(config: TrainConfig, data: ExtractedDataset) -> tuple[list[str], list[str]]:
+    """Languages of the run of this config, and those that it would have if none were asked for.
+
+    A method that needs no captions takes queries to photos alone in any language. Raises UsageError for others.
+    """
+    if get_method(config.method).rotate is None or not data.no_captions:
+        return data.languages(config.langs), data.languages()
+    if wrong := [lang for lang in config.langs if not re.fullmatch(r"[A-Za-z0-9_-]+", lang)]:
+        raise UsageError(f"'{wrong[0]}' is no language", data.folder, "give a tag such as en", option="langs")
+    return sorted({lang.lower() for lang in config.langs}) or [QUERY_LANGUAGE], [QUERY_LANGUAGE]
+
+
 def run_folder(config: TrainConfig, data: ExtractedDataset, out: Path) -> Path:
     """Folder of the run of this config.
 
     Its name has languages and relevance only where they differ from the data set's.
     """
-    langs, every = data.languages(config.langs), data.languages()
+    langs, every = run_languages(config, data)
     own, relevance = data.dataset.relevance, with_relevance(data.dataset, config.relevance).relevance
     part, other = langs if langs != every else (), relevance if relevance != own else ""
     return runs.folder_of(out, data.name, config.method, config.bits, config.seed, part, other)
@@ -89,9 +105,21 @@ def prepare(config: TrainConfig, data: ExtractedDataset, encoders: tuple[str, ..
 
     Raises UsageError for an encoder of a view that is not trained.
     """
+    langs = data.languages(config.langs)
+    dataset, device, views, x = open_views(config, data, langs, encoders)
+    rows = {name: view.items for name, view in views.items()}
+    train = train_items(dataset, rows, data.folder)
+    groups = {tuple(rows): train, **partial_items(dataset, rows)}
+    complete, *partial = [Group(of, items, labels_of(dataset, items, device)) for of, items in groups.items()]
+    return Task(dataset, langs, views, x, complete, partial, val_probes(dataset, langs, rows), device)
+
+
+def open_views(
+    config: TrainConfig, data: ExtractedDataset, langs: list[str], encoders: tuple[str, ...]
+) -> tuple[ImageTextDataset, torch.device, dict[View, ViewFeatures], dict[View, Tensor]]:
+    """The data set under the relevance of the training, the device, and the features of images and languages on it."""
     dataset = with_relevance(data.dataset, config.relevance)
     device = choose_device(config.device)
-    langs = data.languages(config.langs)
     names = [View.IMAGE, *map(View.text, langs)]
     chosen = {View(known_language(view, names)): name for view, name in chosen_encoders(encoders).items()}
     unknown = [name for name in chosen if name not in names]
@@ -99,11 +127,7 @@ def prepare(config: TrainConfig, data: ExtractedDataset, encoders: tuple[str, ..
         raise UsageError(f"'{unknown[0]}' is not trained", None, f"choose of {', '.join(names)}", option="encoders")
     views = {name: data.features(name, chosen.get(name)) for name in names}
     x = {name: torch.from_numpy(view.features.x[view.rows]).to(device) for name, view in views.items()}
-    rows = {name: view.items for name, view in views.items()}
-    train = train_items(dataset, rows, data.folder)
-    groups = {tuple(names): train, **partial_items(dataset, rows)}
-    complete, *partial = [Group(of, items, labels_of(dataset, items, device)) for of, items in groups.items()]
-    return Task(dataset, langs, views, x, complete, partial, val_probes(dataset, langs, rows), device)
+    return dataset, device, views, x
 
 
 def train_items(dataset: ImageTextDataset, rows: Rows, where: Path) -> NDArray[np.int64]:

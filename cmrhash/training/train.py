@@ -30,7 +30,7 @@ from cmrhash.features.dataset import ExtractedDataset
 from cmrhash.retrieval import codes, index, metrics
 from cmrhash.storage.files import locked, make_folder, remove, sha256, write_bytes
 from cmrhash.storage.recipes import refuse_difference
-from cmrhash.training import runs
+from cmrhash.training import one_space, runs
 from cmrhash.training.auxiliary import Shapes
 from cmrhash.training.checkpoint import TrainingState, forget
 from cmrhash.training.methods import Batch, Method, Terms, build_head, get_method, total
@@ -65,7 +65,7 @@ def train(
     target = run_folder(config, data, out)
     make_folder(target)
     with locked(target / runs.CONFIG):
-        task = prepare(config, data, encoders)
+        task = (one_space.prepare if method.rotate else prepare)(config, data, encoders)
         recipe = _recipe(config, task, method)
         if (target / runs.CONFIG).exists() and not overwrite:
             run = runs.open_run(target)
@@ -73,9 +73,11 @@ def train(
             run.file(runs.HEADS)
             log.info("%s: already trained", target)
             return run, False
+        log.info("%s: training on %d items", target, len(task.train))
+        if method.rotate:
+            return _finish(_rotate(config, method, task), recipe, target), True
         if not method.partial:
             task.partial = []
-        log.info("%s: training on %d items", target, len(task.train))
         if method.fit:
             return _finish(_fit(config, method, task), recipe, target), True
         return _train(config, method, task, recipe, target, overwrite, progress), True
@@ -140,6 +142,14 @@ def _fit(config: TrainConfig, method: Method, task: Task) -> TrainingState:
         for view_name, weight in method.fit(means, config.bits, ridge).items():
             state.heads[view_name].set_linear(torch.from_numpy(weight))  # type: ignore[operator]
         state.finish_epoch({"epoch": epoch, "ridge": ridge, "skipped": 0} | _judge(task, state.heads))
+    return state
+
+
+def _rotate(config: TrainConfig, method: Method, task: Task) -> TrainingState:
+    """A closed form of images alone: one "epoch"."""
+    state = fresh(replace(config, hidden=0), method, task)
+    one_space.fit(config, method, task, state.heads)
+    state.finish_epoch({"epoch": 0, "skipped": 0} | _judge(task, state.heads))
     return state
 
 
@@ -310,7 +320,7 @@ def _head_shape(config: TrainConfig, method: Method) -> dict[str, Any]:
     """What the run's record says of its heads."""
     if method.heads:
         return {"hidden": 0, "bounded": False, "network": method.name}
-    return {"hidden": 0, "bounded": False} if method.fit else {"hidden": config.hidden, "bounded": True}
+    return {"hidden": 0, "bounded": False} if method.terms is None else {"hidden": config.hidden, "bounded": True}
 
 
 def batch_size(wanted: int, items: int) -> int:
@@ -344,6 +354,7 @@ def _recipe(config: TrainConfig, task: Task, method: Method) -> dict[str, Any]:
     """All that decides the result, for the run's config; where the work is done and saved is left out."""
     settings = {k: v for k, v in asdict(config).items() if k not in UNCOMPARED}
     features = {name: asdict(runs.TrainedOn.of(view.header)) for name, view in task.views.items()}
+    features |= {name: asdict(made) for name, made in task.by_image.items()}
     return {
         "dataset": task.dataset.name,
         "relevance": task.dataset.relevance,
@@ -352,7 +363,7 @@ def _recipe(config: TrainConfig, task: Task, method: Method) -> dict[str, Any]:
         "langs": task.langs,
         "train": settings,
         "train_items": len(task.train),
-        **({"partial": {group.name: len(group) for group in task.partial}} if task.partial else {}),
+        **({"partial": {group.name: len(group) for group in task.partial}} if method.partial and task.partial else {}),
         "batch": batch_size(config.batch, len(task.train)),
         "source": method.source,
         "head": _head_shape(config, method),

@@ -11,6 +11,7 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+from one_space import draw_photos
 from pages import Section, calls
 from running import run
 from small_models import write_bert, write_clip, write_dinov2, write_image_weights, write_siglip, write_vit
@@ -71,7 +72,7 @@ PLACED = {
     "resnet18.pth": lambda path: write_image_weights(path, "resnet18"),
     "minilm": write_bert,
     "MODEL_DIR": write_bert,
-    "CLIP_DIR": write_clip,
+    "CLIP_DIR": lambda path: write_clip(path, projection=64),  # twice the bits of a run
     "SIGLIP_DIR": write_siglip,
     "DINOV2_DIR": write_dinov2,
     "VIT_DIR": write_vit,
@@ -85,6 +86,7 @@ PLACED = {
     "captions.txt": lambda path: write_lines(path, [f"a {NOUNS['en'][n % 4]} {n}" for n in range(COUNT)]),
     "ids.txt": lambda path: write_lines(path, [f"photo-{n}" for n in range(COUNT)]),
     "PHOTOS": WRITERS["folder"],
+    "pictures": lambda path: draw_photos(path, 60),
     "holiday": lambda path: [draw_photo(path / f"{n}.jpg", n) for n in range(8)],
     "TARS": WRITERS["webdataset"],
     "captions.csv": lambda path: WRITERS["table"](path.parent),
@@ -125,7 +127,8 @@ def datasets(section: Section):
         elif words[0] != "extract":
             used.update(given)
         else:
-            extracted.update(options(words, "--name") or given)
+            place = [Path(word).name for word in words[1:2] if not word.startswith("-")]
+            extracted.update(options(words, "--name") or given or place)
             extracted.update([] if given else [SAMPLE_DATASET])  # whatever it is called then
     return extracted, used - extracted
 

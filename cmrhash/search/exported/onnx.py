@@ -33,6 +33,7 @@ OPSET = 18
 ONE_FILE = 1 << 31  # bytes from which on the format needs a second file for the weights
 NEAR = 1e-5  # embeddings this close to 0 may flip their bit if summed in another order
 SEED = 0  # of the pixels that check a graph
+SENTENCES = ("a dog", "two people on a beach", "a red car in front of an old house")  # that do where no captions are
 OUTPUTS = ("embedding", "codes")
 
 
@@ -120,7 +121,7 @@ def write(hasher: Embedder, folder: Path, texts: Mapping[str, Sequence[str]]) ->
         if hasher.head_of(view) != view:
             left_out[view] = f"{hasher.head_of(view)}.onnx serves it"
         elif isinstance(encoder, TextEncoder):
-            graphs[f"{view}.onnx"] = _text(encoder, heads[view], folder, view, texts[lang])
+            graphs[f"{view}.onnx"] = _text(encoder, heads[view], folder, view, texts[lang] or SENTENCES)
         else:
             left_out[view] = "a word encoder is a table: its words are in encoders, its head in heads.safetensors"
     about = {"version": 1, "bits": hasher.bits, "packing": "bit j = embedding[j] >= 0, in byte j // 8 at place j % 8"}

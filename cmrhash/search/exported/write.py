@@ -137,22 +137,22 @@ def _entries(source: Exporting, with_encoders: bool) -> dict[View, dict[str, Any
     entries: dict[View, dict[str, Any]] = {}
     for view, made in source.run.features.items():
         path = source.features / made.file
-        header = reopen.made_by(path)
-        if header.weights == CUSTOM:
+        name, recipe, known = _encoder(source, view)
+        weights = recipe["weights"]
+        if weights == CUSTOM:
             raise UsageError("an encoder of your own cannot be exported", path, "export a run of cmrhash's encoders")
-        recipe = {field: value for field, value in header.recipe.items() if field not in OF_DATA}
         kind = "image" if view.is_image else "words" if words_path(path).exists() else "transformer"
-        named = source.moved.get(view) or header.source
-        own = kind == "words" or header.weights == "tuned" or (header.weights == RANDOM and not view.is_image)
+        named = source.moved.get(view) or known
+        own = kind == "words" or weights == "tuned" or (weights == RANDOM and not view.is_image)
         entries[view] = {
             "kind": kind,
-            "name": header.encoder,
+            "name": name,
             "dim": made.dim,
             "source": None if own or Path(named).expanduser().exists() or Path(named).is_absolute() else named or None,
             "part": None,
             "recipe": recipe,
         }
-        entries[view]["put_in"] = own or (with_encoders and header.weights != RANDOM)
+        entries[view]["put_in"] = own or (with_encoders and weights != RANDOM)
     for view, entry in entries.items():
         if entry["put_in"]:
             same = [v for v, e in entries.items() if canonical(e["recipe"]) == canonical(entry["recipe"])]
@@ -161,6 +161,18 @@ def _entries(source: Exporting, with_encoders: bool) -> dict[View, dict[str, Any
             ending = "" if in_folder else ".safetensors"
             entry["part"] = f"encoders/{part}{ending}"
     return {view: {key: e[key] for key in e if key != "put_in"} for view, e in entries.items()}
+
+
+def _encoder(source: Exporting, view: View) -> tuple[str, dict[str, Any], str]:
+    """Name, recipe and source of the encoder of a view: by its feature file, or as it is opened where there is none."""
+    made = source.run.features[view]
+    if made.sha256:
+        header = reopen.made_by(source.features / made.file)
+        name, recipe, known = header.encoder, header.recipe, header.source
+    else:
+        encoder = source.embedder.text_encoder(view)
+        name, recipe, known = encoder.name, encoder.recipe, getattr(encoder, "source", "")
+    return name, {field: value for field, value in recipe.items() if field not in OF_DATA}, known
 
 
 def _bundle(embedder: Embedder, view: View, path: Path) -> None:

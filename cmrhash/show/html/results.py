@@ -25,8 +25,9 @@ def about(hasher: Hasher) -> str:
     """Describe a run and its protocol in one line."""
     run, data = hasher.run, hasher.dataset
     untrained, val = run.untrained_views, run.outcome.val_map_mean
+    trained = " and ".join(run.langs) or "images"
     parts = [
-        f"{data.name}: {run.method}, {run.bits} bits, seed {run.seed}, trained on {' and '.join(run.langs)}",
+        f"{data.name}: {run.method}, {run.bits} bits, seed {run.seed}, trained on {trained}",
         hasher.scope,
         f"relevant: {RELEVANCE[data.relevance]}",
         f"validation mAP {val:.3f}" if val else "",
@@ -114,7 +115,7 @@ def described(item: Item, labels: Sequence[str], caption: str, lang: str) -> str
 
 def example_queries(hasher: Hasher, items: Iterable[Item], lang: str | None, thumb: Address) -> str:
     """Build a gallery of query items, each with a link to its search; "" without items."""
-    lang, cards = lang or hasher.langs[0], []
+    lang, cards = lang or hasher.understood(None), []
     for item in items:
         caption = next(iter(item.texts.get(lang, ())), f"item {item.id}")
         link = esc(address(id=item.id, by="image", lang=lang))
