@@ -73,6 +73,7 @@ class ExtractConfig:
     text_models: tuple[str, ...] = ()
     layer: str | None = None  # of a transformers tower, out of LAYERS; None: projection, else pooled, else cls
     pooling: str | None = None  # how token vectors become one text vector; None: the model's default
+    prompt: str | None = None  # name of a prompt of a sentence-transformers directory; None: its default one
     # bag of words: its size (as in the hashing papers on IAPR TC-12), or a file of its words, one per line
     vocabulary: int | Path = 2912
     max_length: int = 512  # word pieces per caption; the model may allow fewer

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -22,6 +20,7 @@ from cmrhash.config import (
     check_finetune,
 )
 from cmrhash.errors import UsageError
+from cmrhash_cli.extract_report import show
 from cmrhash_cli.output import (
     CACHE,
     Cache,
@@ -33,21 +32,16 @@ from cmrhash_cli.output import (
     filled,
     not_empty,
     note,
-    print_json,
-    print_table,
     progress_bars,
 )
-from cmrhash_cli.typed import as_typed, command_line
+from cmrhash_cli.typed import command_line
 
 if TYPE_CHECKING:
     from cmrhash.features.extract import Extraction
-    from cmrhash.training.finetune.tuned import Tuned
 
 D, T = ExtractConfig, FinetuneConfig
-ROLES = ("query", "database", "train", "val")
 # options of --finetune only
 TUNING = ("method", "bits", "epochs", "batch", "lr", "image_lr", "text_lr", "weight_decay", "clip")
-MANY_UNKNOWN = 0.05  # share of unknown words or word pieces from which text model and language hardly match
 
 
 def _number_or_file(text: str) -> int | Path:
@@ -113,8 +107,15 @@ def extract(
     ] = D.layer,
     pooling: Annotated[
         str | None,
-        typer.Option(help="How tokens become one vector: mean (default) or cls; for word vectors mean, sum or tf-idf."),
+        typer.Option(
+            help="How tokens become one vector: mean, cls, max, mean_sqrt_len, weightedmean or lasttoken, or several "
+            "joined by +; default: that of modules.json, else mean. For word vectors mean (default), sum or tf-idf."
+        ),
     ] = D.pooling,
+    prompt: Annotated[
+        str | None,
+        typer.Option(help="Name of a prompt of a sentence-transformers directory; default: its default prompt."),
+    ] = D.prompt,
     vocabulary: Annotated[
         Path,
         typer.Option(
@@ -265,7 +266,7 @@ def extract(
             report = run(config, progress)
     if processes.rank():
         return  # one process speaks for all
-    _show(report, as_json, quiet)
+    show(report, as_json, quiet)
     refuse_bad(report, max_bad)
     _note_next(report, cache, quiet)
 
@@ -314,103 +315,3 @@ def _choice(report: Extraction) -> list[str]:
         if len(list(file.path.parent.glob(view.feature_file("*")))) > 1:
             chosen.append(f"{view.short}={view.encoder_of(file.path.name)}")
     return chosen
-
-
-def _show(report: Extraction, as_json: bool, quiet: bool) -> None:
-    if as_json:
-        print_json(_as_json(report))
-    else:
-        rows = [
-            [
-                file.path.name,
-                str(file.rows),
-                str(file.items),
-                str(file.ok),
-                str(file.items - file.ok),
-                f"{file.seconds:.1f} s" if file.fresh else "reused",
-            ]
-            for file in report.files
-        ]
-        columns = ["file", "rows", "items", "ok", "quarantined", "time"]
-        print_table(f"{report.dataset.name} in {report.folder}", columns, rows)
-    for line in _notes(report):
-        note(line, quiet)
-
-
-def _as_json(report: Extraction) -> dict[str, Any]:
-    data = report.dataset
-    return {
-        "dataset": data.name,
-        "items": len(data.items),
-        "classes": len(data.classes),
-        "found": dict(data.found),
-        "changes": {**asdict(report.changes)} if report.changes else None,
-        "splits": {role: data.count(role) for role in ROLES},
-        "untrained_encoders": report.untrained,
-        "unknown_words": report.unknown_words,
-        "finetuned": _tuned_as_json(report),
-        "files": [
-            {
-                "file": str(file.path),
-                "items": file.items,
-                "rows": file.rows,
-                "ok": file.ok,
-                "quarantined": file.items - file.ok,
-                "seconds": round(file.seconds, 3),
-                "fresh": file.fresh,
-                "missing_shards": list(file.missing),
-            }
-            for file in report.files
-        ],
-    }
-
-
-def _tuned(report: Extraction) -> Tuned | None:
-    """Fine-tuning of the encoders, None without ``--finetune``."""
-    tuned: Tuned | None = getattr(report, "tuned", None)
-    return tuned
-
-
-def _tuned_as_json(report: Extraction) -> dict[str, Any] | None:
-    """Result of the fine-tuning; None without ``--finetune``."""
-    tuned = _tuned(report)
-    if tuned is None:
-        return None
-    outcome = asdict(tuned.outcome)
-    keys = ["epochs", "best_epoch", "chosen_on", "skipped_steps"]
-    keys += ["val_map", "val_map_mean", "collapsed"] if tuned.outcome.val_map else []
-    return {
-        "folder": str(tuned.folder),
-        "fresh": tuned.fresh,
-        "views": sorted(tuned.weights),
-        "finetune": tuned.recipe["finetune"],
-        "rates": tuned.recipe["rates"],
-        **{key: outcome[key] for key in keys},
-    }
-
-
-def _notes(report: Extraction) -> Iterator[str]:
-    """Notes on the data set, its splits and the encoders."""
-    data = report.dataset
-    yield "found: " + as_typed(", ".join(f"{count} {what}" for what, count in data.found.items()))
-    yield from map(as_typed, data.notes)
-    if report.changes:
-        yield f"since the last extraction: {report.changes}"
-        yield "runs of the old items, if there are any, have to be trained again with --overwrite"
-    yield "splits: " + ", ".join(f"{data.count(role)} {role}" for role in ROLES) + f" ({data.split})"
-    if tuned := _tuned(report):
-        outcome = tuned.outcome
-        best = f"epoch {outcome.best_epoch + 1} of {outcome.epochs}, by {outcome.chosen_on}"
-        score = "" if outcome.val_map_mean is None else f" (mAP {outcome.val_map_mean:.3f})"
-        yield f"tuned {'now' if tuned.fresh else 'before'}: {', '.join(sorted(tuned.weights))}; {best}{score}"
-        if outcome.skipped_steps:
-            yield f"warning: {outcome.skipped_steps} steps with a non-finite gradient were left out"
-    if report.untrained:
-        yield "note: the encoders are untrained; their results test the pipeline, not the method"
-    if report.half:
-        yield f"dtype: {report.half}, chosen for this machine (--dtype float32 for full precision)"
-    for lang, share in report.unknown_words.items():
-        if share > MANY_UNKNOWN:
-            yield f"warning: the text model does not know {share:.0%} of the {lang} words"
-    if any(file.quarantine for file in report.files):
-        yield f"quarantined items and reasons: {report.folder / 'quarantine.jsonl'}"

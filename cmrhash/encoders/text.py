@@ -9,8 +9,8 @@ import contextlib
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,23 +18,27 @@ import numpy as np
 import torch
 import transformers
 from numpy.typing import NDArray
+from torch import nn
 
 from cmrhash.compute.device import choose_dtype, send
 from cmrhash.config import RANDOM
-from cmrhash.encoders import hub
+from cmrhash.encoders import hub, sentence
+from cmrhash.encoders.pooling import POOLING, check_pooling, pool
+from cmrhash.encoders.sentence import Layout
+from cmrhash.encoders.sentence_files import BEHIND
+from cmrhash.encoders.transformer import PARTS, check_config, from_folder, limit_of, tokenizer_of
 from cmrhash.encoders.weights import state_digest
 from cmrhash.errors import EncoderError, UsageError
 
-PARTS = "config.json, model.safetensors and tokenizer.json"
-FILES = ["*.json", "*.txt", "*.model", "model*.safetensors"]
-POOLING = ("mean", "cls")
+ENCODER_OF_TWO = ("t5", "mt5", "umt5")  # types with a decoder, which texts do not need
+# "*" matches folders too: "*.json" takes modules.json and 1_Pooling/config.json
+FILES = ["*.json", "*.txt", "*.model", "model*.safetensors", "[0-9]_*/model*.safetensors", "[0-9]_Dense/*.bin"]
 CPU_TOKENS, GPU_TOKENS = (
     512,
     32768,
 )  # word pieces per forward pass: fits a CPU's caches, fills a GPU
 # Size of the untrained BERT, the sample's default encoder; small enough for any machine.
 TINY: dict[str, Any] = {"hidden_size": 256, "num_hidden_layers": 4, "num_attention_heads": 4, "intermediate_size": 1024}
-OFFSET = ("altclip_text_model",)  # an XLM-RoBERTa
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 
 
@@ -58,6 +62,10 @@ class TextEncoder:
     max_length: int
     token_budget: int
     padded_to: int | None = None  # word pieces of every padded caption; None: as many as the longest of a batch has
+    prompt: str = ""  # put before every text
+    skip: int = 0  # word pieces at the start that the pooling leaves out
+    layers: nn.Sequential = field(default_factory=nn.Sequential)  # behind the pooling; their weights are in ``module``
+    is_sentence: bool = False  # read from a directory of sentence-transformers
 
     def __repr__(self) -> str:
         return f"TextEncoder({self.name!r}, {self.dim} features, {self.device.type})"
@@ -81,7 +89,10 @@ class TextEncoder:
             return []
         with _keeping_settings(self.tokenizer.backend_tokenizer):
             encoded = self.tokenizer(
-                list(captions), truncation=True, max_length=self.max_length, split_special_tokens=True
+                [self.prompt + caption for caption in captions],
+                truncation=True,
+                max_length=self.max_length,
+                split_special_tokens=True,
             )
         ids: list[list[int]] = encoded["input_ids"]
         return ids
@@ -108,10 +119,12 @@ class TextEncoder:
             out = self.module(input_ids=ids, attention_mask=mask)
         if isinstance(out, torch.Tensor):  # of a tower: (B, D)
             return out
-        hidden = out.last_hidden_state.float()  # (B, T, D)
-        if self.pooling == "cls":
-            return hidden[:, 0]  # type: ignore[no-any-return]
-        return (hidden * mask.unsqueeze(-1)).sum(1) / mask.sum(1, keepdim=True)  # type: ignore[no-any-return]
+        return self.pooled(out.last_hidden_state.float(), mask)
+
+    def pooled(self, hidden: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """Token vectors (B, T, D) float32 and their mask (B, T) -> features (B, dim)."""
+        features: torch.Tensor = self.layers(pool(hidden, mask, self.pooling, self.skip))
+        return features
 
 
 @contextlib.contextmanager
@@ -148,6 +161,7 @@ def load(
     model: str,
     *,
     pooling: str | None = None,
+    prompt: str | None = None,
     max_length: int = 512,
     token_budget: int | None = None,
     device: torch.device | None = None,
@@ -156,52 +170,109 @@ def load(
     offline: bool = False,
     corpus: Sequence[str] = (),
     layer: str | None = None,
+    made: Mapping[str, Any] | None = None,
 ) -> TextEncoder:
     """A BERT-like model, or the text tower of a dual encoder, as an encoder.
 
     model: a directory, an id of the hub, or "random": a small untrained BERT, drawn from ``seed``, with the vocabulary
-    of ``corpus``. pooling: "mean" over the word pieces, or "cls"; None: the mean.
-    layer: of a dual encoder, out of LAYERS; None: the projection.
-    token_budget: word pieces per forward pass, padding included; None: chosen by device.
-    Raises EncoderError for a model that is unavailable or lacks weights, UsageError for an unknown pooling.
+    of ``corpus``. pooling: modes out of POOLING, joined by "+"; None: those of its modules.json, else the mean.
+    layer: of a dual encoder, out of LAYERS; None: the projection. prompt: name of one of its prompts; None: its default
+    one. token_budget: word pieces per forward pass, padding included; None: chosen by device. made: recipe of features
+    that further texts have to match: its prompt, and its layers if it names any, in place of those of the directory.
+    Raises EncoderError for a model that is unavailable, lacks weights or has unknown modules, UsageError for an unknown
+    pooling or prompt.
     """
     folder = None if model == RANDOM else locate(model, offline)
     if folder is not None and _is_dual(folder):
         limits = (max_length, token_budget)
         return _of_dual(model, folder, layer, pooling, limits, device or torch.device("cpu"), dtype)
-    pooling = _known_pooling(pooling)
+    check_pooling(pooling or POOLING[0])
     device = device or torch.device("cpu")
     untrained = model == RANDOM
+    compute = choose_dtype(dtype, device, untrained)
     if folder is None:
         tokenizer, module = _untrained(corpus, seed)
-        name, source = "bert-random", RANDOM
+        name, source, layout = "bert-random", RANDOM, Layout(Path(RANDOM))
     else:
-        tokenizer, module = _pretrained(folder)
         name, source = hub.name_and_source(model, folder)
-    compute = choose_dtype(dtype, device, untrained)
-    limit = limit_of(tokenizer, module.config)
-    recipe = {
-        "encoder": name if untrained else module.config.model_type,
-        "weights": RANDOM if untrained else "trained",
-        "weights_sha256": state_digest(module),
-        "tokenizer_sha256": _digest(tokenizer),
-        "pooling": pooling,
-        "max_length": min(max_length, limit),
-        "dtype": str(compute).removeprefix("torch."),
-    }
-    if untrained:
-        recipe["weights_seed"] = seed
-    dim, length = module.config.hidden_size, min(max_length, limit)
-    module = module.eval().to(device)
+        layout = sentence.read(folder)
+        layout = layout if made is None else layout.of(made)
+        tokenizer, module = _pretrained(layout.folder / layout.transformer)
+    pooling = pooling or layout.pooling or POOLING[0]
+    text = layout.prompt(prompt)
+    length = min(max_length, limit_of(tokenizer, module.config), layout.max_length or max_length)
+    lowered = layout.lower_case and _lower_case(tokenizer.backend_tokenizer)
+    skip = _prompt_pieces(tokenizer, text, length, layout)
+    width = module.config.hidden_size * len(pooling.split("+"))
+    layers = _with_layers(module, layout, width)
+    module, dim = module.eval().to(device), sentence.width_of(layers, width)
     budget = token_budget or (GPU_TOKENS if device.type == "cuda" else CPU_TOKENS)
-    return TextEncoder(name, dim, recipe, source, tokenizer, module, device, compute, pooling, length, budget)
+    of_sentence = (text, skip, layers, layout.pooling is not None)
+    encoder = TextEncoder(
+        name, dim, {}, source, tokenizer, module, device, compute, pooling, length, budget, None, *of_sentence
+    )
+    encoder.recipe = _recipe(encoder, lowered, {"weights_seed": seed} if untrained else {})
+    return encoder
 
 
-def _known_pooling(pooling: str | None) -> str:
-    """The pooling, by default the first; raises UsageError for an unknown one."""
-    if pooling is not None and pooling not in POOLING:
-        raise UsageError(f"unknown pooling '{pooling}'", None, f"choose one of {', '.join(POOLING)}", option="pooling")
-    return pooling or POOLING[0]
+def _with_layers(module: nn.Module, layout: Layout, width: int) -> nn.Sequential:
+    """Layers behind the pooling, as a part of the transformer: its digest, training and copies take them along."""
+    layers = sentence.layers(layout, width)
+    if len(layers):
+        module.add_module(BEHIND, layers)
+    return layers
+
+
+def _recipe(encoder: TextEncoder, lowered: bool, seed: dict[str, Any]) -> dict[str, Any]:
+    """All settings that change the features; those of a plain directory never got more fields.
+
+    lowered: whether texts are put into lower case by its settings; seed: field of an untrained encoder.
+    """
+    config: Any = encoder.module.config
+    modules = [layer.label for layer in encoder.layers]
+    return {
+        "encoder": encoder.name if seed else config.model_type,
+        "weights": RANDOM if seed else "trained",
+        "weights_sha256": state_digest(encoder.module),
+        "tokenizer_sha256": _digest(encoder.tokenizer),
+        "pooling": encoder.pooling,
+        "max_length": encoder.max_length,
+        "dtype": str(encoder.dtype).removeprefix("torch."),
+        **seed,
+        **({"modules": modules} if modules else {}),
+        **({"prompt": encoder.prompt} if encoder.prompt else {}),
+        **({"include_prompt": False} if encoder.skip else {}),
+        **({"lower_case": True} if lowered else {}),
+    }
+
+
+def _lower_case(backend: Any) -> bool:
+    """Make a tokenizer put texts into lower case, as that package does; False if it does so already."""
+    from tokenizers import normalizers
+
+    state = json.loads(backend.to_str())["normalizer"] or {}
+    steps = state.get("normalizers", [state])
+    if any(step.get("type") == "Lowercase" or step.get("lowercase") for step in steps):
+        return False
+    first = [normalizers.Lowercase()]
+    backend.normalizer = normalizers.Sequence(first + ([backend.normalizer] if backend.normalizer else []))
+    return True
+
+
+def _prompt_pieces(tokenizer: Any, prompt: str, length: int, layout: Layout) -> int:
+    """Word pieces of a prompt that the pooling leaves out; raises EncoderError for a prompt that leaves no room."""
+    if not prompt:
+        return 0
+    with _keeping_settings(tokenizer.backend_tokenizer):
+        ids, plain = (tokenizer(prompt, split_special_tokens=split)["input_ids"] for split in (False, True))
+    if ids != plain:
+        fix = "choose another one with `prompt`"
+        raise EncoderError(f"the prompt {prompt!r} has special tokens, which texts cannot have", layout.folder, fix)
+    pieces = len(ids) - (ids[-1] in tokenizer.all_special_ids)
+    if pieces + 1 >= length:
+        what = f"the prompt has {pieces} word pieces, and a text may have {length} with it"
+        raise EncoderError(what, layout.folder, "choose another `prompt`, or a larger `max_length`")
+    return 0 if layout.include_prompt else pieces
 
 
 def _is_dual(folder: Path) -> bool:
@@ -252,14 +323,18 @@ def locate(model: str, offline: bool = False) -> Path:
     """Directory of a text model: an existing one, the hub's local cache, or a download."""
     others = "bow, word2vec or a file of word vectors"
     fix = f'give `text_models=("[LANG=]DIR",)` with {PARTS}, or random for a dry run, or {others}'
-    return hub.locate(model, FILES, offline, "text model", fix)
+    folder = hub.locate(model, FILES, offline, "text model", fix)
+    if not Path(model).expanduser().is_dir() and (lacking := sentence.lacking(folder)):  # an older download
+        return hub.locate(model, [*FILES, *lacking], offline, "text model", fix)
+    return folder
 
 
 def _pretrained(folder: Path) -> tuple[Any, Any]:
     """Tokenizer and model of a directory; every weight except a pooler's must be in the file."""
-    check_config(folder)
+    kind = check_config(folder).get("model_type")
     tokenizer = tokenizer_of(folder)
-    module, report = from_folder(folder, "text model")
+    auto: Any = transformers.AutoModelForTextEncoding if kind in ENCODER_OF_TWO else transformers.AutoModel
+    module, report = from_folder(folder, "text model", auto=auto)
     if getattr(module, "pooler", None) is not None:
         module.pooler = None  # unused, and random if the file has none
     missing = sorted(key for key in report["missing_keys"] if not key.startswith("pooler"))
@@ -271,81 +346,6 @@ def _pretrained(folder: Path) -> tuple[Any, Any]:
     if len(tokenizer) > module.config.vocab_size:
         raise EncoderError("tokenizer and model do not match", folder, "give a directory with both of the same model")
     return tokenizer, module
-
-
-def from_folder(folder: Path, kind: str, attention: str = "sdpa") -> tuple[Any, Any]:
-    """Model of a directory in float32, and the report on its tensors; raises EncoderError. kind: for the message."""
-    with _refusing(folder, kind):
-        return transformers.AutoModel.from_pretrained(  # type: ignore[no-any-return]
-            folder,
-            local_files_only=True,
-            use_safetensors=True,
-            trust_remote_code=False,  # None would prompt in the terminal
-            output_loading_info=True,
-            attn_implementation=attention,
-            dtype=torch.float32,
-        )
-
-
-def tokenizer_of(folder: Path) -> Any:
-    """Tokenizer of a directory; raises EncoderError for one that is empty or lacks tokenizer.json."""
-    settings = {"local_files_only": True, "trust_remote_code": False}
-    fast: Any = transformers.PreTrainedTokenizerFast
-    with _refusing(folder, "text model"):
-        try:
-            tokenizer = transformers.AutoTokenizer.from_pretrained(folder, use_fast=True, **settings)
-        except ImportError:  # SigLIP's class needs sentencepiece, its tokenizer.json does not
-            tokenizer = None
-        if not getattr(tokenizer, "is_fast", False) and (folder / "tokenizer.json").is_file():
-            tokenizer = fast.from_pretrained(folder, **settings)
-    if tokenizer is None or not getattr(tokenizer, "is_fast", False):
-        raise EncoderError("no tokenizer.json", folder, f"give a directory with {PARTS}")
-    if len(tokenizer) <= len(set(tokenizer.all_special_ids)):  # transformers silently creates an empty one
-        raise EncoderError("the tokenizer has no vocabulary", folder, f"give a directory with {PARTS}")
-    return tokenizer
-
-
-def quieten() -> None:
-    """Silence the warnings and the progress bars of transformers."""
-    logging: Any = transformers.utils.logging
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-
-
-@contextlib.contextmanager
-def _refusing(folder: Path, kind: str) -> Iterator[None]:
-    """Quieten transformers, and turn its errors into an EncoderError."""
-    quieten()
-    try:
-        yield
-    except Exception as error:  # each layer of the libraries raises its own types
-        reason = " ".join(str(error).split())[:160]
-        fix = f"give a directory with {PARTS}"
-        raise EncoderError(f"cannot load the {kind} ({reason})", folder, fix) from None
-
-
-def check_config(folder: Path) -> None:
-    """Refuse settings that could make transformers run code other than its own."""
-    path = folder / "config.json"
-    try:
-        config = json.loads(path.read_bytes())
-    except (OSError, ValueError) as error:
-        raise EncoderError(f"no readable config.json ({error})", folder, "give the directory of a text model") from None
-    if not isinstance(config, dict):
-        raise EncoderError("config.json is not a JSON object", folder, "give the directory of a text model")
-    odd = [key for key in config if key.startswith("_attn_implementation")]
-    if odd:
-        raise EncoderError(f"config.json sets {odd[0]}", path, "remove that field: it can load foreign code")
-
-
-def limit_of(tokenizer: Any, config: Any) -> int:
-    """Longest input in word pieces; tokenizers without a limit report 1e30."""
-    positions = getattr(config, "max_position_embeddings", None) or -1
-    if positions < 1:  # relative positions: no limit in the model
-        return int(tokenizer.model_max_length)
-    if config.model_type in ("roberta", "xlm-roberta", "xlm-roberta-xl", "camembert", "mpnet", "longformer", *OFFSET):
-        positions -= 2  # their positions start at 2
-    return int(min(tokenizer.model_max_length, positions))
 
 
 def _untrained(corpus: Sequence[str], seed: int) -> tuple[Any, Any]:

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from cmrhash.config import LAYERS
 from cmrhash.encoders import hub, processors
 from cmrhash.encoders.pixels import Crop, Squash
-from cmrhash.encoders.text import check_config, from_folder, limit_of, quieten, tokenizer_of
+from cmrhash.encoders.transformer import check_config, from_folder, limit_of, quieten, tokenizer_of
 from cmrhash.encoders.weights import state_digest
 from cmrhash.errors import EncoderError
 from cmrhash.storage.files import make_folder, write_bytes

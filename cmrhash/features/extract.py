@@ -302,6 +302,9 @@ def _text_encoders(
     if isinstance(config.vocabulary, Path) and bag_and_vectors.BOW not in models.values():
         fix = 'add `text_models=("bow",)`'
         raise UsageError(f"no text model is bow, which uses the words of {config.vocabulary}", None, fix)
+    if config.prompt is not None and all(bag_and_vectors.takes(model) for model in models.values()):
+        fix = "leave it out, or give a directory of sentence-transformers with `text_models`"
+        raise UsageError("no text model has prompts", None, fix, option="prompt")
     train = {
         lang: [text for item in dataset.items if "train" in item.splits for text in item.texts.get(lang, ())]
         for lang in models
@@ -321,6 +324,7 @@ def _text_encoders(
             encoder = text_encoders.load(
                 model,
                 pooling=config.pooling,
+                prompt=config.prompt,
                 max_length=config.max_length,
                 device=processes.device_of(config.device),
                 dtype=config.dtype,

@@ -25,7 +25,9 @@ if TYPE_CHECKING:
     from cmrhash.features.captions import CaptionEncoder
     from cmrhash.features.images import PhotoEncoder
 
-SAME = ("encoder", "weights_sha256", "layer", "tokenizer_sha256", "pooling", "max_length", "crop")  # what has to agree
+OF_SENTENCE = ("modules", "prompt", "include_prompt")  # of directories of sentence-transformers
+# what has to agree
+SAME = ("encoder", "weights_sha256", "layer", "tokenizer_sha256", "pooling", "max_length", "crop", *OF_SENTENCE)
 
 
 def image_encoder(
@@ -153,6 +155,7 @@ def text_from(
         seed=recipe.get("weights_seed", 0),
         offline=offline,
         corpus=corpus,
+        made=recipe,
     )
     _refuse_other(recipe, encoder.recipe, made, source)
     return encoder

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from text_models import CAPTIONS, LIMIT, SPECIAL, edit_weights, load
 
 from cmrhash.encoders import text as text_encoders
-from cmrhash.encoders.text import _batches, limit_of
+from cmrhash.encoders.text import _batches
+from cmrhash.encoders.transformer import limit_of
 from cmrhash.errors import UsageError
 
 
@@ -118,8 +119,9 @@ def test_another_vocabulary_is_another_recipe(encoder, changed):
 
 
 def test_an_unknown_pooling_is_refused(bert):
-    with pytest.raises(UsageError, match="unknown pooling 'max': choose one of mean, cls"):
-        load(bert, pooling="max")
+    for pooling in ("sum", "cls+sum"):
+        with pytest.raises(UsageError, match="unknown pooling 'sum': choose one of mean, cls"):
+            load(bert, pooling=pooling)
 
 
 # ---------------------------------------------------------------------------------------------- batches

@@ -14,6 +14,7 @@ import numpy as np
 from one_space import draw_photos
 from pages import Section, calls
 from running import run
+from sentence_models import make_sentence
 from small_models import write_bert, write_clip, write_dinov2, write_image_weights, write_siglip, write_vit
 from trees import COUNT, NOUNS, WRITERS, draw_photo, write_manifest
 
@@ -33,6 +34,11 @@ def write_vectors(path, dim=300):
     words = [word for words in NOUNS.values() for word in words] + ["a", "ein", "the", "und"]
     text = "".join(f"{word} {' '.join(f'{x:.2f}' for x in rng.standard_normal(dim))}\n" for word in words).encode()
     path.write_bytes(gzip.compress(text) if path.suffix == ".gz" else text)
+
+
+def write_sentence(path):
+    write_bert(path)
+    make_sentence(path, "cls", ["Normalize"], width=64, prompts={"query": "query: ", "passage": "passage: "})
 
 
 def write_lines(path, lines):
@@ -76,6 +82,7 @@ PLACED = {
     "SIGLIP_DIR": write_siglip,
     "DINOV2_DIR": write_dinov2,
     "VIT_DIR": write_vit,
+    "SENTENCE_DIR": write_sentence,
     "glove.6B.300d.txt": write_vectors,
     "cc.de.300.vec.gz": write_vectors,
     "raw_features.mat": write_wikipedia_features,

@@ -5,7 +5,7 @@ FOLDER/                             as ``write.save`` writes it, locally or unde
     heads.safetensors               trained heads
     encoders/image.safetensors      weights of the image encoder, if bundled
     encoders/image/                 transformers image model with its preparation of photos, if bundled
-    encoders/text-<langs>/          transformer with its tokenizer, if bundled
+    encoders/text-<langs>/          transformer with its tokenizer and modules.json, if bundled
     encoders/text-<langs>.safetensors   word encoder: words, weights and vectors
     README.md                       model card without a digest, because the author completes it
     image.onnx, text-<lang>.onnx, text-<lang>.tokenizer.json, onnx.json   with --onnx, see ``onnx``
@@ -47,9 +47,10 @@ AGAIN = "download it again (after hf cache rm model/OWNER/NAME), or run `export`
 MODEL = ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json")  # a transformer's files
 TOWER = ("config.json", "model.safetensors", "preprocessor_config.json")  # a transformers image model's files
 PART = re.compile(r"encoders/(image(\.safetensors)?|text-[\w+-]+(\.safetensors)?)")
-FILE = re.compile(
-    rf"heads\.safetensors|encoders/[\w+-]+(\.safetensors|/({'|'.join(map(re.escape, {*MODEL, *TOWER}))}))"
-)
+MODULES = ("modules.json", "sentence_bert_config.json", "config_sentence_transformers.json")  # of sentence-transformers
+LAYERS = r"\d{1,2}_(Pooling|Dense|Normalize)/config\.json|\d{1,2}_Dense/model\.safetensors"
+NAMES = "|".join(map(re.escape, {*MODEL, *MODULES, *TOWER}))
+FILE = re.compile(rf"heads\.safetensors|encoders/[\w+-]+(\.safetensors|/({NAMES}|{LAYERS}))")
 SOURCE = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")  # a torchvision enum entry or a hub id; never a path
 NAMED = re.compile(r"image|text-[\w-]+")  # views
 KINDS = ("image", "transformer", "words")

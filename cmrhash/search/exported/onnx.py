@@ -67,16 +67,12 @@ class TextGraph(nn.Module):
 
     def __init__(self, encoder: TextEncoder, head: Head) -> None:
         super().__init__()
-        self.module, self.head, self.pooling = encoder.module, head, encoder.pooling
+        self.module, self.head, self.pooled = encoder.module, head, encoder.pooled
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, Tensor]:
         """Compute as ``TextEncoder.forward`` and the head do."""
         out = self.module(input_ids=input_ids, attention_mask=attention_mask)
-        if isinstance(out, Tensor):  # of a tower: (B, D)
-            embedding = self.head(out)
-            return embedding, packed(embedding)
-        hidden, mask = out.last_hidden_state, attention_mask.unsqueeze(-1).float()  # (B, T, D), (B, T, 1)
-        feature = hidden[:, 0] if self.pooling == "cls" else (hidden * mask).sum(1) / mask.sum(1)
+        feature = out if isinstance(out, Tensor) else self.pooled(out.last_hidden_state, attention_mask)
         embedding = self.head(feature)
         return embedding, packed(embedding)
 
@@ -162,6 +158,7 @@ def _text(encoder: TextEncoder, head: Head, folder: Path, view: View, texts: Seq
         "special_tokens_in_texts": "are text: set encode_special_tokens where a tokenizer has it",
         "max_length": encoder.max_length,
         "pooling": encoder.pooling or encoder.recipe["layer"],
+        **({"prompt": encoder.prompt} if encoder.prompt else {}),  # to be put before each text
     }
     return {**_about(path, graph, encoder), **about, **_checked(path, graph, feeds)}
 

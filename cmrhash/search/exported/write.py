@@ -14,7 +14,7 @@ import safetensors.torch
 
 from cmrhash.config import CUSTOM, LAYERS, RANDOM
 from cmrhash.data.view import View
-from cmrhash.encoders import hub, tower
+from cmrhash.encoders import hub, sentence_files, tower
 from cmrhash.encoders.bag_and_vectors import WordEncoder
 from cmrhash.encoders.image import ImageEncoder
 from cmrhash.encoders.regions import Regions
@@ -188,14 +188,16 @@ def _bundle(embedder: Embedder, view: View, path: Path) -> None:
         write_bytes(path, _tensors(module))
     else:
         assert isinstance(encoder, TextEncoder)
-        write_bytes(path / "model.safetensors", _tensors(tower.network_of(encoder.module)))
         encoder.module.config.save_pretrained(path)  # type: ignore[union-attr, operator]
         encoder.tokenizer.save_pretrained(path)
-        for written in path.iterdir():
-            if written.name not in MODEL:
-                written.unlink()
+        for extra in path.iterdir():
+            if extra.name not in MODEL:
+                extra.unlink()
         for name in ("config.json", "tokenizer_config.json"):
             _forget_machine(path / name)
+        state = tower.network_of(encoder.module).state_dict()
+        for name, written in sentence_files.contents(encoder, state).items():
+            write_bytes(path / name, written)
 
 
 def _forget_machine(path: Path) -> None:

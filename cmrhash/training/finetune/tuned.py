@@ -4,7 +4,8 @@
         config.json       recipe, selected epoch, weights file of each view, sha256 of every file; written last
         image.safetensors image encoder, as --image-weights accepts it; or image/, as --image-model accepts it, of a
                           transformers model
-        text-<lang>/      text encoder with tokenizer, as --text-model accepts it; text-de+en/ if two languages share it
+        text-<lang>/      text encoder with tokenizer, as --text-model accepts it, with the modules of a directory of
+                          sentence-transformers; text-de+en/ if two languages share it
         history.jsonl     one line per epoch, as in a run
 
 An encoder that was not tuned (learning rate 0) has no file here.
@@ -22,7 +23,7 @@ import safetensors.torch
 from torch import Tensor, nn
 
 from cmrhash.data.view import View
-from cmrhash.encoders import tower
+from cmrhash.encoders import sentence_files, tower
 from cmrhash.encoders.image import ImageEncoder
 from cmrhash.encoders.text import TextEncoder
 from cmrhash.encoders.weights import state_digest
@@ -89,14 +90,22 @@ class Tuned:
 
     def _load(self, encoder: E, name: str) -> E:
         path = checked(self.folder, name, self.files.get(name), ANEW)
-        fill(tower.network_of(encoder.module), read_tensors(path, ANEW), path, ANEW)
+        folder = path.parent
+        files = [path] if name == IMAGE else self._within(name)
+        state = sentence_files.joined({f.relative_to(folder).as_posix(): read_tensors(f, ANEW) for f in files})
+        fill(tower.network_of(encoder.module), state, path, ANEW)
         encoder.module.eval()
         # towers that were tuned for the heads give no common space any more
         made = {"tuned": self.digest, **{field: value for field, value in encoder.recipe.items() if field != "space"}}
         made |= {"weights": "tuned", "weights_sha256": state_digest(encoder.module)}
         # relative to the data set's folder, which may move: a file for images, a folder for texts
-        source = (path if name == IMAGE else path.parent).relative_to(self.folder.parent.parent).as_posix()
+        source = (path if name == IMAGE else folder).relative_to(self.folder.parent.parent).as_posix()
         return replace(encoder, name=encoder.name + SUFFIX, recipe=made, source=source)
+
+    def _within(self, name: str) -> list[Path]:
+        """Weight files of a text encoder: the transformer's, and those of its layers."""
+        start = name.partition("/")[0] + "/"
+        return [self.folder / file for file in self.files if file.startswith(start) and file.endswith(".safetensors")]
 
 
 def find(folder: Path) -> Tuned | None:
@@ -133,8 +142,9 @@ def write(
         part = View.text("+".join(sharing))
         weights[View.text(lang)] = f"{part}/model.safetensors"
         if lang == sharing[0]:
-            state_of = safetensors.torch.save(_tensors(state, View.text(lang), encoder.module), {"format": "pt"})
-            write_bytes(folder / part / "model.safetensors", state_of)
+            tensors = _tensors(state, View.text(lang), encoder.module)
+            for file, written in sentence_files.contents(encoder, tensors).items():
+                write_bytes(folder / part / file, written)
             encoder.module.config.save_pretrained(folder / part)  # type: ignore[union-attr, operator]
             encoder.tokenizer.save_pretrained(folder / part)
     runs.write_lines(folder / runs.HISTORY, state.history)

@@ -1,0 +1,95 @@
+"""Transformers read from a directory: model, tokenizer and settings, without running code from there."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+
+from cmrhash.errors import EncoderError
+
+PARTS = "config.json, model.safetensors and tokenizer.json"
+OFFSET = ("altclip_text_model",)  # an XLM-RoBERTa
+
+
+def from_folder(
+    folder: Path, kind: str, attention: str = "sdpa", auto: Any = transformers.AutoModel
+) -> tuple[Any, Any]:
+    """Model of a directory in float32, and the report on its tensors; raises EncoderError. kind: for the message."""
+    with _refusing(folder, kind):
+        return auto.from_pretrained(  # type: ignore[no-any-return]
+            folder,
+            local_files_only=True,
+            use_safetensors=True,
+            trust_remote_code=False,  # None would prompt in the terminal
+            output_loading_info=True,
+            attn_implementation=attention,
+            dtype=torch.float32,
+        )
+
+
+def tokenizer_of(folder: Path) -> Any:
+    """Tokenizer of a directory; raises EncoderError for one that is empty or lacks tokenizer.json."""
+    settings = {"local_files_only": True, "trust_remote_code": False}
+    fast: Any = transformers.PreTrainedTokenizerFast
+    with _refusing(folder, "text model"):
+        try:
+            tokenizer = transformers.AutoTokenizer.from_pretrained(folder, use_fast=True, **settings)
+        except ImportError:  # SigLIP's class needs sentencepiece, its tokenizer.json does not
+            tokenizer = None
+        if not getattr(tokenizer, "is_fast", False) and (folder / "tokenizer.json").is_file():
+            tokenizer = fast.from_pretrained(folder, **settings)
+    if tokenizer is None or not getattr(tokenizer, "is_fast", False):
+        raise EncoderError("no tokenizer.json", folder, f"give a directory with {PARTS}")
+    if len(tokenizer) <= len(set(tokenizer.all_special_ids)):  # transformers silently creates an empty one
+        raise EncoderError("the tokenizer has no vocabulary", folder, f"give a directory with {PARTS}")
+    return tokenizer
+
+
+def quieten() -> None:
+    """Silence the warnings and the progress bars of transformers."""
+    logging: Any = transformers.utils.logging
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+
+
+@contextlib.contextmanager
+def _refusing(folder: Path, kind: str) -> Iterator[None]:
+    """Quieten transformers, and turn its errors into an EncoderError."""
+    quieten()
+    try:
+        yield
+    except Exception as error:  # each layer of the libraries raises its own types
+        reason = " ".join(str(error).split())[:160]
+        fix = f"give a directory with {PARTS}"
+        raise EncoderError(f"cannot load the {kind} ({reason})", folder, fix) from None
+
+
+def check_config(folder: Path) -> dict[str, Any]:
+    """Content of config.json; refuses settings that could make transformers run code other than its own."""
+    path = folder / "config.json"
+    try:
+        config = json.loads(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise EncoderError(f"no readable config.json ({error})", folder, "give the directory of a text model") from None
+    if not isinstance(config, dict):
+        raise EncoderError("config.json is not a JSON object", folder, "give the directory of a text model")
+    odd = [key for key in config if key.startswith("_attn_implementation")]
+    if odd:
+        raise EncoderError(f"config.json sets {odd[0]}", path, "remove that field: it can load foreign code")
+    return config
+
+
+def limit_of(tokenizer: Any, config: Any) -> int:
+    """Longest input in word pieces; tokenizers without a limit report 1e30."""
+    positions = getattr(config, "max_position_embeddings", None) or -1
+    if positions < 1:  # relative positions: no limit in the model
+        return int(tokenizer.model_max_length)
+    if config.model_type in ("roberta", "xlm-roberta", "xlm-roberta-xl", "camembert", "mpnet", "longformer", *OFFSET):
+        positions -= 2  # their positions start at 2
+    return int(min(tokenizer.model_max_length, positions))
