@@ -49,6 +49,7 @@ MAX_IMAGE_BATCH = 4096  # images per forward pass; more than one commit's images
 RANDOM = "random"  # as weights or model: untrained, drawn from the seed
 OWN = "own"  # as text model: the precomputed features that come with the data set
 LAYERS = ("projection", "pooled", "cls", "mean")  # of a transformers tower, which one gives the features
+AUTO, TORCH, ONNX = RUNTIMES = ("auto", "torch", "onnx")  # what computes the encoders
 STORE_DTYPE, STORE_DTYPES = "store_dtype", ("float32", "float16")  # field of a recipe, and its values
 CUSTOM = "custom"  # weights field of a feature file that an encoder object of the user made
 READY = "ready"  # weights field of a feature file that no cmrhash encoder made
@@ -80,6 +81,7 @@ class ExtractConfig:
     image_batch: int = 32  # images per forward pass
     device: str = "auto"  # "auto", "cpu", "cuda", "cuda:1", ...
     dtype: str = "auto"  # compute dtype of the encoders: "auto", "float32", "bfloat16", "float16"
+    runtime: str = AUTO  # what computes the encoders: "auto", "torch", or "onnx" (ONNX Runtime, float32, on the CPU)
     store_dtype: str = STORE_DTYPES[0]  # dtype of the features on disk, out of STORE_DTYPES
     seed: int = 0  # draws missing roles and the weights of untrained encoders
     follow_links: bool = False  # read photos and folders outside the root through its symbolic links
@@ -332,10 +334,13 @@ def aligned(method: str, alignment: str | None) -> str:
 
 
 def check_extract(config: ExtractConfig) -> None:
-    """Raise UsageError for an unknown layer, and for a number type that features cannot be stored in."""
+    """Raise UsageError for an unknown layer or runtime, and for a number type that features cannot be stored in."""
     if config.layer is not None and config.layer not in LAYERS:
         fix = f"choose one of {', '.join(LAYERS)}"
         raise UsageError(f"unknown layer '{config.layer}'", None, fix, option="layer")
+    if config.runtime not in RUNTIMES:
+        fix = f"{did_you_mean(config.runtime, RUNTIMES)} choose one of {', '.join(RUNTIMES)}"
+        raise UsageError(f"unknown runtime '{config.runtime}'", None, fix, option="runtime")
     if config.store_dtype not in STORE_DTYPES:
         fix = f"choose one of {', '.join(STORE_DTYPES)}"
         raise UsageError(f"'{config.store_dtype}' cannot be stored", None, fix, option=STORE_DTYPE)

@@ -133,7 +133,7 @@ def _check(config: ExportConfig) -> None:
     if config.private and not config.push:
         raise UsageError("--private is used only with --push", None, "add --push OWNER/NAME")
     if config.onnx:
-        from cmrhash.search.exported.onnx import need_onnx
+        from cmrhash.encoders.graphs import need_onnx
 
         need_onnx()
 

@@ -131,6 +131,13 @@ def extract(
     dtype: Annotated[
         str, typer.Option(help="Number type of the encoders: auto, float32, bfloat16 or float16.")
     ] = D.dtype,
+    runtime: Annotated[
+        str,
+        typer.Option(
+            help="Runtime of the encoders: torch, onnx (ONNX Runtime, on the CPU), or auto: that of existing features, "
+            "otherwise the faster one by measurement."
+        ),
+    ] = D.runtime,
     store_dtype: Annotated[
         str, typer.Option(help="Number type of stored features: float32, or float16 with scales in half the space.")
     ] = D.store_dtype,

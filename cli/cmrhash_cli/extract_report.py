@@ -116,6 +116,8 @@ def _notes(report: Extraction) -> Iterator[str]:
         yield "note: the encoders are untrained; their results test the pipeline, not the method"
     if report.half:
         yield f"dtype: {report.half}, chosen for this machine (--dtype float32 for full precision)"
+    if report.onnx:
+        yield f"runtime: ONNX Runtime for {', '.join(report.onnx)} (--runtime torch for PyTorch)"
     for lang, share in report.unknown_words.items():
         if share > MANY_UNKNOWN:
             yield f"warning: the text model does not know {share:.0%} of the {lang} words"

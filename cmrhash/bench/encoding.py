@@ -21,10 +21,11 @@ from torchvision import transforms
 
 from cmrhash.bench import Case, Path, pieces
 from cmrhash.compute.device import choose_dtype
-from cmrhash.config import RANDOM, ExtractConfig
+from cmrhash.config import ONNX, RANDOM, TORCH, ExtractConfig
 from cmrhash.data.items import ImageTextDataset, Item
 from cmrhash.encoders import image as image_encoders
 from cmrhash.encoders import text as text_encoders
+from cmrhash.encoders.graphs import Network, lacking, network_graph, on_onnx
 from cmrhash.encoders.pixels import decode
 from cmrhash.features.file import read_features
 from cmrhash.features.images import extract_images
@@ -38,10 +39,10 @@ DTYPE = str(choose_dtype("auto", CPU, untrained=False)).removeprefix("torch.")  
 
 
 @contextmanager
-def _images() -> Iterator[Case]:
+def _images(runtime: str = TORCH) -> Iterator[Case]:
     """The naive way uses PIL and the transforms of torchvision, in float32."""
     torch.set_num_threads(1)
-    encoder = image_encoders.load("resnet18", RANDOM, dtype=DTYPE)
+    encoder = _on(runtime, image_encoders.load("resnet18", RANDOM, dtype=DTYPE))
     plain = image_encoders.load("resnet18", RANDOM).module.to(memory_format=torch.contiguous_format)
     with tempfile.TemporaryDirectory() as folder:
         root = File(folder)
@@ -82,7 +83,7 @@ def _photo(seed: int) -> Image.Image:
 
 
 @contextmanager
-def _texts(naive_batch: int, pad_to: int | None, share: float) -> Iterator[Case]:
+def _texts(naive_batch: int, pad_to: int | None, share: float, runtime: str = TORCH) -> Iterator[Case]:
     """Captions: tokens and encoding.
 
     naive_batch, pad_to: batch size and padding of common scripts, which keep the order of the captions; pad_to None
@@ -96,7 +97,8 @@ def _texts(naive_batch: int, pad_to: int | None, share: float) -> Iterator[Case]
     small = text_encoders.load(RANDOM, dtype=DTYPE, corpus=captions * 2)
     config: Any = transformers.BertConfig(vocab_size=len(small.tokenizer))
     module: Any = transformers.BertModel(config)
-    encoder = replace(small, module=module.eval(), dim=config.hidden_size)
+    plain = replace(small, module=module.eval(), dim=config.hidden_size)
+    encoder = _on(runtime, plain)
     asked = captions[: round(share * CAPTIONS)]
 
     def naive() -> NDArray[np.float32]:
@@ -106,7 +108,7 @@ def _texts(naive_batch: int, pad_to: int | None, share: float) -> Iterator[Case]
                 how = {"padding": "max_length" if pad_to else True, "max_length": pad_to or 512, "truncation": True}
                 batch = encoder.tokenizer(asked[rows], return_tensors="pt", **how)
                 mask = batch["attention_mask"]
-                hidden = encoder.module(input_ids=batch["input_ids"], attention_mask=mask).last_hidden_state
+                hidden = plain.module(input_ids=batch["input_ids"], attention_mask=mask).last_hidden_state
                 found.append(((hidden * mask.unsqueeze(-1)).sum(1) / mask.sum(1, keepdim=True)).numpy())
         return _sums(found)
 
@@ -122,29 +124,53 @@ def _texts(naive_batch: int, pad_to: int | None, share: float) -> Iterator[Case]
     yield Case(naive, lambda: _sums([encoder.encode(captions)]), limit, share, tolerance=0.02)
 
 
+def _on(runtime: str, encoder: Network) -> Network:
+    if runtime == TORCH:
+        return encoder
+    content = network_graph(encoder)
+    return on_onnx(encoder, lambda: content)
+
+
 def _sums(parts: list[NDArray[np.float32]]) -> NDArray[np.float32]:
     """One number per photo or caption."""
     out: NDArray[np.float32] = np.abs(np.concatenate(parts)).sum(1)
     return out
 
 
+BERT = f"{CAPTIONS} captions of {WORDS[0]} words through BERT-base"
+RESNET = f"{PHOTOS} photos of 480 x 360 pixels through ResNet18"
 PATHS = {
     "images": Path(
-        f"{PHOTOS} photos of 480 x 360 pixels through ResNet18; against PIL, torchvision's transforms, float32",
+        f"{RESNET}; against PIL, torchvision's transforms, float32",
         "the encoder's forward passes alone",
         2.3,
         _images,
     ),
     "texts-512": Path(
-        f"{CAPTIONS} captions of {WORDS[0]} words through BERT-base; against padding to 512, float32",
+        f"{BERT}; against padding to 512, float32",
         "forward passes of the same word pieces without any padding",
         20,
         lambda: _texts(4, 512, 1 / 32),
     ),
     "texts": Path(
-        f"{CAPTIONS} captions of {WORDS[0]} words through BERT-base; against padding to the longest of 32, float32",
+        f"{BERT}; against padding to the longest of 32, float32",
         "forward passes of the same word pieces without any padding",
         2.5,
         lambda: _texts(32, None, 1.0),
     ),
 }
+if not lacking():
+    PATHS |= {
+        "images-onnx": Path(
+            f"{RESNET} by ONNX Runtime; against PIL, torchvision's transforms, float32",
+            "the encoder's forward passes alone",
+            1.2,
+            lambda: _images(ONNX),
+        ),
+        "texts-onnx": Path(
+            f"{BERT} by ONNX Runtime; against padding to the longest of 32, float32",
+            "forward passes of the same word pieces without any padding",
+            1.5,
+            lambda: _texts(32, None, 1.0, ONNX),
+        ),
+    }

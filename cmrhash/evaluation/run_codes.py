@@ -292,6 +292,6 @@ def _others(run: Run, data: ExtractedDataset, lang: str) -> list[tuple[View, Fea
         mine = data.header(run.features[trained].file)
         for header in data.headers(View.text(lang)) if mine else []:
             assert mine is not None
-            asked, made = ({**of.recipe, "lang": "", STORE_DTYPE: ""} for of in (mine, header))
+            asked, made = ({**of.recipe, "lang": "", STORE_DTYPE: "", "runtime": ""} for of in (mine, header))
             pairs.append((trained, header, first_difference(made, asked)))
     return pairs

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cmrhash.config import RANDOM, ExtractConfig, Progress
+from cmrhash.config import RANDOM, TORCH, ExtractConfig, Progress
 from cmrhash.data.items import ImageTextDataset, ids_digest
 from cmrhash.data.view import View, words_file
 from cmrhash.encoders.bag_and_vectors import WordEncoder, rebuild
@@ -125,7 +125,8 @@ def load_words(path: Path) -> WordEncoder:
 def _made_with(encoder: CaptionEncoder) -> dict[str, Any]:
     if isinstance(encoder, (WordEncoder, OwnEncoder)):
         return made_with()
-    return made_with(encoder.device, token_budget=encoder.token_budget, source=encoder.source)
+    runtime = encoder.recipe.get("runtime", TORCH)
+    return made_with(encoder.device, runtime, token_budget=encoder.token_budget, source=encoder.source)
 
 
 def captions_of(dataset: ImageTextDataset, lang: str) -> tuple[NDArray[np.int32], list[str]]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -33,6 +33,7 @@ from cmrhash.features.captions import captions_of, changing_fields, extract_text
 from cmrhash.features.images import extract_images, image_recipe
 from cmrhash.features.outcome import Extracted, FeaturePart
 from cmrhash.features.precomputed import extract_ready
+from cmrhash.features.runtime import Runtimes
 from cmrhash.features.shards import OF_ITEMS, Shard, refuse_other_recipe
 from cmrhash.storage.files import locked, write_bytes
 
@@ -58,11 +59,18 @@ class Opened:
     texts: dict[str, CaptionEncoder]
     changes: Changes = field(default_factory=Changes)
 
+    def changed(self, change: Callable[[View, Any], Any]) -> Opened:
+        """The same with other encoders: change gives the encoder of a view in place of its present one."""
+        image = None if self.image is None else change(View.IMAGE, self.image)
+        texts = {lang: change(View.text(lang), encoder) for lang, encoder in self.texts.items()}
+        return replace(self, image=image, texts=texts)
+
 
 @dataclass
 class Extraction:
     """What ``extract`` did. untrained: some encoder has random weights; shard: what fell to this process; half: the
-    half precision that dtype "auto" came to for an encoder, else ""; changes: what changed since the last extraction.
+    half precision that dtype "auto" came to for an encoder, else ""; changes: what changed since the last extraction;
+    onnx: views whose encoders ONNX Runtime computes, by their short names.
     """
 
     dataset: ImageTextDataset
@@ -73,6 +81,7 @@ class Extraction:
     shard: Shard
     half: str
     changes: Changes
+    onnx: tuple[str, ...]
 
 
 def extract(config: ExtractConfig, progress: Progress = lambda *_: None, opened: Opened | None = None) -> Extraction:
@@ -92,8 +101,11 @@ def extract(config: ExtractConfig, progress: Progress = lambda *_: None, opened:
         opened = opened or open_encoders(config)
         dataset = opened.dataset
         folder = config.cache / dataset.name
+        opened = _on_runtimes(opened, runtimes := Runtimes(config, folder))
         if not config.overwrite:
             _refuse_other_recipes(opened, folder, config)
+        with processes.first():
+            opened = opened.changed(runtimes.ready)
         keep(dataset, folder)
         encoded = _encode(opened, folder, config, shard, _labelled(progress, shard))
         meet()
@@ -108,7 +120,8 @@ def extract(config: ExtractConfig, progress: Progress = lambda *_: None, opened:
     untrained = any(recipe["weights"] == RANDOM for recipe in used)
     halves = {recipe.get("dtype", "float32") for recipe in used} - {"float32"} if config.dtype == "auto" else set()
     unknown = {lang: one.unknown_share(captions_of(dataset, lang)[1][:1000]) for lang, one in opened.texts.items()}
-    return Extraction(dataset, folder, files, untrained, unknown, shard, "".join(halves), opened.changes)
+    onnx = tuple(view.short for view in runtimes.chosen)
+    return Extraction(dataset, folder, files, untrained, unknown, shard, "".join(halves), opened.changes, onnx)
 
 
 def _shard(config: ExtractConfig) -> Shard:
@@ -203,6 +216,17 @@ def _both_towers(config: ExtractConfig) -> ExtractConfig:
 
     tower.refuse_single(config.model, config.offline)
     return replace(config, model=None, image_model=config.model, text_models=(config.model, *config.text_models))
+
+
+def _on_runtimes(opened: Opened, runtimes: Runtimes) -> Opened:
+    """The encoders as they will run, which their recipes name."""
+    items = opened.dataset.items
+
+    def choose(view: View, encoder: Any) -> Any:
+        rows = len(items) if view.is_image else sum(len(item.texts.get(str(view.lang), ())) for item in items)
+        return runtimes.choose(view, encoder, rows)
+
+    return opened.changed(choose)
 
 
 def _refuse_other_recipes(opened: Opened, folder: Path, config: ExtractConfig) -> None:

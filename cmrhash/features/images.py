@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cmrhash.config import ExtractConfig, Progress
+from cmrhash.config import TORCH, ExtractConfig, Progress
 from cmrhash.data.items import ImageTextDataset, ids_digest
 from cmrhash.data.photo_files import PhotoFile, find_photo
 from cmrhash.data.view import View
@@ -63,7 +63,9 @@ def extract_images(
             with target.writer() as writer:
                 loaded = _ahead(pool, encoder, lambda block: files(target.rows_of(block)), writer, target)
                 _encode_blocks(writer, loaded, encoder, config.image_batch, target, progress)
-                target.seal(writer, made_with(encoder.device, batch=config.image_batch, source=encoder.source))
+                runtime = encoder.recipe.get("runtime", TORCH)
+                how = made_with(encoder.device, runtime, batch=config.image_batch, source=encoder.source)
+                target.seal(writer, how)
     seconds = time.monotonic() - start
     return FeaturePart(target, View.IMAGE, seconds, fresh, lambda n: _diagnose(files(slice(n, n + 1))[0]))
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cmrhash.config import STORE_DTYPE, STORE_DTYPES, ExtractConfig, Progress
+from cmrhash.config import ONNX, STORE_DTYPE, STORE_DTYPES, TORCH, ExtractConfig, Progress
 from cmrhash.data.view import View
 from cmrhash.features.shards import Target
 
@@ -96,9 +96,10 @@ class FeaturePart:
         )
 
 
-def made_with(device: torch.device | None = None, **more: Any) -> dict[str, Any]:
+def made_with(device: torch.device | None = None, runtime: str = TORCH, **more: Any) -> dict[str, Any]:
     """Versions and device (None: the CPU), recorded but never compared, since they change only last digits."""
-    versions = {p: importlib.metadata.version(p) for p in ("cmrhash", "torch", "torchvision", "transformers", "pillow")}
+    packages = ["cmrhash", "torch", "torchvision", "transformers", "pillow", *["onnxruntime"] * (runtime == ONNX)]
+    versions = {package: importlib.metadata.version(package) for package in packages}
     kind, name = "cpu" if device is None else device.type, platform.machine()
     if kind == "cuda":
         import torch

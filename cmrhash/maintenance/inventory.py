@@ -19,6 +19,7 @@ from cmrhash.data import manifest
 from cmrhash.data.items import ImageTextDataset, ids_digest
 from cmrhash.data.view import View, features_of_words
 from cmrhash.errors import CmrhashError, DamagedError, StaleError, UsageError, did_you_mean
+from cmrhash.features.graph_files import GRAPH_FILE, graph_key
 from cmrhash.maintenance.states import State
 from cmrhash.storage.files import holder, read_json
 from cmrhash.storage.recipes import fingerprint
@@ -43,8 +44,9 @@ BROKEN = (KeyError, TypeError, ValueError, AttributeError, IndexError, Recursion
 class Entry:
     """One file of the cache, or one folder of a run or of tuned encoders.
 
-    kind: "items", "image", "text", "words", "tuned", "run" or "other". detail: more about the state. facts: what is
-    known (view, encoder, rows, ok, dim; method, bits, seed, val_map). bytes: size of the files that cmrhash wrote.
+    kind: "items", "image", "text", "words", "graph", "tuned", "run" or "other". detail: more about the state.
+    facts: what is known (view, encoder, rows, ok, dim; method, bits, seed, val_map). bytes: size of the files that
+    cmrhash wrote.
     """
 
     dataset: str
@@ -127,6 +129,8 @@ def entries(held: Holding) -> Iterator[Entry]:
     for suffix, look in (("", _sealed), (".part", _unfinished), (".part.new", _unfinished)):
         for path in _feature_files(folder, suffix):
             yield _entry(held, path, _kind(held, path), look)
+    for path in sorted(path for path in folder.glob("graph-*") if GRAPH_FILE.fullmatch(path.name)):
+        yield _entry(held, path, "graph", _graph)
     for path in run_folders(folder / runs.TUNED):
         yield _entry(held, path, "tuned", _tuned)
     for path in run_folders(held.runs):
@@ -210,6 +214,17 @@ def _unfinished(held: Holding, path: Path, facts: Facts) -> Found:
     if note and held.ids and note.recipe.get("items", held.ids) != held.ids:
         return State.ITEMS_CHANGED, f"{State.UNFINISHED}, {far}"
     return State.UNFINISHED, far.rstrip(", ")
+
+
+def _graph(held: Holding, path: Path, facts: Facts) -> Found:
+    """State of the ONNX graph of an encoder: in use while features of that encoder are there, or being made."""
+    if not path.is_file():
+        return State.FOREIGN, "no file"
+    facts["encoder"] = read_manifest(path)["encoder"]
+    keys = {graph_key(made["recipe"]) for made in held.manifests.values() if made["kind"] == "features"}
+    unfinished = any(True for name in ("*.part", "*.shard-*") for _ in held.folder.glob(name))
+    used = unfinished or any(path.name.endswith(f"-{key}.sealed") for key in keys)
+    return (State.SEALED if used else State.UNUSED_GRAPH), ""
 
 
 def _tuned(held: Holding, folder: Path, facts: Facts) -> Found:

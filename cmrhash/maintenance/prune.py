@@ -40,7 +40,7 @@ from cmrhash.training import runs
 CHECKPOINTS = (runs.CHECKPOINT, "checkpoint-*.safetensors")
 # files that are written in one move and without a lock
 PARTIAL = re.compile(
-    rf"({re.escape(ITEMS)}|{re.escape(BLOCKS)}|{re.escape(ABOUT)}|{re.escape(QUARANTINE)}|words-.+\.h5|compare\.(json|csv|md)"
+    rf"({re.escape(ITEMS)}|{re.escape(BLOCKS)}|{re.escape(ABOUT)}|{re.escape(QUARANTINE)}|words-.+\.h5|graph-.+\.sealed|compare\.(json|csv|md)"
     r"|(config|checkpoint|metrics)\.json|history\.jsonl|codes\.h5|(heads|image|model|checkpoint-\d+)\.safetensors"
     r"|(image|text-[\w-]+)\.faiss)\.part"
 )
@@ -115,6 +115,8 @@ def _of_entry(config: PruneConfig, entry: Entry, found: list[Entry], held: Holdi
     if entry.kind in ("run", "tuned"):
         if not (entry.kind == "tuned" and entry.state is State.ITEMS_CHANGED and _is_in_use(entry, found, held)):
             yield from _of_training(config, entry, wanted)
+    elif wanted and entry.kind == "graph":
+        yield _doom(path, entry.words, [path])
     elif wanted and FEATURE_FILE.fullmatch(path.name) and not PARTIAL.fullmatch(path.name):
         own = path.with_name(path.name.removesuffix(".new").removesuffix(".part"))
         shard = SHARD.fullmatch(own.name)

@@ -39,6 +39,7 @@ class State(StrEnum):
         "the features were extracted again: run `train` with `overwrite=True`, or `prune`",
     )
     OTHER_HEADS = "codes of other heads", "stale", "always", "`evaluate` creates them again"
+    UNUSED_GRAPH = "graph of no features", "stale", "always", "run `prune`; `extract` creates the graphs that it needs"
     OTHER_FEATURES = "words of other features", "stale", "always", "run `prune`, then `extract` creates them again"
     FEATURES_GONE = "features gone", "gone", "gone", "`extract` creates the same features again"
     OTHER_FORMAT = "another format", "stale"

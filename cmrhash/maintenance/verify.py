@@ -75,7 +75,7 @@ def _check(entry: Entry, held: Holding, photos: Photos | None) -> Iterator[Check
     words = entry.detail if entry.state == entry.status else entry.words
     line = Checked(entry.path, entry.status, words, entry.fix, entry.bytes)
     part = entry.path.suffix == ".part"
-    sealed = entry.path.suffix == ".h5" or SHARD.fullmatch(entry.path.name)
+    sealed = entry.path.suffix == ".h5" or entry.kind == "graph" or SHARD.fullmatch(entry.path.name)
     if entry.kind in ("run", "tuned"):
         yield replace(line, bytes=0)
         if entry.status != "busy":
@@ -90,7 +90,7 @@ def _check(entry: Entry, held: Holding, photos: Photos | None) -> Iterator[Check
 
 
 def _file(line: Checked, entry: Entry, held: Holding, photos: Photos | None) -> Checked:
-    """Check a feature file, its words, a shard or an unfinished file.
+    """Check a feature file, its words, the graph of an encoder, a shard or an unfinished file.
 
     The extraction that merges shards compares their sources; the one that resumes a file checks its rows.
     """

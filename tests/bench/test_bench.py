@@ -11,8 +11,11 @@ import transformers
 
 from cmrhash import bench as runner
 from cmrhash.bench import Case, Path, encoding, retrieval, start, storage, training
+from cmrhash.encoders import graphs
 from cmrhash.errors import UsageError
 from cmrhash_cli.main import main
+
+ONNX = pytest.mark.skipif(bool(graphs.lacking()), reason="pip install cmrhash[onnx]")
 
 
 def path_of(case):
@@ -90,6 +93,8 @@ def test_an_unknown_path_is_answered_with_the_nearest():
         encoding._images,
         lambda: encoding._texts(2, 64, 0.5),
         lambda: encoding._texts(4, None, 1.0),
+        pytest.param(lambda: encoding._images("onnx"), marks=ONNX),
+        pytest.param(lambda: encoding._texts(4, None, 1.0, "onnx"), marks=ONNX),
     ],
 )
 def test_both_ways_of_every_path_run_and_agree(monkeypatch, make):

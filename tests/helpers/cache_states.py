@@ -14,6 +14,7 @@ from cmrhash.data import manifest
 from cmrhash.data.items import ids_digest
 from cmrhash.features.dataset import ExtractedDataset
 from cmrhash.features.file import FeatureWriter
+from cmrhash.features.graph_files import load_or_make
 from cmrhash.features.shards import Shard, Target
 from cmrhash.maintenance.inventory import survey
 from cmrhash.maintenance.prune import plan
@@ -214,6 +215,10 @@ STATES = {
     "features and codes gone": (
         lambda: (shutil.rmtree(TOY), (RUN / runs.CODES).unlink()),
         {"runs/toy/triplet-8": "features gone (no codes yet)"},
+    ),
+    "a graph of no features": (
+        lambda: load_or_make(TOY / "graph-other-0123456789abcdef.sealed", "other", lambda: b"graph"),
+        {"cache/toy/graph-other-0123456789abcdef.sealed": "graph of no features"},
     ),
     "no codes": (lambda: (RUN / runs.CODES).unlink(), {"runs/toy/triplet-8": "trained (no codes yet)"}),
     "no index": (lambda: (RUN / "image.faiss").unlink(), {"runs/toy/triplet-8": "trained (without image.faiss)"}),

@@ -28,7 +28,7 @@ from cmrhash.config import SAMPLE_DATASET, ExtractConfig
 from cmrhash.data import sample
 from cmrhash.data.catalog import read_dataset
 from cmrhash.data.items import check
-from cmrhash.search.exported.onnx import PACKAGES
+from cmrhash.encoders.graphs import PACKAGES
 
 ONE = ("docs/tutorial.md", "docs/sharing.md")  # pages whose sections use the files of earlier sections
 SECTIONS = [section for page in PAGES for section in sections(page, whole=str(page.relative_to(ROOT)) in ONE)]
@@ -247,7 +247,7 @@ RUNNERS = {
 def appended(words, left_off=None):
     """The words of a command with what APPENDED says, without what LEFT_OFF says or needs packages that are missing."""
     if left_off or any(importlib.util.find_spec(name) is None for name in PACKAGES):
-        words = [word for word in words if word not in (left_off or ["--onnx"])]
+        words = [word for word in words if word not in (left_off or ["--onnx", "--runtime", "onnx"])]
     text = " ".join(words) + " "
     return words + [word for command, more, _ in APPENDED if re.match(command, text) for word in more.split()]
 

@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-import importlib.util
-import io
-import logging
-import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +12,11 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from cmrhash.data.view import View
+from cmrhash.encoders.graphs import ONE_FILE, OPSET, export, need_onnx, open_graph, sample_pixels
 from cmrhash.encoders.image import ImageEncoder
 from cmrhash.encoders.regions import Regions
 from cmrhash.encoders.text import TextEncoder
-from cmrhash.errors import CmrhashError, UsageError
+from cmrhash.errors import CmrhashError
 from cmrhash.retrieval.codes import pack
 from cmrhash.search.embedder import Embedder
 from cmrhash.search.exported.hasher import CARD
@@ -28,9 +24,6 @@ from cmrhash.search.exported.write import ONNX
 from cmrhash.storage.files import sha256, write_bytes, write_json
 from cmrhash.training.heads import Head
 
-PACKAGES = ("onnx", "onnxruntime", "onnxscript")
-OPSET = 18
-ONE_FILE = 1 << 31  # bytes from which on the format needs a second file for the weights
 NEAR = 1e-5  # embeddings this close to 0 may flip their bit if summed in another order
 SEED = 0  # of the pixels that check a graph
 SENTENCES = ("a dog", "two people on a beach", "a red car in front of an old house")  # that do where no captions are
@@ -85,13 +78,6 @@ def packed(embedding: Tensor) -> Tensor:
     return (ones.reshape(-1, -(-bits // 8), 8) * powers).sum(2, dtype=torch.int32).to(torch.uint8)
 
 
-def need_onnx() -> None:
-    """Raise UsageError unless the packages that write and run ONNX are installed."""
-    lacking = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
-    if lacking:
-        raise UsageError(f"ONNX needs {', '.join(lacking)}", None, 'pip install "cmrhash[onnx]"')
-
-
 def write(hasher: Embedder, folder: Path, texts: Mapping[str, Sequence[str]]) -> dict[str, Any]:
     """Write the ONNX graphs of a hasher, and ``onnx.json``, which describes their inputs.
 
@@ -131,10 +117,7 @@ def write(hasher: Embedder, folder: Path, texts: Mapping[str, Sequence[str]]) ->
 def _image(encoder: ImageEncoder, head: Head, folder: Path) -> dict[str, Any]:
     graph = ImageGraph(encoder, head).eval()
     size = encoder.crop.size
-    rng = np.random.default_rng(SEED)
-    coarse = rng.integers(0, 256, (5, 7, 7, 3), np.uint8)  # patches of colour: pooling averages out single pixels
-    pixels = coarse.repeat(-(-size // 7), 1).repeat(-(-size // 7), 2)[:, :size, :size]
-    inputs = {"pixels": np.ascontiguousarray(pixels)}
+    inputs = {"pixels": sample_pixels(size)}
     path = folder / "image.onnx"
     _export(graph, {"pixels": torch.from_numpy(inputs["pixels"][:2])}, {"pixels": {0: "batch"}}, path)
     about = {"inputs": {"pixels": f"(batch, {size}, {size}, 3) uint8, RGB"}, "crop": encoder.crop.recipe()}
@@ -196,28 +179,8 @@ def _export(graph: nn.Module, inputs: Mapping[str, Tensor], shapes: Mapping[str,
     size = sum(p.numel() * p.element_size() for p in graph.parameters())
     for old in (path, path.with_name(path.name + ".data")):
         old.unlink(missing_ok=True)
-    with _quiet(), torch.inference_mode(False), torch.no_grad():
-        program: Any = torch.onnx.export(
-            graph,
-            (),
-            kwargs=dict(inputs),
-            input_names=list(inputs),
-            output_names=list(OUTPUTS),
-            dynamic_shapes=dict(shapes),
-            opset_version=OPSET,
-            dynamo=True,
-            verbose=False,
-        )
-        outside = {id(value) for value in program.model.graph.outputs}
-        for value in (value for node in program.model.graph for value in node.outputs):
-            if value.name in OUTPUTS and id(value) not in outside:
-                value.name = f"inner_{value.name}"  # BERT has an inner value "embedding"
-        weights = program.model.graph.initializers
-        for name in set(OUTPUTS) & set(weights):  # as a ViT's token embedding is named
-            value = weights.pop(name)
-            value.name = f"inner_{name}"
-            weights[value.name] = value
-        program.save(path, external_data=size >= ONE_FILE)
+    program = export(graph, inputs, OUTPUTS, shapes)
+    program.save(path, external_data=size >= ONE_FILE)
 
 
 def _about(path: Path, graph: nn.Module, encoder: ImageEncoder | TextEncoder) -> dict[str, Any]:
@@ -254,16 +217,6 @@ def _checked(path: Path, graph: nn.Module, feeds: Sequence[Mapping[str, NDArray[
     return {"checked": words, "max_abs_difference": apart}
 
 
-def open_graph(path: Path, threads: int = 1) -> Any:
-    """Open an onnxruntime session on the CPU, without its warnings."""
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    options.intra_op_num_threads = threads
-    return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-
-
 def _chapter(graphs: Mapping[str, Any]) -> str:
     lines = ["\n## Without Python\n"]
     lines.append(
@@ -279,19 +232,3 @@ def _chapter(graphs: Mapping[str, Any]) -> str:
     if any(name != "image.onnx" for name in graphs):
         lines.append("- texts: ids and attention mask of `text-<lang>.tokenizer.json`, which cuts and pads")
     return "\n".join(lines) + "\n"
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Silence the exporter's notices on stdout, in warnings and in loggers."""
-    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
-    before = [logger.level for logger in loggers]
-    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-        warnings.simplefilter("ignore")
-        for logger in loggers:
-            logger.setLevel(logging.ERROR)
-        try:
-            yield
-        finally:
-            for logger, level in zip(loggers, before, strict=True):
-                logger.setLevel(level)

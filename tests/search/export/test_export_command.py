@@ -64,7 +64,7 @@ def test_the_command_prints_a_table_and_keeps_what_is_there(untrained, tmp_path,
 
 def test_without_the_packages_onnx_is_refused_before_any_work(untrained, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(untrained)
-    monkeypatch.setattr("cmrhash.search.exported.onnx.PACKAGES", ("onnx", "no_such_package"))
+    monkeypatch.setattr("cmrhash.encoders.graphs.PACKAGES", ("onnx", "no_such_package"))
     assert run("export", tmp_path / "out", "--onnx") == 2
     err = capsys.readouterr().err
     assert re.fullmatch(r'error: ONNX needs .*no_such_package: pip install "cmrhash\[onnx\]"\n', err)

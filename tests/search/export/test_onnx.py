@@ -9,6 +9,7 @@ import torch
 from handed_on import TEXTS
 from tokenizers import Tokenizer
 
+from cmrhash.encoders.graphs import PACKAGES, open_graph
 from cmrhash.retrieval.codes import pack
 from cmrhash.search.exported import onnx
 from cmrhash.storage.files import read_json, sha256
@@ -24,7 +25,7 @@ def test_codes_are_packed_in_a_graph_as_everywhere(bits):
 
 
 def need_onnx():
-    for name in onnx.PACKAGES:
+    for name in PACKAGES:
         pytest.importorskip(name, reason="pip install cmrhash[onnx]")
 
 
@@ -38,7 +39,7 @@ def graphs(shared, hasher, wanted, tmp_path_factory):
 
 
 def run_graph(path, **inputs):
-    return onnx.open_graph(path).run(["embedding", "codes"], inputs)
+    return open_graph(path).run(["embedding", "codes"], inputs)
 
 
 @pytest.mark.parametrize("count", [1, 3, 5])
