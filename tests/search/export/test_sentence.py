@@ -12,6 +12,7 @@ from small_models import write_bert
 from tokenizers import Tokenizer
 
 from cmrhash.config import ExtractConfig
+from cmrhash.encoders import graphs
 from cmrhash.encoders import text as text_encoders
 from cmrhash.errors import EncoderError, StaleError
 from cmrhash.features.dataset import ExtractedDataset
@@ -110,7 +111,7 @@ def test_an_export_may_name_no_other_file_beside_the_modules(base, tmp_path, nam
 
 
 def test_the_graph_pools_and_follows_the_layers(base, tmp_path):
-    for name in onnx.PACKAGES:
+    for name in graphs.PACKAGES:
         pytest.importorskip(name, reason="pip install cmrhash[onnx]")
     hasher = opened(base)
     hasher.save_pretrained(tmp_path / "out")
