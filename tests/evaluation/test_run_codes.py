@@ -34,7 +34,7 @@ def test_codes_of_other_features_are_never_scored(mine, make_cache):
     data, out = mine
     make_cache(data.folder.parent, shift="query")
     (run_of(out).folder / runs.CODES).unlink()
-    with pytest.raises(StaleError, match="run `train` again"):
+    with pytest.raises(StaleError, match="run `train` with `overwrite=True`"):
         evaluate(EvalConfig(bits=(8,)), data, out)
     run, _ = train(QUICK, data, out, overwrite=True)
     row = evaluate(EvalConfig(bits=(8,)), data, out).rows[0]

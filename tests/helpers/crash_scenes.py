@@ -277,7 +277,8 @@ def tune(epochs: int, folder: Path) -> None:
     """What a fine-tuning leaves behind: weights in one move, and what transformers writes in its own way."""
     state = trained(epochs)
     state.best = {f"encoders.text-en.{name}": tensor for name, tensor in state.best.items()}
-    encoder = SimpleNamespace(module=SimpleNamespace(config=Pretrained()), tokenizer=Pretrained())
+    network = SimpleNamespace(config=Pretrained())
+    encoder = SimpleNamespace(module=network, tokenizer=Pretrained(), is_sentence=False)
     tuned.write(folder / "tuned", {}, state, None, {"en": encoder})
 
 

@@ -51,7 +51,7 @@ EMPTY = [  # what an unset variable of the shell leaves behind
         (r"--device: 'nope'", [*EXTRACT, "--device", "nope"]),
         (r"--device: 'cuda:99'", [*EXTRACT, "--device", "cuda:99"]),
         (r"--dtype: 'int8' .*bfloat16", [*EXTRACT, "--dtype", "int8"]),
-        (r"--pooling: unknown pooling 'max'.*mean, cls", [*EXTRACT, "--pooling", "max"]),
+        (r"--pooling: unknown pooling 'median'.*mean, cls", [*EXTRACT, "--pooling", "median"]),
         (r"--name: '\.\./up'", [*EXTRACT, "--name", "../up"]),
         (r"--bits: 0", [*BITS, "--bits", "0"]),
         (r"--bits: -3", [*BITS, "--bits", "-3"]),

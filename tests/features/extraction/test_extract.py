@@ -177,7 +177,7 @@ def test_an_unfinished_file_of_another_recipe_is_refused_unless_it_is_to_be_repl
         ({"name": ".hidden"}, UsageError, r"'\.hidden' cannot be a folder name: use letters"),
         ({"device": "nosuch"}, UsageError, "'nosuch' cannot be used"),
         ({"image_model": "resnet19"}, UsageError, "unknown image model 'resnet19': did you mean"),
-        ({"pooling": "max"}, UsageError, "unknown pooling 'max': choose one of mean, cls"),
+        ({"pooling": "median"}, UsageError, "unknown pooling 'median': choose one of mean, cls"),
         ({"dtype": "int8"}, UsageError, "'int8' is not a number type"),
         (
             {"text_models": ("fr=random",)},
