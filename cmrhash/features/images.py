@@ -58,8 +58,9 @@ def extract_images(
         target = Target(path, item, ids, encoder.dim, recipe, commit, shard, config.overwrite, now)
         fresh = not target.found()
         if fresh:
-            places = zip(ids, files(slice(None)), strict=True)
-            target.refuse_gone(ident for ident, photo in places if photo is not None and not photo.path.exists())
+            if target.outdated:
+                places = zip(ids, files(slice(None)), strict=True)
+                target.refuse_gone(ident for ident, photo in places if photo is not None and not photo.path.exists())
             with target.writer() as writer:
                 loaded = _ahead(pool, encoder, lambda block: files(target.rows_of(block)), writer, target)
                 _encode_blocks(writer, loaded, encoder, config.image_batch, target, progress)

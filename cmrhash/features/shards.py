@@ -147,8 +147,6 @@ class Target:
 
     def refuse_gone(self, ids: Iterable[str]) -> None:
         """Raise StaleError if the outdated file has features of these items, whose sources are gone."""
-        if not self.outdated:
-            return
         before = read_features(self.path)
         had = {before.ids[item] for item in before.item[before.valid]}
         if gone := [ident for ident in ids if ident in had]:

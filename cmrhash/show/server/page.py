@@ -14,6 +14,7 @@ from cmrhash.show.answers import Answer, Question, example_items
 from cmrhash.show.html.document import document, esc, figure, points
 from cmrhash.show.html.results import Address, example_queries, footer, in_words, results
 from cmrhash.show.html.scores import score_table
+from cmrhash.training.runs import WORDS
 
 HEAD = """<link rel="stylesheet" href="/style.css">
 <link rel="icon" href="/favicon.svg" type="image/svg+xml">
@@ -127,7 +128,8 @@ def _listed(value: Any) -> str:
 
 def _langs(hasher: Hasher) -> dict[str | None, str]:
     own: dict[str | None, str] = {lang: lang for lang in hasher.langs}
-    return {None: "detect", **own} if len(own) > 1 and any(hasher.words.values()) else own
+    tell = bool(hasher.dataset.languages) or WORDS in hasher.run.files  # captions, or words of the training's
+    return {None: "detect", **own} if len(own) > 1 and tell else own
 
 
 def _options(choices: Mapping[Any, str | None], chosen: str | None) -> str:
