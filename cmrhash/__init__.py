@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from cmrhash.retrieval import metrics as metrics
     from cmrhash.search.exported.hasher import PretrainedHasher as PretrainedHasher
     from cmrhash.search.hasher import Hasher as Hasher
-    from cmrhash.search.hasher import Hit as Hit
+    from cmrhash.search.results import Hit as Hit
     from cmrhash.training import losses as losses
     from cmrhash.training.methods import METHODS as METHODS
     from cmrhash.training.methods import Batch as Batch

@@ -191,7 +191,8 @@ class SearchConfig:
     offline: bool = False  # never download weights
     store: str | None = None  # URL of a store to search in; None: the run's own index
     probes: int | None = None  # search effort in a store's approximate index, see PROBES; 0: exact search
-    among: str = "database"  # items to search: the "database", or "all" items with codes
+    among: str | None = None  # items to search: "all" with codes, or the "database" of eval; None: all, or the store's
+    rank: str | None = None  # see retrieval.ranking.Rank; None: by embeddings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -205,7 +206,7 @@ class IndexConfig:
     device: str = "auto"
     offline: bool = False  # never download weights
     approximate: bool | None = None  # build an approximate index; None: for Faiss beyond IVF_ROWS codes
-    among: str = "database"  # items to publish: the "database", or "all" items with codes
+    among: str = "all"  # items to publish: "all" with codes, or the "database" of eval
 
 
 # URLs of the kinds of stores in search/stores
@@ -242,7 +243,8 @@ class ServeConfig:
     text_models: tuple[str, ...] = ()
     device: str = "auto"
     offline: bool = False
-    among: str = "database"
+    among: str | None = None
+    rank: str | None = None  # as in SearchConfig
     max_k: int = 200  # most results per query
     max_text: int = 2000  # most characters per sentence
     max_body: int = 10 * 10**6  # most bytes per upload

@@ -30,7 +30,20 @@ TextModel = Annotated[
     typer.Option("--text-model", help="[LANG=]DIR: new location of a text encoder, if it moved (repeatable)."),
 ]
 Among = Annotated[
-    str, typer.Option("--among", help="Items to search: database (those that eval scores), or all that have codes.")
+    str | None,
+    typer.Option(
+        "--among",
+        help="Items to cover: all that have codes, or database (those that eval scores); default: all, with --store "
+        "those that the store holds.",
+    ),
+]
+Rank = Annotated[
+    str | None,
+    typer.Option(
+        "--rank",
+        help="Order of results: hamming, asymmetric, rerank, rerank:N (the N nearest codes by embedding), or features "
+        "(photos by a photo); default: rerank.",
+    ),
 ]
 Offline = Annotated[bool, typer.Option("--offline", help="Never download weights.")]
 

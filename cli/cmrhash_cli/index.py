@@ -121,14 +121,14 @@ def index(
     with closing(open_store(store)) as target:
         hasher = open_hasher(choice, among=among)
         with progress_bars(quiet) as progress:
-            made = deploy(hasher.run, hasher.dataset, hasher.views, target, approximate, progress, among)
+            made = deploy(hasher.run, hasher.dataset, hasher.views, target, approximate, progress, hasher.among)
     if as_json:
         collections = [asdict(collection) for collection in made]
         print_json({"store": target.url, "run": str(hasher.run.folder), "collections": collections})
         return
     rows = [[one.name, str(one.bits), f"{one.rows:,}"] for one in made]
     print_table(str(hasher.run.folder), ["collection", "bits", "codes"], rows, f"in {target.url}")
-    following = command_line("search QUERY", store=target.url, run=hasher.run.folder, among=among)
+    following = command_line("search QUERY", store=target.url, run=hasher.run.folder)
     note(f"next: {following}", quiet)
 
 

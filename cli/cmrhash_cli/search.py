@@ -19,6 +19,7 @@ from cmrhash_cli.chosen import (
     OneLength,
     OneMethod,
     OneRun,
+    Rank,
     RunChoice,
     TextModel,
     note_left_out,
@@ -42,8 +43,9 @@ from cmrhash_cli.output import (
 )
 
 if TYPE_CHECKING:
-    from cmrhash.search.hasher import Hasher, Hit
+    from cmrhash.search.hasher import Hasher
     from cmrhash.search.judge import Judged
+    from cmrhash.search.results import Hit
 
 D = SearchConfig
 PHOTOS = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")
@@ -66,6 +68,7 @@ def search(
         str | None, typer.Option(help="Kind of results: image, text or both; default: the other modality.")
     ] = D.to,
     k: Annotated[int, typer.Option("--k", help="Number of results.")] = D.k,
+    rank: Rank = D.rank,
     among: Among = D.among,
     store: Annotated[
         str | None,
@@ -116,6 +119,7 @@ def search(
         store=store,
         probes=probes,
         among=among,
+        rank=rank,
     )
     from cmrhash.errors import UsageError
 
@@ -161,6 +165,7 @@ def _open(choice: RunChoice, config: SearchConfig) -> Hasher:
         store=config.store,
         probes=config.probes,
         among=config.among,
+        rank=config.rank,
     )
 
 
@@ -201,10 +206,20 @@ def _print(hasher: Hasher, found: Sequence[Judged], by_item: bool) -> None:
     """by_item: the query is an item of the data set, so that relevance is known."""
     hits = [each.hit for each in found]
     caption = f"caption ({hits[0].lang})" if hits else "caption"
-    columns = ["rank", "distance", "id", "found", *(["relevant"] if by_item else []), caption, "labels", "image"]
+    columns = [
+        "rank",
+        "score",
+        "distance",
+        "id",
+        "found",
+        *(["relevant"] if by_item else []),
+        caption,
+        "labels",
+        "image",
+    ]
     rows = [
         [
-            *(str(h.rank), str(h.distance), h.id, h.modality),
+            *(str(h.rank), f"{h.score:.3f}", str(h.distance), h.id, h.modality),
             *([_verdict(each)] if by_item else []),
             *(h.caption or "", _shortened(h.labels), h.image or ""),
         ]

@@ -14,6 +14,7 @@ from cmrhash_cli.chosen import (
     OneLength,
     OneMethod,
     OneRun,
+    Rank,
     RunChoice,
     TextModel,
     note_left_out,
@@ -32,6 +33,7 @@ def serve(
         typer.Option("--i-know", help="Allow access from the network, through an address with a random token."),
     ] = D.i_know,
     k: Annotated[int, typer.Option("--k", help="Number of results shown at first.")] = D.k,
+    rank: Rank = D.rank,
     among: Among = D.among,
     run: OneRun = None,
     bits: OneLength = None,
@@ -63,9 +65,13 @@ def serve(
         device=device,
         offline=offline,
         among=among,
+        rank=rank,
     )
     from cmrhash.errors import UsageError
 
+    if rank == "features":
+        what = "the page takes sentences, too, which have no features of photos"
+        raise UsageError(what, None, "choose hamming, asymmetric, rerank or rerank:N", option="rank")
     try:
         import python_multipart  # noqa: F401  # FastAPI asks for it when it sees a form
 
@@ -80,6 +86,7 @@ def serve(
         text_models=config.text_models,
         offline=config.offline,
         among=config.among,
+        rank=config.rank,
     )
     note(f"run: {hasher.run.folder}, {hasher.scope}; stop with Ctrl-C", quiet)
     note_left_out(hasher, quiet)

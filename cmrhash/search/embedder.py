@@ -72,11 +72,14 @@ class Embedder(ABC):
         if not isinstance(images, (list, tuple)):
             one: NDArray[np.float32] = self.embed_image([images])[0]
             return one
-        crop = self.image_encoder.crop
-        pixels = [crop(_opened(image)) for image in images]
-        if not pixels:
+        if not images:
             return np.empty((0, self.bits), np.float32)
-        return self._embed(View.IMAGE, self.image_encoder.encode(np.stack(pixels)))
+        return self._embed(View.IMAGE, self.image_features(images))
+
+    def image_features(self, images: Photos) -> NDArray[np.float32]:
+        """Encode one or more photos, as ``embed_image`` takes them, to the encoder's features (N, D) float32."""
+        crop = self.image_encoder.crop
+        return self.image_encoder.encode(np.stack([crop(_opened(image)) for image in images]))
 
     def embed_text(self, texts: str | Sequence[str], lang: str | None = None) -> NDArray[np.float32]:
         """Embed sentences. Returns (bits,) float32 of one sentence, (N, bits) of a list of N.

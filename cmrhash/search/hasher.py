@@ -12,12 +12,11 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any, overload
+from typing import TYPE_CHECKING, Any, TypedDict, Unpack, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,9 +29,13 @@ from cmrhash.encoders.bag_and_vectors import lower_words
 from cmrhash.errors import UsageError
 from cmrhash.evaluation.run_codes import AMONG, RunCodes, ViewCodes, among_all, codes_of, load_heads
 from cmrhash.features.dataset import ExtractedDataset
+from cmrhash.retrieval.ranking import Rank
 from cmrhash.search.embedder import Embedder, is_photo, whole_codes
 from cmrhash.search.exported.hasher import PretrainedHasher, applied_by
-from cmrhash.search.publish import collection_of, keys_of, refuse_other_codes
+from cmrhash.search.finder import Finder
+from cmrhash.search.publish import scope_of
+from cmrhash.search.results import Hit as Hit
+from cmrhash.search.results import Vectors
 from cmrhash.search.stores import CodeStore, open_store
 from cmrhash.storage.files import read_json
 from cmrhash.training.runs import ANEW, WORDS, Run, open_run
@@ -50,27 +53,14 @@ if TYPE_CHECKING:
     Queries = list[Any] | tuple[Any, ...]  # of queries
     from cmrhash.features.images import PhotoEncoder
 
-TARGETS = ("image", "text", "both")
 
+class How(TypedDict, total=False):
+    """Keywords of ``Hasher.search``."""
 
-@dataclass(frozen=True)
-class Hit:
-    """What a search found. distance: Hamming, in bits. modality: "image" or "text"; lang: of the caption, which for an
-    image is one of its own. labels: names of the item's classes. image: path below the data set's root.
-    """
-
-    rank: int
-    distance: int
-    id: str
-    modality: str
     lang: str | None
-    caption: str | None
-    labels: tuple[str, ...]
-    image: str | None
-
-    def as_json(self) -> dict[str, Any]:
-        """What ``cmrhash search --json`` prints of it."""
-        return asdict(self)
+    to: str | None
+    k: int
+    rank: str | Rank | None
 
 
 class Hasher(Embedder):
@@ -78,8 +68,10 @@ class Hasher(Embedder):
 
     codes: of the run and of these items; image_weights, text_models: where the encoders are now, if they moved.
     store: URL of the store to search in, None for the run's own indexes; probes: see ``stores.open_store``.
-    among: what is searched, the "database" or "all" items that have codes. image_encoder,
-    text_encoder: encoder objects of the user's own that made the features; a mapping gives one per language.
+    among: what is searched, "all" items that have codes or the "database" of ``evaluate``; None: what the store holds,
+    all without a store. image_encoder, text_encoder: encoder objects of the user's own that made the features; a
+    mapping gives one per language. rank: order of results, see ``retrieval.ranking.Rank``; None: by embeddings
+    ("rerank"), for packed codes by Hamming distance.
     """
 
     def __init__(
@@ -93,11 +85,12 @@ class Hasher(Embedder):
         offline: bool = False,
         store: str | None = None,
         probes: int | None = None,
-        among: str = "database",
+        among: str | None = None,
         image_encoder: Encoder[Any] | None = None,
         text_encoder: Encoder[Any] | Mapping[str, Encoder[Any]] | None = None,
+        rank: str | Rank | None = None,
     ) -> None:
-        if among not in AMONG:
+        if among is not None and among not in AMONG:
             raise UsageError(f"unknown value '{among}'", None, f"choose {' or '.join(AMONG)}", option="among")
         self.run, self.data = run, data.with_relevance(run.relevance)
         self.dataset, self.folder = self.data.dataset, data.folder
@@ -105,12 +98,12 @@ class Hasher(Embedder):
         self._image_weights = image_weights
         self._own_image, self._own_text = image_encoder, text_encoder
         self._text_encoders: dict[str, CaptionEncoder] = {}
-        self.among = among
-        self.views: Mapping[View, ViewCodes] = among_all(self.dataset, codes) if among == "all" else dict(codes)
+        self._store: CodeStore | None = open_store(store, probes) if store is not None else None
+        self.among = among or (scope_of(run, codes, self._store) if self._store else "all")
+        self.views: Mapping[View, ViewCodes] = among_all(self.dataset, codes) if self.among == "all" else dict(codes)
         self._text_models = {known_language(lang, self.langs): model for lang, model in (text_models or {}).items()}
         self._place = {item.id: row for row, item in enumerate(self.dataset.items)}
-        self._store: CodeStore | None = open_store(store, probes) if store is not None else None
-        self._keys: dict[View, dict[str, int]] = {}  # of a view in the store -> place in the database
+        self._finder = Finder(run, self.data, self.views, self.among, self._store, Rank.parse(rank) if rank else None)
 
     @classmethod
     def open(cls, run: Run, data: ExtractedDataset, **options: Any) -> Hasher:
@@ -220,109 +213,93 @@ class Hasher(Embedder):
     # ------------------------------------------------------------------------------------------ searching
 
     @overload
-    def search(self, query: Query, *, lang: str | None = None, to: str | None = None, k: int = 10) -> list[Hit]: ...
+    def search(self, query: Query, **how: Unpack[How]) -> list[Hit]: ...
 
     @overload
-    def search(
-        self, query: Queries, *, lang: str | None = None, to: str | None = None, k: int = 10
-    ) -> list[list[Hit]]: ...
+    def search(self, query: Queries, **how: Unpack[How]) -> list[list[Hit]]: ...
 
     def search(
-        self, query: Query | Queries, *, lang: str | None = None, to: str | None = None, k: int = 10
+        self,
+        query: Query | Queries,
+        *,
+        lang: str | None = None,
+        to: str | None = None,
+        k: int = 10,
+        rank: str | Rank | None = None,
     ) -> list[Hit] | list[list[Hit]]:
-        """Find the k nearest items, nearest first, equal distances in the order of the data set.
+        """Find the k nearest items, the highest score first, equal scores by id.
 
         query: a sentence; a photo (a Path, a str that names a file, a PIL image, an (H, W, 3) uint8 array, the bytes of
-        a file); a packed code (ceil(bits / 8),) uint8; or a list of these, or (Q, ceil(bits / 8)) codes, which give a
-        list of hits per query. to: "image", "text" or "both"; None: the other modality (of a code: images). lang: of a
-        sentence, and of the texts that are found. Raises UsageError for another type.
+        a file); a packed code (ceil(bits / 8),) uint8; an embedding (bits,) of real numbers; or several queries: a list
+        of these, or one row each of a 2-D array. to: "image", "text" or "both"; None: the other modality (of a code:
+        images; ranked by features: images). lang: of a sentence, and of the texts that are found. rank: see
+        ``retrieval.ranking.Rank``; None: that of the hasher. Raises UsageError for another type or value.
         """
-        if isinstance(query, np.ndarray) and query.ndim == 2:
-            return self._nearest(whole_codes(query, self.bits), to or self.kind("image"), self.understood(lang), k)
+        asked = None if rank is None else Rank.parse(rank)
         if isinstance(query, (list, tuple)):
-            return [self.search(each, lang=lang, to=to, k=k) for each in query]
+            return [self.search(each, lang=lang, to=to, k=k, rank=asked) for each in query]
+        if isinstance(query, np.ndarray) and query.ndim in (1, 2):
+            found = self._finder.nearest(
+                self._vectors(query), to or self.kind("image"), self.understood(lang), k, asked
+            )
+            return found if query.ndim == 2 else found[0]
         if is_photo(query):
-            return self.nearest(self.encode_image(query), to or self.kind("text"), self.understood(lang), k)
+            features = self.image_features([query])
+            vectors = Vectors.of(self._embed(View.IMAGE, features), features)
+            kind = to or self.kind("image" if self._finder.is_by_features(asked) else "text")
+            return self._finder.nearest(vectors, kind, self.understood(lang), k, asked)[0]
         if isinstance(query, str):
             lang = self.understood(lang, query)
-            return self.nearest(self.encode_text(query, lang), to or self.kind("image"), lang, k)
-        if isinstance(query, np.ndarray) and query.ndim == 1:
-            return self._nearest(
-                whole_codes(query[None], self.bits), to or self.kind("image"), self.understood(lang), k
-            )[0]
-        fix = "give a sentence, a photo, packed codes, or a list of these"
+            vectors = Vectors.of(self.embed_text([query], lang))
+            return self._finder.nearest(vectors, to or self.kind("image"), lang, k, asked)[0]
+        fix = "give a sentence, a photo, packed codes, embeddings, or a list of these"
         raise UsageError(f"a query is a {type(query).__name__}", None, fix)
 
     def search_item(
-        self, ident: str, *, by: str = "image", lang: str | None = None, to: str | None = None, k: int = 10
+        self,
+        ident: str,
+        *,
+        by: str = "image",
+        lang: str | None = None,
+        to: str | None = None,
+        k: int = 10,
+        rank: str | Rank | None = None,
     ) -> list[Hit]:
-        """The same for an item of the data set, whose code is there already, by its image or its first caption."""
+        """The same for an item of the data set, by the stored embedding of its image or its first caption."""
         if ident not in self._place:
             raise UsageError(f"no item '{ident}'", self.folder, "see items.jsonl for the ids")
         if by not in ("image", "text"):
             raise UsageError(f"unknown value '{by}'", None, "choose image or text", option="by")
         lang = self.understood(lang)
         view = View.IMAGE if by == "image" else View.text(lang)
-        codes = self.views[view].codes if view in self.views else None
-        rows = np.flatnonzero(codes.item == self._place[ident]) if codes else np.zeros(0)
+        codes = self.views.get(view)
+        rows = np.flatnonzero(codes.codes.item == self._place[ident]) if codes else np.zeros(0)
         if codes is None or not len(rows):
             raise UsageError(f"item '{ident}' has no {by}", self.folder, "search by the other one")
-        return self.nearest(codes.packed[rows[0]], to or self.kind("text" if by == "image" else "image"), lang, k)
+        asked = None if rank is None else Rank.parse(rank)
+        by_features = self._finder.is_by_features(asked)
+        own = rows[:1]
+        features = self._finder.image_features[own] if by_features and by == "image" else None
+        kind = to or self.kind("text" if by == "image" and not by_features else "image")
+        return self._finder.nearest(
+            Vectors(codes.codes.packed[own], codes.embedding[own], features), kind, lang, k, asked
+        )[0]
 
     def kind(self, wanted: str) -> str:
         """The kind of result that is wanted, or the other one where no item has it."""
         kinds = {view.kind for view in self.views}
         return wanted if wanted in kinds else min(kinds)
 
-    def nearest(self, code: NDArray[np.uint8], to: str, lang: str, k: int) -> list[Hit]:
-        """The k nearest of a packed code (ceil(bits / 8),) uint8. to: "image", "text" or "both"."""
-        return self._nearest(code[None], to, lang, k)[0]
+    def nearest(self, query: NDArray[Any], to: str, lang: str, k: int, rank: str | Rank | None = None) -> list[Hit]:
+        """Find the k nearest of a packed code (ceil(bits / 8),) uint8 or an embedding (bits,), as ``search`` does."""
+        return self._finder.nearest(self._vectors(query), to, lang, k, None if rank is None else Rank.parse(rank))[0]
 
-    def _nearest(self, codes: NDArray[np.uint8], to: str, lang: str, k: int) -> list[list[Hit]]:
-        """The k nearest of each packed code (Q, ceil(bits / 8)) uint8."""
-        if to not in TARGETS:
-            raise UsageError(f"'{to}' is no modality", None, f"choose one of {', '.join(TARGETS)}", option="to")
-        found: list[list[tuple[int, View, int | str]]] = [[] for _ in codes]
-        both = (View.IMAGE, View.text(lang))
-        sought = [view for view in both if to in ("both", view.kind) and view in self.views]
-        if not sought:
-            what = f"no item of the collection has {'a photo' if to == 'image' else f'captions ({lang})'}"
-            raise UsageError(what, self.folder, "search for the other kind", option="to")
-        for view in sought:
-            search = self._search_store if self._store else self._search_index
-            for own, pairs in zip(found, search(view, codes, k), strict=True):
-                own += [(distance, view, place) for distance, place in pairs]
-        for own in found:
-            own.sort(key=lambda hit: hit[0])  # stable: images before texts, then the order of the index
-        return [[self._hit(rank, *hit, lang) for rank, hit in enumerate(own[:k], 1)] for own in found]
-
-    def _search_index(self, view: View, codes: NDArray[np.uint8], k: int) -> list[list[tuple[int, int | str]]]:
-        """For each code, (distance, place in the database) of the k nearest, by the run's own index."""
-        distances, places = self.views[view].index.search(codes, k)
-        return [list(zip(d.tolist(), p.tolist(), strict=True)) for d, p in zip(distances, places, strict=True)]
-
-    def _search_store(self, view: View, codes: NDArray[np.uint8], k: int) -> list[list[tuple[int, int | str]]]:
-        """The same by the store. A key that the data set does not know, since others put it there, stays a key."""
-        assert self._store is not None
-        if view not in self._keys:
-            keys = keys_of(self.run, self.dataset, self.views[view])
-            self._keys[view] = {key: place for place, key in enumerate(keys)}
-        refuse_other_codes(self.run, view, self._store, self.among)
-        distances, found = self._store.search(collection_of(self.run, view), codes, k)
-        known = self._keys[view]
-        return [
-            [(d, known.get(key, key)) for d, key in zip(row.tolist(), keys, strict=True)]
-            for row, keys in zip(distances, found, strict=True)
-        ]
-
-    def _hit(self, rank: int, distance: int, view: View, place: int | str, lang: str) -> Hit:
-        if isinstance(place, str):
-            return Hit(rank, distance, place, view.kind, lang, None, (), None)
-        codes, row = self.views[view], int(self.views[view].database[place])
-        item = self.dataset.items[int(codes.codes.item[row])]
-        labels = tuple(self.dataset.classes[label] for label in item.labels)
-        caption = codes.caption(self.dataset, row, lang)
-        return Hit(rank, distance, item.id, view.kind, lang, caption, labels, item.image)
+    def _vectors(self, query: NDArray[Any]) -> Vectors:
+        """Packed codes or embeddings, one or several."""
+        rows = query[None] if query.ndim == 1 else query
+        if rows.dtype.kind == "f" and rows.shape[1] == self.bits:
+            return Vectors.of(rows.astype(np.float32))
+        return Vectors(whole_codes(rows, self.bits))
 
     def understood(self, lang: str | None, sentence: str | None = None) -> str:
         """The language of a search: the asked one, else that of the sentence's words, else the first.

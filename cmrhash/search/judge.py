@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from cmrhash.data.items import ImageTextDataset, Item
-from cmrhash.search.hasher import Hit
+from cmrhash.search.results import Hit
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ codes of another training or of other items are never mistaken for these.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 from cmrhash.config import BATCH_ROWS, Progress
 from cmrhash.data.items import ImageTextDataset
@@ -27,7 +27,7 @@ def deploy(
     store: CodeStore,
     approximate: bool | None = None,
     progress: Progress = lambda *_: None,
-    among: str = "database",
+    among: str = "all",
 ) -> list[Collection]:
     """Publish every view of a run to a store, replacing the run's earlier collections.
 
@@ -58,6 +58,13 @@ def keys_of(run: Run, dataset: ImageTextDataset, view: ViewCodes) -> list[str]:
     if run.relevance != "pairs":
         return ids
     return [f"{ident}#{n}" for ident, n in zip(ids, view.ordinal[view.database].tolist(), strict=True)]
+
+
+def scope_of(run: Run, views: Iterable[View], store: CodeStore) -> str:
+    """Items that a store holds of a run: "database" or "all"; "all" if it holds none."""
+    names, there = [collection_of(run, view) for view in views], store.names()
+    found = [store.about(name) for name in names if name in there]
+    return str(found[0].meta.get("among", "database")) if found else "all"
 
 
 def refuse_other_codes(run: Run, view: View, store: CodeStore, among: str) -> None:

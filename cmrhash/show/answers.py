@@ -10,8 +10,9 @@ from time import perf_counter
 from cmrhash.data.items import Item
 from cmrhash.encoders.pixels import BadImage, decode
 from cmrhash.errors import DataError, UsageError
-from cmrhash.search.hasher import Hasher, Hit
+from cmrhash.search.hasher import Hasher
 from cmrhash.search.judge import Judged, judge, label_names
+from cmrhash.search.results import Hit
 from cmrhash.show.html.thumbnails import thumbnail
 
 BOTH = "both"
@@ -55,7 +56,7 @@ class Answer:
 
 
 def ask(hasher: Hasher, question: Question, apart: bool = False) -> Answer:
-    """Hash the query and search.
+    """Embed the query and search.
 
     apart: search images and texts separately, k results each, where both are wanted; a photo then searches both by
     default. Raises UsageError for an invalid query (``UnknownItem`` for an id), DataError for an unreadable photo.
@@ -73,13 +74,13 @@ def ask(hasher: Hasher, question: Question, apart: bool = False) -> Answer:
                 image = decode(question.photo)
             except BadImage as bad:
                 raise DataError(f"{NO_PHOTO} ({bad})", None, "give another file") from None
-            code, thumb = hasher.encode_image([image])[0], thumbnail(image)
+            vector, thumb = hasher.embed_image(image), thumbnail(image)
             to, lang = question.to or (BOTH if apart else hasher.kind("text")), hasher.understood(lang)
         else:
             text = question.text or ""
             lang = hasher.language(question.lang, text)
-            code, to = hasher.encode_text([text], lang)[0], question.to or hasher.kind("image")
-        parts = {each: hasher.nearest(code, each, lang, question.k) for each in _targets(hasher, to, apart)}
+            vector, to = hasher.embed_text(text, lang), question.to or hasher.kind("image")
+        parts = {each: hasher.nearest(vector, each, lang, question.k) for each in _targets(hasher, to, apart)}
     judged = {to: judge(hasher.dataset, item, hits) for to, hits in parts.items()}
     return Answer(question, lang, judged, item, thumb, perf_counter() - start, _labels(hasher, item))
 

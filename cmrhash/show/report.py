@@ -132,12 +132,12 @@ def _features(run: runs.Run) -> str:
 
 def _examples(config: ReportConfig, source: ShownRuns, thumbnails: Thumbnails) -> list[str]:
     run = source.best
-    hasher = Hasher.open(run, source.data)
+    hasher = Hasher.open(run, source.data, among="database")
     which = run.folder.name + (", the run with the best validation mAP" if len(source.found) > 1 else "")
     parts = [
         f"<p>Queries of {esc(which)}: those with the best, the median and the worst average precision (AP, tie-aware, "
-        f"over the whole database), each with its {config.top} nearest results. Results at equal distance keep the "
-        "order of the data set.</p>"
+        f"over the whole database), each with its {config.top} nearest results. Results at equal distance are "
+        "ordered by id.</p>"
     ]
     for lang in source.langs:
         for direction, found in examples(source, hasher, lang, config.examples, config.top).items():

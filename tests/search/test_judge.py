@@ -19,7 +19,9 @@ def dataset(tmp_path):
 
 def hits(dataset):
     names = [tuple(dataset.classes[label] for label in item.labels) for item in dataset.items]
-    return [Hit(n + 1, 0, item.id, "image", None, None, names[n], item.image) for n, item in enumerate(dataset.items)]
+    return [
+        Hit(n + 1, 0, 1.0, item.id, "image", None, None, names[n], item.image) for n, item in enumerate(dataset.items)
+    ]
 
 
 @pytest.mark.parametrize("relevance", ["labels", "pairs"])
@@ -46,5 +48,5 @@ def test_shared_labels_are_named_and_a_free_query_judges_nothing(dataset):
         (),
     ]
     assert judge(dataset, None, found) == [Judged(hit) for hit in found]
-    stranger = Hit(1, 0, "key of a store", "image", None, None, (), None)
+    stranger = Hit(1, 0, 1.0, "key of a store", "image", None, None, (), None)
     assert not judge(dataset, dataset.items[0], [stranger])[0].relevant

@@ -146,8 +146,8 @@ def card(judged: Judged, bits: int, thumb: str, by_photo: str = "", by_caption: 
         words = f'<a href="{esc(by_caption)}" title="search by this caption">{words}</a>'
     kind, verdict = _verdict(judged)
     return (
-        f'<li class="{kind}">{shown}\n<div><p class="meta"><span class="distance" '
-        f'title="Hamming distance in bits, out of {bits}">distance {hit.distance}</span>{verdict}</p>\n'
+        f'<li class="{kind}">{shown}\n<div><p class="meta"><span class="distance" title="similarity, at most 1; '
+        f'Hamming distance in bits, out of {bits}">score {hit.score:.3f}, distance {hit.distance}</span>{verdict}</p>\n'
         f'<p class="caption">{words}</p>{_labels(hit.labels, judged.shared)}<p class="id">{esc(hit.id)}</p></div></li>'
     )
 

@@ -14,7 +14,8 @@ from starlette.exceptions import HTTPException
 
 from cmrhash.config import ServeConfig
 from cmrhash.errors import CmrhashError, EncoderError, UsageError
-from cmrhash.search.hasher import TARGETS, Hasher
+from cmrhash.search.finder import TARGETS
+from cmrhash.search.hasher import Hasher
 from cmrhash.show.answers import Answer, Question, UnknownItem, ask
 from cmrhash.show.html.document import SVG_POLICY, static
 from cmrhash.show.html.thumbnails import Thumbnails

@@ -9,7 +9,8 @@ from urllib.parse import quote
 from cmrhash.config import ServeConfig
 from cmrhash.encoders.pixels import FORMATS
 from cmrhash.evaluation import saved_scores
-from cmrhash.search.hasher import TARGETS, Hasher
+from cmrhash.search.finder import TARGETS
+from cmrhash.search.hasher import Hasher
 from cmrhash.show.answers import Answer, Question, example_items
 from cmrhash.show.html.document import document, esc, figure, points
 from cmrhash.show.html.results import Address, example_queries, footer, in_words, results

@@ -83,7 +83,7 @@ def test_a_sentence_finds_photos_that_nobody_described(here, hasher):
     assert applied.langs == hasher.langs == ("de", "en")
     for lang, sentence in (("en", "dog 3"), ("de", "Katze 5")):
         bits = np.unpackbits(hasher.encode_image(photos(here)) ^ hasher.encode_text(sentence, lang), axis=1)
-        hits = applied.search(sentence, lang=lang, k=COUNT)
+        hits = applied.search(sentence, lang=lang, k=COUNT, rank="hamming")
         assert [hit.distance for hit in hits] == sorted(bits.sum(1).tolist())
         assert {hit.caption for hit in hits} == {None}
 

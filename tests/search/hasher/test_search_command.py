@@ -49,15 +49,15 @@ def test_the_command_says_what_it_did_not_search(command, by_pairs, monkeypatch)
     hint = "20 database items of 120 are searched: --among all searches all of them\n"
     run = "run: runs/toy/triplet-16, "
     for args, notes in (
-        ([], f"{hint}{run}20 database items\n"),
-        (["--json"], hint),
-        (["--quiet"], ""),
-        (["--among", "all"], f"{run}all 120 items\n"),
-        (["--among", "all", "--json"], ""),
+        (["--among", "database"], f"{hint}{run}20 database items\n"),
+        (["--among", "database", "--json"], hint),
+        (["--among", "database", "--quiet"], ""),
+        ([], f"{run}all 120 items\n"),
+        (["--json"], ""),
     ):
         code, out, err = command("--id", "i7", "--k", "200", *args)
         assert (code, err) == (0, notes)
-        assert ("itself" in out.replace('"itself": false', "")) == ("all" in args)
+        assert ("itself" in out.replace('"itself": false', "")) == ("database" not in args)
 
 
 def test_the_command_prints_json_and_nothing_else(command, hasher):

@@ -82,7 +82,7 @@ def test_index_says_what_it_wrote_and_what_comes_next(command, tmp_path, monkeyp
     monkeypatch.setenv("CMRHASH_STORE", f"faiss:{tmp_path / 'codes'}")
     code, out, err = command("index", "--bits", 16)
     assert code == 0
-    assert re.search(r"toy-triplet-16\S*-text-en +16 +100", out)
+    assert re.search(r"toy-triplet-16\S*-text-en +16 +120", out)
     assert "next: cmrhash search QUERY --store faiss:" in err
     assert json.loads(command("search", "--id", "i7", "--bits", 16, "--json")[1])["results"]
 
@@ -107,19 +107,19 @@ def test_the_codes_of_all_items_can_be_put_there_and_are_not_taken_for_the_datab
     run = f"runs/toy/{run}"
     put = ("index", "--store", url, "--run", run)
     ask = ("search", "--id", "i7", "--to", "text", "--run", run, "--k", 500, "--json")
-    code, out, err = command(*put, "--among", "all")
+    code, out, err = command(*put)
     assert code == 0
     assert re.search(rf"text-en +\d+ +{codes}\b", out)
-    assert err.splitlines()[-1].endswith(f"--run {run} --among all")
-    own, stored = (json.loads(command(*ask, "--among", "all", *to)[1])["results"] for to in ([], ["--store", url]))
+    assert err.splitlines()[-1].endswith(f"--run {run}")
+    own, stored = (json.loads(command(*ask, *to)[1])["results"] for to in ([], ["--store", url]))
     assert len(own) == codes
     assert {(hit["distance"], hit["caption"]) for hit in own} == {(hit["distance"], hit["caption"]) for hit in stored}
     assert sum(hit["itself"] for hit in stored) == codes // 120
-    code, _, err = command(*ask, "--store", url)
+    code, _, err = command(*ask, "--store", url, "--among", "database")
     assert code == 4
     assert "made with --among all, but this call has --among database" in err
     assert "use --among all, or store this run with cmrhash index with --among database" in err
-    assert command(*put)[0] == 0
+    assert command(*put, "--among", "database")[0] == 0
     assert len(json.loads(command(*ask, "--store", url)[1])["results"]) == database
     code, _, err = command(*ask, "--store", url, "--among", "all")
     assert code == 4
@@ -131,7 +131,7 @@ def test_a_collection_that_does_not_say_whose_codes_it_has_is_of_the_database(co
     with monkeypatch.context() as before:
         made = publish.meta_of
         before.setattr(publish, "meta_of", lambda *of: {k: v for k, v in made(*of).items() if k != "among"})
-        assert command("index", "--store", url, *run, "-q")[0] == 0
+        assert command("index", "--store", url, *run, "--among", "database", "-q")[0] == 0
     ask = ("search", "--id", "i7", *run, "--store", url)
     assert command(*ask)[0] == 0
     assert command(*ask, "--among", "all")[0] == 4

@@ -1,0 +1,186 @@
+"""Search of a run's codes: candidates by Hamming distance, their scores, and the results with their captions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cmrhash.data.view import View
+from cmrhash.errors import UsageError
+from cmrhash.evaluation.run_codes import ViewCodes
+from cmrhash.features.dataset import ExtractedDataset
+from cmrhash.retrieval.codes import check_k
+from cmrhash.retrieval.ranking import (
+    ASYMMETRIC,
+    FEATURES,
+    HAMMING,
+    RERANK,
+    Rank,
+    asymmetric_scores,
+    cosine_scores,
+    hamming_scores,
+)
+from cmrhash.search.publish import collection_of, keys_of, refuse_other_codes
+from cmrhash.search.results import Hit, Vectors
+from cmrhash.search.stores import CodeStore
+from cmrhash.training.runs import Run
+
+TARGETS = ("image", "text", "both")
+
+
+class Candidates(NamedTuple):
+    """Codes near one query. rows: (S,) int64 of the view, -1 for a key of a store that the data set lacks.
+
+    distances: (S,) int; keys: of the store, () without one.
+    """
+
+    rows: NDArray[np.int64]
+    distances: NDArray[np.int32]
+    keys: Sequence[str] = ()
+
+
+class Found(NamedTuple):
+    """A result before it has a rank; sorted, the nearest comes first, equal scores by id."""
+
+    key: tuple[float, str, str, int]  # -score, id, kind of result, row
+    view: View
+    distance: int
+
+
+class Finder:
+    """The codes of a run and the place where they are searched: the run's own indexes, or a store."""
+
+    def __init__(
+        self,
+        run: Run,
+        data: ExtractedDataset,
+        views: Mapping[View, ViewCodes],
+        among: str,
+        store: CodeStore | None,
+        rank: Rank | None,
+    ) -> None:
+        self.run, self.data, self.dataset = run, data, data.dataset
+        self.views, self.among, self.store, self.rank = views, among, store, rank
+        self._rows: dict[View, dict[str, int]] = {}  # of a view in the store: key -> row
+
+    def nearest(self, query: Vectors, to: str, lang: str, k: int, asked: Rank | None = None) -> list[list[Hit]]:
+        """Find the k best results of each query, highest score first, equal scores by id.
+
+        to: "image", "text" or "both"; lang: of the texts; asked: rank of this search, None for that of the finder.
+        """
+        check_k(k)
+        if to not in TARGETS:
+            raise UsageError(f"'{to}' is no modality", None, f"choose one of {', '.join(TARGETS)}", option="to")
+        both = (View.IMAGE, View.text(lang))
+        views = [view for view in both if to in ("both", view.kind) and view in self.views]
+        if not views:
+            what = f"no item of the collection has {'a photo' if to == 'image' else f'captions ({lang})'}"
+            raise UsageError(what, self.data.folder, "search for the other kind", option="to")
+        rank = self._rank(query, to, asked)
+        found: list[list[Found]] = [[] for _ in range(len(query))]
+        for view in views:
+            for own, scored in zip(found, self._scored(view, query, k, rank), strict=True):
+                own += scored
+        return [[self._hit(place, one, lang) for place, one in enumerate(sorted(own)[:k], 1)] for own in found]
+
+    def is_by_features(self, asked: Rank | None) -> bool:
+        """Whether the search ranks by the encoder's features."""
+        chosen = asked or self.rank
+        return chosen is not None and chosen.kind == FEATURES
+
+    def _rank(self, query: Vectors, to: str, asked: Rank | None) -> Rank:
+        """The rank of a search: the asked one, else that of the finder, else the best for the query."""
+        if self.is_by_features(asked):
+            if query.features is None or to != "image" or self.store:
+                what = "`features` ranks photos by a photo, in the run's own files"
+                raise UsageError(what, None, "search photos by a photo or by an item's image", option="rank")
+            return Rank(FEATURES)
+        if query.embedding is not None:
+            return asked or self.rank or Rank(RERANK)
+        if asked is not None and asked.kind != HAMMING:
+            what = f"packed codes cannot be ranked by {asked}: they hold no real numbers"
+            raise UsageError(what, None, "give an embedding, a sentence or a photo, or use hamming", option="rank")
+        return Rank(HAMMING)
+
+    def _scored(self, view: View, query: Vectors, k: int, rank: Rank) -> Iterator[list[Found]]:
+        """Find at least the k best results of each query in a view, in any order."""
+        searched = self._all_by_features if rank.kind == FEATURES else self._by_codes
+        for near, scores in searched(view, query, k, rank):
+            count = min(k, len(scores))
+            least = np.partition(scores, -count)[-count] if count else 0.0
+            yield [self._found(view, near, at, scores[at]) for at in np.flatnonzero(scores >= least).tolist()]
+
+    def _by_codes(
+        self, view: View, query: Vectors, k: int, rank: Rank
+    ) -> Iterator[tuple[Candidates, NDArray[np.float64]]]:
+        """The nearest codes of each query, with their scores."""
+        codes = self.views[view]
+        near = self._in_store if self.store else self._in_index
+        for at, candidates in enumerate(near(view, query.packed, k, rank)):
+            scores = hamming_scores(candidates.distances, self.run.bits)
+            if rank.kind != HAMMING:
+                assert query.embedding is not None
+                known, one = candidates.rows >= 0, query.embedding[at : at + 1]
+                rows = candidates.rows[known]
+                if rank.kind == ASYMMETRIC:
+                    scores[known] = asymmetric_scores(one, codes.codes.packed[rows])[0]
+                else:
+                    assert rank.kind == RERANK
+                    scores[known] = cosine_scores(one, codes.embedding[rows])[0]
+            yield candidates, scores
+
+    def _in_index(self, view: View, packed: NDArray[np.uint8], k: int, rank: Rank) -> list[Candidates]:
+        """Candidates of each code, by the run's own index."""
+        codes = self.views[view]
+        distances, places = codes.index.search(packed, rank.candidates(k))
+        return [Candidates(codes.database[row], d) for d, row in zip(distances, places, strict=True)]
+
+    def _in_store(self, view: View, packed: NDArray[np.uint8], k: int, rank: Rank) -> list[Candidates]:
+        """The same by the store; by distance alone it has to name no more than the results."""
+        assert self.store is not None
+        if view not in self._rows:
+            codes = self.views[view]
+            keys = keys_of(self.run, self.dataset, codes)
+            self._rows[view] = dict(zip(keys, codes.database.tolist(), strict=True))
+        refuse_other_codes(self.run, view, self.store, self.among)
+        wanted = k if rank.kind == HAMMING else rank.candidates(k)
+        distances, found = self.store.search(collection_of(self.run, view), packed, wanted)
+        known = self._rows[view]
+        rows = [np.array([known.get(key, -1) for key in keys], np.int64) for keys in found]
+        return [Candidates(*own) for own in zip(rows, distances, found, strict=True)]
+
+    def _all_by_features(
+        self, view: View, query: Vectors, k: int, rank: Rank
+    ) -> Iterator[tuple[Candidates, NDArray[np.float64]]]:
+        """Every photo, with the cosine of its features and those of each query."""
+        assert query.features is not None
+        codes = self.views[view]
+        rows, packed = codes.database, codes.codes.packed[codes.database]
+        for one, code in zip(query.features, query.packed, strict=True):
+            distances = np.bitwise_count(packed ^ code).sum(axis=1, dtype=np.int32)
+            yield Candidates(rows, distances), cosine_scores(one[None], self.image_features[rows])[0]
+
+    @cached_property
+    def image_features(self) -> NDArray[np.float32]:
+        """Features of the photos in the cache, (M, D), a row per row of the image codes."""
+        of = self.data.features(View.IMAGE, View.IMAGE.encoder_of(self.run.features[View.IMAGE].file))
+        return of.features.x[of.rows]
+
+    def _found(self, view: View, near: Candidates, at: int, score: float) -> Found:
+        row = int(near.rows[at])
+        ident = near.keys[at] if row < 0 else self.dataset.items[int(self.views[view].codes.item[row])].id
+        return Found((-float(score), ident, view.kind, row), view, int(near.distances[at]))
+
+    def _hit(self, rank: int, found: Found, lang: str) -> Hit:
+        (negative, ident, kind, row), view, distance = found
+        score = 0.0 - negative
+        if row < 0:
+            return Hit(rank, distance, score, ident, kind, lang, None, (), None)
+        codes = self.views[view]
+        item = self.dataset.items[int(codes.codes.item[row])]
+        labels = tuple(self.dataset.classes[label] for label in item.labels)
+        return Hit(rank, distance, score, ident, kind, lang, codes.caption(self.dataset, row, lang), labels, item.image)
