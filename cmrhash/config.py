@@ -65,8 +65,10 @@ class ExtractConfig:
     name: str | None = None  # folder name below the cache; None: the reader's name
     cache: Path = CACHE
     langs: tuple[str, ...] = ()  # languages to extract; empty: all languages of the data set
-    model: str | None = None  # directory or id of a dual encoder (CLIP, ...): image_model and text_models in one
-    # a torchvision classifier, a Faster R-CNN for region features, or a directory or id of a transformers model
+    # directory or id of a dual encoder (CLIP, ...), or "open_clip:ARCH/PRETRAINED": image_model and text_models in one
+    model: str | None = None
+    # a torchvision classifier, a Faster R-CNN for region features, a directory or id of a transformers model,
+    # "timm:NAME" or "open_clip:ARCH/PRETRAINED"
     image_model: str = "resnet18"
     image_weights: str | None = None  # "default", a torchvision name, a file, "random"; None: random for the sample
     # "[LANG=]MODEL": a transformer's directory or id, "bow", "word2vec", a file of word vectors, RANDOM or OWN;

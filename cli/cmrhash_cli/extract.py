@@ -17,8 +17,10 @@ from cmrhash.config import (
     TRAINED_SHARE,
     ExtractConfig,
     FinetuneConfig,
+    check_extract,
     check_finetune,
 )
+from cmrhash.encoders.places import check_places
 from cmrhash.errors import UsageError
 from cmrhash_cli.extract_report import show
 from cmrhash_cli.output import (
@@ -79,13 +81,16 @@ def extract(
     lang: Annotated[list[str] | None, typer.Option(help="Language to extract (repeatable); default: all.")] = None,
     model: Annotated[
         str | None,
-        typer.Option(help="Directory or id of a CLIP, SigLIP, ...: its towers encode the photos and the texts."),
+        typer.Option(
+            help="Directory or id of a CLIP, SigLIP, ..., or open_clip:ARCH/PRETRAINED: its towers encode the photos "
+            "and the texts."
+        ),
     ] = D.model,
     image_model: Annotated[
         str,
         typer.Option(
-            help="Any torchvision classifier, fasterrcnn_* for region features, or directory or id of a vision model "
-            "or dual encoder of transformers."
+            help="Any torchvision classifier, fasterrcnn_* for region features, directory or id of a vision model "
+            "or dual encoder of transformers, timm:NAME, or open_clip:ARCH/PRETRAINED."
         ),
     ] = D.image_model,
     image_weights: Annotated[
@@ -95,8 +100,9 @@ def extract(
     text_model: Annotated[
         list[str] | None,
         typer.Option(
-            help="[LANG=]MODEL: directory or id of a BERT-like model or dual encoder, bow, word2vec, a file of word "
-            "vectors, random (the default for the sample), or own for features supplied with the data set (repeatable)."
+            help="[LANG=]MODEL: directory or id of a BERT-like model or dual encoder, open_clip:ARCH/PRETRAINED, bow, "
+            "word2vec, a file of word vectors, random (the default for the sample), or own for features supplied with "
+            "the data set (repeatable)."
         ),
     ] = None,
     layer: Annotated[
@@ -256,6 +262,8 @@ def extract(
     if path is not None:
         settings |= _recognised(ctx, path, quiet)
     config = filled(ExtractConfig, settings)
+    check_extract(config)
+    check_places(config)
     silent = quiet or os.environ.get("RANK", "0") != "0"
     if dataset == SAMPLE_DATASET and root and root.is_dir() and not any(root.iterdir()):
         note(f"{root} is empty: the built-in sample is written there (for other data, use --dataset)", silent)

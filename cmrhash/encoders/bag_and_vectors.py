@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from cmrhash.encoders import packages
 from cmrhash.encoders.word_lists import read_words
 from cmrhash.encoders.word_vectors import WORD2VEC, read_vectors, train_word2vec
 from cmrhash.errors import EncoderError, UsageError
@@ -117,6 +118,8 @@ def rebuild(name: str, recipe: Mapping[str, Any], arrays: Mapping[str, NDArray[A
 def takes(model: str) -> bool:
     """Whether this module handles a text model: "bow", "word2vec" or a file of word vectors."""
     path = Path(model).expanduser()
+    if packages.is_named(model):
+        return False
     return model in (BOW, TRAINED) or path.is_file() or (path.suffix in FILES and not path.exists())
 
 

@@ -35,18 +35,44 @@ def locate(
                 f"a directory has no revision '{revision}'", path, "leave it out: only models of the hub have revisions"
             )
         return path
-    looks_like_path = model.startswith((".", "/", "~")) or model.count("/") > 1
-    if path.exists() or looks_like_path or ("/" in model and path.parent.is_dir()):
+    if path.exists() or ("/" in model and path.parent.is_dir()):
         raise EncoderError(f"'{model}' is not a directory with a {kind}", None, "check the path")
-    folder = _cached(model, patterns, revision)
-    if folder:
-        return folder
+    refuse_lost(model, kind)
+    return _cached(model, patterns, revision) or _of_hub(model, patterns, offline, kind, fix, revision)
+
+
+def _of_hub(model: str, patterns: Sequence[str], offline: bool, kind: str, fix: str, revision: str | None) -> Path:
+    """Download a model that is not in the local cache."""
     from huggingface_hub.constants import HF_HUB_CACHE
 
     which = f"{kind} '{model}'" + (f", revision '{revision}'," if revision else "")
     if offline or is_offline():
         raise EncoderError(f"{which} is not in the local cache, and offline mode is on", HF_HUB_CACHE, fix)
     return _fetched(model, patterns, revision, which, fix)
+
+
+def refuse_lost(model: str, kind: str) -> None:
+    """Raise EncoderError for a model that looks like a path which does not exist."""
+    looks_like_path = model.startswith((".", "/", "~")) or model.count("/") > 1
+    if looks_like_path and not Path(model).expanduser().exists():
+        raise EncoderError(f"'{model}' is not a directory with a {kind}", None, "check the path")
+
+
+def locate_file(
+    model: str, names: Sequence[str], offline: bool, kind: str, fix: str, revision: str | None = None
+) -> Path:
+    """File of a model of the hub: the first of these names that it has, in the local cache before the network.
+
+    Raises EncoderError as ``locate`` does, and for a model without any of them.
+    """
+    for name in names:
+        if (folder := _cached(model, [name], revision)) is not None:
+            return folder / name
+    for name in names:
+        folder = _of_hub(model, [name], offline, kind, fix, revision)
+        if (folder / name).is_file():
+            return folder / name
+    raise EncoderError(f"{kind} '{model}' has no {' and no '.join(names)}", None, fix)
 
 
 def names_folder(model: str) -> bool:

@@ -1,6 +1,7 @@
-"""Image encoders: torchvision classifiers without their last layer, Faster R-CNNs, and towers of transformers.
+"""Image encoders: classifiers of torchvision and timm without their last layer, Faster R-CNNs, and towers.
 
-A classifier gives its penultimate features, a Faster R-CNN the mean of its region features, a tower those of a layer.
+A classifier gives its penultimate features, a Faster R-CNN the mean of its region features, a tower of transformers or
+open_clip those of a layer.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from numpy.typing import NDArray
 
 from cmrhash.compute.device import choose_dtype, send
 from cmrhash.config import RANDOM
-from cmrhash.encoders import hub, regions
+from cmrhash.encoders import hub, packages, regions
 from cmrhash.encoders.pixels import Crop, Preparation
 from cmrhash.encoders.weights import fetch, find_entry, load_state, read_state, state_digest
 from cmrhash.errors import EncoderError, did_you_mean
@@ -78,30 +79,33 @@ def load(
     offline: bool = False,
     layer: str | None = None,
 ) -> ImageEncoder:
-    """A torchvision classifier, a network of ``OTHERS`` or a transformers tower, as an encoder.
+    """A classifier of torchvision or timm, a network of ``OTHERS`` or a tower, as an encoder.
 
-    model: a name, or the directory or hub id of a transformers model, which brings its weights.
+    model: a name, "timm:NAME", "open_clip:ARCH/PRETRAINED", or the directory or hub id of a transformers model; the
+    last two bring their weights.
     layer: of such a model, out of LAYERS; None: its projection, else its pooled output, else its class token.
-    weights: "default" (IMAGENET1K_V1 if available), the name of a torchvision weights entry, a file (.pth, .pt,
-    .safetensors), or "random" (untrained, drawn from ``seed``).
+    weights: "default" (IMAGENET1K_V1 if available; of timm those of its hub), the name of a torchvision weights entry,
+    a file (.pth, .pt, .safetensors), or "random" (untrained, drawn from ``seed``).
     Raises EncoderError for an unknown model, and for weights that are unavailable or do not fit the model.
     """
     device = device or torch.device("cpu")
-    if hub.names_folder(model) and model not in torchvision.models.list_models():
+    if model.startswith(packages.OPEN_CLIP):
+        from cmrhash.encoders import open_clip_towers
+
+        return open_clip_towers.image_encoder(model, weights, layer, device, dtype, offline)
+    of_timm = model.startswith(packages.TIMM)
+    if hub.names_folder(model) and not of_timm and model not in torchvision.models.list_models():
         return _tower(model, weights, layer, device, dtype, offline)
-    entries = _entries(model)
-    entry = find_entry(entries, weights)
     untrained = weights == RANDOM
-    state, where, source = (None, None, RANDOM) if untrained else _trained(entries, entry, weights, offline)
     crop: Preparation
     with torch.random.fork_rng(devices=[]), _quiet():
         torch.manual_seed(seed)
-        other = next((each for each in OTHERS if model in each.models()), None)
-        if other:
-            module, dim, crop, part = other.network(model, state, where)
+        if of_timm:
+            from cmrhash.encoders import timm_models
+
+            module, dim, crop, part, source = timm_models.network(model, weights, offline)
         else:
-            module, dim = _classifier(model, state, where)
-            crop, part = _crop(entry), {"layer": "penultimate"}
+            module, dim, crop, part, source = _of_torchvision(model, weights, offline)
     module.eval()
     compute = choose_dtype(dtype, device, untrained)
     recipe: dict[str, Any] = {
@@ -115,7 +119,8 @@ def load(
     if untrained:
         recipe["weights_seed"] = seed
     module = module.to(device=device, memory_format=torch.channels_last)
-    return ImageEncoder(model + "-random" * untrained, dim, recipe, source, crop, module, device, compute)
+    name = model.replace(":", "-") + "-random" * untrained
+    return ImageEncoder(name, dim, recipe, source, crop, module, device, compute)
 
 
 def _tower(
@@ -134,6 +139,17 @@ def _tower(
     recipe |= {"crop": crop.recipe(), "dtype": str(compute).removeprefix("torch.")}
     contiguous = torch.contiguous_format
     return ImageEncoder(name, module.dim, recipe, source, crop, module.to(device), device, compute, contiguous)
+
+
+def _of_torchvision(model: str, weights: str, offline: bool) -> tuple[Any, int, Preparation, dict[str, Any], str]:
+    """Network, number of its features, crop, part of the recipe, and source of the weights."""
+    entries = _entries(model)
+    entry = find_entry(entries, weights)
+    state, where, source = (None, None, RANDOM) if weights == RANDOM else _trained(entries, entry, weights, offline)
+    if other := next((each for each in OTHERS if model in each.models()), None):
+        return *other.network(model, state, where), source
+    module, dim = _classifier(model, state, where)
+    return module, dim, _crop(entry), {"layer": "penultimate"}, source
 
 
 def _trained(

@@ -22,12 +22,12 @@ from torch import nn
 
 from cmrhash.compute.device import choose_dtype, send
 from cmrhash.config import RANDOM
-from cmrhash.encoders import hub, sentence
+from cmrhash.encoders import hub, packages, sentence
 from cmrhash.encoders.pooling import POOLING, check_pooling, pool
 from cmrhash.encoders.sentence import Layout
 from cmrhash.encoders.sentence_files import BEHIND
-from cmrhash.encoders.transformer import PARTS, check_config, from_folder, limit_of, tokenizer_of
-from cmrhash.encoders.weights import state_digest
+from cmrhash.encoders.transformer import PARTS, SHARE, check_config, from_folder, limit_of, refuse_code, tokenizer_of
+from cmrhash.encoders.weights import refuse_broken, state_digest
 from cmrhash.errors import EncoderError, UsageError
 
 ENCODER_OF_TWO = ("t5", "mt5", "umt5")  # types with a decoder, which texts do not need
@@ -174,18 +174,27 @@ def load(
 ) -> TextEncoder:
     """A BERT-like model, or the text tower of a dual encoder, as an encoder.
 
-    model: a directory, an id of the hub, or "random": a small untrained BERT, drawn from ``seed``, with the vocabulary
-    of ``corpus``. pooling: modes out of POOLING, joined by "+"; None: those of its modules.json, else the mean.
-    layer: of a dual encoder, out of LAYERS; None: the projection. prompt: name of one of its prompts; None: its default
-    one. token_budget: word pieces per forward pass, padding included; None: chosen by device. made: recipe of features
-    that further texts have to match: its prompt, and its layers if it names any, in place of those of the directory.
+    model: a directory, an id of the hub, "open_clip:ARCH/PRETRAINED", or "random": a small untrained BERT, drawn from
+    ``seed``, with the vocabulary of ``corpus``. pooling: modes out of POOLING, joined by "+"; None: those of its
+    modules.json, else the mean. layer: of a dual encoder, out of LAYERS; None: the projection. prompt: name of one of
+    its prompts; None: its default one. token_budget: word pieces per forward pass, padding included; None: chosen by
+    device. made: recipe of features that further texts have to match: its prompt, and its layers if it names any, in
+    place of those of the directory.
     Raises EncoderError for a model that is unavailable, lacks weights or has unknown modules, UsageError for an unknown
     pooling or prompt.
     """
+    if packages.is_named(model):
+        from cmrhash.encoders import open_clip_towers
+
+        packages.refuse_single(model, "text model")
+        _refuse_unread(pooling, prompt)
+        limits = (max_length, token_budget)
+        return open_clip_towers.text_encoder(model, layer, limits, device or torch.device("cpu"), dtype, offline)
     folder = None if model == RANDOM else locate(model, offline)
     if folder is not None and _is_dual(folder):
+        _refuse_unread(pooling, prompt)
         limits = (max_length, token_budget)
-        return _of_dual(model, folder, layer, pooling, limits, device or torch.device("cpu"), dtype)
+        return _of_dual(model, folder, layer, limits, device or torch.device("cpu"), dtype)
     check_pooling(pooling or POOLING[0])
     device = device or torch.device("cpu")
     untrained = model == RANDOM
@@ -197,7 +206,7 @@ def load(
         name, source = hub.name_and_source(model, folder)
         layout = sentence.read(folder)
         layout = layout if made is None else layout.of(made)
-        tokenizer, module = _pretrained(layout.folder / layout.transformer)
+        tokenizer, module = _pretrained(layout.folder / layout.transformer, made is not None)
     pooling = pooling or layout.pooling or POOLING[0]
     text = layout.prompt(prompt)
     length = min(max_length, limit_of(tokenizer, module.config), layout.max_length or max_length)
@@ -290,11 +299,20 @@ def _is_dual(folder: Path) -> bool:
     return kind == tower.DUAL
 
 
+def _refuse_unread(pooling: str | None, prompt: str | None) -> None:
+    """Raise UsageError for settings that the text tower of a dual encoder does not read."""
+    if pooling is not None:
+        what = f"the text tower of a dual encoder has no pooling '{pooling}'"
+        raise UsageError(what, None, "leave it out, or choose a `layer`", option="pooling")
+    if prompt is not None:
+        what = f"the text tower of a dual encoder has no prompt '{prompt}'"
+        raise UsageError(what, None, "leave it out", option="prompt")
+
+
 def _of_dual(
     model: str,
     folder: Path,
     layer: str | None,
-    pooling: str | None,
     limits: tuple[int, int | None],
     device: torch.device,
     dtype: str,
@@ -302,9 +320,6 @@ def _of_dual(
     """The text tower of a dual encoder. limits: word pieces per caption, and per forward pass."""
     from cmrhash.encoders import tower
 
-    if pooling is not None:
-        what = f"the text tower of a dual encoder has no pooling '{pooling}'"
-        raise UsageError(what, None, "leave it out, or choose a `layer`", option="pooling")
     tokenizer, module, longest, padded, recipe = tower.text_tower(folder, layer)
     name, source = hub.name_and_source(model, folder)
     compute, length = choose_dtype(dtype, device, False), min(limits[0], longest)
@@ -329,9 +344,15 @@ def locate(model: str, offline: bool = False) -> Path:
     return folder
 
 
-def _pretrained(folder: Path) -> tuple[Any, Any]:
-    """Tokenizer and model of a directory; every weight except a pooler's must be in the file."""
-    kind = check_config(folder).get("model_type")
+def _pretrained(folder: Path, is_known: bool) -> tuple[Any, Any]:
+    """Tokenizer and model of a directory; every weight except a pooler's must be in the file.
+
+    is_known: whether features were made with it before, by a version that asked less of the directory.
+    """
+    config = check_config(folder)
+    kind = config.get("model_type")
+    if not is_known:
+        refuse_code(config, folder)
     tokenizer = tokenizer_of(folder)
     auto: Any = transformers.AutoModelForTextEncoding if kind in ENCODER_OF_TWO else transformers.AutoModel
     module, report = from_folder(folder, "text model", auto=auto)
@@ -341,10 +362,11 @@ def _pretrained(folder: Path) -> tuple[Any, Any]:
     if missing or report["mismatched_keys"]:
         what = f"the weights lack {len(missing)} tensors ({', '.join(missing[:3])})"
         raise EncoderError(what, folder, "the file is truncated or of another model: get it again")
-    if not all(torch.isfinite(p).all() for p in module.parameters()):
-        raise EncoderError("the weights contain NaN or infinity", folder, "get the file again")
-    if len(tokenizer) > module.config.vocab_size:
-        raise EncoderError("tokenizer and model do not match", folder, "give a directory with both of the same model")
+    refuse_broken(module, folder)
+    size, own = module.config.vocab_size, len(tokenizer)
+    if own > size or (own < SHARE * size and not is_known):
+        what = f"tokenizer ({own} word pieces) and model ({size}) do not match"
+        raise EncoderError(what, folder, "give a directory with both of the same model")
     return tokenizer, module
 
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,8 +19,8 @@ from torch import Tensor, nn
 from cmrhash.config import LAYERS
 from cmrhash.encoders import hub, processors
 from cmrhash.encoders.pixels import Crop, Squash
-from cmrhash.encoders.transformer import check_config, from_folder, limit_of, quieten, tokenizer_of
-from cmrhash.encoders.weights import state_digest
+from cmrhash.encoders.transformer import SHARE, check_config, from_folder, limit_of, quieten, refuse_code, tokenizer_of
+from cmrhash.encoders.weights import refuse_broken, state_digest
 from cmrhash.errors import EncoderError
 from cmrhash.storage.files import make_folder, write_bytes
 
@@ -33,7 +32,6 @@ PADDED = ("siglip", "siglip2")  # trained on padded texts: the last position is 
 AT_END = ("clip", "metaclip_2")  # the feature is that of the end token, whose id is in the config
 CLASS_TOKENS = ("cls_token", "class_embedding", "distillation_token")
 CLASS_FIRST = ("dinov3_convnext",)  # puts a pooled vector first
-FULL = 0.9  # share of a text tower's vocabulary that its tokenizer has at least
 
 
 class Tower(nn.Module):
@@ -123,8 +121,7 @@ def locate(model: str, offline: bool = False) -> Path:
 def refuse_single(model: str, offline: bool = False) -> None:
     """Raise EncoderError for a model that is no dual encoder, before its weights are read."""
     folder = locate(model, offline)
-    check_config(folder)
-    _refuse_code(folder)
+    refuse_code(check_config(folder), folder)
     if (kind := kind_of(folder)) != DUAL:
         fix = f"give it as `{kind.split()[0]}_model`, or a dual encoder here" if kind else "give a CLIP, a SigLIP, ..."
         raise EncoderError(f"{_named(folder)} is no {DUAL}", folder, fix, option="model")
@@ -136,8 +133,7 @@ def image_tower(folder: Path, layer: str | None = None) -> tuple[Tower, Crop | S
     layer: out of LAYERS; None: the projection of a dual encoder, else the pooled output, else the class token.
     Raises EncoderError for another kind of model, for missing tensors or files, and for a layer that it lacks.
     """
-    check_config(folder)
-    _refuse_code(folder)
+    refuse_code(check_config(folder), folder)
     kind = kind_of(folder)
     if kind not in (DUAL, IMAGE):
         raise EncoderError(f"{_named(folder)} is no {IMAGE}{_advice(kind)}", folder, "give an image model")
@@ -157,8 +153,7 @@ def text_tower(folder: Path, layer: str | None = None) -> tuple[Any, Tower, int,
 
     Raises EncoderError as ``image_tower`` does, and for a tokenizer of another model.
     """
-    check_config(folder)
-    _refuse_code(folder)
+    refuse_code(check_config(folder), folder)
     tokenizer = tokenizer_of(folder)
     network, recipe = _network(folder, TEXT, dual=True)
     config = network.config.text_config
@@ -230,7 +225,6 @@ def _refusing(folder: Path) -> Iterator[None]:
 
 def _network(folder: Path, side: str, dual: bool) -> tuple[Any, dict[str, Any]]:
     """The network with the parts of one side, and the digests that go into the recipe."""
-    _refuse_too_large(folder)
     found = _model_class(folder)
     how = "sdpa" if getattr(found, "_supports_sdpa", False) else "eager"
     with torch.random.fork_rng(devices=[]):  # missing tensors are drawn
@@ -245,8 +239,7 @@ def _network(folder: Path, side: str, dual: bool) -> tuple[Any, dict[str, Any]]:
     if lacking:
         what = f"the weights lack {len(lacking)} tensors of the {side} ({', '.join(lacking[:3])})"
         raise EncoderError(what, folder, "the file is truncated or of another model: get it again")
-    if not all(torch.isfinite(p).all() for p in network.parameters()):
-        raise EncoderError("the weights contain NaN or infinity", folder, "get the file again")
+    refuse_broken(network, folder)
     return network.eval(), space
 
 
@@ -278,27 +271,9 @@ def _refuse_other_tokenizer(tokenizer: Any, config: Any, folder: Path) -> None:
     last = tokenizer("a")["input_ids"][-1]
     # configs from before 2023 say 2, and the end token is the one with the largest id
     fits = config.model_type not in AT_END or last == (own - 1 if end == 2 else end)
-    if not FULL * size <= own <= size or not fits:
+    if not SHARE * size <= own <= size or not fits:
         what = f"tokenizer ({own} word pieces) and model ({size}) do not match"
         raise EncoderError(what, folder, "give a directory with both of the same model")
-
-
-def _refuse_code(folder: Path) -> None:
-    path = folder / "config.json"
-    if "auto_map" in json.loads(path.read_bytes()):
-        what = "names code to be run (auto_map), which cmrhash never does"
-        raise EncoderError(what, path, "give a model that transformers knows, for example CLIP, SigLIP or MetaCLIP 2")
-
-
-def _refuse_too_large(folder: Path) -> None:
-    """Raise EncoderError for weights that do not fit into the memory of this machine."""
-    size = sum(path.stat().st_size for path in folder.glob("model*.safetensors"))
-    if not hasattr(os, "sysconf"):
-        return
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    if size > memory:
-        what = f"the weights have {size / 1e9:.0f} GB, this machine has {memory / 1e9:.0f} GB of memory"
-        raise EncoderError(what, folder, "choose a smaller model")
 
 
 def _named(folder: Path) -> str:

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
 
+from cmrhash.encoders.weights import refuse_too_large
 from cmrhash.errors import EncoderError
 
 PARTS = "config.json, model.safetensors and tokenizer.json"
+SHARE = 0.9  # of a model's vocabulary that its tokenizer has at least
 OFFSET = ("altclip_text_model",)  # an XLM-RoBERTa
 
 
@@ -21,6 +23,7 @@ def from_folder(
     folder: Path, kind: str, attention: str = "sdpa", auto: Any = transformers.AutoModel
 ) -> tuple[Any, Any]:
     """Model of a directory in float32, and the report on its tensors; raises EncoderError. kind: for the message."""
+    refuse_too_large(folder.glob("model*.safetensors"), folder)
     with _refusing(folder, kind):
         return auto.from_pretrained(  # type: ignore[no-any-return]
             folder,
@@ -83,6 +86,14 @@ def check_config(folder: Path) -> dict[str, Any]:
     if odd:
         raise EncoderError(f"config.json sets {odd[0]}", path, "remove that field: it can load foreign code")
     return config
+
+
+def refuse_code(config: Mapping[str, Any], folder: Path) -> None:
+    """Raise EncoderError if a config.json names code that computes the features."""
+    if "auto_map" in config:
+        what = "names code to be run (auto_map), which cmrhash never does"
+        fix = "give a model that transformers knows, for example BERT, CLIP, SigLIP or MetaCLIP 2"
+        raise EncoderError(what, folder / "config.json", fix)
 
 
 def limit_of(tokenizer: Any, config: Any) -> int:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import os
 import re
 import socket
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 from urllib.error import URLError
@@ -60,6 +61,7 @@ def read_state(path: Path) -> dict[str, torch.Tensor]:
     """
     if not path.is_file():
         raise EncoderError("no such weights file", path, "check the path")
+    refuse_too_large([path], path)
     check_name_digest(path)
     try:
         if path.suffix == ".safetensors":
@@ -79,6 +81,23 @@ def read_state(path: Path) -> dict[str, torch.Tensor]:
     if not all(isinstance(name, str) and isinstance(tensor, torch.Tensor) for name, tensor in entries):
         raise EncoderError("the file holds no state dict", path, "save model.state_dict() to it")
     return {name.removeprefix("module."): tensor for name, tensor in state.items()}
+
+
+def refuse_broken(module: torch.nn.Module, where: Path) -> None:
+    """Raise EncoderError for parameters that are not finite."""
+    if not all(torch.isfinite(p).all() for p in module.parameters()):
+        raise EncoderError("the weights contain NaN or infinity", where, "get the file again")
+
+
+def refuse_too_large(files: Iterable[Path], where: Path) -> None:
+    """Raise EncoderError for files of weights that do not fit into the memory of this machine."""
+    if not hasattr(os, "sysconf"):
+        return
+    size = sum(path.stat().st_size for path in files)
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if size > memory:
+        what = f"the weights have {size / 1e9:.0f} GB, this machine has {memory / 1e9:.0f} GB of memory"
+        raise EncoderError(what, where, "choose a smaller model")
 
 
 def find_entry(entries: list[Any], weights: str) -> Any:

@@ -25,7 +25,7 @@ from cmrhash.data.items import ImageTextDataset
 from cmrhash.data.manifest import QUARANTINE, keep
 from cmrhash.data.splits import refuse_empty
 from cmrhash.data.view import View
-from cmrhash.encoders import bag_and_vectors, hub
+from cmrhash.encoders import bag_and_vectors, hub, packages
 from cmrhash.encoders.own import Encoder, OwnEncoder
 from cmrhash.errors import CmrhashError, DataError, StaleError, UsageError
 from cmrhash.features import shards
@@ -212,9 +212,11 @@ def _both_towers(config: ExtractConfig) -> ExtractConfig:
         other = named[0] if named else config.image_model
         what = f"'{config.model}' is the model of photos and texts, and '{other}' is named too"
         raise UsageError(what, None, "leave one of them out", option="model")
-    from cmrhash.encoders import tower
+    packages.refuse_single(config.model, "both")
+    if not packages.is_named(config.model):
+        from cmrhash.encoders import tower
 
-    tower.refuse_single(config.model, config.offline)
+        tower.refuse_single(config.model, config.offline)
     return replace(config, model=None, image_model=config.model, text_models=(config.model, *config.text_models))
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 from cmrhash.errors import StaleError
 
+LACKING = {"runtime": "torch"}  # what a recipe without a field means
 Difference = tuple[str, str, str]  # field, found, wanted
 
 
@@ -45,10 +46,12 @@ def refuse_difference(made: Mapping[str, Any], asked: Mapping[str, Any], where: 
 def first_difference(made: Mapping[str, Any], asked: Mapping[str, Any]) -> Difference | None:
     """First field in which two recipes differ, with both values as text; None if equal."""
     made_flat, asked_flat = dict(_flat(made)), dict(_flat(asked))
-    for field in [*asked_flat, *made_flat]:
+    # the runtime decides the number type, and so comes first
+    for field in ["runtime", *asked_flat, *made_flat]:
         if made_flat.get(field) != asked_flat.get(field):
             width = 12 if "sha256" in field else 80
-            found, wanted = (str(flat.get(field, "nothing"))[:width] for flat in (made_flat, asked_flat))
+            lacking = LACKING.get(field, "nothing")
+            found, wanted = (str(flat.get(field, lacking))[:width] for flat in (made_flat, asked_flat))
             return field, found, wanted
     return None
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 from one_space import draw_photos
+from package_models import write_open_clip, write_timm
 from pages import Section, calls
 from running import run
 from sentence_models import make_sentence
@@ -75,6 +76,8 @@ PLACED = {
     "dog.jpg": write_photo,
     "1.jpg": write_photo,
     "2.jpg": write_photo,
+    "resnet10t.pth": lambda path: write_timm(path, "resnet10t"),
+    "open_clip.pt": lambda path: write_open_clip(path.parent.parent / path.name, path.parent.name),  # ARCH/FILE
     "resnet18.pth": lambda path: write_image_weights(path, "resnet18"),
     "minilm": write_bert,
     "MODEL_DIR": write_bert,

@@ -51,7 +51,8 @@ MODULES = ("modules.json", "sentence_bert_config.json", "config_sentence_transfo
 LAYERS = r"\d{1,2}_(Pooling|Dense|Normalize)/config\.json|\d{1,2}_Dense/model\.safetensors"
 NAMES = "|".join(map(re.escape, {*MODEL, *MODULES, *TOWER}))
 FILE = re.compile(rf"heads\.safetensors|encoders/[\w+-]+(\.safetensors|/({NAMES}|{LAYERS}))")
-SOURCE = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")  # a torchvision enum entry or a hub id; never a path
+# a torchvision enum entry, a hub id or a model of open_clip; never a path
+SOURCE = re.compile(r"(open_clip:)?\w[\w.-]*(/\w[\w.-]*)?")
 NAMED = re.compile(r"image|text-[\w-]+")  # views
 KINDS = ("image", "transformer", "words")
 

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from cmrhash.data.view import View
+from cmrhash.encoders import packages
 from cmrhash.encoders.graphs import ONE_FILE, OPSET, export, need_onnx, open_graph, sample_pixels
 from cmrhash.encoders.image import ImageEncoder
 from cmrhash.encoders.regions import Regions
@@ -102,6 +103,8 @@ def write(hasher: Embedder, folder: Path, texts: Mapping[str, Sequence[str]]) ->
         encoder = hasher.text_encoder(view)
         if hasher.head_of(view) != view:
             left_out[view] = f"{hasher.head_of(view)}.onnx serves it"
+        elif packages.is_open_clip(encoder.recipe):
+            left_out[view] = "the tokenizer of open_clip is no file of the tokenizers library"
         elif isinstance(encoder, TextEncoder):
             graphs[f"{view}.onnx"] = _text(encoder, heads[view], folder, view, texts[lang] or SENTENCES)
         else:

@@ -14,7 +14,7 @@ import safetensors.torch
 
 from cmrhash.config import CUSTOM, LAYERS, RANDOM
 from cmrhash.data.view import View
-from cmrhash.encoders import hub, sentence_files, tower
+from cmrhash.encoders import hub, packages, sentence_files, tower
 from cmrhash.encoders.bag_and_vectors import WordEncoder
 from cmrhash.encoders.image import ImageEncoder
 from cmrhash.encoders.regions import Regions
@@ -143,12 +143,15 @@ def _entries(source: Exporting, with_encoders: bool) -> dict[View, dict[str, Any
             raise UsageError("an encoder of your own cannot be exported", path, "export a run of cmrhash's encoders")
         kind = "image" if view.is_image else "words" if words_path(path).exists() else "transformer"
         named = source.moved.get(view) or known
+        if with_encoders and packages.is_open_clip(recipe):
+            fix = "leave `with_encoders` out: the export names the model"
+            raise UsageError(f"towers of open_clip ({name}) cannot be put into an export", path, fix)
         own = kind == "words" or weights == "tuned" or (weights == RANDOM and not view.is_image)
         entries[view] = {
             "kind": kind,
             "name": name,
             "dim": made.dim,
-            "source": None if own or Path(named).expanduser().exists() or Path(named).is_absolute() else named or None,
+            "source": None if own or _is_path(named) else named or None,
             "part": None,
             "recipe": recipe,
         }
@@ -161,6 +164,12 @@ def _entries(source: Exporting, with_encoders: bool) -> dict[View, dict[str, Any
             ending = "" if in_folder else ".safetensors"
             entry["part"] = f"encoders/{part}{ending}"
     return {view: {key: e[key] for key in e if key != "put_in"} for view, e in entries.items()}
+
+
+def _is_path(source: str) -> bool:
+    """Whether a source names a place on this machine, which no export names."""
+    path = Path(source).expanduser()
+    return path.exists() or path.is_absolute() or packages.names_file(source)
 
 
 def _encoder(source: Exporting, view: View) -> tuple[str, dict[str, Any], str]:

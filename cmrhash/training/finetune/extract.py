@@ -13,6 +13,7 @@ from cmrhash.compute import processes
 from cmrhash.config import ExtractConfig, FinetuneConfig, Progress
 from cmrhash.data.manifest import keep
 from cmrhash.data.view import View
+from cmrhash.encoders import packages
 from cmrhash.encoders.image import ImageEncoder
 from cmrhash.encoders.pixels import Letterbox
 from cmrhash.encoders.text import TextEncoder
@@ -62,6 +63,10 @@ def _tunable(opened: Opened) -> tuple[ImageEncoder, dict[str, TextEncoder]]:
         raise UsageError(
             "fine-tuning needs a classifier or a transformers model", None, "choose another model", option="image_model"
         )
+    of_open_clip = [one.name for one in (opened.image, *opened.texts.values()) if packages.is_open_clip(one.recipe)]
+    if of_open_clip:
+        fix = "give the same weights as a directory of transformers, or choose another model"
+        raise UsageError(f"fine-tuning cannot save towers of open_clip ({of_open_clip[0]})", None, fix)
     tunable = {lang: encoder for lang, encoder in opened.texts.items() if isinstance(encoder, TextEncoder)}
     for lang in opened.langs:
         if lang not in tunable:

@@ -94,8 +94,9 @@ def test_auto_finds_the_features_of_either_runtime(made, request, source, weight
 def test_the_runtime_that_is_named_replaces_no_features_of_the_other(by_onnx, source, weights, tmp_path):
     cache = shutil.copytree(by_onnx.folder.parent, tmp_path / "cache")
     before = contents(cache / "manifest")
-    with pytest.raises(StaleError, match="runtime = onnx, but this call has nothing"):
-        extract(config(source, cache, **weights, dtype="float32", runtime="torch"))
+    for dtype in ("float32", "bfloat16"):
+        with pytest.raises(StaleError, match="runtime = onnx, but this call has torch"):
+            extract(config(source, cache, **weights, dtype=dtype, runtime="torch"))
     assert contents(cache / "manifest") == before
 
 
