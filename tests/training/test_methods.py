@@ -62,6 +62,16 @@ def test_tie_aware_ap_does_not_rank_an_anchor_within_its_own_view(views, batch):
     assert terms["de-en"].item() == pytest.approx(across.item() / 9, rel=1e-5)
 
 
+def test_tie_ap_nce_adds_a_tenth_of_the_own_pair_among_all_items_of_the_batch(views, batch):
+    terms = METHODS["tie-ap-nce"].terms(views, batch)
+    pairs = [(a, b) for a in views for b in views if a != b]
+    unit = {name: x / x.norm(dim=1, keepdim=True) for name, x in views.items()}
+    nce = [-((unit[a] @ unit[b].T / 0.1).softmax(1).diagonal().log().mean()) for a, b in pairs]
+    expected = total(METHODS["tie-ap"].terms(views, batch)) + 0.1 * sum(nce) / 6
+    assert total(terms).item() == pytest.approx(expected.item(), rel=1e-5)
+    assert {name.split(".")[0] for name in terms.loss} == {"ap", "nce"}
+
+
 SHAPES = Shapes(8, 3, {"image": 7, "de": 4, "en": 5})
 
 
