@@ -172,6 +172,7 @@ class EvalConfig:
     directions: tuple[str, ...] = ("i2t", "t2i")  # any of "i2t", "t2i", "t2t", "i2i"
     map_at: int | None = None  # cutoff k of mAP@k; None: the whole database
     map_at_rule: str = "min"  # denominator of mAP@k, see metrics.average_precision
+    rank: str = "hamming"  # order of results: "hamming", "asymmetric" or "rerank:N", see retrieval.ranking.Rank
     ties: str = "expected"  # "expected", "optimistic" or "pessimistic"
     at: tuple[int, ...] = ()  # cutoffs of P@k, R@k, nDCG@k and hit@k; empty: CUTS of the relevance
 
@@ -186,7 +187,9 @@ class SearchConfig:
     lang: str | None = None  # of the query and the captions; None: detected; without a sentence: the first
     to: str | None = None  # "image", "text" or "both"; None: the other modality
     by: str = "image"  # view of a query item: "image", or "text" for its first caption
-    k: int = 10  # number of results
+    k: int | None = None  # number of results; None: 10, or all within the radius
+    radius: int | None = None  # only results within so many bits
+    where: tuple[str, ...] = ()  # conditions on the items, all of which must hold, see search.filters
     image_weights: str | None = None  # new location of the encoder's weights; None: as at extraction
     text_models: tuple[str, ...] = ()  # "[LANG=]DIR", new locations of the text models
     device: str = "auto"

@@ -54,6 +54,9 @@ def evaluate(
     ties: Annotated[
         str, typer.Option(help="Order of items at equal distance: expected, optimistic or pessimistic.")
     ] = D.ties,
+    rank: Annotated[
+        str, typer.Option(help="Order of results: hamming, asymmetric, or rerank:N (the N nearest codes by embedding).")
+    ] = D.rank,
     at: Annotated[
         list[int] | None,
         typer.Option(
@@ -85,6 +88,7 @@ def evaluate(
         map_at=map_at,
         map_at_rule=map_at_rule,
         ties=ties,
+        rank=rank,
         at=tuple(at or ()),
     )
     from cmrhash.evaluation.evaluate import evaluate as run

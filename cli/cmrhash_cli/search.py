@@ -12,6 +12,7 @@ import typer
 
 from cmrhash.config import SearchConfig
 from cmrhash.data.view import View
+from cmrhash.errors import UsageError
 from cmrhash_cli.chosen import (
     Among,
     ImageWeights,
@@ -41,6 +42,7 @@ from cmrhash_cli.output import (
     print_table,
     titled,
 )
+from cmrhash_cli.queries import Asked, answers, print_lines
 
 if TYPE_CHECKING:
     from cmrhash.search.hasher import Hasher
@@ -48,15 +50,25 @@ if TYPE_CHECKING:
     from cmrhash.search.results import Hit
 
 D = SearchConfig
-PHOTOS = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")
 
 
 def search(
     query: Annotated[str | None, typer.Argument(help="A sentence, or the path of a photo.")] = None,
     item: Annotated[str | None, typer.Option("--id", help="Item of the data set to use as the query instead.")] = None,
     by: Annotated[
-        str, typer.Option(help="With --id: query by the item's image, or text for its first caption.")
+        str, typer.Option(help="With --id and --like: use the item's image, or text for its first caption.")
     ] = D.by,
+    photo: Annotated[Path | None, typer.Option("--photo", help="Photo to search by beside the sentence.")] = None,
+    like: Annotated[
+        list[str] | None, typer.Option("--like", help="Item that the results are like (repeatable).")
+    ] = None,
+    unlike: Annotated[
+        list[str] | None, typer.Option("--unlike", help="Item that the results are not like (repeatable).")
+    ] = None,
+    queries: Annotated[
+        Path | None,
+        typer.Option("--queries", help="File with a sentence or photo path per line; prints a JSON line for each."),
+    ] = None,
     lang: Annotated[
         str | None,
         typer.Option(
@@ -67,7 +79,18 @@ def search(
     to: Annotated[
         str | None, typer.Option(help="Kind of results: image, text or both; default: the other modality.")
     ] = D.to,
-    k: Annotated[int, typer.Option("--k", help="Number of results.")] = D.k,
+    k: Annotated[int | None, typer.Option("--k", help="Number of results; default: 10, with --radius all.")] = D.k,
+    radius: Annotated[
+        int | None, typer.Option("--radius", help="Only results whose codes differ in at most so many bits.")
+    ] = D.radius,
+    where: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--where",
+            help='Only items that meet the condition: FIELD=VALUE, FIELD!=VALUE, or several joined by "or"; fields: '
+            "id, image, label, split, lang; * is a wildcard (repeatable: all must hold).",
+        ),
+    ] = None,
     rank: Rank = D.rank,
     among: Among = D.among,
     store: Annotated[
@@ -104,6 +127,10 @@ def search(
 
     cmrhash search --id 17 --by text --to image --html found.html
 
+    cmrhash search "in the snow" --like 17 --unlike 33 --where label=dog
+
+    cmrhash search --queries sentences.txt --lang en --k 5
+
     cmrhash search "a black dog in the snow" --store postgresql://me@host/photos
     """
     models = tuple(text_model or ())
@@ -120,29 +147,35 @@ def search(
         probes=probes,
         among=among,
         rank=rank,
+        radius=radius,
+        where=tuple(where or ()),
     )
-    from cmrhash.errors import UsageError
-
-    if (query is None) == (item is None):
-        raise UsageError(
-            "no query" if query is None else "both a query and --id", None, "give one of a sentence, a photo, or --id"
-        )
     choice = RunChoice(run=run, bits=bits, method=method, relevance=relevance, dataset=dataset, cache=cache, runs=runs)
+    if queries is not None:
+        if query is not None or photo or item is not None or like or unlike or html:
+            raise UsageError("another query, or --html, beside --queries", None, "leave it out")
+        with closing(_open(choice, config)) as hasher:
+            print_lines(answers(hasher, config, queries))
+            note_left_out(hasher, quiet)
+        return
+    asked = Asked.of(query, photo, item, like or (), unlike or ())
     with closing(_open(choice, config)) as hasher:
-        sentence = query if query is not None and _photo(query) is None else None
-        config = replace(config, lang=hasher.understood(lang, sentence))
-        hits = _find(hasher, config, query, item)
+        config = replace(config, lang=hasher.understood(lang, asked.text))
+        hits = asked.find(hasher, config)
         if html:
-            _write_sheet(html, hasher, config, query, item, hits)
+            _write_sheet(html, hasher, config, asked, hits)
             note(f"wrote {html}", quiet)
         judged = _judge(hasher, item, hits)
+        doubt = hasher.doubt(asked.text, str(config.lang)) if asked.text is not None else None
     note_left_out(hasher, quiet)
-    if sentence is not None or any(hit.modality == "text" for hit in hits):
+    if doubt:
+        note(f"warning: {doubt}", quiet)
+    if asked.text is not None or any(hit.modality == "text" for hit in hits):
         _note_borrowed(hasher, str(config.lang), quiet)
     if as_json:
         results = [each.as_json() for each in judged]
-        asked = query or {"id": item, "by": by}
-        print_json({"query": asked, "lang": config.lang, "run": str(hasher.run.folder), "results": results})
+        found = {"query": asked.as_json(by), "lang": config.lang, "run": str(hasher.run.folder), "results": results}
+        print_json(found)
         return
     note(f"run: {hasher.run.folder}, {hasher.scope}", quiet)
     _print(hasher, judged, item is not None)
@@ -169,13 +202,6 @@ def _open(choice: RunChoice, config: SearchConfig) -> Hasher:
     )
 
 
-def _find(hasher: Hasher, config: SearchConfig, query: str | None, item: str | None) -> list[Hit]:
-    if item is not None:
-        return hasher.search_item(item, by=config.by, lang=config.lang, to=config.to, k=config.k)
-    assert query is not None
-    return hasher.search(_photo(query) or query, lang=config.lang, to=config.to, k=config.k)
-
-
 def _judge(hasher: Hasher, item: str | None, hits: Sequence[Hit]) -> list[Judged]:
     """Results with their relevance to the query item, if the query is an item."""
     from cmrhash.search.judge import judge
@@ -183,23 +209,14 @@ def _judge(hasher: Hasher, item: str | None, hits: Sequence[Hit]) -> list[Judged
     return judge(hasher.dataset, hasher.item(item) if item is not None else None, hits)
 
 
-def _photo(query: str) -> Path | None:
-    """Path of a photo given as the query, None for a sentence."""
-    path = Path(query)
-    named = path.suffix.lower() in PHOTOS or path.is_file() or ("/" in query and path.exists())
-    return path if named else None
-
-
-def _write_sheet(
-    path: Path, hasher: Hasher, config: SearchConfig, query: str | None, item: str | None, hits: Sequence[Hit]
-) -> None:
+def _write_sheet(path: Path, hasher: Hasher, config: SearchConfig, asked: Asked, hits: Sequence[Hit]) -> None:
     from cmrhash.show.answers import Question, found
     from cmrhash.show.html.results import sheet
     from cmrhash.storage.files import write_bytes
 
-    photo = _photo(query) if query is not None else None
-    question = Question(None if photo else query, None, item, config.by, config.lang, config.to, config.k)
-    write_bytes(path, sheet(hasher, found(hasher, question, hits, photo)).encode())
+    text = str(asked) if asked.is_blend else asked.text
+    question = Question(text, None, asked.item, config.by, config.lang, config.to)
+    write_bytes(path, sheet(hasher, found(hasher, question, hits, asked.photo)).encode())
 
 
 def _print(hasher: Hasher, found: Sequence[Judged], by_item: bool) -> None:

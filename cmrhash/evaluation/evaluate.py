@@ -7,34 +7,30 @@ relevance is by pairs. No torch in here: a run whose codes exist is scored in th
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
 
 from cmrhash.config import CUTS, EvalConfig
 from cmrhash.data.cleaning import known_language
 from cmrhash.data.items import ImageTextDataset
 from cmrhash.data.view import languages_of
-from cmrhash.errors import DataError, UsageError, did_you_mean
+from cmrhash.errors import UsageError, did_you_mean
 from cmrhash.evaluation import saved_scores
 from cmrhash.evaluation.protocol import protocol_of
 from cmrhash.evaluation.run_codes import RunCodes, borrowed_views, codes_of, refuse_language
-from cmrhash.evaluation.searches import DIRECTIONS, Search, Sides, searches, sides
+from cmrhash.evaluation.scoring import score as score_search
+from cmrhash.evaluation.searches import DIRECTIONS, Search, searches, sides
 from cmrhash.features.dataset import ExtractedDataset
 from cmrhash.retrieval import metrics
-from cmrhash.retrieval.index import rank_histogram
+from cmrhash.retrieval.ranking import FEATURES, Rank
 from cmrhash.retrieval.relevance import Relevance
 from cmrhash.training import runs
 
 log = logging.getLogger(__name__)
 
 TIES = ("expected", "optimistic", "pessimistic")
-REAL_BLOCK = 1 << 19  # similarities that are sorted at a time: what stays in a core's cache
 
 
 @dataclass
@@ -124,13 +120,15 @@ def _of_run(
     of = {"codes": views.sha256, "items": dataset.sha256}
     cuts = list(config.at or CUTS[dataset.relevance])
     asked = {"ties": config.ties, "map_at": config.map_at, "map_at_rule": config.map_at_rule, "at": cuts}
+    if str(Rank.parse(config.rank)) != EvalConfig.rank:
+        asked[saved_scores.RANK] = str(Rank.parse(config.rank))
     kept = saved_scores.kept(run, of, asked)
     wanted = {
         (search.direction, search.lang, search.database_lang): search
         for search in searches(dataset, views, config.directions, config.langs)
     }
     new = {
-        key: {**_who(run, views, search), **_score(config, dataset, sides(dataset, views, search), search, known)}
+        key: {**_who(run, views, search), **_score(config, dataset, views, search, known)}
         for key, search in wanted.items()
         if key not in kept
     }
@@ -143,89 +141,12 @@ def _of_run(
 
 
 def _score(
-    config: EvalConfig, dataset: ImageTextDataset, both: Sides, search: Search, known: dict[bytes, Relevance]
+    config: EvalConfig, dataset: ImageTextDataset, views: RunCodes, search: Search, known: dict[bytes, Relevance]
 ) -> dict[str, Any]:
+    both = sides(dataset, views, search)
     if both.key not in known:
         known[both.key] = both.relevance(dataset)
-    relevance = known[both.key]
-    packed = np.ascontiguousarray(both.source.codes.packed[both.rows])
-    hist = rank_histogram(packed, both.sought.index.packed, both.source.codes.bits, relevance)
-    items, relevant = metrics.items_relevant(hist)
-    by_ties = {"expected": (items, relevant)}
-    by_ties["optimistic"] = metrics.split_ties(items, relevant, "optimistic")
-    by_ties["pessimistic"] = metrics.split_ties(items, relevant, "pessimistic")
-    maps = {
-        order: metrics.mean_over_valid(metrics.average_precision(*counts, config.map_at, config.map_at_rule))
-        for order, counts in by_ties.items()
-    }
-    counted = maps["expected"][1]
-    if not counted:
-        fix = "check labels and splits: a query needs a relevant item in the database"
-        raise DataError("no query has a relevant item in the database", f"{search.source} {search.direction}", fix)
-    cuts = config.at or CUTS[dataset.relevance]
-    return {
-        "map": maps[config.ties][0],
-        **{f"map_{order}": mean for order, (mean, _) in maps.items()},
-        "chance": metrics.mean_over_valid(metrics.relevant_share(items, relevant))[0],
-        "queries": counted,
-        "queries_without_relevant": len(both.rows) - counted,
-        "database": len(both.database),
-        **_at(cuts, hist, *by_ties[config.ties]),
-        **_first_found(cuts, *by_ties[config.ties]),
-        **{f"{name}_chance": value for name, value in _first_found(cuts, *metrics.one_group(items, relevant)).items()},
-        **_real(cuts, both, relevance),
-        **_by_radius(items, relevant),
-    }
-
-
-def _at(cuts: Sequence[int], hist: NDArray[np.int32], items: NDArray[Any], relevant: NDArray[Any]) -> dict[str, Any]:
-    """P@k, R@k and nDCG@k (gain = shared labels; over random tie order), for each cut."""
-    named: dict[str, Callable[[int], NDArray[np.float64]]] = {
-        "precision_at": lambda k: metrics.precision_at(items, relevant, k),
-        "recall_at": lambda k: metrics.recall_at(items, relevant, k),
-        "ndcg_at": lambda k: metrics.ndcg_at(hist, k),
-    }
-    return {name: {str(k): metrics.mean_over_valid(function(k))[0] for k in cuts} for name, function in named.items()}
-
-
-def _first_found(cuts: Sequence[int], items: NDArray[Any], relevant: NDArray[Any]) -> dict[str, Any]:
-    """What depends on the nearest relevant item: hit@k (the R@k of image-caption work) and the median rank."""
-    hits = {str(k): metrics.mean_over_valid(metrics.hit_at(items, relevant, k))[0] for k in cuts}
-    return {"hit_at": hits, "median_rank": metrics.median_rank(items, relevant)}
-
-
-def _by_radius(items: NDArray[Any], relevant: NDArray[Any]) -> dict[str, Any]:
-    """Precision within Hamming radius 2 (an empty ball counts 0), and the precision-recall curve by radius."""
-    within, empty = metrics.precision_within(items, relevant, 2)
-    precision, recall = metrics.pr_curve(items, relevant)
-    return {
-        "precision_radius2": metrics.mean_over_valid(within)[0],
-        "empty_balls_radius2": empty,
-        "pr_by_radius": {"precision": _listed(precision), "recall": _listed(recall)},
-    }
-
-
-def _listed(values: NDArray[np.float64]) -> list[float | None]:
-    """JSON knows no NaN: a radius at which no query found anything is null."""
-    return [None if np.isnan(v) else round(float(v), 6) for v in values]
-
-
-def _real(cuts: Sequence[int], both: Sides, relevance: Relevance) -> dict[str, Any]:
-    """The real-valued embeddings by cosine, over the whole database: what binarisation is measured against."""
-    ends = (both.source.embedding[both.rows], both.sought.embedding[both.sought.database])
-    q, d = (x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12) for x in ends)
-    block = max(1, REAL_BLOCK // max(len(d), 1))
-
-    def some(first: int) -> tuple[NDArray[Any], ...]:
-        last = min(first + block, len(q))
-        similarity, gains = q[first:last] @ d.T, relevance.gains(first, last, 0, len(d))
-        return metrics.average_precision_real(similarity, gains), *metrics.nearest_relevant_real(similarity, gains)
-
-    with ThreadPoolExecutor() as pool:
-        parts = list(pool.map(some, range(0, len(q), block)))
-    ap, items, relevant = (np.concatenate(part) for part in zip(*parts, strict=True))
-    found = {f"{name}_real": value for name, value in _first_found(cuts, items, relevant).items()}
-    return {"map_real": metrics.mean_over_valid(ap)[0], **found}
+    return score_search(config, dataset, both, search, known[both.key])
 
 
 def _who(run: runs.Run, views: RunCodes, search: Search) -> dict[str, Any]:
@@ -257,6 +178,9 @@ def check_eval(config: EvalConfig, dataset: ImageTextDataset) -> None:
         raise UsageError(f"unknown rule '{config.map_at_rule}'", None, fix, option="map_at_rule")
     if config.map_at is None and config.map_at_rule != EvalConfig.map_at_rule:
         raise UsageError("used only with `map_at`", None, "add `map_at=K`", option="map_at_rule")
+    if Rank.parse(config.rank).kind == FEATURES:
+        what = "`features` orders photos by a photo without codes, and codes are what is scored"
+        raise UsageError(what, None, "choose hamming, asymmetric, rerank or rerank:N", option="rank")
     for direction in config.directions:
         if direction not in DIRECTIONS:
             fix = f"{did_you_mean(direction, DIRECTIONS)} choose of {', '.join(DIRECTIONS)}"

@@ -9,6 +9,7 @@ from typing import Any
 from cmrhash.config import READY, EvalConfig, TrainConfig
 from cmrhash.data.items import RELEVANCE, ImageTextDataset
 from cmrhash.data.view import View
+from cmrhash.retrieval.ranking import ASYMMETRIC, RERANK, Rank
 from cmrhash.training.runs import Run, TrainedOn
 
 UNTOLD = (
@@ -43,9 +44,7 @@ def protocol_of(
         "captions": CAPTIONS[dataset.relevance],
         "relevance": RELEVANCE[dataset.relevance],
         "metric": (PAIRS_METRIC if dataset.relevance == "pairs" else "") + _metric(config),
-        "ties": {"expected": "expected value over random order within equal Hamming distance"}.get(
-            config.ties, f"{config.ties} order within equal Hamming distance"
-        ),
+        **_order(config),
         "epoch": _by_run(found, lambda run: EPOCH.get(run.outcome.chosen_on, run.outcome.chosen_on)),
         "split": dataset.split,
         "encoders": {name: words for name, words in used.items() if words},
@@ -104,6 +103,21 @@ def _encoder(view: View, made: TrainedOn) -> str:
     what = "ready-made features" if made.weights == READY else f"({made.encoder}), {made.weights} weights"
     digest = f" {made.weights_sha256[:12]}" if made.weights_sha256 else ""
     return f"{view.encoder_of(made.file)} {what}{digest}"
+
+
+def _order(config: EvalConfig) -> dict[str, str]:
+    """How results are ordered, if not by Hamming distance, and what happens to ties."""
+    rank, words = Rank.parse(config.rank), {}
+    if rank.kind == ASYMMETRIC:
+        words["ranking"] = "asymmetric: cosine of the real-valued query and the codes, whole database"
+    elif rank.kind == RERANK:
+        words["ranking"] = (
+            f"rerank: the nearest {rank.candidates(1)} codes and all at the distance of the last one by cosine of the "
+            "embeddings, then the others by Hamming distance"
+        )
+    tied = "score, or distance beyond them" if rank.kind == RERANK else "score" if words else "Hamming distance"
+    order = "expected value over random order" if config.ties == "expected" else f"{config.ties} order"
+    return {**words, "ties": f"{order} within equal {tied}"}
 
 
 def _metric(config: EvalConfig) -> str:

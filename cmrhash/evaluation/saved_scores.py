@@ -1,8 +1,8 @@
 """Saved scores of a run: nothing is scored twice. Standard library only.
 
 ``metrics.json`` in the run's folder holds ``of`` (digests of the scored codes and items) and ``scores``, one entry per
-set of options, the latest last: ``asked`` (ties, cuts, mAP@k rule), ``protocol`` in words, ``rows`` (without the path
-of the run, which may move).
+set of options, the latest last: ``asked`` (ties, cuts, mAP@k rule, and rank unless by Hamming distance), ``protocol``
+in words, ``rows`` (without the path of the run, which may move).
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from cmrhash.training import runs
 
 VERSION = 2  # increase it when the same codes would score differently
 USUAL = {"map_at": None, "ties": "expected"}  # options that ``shown`` prefers
+RANK = "rank"  # option that scores by Hamming distance lack
 Row = dict[str, Any]
 Key = tuple[str, str | None, str | None]  # direction, lang, database_lang
 
@@ -39,10 +40,11 @@ def keep(
 def shown(run: runs.Run) -> dict[str, Any] | None:
     """Saved ``protocol`` and ``rows`` for display; None if there are none.
 
-    Scores over the whole ranking with expected ties come first, the most rows of these; otherwise the latest scores.
+    Scores by Hamming distance over the whole ranking with expected ties come first, the most rows of these; otherwise
+    the latest scores.
     """
     entries = _read(run)[::-1]  # latest first: ``max`` returns the first of equal entries
-    usual = [entry for entry in entries if entry["asked"].items() >= USUAL.items()]
+    usual = [entry for entry in entries if entry["asked"].items() >= USUAL.items() and RANK not in entry["asked"]]
     return max(usual or entries[:1], key=lambda entry: len(entry["rows"]), default=None)
 
 

@@ -11,8 +11,10 @@ from cmrhash.config import EvalConfig
 from cmrhash.data.items import ImageTextDataset
 from cmrhash.data.view import View
 from cmrhash.evaluation.run_codes import ViewCodes, stored_codes
+from cmrhash.evaluation.scoring import scores_of
 from cmrhash.evaluation.searches import Search, Sides, searches, sides
 from cmrhash.features.dataset import ExtractedDataset
+from cmrhash.retrieval.ranking import Rank
 from cmrhash.retrieval.relevance import EXCLUDED
 from cmrhash.training import runs
 
@@ -20,7 +22,7 @@ from cmrhash.training import runs
 def write_trec(config: EvalConfig, data: ExtractedDataset, out: Path, target: Path) -> list[Path]:
     """Write a run file and a qrels file for each search that ``evaluate`` scores.
 
-    Call ``evaluate`` first. Equal distances rank in index order; the score is N - rank, because trec_eval orders equal
+    Call ``evaluate`` first. What is tied ranks in index order; the score is N - rank, because trec_eval orders equal
     scores by its own rule. Where all captions count, caption n of an item is named "<id>#n". Returns the paths.
     """
     dataset = data.with_relevance(config.relevance).dataset
@@ -32,7 +34,7 @@ def write_trec(config: EvalConfig, data: ExtractedDataset, out: Path, target: Pa
             ends = (search.source, search.sought) if search.direction == "t2t" else (_text_end(search),)
             stem = target / f"{run.name}.{'-'.join(view.short for view in ends)}.{search.direction}"
             ranked, judged = (stem.with_name(stem.name + end) for end in (".run", ".qrels"))
-            _write(ranked, judged, sides(dataset, views, search), dataset)
+            _write(ranked, judged, sides(dataset, views, search), dataset, Rank.parse(config.rank))
             written += [ranked, judged]
     return written
 
@@ -42,15 +44,15 @@ def _text_end(search: Search) -> View:
     return search.sought if search.source.is_image else search.source
 
 
-def _write(ranked: Path, judged: Path, both: Sides, dataset: ImageTextDataset) -> None:
+def _write(ranked: Path, judged: Path, both: Sides, dataset: ImageTextDataset, rank: Rank) -> None:
     relevance = both.relevance(dataset)
     queries, database = _ids(dataset, both.source)[both.rows], _ids(dataset, both.sought)[both.sought.database]
     count = len(database)
     with ranked.open("w", encoding="utf-8") as run_file, judged.open("w", encoding="utf-8") as qrels_file:
-        for at, (row, query) in enumerate(zip(both.rows, queries, strict=True)):
-            _, order = both.sought.index.search(both.source.codes.packed[row : row + 1], count)
+        for at, query in enumerate(queries):
+            order = np.argsort(-scores_of(rank, both, at, at + 1)[0], kind="stable")
             gains = relevance.gains(at, at + 1, 0, count)[0]
-            found = order[0][gains[order[0]] != EXCLUDED]
+            found = order[gains[order] != EXCLUDED]
             run_file.writelines(
                 f"{query} Q0 {database[d]} {rank} {count - rank} cmrhash\n" for rank, d in enumerate(found, 1)
             )

@@ -90,6 +90,26 @@ class BinaryIndex:
         distances, rows = self._index.search(pad(packed_queries), found)
         return distances, rows
 
+    def within(
+        self, packed_queries: NDArray[np.uint8], radius: int
+    ) -> list[tuple[NDArray[np.int32], NDArray[np.int64]]]:
+        """Find all codes within a Hamming radius of each query (Q, ceil(bits / 8)) uint8.
+
+        Returns distances (n,) int32 and rows (n,) int64 of each query, as `search` orders them. Raises UsageError for
+        a radius that is no whole number from 0, and as ``codes.check_packed`` does for the queries.
+        """
+        check_packed(packed_queries, self.bits, "query codes")
+        if isinstance(radius, bool) or not isinstance(radius, (int, np.integer)) or radius < 0:
+            raise UsageError(f"radius must be a whole number of at least 0, got {radius!r}", option="radius")
+        if not len(self) or not len(packed_queries):
+            return [(np.empty(0, np.int32), np.empty(0, np.int64)) for _ in packed_queries]
+        ends, distances, rows = self._index.range_search(pad(packed_queries), min(int(radius), self.bits) + 1)
+        found = []
+        for start, end in zip(ends[:-1].tolist(), ends[1:].tolist(), strict=True):
+            order = np.lexsort((rows[start:end], distances[start:end]))
+            found.append((distances[start:end][order].astype(np.int32), rows[start:end][order]))
+        return found
+
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write a file that ``faiss.read_index_binary`` also reads, whole or not at all.
 
@@ -207,6 +227,21 @@ class ApproximateIndex:
         # no threads that prefetch the lists of each search: starting them takes 30 times as long as the search
         faiss.downcast_InvertedLists(index.invlists).prefetch_nthread = 0
         return cls(index, bits)
+
+
+def distances_to(packed: NDArray[np.uint8], query_packed: NDArray[np.uint8], bits: int) -> NDArray[np.int32]:
+    """Hamming distances (Q, N) of queries (Q, ceil(bits / 8)) and codes (N, ceil(bits / 8)) uint8.
+
+    Raises as ``codes.check_packed``.
+    """
+    check_packed(packed, bits)
+    check_packed(query_packed, bits, "query codes")
+    query, database = pad(query_packed), pad(packed)
+    distances = np.empty((len(query), len(database)), np.int32)
+    if distances.size:
+        ends = [faiss.swig_ptr(end) for end in (query, database)]
+        faiss.hammings(*ends, len(query), len(database), query.shape[1], faiss.swig_ptr(distances))
+    return distances
 
 
 def rank_histogram(

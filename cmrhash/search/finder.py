@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from typing import NamedTuple
 
@@ -13,7 +14,7 @@ from cmrhash.data.view import View
 from cmrhash.errors import UsageError
 from cmrhash.evaluation.run_codes import ViewCodes
 from cmrhash.features.dataset import ExtractedDataset
-from cmrhash.retrieval.codes import check_k
+from cmrhash.retrieval.index import BinaryIndex
 from cmrhash.retrieval.ranking import (
     ASYMMETRIC,
     FEATURES,
@@ -24,11 +25,13 @@ from cmrhash.retrieval.ranking import (
     cosine_scores,
     hamming_scores,
 )
+from cmrhash.search.filters import matching
 from cmrhash.search.publish import collection_of, keys_of, refuse_other_codes
-from cmrhash.search.results import Hit, Vectors
+from cmrhash.search.results import Hit, K, Vectors, Wanted
 from cmrhash.search.stores import CodeStore
 from cmrhash.training.runs import Run
 
+KEPT = 8  # most indexes of some items that are kept for the next search
 TARGETS = ("image", "text", "both")
 
 
@@ -65,14 +68,14 @@ class Finder:
     ) -> None:
         self.run, self.data, self.dataset = run, data, data.dataset
         self.views, self.among, self.store, self.rank = views, among, store, rank
+        self._narrow: dict[tuple[View, tuple[str, ...]], ViewCodes] = {}
         self._rows: dict[View, dict[str, int]] = {}  # of a view in the store: key -> row
 
-    def nearest(self, query: Vectors, to: str, lang: str, k: int, asked: Rank | None = None) -> list[list[Hit]]:
-        """Find the k best results of each query, highest score first, equal scores by id.
+    def nearest(self, query: Vectors, to: str, lang: str, wanted: Wanted) -> list[list[Hit]]:
+        """Find the wanted results of each query, the highest score first, equal scores by id.
 
-        to: "image", "text" or "both"; lang: of the texts; asked: rank of this search, None for that of the finder.
+        to: "image", "text" or "both"; lang: of the texts.
         """
-        check_k(k)
         if to not in TARGETS:
             raise UsageError(f"'{to}' is no modality", None, f"choose one of {', '.join(TARGETS)}", option="to")
         both = (View.IMAGE, View.text(lang))
@@ -80,12 +83,29 @@ class Finder:
         if not views:
             what = f"no item of the collection has {'a photo' if to == 'image' else f'captions ({lang})'}"
             raise UsageError(what, self.data.folder, "search for the other kind", option="to")
-        rank = self._rank(query, to, asked)
+        rank = self._rank(query, to, wanted.rank)
+        if self.store and (wanted.where or wanted.radius is not None):
+            option = "where" if wanted.where else "radius"
+            raise UsageError(f"`{option}` searches the run's own index only", self.store.url, "leave `store` out")
         found: list[list[Found]] = [[] for _ in range(len(query))]
         for view in views:
-            for own, scored in zip(found, self._scored(view, query, k, rank), strict=True):
+            for own, scored in zip(found, self._scored(view, query, wanted, rank), strict=True):
                 own += scored
-        return [[self._hit(place, one, lang) for place, one in enumerate(sorted(own)[:k], 1)] for own in found]
+        best = [sorted(own)[: wanted.most] for own in found]
+        return [[self._hit(place, one, lang) for place, one in enumerate(own, 1)] for own in best]
+
+    def of_item(self, ident: str, by: str, lang: str, with_features: bool = False) -> Vectors:
+        """Stored vectors of an item's "image" or first caption ("text"); raises UsageError if it has none."""
+        if by not in ("image", "text"):
+            raise UsageError(f"unknown value '{by}'", None, "choose image or text", option="by")
+        if ident not in self.places:
+            raise UsageError(f"no item '{ident}'", self.data.folder, "see items.jsonl for the ids")
+        codes = self.views.get(View.IMAGE if by == "image" else View.text(lang))
+        rows = np.flatnonzero(codes.codes.item == self.places[ident])[:1] if codes else np.zeros(0)
+        if codes is None or not len(rows):
+            raise UsageError(f"item '{ident}' has no {by}", self.data.folder, "search by the other one")
+        features = self.image_features[rows] if with_features else None
+        return Vectors(codes.codes.packed[rows], codes.embedding[rows], features)
 
     def is_by_features(self, asked: Rank | None) -> bool:
         """Whether the search ranks by the encoder's features."""
@@ -106,21 +126,21 @@ class Finder:
             raise UsageError(what, None, "give an embedding, a sentence or a photo, or use hamming", option="rank")
         return Rank(HAMMING)
 
-    def _scored(self, view: View, query: Vectors, k: int, rank: Rank) -> Iterator[list[Found]]:
-        """Find at least the k best results of each query in a view, in any order."""
+    def _scored(self, view: View, query: Vectors, wanted: Wanted, rank: Rank) -> Iterator[list[Found]]:
+        """Find at least the best results of each query in a view, in any order."""
         searched = self._all_by_features if rank.kind == FEATURES else self._by_codes
-        for near, scores in searched(view, query, k, rank):
-            count = min(k, len(scores))
+        for near, scores in searched(view, query, wanted, rank):
+            count = len(scores) if wanted.most is None else min(wanted.most, len(scores))
             least = np.partition(scores, -count)[-count] if count else 0.0
             yield [self._found(view, near, at, scores[at]) for at in np.flatnonzero(scores >= least).tolist()]
 
     def _by_codes(
-        self, view: View, query: Vectors, k: int, rank: Rank
+        self, view: View, query: Vectors, wanted: Wanted, rank: Rank
     ) -> Iterator[tuple[Candidates, NDArray[np.float64]]]:
         """The nearest codes of each query, with their scores."""
         codes = self.views[view]
         near = self._in_store if self.store else self._in_index
-        for at, candidates in enumerate(near(view, query.packed, k, rank)):
+        for at, candidates in enumerate(near(view, query.packed, wanted, rank)):
             scores = hamming_scores(candidates.distances, self.run.bits)
             if rank.kind != HAMMING:
                 assert query.embedding is not None
@@ -133,13 +153,29 @@ class Finder:
                     scores[known] = cosine_scores(one, codes.embedding[rows])[0]
             yield candidates, scores
 
-    def _in_index(self, view: View, packed: NDArray[np.uint8], k: int, rank: Rank) -> list[Candidates]:
-        """Candidates of each code, by the run's own index."""
-        codes = self.views[view]
-        distances, places = codes.index.search(packed, rank.candidates(k))
+    def _in_index(self, view: View, packed: NDArray[np.uint8], wanted: Wanted, rank: Rank) -> list[Candidates]:
+        """Candidates of each code, by the run's own index: all within the radius, or as many as the rank takes."""
+        codes = self._narrowed(view, wanted.where)
+        if wanted.radius is not None:
+            near = codes.index.within(packed, wanted.radius)
+            return [Candidates(codes.database[places], d) for d, places in near]
+        distances, places = codes.index.search(packed, rank.candidates(wanted.k or K))
         return [Candidates(codes.database[row], d) for d, row in zip(distances, places, strict=True)]
 
-    def _in_store(self, view: View, packed: NDArray[np.uint8], k: int, rank: Rank) -> list[Candidates]:
+    def _narrowed(self, view: View, where: tuple[str, ...]) -> ViewCodes:
+        """The codes of the items that meet some conditions, with an index of them alone."""
+        if not where:
+            return self.views[view]
+        if (view, where) not in self._narrow:
+            codes = self.views[view]
+            rows = codes.database[matching(self.dataset, where)[codes.codes.item[codes.database]]]
+            index = BinaryIndex.build(np.ascontiguousarray(codes.codes.packed[rows]), self.run.bits)
+            while len(self._narrow) >= KEPT:
+                self._narrow.pop(next(iter(self._narrow)))
+            self._narrow[view, where] = replace(codes, database=rows, index=index)
+        return self._narrow[view, where]
+
+    def _in_store(self, view: View, packed: NDArray[np.uint8], wanted: Wanted, rank: Rank) -> list[Candidates]:
         """The same by the store; by distance alone it has to name no more than the results."""
         assert self.store is not None
         if view not in self._rows:
@@ -147,22 +183,30 @@ class Finder:
             keys = keys_of(self.run, self.dataset, codes)
             self._rows[view] = dict(zip(keys, codes.database.tolist(), strict=True))
         refuse_other_codes(self.run, view, self.store, self.among)
-        wanted = k if rank.kind == HAMMING else rank.candidates(k)
-        distances, found = self.store.search(collection_of(self.run, view), packed, wanted)
+        k = wanted.k or K
+        count = k if rank.kind == HAMMING else rank.candidates(k)
+        distances, found = self.store.search(collection_of(self.run, view), packed, count)
         known = self._rows[view]
         rows = [np.array([known.get(key, -1) for key in keys], np.int64) for keys in found]
         return [Candidates(*own) for own in zip(rows, distances, found, strict=True)]
 
     def _all_by_features(
-        self, view: View, query: Vectors, k: int, rank: Rank
+        self, view: View, query: Vectors, wanted: Wanted, rank: Rank
     ) -> Iterator[tuple[Candidates, NDArray[np.float64]]]:
         """Every photo, with the cosine of its features and those of each query."""
         assert query.features is not None
-        codes = self.views[view]
-        rows, packed = codes.database, codes.codes.packed[codes.database]
+        codes = self._narrowed(view, wanted.where)
+        everything = codes.database, codes.codes.packed[codes.database]
         for one, code in zip(query.features, query.packed, strict=True):
-            distances = np.bitwise_count(packed ^ code).sum(axis=1, dtype=np.int32)
+            rows, distances = everything[0], np.bitwise_count(everything[1] ^ code).sum(axis=1, dtype=np.int32)
+            if wanted.radius is not None:
+                rows, distances = rows[distances <= wanted.radius], distances[distances <= wanted.radius]
             yield Candidates(rows, distances), cosine_scores(one[None], self.image_features[rows])[0]
+
+    @cached_property
+    def places(self) -> dict[str, int]:
+        """Position of each item by id."""
+        return {item.id: place for place, item in enumerate(self.dataset.items)}
 
     @cached_property
     def image_features(self) -> NDArray[np.float32]:

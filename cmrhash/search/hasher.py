@@ -2,7 +2,7 @@
 
     hasher = Hasher.load("runs/sample/triplet-32")
     for hit in hasher.search("ein schwarzer Hund im Schnee", lang="de", k=5):
-        print(hit.distance, hit.id, hit.caption)
+        print(hit.score, hit.id, hit.caption)
 
 The codes of the database come out of the run, or lie in a store (``Hasher.load(..., store=URL)``); torch is imported
 when the first query has to be encoded.
@@ -11,12 +11,12 @@ when the first query has to be encoded.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any, TypedDict, Unpack, overload
+from typing import TYPE_CHECKING, Any, Unpack, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,20 +25,19 @@ from cmrhash.config import CACHE, QUERY_LANGUAGE
 from cmrhash.data.cleaning import known_language
 from cmrhash.data.items import Item
 from cmrhash.data.view import View, languages_of
-from cmrhash.encoders.bag_and_vectors import lower_words
 from cmrhash.errors import UsageError
 from cmrhash.evaluation.run_codes import AMONG, RunCodes, ViewCodes, among_all, codes_of, load_heads
 from cmrhash.features.dataset import ExtractedDataset
 from cmrhash.retrieval.ranking import Rank
-from cmrhash.search.embedder import Embedder, is_photo, whole_codes
+from cmrhash.search import languages
+from cmrhash.search.embedder import Embedder, whole_codes
 from cmrhash.search.exported.hasher import PretrainedHasher, applied_by
 from cmrhash.search.finder import Finder
 from cmrhash.search.publish import scope_of
 from cmrhash.search.results import Hit as Hit
-from cmrhash.search.results import Vectors
+from cmrhash.search.results import How, Limits, Vectors, Wanted, blended, kind_of
 from cmrhash.search.stores import CodeStore, open_store
-from cmrhash.storage.files import read_json
-from cmrhash.training.runs import ANEW, WORDS, Run, open_run
+from cmrhash.training.runs import Run, open_run
 
 log = logging.getLogger(__name__)
 
@@ -49,18 +48,12 @@ if TYPE_CHECKING:
     from cmrhash.features.captions import CaptionEncoder
     from cmrhash.search.embedder import Photo
 
-    Query = str | Photo
+    Query = str | Photo | NDArray[Any]
     Queries = list[Any] | tuple[Any, ...]  # of queries
     from cmrhash.features.images import PhotoEncoder
 
 
-class How(TypedDict, total=False):
-    """Keywords of ``Hasher.search``."""
-
-    lang: str | None
-    to: str | None
-    k: int
-    rank: str | Rank | None
+BATCH = 256  # queries that are embedded together
 
 
 class Hasher(Embedder):
@@ -102,7 +95,6 @@ class Hasher(Embedder):
         self.among = among or (scope_of(run, codes, self._store) if self._store else "all")
         self.views: Mapping[View, ViewCodes] = among_all(self.dataset, codes) if self.among == "all" else dict(codes)
         self._text_models = {known_language(lang, self.langs): model for lang, model in (text_models or {}).items()}
-        self._place = {item.id: row for row, item in enumerate(self.dataset.items)}
         self._finder = Finder(run, self.data, self.views, self.among, self._store, Rank.parse(rank) if rank else None)
 
     @classmethod
@@ -176,11 +168,13 @@ class Hasher(Embedder):
         """The run's folder."""
         return self.run.folder
 
+    def doubt(self, sentence: str, lang: str) -> str | None:
+        """Reason to doubt the results of a sentence, see ``languages.doubt``."""
+        return languages.doubt(self.words, sentence, lang)
+
     def likely(self, text: str) -> list[str]:
         """The languages whose captions have most words of a text."""
-        words = set(lower_words(text))
-        known = {lang: len(words & self.words[lang]) for lang in self.langs}
-        return [lang for lang in self.langs if known[lang] == max(known.values())]
+        return languages.likely(self.words, text)
 
     # ------------------------------------------------------------------------------------------ to hand on
 
@@ -208,7 +202,22 @@ class Hasher(Embedder):
 
     def item(self, ident: str) -> Item | None:
         """The item of the data set that has this id."""
-        return self.dataset.items[self._place[ident]] if ident in self._place else None
+        places = self._finder.places
+        return self.dataset.items[places[ident]] if ident in places else None
+
+    def codes(self, kind: str = "image", lang: str | None = None) -> tuple[list[str], NDArray[np.uint8]]:
+        """Codes that are searched: ids of the items and packed codes (n, ceil(bits / 8)) uint8, in the same order.
+
+        kind: "image", or "text" in a language. Captions of one item repeat its id where all captions are searched.
+        """
+        if kind not in ("image", "text"):
+            raise UsageError(f"'{kind}' is no modality", None, "choose image or text")
+        view = View.IMAGE if kind == "image" else View.text(self.understood(lang))
+        if view not in self.views:
+            raise UsageError(f"the run has no codes of {view}", self.folder, f"there are: {', '.join(self.views)}")
+        of = self.views[view]
+        ids = [self.dataset.items[item].id for item in of.codes.item[of.database].tolist()]
+        return ids, np.ascontiguousarray(of.codes.packed[of.database])
 
     # ------------------------------------------------------------------------------------------ searching
 
@@ -224,66 +233,76 @@ class Hasher(Embedder):
         *,
         lang: str | None = None,
         to: str | None = None,
-        k: int = 10,
+        k: int | None = None,
         rank: str | Rank | None = None,
+        radius: int | None = None,
+        where: str | Sequence[str] = (),
     ) -> list[Hit] | list[list[Hit]]:
         """Find the k nearest items, the highest score first, equal scores by id.
 
         query: a sentence; a photo (a Path, a str that names a file, a PIL image, an (H, W, 3) uint8 array, the bytes of
         a file); a packed code (ceil(bits / 8),) uint8; an embedding (bits,) of real numbers; or several queries: a list
         of these, or one row each of a 2-D array. to: "image", "text" or "both"; None: the other modality (of a code:
-        images; ranked by features: images). lang: of a sentence, and of the texts that are found. rank: see
-        ``retrieval.ranking.Rank``; None: that of the hasher. Raises UsageError for another type or value.
+        images; ranked by features: images). lang: of a sentence, and of the texts that are found. k: 10 by default.
+        rank: see ``retrieval.ranking.Rank``; None: that of the hasher. radius: only results within so many bits, all of
+        them unless k is given. where: conditions on the items, all of which must hold, see ``filters.matching``. Raises
+        UsageError for another type or value.
         """
-        asked = None if rank is None else Rank.parse(rank)
+        wanted = Wanted.of(k, rank, radius, where)
+        if isinstance(query, np.ndarray) and query.ndim == 2:
+            vectors = self._vectors("array", query, "")
+            return self._finder.nearest(vectors, to or self.kind("image"), self.understood(lang), wanted)
         if isinstance(query, (list, tuple)):
-            return [self.search(each, lang=lang, to=to, k=k, rank=asked) for each in query]
-        if isinstance(query, np.ndarray) and query.ndim in (1, 2):
-            found = self._finder.nearest(
-                self._vectors(query), to or self.kind("image"), self.understood(lang), k, asked
-            )
-            return found if query.ndim == 2 else found[0]
-        if is_photo(query):
-            features = self.image_features([query])
-            vectors = Vectors.of(self._embed(View.IMAGE, features), features)
-            kind = to or self.kind("image" if self._finder.is_by_features(asked) else "text")
-            return self._finder.nearest(vectors, kind, self.understood(lang), k, asked)[0]
-        if isinstance(query, str):
-            lang = self.understood(lang, query)
-            vectors = Vectors.of(self.embed_text([query], lang))
-            return self._finder.nearest(vectors, to or self.kind("image"), lang, k, asked)[0]
-        fix = "give a sentence, a photo, packed codes, embeddings, or a list of these"
-        raise UsageError(f"a query is a {type(query).__name__}", None, fix)
+            return self._several(query, lang, to, wanted)
+        return self._several([query], lang, to, wanted)[0]
+
+    def _several(self, queries: Sequence[Any], lang: str | None, to: str | None, wanted: Wanted) -> list[list[Hit]]:
+        """Search by several queries, those of one kind and language together."""
+        alike: dict[tuple[str, str], list[int]] = {}
+        for at, query in enumerate(queries):
+            kind = kind_of(query)
+            alike.setdefault((kind, self.understood(lang, query if kind == "text" else None)), []).append(at)
+        found: dict[int, list[Hit]] = {}
+        for (kind, spoken), places in alike.items():
+            by_photo = kind == "photo" and not self._finder.is_by_features(wanted.rank)
+            target = to or self.kind("text" if by_photo else "image")
+            for start in range(0, len(places), BATCH):
+                some = places[start : start + BATCH]
+                vectors = self._vectors(kind, [queries[at] for at in some], spoken)
+                found |= zip(some, self._finder.nearest(vectors, target, spoken, wanted), strict=True)
+        return [found[at] for at in range(len(queries))]
 
     def search_item(
-        self,
-        ident: str,
-        *,
-        by: str = "image",
-        lang: str | None = None,
-        to: str | None = None,
-        k: int = 10,
-        rank: str | Rank | None = None,
+        self, ident: str, *, by: str = "image", lang: str | None = None, to: str | None = None, **limits: Unpack[Limits]
     ) -> list[Hit]:
         """The same for an item of the data set, by the stored embedding of its image or its first caption."""
-        if ident not in self._place:
-            raise UsageError(f"no item '{ident}'", self.folder, "see items.jsonl for the ids")
-        if by not in ("image", "text"):
-            raise UsageError(f"unknown value '{by}'", None, "choose image or text", option="by")
-        lang = self.understood(lang)
-        view = View.IMAGE if by == "image" else View.text(lang)
-        codes = self.views.get(view)
-        rows = np.flatnonzero(codes.codes.item == self._place[ident]) if codes else np.zeros(0)
-        if codes is None or not len(rows):
-            raise UsageError(f"item '{ident}' has no {by}", self.folder, "search by the other one")
-        asked = None if rank is None else Rank.parse(rank)
-        by_features = self._finder.is_by_features(asked)
-        own = rows[:1]
-        features = self._finder.image_features[own] if by_features and by == "image" else None
+        lang, wanted = self.understood(lang), Wanted.of(**limits)
+        by_features = by == "image" and self._finder.is_by_features(wanted.rank)
+        vectors = self._finder.of_item(ident, by, lang, by_features)
         kind = to or self.kind("text" if by == "image" and not by_features else "image")
-        return self._finder.nearest(
-            Vectors(codes.codes.packed[own], codes.embedding[own], features), kind, lang, k, asked
-        )[0]
+        return self._finder.nearest(vectors, kind, lang, wanted)[0]
+
+    def blend(
+        self,
+        *queries: Any,
+        like: Sequence[str] = (),
+        unlike: Sequence[str] = (),
+        by: str = "image",
+        lang: str | None = None,
+    ) -> NDArray[np.float32]:
+        """Embed several queries as one, (bits,): the mean of what is wanted minus the mean of what is not.
+
+        queries: sentences, photos and embeddings; like, unlike: ids of items, by their image or first caption (``by``).
+        All embeddings count at unit length. Raises UsageError without anything wanted, and as ``search`` does.
+        """
+        spoken = self.understood(lang)
+        asked = [(kind_of(query), query) for query in queries]
+        near = [
+            self._vectors(kind, [query], self.understood(lang, query) if kind == "text" else spoken)
+            for kind, query in asked
+        ]
+        near += [self._finder.of_item(ident, by, spoken) for ident in like]
+        return blended(near, [self._finder.of_item(ident, by, spoken) for ident in unlike])
 
     def kind(self, wanted: str) -> str:
         """The kind of result that is wanted, or the other one where no item has it."""
@@ -292,11 +311,16 @@ class Hasher(Embedder):
 
     def nearest(self, query: NDArray[Any], to: str, lang: str, k: int, rank: str | Rank | None = None) -> list[Hit]:
         """Find the k nearest of a packed code (ceil(bits / 8),) uint8 or an embedding (bits,), as ``search`` does."""
-        return self._finder.nearest(self._vectors(query), to, lang, k, None if rank is None else Rank.parse(rank))[0]
+        return self._finder.nearest(self._vectors("array", [query], lang), to, lang, Wanted.of(k, rank))[0]
 
-    def _vectors(self, query: NDArray[Any]) -> Vectors:
-        """Packed codes or embeddings, one or several."""
-        rows = query[None] if query.ndim == 1 else query
+    def _vectors(self, kind: str, queries: Any, lang: str) -> Vectors:
+        """Embed queries of one kind, see ``results.kind_of``; an array may be 2-D, one row per query."""
+        if kind == "photo":
+            features = self.image_features(queries)
+            return Vectors.of(self._embed(View.IMAGE, features), features)
+        if kind == "text":
+            return Vectors.of(self.embed_text(queries, lang))
+        rows = queries if isinstance(queries, np.ndarray) else np.stack(queries)
         if rows.dtype.kind == "f" and rows.shape[1] == self.bits:
             return Vectors.of(rows.astype(np.float32))
         return Vectors(whole_codes(rows, self.bits))
@@ -359,17 +383,12 @@ class Hasher(Embedder):
 
     def captions(self, count: int) -> dict[str, list[str]]:
         """language -> its first ``count`` captions."""
-        return {lang: list(islice(self._texts(lang), count)) for lang in self.langs}
+        return {lang: list(islice(languages.texts_of(self.dataset, lang), count)) for lang in self.langs}
 
     @cached_property
-    def words(self) -> dict[str, set[str]]:
+    def words(self) -> languages.Words:
         """language -> every word of its captions, in lower case; of an applied run also of the training's captions."""
-        known = read_json(self.run.file(WORDS), ANEW) if WORDS in self.run.files else {}
-        own = {lang: {word for text in self._texts(lang) for word in lower_words(text)} for lang in self.langs}
-        return {lang: words.union(known.get(lang, ())) for lang, words in own.items()}
-
-    def _texts(self, lang: str) -> Iterator[str]:
-        return (text for item in self.dataset.items for text in item.texts.get(lang, ()))
+        return languages.words_of(self.run, self.dataset, self.langs)
 
 
 def _different(items: Iterable[NDArray[np.int64]]) -> int:

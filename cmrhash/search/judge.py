@@ -14,7 +14,8 @@ from cmrhash.search.results import Hit
 class Judged:
     """A search result with its relevance.
 
-    relevant: None if the query is no item, or an item without labels. shared: labels of both the query and the result.
+    relevant: None if the query is no item, if it has no labels, and by pairs for all but its own image and captions,
+    since others may fit as well. shared: labels of both the query and the result.
     itself: the result is the item of the query.
     """
 
@@ -37,7 +38,7 @@ def judge(dataset: ImageTextDataset, item: Item | None, hits: Sequence[Hit]) -> 
     for hit in hits:
         itself = hit.id == item.id
         shared = tuple(label for label in hit.labels if label in own)
-        relevant = (bool(shared) if own else None) if by_labels else itself
+        relevant = (bool(shared) if own else None) if by_labels else (itself or None)
         judged.append(Judged(hit, relevant, shared, itself))
     return judged
 

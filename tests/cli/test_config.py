@@ -67,7 +67,7 @@ NOT_FIELDS = {
 }
 WHICH_RUN = {"run", "bits", "method", "relevance"}
 CHOICE = {  # what is asked, and of which run
-    "search": {"query", "item", "html", *WHICH_RUN},
+    "search": {"query", "item", "photo", "like", "unlike", "queries", "html", *WHICH_RUN},
     "export": {"target", *WHICH_RUN},
     "index": {"collection", *WHICH_RUN},
     "serve": WHICH_RUN,

@@ -69,7 +69,13 @@ def test_what_eval_makes_again_gives_the_figures_of_then(here, printed, removed)
 
 
 def test_search_finds_what_was_found_then(printed):
-    assert printed("search", "--id", "i3", "--lang", "en", "--k", "5", "--run", TRIPLET) == recorded("search.json")
+    as_then = ("--rank", "hamming", "--among", "database")
+    found = printed("search", "--id", "i3", "--lang", "en", "--k", "5", "--run", TRIPLET, *as_then)
+    bits = 16
+    assert [hit.pop("score") for hit in found["results"]] == [
+        pytest.approx(1 - 2 * hit["distance"] / bits, abs=1e-6) for hit in recorded("search.json")["results"]
+    ]
+    assert found == recorded("search.json")
 
 
 def test_cache_ls_lists_every_file_as_whole(printed):

@@ -94,6 +94,7 @@ PLACED = {
     "common_tags.txt": lambda path: path.write_text("dog 9\nnikon 9\nnone 9\n", encoding="utf-8"),
     "image.npz": lambda path: np.savez(path, image=np.random.default_rng(0).standard_normal((COUNT, 8))),
     "captions.txt": lambda path: write_lines(path, [f"a {NOUNS['en'][n % 4]} {n}" for n in range(COUNT)]),
+    "sentences.txt": lambda path: write_lines(path, ["a black dog in the snow", "", "a cat"]),
     "ids.txt": lambda path: write_lines(path, [f"photo-{n}" for n in range(COUNT)]),
     "PHOTOS": WRITERS["folder"],
     "pictures": lambda path: draw_photos(path, 60),

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from cmrhash.errors import CmrhashError, DamagedError, DataError, StaleError, UsageError
 from cmrhash.retrieval import relevance as relevance_module
-from cmrhash.retrieval.index import BinaryIndex, rank_histogram
+from cmrhash.retrieval.index import BinaryIndex, distances_to, rank_histogram
 from cmrhash.retrieval.relevance import Relevance
 
 
@@ -218,3 +218,19 @@ def test_histogram_refuses_what_does_not_fit():
         rank_histogram(codes, codes.astype(np.int32), 32, relevance)
     with pytest.raises(DataError, match="query codes have bits set beyond bit 30"):
         rank_histogram(codes + np.uint8(128), codes, 30, relevance)
+
+
+@pytest.mark.parametrize("bits", [1, 12, 64, 70])
+def test_a_radius_finds_what_a_search_of_everything_finds_within_it(bits):
+    rng = np.random.default_rng(bits)
+    database, queries = (random_codes(rng, count, bits) for count in (60, 5))
+    index = BinaryIndex.build(database, bits)
+    distances, rows = index.search(queries, 60)
+    np.testing.assert_array_equal(distances_to(database, queries, bits), distances_by_numpy(queries, database))
+    for radius in (0, 1, bits // 2, bits, 10**9):
+        for query, (near, places) in enumerate(index.within(queries, radius)):
+            inside = distances[query] <= radius
+            np.testing.assert_array_equal(near, distances[query][inside])
+            np.testing.assert_array_equal(places, rows[query][inside])
+            assert (near.dtype, places.dtype) == (np.int32, np.int64)
+    assert [len(found[0]) for found in BinaryIndex.build(database[:0], bits).within(queries, 3)] == [0] * 5

@@ -62,8 +62,10 @@ def test_by_pairs_only_the_item_itself_is_relevant(make_cache, tmp_path):
     answer = ask(hasher, Question(ident="i6", k=40))
     hits = answer.parts["text"]
     assert len(hits) == 40
-    assert all(judged.relevant == (judged.hit.id == "i6") for judged in hits)
+    assert all(judged.relevant is (True if judged.hit.id == "i6" else None) for judged in hits)
     shown = page(hasher, ServeConfig(), {}, answer.question, answer)
+    assert "not relevant" not in shown
+    assert shown.count("its own caption") == 2
     wanted = {("id", "by"), ("q",)}  # an item stands for its first caption; the others are asked by their words
     links = [a["href"] for a in Seen(shown).all("a", title="search by this caption")]
     assert {tuple(key for key in ("q", "id", "by") if f"{key}=" in link) for link in links} == wanted
@@ -77,7 +79,7 @@ def test_the_page_shows_photos_with_distance_caption_and_labels(client, hasher, 
     pictures = [img for img in Seen(shown.text).all("img") if not img["src"].startswith("/plot/")]
     assert [p["alt"] for p in pictures] == [hit.caption for hit in hits]
     assert [p["src"].partition("?")[0] for p in pictures] == [f"/thumb/{hit.id}" for hit in hits]
-    assert re.findall(r">distance (\d+)<", shown.text) == [str(hit.distance) for hit in hits]
+    assert re.findall(r"distance (\d+)<", shown.text) == [str(hit.distance) for hit in hits]
     assert f"query language: <b>{lang}</b>" in shown.text
     assert f'value="{q}"' in shown.text
 
@@ -212,7 +214,7 @@ def test_an_unknown_plot_is_named(client):
 
 
 def test_the_run_and_its_protocol_are_named(hasher):
-    assert about(hasher).startswith("manifest: triplet, 16 bits, seed 0, trained on de and en; 32 database items")
+    assert about(hasher).startswith("manifest: triplet, 16 bits, seed 0, trained on de and en; all 40 items")
     assert about(hasher).endswith("UNTRAINED ENCODERS")
 
 

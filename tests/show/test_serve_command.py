@@ -47,11 +47,11 @@ def test_serve_says_how_many_items_it_searches(command, make_cache, tmp_path, mo
     train(TrainConfig(**QUICK), make_cache(tmp_path / "cache", change=change), tmp_path / "runs")
     run = f"run: {tmp_path / 'runs/toy/triplet-16'}"
     hint = "20 database items of 120 are searched: --among all searches all of them\n"
-    assert command("serve")[2] == "run: runs/manifest/triplet-16, 32 database items; stop with Ctrl-C\n"
-    assert command(*few)[2] == f"{run}, 20 database items; stop with Ctrl-C\n{hint}"
-    assert command(*few, "--among", "all")[2] == f"{run}, all 120 items; stop with Ctrl-C\n"
+    assert command("serve")[2] == "run: runs/manifest/triplet-16, all 40 items; stop with Ctrl-C\n"
+    assert command(*few)[2] == f"{run}, all 120 items; stop with Ctrl-C\n"
+    assert command(*few, "--among", "database")[2] == f"{run}, 20 database items; stop with Ctrl-C\n{hint}"
     assert command(*few, "--quiet")[2] == ""
-    assert served == [("database", "database")] * 2 + [("all", "all")] + [("database", "database")]
+    assert served == [("all", None)] * 2 + [("database", "database"), ("all", None)]
 
 
 @pytest.mark.parametrize("missing", ["fastapi", "uvicorn", "python_multipart"])
@@ -68,6 +68,8 @@ def test_a_missing_package_is_named_with_its_cure(command, monkeypatch, missing)
     ("words", "args"),
     [
         ("--host: others on the network can reach 0.0.0.0: .*add --i-know", ["--host", "0.0.0.0"]),
+        ("--rank: the page takes sentences, too", ["--rank", "features"]),
+        ("--rank: unknown ranking 'best'", ["--rank", "best"]),
         ("--port: 70000 is out of range: give a number from 0", ["--port", "70000"]),
         ("no such trained run with 99 bits", ["--bits", "99"]),
         (r"cannot listen \(.*\): 192.0.2.1 port 1: give another", ["--host", "192.0.2.1", "--i-know", "--port", "1"]),

@@ -27,7 +27,9 @@ from cmrhash.data.cleaning import known_language
 from cmrhash.data.view import View, languages_of
 from cmrhash.encoders import hub
 from cmrhash.errors import DamagedError, EncoderError, StaleError, UsageError
+from cmrhash.retrieval.codes import check_k, pack
 from cmrhash.retrieval.index import BinaryIndex
+from cmrhash.retrieval.ranking import ASYMMETRIC, HAMMING, Rank, asymmetric_scores
 from cmrhash.search.embedder import Embedder, is_photo
 from cmrhash.storage.files import checked, read_json
 from cmrhash.storage.recipes import canonical
@@ -121,19 +123,29 @@ class PretrainedHasher(Embedder):
         *,
         lang: str | None = None,
         k: int = 10,
-    ) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
+        rank: str | Rank = HAMMING,
+    ) -> tuple[NDArray[Any], NDArray[np.int64]]:
         """Find the k nearest of ``codes`` (N, ceil(bits / 8)) uint8, made by encode_image and encode_text.
 
-        query: a sentence (str), or a photo (a Path, a PIL image, a file's bytes). Returns distances in bits and rows,
-        each (min(k, N),), nearest first, equal distances in the order of the rows. Raises UsageError without codes.
+        query: a sentence (str), or a photo (a Path, a PIL image, a file's bytes). rank: "hamming" returns distances in
+        bits (int32) and rows, "asymmetric" scores (float64, see ``retrieval.ranking``) and rows, each (min(k, N),),
+        nearest first, equal ones in the order of the rows. Raises UsageError without codes and for another rank.
         """
         if codes is None:
             what = "an exported run contains no database"
             raise UsageError(what, self.folder, "give codes=..., made by its encode_image or encode_text")
-        photo = is_photo(query)
-        code = self.encode_image([query]) if photo else self.encode_text([str(query)], lang)
-        distances, rows = BinaryIndex.build(np.ascontiguousarray(codes), self.bits).search(code, k)
-        return distances[0], rows[0]
+        order = Rank.parse(rank)
+        if order.kind not in (HAMMING, ASYMMETRIC):
+            what = f"the given codes cannot be ranked by {order}: they hold no real numbers"
+            raise UsageError(what, self.folder, "choose hamming or asymmetric", option="rank")
+        index = BinaryIndex.build(np.ascontiguousarray(codes), self.bits)
+        embedding = self.embed_image([query]) if is_photo(query) else self.embed_text([str(query)], lang)
+        if order.kind == HAMMING:
+            distances, rows = index.search(pack(embedding), k)
+            return distances[0], rows[0]
+        scores = asymmetric_scores(embedding, index.packed)[0]
+        nearest = np.argsort(-scores, kind="stable")[: check_k(k)]
+        return scores[nearest], nearest
 
     @cached_property
     def heads(self) -> ModuleDict:

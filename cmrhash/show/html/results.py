@@ -164,7 +164,7 @@ def _links(item: Item | None, answer: Answer, judged: Judged) -> tuple[str, str]
 def _verdict(judged: Judged) -> tuple[str, str]:
     """Class of the card, and the verdict as HTML."""
     if judged.itself:
-        kind, words = "itself", "the query itself"
+        kind, words = "itself", "its own caption" if judged.hit.modality == "text" else "the query itself"
     elif judged.relevant is None:
         return "unjudged", ""
     else:

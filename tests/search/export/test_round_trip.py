@@ -111,6 +111,13 @@ def test_it_searches_among_the_codes_that_it_is_given(shared, wanted):
         (sum(bin(int(a ^ b)).count("1") for a, b in zip(code, row, strict=True)), n) for n, row in enumerate(codes)
     )
     assert list(zip(distances.tolist(), rows.tolist(), strict=True)) == slow[:3]
+    scores, ranked = loaded.search("dog 4", codes, lang="en", k=3, rank="asymmetric")
+    embedding = loaded.embed_text("dog 4", "en").astype(np.float64)
+    signs = np.where(np.unpackbits(codes, axis=1, bitorder="little")[:, : loaded.bits], 1.0, -1.0)
+    cosines = signs @ embedding / np.linalg.norm(embedding) / loaded.bits**0.5
+    np.testing.assert_allclose(scores, np.sort(cosines)[::-1][:3], atol=2e-6)
+    np.testing.assert_allclose(cosines[ranked], scores, atol=2e-6)
+    assert "cannot be ranked by rerank:9" in refused(lambda: loaded.search("dog 4", codes, lang="en", rank="rerank:9"))
     assert "an exported run contains no database" in refused(lambda: loaded.search("dog 4", lang="en"))
     assert "cannot detect the query language" in refused(lambda: loaded.search("dog 4", codes))
     assert "no language 'fr'" in refused(lambda: loaded.encode_text(["chien"], "fr"))

@@ -1,0 +1,152 @@
+"""Figures of one search: mAP and its companions, from counts of items by their place in the ranking.
+
+Places are Hamming distances, or with another rank the different scores, the highest first; items at one place are tied.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cmrhash.config import CUTS, EvalConfig
+from cmrhash.data.items import ImageTextDataset
+from cmrhash.errors import DataError
+from cmrhash.evaluation.searches import Search, Sides
+from cmrhash.retrieval import metrics
+from cmrhash.retrieval.index import distances_to, rank_histogram
+from cmrhash.retrieval.ranking import (
+    ASYMMETRIC,
+    HAMMING,
+    Rank,
+    asymmetric_scores,
+    cosine_scores,
+    reranked,
+    score_histogram,
+)
+from cmrhash.retrieval.relevance import Relevance
+
+Floats = NDArray[np.float64]
+REAL_BLOCK = 1 << 19  # similarities that are sorted at a time: what stays in a core's cache
+COUNT_BLOCK = 1 << 21  # counts of ranked items that are held at a time
+
+
+def score(
+    config: EvalConfig, dataset: ImageTextDataset, both: Sides, search: Search, relevance: Relevance
+) -> dict[str, Any]:
+    """Score a search; raises DataError if no query has a relevant item."""
+    cuts = config.at or CUTS[dataset.relevance]
+    rank = Rank.parse(config.rank)
+    hists: Iterator[NDArray[np.int32]] = _by_score(rank, both, relevance)
+    radii: dict[str, Any] = {}
+    if rank.kind == HAMMING:
+        packed = np.ascontiguousarray(both.source.codes.packed[both.rows])
+        hist = rank_histogram(packed, both.sought.index.packed, both.source.codes.bits, relevance)
+        hists, radii = iter([hist]), _by_radius(*metrics.items_relevant(hist))
+    blocks = [_of_queries(config, cuts, hist) for hist in hists]
+    of = {name: np.concatenate([block[name] for block in blocks]) for name in blocks[0]} if blocks else {}
+    counted = int(np.count_nonzero(~np.isnan(of["map_expected"]))) if of else 0
+    if not counted:
+        fix = "check labels and splits: a query needs a relevant item in the database"
+        raise DataError("no query has a relevant item in the database", f"{search.source} {search.direction}", fix)
+    mean = {name: metrics.mean_over_valid(values)[0] for name, values in of.items()}
+    at = {name: {str(k): mean[f"{name} {k}"] for k in cuts} for name in ("precision_at", "recall_at", "ndcg_at")}
+    return {
+        "map": mean[f"map_{config.ties}"],
+        **{name: mean[name] for name in ("map_expected", "map_optimistic", "map_pessimistic", "chance")},
+        "queries": counted,
+        "queries_without_relevant": len(both.rows) - counted,
+        "database": len(both.database),
+        **at,
+        "hit_at": {str(k): mean[f"hit_at {k}"] for k in cuts},
+        "median_rank": _median(of["rank"]),
+        "hit_at_chance": {str(k): mean[f"hit_at_chance {k}"] for k in cuts},
+        "median_rank_chance": _median(of["rank_chance"]),
+        **_real(cuts, both, relevance),
+        **radii,
+    }
+
+
+def _by_score(rank: Rank, both: Sides, relevance: Relevance) -> Iterator[NDArray[np.int32]]:
+    """Histograms (q, G + 1, D) of some queries each, by gain and place of the score."""
+    queries, rows = relevance.shape
+    step = max(1, COUNT_BLOCK // (max(rows, 1) * (relevance.levels + 1)))
+    for first in range(0, queries, step):
+        last = min(first + step, queries)
+        gains = relevance.gains(first, last, 0, rows)
+        yield score_histogram(scores_of(rank, both, first, last), gains, relevance.levels)
+
+
+def scores_of(rank: Rank, both: Sides, first: int, last: int) -> Floats:
+    """Numbers (last - first, N) that order the database for some queries: the highest is the nearest."""
+    rows, codes = both.rows[first:last], both.source.codes
+    if rank.kind == ASYMMETRIC:
+        return asymmetric_scores(both.source.embedding[rows], both.sought.index.packed)
+    distances = distances_to(both.sought.index.packed, np.ascontiguousarray(codes.packed[rows]), codes.bits)
+    if rank.kind == HAMMING:
+        return -distances.astype(np.float64)
+    scores = cosine_scores(both.source.embedding[rows], both.sought.embedding[both.sought.database])
+    return reranked(scores, distances, rank.candidates(1))
+
+
+def _of_queries(config: EvalConfig, cuts: Sequence[int], hist: NDArray[np.int32]) -> dict[str, Floats]:
+    """Figures of each query, (q,) each; nDCG (gain = shared labels) is always over random tie order."""
+    items, relevant = metrics.items_relevant(hist)
+    by_ties = {"expected": (items, relevant)}
+    by_ties["optimistic"] = metrics.split_ties(items, relevant, "optimistic")
+    by_ties["pessimistic"] = metrics.split_ties(items, relevant, "pessimistic")
+    of = {
+        f"map_{order}": metrics.average_precision(*counts, config.map_at, config.map_at_rule)
+        for order, counts in by_ties.items()
+    }
+    ranked, chance = by_ties[config.ties], metrics.one_group(items, relevant)
+    for k in cuts:
+        of[f"precision_at {k}"] = metrics.precision_at(*ranked, k)
+        of[f"recall_at {k}"] = metrics.recall_at(*ranked, k)
+        of[f"ndcg_at {k}"] = metrics.ndcg_at(hist, k)
+        of[f"hit_at {k}"] = metrics.hit_at(*ranked, k)
+        of[f"hit_at_chance {k}"] = metrics.hit_at(*chance, k)
+    of["chance"] = metrics.relevant_share(items, relevant)
+    return of | {"rank": metrics.expected_rank(*ranked), "rank_chance": metrics.expected_rank(*chance)}
+
+
+def _median(ranks: Floats) -> float:
+    return float(np.median(ranks[~np.isnan(ranks)]))
+
+
+def _by_radius(items: NDArray[Any], relevant: NDArray[Any]) -> dict[str, Any]:
+    """Precision within Hamming radius 2 (an empty ball counts 0), and the precision-recall curve by radius."""
+    within, empty = metrics.precision_within(items, relevant, 2)
+    precision, recall = metrics.pr_curve(items, relevant)
+    return {
+        "precision_radius2": metrics.mean_over_valid(within)[0],
+        "empty_balls_radius2": empty,
+        "pr_by_radius": {"precision": _listed(precision), "recall": _listed(recall)},
+    }
+
+
+def _listed(values: Floats) -> list[float | None]:
+    """JSON knows no NaN: a radius at which no query found anything is null."""
+    return [None if np.isnan(v) else round(float(v), 6) for v in values]
+
+
+def _real(cuts: Sequence[int], both: Sides, relevance: Relevance) -> dict[str, Any]:
+    """The real-valued embeddings by cosine, over the whole database: what binarisation is measured against."""
+    ends = (both.source.embedding[both.rows], both.sought.embedding[both.sought.database])
+    q, d = (x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12) for x in ends)
+    block = max(1, REAL_BLOCK // max(len(d), 1))
+
+    def some(first: int) -> tuple[NDArray[Any], ...]:
+        last = min(first + block, len(q))
+        similarity, gains = q[first:last] @ d.T, relevance.gains(first, last, 0, len(d))
+        return metrics.average_precision_real(similarity, gains), *metrics.nearest_relevant_real(similarity, gains)
+
+    with ThreadPoolExecutor() as pool:
+        parts = list(pool.map(some, range(0, len(q), block)))
+    ap, items, relevant = (np.concatenate(part) for part in zip(*parts, strict=True))
+    hits = {str(k): metrics.mean_over_valid(metrics.hit_at(items, relevant, k))[0] for k in cuts}
+    found = {"hit_at_real": hits, "median_rank_real": metrics.median_rank(items, relevant)}
+    return {"map_real": metrics.mean_over_valid(ap)[0], **found}
