@@ -44,7 +44,8 @@ def train(
         str,
         typer.Option(
             help="Training method: triplet, triplet-hard, triplet-seed, contrastive, cmpm, cmpm-cmpc, acmr, acmr-mmd, "
-            "acmr-coral, acmr-correlation, acmr-label-triplet, acmr-label, corrnet, logistic, supcon, tie-ap, cca, itq "
+            "acmr-coral, acmr-correlation, acmr-label-triplet, acmr-label, corrnet, logistic, supcon, tie-ap, "
+            "tie-ap-nce, cca, itq "
             "or sign."
         ),
     ] = D.method,
