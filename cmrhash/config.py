@@ -243,7 +243,8 @@ class ServeConfig:
     host: str = "127.0.0.1"  # address to listen on; other than loopback needs i_know and a token
     port: int = 8000  # 0: any free port
     i_know: bool = False  # confirms that others on the network may reach the page
-    k: int = 12  # results that the page requests at first
+    public_url: str | None = None  # address of the page behind a proxy; None: it is reached directly
+    k: int = 24  # results that the page shows at first
     image_weights: str | None = None  # as in SearchConfig
     text_models: tuple[str, ...] = ()
     device: str = "auto"
@@ -251,10 +252,16 @@ class ServeConfig:
     among: str | None = None
     rank: str | None = None  # as in SearchConfig
     max_k: int = 200  # most results per query
+    max_depth: int = 2000  # most results that "Show more" reaches
+    max_runs: int = 4  # most runs that are open at the same time
     max_text: int = 2000  # most characters per sentence
     max_body: int = 10 * 10**6  # most bytes per upload
     body_seconds: float = 10.0  # time limit of an upload
-    queue: int = 8  # queries that may wait while one is answered
+    max_photo: int = 64 * 10**6  # most bytes of an original photo that is sent
+    uploads: int = 32  # uploads in memory at the same time
+    kept_photos: int = 200  # most uploaded photos that are kept, so that their address stays valid
+    kept_bytes: int = 128 * 2**20  # most bytes of them
+    queue: int = 250  # queries that may wait while one is answered
     thumb_bytes: int = 64 * 2**20  # most bytes of thumbnails in memory
 
 

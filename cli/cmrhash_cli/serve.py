@@ -32,6 +32,10 @@ def serve(
         bool,
         typer.Option("--i-know", help="Allow access from the network, through an address with a random token."),
     ] = D.i_know,
+    public_url: Annotated[
+        str | None,
+        typer.Option(help="Address under which a proxy offers the page, such as https://example.org/photos."),
+    ] = D.public_url,
     k: Annotated[int, typer.Option("--k", help="Number of results shown at first.")] = D.k,
     rank: Rank = D.rank,
     among: Among = D.among,
@@ -59,6 +63,7 @@ def serve(
         host=host,
         port=port,
         i_know=i_know,
+        public_url=public_url,
         k=k,
         image_weights=image_weights,
         text_models=tuple(text_model or ()),

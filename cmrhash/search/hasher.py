@@ -90,12 +90,14 @@ class Hasher(Embedder):
         self._device, self._offline = device, offline
         self._image_weights = image_weights
         self._own_image, self._own_text = image_encoder, text_encoder
+        self._image_encoders: dict[str, PhotoEncoder] = {}  # path of the feature file -> encoder
         self._text_encoders: dict[str, CaptionEncoder] = {}
         self._store: CodeStore | None = open_store(store, probes) if store is not None else None
         self.among = among or (scope_of(run, codes, self._store) if self._store else "all")
         self.views: Mapping[View, ViewCodes] = among_all(self.dataset, codes) if self.among == "all" else dict(codes)
         self._text_models = {known_language(lang, self.langs): model for lang, model in (text_models or {}).items()}
-        self._finder = Finder(run, self.data, self.views, self.among, self._store, Rank.parse(rank) if rank else None)
+        self._rank = Rank.parse(rank) if rank else None
+        self._finder = Finder(run, self.data, self.views, self.among, self._store, self._rank)
 
     @classmethod
     def open(cls, run: Run, data: ExtractedDataset, **options: Any) -> Hasher:
@@ -119,6 +121,23 @@ class Hasher(Embedder):
         """
         opened = open_run(run)
         return cls.open(opened, ExtractedDataset.open(cache, opened.dataset), **options)
+
+    def with_run(self, run: Run) -> Hasher:
+        """Open another run of the same data set with the same settings; both share the encoders that they load."""
+        other = Hasher.open(
+            run,
+            self.data,
+            device=self._device,
+            offline=self._offline,
+            image_weights=self._image_weights,
+            text_models=self._text_models,
+            among=self.among,
+            image_encoder=self._own_image,
+            text_encoder=self._own_text,
+            rank=self._rank,
+        )
+        other._image_encoders, other._text_encoders = self._image_encoders, self._text_encoders
+        return other
 
     def __repr__(self) -> str:
         return f"Hasher({str(self.run.folder)!r}, {self.bits} bits, {', '.join(self.langs) or 'images'}, {self.scope})"
@@ -356,8 +375,11 @@ class Hasher(Embedder):
         if self._lender:
             return self._lender.image_encoder
         path = self.folder / self.run.features[View.IMAGE].file
-        device = choose_device(self._device)
-        return reopen.image_encoder(path, device, self._image_weights, self._offline, self._own_image)
+        if str(path) not in self._image_encoders:
+            device = choose_device(self._device)
+            encoder = reopen.image_encoder(path, device, self._image_weights, self._offline, self._own_image)
+            self._image_encoders[str(path)] = encoder
+        return self._image_encoders[str(path)]
 
     def text_encoder(self, view: View) -> CaptionEncoder:
         """The encoder of the database's captions in a language."""

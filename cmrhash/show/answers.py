@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from time import perf_counter
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL.Image import Image
 
 from cmrhash.data.items import Item
 from cmrhash.encoders.pixels import BadImage, decode
@@ -17,6 +21,10 @@ from cmrhash.show.html.thumbnails import thumbnail
 
 BOTH = "both"
 NO_PHOTO = "not a readable photo"
+FILTERED = 2000  # nearest results among which a filter by labels looks
+
+
+Embed = Callable[[Hasher, str, str], NDArray[np.float32]]  # of a sentence in a language, (bits,)
 
 
 class UnknownItem(UsageError):
@@ -25,9 +33,11 @@ class UnknownItem(UsageError):
 
 @dataclass(frozen=True)
 class Question:
-    """A query: one of text, photo (bytes of a file) and ident (id of an item, by its "image" or first "text").
+    """A query: text, photo (bytes of a file), ident (id of an item, by its "image" or first "text"), or several.
 
-    lang, to, k: as in ``Hasher.search``.
+    digest: under which the server keeps the photo. unlike: ids of items whose photos the results should not resemble.
+    labels: names of labels that every result has. skip: results before the first one shown. lang, to, k: as in
+    ``Hasher.search``.
     """
 
     text: str | None = None
@@ -37,6 +47,16 @@ class Question:
     lang: str | None = None
     to: str | None = None
     k: int = 10
+    digest: str | None = None
+    unlike: tuple[str, ...] = ()
+    labels: tuple[str, ...] = ()
+    skip: int = 0
+
+    @property
+    def parts(self) -> int:
+        """Number of things to search for."""
+        photo = self.photo if self.digest is None else self.digest
+        return sum(part is not None for part in (self.text, photo, self.ident))
 
 
 @dataclass(frozen=True)
@@ -44,6 +64,7 @@ class Answer:
     """Results of a query.
 
     parts: "image", "text" or "both" -> results. item: of the query, with its labels; thumb: JPEG of the query photo.
+    more: the parts that have further results. doubt: reason to doubt them.
     """
 
     question: Question
@@ -53,36 +74,74 @@ class Answer:
     thumb: bytes | None = None
     seconds: float = 0.0
     labels: tuple[str, ...] = ()
+    more: frozenset[str] = frozenset()
+    doubt: str | None = None
 
 
-def ask(hasher: Hasher, question: Question, apart: bool = False) -> Answer:
+def ask(hasher: Hasher, question: Question, apart: bool = False, embed: Embed = Hasher.embed_text) -> Answer:
     """Embed the query and search.
 
     apart: search images and texts separately, k results each, where both are wanted; a photo then searches both by
-    default. Raises UsageError for an invalid query (``UnknownItem`` for an id), DataError for an unreadable photo.
+    default. embed: gives the embedding of a sentence. Raises UsageError for an invalid query (``UnknownItem`` for an
+    id), DataError for an unreadable photo.
     """
     start = perf_counter()
-    lang, thumb, item = question.lang or hasher.understood(None), None, None
-    if question.ident is not None:
-        item = find_item(hasher, question.ident)
-        to = question.to or (hasher.kind("image") if question.by == "text" else BOTH if apart else hasher.kind("text"))
-        by = {"by": question.by, "lang": question.lang, "k": question.k}
-        parts = {each: hasher.search_item(question.ident, to=each, **by) for each in _targets(hasher, to, apart)}  # type: ignore[arg-type]
-    else:
-        if question.photo is not None:
-            try:
-                image = decode(question.photo)
-            except BadImage as bad:
-                raise DataError(f"{NO_PHOTO} ({bad})", None, "give another file") from None
-            vector, thumb = hasher.embed_image(image), thumbnail(image)
-            to, lang = question.to or (BOTH if apart else hasher.kind("text")), hasher.understood(lang)
+    item = find_item(hasher, question.ident) if question.ident is not None else None
+    image = _opened(question.photo) if question.photo is not None else None
+    lang = hasher.language(question.lang, question.text) if question.text else hasher.understood(question.lang)
+    to = question.to or _usual(hasher, question, apart)
+    parts, more = {}, set()
+    depth = FILTERED if question.labels else question.skip + question.k + 1
+    stored = item is not None and question.parts == 1 and not question.unlike
+    vector = None if stored else _embedding(hasher, question, image, lang, embed)
+    for each in _targets(hasher, to, apart):
+        if vector is None:
+            hits = hasher.search_item(str(question.ident), by=question.by, lang=question.lang, to=each, k=depth)
         else:
-            text = question.text or ""
-            lang = hasher.language(question.lang, text)
-            vector, to = hasher.embed_text(text, lang), question.to or hasher.kind("image")
-        parts = {each: hasher.nearest(vector, each, lang, question.k) for each in _targets(hasher, to, apart)}
-    judged = {to: judge(hasher.dataset, item, hits) for to, hits in parts.items()}
-    return Answer(question, lang, judged, item, thumb, perf_counter() - start, _labels(hasher, item))
+            hits = hasher.nearest(vector, each, lang, depth)
+        if question.labels:
+            hits = _labelled(hits, set(question.labels))
+        parts[each] = judge(hasher.dataset, item, hits[question.skip : question.skip + question.k])
+        if len(hits) > question.skip + question.k:
+            more.add(each)
+    thumb = thumbnail(image) if image is not None else None
+    took = perf_counter() - start
+    doubt = hasher.doubt(question.text, lang) if question.text else None
+    return Answer(question, lang, parts, item, thumb, took, _labels(hasher, item), frozenset(more), doubt)
+
+
+def _usual(hasher: Hasher, question: Question, apart: bool) -> str:
+    """Kind of results where none is chosen: the other modality; for a photo on the page both kinds."""
+    if question.text or (question.ident is not None and question.by == "text"):
+        return hasher.kind("image")
+    return BOTH if apart else hasher.kind("text")
+
+
+def _opened(photo: bytes) -> Image:
+    try:
+        return decode(photo)
+    except BadImage as bad:
+        raise DataError(f"{NO_PHOTO} ({bad})", None, "give another file") from None
+
+
+def _embedding(hasher: Hasher, question: Question, image: Image | None, lang: str, embed: Embed) -> NDArray[np.float32]:
+    """Embedding of a query (bits,) float32; of several parts a blend, see ``Hasher.blend``."""
+    queries = []
+    if question.text is not None:
+        queries.append(embed(hasher, question.text, lang))
+    if image is not None:
+        queries.append(hasher.embed_image(image))
+    if question.ident is None and len(queries) == 1 and not question.unlike:
+        return np.asarray(queries[0])
+    like = () if question.ident is None else (question.ident,)
+    unlike = [find_item(hasher, ident).id for ident in question.unlike]
+    return hasher.blend(*queries, like=like, unlike=unlike, by=question.by, lang=lang)
+
+
+def _labelled(hits: Sequence[Hit], labels: set[str]) -> list[Hit]:
+    """Results that have every label, ranked among themselves."""
+    fitting = [hit for hit in hits if labels.issubset(hit.labels)]
+    return [replace(hit, rank=rank) for rank, hit in enumerate(fitting, 1)]
 
 
 def found(hasher: Hasher, question: Question, hits: Sequence[Hit], photo: Path | None = None) -> Answer:

@@ -57,7 +57,10 @@ TRAINED_BY = {"compare": ("epochs", "relevance", "device")}  # what a grid hands
 NOT_OPTIONS = {
     "train": {"checkpoint_seconds"},
     "extract": {"checkpoint_seconds"},
-    "serve": {"max_k", "max_text", "max_body", "body_seconds", "queue", "thumb_bytes"},
+    "serve": {
+        *("max_k", "max_depth", "max_runs", "max_text", "max_body", "max_photo", "body_seconds", "queue", "uploads"),
+        *("kept_photos", "kept_bytes", "thumb_bytes"),
+    },
 }
 NOT_FIELDS = {
     "path",

@@ -55,10 +55,37 @@ class Browser:
     def devtools(self, command, **options):
         return self.call("POST", "/goog/cdp/execute", {"cmd": command, "params": options})
 
-    def screenshot(self, path):
-        """The whole page, however long."""
-        shot = self.devtools("Page.captureScreenshot", captureBeyondViewport=True)
+    def screenshot(self, path, whole=True):
+        """A PNG of the page, however long; whole=False: of what is in view."""
+        shot = self.devtools("Page.captureScreenshot", captureBeyondViewport=whole)
         path.write_bytes(base64.b64decode(shot["data"]))
+
+    def show_as(self, width, height, scheme="light"):
+        """Take the size of a screen, below 500 pixels that of a phone, and the colours "light" or "dark"."""
+        phone = width < 500
+        screen = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": phone}
+        self.devtools("Emulation.setDeviceMetricsOverride", **screen)
+        self.devtools("Emulation.setTouchEmulationEnabled", enabled=phone)
+        self.devtools("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
+
+    def key(self, name, **options):
+        """Press a key and let it go."""
+        for kind in ("rawKeyDown", "keyUp"):
+            self.devtools("Input.dispatchKeyEvent", type=kind, key=name, code=name, **options)
+
+    def until(self, script, seconds=30):
+        """The value of a script once it is true."""
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            if value := self.run(f"return {script}"):
+                return value
+            time.sleep(0.05)
+        raise AssertionError(f"never {script}: {self.run('return document.body.innerText')}")
+
+    def drawn(self, css):
+        """How many pictures there are, once all have come that are asked for."""
+        each = f"[...document.querySelectorAll('{css}')].map(i => {{i.loading = 'eager'; return i.decode()}})"
+        return self.run(f"return Promise.all({each}).then(all => all.length)")
 
 
 class Element:

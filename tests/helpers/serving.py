@@ -16,6 +16,11 @@ def upload(content, name="photo.jpg", **fields):
     return {"files": {"photo": (name, content, "image/jpeg")}, "data": fields}
 
 
+def form(content, name="photo.jpg", **fields):
+    """Options of a POST that sends the search form with a photo."""
+    return {"files": {"file": (name, content, "image/jpeg")}, "data": fields}
+
+
 class Seen(HTMLParser):
     """Elements of a document in their order, (tag, attributes), and its words."""
 

@@ -28,20 +28,28 @@ def hasher(made):
 
 
 @pytest.fixture
-def worker():
+def serve():
+    """A function that makes a client of a hasher's page, with other settings if need be."""
     pytest.importorskip("fastapi", reason='needs pip install "cmrhash[serve]"')
-    from cmrhash.show.server.worker import Worker
+    from fastapi.testclient import TestClient
 
-    worker = Worker(ServeConfig.queue)
-    yield worker
-    worker.close()
+    from cmrhash.show.server.app import new_state
+    from cmrhash.show.server.server import guarded
+
+    states = []
+
+    def client(hasher, token=None, base=BASE, **settings):
+        states.append(new_state(hasher, ServeConfig(**settings)))
+        made = TestClient(guarded(states[-1], token), base_url=base, follow_redirects=False)
+        made.state = states[-1]
+        return made
+
+    yield client
+    for state in states:
+        state.close()
 
 
 @pytest.fixture
-def client(hasher, worker):
-    from fastapi.testclient import TestClient
-
-    from cmrhash.show.server.server import guarded
-
-    with TestClient(guarded(hasher, ServeConfig(), worker, worker), base_url=BASE) as client:
+def client(hasher, serve):
+    with serve(hasher) as client:
         yield client

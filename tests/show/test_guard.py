@@ -7,15 +7,15 @@ import pytest
 
 pytest.importorskip("fastapi", reason='needs pip install "cmrhash[serve]"')
 
-from fastapi.testclient import TestClient
-from serving import BASE, photo, upload
+from serving import BASE, Seen, form, photo, upload
 
 from cmrhash.config import ServeConfig
 from cmrhash.errors import UsageError
 from cmrhash.search.hasher import Hasher
 from cmrhash.show.server import server
-from cmrhash.show.server.guard import HEADERS, LOOPBACK, Guard
-from cmrhash.show.server.server import guarded, warm
+from cmrhash.show.server.guard import HEADERS, LOOPBACK, Bounds, Guard
+from cmrhash.show.server.public import public_url
+from cmrhash.show.server.server import warm
 
 FAULT = pytest.mark.faults("web page: host, origin, size, type, path, slow body")
 
@@ -47,10 +47,10 @@ def test_names_of_this_machine_are_served(client, host):
     ],
 )
 def test_a_form_from_elsewhere_is_refused(client, made, headers):
-    for path in ("/", "/api/search"):
-        assert client.post(path, **upload(photo(made, 3)), headers=headers).status_code == 403
+    for path, sent in (("/", form), ("/api/search", upload)):
+        assert client.post(path, **sent(photo(made, 3)), headers=headers).status_code == 403
     own = {"origin": BASE, "referer": f"{BASE}/", "sec-fetch-site": "same-origin"}
-    assert client.post("/", **upload(photo(made, 3)), headers=own).status_code == 200
+    assert client.post("/", **form(photo(made, 3)), headers=own).status_code == 303
 
 
 @FAULT
@@ -73,7 +73,7 @@ def test_no_other_method_and_no_leave_for_other_origins(client, method):
 
 
 def test_every_answer_tells_the_browser_what_it_may_do(client):
-    answers = [client.get(path) for path in ("/", "/style.css", "/thumb/i3", "/thumb/nope", "/api/search", "/healthz")]
+    answers = [client.get(path) for path in ("/", "/style.css", "/thumb/i3", "/thumb/nope", "/item/i3", "/healthz")]
     answers.append(client.get("/", headers={"host": "evil.example"}))
     for answer in answers:
         assert HEADERS.items() <= dict(answer.headers).items(), answer.url
@@ -124,7 +124,7 @@ def part(body, more=True):
     ],
 )
 def test_a_body_too_large_or_too_slow_is_refused(status, headers, messages):
-    guard = Guard(never, LOOPBACK, None, max_body=1000, slow=0.05)
+    guard = Guard(never, LOOPBACK, None, Bounds(max_body=1000, slow=0.05))
     assert speak(guard, messages, headers) == status
 
 
@@ -134,20 +134,20 @@ def test_a_body_within_the_bounds_arrives_whole():
         assert message == {"type": "http.request", "body": b"abcd", "more_body": False}
         await send({"type": "http.response.start", "status": 200})
 
-    guard = Guard(page, LOOPBACK, None, max_body=4, slow=5)
+    guard = Guard(page, LOOPBACK, None, Bounds(max_body=4, slow=5))
     assert speak(guard, [part(b"ab"), part(b"cd", more=False)], [(b"content-length", b"4")]) == 200
 
 
 @FAULT
-def test_where_others_can_reach_it_every_request_needs_the_token(hasher, worker, made, faults):
-    app = guarded(hasher, ServeConfig(), worker, worker, token="secret")
-    with TestClient(app, base_url="http://photos.example:8000", follow_redirects=False) as client:
+def test_where_others_can_reach_it_every_request_needs_the_token(hasher, serve, made, faults):
+    with serve(hasher, token="secret", base="http://photos.example:8000") as client:
         for call in (
             lambda: client.get("/"),
             lambda: client.get("/healthz"),
             lambda: client.get("/thumb/i3?token=wrong"),
             lambda: client.get("/", headers={"authorization": "Bearer wrong", "cookie": "cmrhash-token=wrong"}),
-            lambda: client.post("/?token=secret", **upload(photo(made, 3))),
+            lambda: client.get("/photo/i3"),
+            lambda: client.post("/?token=secret", **form(photo(made, 3))),
         ):
             faults.tried += 1
             assert call().status_code == 401
@@ -157,7 +157,7 @@ def test_where_others_can_reach_it_every_request_needs_the_token(hasher, worker,
         assert (first.status_code, first.headers["location"]) == (303, "/evil.example/?q=dog")
         assert "HttpOnly; SameSite=Strict" in first.headers["set-cookie"]
         assert client.get("/healthz").status_code == 200  # by the cookie
-        assert client.post("/", **upload(photo(made, 3)), headers={"origin": "null"}).status_code == 403
+        assert client.post("/", **form(photo(made, 3)), headers={"origin": "null"}).status_code == 403
 
 
 @FAULT
@@ -171,3 +171,78 @@ def test_an_encoder_that_is_gone_is_told_at_the_start(hasher, made, monkeypatch)
     assert warm(hasher) == []
     gone = Hasher.load(made / "runs/manifest/triplet-16", made / "cache", device="cpu", image_weights="gone.pth")
     assert [re.match(r"no such file.*gone\.pth|.*gone\.pth", problem) is not None for problem in warm(gone)] == [True]
+
+
+PUBLIC = "https://example.org/photos"
+
+
+@pytest.mark.parametrize("kept", ["", "/photos"], ids=["prefix taken off by the proxy", "prefix kept"])
+@pytest.mark.parametrize("host", ["example.org", "127.0.0.1:8000"])
+def test_behind_a_proxy_every_address_has_its_prefix(hasher, serve, made, host, kept):
+    seen, headers = [], {"host": host, "accept": "text/html"}
+    with serve(hasher, public_url=f"{PUBLIC}/") as client:
+        own = headers | {"origin": "https://example.org", "sec-fetch-site": "same-origin"}
+        sent = client.post(f"{kept}/", **form(photo(made, 3)), headers=own)
+        assert (sent.status_code, sent.headers["location"][:15]) == (303, "/photos/?photo=")
+        paths = ["/", "/?q=dog&lang=en", "/item/i3?q=dog", "/scores", "/nowhere", sent.headers["location"][7:]]
+        for path in paths:
+            answer = client.get(kept + path, headers=headers)
+            assert answer.status_code == (404 if path == "/nowhere" else 200)
+            page = Seen(answer.text)
+            links = [
+                (tag, attrs[name])
+                for tag, attrs in page.elements
+                for name in ("href", "src", "action")
+                if name in attrs
+            ]
+            assert all(link.startswith(("/photos/", "#")) for _, link in links), links
+            seen += [link for tag, link in links if tag in ("img", "link", "script") and "/plot/" not in link]
+        for link in sorted(set(seen)):
+            assert client.get(kept + link.removeprefix("/photos"), headers=headers).status_code == 200, link
+        assert client.get("/openapi.json", headers=headers).json()["servers"] == [{"url": PUBLIC}]
+
+
+@FAULT
+def test_behind_a_proxy_other_names_and_origins_are_refused(hasher, serve, made, faults):
+    with serve(hasher, public_url=PUBLIC) as client:
+        for headers, status in (
+            ({"host": "evil.example"}, 421),
+            ({"host": "example.org.evil.example"}, 421),
+            ({"host": "example.org", "origin": "https://evil.example"}, 403),
+            ({"host": "example.org", "origin": "https://example.org:9"}, 403),
+        ):
+            faults.tried += 1
+            assert client.post("/", **form(photo(made, 3)), headers=headers).status_code == status
+            faults.survived += 1
+        assert client.get("/photosphere", headers={"host": "example.org"}).status_code == 404  # not below the prefix
+
+
+def test_behind_a_proxy_the_token_s_cookie_keeps_to_the_prefix(hasher, serve):
+    with serve(hasher, token="secret", public_url=PUBLIC, base="https://example.org") as client:
+        first = client.get("/photos/?q=dog&token=secret")
+        assert (first.status_code, first.headers["location"]) == (303, "/photos/?q=dog")
+        assert first.headers["set-cookie"].endswith("HttpOnly; SameSite=Strict; Path=/photos; Secure")
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        "",
+        "example.org",
+        "ftp://example.org",
+        "https://",
+        "https://a/?q=1",
+        "https://u:p@a/",
+        "https://a:b/",
+        "https://a/<b>",
+    ],
+)
+def test_a_public_address_that_is_none_is_refused(hasher, given):
+    with pytest.raises(UsageError, match="give one such as https://example.org/photos"):
+        public_url(given)
+
+
+def test_parts_of_a_public_address():
+    assert str(public_url("https://Example.org:443/a/b/")) == "https://example.org/a/b"
+    assert str(public_url("http://[::1]:9")) == "http://[::1]:9"
+    assert public_url(None) is None

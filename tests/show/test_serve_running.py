@@ -1,24 +1,17 @@
-"""``cmrhash serve`` as a process: it starts, answers and ends; and, where asked for, a real browser uses it."""
+"""``cmrhash serve`` as a process: it starts, answers and ends."""
 
-import contextlib
 import http.client
 import json
-import os
-import re
 import signal
 import socket
-import subprocess
-import sys
 
 import pytest
 
 pytest.importorskip("fastapi", reason='needs pip install "cmrhash[serve]"')
 
-from browser import MISSING, browser
+from served_process import serving
 
 pytestmark = pytest.mark.slow
-
-ASKED = os.environ.get("CMRHASH_BROWSER", "") not in ("", "0")
 
 
 @pytest.fixture(autouse=True)
@@ -32,20 +25,6 @@ def no_network(monkeypatch):
         return connect(self, address)
 
     monkeypatch.setattr(socket.socket, "connect", guarded)
-
-
-@contextlib.contextmanager
-def serving(folder, *args):
-    """(process, its port, the line with its address) of a page that ends afterwards."""
-    code = "from cmrhash_cli.main import main; main()"
-    command = [sys.executable, "-c", code, "serve", "--port", "0", "--device", "cpu", *args]
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
-    with subprocess.Popen(command, cwd=folder, env=environment, stderr=subprocess.PIPE, text=True) as process:
-        try:
-            address = next((line for line in process.stderr if line.startswith("http://")), "")
-            yield process, int(re.search(r":(\d+)/", address)[1]), address.strip()
-        finally:
-            process.kill()
 
 
 def get(port, path, **headers):
@@ -80,38 +59,3 @@ def test_to_others_it_gives_an_address_with_a_token(made):
         assert len(token) == 32
         assert get(port, "/healthz")[0] == 401
         assert get(port, "/healthz", authorization=f"Bearer {token}")[0] == 200
-
-
-@pytest.mark.skipif(not ASKED, reason="set CMRHASH_BROWSER=1 to drive a real browser")
-@pytest.mark.skipif(bool(MISSING), reason=f"needs {' and '.join(MISSING)}")
-def test_in_a_browser_sentences_and_a_photo_find_pictures_and_no_other_host_is_asked(made, tmp_path):
-    with serving(made) as (_, _port, address), browser(tmp_path) as window:
-        window.go("about:blank")
-        window.logged("performance")  # the browser's own first tab
-        for sentence, lang in (("dog and cat", "en"), ("Hund und Katze", "de")):
-            window.go(address)
-            window.one("#q").type(sentence + "\n")
-            window.wait(".count")
-            assert f"query language: {lang}" in window.one("main").text
-            assert _drawn(window) == 12
-            assert window.run("return document.querySelector('.plots img').currentSrc") == ""  # the section is closed
-        window.go(address)
-        window.one("#photo").type(str(made / "mine/images/3.jpg"))  # which sends it: no button is pressed
-        window.wait("#found-text")
-        assert _drawn(window) == 1 + 12 + 12
-        window.one("ol.images a").click()
-        window.wait(".relevant")
-        window.one(".run > summary").click()
-        assert _drawn(window, ".plots img") == len(window.find("figcaption")) > 0
-        requests = [json.loads(entry["message"])["message"] for entry in window.logged("performance")]
-        asked = {m["params"]["request"]["url"] for m in requests if m["method"] == "Network.requestWillBeSent"}
-        assert any("/thumb/" in url for url in asked)
-        assert any("/plot/" in url for url in asked)
-        assert not [url for url in asked if not url.startswith((address, "data:image/jpeg;base64,"))]
-        assert window.logged("browser") == []  # no complaint: nothing missing, nothing against the policy
-
-
-def _drawn(window, css="ol img, .query img"):
-    """How many pictures are there, once all have come that are asked for."""
-    each = f"[...document.querySelectorAll('{css}')].map(i => {{i.loading = 'eager'; return i.decode()}})"
-    return window.run(f"return Promise.all({each}).then(all => all.length)")

@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from urllib.parse import urlencode
+from collections.abc import Callable, Sequence
 
 from cmrhash.data.items import RELEVANCE, Item
 from cmrhash.search.hasher import Hasher
-from cmrhash.search.judge import Judged, label_names
+from cmrhash.search.judge import Judged
 from cmrhash.show.answers import Answer
 from cmrhash.show.html.document import esc, picture, standalone
 from cmrhash.show.html.thumbnails import Thumbnails, data_uri
 
 Address = Callable[[Item], str]  # URL of an item's thumbnail, a path or a data: URI; "" without a photo
 TITLES = {"image": "Images", "text": "Captions", "both": "Images and captions"}
-
-
-def address(**query: object) -> str:
-    """Build the URL of a search on the page."""
-    return "/?" + urlencode({key: value for key, value in query.items() if value not in (None, "")})
 
 
 def about(hasher: Hasher) -> str:
@@ -39,22 +33,28 @@ def about(hasher: Hasher) -> str:
 def sheet(hasher: Hasher, answer: Answer) -> str:
     """Build a document of one search that needs no other file."""
     thumbnails = Thumbnails(hasher.dataset.root, limit=0)
-    shown = results(hasher, answer, lambda item: data_uri(thumbnails.of(item.image)), linked=False)
+    shown = results(hasher, answer, lambda item: data_uri(thumbnails.of(item.image)))
     body = f"<main>\n<h1>{esc(in_words(answer))}</h1>\n{shown}\n</main>\n{footer(hasher)}"
     return standalone(f"{in_words(answer)} - cmrhash", body)
 
 
-def footer(hasher: Hasher, more: str = "") -> str:
-    """Name the run and its protocol at the end of a document. more: HTML."""
-    return f"<footer><p>{esc(about(hasher))}</p>\n<p>Run <code>{esc(hasher.run.folder)}</code>{more}</p></footer>"
+def footer(hasher: Hasher) -> str:
+    """Name the run and its protocol at the end of a document."""
+    return f"<footer><p>{esc(about(hasher))}</p>\n<p>Run <code>{esc(hasher.run.folder)}</code></p></footer>"
 
 
 def in_words(answer: Answer) -> str:
     """Name the query of an answer, for a title."""
     question = answer.question
+    parts = []
+    if question.text is not None:
+        parts.append(f"“{question.text}”")
+    if question.photo is not None or not question.parts:
+        parts.append("Your photo" if not parts else "your photo")
     if question.ident is not None:
-        return f"{'Photo' if question.by == 'image' else 'Caption'} of item {question.ident}"
-    return "Your photo" if question.text is None else f"“{question.text}”"
+        kind = "photo" if question.by == "image" else "caption"
+        parts.append(f"{kind if parts else kind.capitalize()} of item {question.ident}")
+    return " and ".join(parts)
 
 
 def counted(answer: Answer) -> str:
@@ -69,19 +69,14 @@ def _count(to: str, hits: Sequence[Judged]) -> str:
     return f"{len(hits)} {TITLES[to].lower() if len(hits) != 1 else TITLES[to].lower().rstrip('s')}{share}"
 
 
-def results(hasher: Hasher, answer: Answer, thumb: Address, linked: bool = True) -> str:
-    """Build the query and a gallery for each kind of result. linked: each result links to a search by it."""
-    time = f" in {1000 * answer.seconds:.0f} ms" if answer.seconds else ""
-    parts = [
-        _asked(answer, thumb),
-        f'<p class="count" role="status" aria-live="polite">{esc(counted(answer))}{time}</p>',
-    ]
+def results(hasher: Hasher, answer: Answer, thumb: Address) -> str:
+    """Build the query and a gallery for each kind of result."""
+    parts = [_asked(answer, thumb), f'<p class="count">{esc(counted(answer))}</p>']
     for to, hits in answer.parts.items():
-        cards = []
-        for judged in hits:
-            item = hasher.item(judged.hit.id)
-            links = _links(item, answer, judged) if linked else ("", "")
-            cards.append(card(judged, hasher.run.bits, thumb(item) if item else "", *links))
+        items = [hasher.item(judged.hit.id) for judged in hits]
+        cards = [
+            card(judged, hasher.run.bits, thumb(item) if item else "") for judged, item in zip(hits, items, strict=True)
+        ]
         parts.append(
             f'<section aria-labelledby="found-{to}"><h2 id="found-{to}">{TITLES[to]}</h2>\n'
             f"{gallery(to, cards)}</section>"
@@ -113,59 +108,31 @@ def described(item: Item, labels: Sequence[str], caption: str, lang: str) -> str
     return f'{words}{_labels(labels)}<p class="id">item {esc(item.id)}, {splits}</p>'
 
 
-def example_queries(hasher: Hasher, items: Iterable[Item], lang: str | None, thumb: Address) -> str:
-    """Build a gallery of query items, each with a link to its search; "" without items."""
-    lang, cards = lang or hasher.understood(None), []
-    for item in items:
-        caption = next(iter(item.texts.get(lang, ())), f"item {item.id}")
-        link = esc(address(id=item.id, by="image", lang=lang))
-        cards.append(
-            f'<li><a href="{link}">{picture(thumb(item), caption)}</a>\n<div><p class="caption" lang="{esc(lang)}">'
-            f"{esc(caption)}</p>{_labels(label_names(hasher.dataset, item))}</div></li>"
-        )
-    return gallery("image", cards) if cards else ""
-
-
 def gallery(to: str, cards: Sequence[str]) -> str:
     """Lay out cards. to: kind of the results; captions get wider cards than images."""
     joined = "\n".join(cards)
     return f'<ol class="{"texts" if to == "text" else "images"}">\n{joined}\n</ol>'
 
 
-def card(judged: Judged, bits: int, thumb: str, by_photo: str = "", by_caption: str = "") -> str:
-    """Build the card of a result: thumbnail, distance, verdict, caption, labels and id.
-
-    thumb: URL of the thumbnail; by_photo, by_caption: URLs of searches by the result, "" for none.
-    """
+def card(judged: Judged, bits: int, thumb: str) -> str:
+    """Build the card of a result: thumbnail, distance, verdict, caption, labels and id. thumb: URL of the thumbnail."""
     hit = judged.hit
     caption = hit.caption or f"item {hit.id}"
-    shown, words = picture(thumb, caption), f'<span lang="{esc(hit.lang or "")}">{esc(caption)}</span>'
-    if by_photo:
-        shown = f'<a href="{esc(by_photo)}" title="search by this photo">{shown}</a>'
-    if by_caption:
-        words = f'<a href="{esc(by_caption)}" title="search by this caption">{words}</a>'
     kind, verdict = _verdict(judged)
     return (
-        f'<li class="{kind}">{shown}\n<div><p class="meta"><span class="distance" title="similarity, at most 1; '
-        f'Hamming distance in bits, out of {bits}">score {hit.score:.3f}, distance {hit.distance}</span>{verdict}</p>\n'
-        f'<p class="caption">{words}</p>{_labels(hit.labels, judged.shared)}<p class="id">{esc(hit.id)}</p></div></li>'
+        f'<li class="{kind}">{picture(thumb, caption)}\n<div><p class="meta"><span class="distance" '
+        f'title="similarity, at most 1; Hamming distance in bits, out of {bits}">score {hit.score:.3f}, distance '
+        f"{hit.distance}</span>{verdict}</p>\n"
+        f'<p class="caption"><span lang="{esc(hit.lang or "")}">{esc(caption)}</span></p>'
+        f'{_labels(hit.labels, judged.shared)}<p class="id">{esc(hit.id)}</p></div></li>'
     )
 
 
-def _links(item: Item | None, answer: Answer, judged: Judged) -> tuple[str, str]:
-    """URLs of the searches by a result's photo and by its caption; an item stands for its first caption."""
-    hit, more = judged.hit, {"lang": answer.lang, "k": answer.question.k}
-    first = item is not None and hit.caption == next(iter(item.texts.get(answer.lang, ())), None)
-    caption = {"id": hit.id, "by": "text"} if first else {"q": hit.caption or f"item {hit.id}"}
-    photo = address(id=hit.id, by="image", **more) if item and item.image else ""
-    return photo, address(**caption, **more)
-
-
 def _verdict(judged: Judged) -> tuple[str, str]:
-    """Class of the card, and the verdict as HTML."""
+    """Class of the card, and the verdict as HTML; none for an item without labels, unless it is that of the query."""
     if judged.itself:
         kind, words = "itself", "its own caption" if judged.hit.modality == "text" else "the query itself"
-    elif judged.relevant is None:
+    elif judged.relevant is None or not (judged.relevant or judged.hit.labels):
         return "unjudged", ""
     else:
         kind, words = ("relevant", "✓ relevant") if judged.relevant else ("irrelevant", "✗ not relevant")

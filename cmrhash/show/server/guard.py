@@ -11,11 +11,13 @@ import asyncio
 import hmac
 import logging
 from collections.abc import Awaitable, Callable, MutableMapping
+from dataclasses import dataclass
 from http.cookies import CookieError, SimpleCookie
 from typing import Any
-from urllib.parse import parse_qsl, urlencode, urlsplit
+from urllib.parse import parse_qsl, quote, urlencode, urlsplit
 
 from cmrhash.show.html.document import PAGE_POLICY
+from cmrhash.show.server.public import PublicUrl
 
 log = logging.getLogger(__name__)
 
@@ -46,17 +48,33 @@ class _Refused(Exception):
         self.status = status
 
 
+@dataclass(frozen=True)
+class Bounds:
+    """Limits of request bodies: bytes of one, seconds until it must be complete, and bodies at the same time."""
+
+    max_body: int = 10 * 10**6
+    slow: float = 10.0
+    bodies: int = 8
+
+
 class Guard:
     """Middleware around the application.
 
-    hosts: accepted names in Host, empty for any. token: required in every request, None for no token. max_body: bytes
-    of a request body; slow: seconds until the body must be complete.
+    hosts: accepted names in Host, empty for any. token: required in every request, None for no token. public: address
+    behind a proxy; its name is accepted too, and its path is taken off the requests.
     """
 
     def __init__(
-        self, app: App, hosts: tuple[str, ...], token: str | None, max_body: int = 10 * 10**6, slow: float = 10.0
+        self,
+        app: App,
+        hosts: tuple[str, ...],
+        token: str | None,
+        bounds: Bounds = Bounds(),  # frozen
+        public: PublicUrl | None = None,
     ) -> None:
-        self.app, self.hosts, self.token, self.max_body, self.slow = app, hosts, token, max_body, slow
+        self.app, self.token, self.bounds, self.public = app, token, bounds, public
+        self.hosts = (*hosts, public.host) if hosts and public else hosts
+        self._bodies = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Refuse a request or pass it on."""
@@ -65,24 +83,43 @@ class Guard:
                 await self.app(scope, receive, send)
             return None  # no web sockets
         headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
+        scope = _without(scope, self._prefix)
         try:
             self._check(scope, headers)
             if self.token is not None and (target := self._check_token(scope, headers)) is not None:
-                return await _redirect(send, target, self.token)
-            body = await self._body(headers, receive) if scope["method"] == "POST" else b""
+                return await self._redirect(send, target, self.token)
+            if scope["method"] != "POST":
+                await self.app(scope, receive, _with_headers(send))
+                return None
+            await self._pass_body(scope, headers, receive, send)
         except _Refused as no:
             return await _refuse(send, no)
-        await self.app(scope, _replay(body, receive), _with_headers(send))
         return None
+
+    @property
+    def _prefix(self) -> str:
+        return self.public.prefix if self.public else ""
+
+    async def _pass_body(self, scope: Scope, headers: dict[str, str], receive: Receive, send: Send) -> None:
+        """Read the body of a request and pass both on, unless too many bodies are in memory already."""
+        if self._bodies >= self.bounds.bodies:
+            raise _Refused(429, "too many uploads at the same time: try again in a moment")
+        self._bodies += 1
+        try:
+            body = await self._body(headers, receive)
+            await self.app(scope, _replay(body, receive), _with_headers(send))
+        finally:
+            self._bodies -= 1
 
     def _check(self, scope: Scope, headers: dict[str, str]) -> None:
         if scope["method"] not in METHODS:
             raise _Refused(405, "only GET and POST are supported")
         hosts = [value for name, value in scope["headers"] if name.lower() == b"host"]
         if len(hosts) != 1 or (self.hosts and _hostname(headers["host"]) not in self.hosts):
-            raise _Refused(421, "unknown Host name")
+            fix = "open the address that the server printed, or start it with --public-url"
+            raise _Refused(421, f"unknown Host name: {fix}")
         if scope["method"] == "POST":
-            _check_origin(headers)
+            _check_origin(headers, self.public)
         elif headers.get("sec-fetch-site") in ELSEWHERE and headers.get("sec-fetch-dest") != "document":
             raise _Refused(403, "requests from other sites are refused, except for links")
 
@@ -99,19 +136,24 @@ class Guard:
             raise _Refused(401, "open the address with the token that the server printed")
         rest = urlencode([pair for pair in query if pair[0] != "token"])
         path: str = "/" + scope["raw_path"].decode("latin-1").lstrip("/")  # "//host" would be another machine
-        return path + ("?" + rest if rest else "")
+        return self._prefix + path + ("?" + rest if rest else "")
+
+    async def _redirect(self, send: Send, target: str, token: str) -> None:
+        secure = "; Secure" if self.public and self.public.scheme == "https" else ""
+        cookie = f"{COOKIE}={token}; HttpOnly; SameSite=Strict; Path={self._prefix or '/'}{secure}"
+        await _answer(send, 303, "", [(b"location", target.encode("latin-1")), (b"set-cookie", cookie.encode())])
 
     async def _body(self, headers: dict[str, str], receive: Receive) -> bytes:
         """Read the body; too large a body is refused by its announced size first, then by its true size."""
         announced = headers.get("content-length", "0")
         if not announced.isdecimal():
             raise _Refused(400, "Content-Length is not a number")
-        if int(announced) > self.max_body:
+        if int(announced) > self.bounds.max_body:
             raise self._too_large()
         try:
-            return await asyncio.wait_for(self._read(receive), self.slow)
+            return await asyncio.wait_for(self._read(receive), self.bounds.slow)
         except TimeoutError:
-            raise _Refused(408, f"the request body took longer than {self.slow:g} s") from None
+            raise _Refused(408, f"the request body took longer than {self.bounds.slow:g} s") from None
 
     async def _read(self, receive: Receive) -> bytes:
         body = bytearray()
@@ -120,19 +162,29 @@ class Guard:
             if message["type"] == "http.disconnect":
                 raise _Refused(400, "the request body ended early")
             body += message.get("body", b"")
-            if len(body) > self.max_body:
+            if len(body) > self.bounds.max_body:
                 raise self._too_large()
             if not message.get("more_body"):
                 return bytes(body)
 
     def _too_large(self) -> _Refused:
-        return _Refused(413, f"the request body exceeds {self.max_body / 1e6:g} MB")
+        return _Refused(413, f"the request body exceeds {self.bounds.max_body / 1e6:g} MB")
 
 
-def _check_origin(headers: dict[str, str]) -> None:
+def _without(scope: Scope, prefix: str) -> Scope:
+    """Take the public path off a request; a proxy may have done so already."""
+    path, raw = scope["path"], scope["raw_path"]
+    if not prefix or not (path + "/").startswith(prefix + "/"):
+        return scope
+    length = len(quote(prefix).encode()) if raw.startswith(quote(prefix).encode()) else len(prefix.encode())
+    return {**scope, "path": path[len(prefix) :] or "/", "raw_path": raw[length:] or b"/"}
+
+
+def _check_origin(headers: dict[str, str], public: PublicUrl | None) -> None:
     """Refuse a POST that a browser sent from another page; other clients send no origin."""
     said = headers.get("origin", headers.get("referer"))
-    if said is not None and urlsplit(said).netloc.lower() != headers["host"].lower():  # also "null"
+    own = {headers["host"].lower(), *([public.netloc] if public else [])}
+    if said is not None and urlsplit(said).netloc.lower() not in own:  # also "null"
         raise _Refused(403, "this form was sent from another page")
     if headers.get("sec-fetch-site") in ELSEWHERE:
         raise _Refused(403, "this form was sent from another site")
@@ -179,11 +231,6 @@ def _with_headers(send: Send) -> Send:
 async def _refuse(send: Send, no: _Refused) -> None:
     log.info("refused with status %d: %s", no.status, no)
     await _answer(send, no.status, str(no), [(b"connection", b"close")])
-
-
-async def _redirect(send: Send, target: str, token: str) -> None:
-    cookie = f"{COOKIE}={token}; HttpOnly; SameSite=Strict; Path=/"
-    await _answer(send, 303, "", [(b"location", target.encode("latin-1")), (b"set-cookie", cookie.encode())])
 
 
 async def _answer(send: Send, status: int, words: str, headers: list[tuple[bytes, bytes]]) -> None:

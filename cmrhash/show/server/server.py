@@ -15,11 +15,11 @@ from PIL import Image
 from cmrhash.config import ServeConfig
 from cmrhash.errors import CmrhashError, UsageError
 from cmrhash.search.hasher import Hasher
-from cmrhash.show.server.app import create_app
-from cmrhash.show.server.guard import LOOPBACK, Guard
-from cmrhash.show.server.worker import Worker
+from cmrhash.show.server.app import State, create_app, new_state
+from cmrhash.show.server.guard import LOOPBACK, Bounds, Guard
+from cmrhash.show.server.public import public_url
 
-CONNECTIONS = 64  # concurrent; a browser opens six
+CONNECTIONS = 400  # concurrent; a browser opens six
 KEEP_ALIVE = 10  # seconds until an idle connection is closed
 
 
@@ -29,13 +29,18 @@ def serve(hasher: Hasher, config: ServeConfig, tell: Callable[[str], None]) -> N
     Raises UsageError for an address that cannot be used, or that others can reach without i_know.
     """
     token = _token(config)
+    public = public_url(config.public_url)
     listening = _listen(config)
-    worker, drawing = Worker(config.queue), Worker(config.queue)
+    state = new_state(hasher, config)
     name = f"[{config.host}]" if ":" in config.host else config.host
-    tell(f"http://{name}:{listening.getsockname()[1]}/" + (f"?token={token}" if token else ""))
-    _tell_failure(worker.submit(warm, hasher), tell)
+    ending = f"?token={token}" if token else ""
+    tell(f"http://{name}:{listening.getsockname()[1]}/{ending}")
+    if public:
+        tell(f"behind the proxy: {public}/{ending}")
+    state.warming = state.encoding.submit(warm, hasher)
+    _tell_failure(state.warming, tell)
     options = uvicorn.Config(
-        guarded(hasher, config, worker, drawing, token),
+        guarded(state, token),
         lifespan="off",
         ws="none",
         log_level="warning",
@@ -49,15 +54,17 @@ def serve(hasher: Hasher, config: ServeConfig, tell: Callable[[str], None]) -> N
     try:
         uvicorn.Server(options).run(sockets=[listening])
     finally:
-        worker.close()
-        drawing.close()
+        state.close()
         listening.close()
 
 
-def guarded(hasher: Hasher, config: ServeConfig, worker: Worker, drawing: Worker, token: str | None = None) -> Guard:
+def guarded(state: State, token: str | None = None) -> Guard:
     """Put the guard before the page. With a token every Host name is accepted: other sites lack the token."""
-    app: Any = create_app(hasher, config, worker, drawing)
-    return Guard(app, () if token else LOOPBACK, token, config.max_body, config.body_seconds)
+    app: Any = create_app(state)
+    config = state.config
+    hosts = () if token else LOOPBACK
+    bounds = Bounds(config.max_body, config.body_seconds, config.uploads)
+    return Guard(app, hosts, token, bounds, public_url(config.public_url))
 
 
 def warm(hasher: Hasher) -> list[str]:
@@ -85,7 +92,7 @@ def _tell_failure(warming: Future[list[str]], tell: Callable[[str], None]) -> No
 def _token(config: ServeConfig) -> str | None:
     """Make the token for requests if others can reach the page."""
     if config.host == "localhost" or _is_loopback(config.host):
-        return None
+        return secrets.token_urlsafe(24) if config.public_url and config.i_know else None
     if not config.i_know:
         what = f"others on the network can reach {config.host}"
         raise UsageError(

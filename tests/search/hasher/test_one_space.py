@@ -256,21 +256,21 @@ def test_processes_of_their_own(here):
 
 def test_the_page_is_served(data):
     testclient = pytest.importorskip("fastapi.testclient", reason='needs pip install "cmrhash[serve]"')
+    from cmrhash.show.server.app import new_state
     from cmrhash.show.server.server import guarded, warm
-    from cmrhash.show.server.worker import Worker
 
-    hasher, config, workers = opened(), ServeConfig(), [Worker(8), Worker(8)]
+    hasher = opened()
+    state = new_state(hasher, ServeConfig())
     assert warm(hasher) == []
-    with testclient.TestClient(guarded(hasher, config, *workers), base_url="http://127.0.0.1:8000") as client:
+    with testclient.TestClient(guarded(state), base_url="http://127.0.0.1:8000") as client:
         assert client.get("/").status_code == 200
         assert client.get("/", params={"q": "red"}).text.count("<img") > 1
         found = client.get("/api/search", params={"q": "red", "k": 1}).json()["results"]
         assert [(hit["id"], hit["distance"]) for hit in found] == [("red", 0)]
         photo = {"photo": ("red.png", (hasher.dataset.root / "red.png").read_bytes(), "image/png")}
         assert client.post("/api/search", files=photo).json()["results"][0]["id"] == "red"
-        assert client.post("/", files=photo).status_code == 200
-    for worker in workers:
-        worker.close()
+        assert client.post("/", files={"file": photo["photo"]}).status_code == 200
+    state.close()
 
 
 def test_an_export_and_another_collection_take_both_towers(here, towers, capsys):

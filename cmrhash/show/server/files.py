@@ -1,0 +1,80 @@
+"""Routes of files: stylesheets, scripts, thumbnails, original photos, uploads and plots."""
+
+from __future__ import annotations
+
+from fastapi import FastAPI, Request
+from fastapi.responses import Response, StreamingResponse
+from starlette.exceptions import HTTPException
+
+from cmrhash.show.html.document import SVG_POLICY, static
+from cmrhash.show.html.tiles import shape_rules
+from cmrhash.show.server.app import State
+from cmrhash.show.server.originals import original
+
+SCRIPT, STYLE = "text/javascript", "text/css"
+FILES = {  # file -> media type
+    "style.css": STYLE,
+    "page.css": STYLE,
+    "search.js": SCRIPT,
+    "more.js": SCRIPT,
+    "lightbox.js": SCRIPT,
+    "favicon.svg": "image/svg+xml",
+}
+AN_HOUR = {"cache-control": "private, max-age=3600"}
+ALONE = AN_HOUR | {"content-security-policy": "default-src 'none'; sandbox"}  # a photo that is opened by itself
+
+
+def add_files(app: FastAPI, state: State) -> None:
+    """Add all files."""
+    contents = {name: static(name) for name in FILES}
+    contents["page.css"] += shape_rules().encode()
+
+    def add(path: str, name: str) -> None:
+        @app.get(path, include_in_schema=False)
+        async def file() -> Response:
+            return Response(contents[name], media_type=FILES[name], headers={"cache-control": "no-cache"})
+
+    for name in FILES:
+        add(f"/{name}", name)
+    add("/favicon.ico", "favicon.svg")
+    _add_photos(app, state)
+    _add_plots(app, state)
+
+
+def _add_photos(app: FastAPI, state: State) -> None:
+    collection = state.collection
+
+    def image_of(ident: str) -> str | None:
+        item = collection.first.hasher.item(ident)
+        return item.image if item else None
+
+    @app.get("/thumb/{ident:path}", summary="A small JPEG of an item's photo", response_class=Response)
+    def thumb(ident: str) -> Response:
+        jpeg = collection.thumbs.of(image_of(ident))
+        if jpeg is None:
+            raise HTTPException(404, "no photo of this item")
+        return Response(jpeg, media_type="image/jpeg", headers=AN_HOUR)
+
+    @app.get("/photo/{ident:path}", summary="The original photo of an item", response_class=Response)
+    def photo(ident: str) -> Response:
+        found = original(collection.first.hasher.dataset.root, image_of(ident), state.config.max_photo)
+        if found is None:
+            raise HTTPException(404, "no photo of this item")
+        headers = ALONE | {"content-length": str(found.size)}
+        return StreamingResponse(found.chunks, media_type=found.media, headers=headers)
+
+    @app.get("/asked/{digest}", include_in_schema=False)
+    async def asked(digest: str) -> Response:
+        return Response(state.photos.get(digest).thumb, media_type="image/jpeg", headers=AN_HOUR)
+
+
+def _add_plots(app: FastAPI, state: State) -> None:
+    @app.get("/plot/{name}.svg", summary="A plot of the run", response_class=Response)
+    async def plot(request: Request, name: str) -> Response:
+        run = request.query_params.get("run")
+        served = await state.drawing.run(state.collection.of, run)
+        if name not in served.plots:
+            raise HTTPException(404, f"unknown plot: choose one of {', '.join(served.plots) or 'none'}")
+        svg = await state.drawing.run(served.pictures.svg, name)
+        headers = {"cache-control": "no-cache", "content-security-policy": SVG_POLICY}
+        return Response(svg, media_type="image/svg+xml", headers=headers)

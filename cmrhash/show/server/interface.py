@@ -1,0 +1,76 @@
+"""Routes of the HTTP API for programs."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from fastapi import FastAPI, File, Form, Query, UploadFile
+
+from cmrhash.errors import UsageError
+from cmrhash.search.hasher import Hasher
+from cmrhash.show.answers import Answer, Question, ask
+from cmrhash.show.server.app import State
+from cmrhash.show.server.requests import check
+from cmrhash.version import __version__
+
+Target = Annotated[
+    Literal["image", "text", "both"] | None, Query(description="What to find; default: the other modality.")
+]
+Lang = Annotated[
+    str | None,
+    Query(description="Language of the sentence and of the captions found; default: detected, or the first one."),
+]
+
+
+def add_interface(app: FastAPI, state: State) -> None:
+    """Add the API."""
+    hasher, config = state.collection.first.hasher, state.config
+
+    async def answered(question: Question) -> dict[str, Any]:
+        if question.text is not None and question.ident is not None:
+            raise UsageError("both a sentence and an id", None, "give either q or id")
+        check(question, config)
+        return _as_json(hasher, await state.encoding.run(ask, hasher, question))
+
+    @app.get("/api/search", summary="Search by a sentence or by an item of the data set")
+    async def search(
+        q: Annotated[str | None, Query(description="A sentence.")] = None,
+        id: Annotated[str | None, Query(description="Id of an item of the data set, instead of a sentence.")] = None,
+        by: Annotated[
+            Literal["image", "text"], Query(description="With id: the image of the item or its first caption.")
+        ] = "image",
+        lang: Lang = None,
+        to: Target = None,
+        k: Annotated[int, Query(description="Number of results.")] = config.k,
+    ) -> dict[str, Any]:
+        return await answered(Question(text=q, ident=id, by=by, lang=lang, to=to, k=k))
+
+    @app.post("/api/search", summary="Search by a photo")
+    async def search_photo(
+        photo: Annotated[UploadFile, File(description="JPEG, PNG, GIF, WebP, BMP or TIFF.")],
+        lang: Annotated[str | None, Form()] = None,
+        to: Annotated[Literal["image", "text", "both"] | None, Form()] = None,
+        k: Annotated[int, Form()] = config.k,
+    ) -> dict[str, Any]:
+        return await answered(Question(photo=await photo.read(), lang=lang, to=to, k=k))
+
+    @app.get("/healthz", summary="Status of the server, and its run")
+    async def healthz() -> dict[str, Any]:
+        return {
+            "status": "ok",
+            "version": __version__,
+            "run": str(hasher.run.folder),
+            "dataset": hasher.dataset.name,
+            "items": len(hasher.dataset.items),
+        }
+
+
+def _as_json(hasher: Hasher, answer: Answer) -> dict[str, Any]:
+    """The fields of ``cmrhash search --json``."""
+    question = answer.question
+    if question.ident is not None:
+        query: Any = {"id": question.ident, "by": question.by}
+    else:
+        query = question.text if question.text is not None else {"photo": True}
+    results = [hit.as_json() for hits in answer.parts.values() for hit in hits]
+    return {"query": query, "lang": answer.lang, "run": str(hasher.run.folder), "results": results}

@@ -1,0 +1,71 @@
+"""Photos that people uploaded as queries, kept in memory under their digests."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections import OrderedDict
+from dataclasses import dataclass
+
+from cmrhash.encoders.pixels import BadImage, decode
+from cmrhash.errors import DataError, UsageError
+from cmrhash.show.answers import NO_PHOTO
+from cmrhash.show.html.thumbnails import thumbnail
+
+GONE = "This photo is no longer on the server"
+WHY = "The server keeps the latest uploads only, until it is stopped. Choose the photo again."
+
+
+class PhotoGone(UsageError):
+    """A digest of which the server has no photo."""
+
+
+@dataclass(frozen=True)
+class QueryPhoto:
+    """An uploaded photo. content: the bytes as uploaded; thumb: a small JPEG of it."""
+
+    content: bytes
+    thumb: bytes
+
+
+class QueryPhotos:
+    """The latest uploads, for several threads. count, size: most photos and most bytes kept."""
+
+    def __init__(self, count: int, size: int) -> None:
+        self.count, self.size = count, size
+        self.bytes = 0
+        self._kept: OrderedDict[str, QueryPhoto] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def keep(self, content: bytes) -> str:
+        """Keep a photo and return its digest; the least recently used ones make room.
+
+        Raises DataError for an unreadable photo.
+        """
+        digest = hashlib.sha256(content).hexdigest()[:32]
+        with self._lock:
+            if digest in self._kept:
+                self._kept.move_to_end(digest)
+                return digest
+        try:
+            photo = QueryPhoto(content, thumbnail(decode(content)))
+        except BadImage as bad:
+            raise DataError(f"{NO_PHOTO} ({bad})", None, "give another file") from None
+        with self._lock:
+            self.bytes += 0 if digest in self._kept else _size(photo)
+            self._kept[digest] = photo
+            while len(self._kept) > 1 and (len(self._kept) > self.count or self.bytes > self.size):
+                self.bytes -= _size(self._kept.popitem(last=False)[1])
+        return digest
+
+    def get(self, digest: str) -> QueryPhoto:
+        """Return the photo of a digest; raises PhotoGone."""
+        with self._lock:
+            if digest not in self._kept:
+                raise PhotoGone(GONE, None, WHY)
+            self._kept.move_to_end(digest)
+            return self._kept[digest]
+
+
+def _size(photo: QueryPhoto) -> int:
+    return len(photo.content) + len(photo.thumb)

@@ -1,0 +1,21 @@
+"""``cmrhash serve`` as a process."""
+
+import contextlib
+import os
+import re
+import subprocess
+import sys
+
+
+@contextlib.contextmanager
+def serving(folder, *args):
+    """(process, its port, the line with its address) of a page that ends afterwards."""
+    code = "from cmrhash_cli.main import main; main()"
+    command = [sys.executable, "-c", code, "serve", "--port", "0", "--device", "cpu", *args]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    with subprocess.Popen(command, cwd=folder, env=environment, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            address = next((line for line in process.stderr if line.startswith("http://")), "")
+            yield process, int(re.search(r":(\d+)/", address)[1]), address.strip()
+        finally:
+            process.kill()
