@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from cmrhash.version import __version__ as __version__
 
 if TYPE_CHECKING:
+    from cmrhash.api import add as add
     from cmrhash.api import apply as apply
     from cmrhash.api import compare as compare
     from cmrhash.api import evaluate as evaluate
@@ -20,11 +21,14 @@ if TYPE_CHECKING:
     from cmrhash.api import from_pretrained as from_pretrained
     from cmrhash.api import load as load
     from cmrhash.api import open_dataset as open_dataset
+    from cmrhash.api import relocate as relocate
+    from cmrhash.api import remove as remove
     from cmrhash.api import train as train
     from cmrhash.config import CompareConfig as CompareConfig
     from cmrhash.config import EvalConfig as EvalConfig
     from cmrhash.config import ExtractConfig as ExtractConfig
     from cmrhash.config import FinetuneConfig as FinetuneConfig
+    from cmrhash.config import GrowConfig as GrowConfig
     from cmrhash.config import TrainConfig as TrainConfig
     from cmrhash.data.in_memory import dataset as dataset
     from cmrhash.data.items import ImageTextDataset as ImageTextDataset
@@ -43,6 +47,7 @@ if TYPE_CHECKING:
     from cmrhash.features.dataset import ExtractedDataset as ExtractedDataset
     from cmrhash.retrieval import metrics as metrics
     from cmrhash.search.exported.hasher import PretrainedHasher as PretrainedHasher
+    from cmrhash.search.grow import Grown as Grown
     from cmrhash.search.hasher import Hasher as Hasher
     from cmrhash.search.results import Hit as Hit
     from cmrhash.training import losses as losses
@@ -54,8 +59,8 @@ if TYPE_CHECKING:
     from cmrhash.training.runs import Run as Run
 
 _HOME = {  # module -> the names that it gives to the public face
-    "api": "apply compare evaluate extract find_runs from_pretrained load open_dataset train",
-    "config": "CompareConfig EvalConfig ExtractConfig FinetuneConfig TrainConfig",
+    "api": "add apply compare evaluate extract find_runs from_pretrained load open_dataset relocate remove train",
+    "config": "CompareConfig EvalConfig ExtractConfig FinetuneConfig GrowConfig TrainConfig",
     "data.in_memory": "dataset",
     "data.items": "ImageTextDataset Item",
     "data.view": "View",
@@ -64,6 +69,7 @@ _HOME = {  # module -> the names that it gives to the public face
     "evaluation.evaluate": "Evaluation",
     "features.dataset": "ExtractedDataset",
     "search.exported.hasher": "PretrainedHasher",
+    "search.grow": "Grown",
     "search.hasher": "Hasher Hit",
     "training.methods": "METHODS Batch Method Terms register",
     "training.runs": "Run",

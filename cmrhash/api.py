@@ -22,6 +22,7 @@ from cmrhash.config import (
     EvalConfig,
     ExtractConfig,
     FinetuneConfig,
+    GrowConfig,
     Progress,
     TrainConfig,
 )
@@ -35,14 +36,16 @@ from cmrhash.evaluation.evaluate import Evaluation, check_eval, score
 from cmrhash.features import extract as extraction
 from cmrhash.features.dataset import ExtractedDataset
 from cmrhash.search import apply as application
+from cmrhash.search import grow as growth
 from cmrhash.search.exported.hasher import PretrainedHasher
+from cmrhash.search.grow import Grown
 from cmrhash.search.hasher import Hasher
 from cmrhash.training import methods, runs
 from cmrhash.training.methods import Method
 from cmrhash.training.runs import Run
 
 EXTRACT = ("image_encoder", "text_encoder", "finetune", "progress")  # what extract takes besides its config
-Config = TypeVar("Config", ExtractConfig, TrainConfig, EvalConfig, CompareConfig)
+Config = TypeVar("Config", ExtractConfig, GrowConfig, TrainConfig, EvalConfig, CompareConfig)
 
 
 def extract(
@@ -186,6 +189,61 @@ def apply(
     source = run.folder if isinstance(run, Run) else run
     _refuse_unknown(options, ("device", "offline", "image_weights", "text_models"))
     return application.apply(source, data, cache=Path(cache), out=Path(runs), progress=progress, **options)[0]
+
+
+def add(
+    source: str | Path | ImageTextDataset,
+    data: ExtractedDataset | str,
+    *,
+    cache: str | Path = CACHE,
+    runs: str | Path = RUNS,
+    image_encoder: Encoder[Any] | None = None,
+    text_encoder: Encoder[Any] | Mapping[str, Encoder[Any]] | None = None,
+    progress: Progress = lambda *_: None,
+    **settings: Any,
+) -> Grown:
+    """Add the items of a folder, table or manifest to an extracted data set, and bring its runs up to date.
+
+    Only the new items are encoded, by the encoders of the data set; they join the database. data: the data set, or its
+    name in the cache. settings: fields of ``GrowConfig``, such as stores and prefix. Raises as ``search.grow.add``.
+    """
+    opened, config = _data(data, cache), _config(GrowConfig, settings)
+    where = opened.folder.parent
+    return growth.add(source, opened.name, config, where, Path(runs), progress, image_encoder, text_encoder)
+
+
+def remove(
+    ids: str | Sequence[str],
+    data: ExtractedDataset | str,
+    *,
+    cache: str | Path = CACHE,
+    runs: str | Path = RUNS,
+    progress: Progress = lambda *_: None,
+    **settings: Any,
+) -> Grown:
+    """Remove items by their ids from an extracted data set, and bring its runs up to date.
+
+    settings: fields of ``GrowConfig``, such as stores. Raises as ``search.grow.remove`` does.
+    """
+    opened, config = _data(data, cache), _config(GrowConfig, settings)
+    gone = [ids] if isinstance(ids, str) else list(ids)
+    return growth.remove(gone, opened.name, config, opened.folder.parent, Path(runs), progress)
+
+
+def relocate(
+    data: str,
+    root: str | Path,
+    *,
+    former: str | Path | None = None,
+    cache: str | Path = CACHE,
+    runs: str | Path = RUNS,
+) -> Grown:
+    """Tell an extracted data set where its photos are now; nothing is encoded.
+
+    root: their present folder. former: the folder that moved, if it is one of added photos.
+    """
+    old = None if former is None else Path(former)
+    return growth.relocate(data, Path(root), old, GrowConfig(), Path(cache), Path(runs))
 
 
 def from_pretrained(source: str | Path, *, revision: str | None = None, **options: Any) -> PretrainedHasher:

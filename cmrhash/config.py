@@ -13,8 +13,7 @@ from pathlib import Path
 from cmrhash.errors import UsageError, did_you_mean
 
 Progress = Callable[..., None]  # called with (task, done, total, note="") during a long task
-CACHE = Path("cache")  # feature files, one folder per data set
-RUNS = Path("runs")  # trained heads, one folder per run
+CACHE, RUNS = Path("cache"), Path("runs")  # feature files, a folder per data set; trained heads, a folder per run
 SAMPLE_DATASET = "sample"  # the built-in data set, drawn on first use
 FEATURES_DATASET = "features"  # precomputed feature files, without photos or texts
 TABLE_DATASET = "table"  # a table beside photos
@@ -181,7 +180,17 @@ CUTS = {"labels": (1, 5, 10, 50), "pairs": (1, 5, 10)}  # by relevance; Flickr30
 
 
 @dataclass(frozen=True, kw_only=True)
-class SearchConfig:
+class EncoderPlaces:
+    """Encoders of features that exist, opened again."""
+
+    image_weights: str | None = None  # new location of the encoder's weights; None: as at extraction
+    text_models: tuple[str, ...] = ()  # "[LANG=]DIR", new locations of the text models
+    device: str = "auto"
+    offline: bool = False  # never download weights
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchConfig(EncoderPlaces):
     """Search: a sentence, a photo or an item -> its nearest neighbours in the database."""
 
     lang: str | None = None  # of the query and the captions; None: detected; without a sentence: the first
@@ -190,10 +199,6 @@ class SearchConfig:
     k: int | None = None  # number of results; None: 10, or all within the radius
     radius: int | None = None  # only results within so many bits
     where: tuple[str, ...] = ()  # conditions on the items, all of which must hold, see search.filters
-    image_weights: str | None = None  # new location of the encoder's weights; None: as at extraction
-    text_models: tuple[str, ...] = ()  # "[LANG=]DIR", new locations of the text models
-    device: str = "auto"
-    offline: bool = False  # never download weights
     store: str | None = None  # URL of a store to search in; None: the run's own index
     probes: int | None = None  # search effort in a store's approximate index, see PROBES; 0: exact search
     among: str | None = None  # items to search: "all" with codes, or the "database" of eval; None: all, or the store's
@@ -201,15 +206,11 @@ class SearchConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class IndexConfig:
+class IndexConfig(EncoderPlaces):
     """Publishing: the database codes of a run -> collections of a store, or the codes of another collection."""
 
     store: str | None = None  # one of STORES; None: with_run alone
     with_run: str | None = None  # trained or exported run whose encoders and heads hash another collection
-    image_weights: str | None = None  # as in SearchConfig
-    text_models: tuple[str, ...] = ()
-    device: str = "auto"
-    offline: bool = False  # never download weights
     approximate: bool | None = None  # build an approximate index; None: for Faiss beyond IVF_ROWS codes
     among: str = "all"  # items to publish: "all" with codes, or the "database" of eval
 
@@ -223,21 +224,25 @@ MAX_KEY = 1024  # bytes of the longest key, in UTF-8
 
 
 @dataclass(frozen=True, kw_only=True)
-class ExportConfig:
+class GrowConfig(EncoderPlaces):
+    """Growth of a collection: items added or removed, with features, codes and stores brought up to date."""
+
+    stores: tuple[str, ...] = ()  # URLs of the stores whose collections of its runs follow
+    prefix: str = ""  # text before the ids of added items
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportConfig(EncoderPlaces):
     """Export: a run -> a folder with which others can encode."""
 
     with_encoders: bool = False  # bundle public encoder weights instead of referencing them
     onnx: bool = False  # also write ONNX graphs
-    image_weights: str | None = None  # as in SearchConfig
-    text_models: tuple[str, ...] = ()
-    device: str = "auto"
-    offline: bool = False
     push: str | None = None  # "owner/name" of the model hub repository to upload to
     private: bool = False  # create that repository as a private one
 
 
 @dataclass(frozen=True, kw_only=True)
-class ServeConfig:
+class ServeConfig(EncoderPlaces):
     """Web server: a run -> a search page in the browser."""
 
     host: str = "127.0.0.1"  # address to listen on; other than loopback needs i_know and a token
@@ -245,10 +250,6 @@ class ServeConfig:
     i_know: bool = False  # confirms that others on the network may reach the page
     public_url: str | None = None  # address of the page behind a proxy; None: it is reached directly
     k: int = 24  # results that the page shows at first
-    image_weights: str | None = None  # as in SearchConfig
-    text_models: tuple[str, ...] = ()
-    device: str = "auto"
-    offline: bool = False
     among: str | None = None
     rank: str | None = None  # as in SearchConfig
     max_k: int = 200  # most results per query

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from cmrhash.data.view import by_language as by_language
 from cmrhash_cli.output import note
+from cmrhash_cli.typed import command_line
 
 if TYPE_CHECKING:
     from cmrhash.features.dataset import ExtractedDataset
@@ -65,7 +66,11 @@ def open_hasher(choice: RunChoice, *, text_models: Sequence[str] = (), **setting
     """Open the chosen run for search; ``settings`` are those of ``Hasher.open``."""
     from cmrhash.search.hasher import Hasher
 
-    return Hasher.open(*_chosen(choice), text_models=by_language(text_models), **settings)
+    run, data = _chosen(choice)
+    if (lost := data.lost_photos()) is not None:
+        following = command_line("relocate", root="DIR", dataset=data.name, cache=choice.cache)
+        note(f"photos are not in {lost}: {following} says where they are")
+    return Hasher.open(run, data, text_models=by_language(text_models), **settings)
 
 
 def _chosen(choice: RunChoice) -> tuple[Run, ExtractedDataset]:
@@ -86,9 +91,3 @@ def note_left_out(hasher: Hasher, quiet: bool) -> None:
     """Note it if the search covers less than half of the items."""
     if 2 * hasher.searched < hasher.encoded:
         note(f"{hasher.scope} of {hasher.encoded} are searched: --among all searches all of them", quiet)
-
-
-def by_language(options: Sequence[str]) -> dict[str, str]:
-    """Parse "[LANG=]DIR" options into {LANG: DIR}; LANG is "" for all languages."""
-    parts = [re.fullmatch(r"(?:([A-Za-z0-9_-]+)=)?(.+)", option, re.S) for option in options]
-    return {match[1] or "": match[2] for match in parts if match}

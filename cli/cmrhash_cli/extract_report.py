@@ -103,7 +103,7 @@ def _notes(report: Extraction) -> Iterator[str]:
     yield from map(as_typed, data.notes)
     if report.changes:
         yield f"since the last extraction: {report.changes}"
-        yield "runs of the old items, if there are any, have to be trained again with --overwrite"
+        yield "runs stay usable: their codes are made again at the next use"
     yield "splits: " + ", ".join(f"{data.count(role)} {role}" for role in ROLES) + f" ({data.split})"
     if tuned := _tuned(report):
         outcome = tuned.outcome

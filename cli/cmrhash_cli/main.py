@@ -12,6 +12,7 @@ from cmrhash_cli.env import env
 from cmrhash_cli.evaluate import evaluate
 from cmrhash_cli.export import export
 from cmrhash_cli.extract import extract
+from cmrhash_cli.grow import add, relocate, remove
 from cmrhash_cli.index import index
 from cmrhash_cli.output import print_version, run
 from cmrhash_cli.plot import plot
@@ -34,6 +35,9 @@ app.command("extract")(extract)
 app.command("train")(train)
 app.command("eval")(evaluate)
 app.command("index")(index)
+app.command("add")(add)
+app.command("remove")(remove)
+app.command("relocate")(relocate)
 app.command("search")(search)
 app.command("export")(export)
 app.command("serve")(serve)

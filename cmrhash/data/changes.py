@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -31,6 +32,33 @@ class Changes:
         kinds = {"new": self.new, "gone": self.gone, "changed": self.changed}
         counts = [f"{len(ids)} {kind}{_named(ids)}" for kind, ids in kinds.items() if ids]
         return ", ".join([*counts, f"{self.same} as before"])
+
+
+def digests(dataset: ImageTextDataset) -> bytes:
+    """16 bytes per item: the digest of its id, then that of its photo's path, captions and labels."""
+    return b"".join(_short(item.id) + _short(_content(dataset, item)) for item in dataset.items)
+
+
+def changed_since(before: bytes, dataset: ImageTextDataset) -> str:
+    """How many items were added, removed or changed, in words; "" for none. before: their ``digests`` then."""
+    then, now = (
+        {raw[at : at + 8]: raw[at + 8 : at + 16] for at in range(0, len(raw), 16)} for raw in (before, digests(dataset))
+    )
+    both = then.keys() & now.keys()
+    counts = {
+        "added": len(now) - len(both),
+        "removed": len(then) - len(both),
+        "changed": sum(then[ident] != now[ident] for ident in both),
+    }
+    return ", ".join(f"{count} {kind}" for kind, count in counts.items() if count)
+
+
+def _content(dataset: ImageTextDataset, item: Item) -> str:
+    return repr((item.image, sorted(item.texts.items()), sorted(dataset.classes[label] for label in item.labels)))
+
+
+def _short(text: str) -> bytes:
+    return hashlib.blake2b(text.encode(errors="surrogatepass"), digest_size=8).digest()
 
 
 def renewed(dataset: ImageTextDataset, folder: Path, overwrite: bool = False) -> tuple[ImageTextDataset, Changes]:

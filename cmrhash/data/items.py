@@ -58,12 +58,14 @@ class Ready:
     name: replaces the encoder's name in file names. source: description of file and arrays for the user.
     x: (rows, D) real numbers of any dtype; rows that are not finite as float32 count as broken.
     item: (rows,) int32, item of each row, ascending; None means a row per item.
+    sha256: of the rows that these were chosen from, empty for all.
     """
 
     name: str
     source: str
     x: NDArray[Any]
     item: NDArray[np.int32] | None = None
+    sha256: str = ""
 
 
 @dataclass(frozen=True)
@@ -134,22 +136,44 @@ else:
     _Path = type(Path())  # Path itself has no usable subclasses before Python 3.12
 
 
-class LinkedRoot(_Path):
+class WideRoot(_Path):
+    """Folder of a data set that also has photos elsewhere, whose items have absolute paths.
+
+    also: folders below which such paths must be.
+    """
+
+    also: tuple[Path, ...] = ()
+
+
+class LinkedRoot(WideRoot):
     """Folder of a data set below which symbolic links may lead anywhere, as ``follow_links`` wants."""
 
 
-def root_of(root: Path, follow_links: bool) -> Path:
-    """The folder of a data set, as a LinkedRoot if links are followed."""
-    return LinkedRoot(root) if follow_links else root
+def root_of(root: Path, follow_links: bool, also: Iterable[Path] = ()) -> Path:
+    """The folder of a data set, as a LinkedRoot if links are followed. also: other folders with photos."""
+    also = tuple(also)
+    if not (follow_links or also):
+        return root
+    made = LinkedRoot(root) if follow_links else WideRoot(root)
+    made.also = also
+    return made
+
+
+def also_of(root: Path) -> tuple[Path, ...]:
+    """The other folders of a data set with photos."""
+    return root.also if isinstance(root, WideRoot) else ()
 
 
 def resolve_image(root: Path, image: str) -> Path:
     """Path of an item's image file, which must be below ``root`` after links are followed.
 
-    Raises DataError for absolute paths, for ".." and, unless the root is a LinkedRoot, for links that leave the root. A
-    link to itself passes; reading it later counts as one broken photo.
+    Raises DataError for absolute paths outside the root's other folders, for ".." and, unless the root is a LinkedRoot,
+    for links that leave the root. A link to itself passes; reading it later counts as one broken photo.
     """
     path = root / PurePosixPath(image)
+    if folder := next((folder for folder in also_of(root) if path.is_relative_to(folder)), None):
+        below = path.relative_to(folder).as_posix()
+        return resolve_image(root_of(folder, isinstance(root, LinkedRoot)), below)
     escapes = PurePosixPath(image).is_absolute() or ".." in PurePosixPath(image).parts or "\\" in image
     how, fix = "", "use paths below the root"
     try:

@@ -31,12 +31,14 @@ from cmrhash.data.items import (
     ImageTextDataset,
     Item,
     LinkedRoot,
+    also_of,
     check,
     root_of,
 )
 from cmrhash.data.named_photos import Photos, as_path, count_photos
 from cmrhash.data.parsing import report, unique_keys
 from cmrhash.data.photo_files import find_photo
+from cmrhash.data.switch import settle
 from cmrhash.errors import DamagedError, DataError, StaleError, UsageError, did_you_mean
 from cmrhash.storage.files import locked, make_folder, read_json, remove, write_bytes, write_json
 
@@ -46,6 +48,7 @@ BLOCKS = "items.blocks"  # a copy of the items that is read faster; caches of ve
 QUARANTINE = "quarantine.jsonl"  # unusable files, with reasons
 FIELDS = ("id", "image", "texts", "labels", "splits")
 LINKS = "follow_links"  # in dataset.json
+ALSO = "also"  # in dataset.json: folders elsewhere with added photos
 VERSION = 1
 AGAIN = "delete it and run `extract` again"
 
@@ -58,7 +61,9 @@ def read(root: Path) -> ImageTextDataset:
     """
     if (root / ABOUT).is_file():
         stored = load(root)
-        return replace(stored, name="manifest", root=root_of(stored.root, isinstance(root, LinkedRoot)))
+        return replace(
+            stored, name="manifest", root=root_of(stored.root, isinstance(root, LinkedRoot), also_of(stored.root))
+        )
     path = root / MANIFEST
     if not path.is_file():
         raise DataError(f"no {MANIFEST}", root, "write one JSON object per line, or check `root`")
@@ -233,7 +238,8 @@ def store(dataset: ImageTextDataset, folder: Path) -> None:
 def _place(dataset: ImageTextDataset) -> dict[str, Any]:
     """Folder of the photos, and, if so, that its links are followed."""
     links = {LINKS: True} if isinstance(dataset.root, LinkedRoot) else {}
-    return {"root": str(dataset.root.resolve()), **links}
+    also = {ALSO: [str(folder) for folder in also_of(dataset.root)]} if also_of(dataset.root) else {}
+    return {"root": str(dataset.root.resolve()), **links, **also}
 
 
 def keep(dataset: ImageTextDataset, folder: Path) -> None:
@@ -242,7 +248,7 @@ def keep(dataset: ImageTextDataset, folder: Path) -> None:
     with locked(folder / ABOUT, wait=True):  # several processes may share an extraction
         if (folder / ABOUT).exists():
             about = read_about(folder)
-            place = {key: about[key] for key in ("root", LINKS) if key in about}
+            place = {key: about[key] for key in ("root", LINKS, ALSO) if key in about}
             kept = place, about.get("classes"), about.get("added", 0), about.get("chosen", "")
             asked = _place(dataset), list(dataset.classes), dataset.added, dataset.chosen
             if kept == asked and about["items_sha256"] == items_digest(dataset):
@@ -265,7 +271,7 @@ def load(folder: Path) -> ImageTextDataset:
         try:
             dataset = ImageTextDataset(
                 about["name"],
-                root_of(Path(about["root"]), about.get(LINKS) is True),
+                root_of(Path(about["root"]), about.get(LINKS) is True, map(Path, about.get(ALSO, ()))),
                 _items(folder, about, lines),
                 tuple(about["classes"]),
                 about["relevance"],
@@ -286,6 +292,7 @@ def load(folder: Path) -> ImageTextDataset:
 @contextlib.contextmanager
 def _opened(folder: Path) -> Iterator[tuple[dict[str, Any], IO[bytes]]]:
     """Yield the description of the data set and its open items file, after checking both digests."""
+    settle(folder)
     about_path, items_path = folder / ABOUT, folder / ITEMS
     for path in (about_path, items_path):
         if not path.is_file():

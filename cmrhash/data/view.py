@@ -5,7 +5,8 @@ It also gives the names of the side's files.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Sequence
 from typing import ClassVar
 
 _TEXT, _WORDS = "text-", "words-"
@@ -91,3 +92,9 @@ def features_of_words(name: str) -> str:
 def languages_of(views: Iterable[View]) -> list[str]:
     """Sorted languages of the text views."""
     return sorted(view.lang for view in views if view.lang is not None)
+
+
+def by_language(options: Sequence[str]) -> dict[str, str]:
+    """Parse "[LANG=]DIR" options into {LANG: DIR}; LANG is "" for all languages."""
+    parts = [re.fullmatch(r"(?:([A-Za-z0-9_-]+)=)?(.+)", option, re.S) for option in options]
+    return {match[1] or "": match[2] for match in parts if match}

@@ -82,8 +82,8 @@ def evaluate(config: EvalConfig, data: ExtractedDataset, out: Path) -> Evaluatio
 def score(config: EvalConfig, found: Sequence[runs.Run], data: ExtractedDataset) -> Evaluation:
     """Score these runs, which were trained by the relevance that the data set has here; as ``evaluate`` does.
 
-    What was scored before, of the same codes in the same way, is taken from the run's folder. Runs of the past, of
-    other items or features, are left out and named, unless there are no others: then StaleError is raised.
+    What was scored before, of the same codes in the same way, is taken from the run's folder. Runs whose
+    heads do not fit the features are left out and named, unless there are no others: then StaleError is raised.
     """
     asked, found, dataset = found, runs.current(found, data), data.dataset
     refuse_languages(found, data, config.langs)
@@ -99,7 +99,7 @@ def score(config: EvalConfig, found: Sequence[runs.Run], data: ExtractedDataset)
         raise UsageError(f"nothing to score: {what}", data.folder, fix)
     protocol = protocol_of(config, dataset, found, rows)
     if past := [run.name for run in asked if run not in found]:
-        protocol["left out"] = f"{', '.join(past)}: trained on other items or features than the cache holds"
+        protocol["left out"] = f"{', '.join(past)}: their heads do not fit the features in the cache"
     return Evaluation(protocol, rows, config.map_at)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import fields
+from functools import partial
 from typing import Any
 
 from cmrhash.config import READY, EvalConfig, TrainConfig
@@ -53,6 +54,7 @@ def protocol_of(
         "trained_langs": "; ".join(sorted({"+".join(run.langs) for run in found})),
         "seeds": sorted({run.seed for run in found}),
         **_extras(rows, found),
+        **({"since the training": since} if (since := _by_run(found, partial(_since, dataset))) else {}),
     }
 
 
@@ -65,6 +67,12 @@ def _by_run(found: Sequence[Run], words_of: Callable[[Run], str | None]) -> str:
     if len(which) == 1:
         return next(iter(which))
     return "; ".join(f"{words} ({', '.join(names)})" for words, names in which.items())
+
+
+def _since(dataset: ImageTextDataset, run: Run) -> str:
+    """How the items changed since a training, with its number of training items; "" if they did not."""
+    changes = "" if run.is_applied else run.since(dataset)
+    return f"{changes}; trained on {run.train_items} items" if changes else ""
 
 
 def _used(view: View, found: Sequence[Run]) -> str:

@@ -21,10 +21,10 @@ from numpy.typing import NDArray
 from cmrhash.config import STORE_DTYPE
 from cmrhash.data.items import ImageTextDataset, with_relevance
 from cmrhash.data.view import View, languages_of
-from cmrhash.errors import DamagedError, StaleError, UsageError
+from cmrhash.errors import DamagedError, UsageError
 from cmrhash.features.dataset import ExtractedDataset
 from cmrhash.features.file import FeatureHeader
-from cmrhash.features.views import ViewFeatures, ordinals, scored_rows
+from cmrhash.features.views import ordinals, scored_rows
 from cmrhash.retrieval.codes import Codes, pack
 from cmrhash.retrieval.index import BinaryIndex
 from cmrhash.storage.files import checked, locked, sha256
@@ -131,9 +131,9 @@ class RunCodes(Mapping[View, ViewCodes]):
 
 
 def codes_of(run: Run, data: ExtractedDataset) -> RunCodes:
-    """Codes of a run, made first if they are missing or of other heads (needs torch).
+    """Codes of a run, made first if they are missing, or of other heads, items or features (needs torch).
 
-    Raises StaleError if the features are not those of the training, LockedError if another process makes the codes,
+    Raises StaleError if the heads do not fit the features, LockedError if another process makes the codes,
     DamagedError for a file that does not match its digest.
     """
     manifest = _current_manifest(run, data)
@@ -179,8 +179,16 @@ def load_heads(run: Run) -> ModuleDict:
     return heads.eval()
 
 
-def _recipe(run: Run, borrowed: Mapping[View, Borrowed]) -> dict[str, Any]:
-    return run.codes_recipe({view: asdict(of) for view, of in borrowed.items()})
+def _recipe(
+    run: Run, data: ExtractedDataset, borrowed: Mapping[View, Borrowed], codes: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """All that the codes depend on now. codes: manifest of existing codes, whose features may be deleted since."""
+    made = codes["recipe"]["features"] if codes else {}
+    now: dict[View, str] = {}
+    for view, of in run.features.items():
+        header = data.header(of.file) if of.sha256 else None
+        now[view] = header.sha256 if header else made.get(view, of.sha256)
+    return run.codes_recipe(data.dataset.sha256, now, {view: asdict(of) for view, of in borrowed.items()})
 
 
 def _current_manifest(run: Run, data: ExtractedDataset) -> Mapping[str, Any] | None:
@@ -193,13 +201,14 @@ def _current_manifest(run: Run, data: ExtractedDataset) -> Mapping[str, Any] | N
     if not path.exists():
         return None
     manifest = read_manifest(path)
-    fitting = manifest["recipe"] == _recipe(run, borrowed_views(run, data, manifest))
+    fitting = manifest["recipe"] == _recipe(run, data, borrowed_views(run, data, manifest), manifest)
     return manifest if fitting and all((run.folder / name).exists() for name in manifest["indexes"]) else None
 
 
 def _make(run: Run, data: ExtractedDataset) -> None:
     import torch
 
+    run.refuse_stale(data)
     dataset = with_relevance(data.dataset, run.relevance)
     heads = load_heads(run)
     borrowed = borrowed_views(run, data)
@@ -209,7 +218,7 @@ def _make(run: Run, data: ExtractedDataset) -> None:
     made_of = [view for view, of in run.features.items() if of.sha256]
     for view in [*made_of, *borrowed]:
         made: runs.TrainedOn | Borrowed = borrowed[view] if view in borrowed else run.features[view]
-        of = _features(run, data, view, made)
+        of = data.features(view, view.encoder_of(made.file))
         x = torch.from_numpy(of.features.x[of.rows])
         embedding = heads[borrowed[view].head if view in borrowed else view].embed(x).numpy()  # type: ignore[operator]
         packed = pack(embedding)
@@ -219,17 +228,8 @@ def _make(run: Run, data: ExtractedDataset) -> None:
         digests[index_path.name] = sha256(index_path)
         parts = zip(PARTS, (packed, embedding, of.items, database.astype(np.int64)), strict=True)
         arrays |= {f"{view}.{part}": array for part, array in parts}
-    manifest = {"kind": "codes", "recipe": _recipe(run, borrowed), "indexes": digests}
+    manifest = {"kind": "codes", "recipe": _recipe(run, data, borrowed), "indexes": digests}
     write_sealed(run.folder / runs.CODES, arrays, manifest)
-
-
-def _features(run: Run, data: ExtractedDataset, view: View, made: runs.TrainedOn | Borrowed) -> ViewFeatures:
-    """Features of a view; raises StaleError unless they are those that the run was made with."""
-    features = data.features(view, view.encoder_of(made.file))
-    if features.header.sha256 != made.sha256:
-        what = f"run was made with features = {made.sha256}, the cache has {features.header.sha256}"
-        raise StaleError(what, run.folder, "the features were extracted again: run `train` again")
-    return features
 
 
 # ---------------------------------------------------------------------------------------------- borrowed languages

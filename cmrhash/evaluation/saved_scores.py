@@ -12,6 +12,7 @@ from typing import Any
 
 from cmrhash.errors import DamagedError
 from cmrhash.storage.files import read_json, write_json
+from cmrhash.storage.sealed import read_manifest
 from cmrhash.training import runs
 
 VERSION = 2  # increase it when the same codes would score differently
@@ -38,12 +39,14 @@ def keep(
 
 
 def shown(run: runs.Run) -> dict[str, Any] | None:
-    """Saved ``protocol`` and ``rows`` for display; None if there are none.
+    """Saved ``protocol`` and ``rows`` of the codes that the run has, for display; None if there are none.
 
     Scores by Hamming distance over the whole ranking with expected ties come first, the most rows of these; otherwise
     the latest scores.
     """
-    entries = _read(run)[::-1]  # latest first: ``max`` returns the first of equal entries
+    codes = run.folder / runs.CODES
+    present = {"codes": read_manifest(codes)["payload_sha256"]} if codes.exists() else {}
+    entries = _read(run, present)[::-1]  # latest first: ``max`` returns the first of equal entries
     usual = [entry for entry in entries if entry["asked"].items() >= USUAL.items() and RANK not in entry["asked"]]
     return max(usual or entries[:1], key=lambda entry: len(entry["rows"]), default=None)
 
@@ -54,13 +57,13 @@ def _place(row: Row) -> tuple[bool, bool, str, str, str]:
     return direction not in ("i2t", "t2i"), direction == "i2i", lang, direction, row.get("database_lang") or ""
 
 
-def _read(run: runs.Run, of: Mapping[str, Any] | None = None) -> list[dict[str, Any]]:
+def _read(run: runs.Run, of: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Saved entries of these codes; none if missing, damaged or of another version."""
     path = run.folder / runs.METRICS
     try:
         found = read_json(path, "run `evaluate` again")
     except (FileNotFoundError, DamagedError):
         return []
-    current = found.get("version") == VERSION and of in (None, found["of"])
+    current = found.get("version") == VERSION and of.items() <= found["of"].items()
     entries: list[dict[str, Any]] = found["scores"] if current else []
     return entries

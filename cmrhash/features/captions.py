@@ -18,6 +18,7 @@ from cmrhash.errors import DataError
 from cmrhash.features.file import read_header, source_digest
 from cmrhash.features.outcome import CODE, OF_DATA, FeaturePart, made_with, storage_of
 from cmrhash.features.shards import OF_CORPUS, OF_ITEMS, Shard, Target
+from cmrhash.features.stored import StoredEncoder
 from cmrhash.storage.files import locked
 from cmrhash.storage.hdf5 import read_sealed, write_sealed
 from cmrhash.storage.recipes import refuse_difference
@@ -25,7 +26,7 @@ from cmrhash.storage.recipes import refuse_difference
 if TYPE_CHECKING:
     from cmrhash.encoders.text import TextEncoder
 
-    CaptionEncoder = TextEncoder | WordEncoder | OwnEncoder
+    CaptionEncoder = TextEncoder | WordEncoder | OwnEncoder | StoredEncoder
 
 TEXT_BLOCK = 1024  # captions a commit; sorted by length inside a block
 
@@ -123,6 +124,8 @@ def load_words(path: Path) -> WordEncoder:
 
 
 def _made_with(encoder: CaptionEncoder) -> dict[str, Any]:
+    if isinstance(encoder, StoredEncoder):
+        return encoder.made_with()
     if isinstance(encoder, (WordEncoder, OwnEncoder)):
         return made_with()
     runtime = encoder.recipe.get("runtime", TORCH)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from cmrhash.data import manifest
 from cmrhash.data.cleaning import known_language
-from cmrhash.data.items import ImageTextDataset, with_relevance
+from cmrhash.data.items import ImageTextDataset, also_of, ids_digest, with_relevance
 from cmrhash.data.view import View
 from cmrhash.errors import UsageError, did_you_mean
 from cmrhash.features.file import FeatureHeader, read_features, read_header
@@ -51,6 +51,13 @@ class ExtractedDataset:
         other._headers, other._features = self._headers, self._features
         return other
 
+    def lost_photos(self) -> Path | None:
+        """Folder of the photos that is not there any more, None if all are."""
+        if not any(item.image for item in self.dataset.items):
+            return None
+        root = self.dataset.root
+        return next((folder for folder in (root, *also_of(root)) if not folder.is_dir()), None)
+
     def release(self) -> None:
         """Drop the features from memory; keep the headers."""
         self._features.clear()
@@ -70,6 +77,14 @@ class ExtractedDataset:
     def headers(self, view: View) -> list[FeatureHeader]:
         """Headers of all feature files of a view, sorted by file name."""
         return [header for header in self._all(f"{view}-*.h5") if header.view == view]
+
+    def present(self) -> dict[View, list[FeatureHeader]]:
+        """Headers of the feature files of these items, by view; files of other items are left out."""
+        items, found = ids_digest(self.dataset), dict[View, list[FeatureHeader]]()
+        for header in [*self._all(View.IMAGE.feature_file("*")), *self._texts()]:
+            if header.recipe.get("items") == items:
+                found.setdefault(header.view, []).append(header)
+        return found
 
     @property
     def no_captions(self) -> bool:

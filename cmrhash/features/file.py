@@ -36,7 +36,7 @@ from cmrhash.errors import CmrhashError, DamagedError, DataError, StaleError
 from cmrhash.features import half
 from cmrhash.storage import hdf5
 from cmrhash.storage.files import locked, make_folder, move, sync
-from cmrhash.storage.recipes import canonical, refuse_difference
+from cmrhash.storage.recipes import canonical, fingerprint, refuse_difference
 from cmrhash.storage.sealed import (
     COMMITTED,
     DELETE,
@@ -47,6 +47,7 @@ from cmrhash.storage.sealed import (
     write_note,
 )
 
+BESIDE = ("items", STORE_DTYPE, "runtime")  # fields of a recipe that do not tell whether trained heads fit
 RECORDED = ("x", "valid", "source", "item")  # arrays with one entry per row, which a commit record covers
 LAYOUT = {"x": (np.float32, 2), "item": (np.int32, 1), "valid": (np.uint8, 1), "source": (np.uint8, 2)}
 LAYOUT |= {"ids": (np.uint8, 1), "id_ends": (np.int64, 1)}  # dtype and number of axes
@@ -117,6 +118,11 @@ class FeatureHeader:
     def weights_sha256(self) -> str:
         """SHA-256 of the encoder's weights, "" if the recipe has none."""
         return str(self.recipe.get("weights_sha256", ""))
+
+    @property
+    def made_as(self) -> str:
+        """Fingerprint of the recipe, whatever the items, the runtime and the number type on disk."""
+        return fingerprint({key: value for key, value in self.recipe.items() if key not in BESIDE})
 
     @property
     def is_ready_made(self) -> bool:

@@ -21,12 +21,13 @@ from cmrhash.features.file import FeatureWriter, source_digest
 from cmrhash.features.outcome import CODE, FeaturePart, made_with, storage_of
 from cmrhash.features.photos import bytes_of
 from cmrhash.features.shards import Shard, Target
+from cmrhash.features.stored import StoredEncoder
 
 if TYPE_CHECKING:
     from cmrhash.encoders.image import ImageEncoder
     from cmrhash.encoders.own import OwnEncoder
 
-    PhotoEncoder = ImageEncoder | OwnEncoder
+    PhotoEncoder = ImageEncoder | OwnEncoder | StoredEncoder
 
 IMAGE_BLOCK = 256  # images a commit: what a kill can cost, against one fsync
 LARGE = 640  # side in pixels above which an eighth of these is a commit: three blocks at a time lie in memory
@@ -48,8 +49,14 @@ def extract_images(
     item, ids = np.arange(len(dataset.items), dtype=np.int32), tuple(i.id for i in dataset.items)
     commit = max(1, IMAGE_BLOCK // 8) if encoder.crop.size > LARGE else IMAGE_BLOCK
 
-    def files(rows: slice) -> list[PhotoFile | None]:
-        return [find_photo(dataset.root, i.image) if i.image else None for i in dataset.items[rows]]
+    known = encoder.sources if isinstance(encoder, StoredEncoder) else {}
+
+    def photo(row: int) -> PhotoFile | None:
+        image = dataset.items[row].image
+        return find_photo(dataset.root, image) if image else None
+
+    def files(rows: slice) -> list[Place]:
+        return [known.get(ids[row]) or photo(row) for row in range(len(ids))[rows]]
 
     def now(rows: slice) -> NDArray[np.uint8]:
         return np.stack(list(pool.map(photo_digest, files(rows))))
@@ -60,15 +67,19 @@ def extract_images(
         if fresh:
             if target.outdated:
                 places = zip(ids, files(slice(None)), strict=True)
-                target.refuse_gone(ident for ident, photo in places if photo is not None and not photo.path.exists())
+                target.refuse_gone(i for i, place in places if isinstance(place, PhotoFile) and not place.path.exists())
             with target.writer() as writer:
                 loaded = _ahead(pool, encoder, lambda block: files(target.rows_of(block)), writer, target)
                 _encode_blocks(writer, loaded, encoder, config.image_batch, target, progress)
-                runtime = encoder.recipe.get("runtime", TORCH)
-                how = made_with(encoder.device, runtime, batch=config.image_batch, source=encoder.source)
-                target.seal(writer, how)
+                target.seal(writer, _made_with(encoder, config.image_batch))
     seconds = time.monotonic() - start
-    return FeaturePart(target, View.IMAGE, seconds, fresh, lambda n: _diagnose(files(slice(n, n + 1))[0]))
+    return FeaturePart(target, View.IMAGE, seconds, fresh, lambda n: _diagnose(photo(n)))
+
+
+def _made_with(encoder: PhotoEncoder, batch: int) -> dict[str, Any]:
+    if isinstance(encoder, StoredEncoder):
+        return encoder.made_with()
+    return made_with(encoder.device, encoder.recipe.get("runtime", TORCH), batch=batch, source=encoder.source)
 
 
 def image_recipe(dataset: ImageTextDataset, encoder: PhotoEncoder, config: ExtractConfig) -> dict[str, Any]:
@@ -104,7 +115,8 @@ def _encode_blocks(
                 pixels[place], valid[row] = image, True
         for first in range(0, len(todo), batch):
             rows = todo[first : first + batch]
-            x[rows] = encoder.encode(pixels[first : first + batch])[: len(rows)]
+            if valid[rows].any():
+                x[rows] = encoder.encode(pixels[first : first + batch])[: len(rows)]
             progress("images", done + int(rows[-1]) + 1, writer.rows)
         done += len(loaded)
         if known.any():
@@ -114,6 +126,7 @@ def _encode_blocks(
         writer.commit(block, x, valid, source)
 
 
+Place = PhotoFile | bytes | None  # of a photo, or the digest of one that was encoded before
 Loaded = tuple[NDArray[np.uint8], NDArray[np.uint8] | None]  # digest of the file, pixels
 Block = tuple[int, list[Future[Loaded]]]  # its number, its images
 
@@ -121,7 +134,7 @@ Block = tuple[int, list[Future[Loaded]]]  # its number, its images
 def _ahead(
     pool: ThreadPoolExecutor,
     encoder: PhotoEncoder,
-    files: Callable[[int], list[PhotoFile | None]],
+    files: Callable[[int], list[Place]],
     writer: FeatureWriter,
     target: Target,
 ) -> Iterator[Block]:
@@ -142,9 +155,11 @@ def _ahead(
 
 
 def load_image(
-    photo: PhotoFile | None, encoder: PhotoEncoder, known: Callable[[NDArray[np.uint8]], bool] = lambda _: False
+    photo: Place, encoder: PhotoEncoder, known: Callable[[NDArray[np.uint8]], bool] = lambda _: False
 ) -> Loaded:
     """A photo's digest and pixels; zeros without a photo, no pixels if it is bad or its digest is known."""
+    if isinstance(photo, bytes):
+        return np.frombuffer(photo, np.uint8), None
     if photo is None:
         return np.zeros(16, np.uint8), None
     try:
@@ -160,8 +175,10 @@ def load_image(
         return digest, None
 
 
-def photo_digest(photo: PhotoFile | None) -> NDArray[np.uint8]:
+def photo_digest(photo: Place) -> NDArray[np.uint8]:
     """(16,) uint8 digest of a photo's bytes; zeros without a photo or if it cannot be read."""
+    if isinstance(photo, bytes):
+        return np.frombuffer(photo, np.uint8)
     try:
         return source_digest(bytes_of(photo)) if photo else np.zeros(16, np.uint8)
     except BadImage:

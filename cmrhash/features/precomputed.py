@@ -33,10 +33,7 @@ def extract_ready(
     """
     start, own = time.monotonic(), dataset.ready[view]
     path = folder / view.feature_file(own.name)
-    digest = hashlib.sha256()
-    for x in _blocks(own.x):
-        digest.update(x.tobytes())
-    made_by = {"encoder": own.name, "weights": READY, "weights_sha256": digest.hexdigest()}
+    made_by = {"encoder": own.name, "weights": READY, "weights_sha256": own.sha256 or _digest(own.x)}
     lang = {} if view.is_image else {"lang": view.lang}
     recipe = {"kind": view.kind, "code": CODE, "items": ids_digest(dataset), **lang, **storage_of(config), **made_by}
     item = np.arange(len(dataset.items), dtype=np.int32) if own.item is None else own.item
@@ -54,6 +51,13 @@ def extract_ready(
                 progress(f"{view} features", writer.slice(block).stop, writer.rows)
             target.seal(writer, made_with(source=own.source))
     return FeaturePart(target, view, time.monotonic() - start, fresh, lambda _: BROKEN)
+
+
+def _digest(x: NDArray[Any]) -> str:
+    digest = hashlib.sha256()
+    for block in _blocks(x):
+        digest.update(block.tobytes())
+    return digest.hexdigest()
 
 
 def _blocks(x: NDArray[Any]) -> Iterator[NDArray[np.float32]]:

@@ -19,6 +19,7 @@ from cmrhash.data import manifest
 from cmrhash.data.items import ImageTextDataset, ids_digest
 from cmrhash.data.view import View, features_of_words
 from cmrhash.errors import CmrhashError, DamagedError, StaleError, UsageError, did_you_mean
+from cmrhash.features.file import FeatureHeader, header_of
 from cmrhash.features.graph_files import GRAPH_FILE, graph_key
 from cmrhash.maintenance.states import State
 from cmrhash.storage.files import holder, read_json
@@ -34,7 +35,7 @@ REMAKE = {
 FEATURE_FILE = re.compile(r"(image|text|words)-.+\.h5(\.shard-\d+-of-\d+)?(\.part(\.new)?)?")  # written by extract
 INDEXES = (View.IMAGE.index_file, View.text("*").index_file)
 RUN_FILES = (
-    *(runs.CONFIG, runs.CHECKPOINT, runs.HEADS, runs.HISTORY, runs.CODES, runs.METRICS, runs.WORDS),
+    *(runs.CONFIG, runs.CHECKPOINT, runs.HEADS, runs.HISTORY, runs.DIGESTS, runs.CODES, runs.METRICS, runs.WORDS),
     *("checkpoint-*.safetensors", *INDEXES),
 )
 BROKEN = (KeyError, TypeError, ValueError, AttributeError, IndexError, RecursionError)  # of JSON in another format
@@ -249,30 +250,36 @@ def _run(held: Holding, folder: Path, facts: Facts) -> Found:
     _refuse_missing(folder, run.files, REMAKE["run"])
     if who := holder(folder / runs.CODES):
         return State.BUSY, f"by {who}"
-    if held.dataset and run.items_sha256 != held.dataset.sha256:
-        return State.ITEMS_CHANGED, ""
-    made = {of.file: of.sha256 for of in run.features.values() if of.sha256}
-    there = {name: held.manifests[name]["payload_sha256"] for name in made if name in held.manifests}
-    changed = sorted(name for name, digest in there.items() if digest != made[name])
-    if changed:
-        return State.FEATURES_CHANGED, ", ".join(changed)
-    state, codes = _codes(run)
-    if state is State.OTHER_HEADS:
+    files = [of.file for of in run.features.values()]
+    headers = {name: _header(held, name) for name in files}
+    if what := run.misfit(held.name, held.dataset.sha256 if held.dataset else run.items_sha256, headers):
+        return State.FEATURES_CHANGED, what
+    state, codes = _codes(held, run, headers)
+    if state in (State.OTHER_HEADS, State.OTHER_ITEMS):
         return state, ""
-    if not all((held.folder / name).exists() for name in made):
+    if not all((held.folder / of.file).exists() for of in run.features.values() if of.sha256):
         return State.FEATURES_GONE, codes or "codes left"
     again = _trained_again(folder, run.record, "train")
     return state, again or codes
 
 
-def _codes(run: runs.Run) -> Found:
+def _header(held: Holding, name: str) -> FeatureHeader | None:
+    return header_of(held.folder / name, held.manifests[name]) if name in held.manifests else None
+
+
+def _codes(held: Holding, run: runs.Run, headers: Mapping[str, FeatureHeader | None]) -> Found:
     """State of a run by its codes. Raises DamagedError, StaleError."""
     path = run.folder / runs.CODES
     if not path.exists():
         return State.TRAINED, "no codes yet"
     made = read_manifest(path)
-    if made["recipe"] != run.codes_recipe(made["recipe"]["borrowed"]):
-        return State.OTHER_HEADS, ""
+    recipe = made["recipe"]
+    now = {view: header.sha256 for view, of in run.features.items() if of.sha256 and (header := headers[of.file])}
+    items = held.dataset.sha256 if held.dataset else recipe["items"]
+    features = {View(view): digest for view, digest in recipe["features"].items()} | now
+    wanted = run.codes_recipe(items, features, recipe["borrowed"])
+    if recipe != wanted:
+        return (State.OTHER_HEADS if recipe["heads"] != wanted["heads"] else State.OTHER_ITEMS), ""
     missing = [name for name in made["indexes"] if not (run.folder / name).exists()]
     return State.TRAINED, f"without {missing[0]}" if missing else ""
 

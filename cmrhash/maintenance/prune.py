@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cmrhash.config import LEFT_BEHIND, PruneConfig
+from cmrhash.data import switch
 from cmrhash.data.manifest import ABOUT, BLOCKS, ITEMS, QUARANTINE
 from cmrhash.data.view import View
 from cmrhash.errors import CmrhashError, LockedError
@@ -41,7 +42,7 @@ CHECKPOINTS = (runs.CHECKPOINT, "checkpoint-*.safetensors")
 # files that are written in one move and without a lock
 PARTIAL = re.compile(
     rf"({re.escape(ITEMS)}|{re.escape(BLOCKS)}|{re.escape(ABOUT)}|{re.escape(QUARANTINE)}|words-.+\.h5|graph-.+\.sealed|compare\.(json|csv|md)"
-    r"|(config|checkpoint|metrics)\.json|history\.jsonl|codes\.h5|(heads|image|model|checkpoint-\d+)\.safetensors"
+    r"|(config|checkpoint|metrics|change)\.json|history\.jsonl|items\.digests|codes\.h5|(heads|image|model|checkpoint-\d+)\.safetensors"
     r"|(image|text-[\w-]+)\.faiss)\.part"
 )
 LOCK = re.compile(r"\.(.+)\.lock")
@@ -105,6 +106,7 @@ def _of(config: PruneConfig, held: Holding) -> Iterator[Doomed]:
     found = list(entries(held))
     doomed = [one for entry in found for one in _of_entry(config, entry, found, held) if one.files]
     yield from doomed
+    yield from _prepared(config, held)
     yield from _partials(held)
     yield from _locks(held, {lock_of(path) for one in doomed for path in one.locks})
 
@@ -134,7 +136,7 @@ def _of_training(config: PruneConfig, entry: Entry, wanted: bool) -> Iterator[Do
     """Select a whole run or tuned encoders; or, of a run that stays, codes of other heads and checkpoints."""
     folder = entry.path
     locks = [folder / name for name in ((runs.CONFIG, runs.CODES) if entry.kind == "run" else (runs.CONFIG,))]
-    if entry.state is State.OTHER_HEADS:
+    if entry.state in (State.OTHER_HEADS, State.OTHER_ITEMS):
         indexes = [path for name in INDEXES for path in folder.glob(name)]
         yield _doom(folder / runs.CODES, entry.words, [folder / runs.CODES, *indexes], *locks)
     elif wanted:
@@ -155,6 +157,13 @@ def _checkpoint(config: PruneConfig, folder: Path) -> Iterator[Doomed]:
         why = "of a training that is finished" if finished else "unfinished, in place of a finished one"
         files = [path for name in CHECKPOINTS for path in folder.glob(name)]
         yield _doom(folder / runs.CHECKPOINT, why, files, folder / runs.CONFIG)
+
+
+def _prepared(config: PruneConfig, held: Holding) -> Iterator[Doomed]:
+    """Select the files of a change of the collection that was interrupted before it took place."""
+    aside = held.folder / switch.NEXT
+    if config.unfinished and aside.is_dir() and not holder(aside):
+        yield _doom(aside, "unfinished", [path for path in aside.rglob("*") if path.is_file()], aside)
 
 
 def _partials(held: Holding) -> Iterator[Doomed]:

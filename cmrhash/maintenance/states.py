@@ -36,8 +36,9 @@ class State(StrEnum):
     )
     FEATURES_CHANGED = (
         *("features changed", "stale", "always"),
-        "the features were extracted again: run `train` with `overwrite=True`, or `prune`",
+        "the heads do not fit these features: run `train` with `overwrite=True`, or `prune`",
     )
+    OTHER_ITEMS = "codes of other items", "stale", "always", "`evaluate` creates them again"
     OTHER_HEADS = "codes of other heads", "stale", "always", "`evaluate` creates them again"
     UNUSED_GRAPH = "graph of no features", "stale", "always", "run `prune`; `extract` creates the graphs that it needs"
     OTHER_FEATURES = "words of other features", "stale", "always", "run `prune`, then `extract` creates them again"

@@ -133,12 +133,14 @@ def _is_apart(lender: PretrainedHasher, view: View) -> bool:
 
 def _write(target: Path, lender: PretrainedHasher, data: ExtractedDataset, record: Mapping[str, Any]) -> Run:
     """Write the folder of the run; its config comes last."""
-    features = {}
+    features: dict[str, TrainedOn] = {}
+    made_as: dict[str, str] = {}
     for view, entry in lender.config["encoders"].items():
         file = View(view).feature_file(entry["name"])
         header, recipe = data.header(file), entry["recipe"]
         made = str(recipe["encoder"]), str(recipe["weights"]), str(recipe.get("weights_sha256", ""))
         features[view] = TrainedOn.of(header) if header else TrainedOn(file, "", entry["dim"], *made)
+        made_as |= {view: header.made_as} if header else {}
     make_folder(target)
     with locked(target / runs.CONFIG):
         for name in (runs.CONFIG, runs.METRICS):
@@ -153,6 +155,7 @@ def _write(target: Path, lender: PretrainedHasher, data: ExtractedDataset, recor
             "items_sha256": data.dataset.sha256,
             "langs": list(lender.langs),
             "features": {view: vars(of) for view, of in features.items()},
+            "made_as": made_as,
             "files": {name: sha256(target / name) for name in files},
         }
         kept = {key: value for key, value in record.items() if key not in ("val_map", "val_map_mean", "collapse")}

@@ -182,7 +182,7 @@ class Finder:
             codes = self.views[view]
             keys = keys_of(self.run, self.dataset, codes)
             self._rows[view] = dict(zip(keys, codes.database.tolist(), strict=True))
-        refuse_other_codes(self.run, view, self.store, self.among)
+        refuse_other_codes(self.run, self.dataset, view, self.store, self.among)
         k = wanted.k or K
         count = k if rank.kind == HAMMING else rank.candidates(k)
         distances, found = self.store.search(collection_of(self.run, view), packed, count)

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 
+import numpy as np
+
 from cmrhash.config import BATCH_ROWS, Progress
 from cmrhash.data.items import ImageTextDataset
 from cmrhash.data.view import View
 from cmrhash.errors import StaleError
 from cmrhash.evaluation.run_codes import ViewCodes
-from cmrhash.search.stores import Batch, CodeStore, Collection
+from cmrhash.search.stores import Batch, CodeStore, Collection, IncrementalStore
 from cmrhash.storage.recipes import first_difference
 from cmrhash.training import runs
 from cmrhash.training.runs import Run
@@ -37,7 +39,37 @@ def deploy(
     for view, codes in views.items():
         name = collection_of(run, view)
         batches = _batches(name, keys_of(run, dataset, codes), codes, progress)
-        made.append(store.replace(name, run.bits, batches, meta_of(run, view, among), approximate))
+        made.append(store.replace(name, run.bits, batches, meta_of(run, dataset, view, among), approximate))
+    return made
+
+
+Published = Mapping[View, dict[str, bytes]]  # of a run: view -> key -> code
+
+
+def published(run: Run, dataset: ImageTextDataset, views: Mapping[View, ViewCodes]) -> Published:
+    """Codes of a run by the keys that a store has for them."""
+    return {
+        view: dict(zip(keys_of(run, dataset, codes), map(bytes, codes.codes.packed[codes.database]), strict=True))
+        for view, codes in views.items()
+    }
+
+
+def update(
+    run: Run,
+    dataset: ImageTextDataset,
+    views: Mapping[View, ViewCodes],
+    store: IncrementalStore,
+    before: Published,
+    among: str,
+) -> list[Collection]:
+    """Change the codes that differ from those of ``before``, which the store has, one transaction per view."""
+    made = []
+    for view, now in published(run, dataset, views).items():
+        name, then = collection_of(run, view), before[view]
+        gone = [key for key, code in then.items() if now.get(key) != code]
+        new = {key: code for key, code in now.items() if then.get(key) != code}
+        packed = np.frombuffer(b"".join(new.values()), np.uint8).reshape(len(new), -(-run.bits // 8))
+        made.append(store.update(name, gone, [(list(new), packed)], meta_of(run, dataset, view, among)))
     return made
 
 
@@ -46,10 +78,10 @@ def collection_of(run: Run, view: View) -> str:
     return f"{run.dataset}-{run.folder.resolve().name}-{view}"
 
 
-def meta_of(run: Run, view: View, among: str) -> dict[str, str]:
+def meta_of(run: Run, dataset: ImageTextDataset, view: View, among: str) -> dict[str, str]:
     """Meta of a view's collection: view, heads, items and covered items."""
     heads = run.files[runs.HEADS]
-    return {"view": view, "heads_sha256": heads, "items_sha256": run.items_sha256, "among": among}
+    return {"view": view, "heads_sha256": heads, "items_sha256": dataset.sha256, "among": among}
 
 
 def keys_of(run: Run, dataset: ImageTextDataset, view: ViewCodes) -> list[str]:
@@ -67,7 +99,7 @@ def scope_of(run: Run, views: Iterable[View], store: CodeStore) -> str:
     return str(found[0].meta.get("among", "database")) if found else "all"
 
 
-def refuse_other_codes(run: Run, view: View, store: CodeStore, among: str) -> None:
+def refuse_other_codes(run: Run, dataset: ImageTextDataset, view: View, store: CodeStore, among: str) -> None:
     """Raise an error unless a store holds this run's codes of a view and of these items.
 
     UsageError if there is no such collection, StaleError if it was made by another run or covers other items. A
@@ -75,7 +107,7 @@ def refuse_other_codes(run: Run, view: View, store: CodeStore, among: str) -> No
     """
     about = store.about(collection_of(run, view))
     made = {"bits": about.bits, "among": "database", **about.meta}
-    difference = first_difference(made, {"bits": run.bits, **meta_of(run, view, among)})
+    difference = first_difference(made, {"bits": run.bits, **meta_of(run, dataset, view, among)})
     if difference:
         field, found, wanted = difference
         what = f"collection '{about.name}' was made with {field} = {found}, but {run.folder} has {wanted}"

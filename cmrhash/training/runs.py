@@ -2,6 +2,7 @@
 
 config.json         method, bits, seed, languages, feature files with digests, val mAP; sha256 of heads and history
 heads.safetensors   heads of the best epoch
+items.digests       16 bytes per item that the data set had: how many items came, went or changed since the training
 history.jsonl       one line per epoch: loss terms, val mAP, collapse watch
 codes.h5            codes and embeddings of every item (sealed; also holds the digests of the indexes)
 image.faiss, text-<lang>.faiss   Faiss binary index of the database, one per view
@@ -12,16 +13,19 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cmrhash.config import RANDOM
+from cmrhash.data.changes import changed_since
 from cmrhash.data.view import View
 from cmrhash.errors import DamagedError, StaleError, UsageError
 from cmrhash.storage.files import checked, read_json, write_bytes, write_json
+from cmrhash.storage.sealed import read_manifest
 
 if TYPE_CHECKING:
+    from cmrhash.data.items import ImageTextDataset
     from cmrhash.features.dataset import ExtractedDataset
     from cmrhash.features.file import FeatureHeader
 
@@ -32,6 +36,7 @@ CONFIG, HEADS, HISTORY, CODES, METRICS = (
     "codes.h5",
     "metrics.json",
 )
+DIGESTS = "items.digests"  # of the items at the training; runs of version 0.1 have none
 WORDS = "words.json"  # of an applied run: language -> words of the captions of its training
 EXPORT = "export"  # field of a config, and folder: the exported run whose heads and encoders a run applies
 CHECKPOINT = "checkpoint.json"  # of an unfinished run: names the tensor file and its sha256
@@ -167,34 +172,76 @@ class Run:
         return [view for view, of in self.features.items() if of.weights == RANDOM]
 
     def refuse_stale(self, data: ExtractedDataset) -> None:
-        """Raise StaleError if items, splits or features in the cache differ from the training's."""
-        if self.items_sha256 != data.dataset.sha256:
-            what = f"{'applied to' if self.is_applied else 'trained on'} other items or splits than the cache holds"
+        """Raise StaleError if the heads do not fit the data set and its features; items may come, go and change."""
+        headers = {of.file: data.header(of.file) for of in self.features.values()}
+        what = self.misfit(data.name, data.dataset.sha256, headers)
+        missing = [of.file for of in self.features.values() if of.sha256 and headers[of.file] is None]
+        if missing and not what and data.dataset.sha256 not in (self.items_sha256, self._codes_items()):
+            what = f"the items changed since this run was made, and {missing[0]} is missing"
+        if what:
             raise StaleError(what, self.folder, f"{self._again}; `prune` deletes outdated runs")
-        for of in self.features.values():
-            header = data.header(of.file)
-            if header is not None and of.sha256 and header.sha256 != of.sha256:
-                what = f"{of.file} was extracted again since this run was made"
-                raise StaleError(what, self.folder, self._again)
+
+    def misfit(self, dataset: str, items_sha256: str, headers: Mapping[str, FeatureHeader | None]) -> str:
+        """Why the heads do not fit a data set, "" if they do. headers: of its feature files, by their names."""
+        changed = self.items_sha256 != items_sha256
+        if changed and self.dataset != dataset:
+            return f"{'applied to' if self.is_applied else 'trained on'} the data set '{self.dataset}', not '{dataset}'"
+        for view, of in self.features.items():
+            header = headers[of.file]
+            if not of.sha256 or (header is not None and header.sha256 == of.sha256):
+                continue
+            if header is not None and self._other_encoder(view, of, header, changed):
+                return f"{of.file} was extracted again in another way since this run was made"
+        return ""
+
+    def _other_encoder(self, view: View, of: TrainedOn, header: FeatureHeader, changed: bool) -> bool:
+        """Whether a feature file was made by another encoder than that of the training.
+
+        Runs of version 0.1 recorded a part of its recipe; then other features of the same items are refused.
+        """
+        made = self.record.get("made_as", {}).get(view)
+        same = TrainedOn.of(header) == replace(of, sha256=header.sha256)
+        return not same or (made != header.made_as if made else not changed)
+
+    def _codes_items(self) -> str:
+        """Digest of the items that the codes are of, "" without codes."""
+        path = self.folder / CODES
+        return str(read_manifest(path)["recipe"]["items"]) if path.exists() else ""
+
+    def since(self, dataset: ImageTextDataset) -> str:
+        """How many items were added, removed or changed since the training, in words; "" for none.
+
+        dataset: as it is now.
+        """
+        if dataset.sha256 == self.items_sha256:
+            return ""
+        if DIGESTS not in self.files:
+            return "items were added, removed or changed"
+        return changed_since(self.file(DIGESTS).read_bytes(), dataset)
 
     @property
     def _again(self) -> str:
         return "run `index` again" if self.is_applied else ANEW
 
     def is_current(self, data: ExtractedDataset) -> bool:
-        """Whether items and features in the cache are still those of the training."""
+        """Whether the heads fit the features in the cache."""
         try:
             self.refuse_stale(data)
         except StaleError:
             return False
         return True
 
-    def codes_recipe(self, borrowed: Mapping[str, Any]) -> dict[str, Any]:
-        """All that the codes of this run depend on. borrowed: views hashed by another language's head."""
+    def codes_recipe(
+        self, items_sha256: str, features: Mapping[View, str], borrowed: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        """All that the codes of this run depend on.
+
+        features: digest of each view's present features; borrowed: views hashed by another language's head.
+        """
         return {
             "heads": self.files[HEADS],
-            "items": self.items_sha256,
-            "features": {view: of.sha256 for view, of in self.features.items()},
+            "items": items_sha256,
+            "features": dict(features),
             "borrowed": borrowed,
             "captions": "all" if self.relevance == "pairs" else "first",
         }
@@ -241,7 +288,7 @@ def write_record(folder: Path, record: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def current(found: Sequence[Run], data: ExtractedDataset) -> list[Run]:
-    """Runs of the items and features in the cache; if none, raises the StaleError of the first."""
+    """Runs whose heads fit the features in the cache; if none, raises the StaleError of the first."""
     there = [run for run in found if run.is_current(data)]
     if found and not there:
         found[0].refuse_stale(data)

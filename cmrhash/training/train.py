@@ -23,7 +23,8 @@ from torch import Tensor
 
 from cmrhash.compute.device import threads_for
 from cmrhash.config import Progress, TrainConfig, check_train
-from cmrhash.data.items import with_relevance
+from cmrhash.data.changes import digests
+from cmrhash.data.items import ImageTextDataset, with_relevance
 from cmrhash.data.view import View
 from cmrhash.errors import CmrhashError, DataError
 from cmrhash.features.dataset import ExtractedDataset
@@ -75,11 +76,11 @@ def train(
             return run, False
         log.info("%s: training on %d items", target, len(task.train))
         if method.rotate:
-            return _finish(_rotate(config, method, task), recipe, target), True
+            return _finish(_rotate(config, method, task), recipe, target, task.dataset), True
         if not method.partial:
             task.partial = []
         if method.fit:
-            return _finish(_fit(config, method, task), recipe, target), True
+            return _finish(_fit(config, method, task), recipe, target, task.dataset), True
         return _train(config, method, task, recipe, target, overwrite, progress), True
 
 
@@ -112,16 +113,17 @@ def _train(
     except KeyboardInterrupt:
         state.save(target, recipe)
         raise
-    return _finish(state, recipe, target)
+    return _finish(state, recipe, target, task.dataset)
 
 
-def _finish(state: TrainingState, recipe: dict[str, Any], target: Path) -> runs.Run:
+def _finish(state: TrainingState, recipe: dict[str, Any], target: Path, dataset: ImageTextDataset) -> runs.Run:
     """Write the run; its config goes first and comes last, so that it never speaks of other heads than there are."""
     remove(target / runs.CONFIG)
     remove(target / runs.METRICS)  # of the heads that were there before
     write_bytes(target / runs.HEADS, safetensors.torch.save(state.best))
     runs.write_lines(target / runs.HISTORY, state.history)
-    files = {name: sha256(target / name) for name in (runs.HEADS, runs.HISTORY)}
+    write_bytes(target / runs.DIGESTS, digests(dataset))
+    files = {name: sha256(target / name) for name in (runs.HEADS, runs.HISTORY, runs.DIGESTS)}
     run = runs.Run.read(target, runs.write_record(target, {**recipe, **state.result(), "files": files}))
     forget(target)
     log.info("%s: trained, %s", target, state.note() or "without val items")
@@ -368,6 +370,7 @@ def _recipe(config: TrainConfig, task: Task, method: Method) -> dict[str, Any]:
         "source": method.source,
         "head": _head_shape(config, method),
         "features": features,
+        "made_as": {name: view.header.made_as for name, view in task.views.items()},
     }
 
 

@@ -31,12 +31,13 @@ def test_codes_are_made_again_for_other_heads(mine):
 
 
 def test_codes_of_other_features_are_never_scored(mine, make_cache):
+    """Features of changed photos give new codes; those of another encoder need other heads."""
     data, out = mine
-    make_cache(data.folder.parent, shift="query")
-    (run_of(out).folder / runs.CODES).unlink()
+    make_cache(data.folder.parent, weights="other")
     with pytest.raises(StaleError, match="run `train` with `overwrite=True`"):
         evaluate(EvalConfig(bits=(8,)), data, out)
-    run, _ = train(QUICK, data, out, overwrite=True)
+    make_cache(data.folder.parent, shift="query")
+    run = run_of(out)
     row = evaluate(EvalConfig(bits=(8,)), data, out).rows[0]
     slow = rankings(run, data, "de", "i2t", hamming)
     assert row["map"] == pytest.approx(mean(map(expected_ap, slow)), abs=1e-9)
@@ -63,8 +64,17 @@ def test_damaged_heads_make_no_codes(mine):
     assert not (folder_of_run / runs.CODES).exists()
 
 
-def test_a_run_of_other_items_is_refused(mine, make_cache):
+def test_a_run_of_other_items_is_scored_on_these(mine, make_cache):
     data, out = mine
+    before = evaluate(EvalConfig(bits=(8,)), data, out).rows[0]["map"]
     data = make_cache(data.folder.parent, change=lambda i: replace(i, labels=i.labels[:1]))
-    with pytest.raises(StaleError, match="other items"):
-        evaluate(EvalConfig(), data, out)
+    result = evaluate(EvalConfig(bits=(8,)), data, out)
+    assert result.rows[0]["map"] != before
+    assert result.protocol["since the training"] == "18 changed; trained on 80 items"
+
+
+def test_a_run_of_another_data_set_is_refused(mine, make_cache):
+    data, out = mine
+    other = make_cache(data.folder.parent, name="other", count=60)
+    with pytest.raises(StaleError, match="trained on the data set 'toy', not 'other'"):
+        run_of(out).refuse_stale(other)

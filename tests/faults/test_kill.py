@@ -95,6 +95,22 @@ def test_a_killed_extraction_goes_on_to_the_same_files(data, span, order, comman
         faults.naive_survived += len(said(folder)) <= blocks < crash_naive.LOST
 
 
+@pytest.mark.faults("killed for real, collection changed")
+def test_a_killed_addition_or_removal_goes_on_to_the_same_files(order, commands, tmp_path, faults):
+    add = ["add", write_manifest(tmp_path / "more", 9), "--prefix", "more/", "--device", "cpu"]
+    remove = ["remove", "i7", "more/i1", "--device", "cpu"]
+    for name in ("whole", "killed"):
+        assert order(tmp_path / name, "cmrhash", commands["photos"]) == 0, (tmp_path / name / "output").read_text()
+        assert order(tmp_path / name, "cmrhash", [*TRAIN, "--relevance", "pairs"]) == 0
+    for seed, change in enumerate((add, remove)):
+        assert order(tmp_path / "whole", "cmrhash", change) == 0, (tmp_path / "whole/output").read_text()
+        kills = kill_until_done(order, tmp_path / "killed", "cmrhash", change, {"disk": (3, 40)}, seed=seed)
+        assert len(kills) >= 2
+        faults.tried += len(kills)
+        same = all(files(tmp_path / "killed" / part) == files(tmp_path / "whole" / part) for part in ("cache", "runs"))
+        faults.survived += len(kills) * same
+
+
 @pytest.mark.faults("killed for real, training resumed")
 def test_a_killed_training_goes_on_to_the_same_run(order, make_cache, tmp_path, faults):
     for name in ("whole", "killed"):

@@ -123,14 +123,14 @@ def test_a_changed_data_set_is_extracted_as_if_anew(here, monkeypatch, capsys, w
 
 @pytest.mark.faults("stale: one field of the recipe")
 @pytest.mark.parametrize(
-    ("command", "words"),
+    ("change", "command", "words"),
     [
-        (TRAIN, rf"features\.image\.sha256 = {HEX}, but this call has {HEX}"),
-        (EVAL, r"image-toy\.h5 was extracted again since this run was made"),
+        ({"shift": "train"}, TRAIN, rf"features\.image\.sha256 = {HEX}, but this call has {HEX}"),
+        ({"weights": "other"}, EVAL, r"image-toy\.h5 was extracted again in another way since this run was made"),
     ],
 )
-def test_runs_of_other_features(here, make_cache, capsys, command, words):
-    make_cache(here / "cache", count=40, shift="train")
+def test_runs_of_other_features(here, make_cache, capsys, change, command, words):
+    make_cache(here / "cache", count=40, **change)
     before = contents(here)
     assert run(*command, "-q") == STALE
     assert re.search(words, capsys.readouterr().err)

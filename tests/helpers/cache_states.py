@@ -177,7 +177,7 @@ def shards():
 
 
 OTHER_ITEMS = {f"cache/toy/{view}-toy.h5": "items changed" for view in ("image", "text-de", "text-en")}
-OTHER_ITEMS |= {"runs/toy/triplet-8": "items changed"}
+OTHER_ITEMS |= {"runs/toy/triplet-8": "codes of other items"}
 # name -> (what makes the state, path -> its words for all that is not whole)
 STATES = {
     "all is whole": (lambda: None, {}),

@@ -22,7 +22,7 @@ import torch
 import tracing
 from crash_naive import BLOCK, DIM, ROWS, SOURCE, VALID, X, append
 
-from cmrhash.data import manifest
+from cmrhash.data import manifest, switch
 from cmrhash.data.items import ImageTextDataset, Item
 from cmrhash.errors import DamagedError, DataError, UsageError
 from cmrhash.features import file as feature_file
@@ -128,18 +128,6 @@ def changed(model: str, found: str, target: object, name: str, new: object) -> S
 
 
 HALF = Scene(partial(extract, stored="float16"), partial(check_features, stored="float16"))
-MUTANTS = {
-    "resume unchecked": changed(
-        "torn", "wrong", FeatureWriter, "_intact", lambda w, b: bool(w._rows("_commit", b, b + 1))
-    ),
-    "record without source": changed("power cut", "wrong", feature_file, "RECORDED", ("x", "valid", "item")),
-    "record without valid": changed("power cut", "wrong", feature_file, "RECORDED", ("x", "source", "item")),
-    "record without scales": replace(
-        HALF, mutant=lambda: patch.object(FeatureWriter, "_scales", lambda *_: b""), model="power cut", found="wrong"
-    ),
-    "no fsync": changed("power cut", "lost", FeatureWriter, "_sync", lambda w: None),
-    "told before the fsync": changed("power cut", "lost", FeatureWriter, "_sync", sync_late),
-}
 
 
 # ---------------------------------------------------------------------------------------------- files in one move
@@ -221,6 +209,37 @@ def show_items(folder: Path) -> int:
         return 0
 
 
+def put_collection(folder: Path, number: int) -> None:
+    """Items and a feature file of these."""
+    every = tuple(Item(f"i{n}", f"{n}.jpg", {}, (), frozenset({"database"})) for n in range(number))
+    manifest.store(ImageTextDataset("toy", Path("/photos"), every, (), "pairs"), folder)
+    ids, item = tuple(one.id for one in every), np.arange(number, dtype=np.int32)
+    with FeatureWriter(folder / "image-toy.h5", item, ids, DIM, {"kind": "image"}, BLOCK) as w:
+        w.commit(0, X[:number], VALID[:number], SOURCE[:number])
+        w.seal({})
+
+
+def grow(folder: Path) -> None:
+    """What ``add`` does: the larger collection aside, then the switch; nothing if it is there already."""
+    if not show_collection(folder):
+        put_collection(folder / "toy", 1)
+    if show_collection(folder) < 2:
+        put_collection(switch.start(folder / "toy", ()), 2)
+        switch.switch(folder / "toy", ["gone"])
+    switch.done(folder / "toy")
+
+
+def show_collection(folder: Path) -> int:
+    try:
+        items = manifest.load(folder / "toy").items
+        features = read_features(folder / "toy/image-toy.h5")
+    except (DamagedError, DataError):
+        assert not (folder / "toy/items.jsonl").exists() or not (folder / "toy/image-toy.h5").exists(), "unusable"
+        return 0
+    assert features.ids == tuple(item.id for item in items), "features of other items"
+    return len(items)
+
+
 RECIPE: dict[str, Any] = {  # of a run, all that its reader asks for beside the outcome and the files
     "dataset": "toy",
     "relevance": "labels",
@@ -263,7 +282,7 @@ def show_training(folder: Path) -> int:
 
 
 def finish(epochs: int, folder: Path) -> None:
-    train._finish(trained(epochs), RECIPE, folder)
+    train._finish(trained(epochs), RECIPE, folder, ImageTextDataset("toy", Path("/photos"), (), ()))
 
 
 class Pretrained:
@@ -296,6 +315,7 @@ SCENES = {
     "codes": numbered(show_codes, *twice(put_codes)),
     "index": numbered(show_index, *twice(put_index)),
     "items": numbered(show_items, *twice(put_items), replaced=2),
+    "collection": numbered(show_collection, lambda f: put_collection(f / "toy", 1), grow),
     "training": numbered(
         show_training,
         lambda f: trained(1).save(f, {}),
@@ -305,6 +325,26 @@ SCENES = {
         replaced=4,
     ),
     "fine-tuning": numbered(show_tuned, partial(tune, 1)),
+}
+
+
+MUTANTS = {
+    "resume unchecked": changed(
+        "torn", "wrong", FeatureWriter, "_intact", lambda w, b: bool(w._rows("_commit", b, b + 1))
+    ),
+    "record without source": changed("power cut", "wrong", feature_file, "RECORDED", ("x", "valid", "item")),
+    "record without valid": changed("power cut", "wrong", feature_file, "RECORDED", ("x", "source", "item")),
+    "record without scales": replace(
+        HALF, mutant=lambda: patch.object(FeatureWriter, "_scales", lambda *_: b""), model="power cut", found="wrong"
+    ),
+    "no fsync": changed("power cut", "lost", FeatureWriter, "_sync", lambda w: None),
+    "switch not finished": replace(
+        numbered(show_collection, lambda f: put_collection(f / "toy", 1), grow),
+        mutant=lambda: patch.object(manifest, "settle", lambda _: None),
+        model="killed",
+        found="wrong",
+    ),
+    "told before the fsync": changed("power cut", "lost", FeatureWriter, "_sync", sync_late),
 }
 
 

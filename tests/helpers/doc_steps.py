@@ -70,6 +70,7 @@ LEFT_OFF = {"cmrhash export whole --with-encoders --onnx": ("--onnx", "takes 12 
 
 # What is run before a section, which may ask more of its reader than the first lines of the README.
 BEFORE = {
+    "docs/cli.md: cmrhash add": "cmrhash index --dataset shop --store faiss:/srv/codes",
     "docs/cli.md: cmrhash eval": "cmrhash train --relevance pairs",
     "docs/cli.md: cmrhash search": "cmrhash index --store postgresql://me@host/photos",
     "docs/cli.md: cmrhash plot": "cmrhash train --bits 16",

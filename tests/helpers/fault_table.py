@@ -17,6 +17,7 @@ ROWS = (  # in the order of the table
     "crash at a write: power cut",
     "killed for real, extraction resumed",
     "killed for real, training resumed",
+    "killed for real, collection changed",
     "disk full",
     "second writer, reader meanwhile",
     "flipped bit",

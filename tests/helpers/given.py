@@ -97,6 +97,8 @@ PLACED = {
     "sentences.txt": lambda path: write_lines(path, ["a black dog in the snow", "", "a cat"]),
     "ids.txt": lambda path: write_lines(path, [f"photo-{n}" for n in range(COUNT)]),
     "PHOTOS": WRITERS["folder"],
+    "sold.txt": lambda path: write_lines(path, ["i2", "i3"]),
+    "moved": write_manifest,
     "pictures": lambda path: draw_photos(path, 60),
     "holiday": lambda path: [draw_photo(path / f"{n}.jpg", n) for n in range(8)],
     "TARS": WRITERS["webdataset"],

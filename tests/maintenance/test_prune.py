@@ -97,7 +97,10 @@ def from_epoch(wanted):
 # states of which prune deletes what is not whole, and states of which it deletes nothing
 GOES = ("an extraction of other items", "words", "killed while space was set aside", "shards of other items")
 GOES += ("a shard killed while space was set aside",)
-WHY = {name: STATES[name][1] for name in GOES}
+WHY = {
+    name: {path.replace("triplet-8", "triplet-8/codes.h5"): why for path, why in STATES[name][1].items()}
+    for name in GOES
+}
 WHY |= {"other heads": {"runs/toy/triplet-8/codes.h5": "codes of other heads"}}
 WHY |= {"tuned encoders": {"cache/toy/tuned/b": "items changed"}}
 KEPT = ("shards", "an extraction", "a training", "a training anew", "features gone", "features and codes gone")
@@ -171,7 +174,7 @@ def test_what_is_held_or_has_changed_is_left_alone(here):
     assert done.pop("cache/toy/text-de-toy.h5") == ""
     assert done.pop("cache/toy/text-en-toy.h5") == "cache/toy/text-en-toy.h5 has changed meanwhile"
     assert done.pop("cache/toy/image-toy.h5").startswith(f"being written by process {os.getpid()} on ")
-    assert done.pop("runs/toy/triplet-8").startswith("being written by ")
+    assert done.pop("runs/toy/triplet-8/codes.h5").startswith("being written by ")
     assert before.keys() - contents().keys() == {TOY / "text-de-toy.h5"}
     with locked(RUN / runs.CONFIG):
         shown = invoke("cache", "prune", "--yes").stdout
@@ -209,8 +212,9 @@ def test_a_run_that_names_files_outside_has_no_say(here):
     config = runs.read_record(RUN)
     names = ["../../../precious.txt", str(precious), "../triplet-8/../../../precious.txt"]
     made = {**config["files"], **dict.fromkeys(names, files.sha256(precious))}
-    runs.write_record(RUN, config | {"files": made, "items_sha256": "other"})
-    assert pruned()[str(RUN)] == "items changed"
+    features = {view: of | {"sha256": "other", "dim": 1} for view, of in config["features"].items()}
+    runs.write_record(RUN, config | {"files": made, "features": features})
+    assert pruned()[str(RUN)].startswith("features changed")
     invoke("cache", "prune", "--yes")
     assert not (RUN / runs.CONFIG).exists()
     assert precious.read_text() == "mine"

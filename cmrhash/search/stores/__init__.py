@@ -16,7 +16,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -80,6 +80,14 @@ class CodeStore(Protocol):
 
     def close(self) -> None:
         """Close files and connections."""
+
+
+@runtime_checkable
+class IncrementalStore(CodeStore, Protocol):
+    """A store that changes a part of a collection in one transaction."""
+
+    def update(self, name: str, gone: Sequence[str], batches: Iterable[Batch], meta: Mapping[str, Any]) -> Collection:
+        """Remove the codes of keys, add codes and replace the meta: all of it or nothing."""
 
 
 def open_store(url: str, probes: int | None = None) -> CodeStore:

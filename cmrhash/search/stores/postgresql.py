@@ -142,6 +142,16 @@ class PostgresStore:
             db.execute("UPDATE cmrhash_collections SET rows=rows-%s WHERE name=%s", [len(gone), name])
         return self.about(name)
 
+    def update(self, name: str, gone: Sequence[str], batches: Iterable[Batch], meta: Mapping[str, Any]) -> Collection:
+        """Remove the codes of these keys, add codes and replace the meta, in one transaction."""
+        with self._server_errors(), self._transaction():
+            self.remove(name, gone)
+            self.add(name, batches)
+            self._db.execute(
+                "UPDATE cmrhash_collections SET meta=%s WHERE name=%s", [json.dumps(dict(meta)), check_name(name)]
+            )
+        return self.about(name)
+
     def search(self, name: str, packed: NDArray[np.uint8], k: int) -> Found:
         """Find the k nearest codes of each query."""
 
