@@ -106,14 +106,8 @@ QUERY_LANGUAGE = "en"  # of queries to photos without captions
 TEXT_MODELS = {"en": "bert-base-uncased", "de": "bert-base-german-cased"}
 
 
-# Alignment loss that closes the modality gap in method acmr -> name of the method with it.
-ALIGNMENTS = {
-    "adversarial": "acmr",
-    "mmd": "acmr-mmd",
-    "coral": "acmr-coral",
-    "correlation": "acmr-correlation",
-    "none": "acmr-label-triplet",
-}
+DTYPES = ("auto", "float32", "bfloat16", "float16")
+DEVICES = ("auto", "cpu", "cuda", "mps", "xpu", "hpu", "mtia", "xla", "npu", "meta")  # without their numbers
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -333,23 +327,19 @@ class PruneConfig:
 LEFT_BEHIND = 3600.0  # seconds after which an unlocked, unchanged partial file counts as abandoned
 
 
-def aligned(method: str, alignment: str | None) -> str:
-    """Name of ``method`` with an alignment out of ALIGNMENTS; None leaves it unchanged.
-
-    Raises UsageError for an unknown alignment, and for any method but "acmr".
-    """
-    if alignment is None:
-        return method
-    if alignment not in ALIGNMENTS:
-        fix = f"{did_you_mean(alignment, ALIGNMENTS)} choose one of {', '.join(ALIGNMENTS)}"
-        raise UsageError(f"unknown alignment '{alignment}'", None, fix)
-    if method != ALIGNMENTS["adversarial"]:
-        raise UsageError(f"method '{method}' has no alignment", None, 'use `method="acmr"`', option="alignment")
-    return ALIGNMENTS[alignment]
+def check_device(name: str) -> None:
+    """Raise UsageError for a name that no device has."""
+    if name.partition(":")[0] not in DEVICES:
+        fix = f"{did_you_mean(name, DEVICES)} use auto or cpu".strip()
+        raise UsageError(f"'{name}' cannot be used (unknown kind of device)", None, fix, option="device")
 
 
 def check_extract(config: ExtractConfig) -> None:
-    """Raise UsageError for an unknown layer or runtime, and for a number type that features cannot be stored in."""
+    """Raise UsageError for an unknown layer, runtime, device or number type."""
+    check_device(config.device)
+    if config.dtype not in DTYPES:
+        fix = f"choose one of {', '.join(DTYPES)}"
+        raise UsageError(f"'{config.dtype}' is not a number type", None, fix, option="dtype")
     if config.layer is not None and config.layer not in LAYERS:
         fix = f"choose one of {', '.join(LAYERS)}"
         raise UsageError(f"unknown layer '{config.layer}'", None, fix, option="layer")
@@ -362,7 +352,8 @@ def check_extract(config: ExtractConfig) -> None:
 
 
 def check_train(config: TrainConfig) -> None:
-    """Raise UsageError for a number that training cannot use."""
+    """Raise UsageError for a number or a device that training cannot use."""
+    check_device(config.device)
     _check_range("bits", config.bits, 1, MAX_BITS)
     _check_range("seed", config.seed, 0, MAX_SEED)
     for name in ("epochs", "batch", "lr", "margin", "weight_decay", "hidden", "dropout", "input_dropout"):

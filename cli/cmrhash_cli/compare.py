@@ -7,7 +7,9 @@ from typing import Annotated
 
 import typer
 
-from cmrhash.config import CompareConfig, TrainConfig
+from cmrhash.config import CompareConfig, TrainConfig, check_device
+from cmrhash.evaluation.metric_names import check_metric
+from cmrhash.training.names import check_methods
 from cmrhash_cli.output import (
     CACHE,
     RUNS,
@@ -65,9 +67,14 @@ def compare(
 
     cmrhash compare --method supcon --method tie-ap --relevance pairs --train-lang en --lang en
     """
+    check_methods(*(method or D.methods))  # before anything heavy is imported
+    check_device(device)
+    if metric is not None:
+        check_metric(metric)
     from cmrhash.features.dataset import ExtractedDataset
 
     data = ExtractedDataset.open(cache, dataset)
+    data.check_choice(train_lang or (), relevance, encoder or ())
     from cmrhash.evaluation.compare import compare as run
     from cmrhash.evaluation.compare import table
 

@@ -10,6 +10,7 @@ import typer
 
 from cmrhash.config import CUTS, EvalConfig
 from cmrhash.errors import UsageError
+from cmrhash.training.names import check_methods
 from cmrhash_cli.output import (
     CACHE,
     RUNS,
@@ -99,10 +100,7 @@ def evaluate(
     try:
         result = run(config, data, runs)
     except UsageError:
-        from cmrhash.training.methods import get_method  # only now, for it takes torch
-
-        for name in config.methods:
-            get_method(name)
+        check_methods(*config.methods)
         raise
     if as_json:
         print_json(result.as_json())

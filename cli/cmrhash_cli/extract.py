@@ -22,6 +22,7 @@ from cmrhash.config import (
 )
 from cmrhash.encoders.places import check_places
 from cmrhash.errors import UsageError
+from cmrhash.training.names import check_methods
 from cmrhash_cli.extract_report import show
 from cmrhash_cli.output import (
     CACHE,
@@ -256,6 +257,7 @@ def extract(
         raise UsageError(what, None, f"add `finetune`, or leave out `{given[0]}`")
     tune = filled(FinetuneConfig, ctx.params)
     check_finetune(tune)  # before anything heavy is imported
+    check_methods(tune.method)
     lists = {"langs": lang, "text_models": text_model, "features": features, "maps": maps}
     lists |= {"labels": labels, "captions": captions}
     settings = {**ctx.params, **{name: tuple(given or ()) for name, given in lists.items()}}

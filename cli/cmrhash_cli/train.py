@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cmrhash.config import TrainConfig, aligned, check_train
+from cmrhash.config import TrainConfig, check_train
+from cmrhash.training.names import aligned, check_methods
 from cmrhash_cli.output import (
     CACHE,
     RUNS,
@@ -99,11 +100,13 @@ def train(
         device=device,
     )
     lengths = list(dict.fromkeys(bits or [D.bits]))
+    check_methods(config.method)  # before anything heavy is imported
     for length in lengths:
-        check_train(replace(config, bits=length))  # before anything heavy is imported
+        check_train(replace(config, bits=length))
     from cmrhash.features.dataset import ExtractedDataset
 
     data = ExtractedDataset.open(cache, dataset)
+    data.check_choice(config.langs, relevance, encoder or ())
     from cmrhash.evaluation.run_codes import codes_of
     from cmrhash.training.train import train as run_one
 

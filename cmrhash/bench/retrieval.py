@@ -8,6 +8,7 @@ import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path as File
 from typing import Any
 
@@ -114,20 +115,17 @@ def _fused(query: NDArray[np.uint8], database: NDArray[np.uint8], bits: int) -> 
 
 
 @contextmanager
-def _search(queries: int, items: int, bits: int, share: float) -> Iterator[Case]:
-    """The ten nearest codes."""
+def _search(queries: int, items: int, bits: int, share: float, other: str = "NumPy") -> Iterator[Case]:
+    """The ten nearest codes. other: way that ours is compared with, out of OTHERS."""
     rng = np.random.default_rng(0)
     packed = rng.integers(0, 256, (queries + items, bits // 8), np.uint8)
     query, database = np.ascontiguousarray(packed[:queries]), np.ascontiguousarray(packed[queries:])
     index = BinaryIndex.build(database, bits)
     words = database.view(np.uint64)
+    search, asked = OTHERS[other](database), query[: round(share * queries)]
 
-    def naive() -> NDArray[np.int64]:
-        found = []
-        for code in query[: round(share * queries)].view(np.uint64):
-            distance = np.bitwise_count(words ^ code).sum(1)
-            found.append(np.sort(distance[np.argsort(distance)[:TOP]]))
-        return np.concatenate(found)
+    def naive() -> NDArray[Any]:
+        return np.sort(search(asked), axis=1).ravel()
 
     def ours() -> NDArray[np.int32]:
         return index.search(query, TOP)[0].ravel()
@@ -138,6 +136,42 @@ def _search(queries: int, items: int, bits: int, share: float) -> Iterator[Case]
     yield Case(naive, ours, limit, share)
 
 
+Search = Callable[[NDArray[np.uint8]], NDArray[Any]]  # packed queries (Q, bytes) -> distances (Q, TOP)
+
+
+def _by_numpy(database: NDArray[np.uint8]) -> Search:
+    words = database.view(np.uint64)
+
+    def search(queries: NDArray[np.uint8]) -> NDArray[Any]:
+        distances = (np.bitwise_count(words ^ code).sum(1) for code in queries.view(np.uint64))
+        return np.stack([each[np.argsort(each)[:TOP]] for each in distances])
+
+    return search
+
+
+def _by_faiss(database: NDArray[np.uint8]) -> Search:
+    import faiss
+
+    index: Any = faiss.IndexBinaryFlat(8 * database.shape[1])
+    index.add(database)
+    return lambda queries: index.search(queries, TOP)[0]
+
+
+def _by_usearch(database: NDArray[np.uint8]) -> Search:
+    from usearch.index import MetricKind, search
+
+    def found(queries: NDArray[np.uint8]) -> NDArray[Any]:
+        matches = search(database, queries, TOP, MetricKind.Hamming, exact=True, threads=1)
+        return np.asarray(matches.distances)
+
+    return found
+
+
+OTHERS: dict[str, Callable[[NDArray[np.uint8]], Search]] = {
+    "NumPy": _by_numpy,
+    "Faiss": _by_faiss,
+    **({"usearch": _by_usearch} if find_spec("usearch") else {}),
+}
 FUSED_LIMIT = "counting alone in C, relevance given"
 PATHS = {
     **{
@@ -161,4 +195,14 @@ PATHS = {
         20,
         lambda: _search(100, 1_000_000, 64, 0.05),
     ),
+    **{
+        f"search-{other.lower()}": Path(
+            f"top 10 of 100 queries in 1,000,000 codes of 64 bits; against the exact search of {other}",
+            "the codes read once a query",
+            1,
+            lambda other=other: _search(100, 1_000_000, 64, 0.2, other),  # type: ignore[misc]
+        )
+        for other in OTHERS
+        if other != "NumPy"
+    },
 }

@@ -38,7 +38,7 @@ def locate(
     if path.exists() or ("/" in model and path.parent.is_dir()):
         raise EncoderError(f"'{model}' is not a directory with a {kind}", None, "check the path")
     refuse_lost(model, kind)
-    return _cached(model, patterns, revision) or _of_hub(model, patterns, offline, kind, fix, revision)
+    return cached(model, patterns, revision) or _of_hub(model, patterns, offline, kind, fix, revision)
 
 
 def _of_hub(model: str, patterns: Sequence[str], offline: bool, kind: str, fix: str, revision: str | None) -> Path:
@@ -66,7 +66,7 @@ def locate_file(
     Raises EncoderError as ``locate`` does, and for a model without any of them.
     """
     for name in names:
-        if (folder := _cached(model, [name], revision)) is not None:
+        if (folder := cached(model, [name], revision)) is not None:
             return folder / name
     for name in names:
         folder = _of_hub(model, [name], offline, kind, fix, revision)
@@ -93,7 +93,7 @@ def is_offline() -> bool:
     return any(os.environ.get(name, "0") not in ("", "0") for name in OFFLINE)
 
 
-def _cached(model: str, patterns: Sequence[str], revision: str | None) -> Path | None:
+def cached(model: str, patterns: Sequence[str], revision: str | None) -> Path | None:
     """The model's folder in the local cache, None if incomplete.
 
     An interrupted download may lack files, so all files that ``patterns`` names exactly must exist.

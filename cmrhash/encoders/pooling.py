@@ -5,11 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from cmrhash.errors import UsageError
-
-POOLING = ("mean", "cls", "max", "mean_sqrt_len", "weightedmean", "lasttoken")
-# activations by the last word of their dotted path; nothing is imported by a name out of a file
-ACTIVATIONS = {a.__name__: a for a in (nn.Identity, nn.Tanh, nn.ReLU, nn.GELU, nn.SiLU, nn.Sigmoid, nn.LeakyReLU)}
+from cmrhash.encoders.sentence import ACTIVATIONS
 
 
 def pool(hidden: Tensor, mask: Tensor, pooling: str, skip: int = 0) -> Tensor:
@@ -36,21 +32,14 @@ def pool(hidden: Tensor, mask: Tensor, pooling: str, skip: int = 0) -> Tensor:
     return parts[0] if len(parts) == 1 else torch.cat(parts, 1)
 
 
-def check_pooling(pooling: str) -> None:
-    """Raise UsageError unless every mode is known."""
-    for mode in pooling.split("+"):
-        if mode not in POOLING:
-            fix = f"choose one of {', '.join(POOLING)}, or several joined by +"
-            raise UsageError(f"unknown pooling '{mode}'", None, fix, option="pooling")
-
-
 class Dense(nn.Module):
     """A linear layer with its activation: (B, in) -> (B, out)."""
 
     def __init__(self, inputs: int, outputs: int, bias: bool, activation: str) -> None:
         super().__init__()
         self.linear = nn.Linear(inputs, outputs, bias=bias)
-        self.activation = ACTIVATIONS[activation]()
+        assert activation in ACTIVATIONS  # nothing is imported by another name out of a file
+        self.activation: nn.Module = getattr(nn, activation)()
 
     def forward(self, x: Tensor) -> Tensor:
         """Apply both."""

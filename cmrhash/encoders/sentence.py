@@ -6,26 +6,28 @@
     N_Dense/config.json                 a linear layer with its activation; weights in model.safetensors
     config_sentence_transformers.json   prompts, which are put before every text
 
-Without modules.json a directory is a plain transformer. Other modules are refused by name.
+Without modules.json a directory is a plain transformer. Other modules are refused by name. This file needs no torch.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import nn
-
-from cmrhash.encoders.pooling import ACTIVATIONS, POOLING, Dense, Normalize, Truncate
-from cmrhash.encoders.weights import read_state
+from cmrhash.encoders import hub
 from cmrhash.errors import EncoderError, UsageError, did_you_mean
 
+POOLING = ("mean", "cls", "max", "mean_sqrt_len", "weightedmean", "lasttoken")
+ACTIVATIONS = ("Identity", "Tanh", "ReLU", "GELU", "SiLU", "Sigmoid", "LeakyReLU")  # by the last word of their path
+BEHIND = "sentence"  # name of the layers in the transformer's state: "sentence.0.linear.weight"
 MODULES, PROMPTS, WEIGHTS = "modules.json", "config_sentence_transformers.json", "model.safetensors"
+# of a download; "*" matches folders too: "*.json" takes modules.json and 1_Pooling/config.json
+FILES = ["*.json", "*.txt", "*.model", "model*.safetensors", "[0-9]_*/model*.safetensors", "[0-9]_Dense/*.bin"]
+PARTS = "config.json, model.safetensors and tokenizer.json"  # for messages
 OLD_WEIGHTS = "pytorch_model.bin"  # read without running code
 KINDS = ("bert", "roberta", "distilbert", "camembert", "albert", "xlm-roberta", "xlnet")
 SETTINGS = tuple(f"sentence_{kind}_config.json" for kind in KINDS)  # names that the package has used
@@ -110,6 +112,16 @@ def read(folder: Path) -> Layout:
     return _with_prompts(layout, folder / PROMPTS) if (folder / PROMPTS).is_file() else layout
 
 
+def locate(model: str, offline: bool = False) -> Path:
+    """Directory of a text model: an existing one, the hub's local cache, or a download."""
+    others = "bow, word2vec or a file of word vectors"
+    fix = f'give `text_models=("[LANG=]DIR",)` with {PARTS}, or random for a dry run, or {others}'
+    folder = hub.locate(model, FILES, offline, "text model", fix)
+    if not Path(model).expanduser().is_dir() and (weights := lacking(folder)):  # an older download
+        return hub.locate(model, [*FILES, *weights], offline, "text model", fix)
+    return folder
+
+
 def lacking(folder: Path) -> list[str]:
     """Weights that modules.json needs and that a download did not fetch."""
     places = [folder / place for kind, place in read(folder).layers if kind == "Dense"]
@@ -189,31 +201,21 @@ def _with_prompts(layout: Layout, path: Path) -> Layout:
     return replace(layout, prompts=prompts, default=default, truncate=size)
 
 
-def layers(layout: Layout, width: int) -> nn.Sequential:
-    """Layers behind the pooling with their weights. width: features that the pooling gives."""
-    found: list[nn.Module] = []
-    for kind, place in layout.layers:
-        path = layout.folder / place
-        found.append(_dense(path, width) if kind == "Dense" else Normalize())
-        if kind == "Normalize" and (path / "config.json").is_file():
-            _refuse_other_values(path / "config.json")
-        width = width_of(found[-1:], width)
-    if layout.truncate:
-        found.append(Truncate(layout.truncate))
-    return nn.Sequential(*found)
+@dataclass(frozen=True)
+class DenseLayer:
+    """A linear layer behind the pooling. inputs, outputs: features; activation: out of ACTIVATIONS; weights: file."""
+
+    inputs: int
+    outputs: int
+    bias: bool
+    activation: str
+    weights: Path
 
 
-def width_of(steps: Iterable[nn.Module], width: int) -> int:
-    """Features that layers give for that many."""
-    for step in steps:
-        width = step.linear.out_features if isinstance(step, Dense) else width
-        width = min(step.size, width) if isinstance(step, Truncate) else width
-    return width
-
-
-def _dense(folder: Path, width: int) -> Dense:
+def read_dense(folder: Path, width: int) -> DenseLayer:
+    """Read what a Dense's config.json says; raises EncoderError unless it takes ``width`` features."""
     path = folder / "config.json"
-    config = _refuse_other_values(path)
+    config = refuse_other_values(path)
     inputs, outputs = (_whole(config.get(name), name, path) for name in ("in_features", "out_features"))
     activation = str(config.get("activation_function", "torch.nn.modules.activation.Tanh"))
     known = re.fullmatch(r"torch\.nn\.(?:modules\.\w+\.)?(\w+)", activation)
@@ -223,18 +225,11 @@ def _dense(folder: Path, width: int) -> Dense:
         )
     if inputs != width:
         raise EncoderError(f"it takes {inputs} features, but gets {width}", path, "give the pooling of modules.json")
-    dense = Dense(inputs, outputs, _flag(config, "bias", path, True), known[1])
     weights = folder / (WEIGHTS if (folder / WEIGHTS).is_file() else OLD_WEIGHTS)
-    state, own = read_state(weights), dense.state_dict()
-    if {name: t.shape for name, t in state.items()} != {name: t.shape for name, t in own.items()}:
-        raise EncoderError("the weights have other names or shapes than config.json says", weights, AGAIN)
-    if not all(torch.isfinite(tensor).all() for tensor in state.values()):
-        raise EncoderError("the weights contain NaN or infinity", weights, "get the file again")
-    dense.load_state_dict(state)
-    return dense
+    return DenseLayer(inputs, outputs, _flag(config, "bias", path, True), known[1], weights)
 
 
-def _refuse_other_values(path: Path) -> dict[str, Any]:
+def refuse_other_values(path: Path) -> dict[str, Any]:
     """Config of a layer, which must take and give the vector of the text."""
     config: dict[str, Any] = _json(path, dict)
     for name in ("module_input_name", "module_output_name"):
@@ -243,3 +238,11 @@ def _refuse_other_values(path: Path) -> dict[str, Any]:
     if config.get("use_residual"):
         raise EncoderError("use_residual is not supported", path, "give a Dense without it")
     return config
+
+
+def check_pooling(pooling: str) -> None:
+    """Raise UsageError unless every mode is known."""
+    for mode in pooling.split("+"):
+        if mode not in POOLING:
+            fix = f"choose one of {', '.join(POOLING)}, or several joined by +"
+            raise UsageError(f"unknown pooling '{mode}'", None, fix, option="pooling")

@@ -11,12 +11,11 @@ import safetensors.torch
 from torch import Tensor, nn
 
 from cmrhash.encoders.pooling import Dense, Truncate
-from cmrhash.encoders.sentence import FLAGS, MODULES, PROMPTS, SETTINGS, WEIGHTS
+from cmrhash.encoders.sentence import BEHIND, FLAGS, MODULES, PROMPTS, SETTINGS, WEIGHTS
 
 if TYPE_CHECKING:
     from cmrhash.encoders.text import TextEncoder
 
-BEHIND = "sentence"  # name of the layers in the transformer's state: "sentence.0.linear.weight"
 PACKAGE = "sentence_transformers.models"  # dotted path of its modules, which every version of it reads
 
 

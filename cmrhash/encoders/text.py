@@ -6,8 +6,6 @@ Models are always loaded from an existing directory, so that loading never waits
 from __future__ import annotations
 
 import contextlib
-import hashlib
-import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -22,17 +20,16 @@ from torch import nn
 
 from cmrhash.compute.device import choose_dtype, send
 from cmrhash.config import RANDOM
-from cmrhash.encoders import hub, packages, sentence
-from cmrhash.encoders.pooling import POOLING, check_pooling, pool
-from cmrhash.encoders.sentence import Layout
-from cmrhash.encoders.sentence_files import BEHIND
-from cmrhash.encoders.transformer import PARTS, SHARE, check_config, from_folder, limit_of, refuse_code, tokenizer_of
+from cmrhash.encoders import hub, packages, sentence, tokens
+from cmrhash.encoders.pooling import pool
+from cmrhash.encoders.sentence import BEHIND, POOLING, Layout, check_pooling
+from cmrhash.encoders.sentence_layers import layers as layers_of
+from cmrhash.encoders.sentence_layers import width_of
+from cmrhash.encoders.transformer import SHARE, check_config, from_folder, limit_of, refuse_code, tokenizer_of
 from cmrhash.encoders.weights import refuse_broken, state_digest
 from cmrhash.errors import EncoderError, UsageError
 
 ENCODER_OF_TWO = ("t5", "mt5", "umt5")  # types with a decoder, which texts do not need
-# "*" matches folders too: "*.json" takes modules.json and 1_Pooling/config.json
-FILES = ["*.json", "*.txt", "*.model", "model*.safetensors", "[0-9]_*/model*.safetensors", "[0-9]_Dense/*.bin"]
 CPU_TOKENS, GPU_TOKENS = (
     512,
     32768,
@@ -190,7 +187,7 @@ def load(
         _refuse_unread(pooling, prompt)
         limits = (max_length, token_budget)
         return open_clip_towers.text_encoder(model, layer, limits, device or torch.device("cpu"), dtype, offline)
-    folder = None if model == RANDOM else locate(model, offline)
+    folder = None if model == RANDOM else sentence.locate(model, offline)
     if folder is not None and _is_dual(folder):
         _refuse_unread(pooling, prompt)
         limits = (max_length, token_budget)
@@ -210,11 +207,11 @@ def load(
     pooling = pooling or layout.pooling or POOLING[0]
     text = layout.prompt(prompt)
     length = min(max_length, limit_of(tokenizer, module.config), layout.max_length or max_length)
-    lowered = layout.lower_case and _lower_case(tokenizer.backend_tokenizer)
+    lowered = layout.lower_case and tokens.lower_case(tokenizer.backend_tokenizer)
     skip = _prompt_pieces(tokenizer, text, length, layout)
     width = module.config.hidden_size * len(pooling.split("+"))
     layers = _with_layers(module, layout, width)
-    module, dim = module.eval().to(device), sentence.width_of(layers, width)
+    module, dim = module.eval().to(device), width_of(layers, width)
     budget = token_budget or (GPU_TOKENS if device.type == "cuda" else CPU_TOKENS)
     of_sentence = (text, skip, layers, layout.pooling is not None)
     encoder = TextEncoder(
@@ -226,7 +223,7 @@ def load(
 
 def _with_layers(module: nn.Module, layout: Layout, width: int) -> nn.Sequential:
     """Layers behind the pooling, as a part of the transformer: its digest, training and copies take them along."""
-    layers = sentence.layers(layout, width)
+    layers = layers_of(layout, width)
     if len(layers):
         module.add_module(BEHIND, layers)
     return layers
@@ -243,7 +240,7 @@ def _recipe(encoder: TextEncoder, lowered: bool, seed: dict[str, Any]) -> dict[s
         "encoder": encoder.name if seed else config.model_type,
         "weights": RANDOM if seed else "trained",
         "weights_sha256": state_digest(encoder.module),
-        "tokenizer_sha256": _digest(encoder.tokenizer),
+        "tokenizer_sha256": tokens.digest(encoder.tokenizer.backend_tokenizer),
         "pooling": encoder.pooling,
         "max_length": encoder.max_length,
         "dtype": str(encoder.dtype).removeprefix("torch."),
@@ -253,19 +250,6 @@ def _recipe(encoder: TextEncoder, lowered: bool, seed: dict[str, Any]) -> dict[s
         **({"include_prompt": False} if encoder.skip else {}),
         **({"lower_case": True} if lowered else {}),
     }
-
-
-def _lower_case(backend: Any) -> bool:
-    """Make a tokenizer put texts into lower case, as that package does; False if it does so already."""
-    from tokenizers import normalizers
-
-    state = json.loads(backend.to_str())["normalizer"] or {}
-    steps = state.get("normalizers", [state])
-    if any(step.get("type") == "Lowercase" or step.get("lowercase") for step in steps):
-        return False
-    first = [normalizers.Lowercase()]
-    backend.normalizer = normalizers.Sequence(first + ([backend.normalizer] if backend.normalizer else []))
-    return True
 
 
 def _prompt_pieces(tokenizer: Any, prompt: str, length: int, layout: Layout) -> int:
@@ -323,25 +307,11 @@ def _of_dual(
     tokenizer, module, longest, padded, recipe = tower.text_tower(folder, layer)
     name, source = hub.name_and_source(model, folder)
     compute, length = choose_dtype(dtype, device, False), min(limits[0], longest)
-    recipe |= {"tokenizer_sha256": _digest(tokenizer), "max_length": length}
+    recipe |= {"tokenizer_sha256": tokens.digest(tokenizer.backend_tokenizer), "max_length": length}
     recipe["dtype"] = str(compute).removeprefix("torch.")
     budget = limits[1] or (GPU_TOKENS if device.type == "cuda" else CPU_TOKENS)
     module = module.to(device)
     return TextEncoder(name, module.dim, recipe, source, tokenizer, module, device, compute, "", length, budget, padded)
-
-
-def _digest(tokenizer: Any) -> str:
-    return hashlib.sha256(tokenizer.backend_tokenizer.to_str().encode()).hexdigest()
-
-
-def locate(model: str, offline: bool = False) -> Path:
-    """Directory of a text model: an existing one, the hub's local cache, or a download."""
-    others = "bow, word2vec or a file of word vectors"
-    fix = f'give `text_models=("[LANG=]DIR",)` with {PARTS}, or random for a dry run, or {others}'
-    folder = hub.locate(model, FILES, offline, "text model", fix)
-    if not Path(model).expanduser().is_dir() and (lacking := sentence.lacking(folder)):  # an older download
-        return hub.locate(model, [*FILES, *lacking], offline, "text model", fix)
-    return folder
 
 
 def _pretrained(folder: Path, is_known: bool) -> tuple[Any, Any]:

@@ -11,10 +11,10 @@ from typing import Any
 import torch
 import transformers
 
+from cmrhash.encoders.sentence import PARTS
 from cmrhash.encoders.weights import refuse_too_large
 from cmrhash.errors import EncoderError
 
-PARTS = "config.json, model.safetensors and tokenizer.json"
 SHARE = 0.9  # of a model's vocabulary that its tokenizer has at least
 OFFSET = ("altclip_text_model",)  # an XLM-RoBERTa
 

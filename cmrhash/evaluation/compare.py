@@ -14,9 +14,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from cmrhash.config import CompareConfig, EvalConfig, Progress, TrainConfig
-from cmrhash.errors import StaleError, UsageError, did_you_mean
+from cmrhash.errors import StaleError, UsageError
 from cmrhash.evaluation.commands import command_of
 from cmrhash.evaluation.evaluate import Evaluation, refuse_languages, score
+from cmrhash.evaluation.metric_names import METRICS, check_metric
 from cmrhash.evaluation.run_codes import codes_of
 from cmrhash.features.dataset import ExtractedDataset
 from cmrhash.storage.files import write_bytes
@@ -26,7 +27,6 @@ from cmrhash.training.task import run_folder
 from cmrhash.training.train import train
 
 KEYS = ("dataset", "method", "bits", "lang", "direction")
-METRICS = {"map": None, "r@1": "1", "r@5": "5", "r@10": "10"}  # metric -> k of hit@k, usually called R@k; None: mAP
 METRIC_OF = {"labels": "map", "pairs": "r@1"}
 WORDS = {"map": "mAP over the whole database", **{name: f"R@{k} (hit@{k})" for name, k in METRICS.items() if k}}
 
@@ -76,9 +76,7 @@ def _check(grid: CompareConfig, relevance: str) -> str:
     for method in grid.methods:
         get_method(method, relevance)
     metric = METRIC_OF[relevance] if grid.metric is None else grid.metric
-    if metric not in METRICS:
-        fix = f"{did_you_mean(metric, METRICS)} choose one of {', '.join(METRICS)}"
-        raise UsageError(f"unknown metric '{metric}'", None, fix, option="metric")
+    check_metric(metric)
     return metric
 
 

@@ -37,6 +37,8 @@ from cmrhash.training.runs import Run
 if TYPE_CHECKING:
     from torch.nn import ModuleDict
 
+    from cmrhash.training.numpy_heads import NumpyHead
+
 AMONG = ("database", "all")  # items that a search covers
 PARTS = ("packed", "embedding", "item", "database")
 AGAIN = "delete it; `evaluate` creates it again"
@@ -177,6 +179,13 @@ def load_heads(run: Run) -> ModuleDict:
     path = run.file(runs.HEADS)
     fill(heads, read_tensors(path, runs.ANEW), path, runs.ANEW)
     return heads.eval()
+
+
+def load_light_heads(run: Run) -> dict[View, NumpyHead]:
+    """The same without torch; {} where they need torch."""
+    from cmrhash.training.numpy_heads import read_heads
+
+    return read_heads(run.file(runs.HEADS), run.features, run.head)
 
 
 def _recipe(

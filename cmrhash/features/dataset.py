@@ -12,7 +12,7 @@ from cmrhash.data.items import ImageTextDataset, also_of, ids_digest, with_relev
 from cmrhash.data.view import View
 from cmrhash.errors import UsageError, did_you_mean
 from cmrhash.features.file import FeatureHeader, read_features, read_header
-from cmrhash.features.views import ViewFeatures, over_items
+from cmrhash.features.views import ViewFeatures, chosen_encoders, over_items
 
 Stamp = tuple[int, int, int]  # inode, size and modification time (ns) of a file
 
@@ -151,6 +151,22 @@ class ExtractedDataset:
         return f"`encoders=[{', '.join(chosen)}]`"
 
     # ------------------------------------------------------------------------------------------ features
+
+    def chosen(self, views: Sequence[View], encoders: Sequence[str] = ()) -> dict[View, str]:
+        """Parse "VIEW=ENCODER" options for these views; raises UsageError for another view."""
+        chosen = {View(known_language(view, views)): name for view, name in chosen_encoders(encoders).items()}
+        if unknown := [view for view in chosen if view not in views]:
+            raise UsageError(f"'{unknown[0]}' is not trained", None, f"choose of {', '.join(views)}", option="encoders")
+        return chosen
+
+    def check_choice(self, langs: Sequence[str], relevance: str | None, encoders: Sequence[str]) -> None:
+        """Raise the UsageError that a training of this choice would raise later, after the import of torch."""
+        with_relevance(self.dataset, relevance)
+        if not self.no_captions:
+            views = [View.IMAGE, *map(View.text, self.languages(langs))]
+            chosen = self.chosen(views, encoders)
+            for view in views:
+                self.find(view, chosen.get(view))
 
     def features(self, view: View, encoder: str | None = None) -> ViewFeatures:
         """Features of a view, aligned with the items; ``encoder`` selects one of several files.

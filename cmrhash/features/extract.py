@@ -25,7 +25,7 @@ from cmrhash.data.items import ImageTextDataset
 from cmrhash.data.manifest import QUARANTINE, keep
 from cmrhash.data.splits import refuse_empty
 from cmrhash.data.view import View
-from cmrhash.encoders import bag_and_vectors, hub, packages
+from cmrhash.encoders import bag_and_vectors, hub, names, packages
 from cmrhash.encoders.own import Encoder, OwnEncoder
 from cmrhash.errors import CmrhashError, DataError, StaleError, UsageError
 from cmrhash.features import shards
@@ -180,6 +180,7 @@ def open_encoders(
     dataset: the data set itself, in place of the one that the config names. image_encoder, text_encoder: encoders of
     the user's own, in place of those that the config names; a mapping gives one per language.
     """
+    check_extract(config)
     config = _both_towers(config)
     dataset = read_dataset(config) if dataset is None else finished(dataset, config)
     folder = config.cache / dataset.name
@@ -194,6 +195,10 @@ def open_encoders(
     models = _text_models(config, langs, dataset.ready, own)
     _refuse_unread_image_model(config, dataset)
     photos = View.IMAGE not in dataset.ready and any(item.image for item in dataset.items)
+    if photos and image_encoder is None:
+        names.check_image_model(config.image_model)
+    for model in dict.fromkeys(models.values()):
+        names.check_text_model(model, config.pooling, config.offline)
     image: PhotoEncoder | None = _image_encoder(config, image_encoder) if photos else None
     texts = {**_text_encoders(config, dataset, models), **own}
     used = [encoder.recipe.get("layer") for encoder in (image, *texts.values()) if encoder]

@@ -1,6 +1,7 @@
 """The encoders that made feature files, opened again, so that a query is encoded as the database was.
 
-Each kind is imported where one is opened: a sentence does without torchvision, a photo without transformers.
+Each kind is imported where one is opened: a sentence does without torchvision, a photo without transformers, and a few
+sentences without torch (``light_text_encoder``). device: a name, as in ``ExtractConfig``.
 """
 
 from __future__ import annotations
@@ -17,9 +18,8 @@ from cmrhash.features.file import FeatureHeader, read_header
 from cmrhash.storage.recipes import first_difference
 
 if TYPE_CHECKING:
-    import torch
-
     from cmrhash.encoders.image import ImageEncoder
+    from cmrhash.encoders.numpy_text import NumpyTextEncoder
     from cmrhash.encoders.own import Encoder, OwnEncoder
     from cmrhash.encoders.text import TextEncoder
     from cmrhash.features.captions import CaptionEncoder
@@ -32,7 +32,7 @@ SAME = ("encoder", "weights_sha256", "layer", "tokenizer_sha256", "pooling", "ma
 
 def image_encoder(
     path: Path,
-    device: torch.device,
+    device: str,
     weights: str | None = None,
     offline: bool = False,
     own: Encoder[Any] | None = None,
@@ -53,7 +53,7 @@ def image_encoder(
 def text_encoder(
     path: Path,
     dataset: ImageTextDataset,
-    device: torch.device,
+    device: str,
     model: str | None = None,
     offline: bool = False,
     own: Encoder[Any] | None = None,
@@ -80,7 +80,7 @@ def text_encoder(
 
 def text_of_space(
     path: Path,
-    device: torch.device,
+    device: str,
     model: str | None = None,
     offline: bool = False,
     own: Encoder[Any] | None = None,
@@ -98,24 +98,24 @@ def text_of_space(
             raise _not_given(header, "text")
         opened = OwnEncoder(own, "text")
     else:
+        from cmrhash.compute.device import choose_device
         from cmrhash.encoders import text
 
         source = model or _source(header, '`text_models=("DIR",)`')
-        opened = text.load(source, device=device, dtype=header.recipe["dtype"], offline=offline)
+        opened = text.load(source, device=choose_device(device), dtype=header.recipe["dtype"], offline=offline)
     if opened.recipe.get("space") != header.recipe["space"]:
         what = f"the texts of {opened.source or opened.name} do not lie in the space of these images"
         raise EncoderError(what, path, "give the model that encoded the images")
     return opened
 
 
-def image_from(
-    recipe: Mapping[str, Any], source: str, made: Path, device: torch.device, offline: bool = False
-) -> ImageEncoder:
+def image_from(recipe: Mapping[str, Any], source: str, made: Path, device: str, offline: bool = False) -> ImageEncoder:
     """The image encoder of a recipe. source: its weights; made: what was made with it, for the message.
 
     A photo is prepared as the recipe says, whatever torchvision has for such weights: files of weights do not know.
     Raises EncoderError if they cannot be found or are other ones.
     """
+    from cmrhash.compute.device import choose_device
     from cmrhash.encoders import image
 
     layer = recipe["layer"] if recipe.get("layer") in LAYERS else None  # of a transformers model
@@ -123,7 +123,7 @@ def image_from(
         source if layer else recipe["encoder"],
         "default" if layer else source,
         layer=layer,
-        device=device,
+        device=choose_device(device),
         dtype=recipe["dtype"],
         seed=recipe.get("weights_seed", 0),
         offline=offline,
@@ -138,11 +138,15 @@ def text_from(
     recipe: Mapping[str, Any],
     source: str,
     made: Path,
-    device: torch.device,
+    device: str,
     offline: bool = False,
     corpus: Sequence[str] = (),
 ) -> TextEncoder:
     """The text encoder of a recipe, likewise. corpus: what an untrained one learns its vocabulary on."""
+    from cmrhash.encoders import hub
+
+    hub.refuse_lost(source, "text model")  # before torch is imported
+    from cmrhash.compute.device import choose_device
     from cmrhash.encoders import text
 
     encoder = text.load(
@@ -150,7 +154,7 @@ def text_from(
         pooling=recipe.get("pooling"),  # a tower has a layer instead
         layer=recipe.get("layer"),
         max_length=recipe["max_length"],
-        device=device,
+        device=choose_device(device),
         dtype=recipe["dtype"],
         seed=recipe.get("weights_seed", 0),
         offline=offline,
@@ -159,6 +163,26 @@ def text_from(
     )
     _refuse_other(recipe, encoder.recipe, made, source)
     return encoder
+
+
+def light_text_encoder(path: Path, device: str, model: str | None = None) -> NumpyTextEncoder | None:
+    """The text encoder of a feature file without torch; None where it needs torch, and for words and encoders of the
+    user's own, which ``text_encoder`` opens without torch.
+    """
+    from cmrhash.features.captions import words_path
+
+    header = read_header(path)
+    source = model or header.source
+    if header.weights == CUSTOM or header.is_ready_made or not source or words_path(path).exists():
+        return None
+    return light_text_from(header.recipe, _inside(path.parent, header.recipe, source), device)
+
+
+def light_text_from(recipe: Mapping[str, Any], source: str, device: str) -> NumpyTextEncoder | None:
+    """The text encoder of a recipe without torch, likewise; it computes on the CPU alone."""
+    from cmrhash.encoders.numpy_text import open_like
+
+    return open_like(recipe, source) if device in ("auto", "cpu") else None
 
 
 def _own(header: FeatureHeader, encoder: Encoder[Any] | None) -> OwnEncoder:
@@ -190,8 +214,11 @@ def _source(header: FeatureHeader, option: str) -> str:
     """Where the weights are, as far as the file knows; tuned ones lie below its own folder."""
     if not header.source:
         raise EncoderError("the location of the encoder's weights is unknown", header.path, f"give {option}")
-    inside = header.path.parent / header.source
-    return str(inside) if header.recipe.get("tuned") and inside.exists() else header.source
+    return _inside(header.path.parent, header.recipe, header.source)
+
+
+def _inside(folder: Path, recipe: Mapping[str, Any], source: str) -> str:
+    return str(folder / source) if recipe.get("tuned") and (folder / source).exists() else source
 
 
 def _refuse_other(made: Mapping[str, Any], found: Mapping[str, Any], path: Path, source: str) -> None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,11 +21,16 @@ if TYPE_CHECKING:
     from PIL.Image import Image
     from torch.nn import ModuleDict
 
+    from cmrhash.encoders.numpy_text import NumpyTextEncoder
     from cmrhash.features.captions import CaptionEncoder
     from cmrhash.features.images import PhotoEncoder
+    from cmrhash.training.numpy_heads import NumpyHead
 
     Photo = str | Path | Image | bytes | NDArray[np.uint8]
     Photos = list[Any] | tuple[Any, ...]  # of photos
+
+OPENING = Lock()  # threads that need the encoder of photos open it once
+FEW = 512  # texts that NumPy encodes in less time than it takes to import torch
 
 
 class Embedder(ABC):
@@ -50,6 +56,11 @@ class Embedder(ABC):
     def heads(self) -> ModuleDict:
         """view -> its trained head, on the CPU."""
 
+    @property
+    @abstractmethod
+    def light_heads(self) -> Mapping[View, NumpyHead]:
+        """view -> its trained head without torch; empty where a head needs torch."""
+
     @abstractmethod
     def head_of(self, view: View) -> View:
         """The view whose head (and encoder) serves a view: another one for a borrowed language."""
@@ -62,6 +73,10 @@ class Embedder(ABC):
     @abstractmethod
     def text_encoder(self, view: View) -> CaptionEncoder:
         """The encoder of the texts of a language, likewise."""
+
+    @abstractmethod
+    def light_encoder(self, view: View) -> CaptionEncoder | NumpyTextEncoder:
+        """The same for a few texts: without torch if possible."""
 
     def embed_image(self, images: Photo | Photos) -> NDArray[np.float32]:
         """Embed photos; the sign of an embedding is its code.
@@ -78,8 +93,11 @@ class Embedder(ABC):
 
     def image_features(self, images: Photos) -> NDArray[np.float32]:
         """Encode one or more photos, as ``embed_image`` takes them, to the encoder's features (N, D) float32."""
-        crop = self.image_encoder.crop
-        return self.image_encoder.encode(np.stack([crop(_opened(image)) for image in images]))
+        _opened(images[0])  # refuses a wrong path before the encoder is loaded, which takes seconds
+        with OPENING:
+            encoder = self.image_encoder
+        crop = encoder.crop
+        return encoder.encode(np.stack([crop(_opened(image)) for image in images]))
 
     def embed_text(self, texts: str | Sequence[str], lang: str | None = None) -> NDArray[np.float32]:
         """Embed sentences. Returns (bits,) float32 of one sentence, (N, bits) of a list of N.
@@ -97,7 +115,9 @@ class Embedder(ABC):
         view = View.text(lang)
         if not cleaned:
             return np.empty((0, self.bits), np.float32)
-        found = self._embed(self.head_of(view), self.text_encoder(view).encode(cleaned))
+        few = len(cleaned) <= FEW
+        encoder = self.light_encoder(view) if few else self.text_encoder(view)
+        found = self._embed(self.head_of(view), encoder.encode(cleaned), few)
         return found[0] if isinstance(texts, str) else found
 
     def encode_image(self, images: Photo | Photos) -> NDArray[np.uint8]:
@@ -131,11 +151,13 @@ class Embedder(ABC):
         """Languages that a text may be of; all of them where no captions tell."""
         return self.langs
 
-    def _embed(self, head: View, x: NDArray[np.float32]) -> NDArray[np.float32]:
-        import torch
-
+    def _embed(self, head: View, x: NDArray[np.float32], light: bool = False) -> NDArray[np.float32]:
         if not np.isfinite(x).all():
             raise DataError("the encoder gave features that are not finite", None, 'try `dtype="float32"`')
+        if light and head in self.light_heads:
+            return self.light_heads[head].embed(x)
+        import torch
+
         heads: Any = self.heads
         embedding: NDArray[np.float32] = heads[head].embed(torch.from_numpy(x)).numpy()
         return embedding

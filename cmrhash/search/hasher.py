@@ -22,17 +22,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cmrhash.config import CACHE, QUERY_LANGUAGE
-from cmrhash.data.cleaning import known_language
 from cmrhash.data.items import Item
 from cmrhash.data.view import View, languages_of
 from cmrhash.errors import UsageError
-from cmrhash.evaluation.run_codes import AMONG, RunCodes, ViewCodes, among_all, codes_of, load_heads
+from cmrhash.evaluation.run_codes import AMONG, RunCodes, ViewCodes, among_all, codes_of
 from cmrhash.features.dataset import ExtractedDataset
 from cmrhash.retrieval.ranking import Rank
 from cmrhash.search import languages
-from cmrhash.search.embedder import Embedder, whole_codes
-from cmrhash.search.exported.hasher import PretrainedHasher, applied_by
+from cmrhash.search.embedder import whole_codes
+from cmrhash.search.exported.hasher import PretrainedHasher
 from cmrhash.search.finder import Finder
+from cmrhash.search.of_run import RunEmbedder
 from cmrhash.search.publish import scope_of
 from cmrhash.search.results import Hit as Hit
 from cmrhash.search.results import How, Limits, Vectors, Wanted, blended, kind_of
@@ -42,21 +42,17 @@ from cmrhash.training.runs import Run, open_run
 log = logging.getLogger(__name__)
 
 if TYPE_CHECKING:
-    from torch.nn import ModuleDict
-
     from cmrhash.encoders.own import Encoder
-    from cmrhash.features.captions import CaptionEncoder
     from cmrhash.search.embedder import Photo
 
     Query = str | Photo | NDArray[Any]
     Queries = list[Any] | tuple[Any, ...]  # of queries
-    from cmrhash.features.images import PhotoEncoder
 
 
 BATCH = 256  # queries that are embedded together
 
 
-class Hasher(Embedder):
+class Hasher(RunEmbedder):
     """A finished run with its data set and codes; ``Hasher.open`` and ``Hasher.load`` make one.
 
     codes: of the run and of these items; image_weights, text_models: where the encoders are now, if they moved.
@@ -87,15 +83,10 @@ class Hasher(Embedder):
             raise UsageError(f"unknown value '{among}'", None, f"choose {' or '.join(AMONG)}", option="among")
         self.run, self.data = run, data.with_relevance(run.relevance)
         self.dataset, self.folder = self.data.dataset, data.folder
-        self._device, self._offline = device, offline
-        self._image_weights = image_weights
-        self._own_image, self._own_text = image_encoder, text_encoder
-        self._image_encoders: dict[str, PhotoEncoder] = {}  # path of the feature file -> encoder
-        self._text_encoders: dict[str, CaptionEncoder] = {}
         self._store: CodeStore | None = open_store(store, probes) if store is not None else None
         self.among = among or (scope_of(run, codes, self._store) if self._store else "all")
         self.views: Mapping[View, ViewCodes] = among_all(self.dataset, codes) if self.among == "all" else dict(codes)
-        self._text_models = {known_language(lang, self.langs): model for lang, model in (text_models or {}).items()}
+        self._take(device, image_weights, text_models or {}, offline, image_encoder, text_encoder)
         self._rank = Rank.parse(rank) if rank else None
         self._finder = Finder(run, self.data, self.views, self.among, self._store, self._rank)
 
@@ -137,6 +128,7 @@ class Hasher(Embedder):
             rank=self._rank,
         )
         other._image_encoders, other._text_encoders = self._image_encoders, self._text_encoders
+        other._light_encoders = self._light_encoders
         return other
 
     def __repr__(self) -> str:
@@ -146,14 +138,6 @@ class Hasher(Embedder):
         """Let go of the store's files or connection, if there is one."""
         if self._store:
             self._store.close()
-
-    @cached_property
-    def _lender(self) -> PretrainedHasher | None:
-        """The exported run that this run applies, None for a trained run."""
-        if not self.run.is_applied:
-            return None
-        moved = {"image_weights": self._image_weights, "text_models": self._text_models}
-        return applied_by(self.run, moved, device=self._device, offline=self._offline)
 
     @cached_property
     def langs(self) -> tuple[str, ...]:
@@ -354,54 +338,6 @@ class Hasher(Embedder):
         return self.language(lang) if lang and self.langs else next(iter(self.langs), QUERY_LANGUAGE)
 
     # ------------------------------------------------------------------------------------------ what it needs
-
-    @cached_property
-    def heads(self) -> ModuleDict:
-        """view -> its trained head."""
-        return self._lender.heads if self._lender else load_heads(self.run)
-
-    def head_of(self, view: View) -> View:
-        """Another view for a borrowed language, which went through the encoder of the language it borrows from."""
-        if self._lender:
-            return self._lender.head_of(view)
-        return self.views[view].head if view in self.views else view
-
-    @cached_property
-    def image_encoder(self) -> PhotoEncoder:
-        """The encoder of the database's photos."""
-        from cmrhash.compute.device import choose_device
-        from cmrhash.features import reopen
-
-        if self._lender:
-            return self._lender.image_encoder
-        path = self.folder / self.run.features[View.IMAGE].file
-        if str(path) not in self._image_encoders:
-            device = choose_device(self._device)
-            encoder = reopen.image_encoder(path, device, self._image_weights, self._offline, self._own_image)
-            self._image_encoders[str(path)] = encoder
-        return self._image_encoders[str(path)]
-
-    def text_encoder(self, view: View) -> CaptionEncoder:
-        """The encoder of the database's captions in a language."""
-        from cmrhash.compute.device import choose_device
-        from cmrhash.features import reopen
-
-        if self._lender:
-            return self._lender.text_encoder(view)
-        made = self.run.features[self.head_of(view)]
-        path = self.folder / made.file
-        if str(path) not in self._text_encoders:
-            model = self._text_models.get(str(view.lang), self._text_models.get(""))
-            given = self._own_text
-            own = given.get(str(view.lang)) if isinstance(given, Mapping) else given
-            device = choose_device(self._device)
-            if made.sha256:
-                encoder = reopen.text_encoder(path, self.dataset, device, model, self._offline, own)
-            else:  # photos without captions
-                images = self.folder / self.run.features[View.IMAGE].file
-                encoder = reopen.text_of_space(images, device, model or self._image_weights, self._offline, own)
-            self._text_encoders[str(path)] = encoder
-        return self._text_encoders[str(path)]
 
     def captions(self, count: int) -> dict[str, list[str]]:
         """language -> its first ``count`` captions."""

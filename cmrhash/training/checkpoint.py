@@ -18,6 +18,7 @@ from torch import Tensor
 from cmrhash.errors import DamagedError, StaleError
 from cmrhash.storage.files import checked, read_json, remove, sha256, write_bytes, write_json
 from cmrhash.storage.recipes import refuse_difference
+from cmrhash.training.adamw import AdamW
 from cmrhash.training.runs import CHECKPOINT
 
 ANEW = "start again with `overwrite=True`"
@@ -35,10 +36,11 @@ class TrainingState:
         self,
         heads: torch.nn.ModuleDict,
         parts: torch.nn.ModuleDict,
-        optimizer: torch.optim.Optimizer,
+        optimizer: AdamW | torch.optim.Optimizer,
         keeps: bool = True,
     ) -> None:
-        self.heads, self.parts, self.optimizer, self.keeps = heads, parts, optimizer, keeps
+        self.heads, self.parts, self.keeps = heads, parts, keeps
+        self.optimizer: Any = optimizer
         self.epoch = 0
         self.best_epoch, self.best_map = -1, -math.inf
         self.best: dict[str, Tensor] = {}

@@ -13,7 +13,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from cmrhash.config import ALIGNMENTS
 from cmrhash.errors import UsageError, did_you_mean
 from cmrhash.training import alignment, cca, losses, rotations
 from cmrhash.training.auxiliary import (
@@ -25,6 +24,7 @@ from cmrhash.training.auxiliary import (
     label_directions,
 )
 from cmrhash.training.heads import Head
+from cmrhash.training.names import ALIGNMENTS
 
 IMAGE = "image"
 Views = dict[str, Tensor]  # "image" first, then each language -> embeddings (B, K)

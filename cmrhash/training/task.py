@@ -13,12 +13,11 @@ from torch import Tensor
 
 from cmrhash.compute.device import choose_device
 from cmrhash.config import QUERY_LANGUAGE, TrainConfig
-from cmrhash.data.cleaning import known_language
 from cmrhash.data.items import ImageTextDataset, with_relevance
 from cmrhash.data.view import View
 from cmrhash.errors import DataError, UsageError
 from cmrhash.features.dataset import ExtractedDataset
-from cmrhash.features.views import ViewFeatures, chosen_encoders, relevance_between, scored_rows
+from cmrhash.features.views import ViewFeatures, relevance_between, scored_rows
 from cmrhash.retrieval.relevance import Relevance
 from cmrhash.training import runs
 from cmrhash.training.methods import get_method
@@ -121,10 +120,7 @@ def open_views(
     dataset = with_relevance(data.dataset, config.relevance)
     device = choose_device(config.device)
     names = [View.IMAGE, *map(View.text, langs)]
-    chosen = {View(known_language(view, names)): name for view, name in chosen_encoders(encoders).items()}
-    unknown = [name for name in chosen if name not in names]
-    if unknown:
-        raise UsageError(f"'{unknown[0]}' is not trained", None, f"choose of {', '.join(names)}", option="encoders")
+    chosen = data.chosen(names, encoders)
     views = {name: data.features(name, chosen.get(name)) for name in names}
     x = {name: torch.from_numpy(view.features.x[view.rows]).to(device) for name, view in views.items()}
     return dataset, device, views, x

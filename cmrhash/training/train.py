@@ -32,6 +32,7 @@ from cmrhash.retrieval import codes, index, metrics
 from cmrhash.storage.files import locked, make_folder, remove, sha256, write_bytes
 from cmrhash.storage.recipes import refuse_difference
 from cmrhash.training import one_space, runs
+from cmrhash.training.adamw import AdamW
 from cmrhash.training.auxiliary import Shapes
 from cmrhash.training.checkpoint import TrainingState, forget
 from cmrhash.training.methods import Batch, Method, Terms, build_head, get_method, total
@@ -170,7 +171,7 @@ def fresh(config: TrainConfig, method: Method, task: Task) -> TrainingState:
     heads.to(task.device)
     parts.to(task.device)
     learned = [*heads.parameters(), *parts.parameters()]
-    optimizer = torch.optim.AdamW(learned, lr=config.lr, weight_decay=config.weight_decay, fused=True)
+    optimizer = AdamW(learned, lr=config.lr, weight_decay=config.weight_decay)
     return TrainingState(heads, parts, optimizer)
 
 
@@ -201,7 +202,7 @@ def one_epoch(config: TrainConfig, method: Method, task: Task, state: TrainingSt
             bad_in_a_row = 0
             for group in state.optimizer.param_groups:
                 group["lr"] = one_cycle(state.epoch * steps + step, config.epochs * steps, peak)
-            state.optimizer.zero_grad(set_to_none=True)
+            state.optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             state.optimizer.step()
             seen.append(Terms(*({name: v.detach() for name, v in part.items()} for part in terms)))

@@ -12,8 +12,9 @@ import yaml
 from pages import PAGES, ROOT, TEXTS, calls, sections
 
 from cmrhash import METHODS, __version__
-from cmrhash.config import ALIGNMENTS, DATASETS, SAMPLE_DATASET
+from cmrhash.config import DATASETS, SAMPLE_DATASET
 from cmrhash.search.stores import KINDS
+from cmrhash.training.names import ALIGNMENTS
 from cmrhash_cli.main import app
 from cmrhash_cli.reference import reference
 

@@ -285,7 +285,7 @@ def test_the_hub_is_asked_for_the_files_of_the_modules_and_for_no_code():
     from fnmatch import fnmatch
 
     def fetched(name):
-        return any(fnmatch(name, pattern) for pattern in text_encoders.FILES)
+        return any(fnmatch(name, pattern) for pattern in sentence.FILES)
 
     wanted = ["modules.json", "1_Pooling/config.json", "2_Dense/config.json", "2_Dense/model.safetensors"]
     wanted += ["2_Dense/pytorch_model.bin", "0_Transformer/model.safetensors", "config_sentence_transformers.json"]

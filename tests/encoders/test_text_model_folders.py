@@ -12,7 +12,7 @@ from text_models import CAPTIONS, edit_weights, load
 from tokenizers import Tokenizer
 
 from cmrhash.encoders import text as text_encoders
-from cmrhash.encoders.text import locate
+from cmrhash.encoders.sentence import locate
 from cmrhash.errors import EncoderError
 
 

@@ -25,12 +25,13 @@ from cmrhash.features import file as feature_file
 from cmrhash.features import images as extract_images
 from cmrhash.features import precomputed as extract_ready
 from cmrhash.training import train
+from cmrhash.training.adamw import AdamW
 from cmrhash.training.checkpoint import TrainingState
 from cmrhash_cli.main import main
 
 EVENTS = {
     "disk": ((os, "fsync"), (os, "replace"), (h5py.Dataset, "__setitem__")),
-    "step": ((torch.optim.AdamW, "step"),),
+    "step": ((torch.optim.AdamW, "step"), (AdamW, "step")),
 }
 ROWS = 4  # of a block
 LIMIT = 120  # seconds, after which something hangs

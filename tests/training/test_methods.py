@@ -6,11 +6,11 @@ import pytest
 import torch
 from torch import nn
 
-from cmrhash.config import ALIGNMENTS
 from cmrhash.errors import UsageError
 from cmrhash.training import alignment, losses, methods
 from cmrhash.training.auxiliary import Shapes
 from cmrhash.training.methods import METHODS, Batch, get_method, method_names, total
+from cmrhash.training.names import ALIGNMENTS
 
 
 @pytest.fixture

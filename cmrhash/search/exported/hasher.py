@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cmrhash.config import RANDOM
+from cmrhash.config import RANDOM, check_device
 from cmrhash.data.cleaning import known_language
 from cmrhash.data.view import View, languages_of
 from cmrhash.encoders import hub
@@ -40,7 +40,9 @@ if TYPE_CHECKING:
     from torch.nn import ModuleDict
 
     from cmrhash.encoders.image import ImageEncoder
+    from cmrhash.encoders.numpy_text import NumpyTextEncoder
     from cmrhash.features.captions import CaptionEncoder
+    from cmrhash.training.numpy_heads import NumpyHead
 
 CONFIG, HEADS, CARD = "config.json", "heads.safetensors", "README.md"
 VERSION = 1
@@ -74,12 +76,14 @@ class PretrainedHasher(Embedder):
         text_models: Mapping[str, str] | None = None,
         offline: bool = False,
     ) -> None:
+        check_device(device)
         self.folder, self.config = folder, config
         self._device, self._offline = device, offline
         self._given: dict[View, str | None] = {View.IMAGE: image_weights}
         given = {known_language(lang, self.langs): model for lang, model in (text_models or {}).items()}
         self._given |= {View.text(lang): given.get(lang, given.get("")) for lang in self.langs}
         self._text_encoders: dict[str, CaptionEncoder] = {}
+        self._light_encoders: dict[str, CaptionEncoder | NumpyTextEncoder] = {}
 
     @classmethod
     def load(cls, source: str | Path, *, revision: str | None = None, **options: Any) -> PretrainedHasher:
@@ -162,27 +166,45 @@ class PretrainedHasher(Embedder):
         return heads.eval()
 
     @cached_property
+    def light_heads(self) -> Mapping[View, NumpyHead]:
+        """Trained heads by view without torch."""
+        from cmrhash.training.numpy_heads import read_heads
+
+        return read_heads(self._file(HEADS), map(View, self.config["encoders"]), self.config["head"])
+
+    @cached_property
     def image_encoder(self) -> ImageEncoder:
         """Image encoder."""
-        from cmrhash.compute.device import choose_device
         from cmrhash.features import reopen
 
         entry = self.config["encoders"][View.IMAGE]
         source = self._source(View.IMAGE, entry, '`image_weights="FILE"`')
-        return reopen.image_from(entry["recipe"], source, self.folder, choose_device(self._device), self._offline)
+        return reopen.image_from(entry["recipe"], source, self.folder, self._device, self._offline)
 
     def text_encoder(self, view: View) -> CaptionEncoder:
         """Text encoder of a view; views with equal encoders share one."""
-        head = self.head_of(view)
-        entry = self.config["encoders"][head]
-        source = self._source(view, entry, f'`text_models={{"{view.lang}": "DIR"}}`')
-        key = f"{source} {canonical(entry['recipe']).decode()}"
+        entry, source, key = self._text_entry(view)
         if key not in self._text_encoders:
             self._text_encoders[key] = self._open_text(entry, source)
         return self._text_encoders[key]
 
+    def light_encoder(self, view: View) -> CaptionEncoder | NumpyTextEncoder:
+        """The same for a few texts: without torch if possible."""
+        from cmrhash.features import reopen
+
+        entry, source, key = self._text_entry(view)
+        if key not in self._light_encoders:
+            light = None if entry["kind"] == "words" else reopen.light_text_from(entry["recipe"], source, self._device)
+            self._light_encoders[key] = light or self.text_encoder(view)
+        return self._light_encoders[key]
+
+    def _text_entry(self, view: View) -> tuple[Mapping[str, Any], str, str]:
+        """Entry of a view's text encoder, its source, and a key for both."""
+        entry = self.config["encoders"][self.head_of(view)]
+        source = self._source(view, entry, f'`text_models={{"{view.lang}": "DIR"}}`')
+        return entry, source, f"{source} {canonical(entry['recipe']).decode()}"
+
     def _open_text(self, entry: Mapping[str, Any], source: str) -> CaptionEncoder:
-        from cmrhash.compute.device import choose_device
         from cmrhash.encoders.bag_and_vectors import rebuild
         from cmrhash.features import reopen
 
@@ -190,7 +212,7 @@ class PretrainedHasher(Embedder):
             from safetensors.numpy import load_file
 
             return rebuild(entry["name"], entry["recipe"], load_file(self._file(entry["part"])))
-        return reopen.text_from(entry["recipe"], source, self.folder, choose_device(self._device), self._offline)
+        return reopen.text_from(entry["recipe"], source, self.folder, self._device, self._offline)
 
     def _source(self, view: View, entry: Mapping[str, Any], option: str) -> str:
         """Source of an encoder's weights: the caller's, the bundled one or the public name."""

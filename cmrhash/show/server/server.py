@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import secrets
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
+from contextlib import suppress
+from functools import partial
 from ipaddress import ip_address
 from typing import Any
 
@@ -37,8 +39,7 @@ def serve(hasher: Hasher, config: ServeConfig, tell: Callable[[str], None]) -> N
     tell(f"http://{name}:{listening.getsockname()[1]}/{ending}")
     if public:
         tell(f"behind the proxy: {public}/{ending}")
-    state.warming = state.encoding.submit(warm, hasher)
-    _tell_failure(state.warming, tell)
+    _load(hasher, state, tell)
     options = uvicorn.Config(
         guarded(state, token),
         lifespan="off",
@@ -69,9 +70,34 @@ def guarded(state: State, token: str | None = None) -> Guard:
 
 def warm(hasher: Hasher) -> list[str]:
     """Load every encoder by one query; returns the errors of those that fail."""
+    return [*warm_texts(hasher), *warm_photos(hasher)]
+
+
+def warm_texts(hasher: Hasher) -> list[str]:
+    """Load the encoders of sentences, which takes a fraction of a second where they need no torch."""
+    return _problems([partial(hasher.encode_text, ["."], lang) for lang in hasher.langs])
+
+
+def warm_photos(hasher: Hasher) -> list[str]:
+    """Load the encoder of photos, which takes seconds."""
+    return _problems([partial(hasher.encode_image, [Image.new("RGB", (64, 64))])])
+
+
+def _load(hasher: Hasher, state: State, tell: Callable[[str], None]) -> None:
+    """Load the encoders of sentences, then that of photos in the other thread, so that sentences are answered soon."""
+
+    def then(texts: Future[list[str]]) -> None:
+        if not texts.cancelled():
+            with suppress(RuntimeError):  # the server is closed already
+                _tell_failure(state.drawing.submit(warm_photos, hasher), tell)
+
+    state.warming = state.encoding.submit(warm_texts, hasher)
+    _tell_failure(state.warming, tell)
+    state.warming.add_done_callback(then)
+
+
+def _problems(queries: Sequence[Callable[[], Any]]) -> list[str]:
     problems = []
-    queries: list[Callable[[], Any]] = [lambda: hasher.encode_image([Image.new("RGB", (64, 64))])]
-    queries += [lambda lang=lang: hasher.encode_text(["."], lang) for lang in hasher.langs]  # type: ignore[misc]
     for ask in queries:
         try:
             ask()

@@ -1,0 +1,52 @@
+"""Names of the methods, which the command line checks before it imports torch; ``methods`` has their table."""
+
+from __future__ import annotations
+
+from cmrhash.errors import UsageError, did_you_mean
+
+METHODS = (
+    *("triplet", "contrastive", "cmpm", "cmpm-cmpc", "acmr", "corrnet", "logistic", "supcon", "cca", "itq", "sign"),
+    *("tie-ap", "tie-ap-nce"),
+)
+REPRODUCTION = (
+    "triplet-hard",
+    "triplet-seed",
+    "acmr-mmd",
+    "acmr-coral",
+    "acmr-correlation",
+    "acmr-label-triplet",
+    "acmr-label",
+)
+# Alignment loss that closes the modality gap in method acmr -> name of the method with it.
+ALIGNMENTS = {
+    "adversarial": "acmr",
+    "mmd": "acmr-mmd",
+    "coral": "acmr-coral",
+    "correlation": "acmr-correlation",
+    "none": "acmr-label-triplet",
+}
+
+
+def check_methods(*names: str) -> None:
+    """Raise UsageError for a method that cmrhash does not have."""
+    known = (*METHODS, *REPRODUCTION)
+    for name in names:
+        if name not in known:
+            listed = f"{', '.join(METHODS)}; for reproduction only: {', '.join(REPRODUCTION)}"
+            fix = f"{did_you_mean(name, known)} choose one of {listed}"
+            raise UsageError(f"unknown method '{name}'", None, fix, option="method")
+
+
+def aligned(method: str, alignment: str | None) -> str:
+    """Name of ``method`` with an alignment out of ALIGNMENTS; None leaves it unchanged.
+
+    Raises UsageError for an unknown alignment, and for any method but "acmr".
+    """
+    if alignment is None:
+        return method
+    if alignment not in ALIGNMENTS:
+        fix = f"{did_you_mean(alignment, ALIGNMENTS)} choose one of {', '.join(ALIGNMENTS)}"
+        raise UsageError(f"unknown alignment '{alignment}'", None, fix)
+    if method != ALIGNMENTS["adversarial"]:
+        raise UsageError(f"method '{method}' has no alignment", None, 'use `method="acmr"`', option="alignment")
+    return ALIGNMENTS[alignment]

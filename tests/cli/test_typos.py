@@ -1,0 +1,86 @@
+"""A misspelt name costs no import of torch: each command runs where torch cannot be imported."""
+
+import shlex
+import subprocess
+import sys
+
+import pytest
+import torchvision
+
+from cmrhash.encoders.names import torchvision_models
+from cmrhash.evaluation.metric_names import METRICS
+from cmrhash.training import names
+from cmrhash.training.methods import METHODS, method_names
+
+FORBID = """
+import sys
+
+class Forbidden:
+    def find_spec(self, name, *_):
+        if name.partition(".")[0] in ("torch", "torchvision", "transformers"):
+            raise AssertionError(f"{name} is imported")
+
+sys.meta_path.insert(0, Forbidden())
+sys.argv = ["cmrhash", *%r]
+from cmrhash_cli.main import main
+main()
+"""
+TYPOS = {
+    "extract --dataset sampel": "did you mean sample",
+    "extract --image-model resnt18": "did you mean resnet18",
+    "extract --image-model ./nowhere": "not a directory with a vision model",
+    "extract --image-weights nowhere.pth": "no such weights file",
+    "extract --text-model nowhere/to/be/found": "not a directory with a text model",
+    "extract --text-model de=nowhere/to/be/found": "not a directory with a text model",
+    "extract --text-model bertt --offline": "not in the local cache",
+    "extract --model nowhere/to/be/found": "not a directory with a",
+    "extract --device cdua": "did you mean cuda",
+    "extract --dtype floot32": "is not a number type",
+    "extract --pooling men": "unknown pooling",
+    "extract --layer poold": "unknown layer",
+    "extract --runtime onx": "did you mean onnx",
+    "extract --lang fr": "has no language 'fr'",
+    "extract --finetune --method tie-app": "did you mean tie-ap",
+    "train --dataset tyo": "did you mean toy",
+    "train --method tripet": "did you mean triplet",
+    "train --device cdua:1": "did you mean cuda",
+    "train --lang fr": "no features for language 'fr'",
+    "train --encoder image=resnet50": "no image features by 'resnet50'",
+    "train --encoder fr=toy": "is not trained",
+    "train --relevance pair": "did you mean pairs",
+    "eval --method tripet": "did you mean triplet",
+    "compare --method tripet": "did you mean triplet",
+    "compare --metric mapp": "did you mean map",
+    "compare --device cdua": "did you mean cuda",
+    "compare --relevance pair": "did you mean pairs",
+    "search dog --dataset tyo": "did you mean toy",
+}
+
+
+@pytest.fixture(scope="module")
+def folder(make_cache, tmp_path_factory):
+    """A folder with an extracted data set and no run."""
+    base = tmp_path_factory.mktemp("typos")
+    make_cache(base / "cache")
+    return base
+
+
+@pytest.mark.parametrize("typed", TYPOS)
+def test_a_misspelt_name_is_refused_before_torch_is_imported(folder, typed):
+    run = [sys.executable, "-c", FORBID % (shlex.split(typed),)]
+    done = subprocess.run(run, capture_output=True, text=True, cwd=folder)
+    assert done.returncode in (2, 3, 4), done.stderr
+    assert TYPOS[typed] in done.stderr
+    assert done.stderr.splitlines()[-1].startswith("error: ")
+
+
+def test_the_names_are_those_of_the_tables():
+    assert {*names.METHODS, *names.REPRODUCTION} == set(METHODS)
+    assert method_names() == f"{', '.join(names.METHODS)}; for reproduction only: {', '.join(names.REPRODUCTION)}"
+    assert list(METRICS) == ["map", "r@1", "r@5", "r@10"]
+
+
+def test_the_names_of_torchvision_are_all_read_out_of_its_sources():
+    classifiers = torchvision.models.list_models(module=torchvision.models)
+    detectors = torchvision.models.list_models(module=torchvision.models.detection, include="fasterrcnn_*")
+    assert set(torchvision_models()) == {*classifiers, *detectors}
