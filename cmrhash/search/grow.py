@@ -268,7 +268,7 @@ def _publish(data: ExtractedDataset, place: _Place, progress: Progress) -> list[
 
 def _opener(data: ExtractedDataset, config: GrowConfig, own: Mapping[str, Any]) -> update.Opener:
     """Opens the encoder of a feature file, on the runtime that made it."""
-    device = processes.device_of(config.device)
+    device = str(processes.device_of(config.device))
     runtimes = Runtimes(ExtractConfig(cache=data.folder.parent, device=config.device, runtime=AUTO), data.folder)
     models = by_language(config.text_models)
 

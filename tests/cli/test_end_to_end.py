@@ -50,7 +50,7 @@ def check_extract(folder, extract):
 
 def check_train(folder, train):
     names = {path.name for path in (folder / "runs/sample/triplet-32").iterdir() if not path.name.startswith(".")}
-    wanted = {"config.json", "heads.safetensors", "history.jsonl", "codes.h5"}
+    wanted = {"config.json", "heads.safetensors", "history.jsonl", "items.digests", "codes.h5"}
     assert names == wanted | {"image.faiss", "text-de.faiss", "text-en.faiss"}
     assert "de i2t" in train.stdout
     assert "next: cmrhash eval" in train.stderr
