@@ -116,7 +116,7 @@ class Guard:
             raise _Refused(405, "only GET and POST are supported")
         hosts = [value for name, value in scope["headers"] if name.lower() == b"host"]
         if len(hosts) != 1 or (self.hosts and _hostname(headers["host"]) not in self.hosts):
-            fix = "open the address that the server printed, or start it with --public-url"
+            fix = "open the address that the server printed"
             raise _Refused(421, f"unknown Host name: {fix}")
         if scope["method"] == "POST":
             _check_origin(headers, self.public)
