@@ -206,6 +206,7 @@ class IndexConfig(EncoderPlaces):
     store: str | None = None  # one of STORES; None: with_run alone
     with_run: str | None = None  # trained or exported run whose encoders and heads hash another collection
     approximate: bool | None = None  # build an approximate index; None: for Faiss beyond IVF_ROWS codes
+    embeddings: bool = False  # keep the embeddings beside the codes, so that the store itself can rerank (PostgreSQL)
     among: str = "all"  # items to publish: "all" with codes, or the "database" of eval
 
 

@@ -8,7 +8,7 @@ import socket
 import numpy as np
 import pytest
 from hypothesis import settings
-from servers import PostgresServer
+from servers import MilvusServer, PostgresServer
 from trees import write_manifest
 
 import cmrhash_cli.main  # noqa: F401  adds the commands that messages name
@@ -76,6 +76,12 @@ def make_manifest():
 @pytest.fixture(scope="session")
 def postgres():
     with PostgresServer() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def milvus():
+    with MilvusServer() as server:
         yield server
 
 

@@ -74,6 +74,13 @@ def index(
             help="Index approximately (faster, less exact); default: only for Faiss folders with millions of codes.",
         ),
     ] = D.approximate,
+    embeddings: Annotated[
+        bool,
+        typer.Option(
+            "--embeddings",
+            help="Keep the embeddings beside the codes, for whoever searches in the store itself (PostgreSQL only).",
+        ),
+    ] = D.embeddings,
     among: Among = D.among,
     run: OneRun = None,
     bits: OneLength = None,
@@ -121,7 +128,9 @@ def index(
     with closing(open_store(store)) as target:
         hasher = open_hasher(choice, among=among)
         with progress_bars(quiet) as progress:
-            made = deploy(hasher.run, hasher.dataset, hasher.views, target, approximate, progress, hasher.among)
+            made = deploy(
+                hasher.run, hasher.dataset, hasher.views, target, approximate, progress, hasher.among, embeddings
+            )
     if as_json:
         collections = [asdict(collection) for collection in made]
         print_json({"store": target.url, "run": str(hasher.run.folder), "collections": collections})

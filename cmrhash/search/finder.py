@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
+from itertools import compress
 from typing import NamedTuple
 
 import numpy as np
@@ -84,9 +85,8 @@ class Finder:
             what = f"no item of the collection has {'a photo' if to == 'image' else f'captions ({lang})'}"
             raise UsageError(what, self.data.folder, "search for the other kind", option="to")
         rank = self._rank(query, to, wanted.rank)
-        if self.store and (wanted.where or wanted.radius is not None):
-            option = "where" if wanted.where else "radius"
-            raise UsageError(f"`{option}` searches the run's own index only", self.store.url, "leave `store` out")
+        if self.store and wanted.radius is not None:
+            raise UsageError("`radius` searches the run's own index only", self.store.url, "leave `store` out")
         found: list[list[Found]] = [[] for _ in range(len(query))]
         for view in views:
             for own, scored in zip(found, self._scored(view, query, wanted, rank), strict=True):
@@ -151,7 +151,21 @@ class Finder:
                 else:
                     assert rank.kind == RERANK
                     scores[known] = cosine_scores(one, codes.embedding[rows])[0]
+                self._score_others(view, one, candidates, rank, scores)
             yield candidates, scores
+
+    def _score_others(
+        self, view: View, one: NDArray[np.float32], near: Candidates, rank: Rank, scores: NDArray[np.float64]
+    ) -> None:
+        """Let the store score the keys that the run does not know, for the embedding (1, bits) of a query."""
+        others = np.flatnonzero(near.rows < 0).tolist()
+        if others:
+            assert self.store is not None
+            keys = [near.keys[at] for at in others]
+            only = Rank(rank.kind, len(keys))
+            _, found, scored = self.store.ranked(collection_of(self.run, view), one, len(keys), only, keys)
+            by_store = dict(zip(found[0], scored[0].tolist(), strict=True))
+            scores[others] = [by_store.get(key, scores[at]) for key, at in zip(keys, others, strict=True)]
 
     def _in_index(self, view: View, packed: NDArray[np.uint8], wanted: Wanted, rank: Rank) -> list[Candidates]:
         """Candidates of each code, by the run's own index: all within the radius, or as many as the rank takes."""
@@ -168,12 +182,17 @@ class Finder:
             return self.views[view]
         if (view, where) not in self._narrow:
             codes = self.views[view]
-            rows = codes.database[matching(self.dataset, where)[codes.codes.item[codes.database]]]
+            rows = codes.database[self._meet(view, where)]
             index = BinaryIndex.build(np.ascontiguousarray(codes.codes.packed[rows]), self.run.bits)
             while len(self._narrow) >= KEPT:
                 self._narrow.pop(next(iter(self._narrow)))
             self._narrow[view, where] = replace(codes, database=rows, index=index)
         return self._narrow[view, where]
+
+    def _meet(self, view: View, where: tuple[str, ...]) -> NDArray[np.bool_]:
+        """Whether the item of each searched row of a view meets some conditions."""
+        codes = self.views[view]
+        return matching(self.dataset, where)[codes.codes.item[codes.database]]
 
     def _in_store(self, view: View, packed: NDArray[np.uint8], wanted: Wanted, rank: Rank) -> list[Candidates]:
         """The same by the store; by distance alone it has to name no more than the results."""
@@ -183,10 +202,10 @@ class Finder:
             keys = keys_of(self.run, self.dataset, codes)
             self._rows[view] = dict(zip(keys, codes.database.tolist(), strict=True))
         refuse_other_codes(self.run, self.dataset, view, self.store, self.among)
-        k = wanted.k or K
+        k, known = wanted.k or K, self._rows[view]
+        some = [*compress(known, self._meet(view, wanted.where))] if wanted.where else None
         count = k if rank.kind == HAMMING else rank.candidates(k)
-        distances, found = self.store.search(collection_of(self.run, view), packed, count)
-        known = self._rows[view]
+        distances, found = self.store.search(collection_of(self.run, view), packed, count, some)
         rows = [np.array([known.get(key, -1) for key in keys], np.int64) for keys in found]
         return [Candidates(*own) for own in zip(rows, distances, found, strict=True)]
 

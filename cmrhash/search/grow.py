@@ -217,12 +217,13 @@ def _runs(data: ExtractedDataset, out: Path) -> tuple[list[Run], dict[str, str]]
 
 @dataclass(frozen=True)
 class _Place:
-    """Collections of a run in a store. among, approximate: how they were made; before: their codes if known."""
+    """Collections of a run in a store. among, approximate, embeddings: how they were made; before: codes if known."""
 
     store: CodeStore
     run: Run
     among: str
     approximate: bool | None
+    embeddings: bool
     before: Published | None = None
 
 
@@ -235,7 +236,7 @@ def _published(data: ExtractedDataset, fitting: Sequence[Run], store: CodeStore)
         if there:
             among = str(there[0].meta.get("among", "database"))
             before = _before(data, run, store, among) if isinstance(store, IncrementalStore) else None
-            places.append(_Place(store, run, among, there[0].approximate, before))
+            places.append(_Place(store, run, among, there[0].approximate, there[0].embeddings, before))
     if not places:
         raise UsageError(f"no collection of '{data.name}' in this store", store.url, "create it with `index`")
     return places
@@ -263,7 +264,8 @@ def _publish(data: ExtractedDataset, place: _Place, progress: Progress) -> list[
     dataset, views = _views(data, place.run, place.among)
     if place.before is not None and place.before.keys() == views.keys() and isinstance(place.store, IncrementalStore):
         return updated(place.run, dataset, views, place.store, place.before, place.among)
-    return deploy(place.run, dataset, views, place.store, place.approximate, progress, place.among)
+    how = place.approximate, progress, place.among, place.embeddings
+    return deploy(place.run, dataset, views, place.store, *how)
 
 
 def _opener(data: ExtractedDataset, config: GrowConfig, own: Mapping[str, Any]) -> update.Opener:

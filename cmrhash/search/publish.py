@@ -30,16 +30,18 @@ def deploy(
     approximate: bool | None = None,
     progress: Progress = lambda *_: None,
     among: str = "all",
+    embeddings: bool = False,
 ) -> list[Collection]:
     """Publish every view of a run to a store, replacing the run's earlier collections.
 
-    among: items that the views' indexes cover, one of ``run_codes.AMONG``; approximate: as in ``CodeStore.replace``.
+    among: items that the views' indexes cover, one of ``run_codes.AMONG``; approximate, embeddings: as in
+    ``CodeStore.replace``.
     """
     made = []
     for view, codes in views.items():
         name = collection_of(run, view)
         batches = _batches(name, keys_of(run, dataset, codes), codes, progress)
-        made.append(store.replace(name, run.bits, batches, meta_of(run, dataset, view, among), approximate))
+        made.append(store.replace(name, run.bits, batches, meta_of(run, dataset, view, among), approximate, embeddings))
     return made
 
 
@@ -69,7 +71,9 @@ def update(
         gone = [key for key, code in then.items() if now.get(key) != code]
         new = {key: code for key, code in now.items() if then.get(key) != code}
         packed = np.frombuffer(b"".join(new.values()), np.uint8).reshape(len(new), -(-run.bits // 8))
-        made.append(store.update(name, gone, [(list(new), packed)], meta_of(run, dataset, view, among)))
+        keys, rows = keys_of(run, dataset, views[view]), views[view].database
+        embedding = views[view].embedding[rows[[key in new for key in keys]]]
+        made.append(store.update(name, gone, [(list(new), packed, embedding)], meta_of(run, dataset, view, among)))
     return made
 
 
@@ -122,5 +126,5 @@ def _batches(name: str, keys: list[str], view: ViewCodes, progress: Progress) ->
     progress(name, 0, len(keys))
     for start in range(0, len(keys), BATCH_ROWS):
         rows = view.database[start : start + BATCH_ROWS]
-        yield keys[start : start + BATCH_ROWS], view.codes.packed[rows]
+        yield keys[start : start + BATCH_ROWS], view.codes.packed[rows], view.embedding[rows]
         progress(name, start + len(rows), len(keys))

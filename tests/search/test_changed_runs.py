@@ -17,6 +17,7 @@ from cmrhash.errors import UsageError
 from cmrhash.evaluation import saved_scores
 from cmrhash.features.dataset import ExtractedDataset
 from cmrhash.features.file import read_features
+from cmrhash.retrieval.ranking import Rank, cosine_scores
 from cmrhash.search.stores import open_store
 from cmrhash.training import runs
 from cmrhash.training.runs import open_run
@@ -104,7 +105,7 @@ def test_stores_follow(here, capsys):
 
 def test_a_database_gets_only_what_differs(here, postgres, monkeypatch):
     write_more(here / "mine/more")
-    assert run("index", "--store", postgres.url, "-q") == 0
+    assert run("index", "--store", postgres.url, "--embeddings", "-q") == 0
     with contextlib.closing(open_store(postgres.url)) as store:
         kind = type(store)
     with monkeypatch.context() as patch:
@@ -119,8 +120,23 @@ def test_a_database_gets_only_what_differs(here, postgres, monkeypatch):
         distances, keys = store.search("manifest-triplet-8-image", packed, COUNT + 1)
         assert np.array_equal(distances, grown.views[View.IMAGE].index.search(packed, COUNT + 1)[0])
         assert set(keys[0]) == {item.id for item in grown.dataset.items}
+    _check_embeddings(postgres.url)
     assert run("remove", "n2", "-q") == 0
     assert run("remove", "n0", "--store", postgres.url, "-q") == 0  # the store has older items: all codes are written
+    _check_embeddings(postgres.url)
+
+
+def _check_embeddings(url):
+    """The store ranks by the embeddings that the run has, each beside its own key."""
+    grown = cmrhash.load(RUN)
+    own = grown.views[View.IMAGE]
+    with contextlib.closing(open_store(url)) as store:
+        _, keys, scores = store.ranked("manifest-triplet-8-image", own.embedding[:3], COUNT + 9, Rank("rerank"))
+    row = {grown.dataset.items[item].id: at for at, item in enumerate(own.codes.item)}
+    for at, line in enumerate(keys):
+        assert set(line) == set(row)
+        rows = [row[key] for key in line]
+        assert np.abs(cosine_scores(own.embedding[at : at + 1], own.embedding[rows])[0] - scores[at]).max() < 2e-3
 
 
 def test_removed_rows_leave_no_bytes(here):

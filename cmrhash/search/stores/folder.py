@@ -17,6 +17,7 @@ import shutil
 from collections.abc import Collection as Keys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import cached_property
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -26,9 +27,24 @@ from numpy.typing import NDArray
 
 from cmrhash.config import BATCH_ROWS, IVF_ROWS, PROBES
 from cmrhash.errors import CmrhashError, DataError, UsageError
-from cmrhash.retrieval.codes import check_bits
+from cmrhash.retrieval.codes import check_bits, check_k
 from cmrhash.retrieval.index import ApproximateIndex, BinaryIndex, FlatWriter
-from cmrhash.search.stores import Batch, Collection, Found, check_name, check_query, checked_batches, missing_collection
+from cmrhash.retrieval.ranking import Rank
+from cmrhash.search.stores import (
+    Batch,
+    Collection,
+    Found,
+    Packed,
+    Ranked,
+    by_code,
+    check_name,
+    check_query,
+    checked_batches,
+    missing_collection,
+    own_place,
+    packed_queries,
+    refuse_embeddings,
+)
 from cmrhash.storage.files import checked, locked, make_folder, read_json, sha256, sync, write_json
 
 CODES, IVF, KEYS, ENDS = "codes.faiss", "codes.ivf", "keys", "key_ends"
@@ -65,8 +81,10 @@ class FolderStore:
         batches: Iterable[Batch],
         meta: Mapping[str, Any] | None = None,
         approximate: bool | None = None,
+        embeddings: bool = False,
     ) -> Collection:
-        """Create or replace a collection."""
+        """Create or replace a collection; keeps codes alone."""
+        refuse_embeddings(embeddings, "a folder", self.url)
         with self._writing(name):
             return self._swap(Collection(name, check_bits(bits), 0, meta or {}, approximate), batches)
 
@@ -82,17 +100,34 @@ class FolderStore:
         self._manifest(name)
         with self._writing(name):
             old, gone = self._open(name), set(keys)
-            found = {key for batch, _ in old.batches() for key in batch if key in gone}
+            found = {key for batch in old.batches() for key in batch[0] if key in gone}
             if found != gone:
                 raise DataError(f"no key '{min(gone - found)}' in {name}", self.url, "nothing was removed")
             return self._swap(old.about, old.batches(without=gone))
 
-    def search(self, name: str, packed: NDArray[np.uint8], k: int) -> Found:
+    def search(self, name: str, packed: Packed, k: int, keys: Sequence[str] | None = None) -> Found:
         """Find the k nearest codes of each query; an exact search orders equal distances by row."""
+        return self._search(self._open(name), packed, k, keys)[0]
+
+    def ranked(
+        self, name: str, embedding: NDArray[np.float32], k: int, rank: Rank, keys: Sequence[str] | None = None
+    ) -> Ranked:
+        """Find the k best of each query's nearest codes, by the codes."""
         opened = self._open(name)
-        k = check_query(packed, opened.about, k)
-        distances, rows = opened.search(packed, k, self._probes) if k else opened.flat.search(packed, 1)
-        return distances, [[opened.key(row) for row in line] for line in rows.tolist()]
+        packed = packed_queries(embedding, rank, opened.about.bits)
+        found, rows = self._search(opened, packed, rank.candidates(check_k(k)), keys)
+        width = packed.shape[1]
+        return by_code(found, [opened.flat.stored[line, :width] for line in rows], embedding, k, rank)
+
+    def _search(
+        self, opened: _Opened, packed: Packed, k: int, keys: Sequence[str] | None
+    ) -> tuple[Found, NDArray[np.int64]]:
+        """Distances, keys and rows (Q, k)."""
+        k = check_query(packed, opened.about, k, keys)
+        distances, rows = np.empty((len(packed), 0), np.int32), np.empty((len(packed), 0), np.int64)
+        if k:
+            distances, rows = opened.search(packed, k, self._probes, keys)
+        return (distances, [[opened.key(row) for row in line] for line in rows.tolist()]), rows
 
     def close(self) -> None:
         """Close the files."""
@@ -173,7 +208,7 @@ class _Opened:
 
     def __init__(self, base: Path, name: str, manifest: Mapping[str, Any]) -> None:
         self.manifest, self.about = manifest, _collection(name, manifest)
-        folder = base / manifest["folder"]
+        folder = base / own_place(name, manifest["folder"], r"\w[\w.+-]*\.[0-9a-f]{8}", f"faiss:{base}")
         paths = {file: checked(folder, file, digest, AGAIN) for file, digest in manifest["files"].items()}
         self.flat = BinaryIndex.load(paths[CODES], self.about.bits, mapped=True)
         self.approximate = ApproximateIndex.load(paths[IVF], self.about.bits) if IVF in paths else None
@@ -192,8 +227,20 @@ class _Opened:
             kept = [at for at, key in enumerate(keys) if key not in without]
             yield [keys[at] for at in kept], packed[kept]
 
-    def search(self, packed: NDArray[np.uint8], k: int, probes: int) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
-        """Distances and rows (Q, k), exact where the approximate index finds too few."""
+    @cached_property
+    def _rows(self) -> dict[str, int]:
+        """Row of each key."""
+        return {self.key(row): row for row in range(len(self._ends))}
+
+    def search(
+        self, packed: Packed, k: int, probes: int, keys: Sequence[str] | None = None
+    ) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
+        """Distances and rows (Q, k), exact among some keys and where the approximate index finds too few."""
+        if keys is not None:
+            some = np.unique(np.array([self._rows[key] for key in keys if key in self._rows], np.int64))
+            among = BinaryIndex.build(self.flat.stored[some, : packed.shape[1]], self.flat.bits)
+            distances, places = among.search(packed, k)
+            return distances, some[places]
         if not self.approximate or not probes:
             return self.flat.search(packed, k)
         distances, rows = self.approximate.search(packed, k, probes)
@@ -211,7 +258,7 @@ def _write(folder: Path, bits: int, batches: Iterable[Batch]) -> int:
         (folder / KEYS).open("wb") as blob,
         (folder / ENDS).open("wb") as ends,
     ):
-        for keys, packed in checked_batches(batches, bits):
+        for keys, packed, _ in checked_batches(batches, bits):
             encoded = [key.encode() for key in keys]
             places = end + np.cumsum([len(key) for key in encoded], dtype=np.int64)
             end += sum(map(len, encoded))

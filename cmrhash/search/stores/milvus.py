@@ -15,10 +15,11 @@ import json
 import logging
 import re
 import secrets
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from hashlib import blake2b
-from typing import Any
+from itertools import chain
+from typing import Any, TypeVar
 from urllib.parse import unquote
 
 import numpy as np
@@ -26,16 +27,23 @@ from numpy.typing import NDArray
 
 from cmrhash.config import MAX_KEY, PROBES
 from cmrhash.errors import CmrhashError, DataError, UsageError
-from cmrhash.retrieval.codes import check_bits
+from cmrhash.retrieval.codes import check_bits, check_k
+from cmrhash.retrieval.ranking import Rank
 from cmrhash.search.stores import (
     Batch,
     Collection,
     Found,
+    Packed,
+    Ranked,
+    by_code,
     check_name,
     check_query,
     checked_batches,
     credentials,
     missing_collection,
+    own_place,
+    packed_queries,
+    refuse_embeddings,
     shown,
 )
 
@@ -44,9 +52,12 @@ try:
 except ImportError:
     raise UsageError("Milvus needs pymilvus", None, 'pip install "cmrhash[milvus]"') from None
 
+T = TypeVar("T")
 LIST = "cmrhash_collections"
 TIMEOUT = 10  # seconds to reach the server
 MOST = 16_384  # limit of Milvus for neighbours and for rows of an answer
+MOST_FOUND = 100_000  # neighbours of all queries per request
+SUFFIX = "[0-9a-f]{16}"  # of a Milvus collection that holds codes
 ROWS = 10_000  # per insertion: a message has 64 MB at most
 
 
@@ -84,12 +95,15 @@ class MilvusStore:
         batches: Iterable[Batch],
         meta: Mapping[str, Any] | None = None,
         approximate: bool | None = None,
+        embeddings: bool = False,
     ) -> Collection:
-        """Create or replace a collection. approximate: BIN_IVF_FLAT; None: without."""
-        digest = blake2b(name.encode(), digest_size=8).hexdigest()  # distinguishes names that the next line makes equal
-        prefix = f"cmrhash_{re.sub('[^A-Za-z0-9]', '_', check_name(name))}_{digest}_"
+        """Create or replace a collection; keeps codes alone. approximate: BIN_IVF_FLAT; None: without."""
+        refuse_embeddings(embeddings, "Milvus", self.url)
+        prefix = _prefix(check_name(name))
         target = prefix + secrets.token_hex(8)
         about = Collection(name, check_bits(bits), 0, meta or {}, approximate)
+        if self._lines(_is_name(name)):
+            self._find(name)  # refuses an entry that was not written here
         with self._server_errors():
             self._make(target, {"key": MAX_KEY}, "code", bits)
             try:
@@ -100,7 +114,7 @@ class MilvusStore:
                 self._client.drop_collection(target)
                 raise
             for old in self._client.list_collections():  # old collections, also of a killed writer
-                if old.startswith(prefix) and old != target:
+                if re.fullmatch(prefix + SUFFIX, old) and old != target:
                     self._client.drop_collection(old)
         return self.about(name)
 
@@ -125,27 +139,62 @@ class MilvusStore:
             self._register(about, target, about.rows - len(gone))
         return self.about(name)
 
-    def search(self, name: str, packed: NDArray[np.uint8], k: int) -> Found:
+    def search(self, name: str, packed: Packed, k: int, keys: Sequence[str] | None = None) -> Found:
         """Find the k nearest codes of each query, 16,384 at most."""
+        return self._while_there(name, lambda target, about: self._search(target, about, packed, k, keys))
+
+    def ranked(
+        self, name: str, embedding: NDArray[np.float32], k: int, rank: Rank, keys: Sequence[str] | None = None
+    ) -> Ranked:
+        """Find the k best of each query's nearest codes, by the codes; of 16,384 at most."""
+        check_k(k)
+
+        def work(target: str, about: Collection) -> Ranked:
+            packed, count = packed_queries(embedding, rank, about.bits), rank.candidates(k)
+            distances, found = self._search(target, about, packed, min(count, MOST) if k <= MOST else k, keys)
+            codes = self._codes(target, {key for line in found for key in line}, packed.shape[1])
+            return by_code((distances, found), [codes(line) for line in found], embedding, k, rank)
+
+        return self._while_there(name, work)
+
+    def _while_there(self, name: str, work: Callable[[str, Collection], T]) -> T:
+        """Search the Milvus collection that holds the codes; again if it is replaced meanwhile."""
         target, about = self._find(name)
         try:
-            return self._search(target, about, packed, k)
+            return work(target, about)
         except CmrhashError:
             if self._find(name)[0] == target:
                 raise
-            return self.search(name, packed, k)  # the collection was replaced meanwhile
+            return self._while_there(name, work)
 
-    def _search(self, target: str, about: Collection, packed: NDArray[np.uint8], k: int) -> Found:
-        wanted = check_query(packed, about, k)
+    def _search(self, target: str, about: Collection, packed: Packed, k: int, keys: Sequence[str] | None) -> Found:
+        wanted = check_query(packed, about, k, keys)
         if wanted > MOST:
             raise UsageError(f"{k} is out of range", self.url, f"Milvus finds at most {MOST}", option="k")
-        found = self._nearest(target, packed, wanted, self._probes) if wanted and len(packed) else [[] for _ in packed]
-        short = [at for at, line in enumerate(found) if len(line) < wanted]
-        if short:
+        if not wanted or not len(packed):
+            return np.empty((len(packed), wanted), np.int32), [[] for _ in packed]
+        if keys is None:
+            found = self._nearest(target, packed, wanted, self._probes)
+            short = [at for at, line in enumerate(found) if len(line) < wanted]
             for at, line in zip(short, self._nearest(target, packed[short], wanted, 0), strict=True):
                 found[at] = line
+        else:
+            parts = [self._nearest(target, packed, wanted, 0, part) for part in _filters("key", keys)]
+            found = [sorted(chain(*lines))[:wanted] for lines in zip(*parts, strict=True)]
         distances = np.array([[distance for distance, _ in line] for line in found], np.int32)
-        return distances.reshape(len(packed), wanted), [[key for _, key in line] for line in found]
+        return distances.reshape(len(packed), len(found[0])), [[key for _, key in line] for line in found]
+
+    def _codes(self, target: str, keys: set[str], width: int) -> Callable[[Sequence[str]], Packed]:
+        """A function that gives the codes of some of these keys, (n, width) uint8."""
+        code: dict[str, bytes] = {}
+        with self._server_errors():
+            for part in _filters("key", sorted(keys)):
+                for row in self._client.query(target, filter=part, output_fields=["key", "code"]):
+                    raw = row["code"]  # bytes, which pymilvus wraps in a list
+                    code[row["key"]] = bytes(raw[0] if isinstance(raw, list) else raw)
+        if len(code) < len(keys):
+            raise CmrhashError("codes were removed during the search", self.url, "search again")
+        return lambda line: np.frombuffer(b"".join(map(code.__getitem__, line)), np.uint8).reshape(-1, width)
 
     def close(self) -> None:
         """Close the connection."""
@@ -187,7 +236,7 @@ class MilvusStore:
         """
         count, done = 0, list[str]()
         try:
-            for keys, packed in checked_batches(batches, bits):
+            for keys, packed, _ in checked_batches(batches, bits):
                 count += len(keys)
                 for start in range(0, len(keys), ROWS):
                     some = list(keys[start : start + ROWS])
@@ -240,15 +289,30 @@ class MilvusStore:
         if not lines:
             raise missing_collection(name, self.names(), self.url)
         told = lines[0]["about"]
-        return lines[0]["codes"], Collection(name, told["bits"], told["rows"], told["meta"], told["approximate"])
+        target = own_place(name, lines[0]["codes"], _prefix(name) + SUFFIX, self.url)
+        return target, Collection(name, told["bits"], told["rows"], told["meta"], told["approximate"])
 
-    def _nearest(self, target: str, packed: NDArray[np.uint8], k: int, probes: int) -> list[list[tuple[int, str]]]:
+    def _nearest(
+        self, target: str, packed: Packed, k: int, probes: int, filter: str = ""
+    ) -> list[list[tuple[int, str]]]:
         """(distance, key) of the k nearest codes of each query. probes: 0 searches all lists."""
         how = {"metric_type": "HAMMING", "params": {"nprobe": probes or 65_536}}
-        codes = [code.tobytes() for code in packed]
+        found: list[list[tuple[int, str]]] = []
+        step = max(1, MOST_FOUND // k)
         with self._server_errors():
-            found = self._client.search(target, data=codes, anns_field="code", limit=k, search_params=how)
-        return [sorted((int(hit["distance"]), hit["id"]) for hit in hits) for hits in found]
+            for start in range(0, len(packed), step):
+                codes = [code.tobytes() for code in packed[start : start + step]]
+                lines = self._client.search(
+                    target, data=codes, anns_field="code", limit=k, search_params=how, filter=filter
+                )
+                found += [sorted((int(hit["distance"]), hit["id"]) for hit in hits) for hits in lines]
+        return found
+
+
+def _prefix(name: str) -> str:
+    """First part of the names of all Milvus collections of a collection."""
+    digest = blake2b(name.encode(), digest_size=8).hexdigest()  # distinguishes names that the next line makes equal
+    return f"cmrhash_{re.sub('[^A-Za-z0-9]', '_', name)}_{digest}_"
 
 
 def _is_name(name: str) -> str:

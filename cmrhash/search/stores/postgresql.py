@@ -2,6 +2,7 @@
 
     cmrhash_collections(name, codes, bits, rows, approximate, meta)    codes: name of the current table
     cmrhash_<16 hex>(key, row, code bit(n))                            row: order of insertion
+                    (..., embedding halfvec(n))                        if requested, of length 1
 
 Bit j of a code is character j of ``code``. ``replace`` is one transaction: it fills and indexes a new table, registers
 it in cmrhash_collections and drops the old one. Searches continue meanwhile, and a killed writer leaves nothing.
@@ -22,16 +23,23 @@ from numpy.typing import NDArray
 
 from cmrhash.config import PROBES
 from cmrhash.errors import CmrhashError, DataError, UsageError
-from cmrhash.retrieval.codes import check_bits, unpack
+from cmrhash.retrieval.codes import check_bits, check_k, unpack
+from cmrhash.retrieval.ranking import RERANK, Rank
 from cmrhash.search.stores import (
     Batch,
     Collection,
     Found,
+    Packed,
+    Ranked,
+    by_code,
     check_name,
     check_query,
     checked_batches,
     credentials,
+    embedding_of,
     missing_collection,
+    own_place,
+    packed_queries,
     shown,
 )
 
@@ -54,12 +62,19 @@ REGISTRY = """CREATE TABLE IF NOT EXISTS cmrhash_collections (
     approximate bool, meta json NOT NULL)"""
 TABLE = """CREATE TABLE {table} (
     key text COLLATE "C" PRIMARY KEY, row bigint GENERATED ALWAYS AS IDENTITY, code bit({bits}) NOT NULL)"""
-NEAREST = """SELECT q.n - 1, c.distance, c.key
-    FROM unnest({queries}::text[]) WITH ORDINALITY AS q(code, n)
-    CROSS JOIN LATERAL (
-        SELECT key, row, code <~> q.code::bit({bits}) AS distance FROM {table}
-        ORDER BY code <~> q.code::bit({bits}){ties} LIMIT {k}) AS c
+TABLE_NAME = "cmrhash_[0-9a-f]{16}"
+QUERIES = "FROM unnest({queries}::text[], {reals}::text[]) WITH ORDINALITY AS q(code, real, n) CROSS JOIN LATERAL"
+NEAR = """SELECT *, code <~> q.code::bit({bits}) AS distance FROM {table}{where}
+    ORDER BY code <~> q.code::bit({bits}){ties} LIMIT {k}"""
+NEAREST = f"""SELECT q.n - 1, c.distance, c.key, c.code::text {QUERIES} ({NEAR}) AS c
     ORDER BY q.n, c.distance, c.row"""
+# the cosine distance of a vector of zeros is NaN
+SCORE = "round(1 - coalesce(nullif(embedding::vector <=> q.real::vector({bits}), 'NaN'), 1)::numeric, 6)::float8"
+RERANKED = f"""SELECT q.n - 1, c.distance, c.key, c.score {QUERIES} (
+        SELECT distance, key, {SCORE} AS score FROM ({NEAR}) AS near ORDER BY score DESC, key LIMIT {{best}}) AS c
+    ORDER BY q.n, c.score DESC, c.key"""
+EMBEDDINGS = """EXISTS (SELECT FROM pg_attribute WHERE attrelid = to_regclass(quote_ident(codes))
+    AND attname = 'embedding' AND NOT attisdropped)"""
 
 
 class PostgresStore:
@@ -96,6 +111,7 @@ class PostgresStore:
         batches: Iterable[Batch],
         meta: Mapping[str, Any] | None = None,
         approximate: bool | None = None,
+        embeddings: bool = False,
     ) -> Collection:
         """Create or replace a collection; creates extension and registry if needed.
 
@@ -107,7 +123,10 @@ class PostgresStore:
             _need_extension(db, self.url)
             db.execute(REGISTRY)
             db.execute(SQL(TABLE).format(table=table, bits=Literal(bits)))
-            about[1] = self._copy(db, table, bits, batches)
+            if embeddings:
+                column = SQL("ALTER TABLE {} ADD COLUMN embedding halfvec({}) NOT NULL")
+                db.execute(column.format(table, Literal(bits)))
+            about[1] = self._copy(db, table, bits, batches, embeddings)
             if approximate:
                 db.execute(SQL("CREATE INDEX ON {} USING hnsw (code bit_hamming_ops)").format(table))
             db.execute(SQL("ANALYZE {}").format(table))
@@ -125,7 +144,7 @@ class PostgresStore:
         """Add codes."""
         with self._server_errors(), self._transaction() as db:
             table, about = self._find(name, lock=True)
-            added = self._copy(db, Identifier(table), about.bits, batches)
+            added = self._copy(db, Identifier(table), about.bits, batches, about.embeddings)
             db.execute("UPDATE cmrhash_collections SET rows=rows+%s WHERE name=%s", [added, name])
         return self.about(name)
 
@@ -152,20 +171,32 @@ class PostgresStore:
             )
         return self.about(name)
 
-    def search(self, name: str, packed: NDArray[np.uint8], k: int) -> Found:
+    def search(self, name: str, packed: Packed, k: int, keys: Sequence[str] | None = None) -> Found:
         """Find the k nearest codes of each query."""
 
         def work() -> Found:
             table, about = self._find(name)
-            wanted = check_query(packed, about, k)
-            exact = not about.approximate or not self._probes or wanted > MAX_CANDIDATES
-            found = self._nearest(table, about.bits, packed, wanted, exact)
-            short = [at for at, line in enumerate(found) if len(line) < wanted]
-            if short and not exact:
-                backed = self._nearest(table, about.bits, packed[short], wanted, True)
-                found = [backed[short.index(at)] if at in short else line for at, line in enumerate(found)]
-            distances = np.array([[distance for distance, _ in line] for line in found], np.int32)
-            return distances.reshape(len(packed), wanted), [[key for _, key in line] for line in found]
+            return _found(self._nearest(table, about, packed, k, keys), check_query(packed, about, k, keys))
+
+        return self._retry(work)
+
+    def ranked(
+        self, name: str, embedding: NDArray[np.float32], k: int, rank: Rank, keys: Sequence[str] | None = None
+    ) -> Ranked:
+        """Find the k best of each query's nearest codes, in SQL if the collection keeps embeddings."""
+        count = rank.candidates(check_k(k))
+
+        def work() -> Ranked:
+            table, about = self._find(name)
+            packed = packed_queries(embedding, rank, about.bits)
+            if rank.kind == RERANK and about.embeddings:
+                lines = self._nearest(table, about, packed, count, keys, (embedding, k))
+                scores = np.array([[score for *_, score in line] for line in lines], np.float64)
+                distances, names = _found(lines, check_query(packed, about, k, keys))
+                return distances, names, scores.reshape(distances.shape)
+            lines = self._nearest(table, about, packed, count, keys)
+            codes = [_of_digits([code for *_, code in line], about.bits) for line in lines]
+            return by_code(_found(lines, check_query(packed, about, k, keys)), codes, embedding, k, rank)
 
         return self._retry(work)
 
@@ -225,42 +256,81 @@ class PostgresStore:
 
     def _find(self, name: str, lock: bool = False) -> tuple[str, Collection]:
         """Table and description of a collection. lock: against other writers, for the transaction."""
-        query = "SELECT codes, name, bits, rows, meta, approximate FROM cmrhash_collections WHERE name=%s"
+        query = (
+            f"SELECT codes, name, bits, rows, meta, approximate, {EMBEDDINGS} FROM cmrhash_collections WHERE name=%s"
+        )
         rows = self._registered(query + (" FOR UPDATE" if lock else ""), [check_name(name)])
         if not rows:
             raise missing_collection(name, self.names(), self.url)
-        return rows[0][0], Collection(*rows[0][1:])
+        table = rows[0][0] and own_place(name, rows[0][0], TABLE_NAME, self.url)  # "": made by `replace` just now
+        return table, Collection(*rows[0][1:])
 
-    def _copy(self, db: Any, table: Identifier, bits: int, batches: Iterable[Batch]) -> int:
-        """Copy codes into a table; returns their number."""
-        rows = 0
-        with db.cursor() as cursor, cursor.copy(SQL("COPY {} (key, code) FROM STDIN").format(table)) as copy:
-            for keys, packed in checked_batches(batches, bits):
-                lines = zip(keys, _digits(packed, bits), strict=True)
-                copy.write("".join(f"{key}\t{code}\n" for key, code in lines).replace("\\", "\\\\"))
-                rows += len(keys)
-        return rows
+    def _copy(self, db: Any, table: Identifier, bits: int, batches: Iterable[Batch], embeddings: bool) -> int:
+        """Copy codes, and embeddings if the table has them; returns their number."""
+        count, columns = 0, SQL("key, code, embedding" if embeddings else "key, code")
+        with db.cursor() as cursor, cursor.copy(SQL("COPY {} ({}) FROM STDIN").format(table, columns)) as copy:
+            for rows in checked_batches(batches, bits):
+                fields = [rows.keys, _digits(rows.packed, bits)]
+                if embeddings:
+                    fields.append(_texts(embedding_of(rows, bits)))
+                lines = map("\t".join, zip(*fields, strict=True))
+                copy.write("".join(f"{line}\n" for line in lines).replace("\\", "\\\\"))
+                count += len(rows.keys)
+        return count
 
     def _nearest(
-        self, table: str, bits: int, packed: NDArray[np.uint8], k: int, exact: bool
-    ) -> list[list[tuple[int, str]]]:
-        """(distance, key) of the k nearest codes of each query."""
-        query = SQL(NEAREST).format(
+        self,
+        table: str,
+        about: Collection,
+        packed: Packed,
+        k: int,
+        keys: Sequence[str] | None,
+        best: tuple[NDArray[np.float32], int] | None = None,
+    ) -> list[Rows]:
+        """(distance, key, code) of the k nearest codes of each query, exact if the index finds too few.
+
+        best: embeddings of the queries and number of results: (distance, key, score) of these, by score.
+        """
+        wanted = check_query(packed, about, k, keys)
+        exact = not about.approximate or not self._probes or wanted > MAX_CANDIDATES or keys is not None
+        found = self._lines(table, about.bits, packed, wanted, keys, exact, best)
+        enough = min(wanted, best[1]) if best else wanted
+        short = [at for at, line in enumerate(found) if len(line) < enough]
+        if short and not exact:
+            some = (best[0][short], best[1]) if best else None
+            for at, line in zip(short, self._lines(table, about.bits, packed[short], k, keys, True, some), strict=True):
+                found[at] = line
+        return found
+
+    def _lines(
+        self,
+        table: str,
+        bits: int,
+        packed: Packed,
+        k: int,
+        keys: Sequence[str] | None,
+        exact: bool,
+        best: tuple[NDArray[np.float32], int] | None,
+    ) -> list[Rows]:
+        query = SQL(RERANKED if best else NEAREST).format(
             table=Identifier(table),
             bits=Literal(bits),
             k=Literal(k),
+            best=Literal(best[1] if best else 0),
             ties=SQL(", row" if exact else ""),
+            where=SQL("" if keys is None else " WHERE key = ANY({})").format(Literal(list(keys or ()))),
             queries=Literal(_digits(packed, bits)),
+            reals=Literal(_texts(best[0]) if best else []),
         )
-        found: list[list[tuple[int, str]]] = [[] for _ in packed]
+        found: list[Rows] = [[] for _ in packed]
         with self._transaction() as db:
             if exact:
                 db.execute("SET LOCAL enable_indexscan = off")
             else:
                 effort = min(max(self._probes, k), MAX_CANDIDATES)
                 db.execute(SQL("SET LOCAL hnsw.ef_search = {}").format(Literal(effort)))
-            for at, distance, key in db.execute(query):
-                found[at].append((int(distance), key))
+            for at, distance, *line in db.execute(query):
+                found[at].append((int(distance), *line))
         return found
 
 
@@ -285,6 +355,24 @@ def _digits(packed: NDArray[np.uint8], bits: int) -> list[str]:
     """Codes as "0110...", bit 0 first."""
     text = (unpack(packed, bits).astype(np.uint8) + ord("0")).tobytes().decode("ascii")
     return [text[at : at + bits] for at in range(0, len(text), bits)]
+
+
+def _of_digits(digits: Sequence[str], bits: int) -> Packed:
+    """Packed codes of "0110...", (n, ceil(bits / 8)) uint8."""
+    signs = np.frombuffer("".join(digits).encode(), np.uint8).reshape(-1, bits) - ord("0")
+    return np.packbits(signs, axis=1, bitorder="little")
+
+
+def _texts(vectors: NDArray[np.float32]) -> list[str]:
+    """Vectors as "[0.5, -1.0, ...]", as pgvector reads them."""
+    return [str(vector) for vector in vectors.tolist()]
+
+
+def _found(lines: Sequence[Rows], most: int) -> Found:
+    """Distances and keys of lines of equal length; most: this length if there is no line."""
+    distances = np.array([[distance for distance, *_ in line] for line in lines], np.int32)
+    shape = len(lines), len(lines[0]) if lines else most
+    return distances.reshape(shape), [[line[1] for line in one] for one in lines]
 
 
 def _first_line(error: Exception) -> str:

@@ -9,6 +9,7 @@ from small_searches import photo
 from cmrhash.errors import UsageError
 from cmrhash.features.dataset import ExtractedDataset
 from cmrhash.retrieval.codes import unpack
+from cmrhash.retrieval.ranking import asymmetric_scores
 from cmrhash.search import finder
 from cmrhash.search.hasher import Hasher
 
@@ -155,7 +156,8 @@ def test_a_store_gives_the_shortlist_and_the_run_the_scores(made, tmp_path, hash
     store.add(f"manifest-triplet-16-{hasher.views['image'].view}", [(["new photo"], code)])
     hits = stored.search("dog 4", lang="en", k=41)
     strange = next(hit for hit in hits if hit.id == "new photo")
-    assert (strange.distance, strange.score, strange.rank, strange.caption) == (0, 1.0, 1, None)
+    by_code = asymmetric_scores(hasher.embed_text(["dog 4"], "en"), code)[0, 0]
+    assert (strange.distance, strange.score, strange.rank, strange.caption) == (0, by_code, 1, None)
     assert next(hit for hit in hits if hit.id != "new photo").score < 1
 
 

@@ -11,7 +11,7 @@ from random_codes import check_found, leftovers, numbered, part, random_codes
 
 from cmrhash.errors import CmrhashError, DamagedError, LockedError
 from cmrhash.search.stores import folder, open_store
-from cmrhash.storage.files import locked
+from cmrhash.storage.files import locked, read_json, write_json
 
 
 @pytest.fixture
@@ -91,3 +91,12 @@ def test_a_second_writer_waits_and_a_killed_one_leaves_nothing_for_long(filled):
     store.remove("some", ["k1"])
     assert not killed.exists()
     assert other.exists()
+
+
+@pytest.mark.parametrize("place", ["../elsewhere", "/etc", "a/b.01234567", ".", "", "some.0123abcd/..", 7, None])
+def test_a_manifest_leads_to_no_other_folder(filled, place):
+    store, _, packed = filled
+    manifest = store.folder / "some.json"
+    write_json(manifest, {**read_json(manifest, ""), "folder": place})
+    with pytest.raises(DamagedError, match="which cmrhash has not made"):
+        store.search("some", packed[:1], 1)

@@ -29,7 +29,8 @@ from cmrhash.search.stores import check_name, open_store, shown
 )
 def test_keys_that_cannot_be_added(store, keys, words):
     packed = np.zeros((2, 4), np.uint8)
-    store.replace("keys", 32, [(numbered(2), packed)])
+    if "keys" not in store.names():
+        store.replace("keys", 32, [(numbered(2), packed)])
     with pytest.raises((DataError, UsageError), match=words) as caught:
         store.add("keys", [(keys, packed)])
     assert "\n" not in str(caught.value)
@@ -68,10 +69,10 @@ def test_codes_of_another_length_are_refused(store, codes):
     assert store.about("length").rows == 1
 
 
-@pytest.mark.parametrize("k", [0, -1, 1.5, None, True])
-def test_k_must_be_a_positive_whole_number(store, k):
-    for rows in (0, 2):
-        store.replace("k", 32, [(numbered(rows), np.zeros((rows, 4), np.uint8))])
+@pytest.mark.parametrize("rows", [0, 2])
+def test_k_must_be_a_positive_whole_number(store, rows):
+    store.replace("k", 32, [(numbered(rows), np.zeros((rows, 4), np.uint8))])
+    for k in (0, -1, 1.5, None, True):
         with pytest.raises(UsageError, match="k must be"):
             store.search("k", np.zeros((1, 4), np.uint8), k)
 

@@ -8,8 +8,10 @@ import sys
 from contextlib import closing
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
+from cmrhash.retrieval.ranking import cosine_scores
 from cmrhash.search import publish
 from cmrhash.search.stores import open_store
 
@@ -149,6 +151,53 @@ def test_what_others_put_there_is_found_by_its_key(command, trained, tmp_path):
         hits = hasher.nearest(code[0], "image", "de", 200)
         assert (hits[0].id, hits[0].distance, hits[0].caption) == ("new photo", 0, None)
         assert sum(hit.caption is None for hit in hits) == 1
+
+
+@pytest.mark.parametrize("run", ["triplet-16", "triplet-12-pairs"])
+def test_conditions_and_ranks_give_the_hits_of_the_runs_own_index(command, url, run):
+    run = f"runs/toy/{run}"
+    keeps = url.startswith("postgresql")
+    code, _, err = command("index", "--store", url, "--run", run, "-q", *(["--embeddings"] if keeps else []))
+    assert code == 0, err
+    for args in (
+        ["--where", "label=a", "--where", "split!=query", "--to", "both", "--rank", "asymmetric"],
+        ["--where", "label=b or id=i3*", "--rank", "rerank:500"],
+        ["--where", "id=i7", "--to", "image", "--rank", "rerank"],
+        ["--rank", "rerank:500", "--to", "both", "--k", 30],
+    ):
+        ask = ("search", "--id", "i7", "--run", run, "--json", *args)
+        own, stored = (json.loads(command(*ask, *to)[1])["results"] for to in ([], ["--store", url]))
+        assert own
+        assert own == stored
+    code, out, err = command("search", "--id", "i7", "--run", run, "--store", url, "--where", "label=zzz")
+    assert (code, out, err.count("\n")) == (2, "", 1)
+
+
+def test_the_store_scores_what_others_put_there(command, trained, url):
+    from cmrhash.retrieval.codes import pack
+    from cmrhash.search.hasher import Hasher
+
+    keeps = url.startswith("postgresql")
+    run = "runs/toy/triplet-16"
+    assert command("index", "--store", url, "--run", run, "-q", *(["--embeddings"] if keeps else []))[0] == 0
+    with closing(Hasher.load(trained / run, trained / "cache", store=url)) as hasher:
+        own = hasher.views["image"].embedding[:1]
+        real = own * np.linspace(0.2, 2, 16, dtype=np.float32)
+        with closing(open_store(url)) as store:
+            store.add("toy-triplet-16-image", [(["new photo"], pack(real), real)])
+        for rank, vector in (("rerank", real if keeps else np.sign(real)), ("asymmetric", np.sign(real))):
+            hits = hasher.nearest(own[0], "image", "de", 200, rank=rank)
+            assert [hit.id for hit in hits if hit.caption is None] == ["new photo"]
+            new = next(hit for hit in hits if hit.id == "new photo")
+            assert abs(new.score - cosine_scores(own, vector)[0, 0]) < 2e-3
+            assert [hit.score for hit in hits] == sorted((hit.score for hit in hits), reverse=True)
+
+
+def test_only_postgresql_keeps_embeddings(command, tmp_path):
+    code, out, err = command("index", "--store", f"faiss:{tmp_path / 'codes'}", "--bits", 16, "-q", "--embeddings")
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert "--embeddings: a folder keeps codes alone" in err
+    assert not (tmp_path / "codes").exists()
 
 
 @pytest.mark.parametrize(
