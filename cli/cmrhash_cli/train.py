@@ -46,7 +46,7 @@ def train(
         typer.Option(
             help="Training method: triplet, triplet-hard, triplet-seed, contrastive, cmpm, cmpm-cmpc, acmr, acmr-mmd, "
             "acmr-coral, acmr-correlation, acmr-label-triplet, acmr-label, corrnet, logistic, supcon, tie-ap, "
-            "tie-ap-nce, cca, itq or sign."
+            "tie-ap-nce, krr-ap, cca, itq or sign."
         ),
     ] = D.method,
     alignment: Annotated[

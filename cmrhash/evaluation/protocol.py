@@ -54,6 +54,7 @@ def protocol_of(
         "trained_langs": "; ".join(sorted({"+".join(run.langs) for run in found})),
         "seeds": sorted({run.seed for run in found}),
         **_extras(rows, found),
+        **({"roles": roles} if (roles := _roles(found)) else {}),
         **({"since the training": since} if (since := _by_run(found, partial(_since, dataset))) else {}),
     }
 
@@ -67,6 +68,12 @@ def _by_run(found: Sequence[Run], words_of: Callable[[Run], str | None]) -> str:
     if len(which) == 1:
         return next(iter(which))
     return "; ".join(f"{words} ({', '.join(names)})" for words, names in which.items())
+
+
+def _roles(found: Sequence[Run]) -> str:
+    """Methods that hash queries and database items differently, "" for none."""
+    methods = ", ".join(sorted({run.method for run in found if run.has_two_roles}))
+    return f"queries and database items have heads of their own ({methods})" if methods else ""
 
 
 def _since(dataset: ImageTextDataset, run: Run) -> str:

@@ -3,6 +3,7 @@
 ``codes.h5`` in the run's folder holds, for each view, ``<view>.packed`` (M, ceil(bits/8)) uint8, ``<view>.embedding``
 (M, bits) float32 and ``<view>.item`` (M,) int64 of every valid row, and ``<view>.database`` (n,) int64, the rows that
 ``<view>.faiss`` indexes, in its order: the first caption of each database item, or all where relevance is by pairs.
+Where queries are embedded differently from database items, ``<view>.query`` (M, bits) float32 holds their embeddings.
 
 A text head also hashes other languages whose captions went through the same text encoder. The run borrows these views,
 so that a training on one language can be scored on another.
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
 
 AMONG = ("database", "all")  # items that a search covers
 PARTS = ("packed", "embedding", "item", "database")
+QUERY = "query"  # a part that only runs with two roles have
 AGAIN = "delete it; `evaluate` creates it again"
 
 
@@ -49,7 +51,8 @@ class ViewCodes:
     """Codes of one view of a run.
 
     embedding: (M, bits) float32. database: (n,) int64 rows in the index, in its order. head: view whose head made the
-    codes, another view for a borrowed language.
+    codes, another view for a borrowed language. query: (M, bits) float32 embeddings of the rows as queries, None where
+    they are those of database items.
     """
 
     view: View
@@ -58,11 +61,22 @@ class ViewCodes:
     database: NDArray[np.int64]
     index: BinaryIndex
     head: View
+    query: NDArray[np.float32] | None = None
 
     def __repr__(self) -> str:
         return (
             f"ViewCodes({self.view!r}, {len(self.codes)} codes of {self.codes.bits} bits, {len(self.database)} indexed)"
         )
+
+    @property
+    def asked(self) -> NDArray[np.float32]:
+        """Embeddings of the rows as queries, (M, bits) float32."""
+        return self.embedding if self.query is None else self.query
+
+    @cached_property
+    def asked_packed(self) -> NDArray[np.uint8]:
+        """Packed codes of the rows as queries, (M, ceil(bits / 8)) uint8."""
+        return self.codes.packed if self.query is None else pack(self.query)
 
     @cached_property
     def ordinal(self) -> NDArray[np.int64]:
@@ -116,7 +130,8 @@ class RunCodes(Mapping[View, ViewCodes]):
                 raise DamagedError(f"'{view}.{lacking[0]}' is missing", path, AGAIN)
             packed, embedding, item, database = (arrays[f"{view}.{part}"] for part in PARTS)
             head = View(borrowed.get(view, {"head": view})["head"])
-            views[view] = ViewCodes(view, Codes(packed, self.run.bits, item), embedding, database, index, head)
+            query = arrays.get(f"{view}.{QUERY}")
+            views[view] = ViewCodes(view, Codes(packed, self.run.bits, item), embedding, database, index, head, query)
         return views
 
     def __getitem__(self, view: View) -> ViewCodes:
@@ -229,7 +244,8 @@ def _make(run: Run, data: ExtractedDataset) -> None:
         made: runs.TrainedOn | Borrowed = borrowed[view] if view in borrowed else run.features[view]
         of = data.features(view, view.encoder_of(made.file))
         x = torch.from_numpy(of.features.x[of.rows])
-        embedding = heads[borrowed[view].head if view in borrowed else view].embed(x).numpy()  # type: ignore[operator]
+        head: Any = heads[borrowed[view].head if view in borrowed else view]
+        embedding = head.embed(x).numpy()
         packed = pack(embedding)
         database = scored_rows(dataset, of.items, in_database)
         index_path = run.folder / view.index_file
@@ -237,6 +253,8 @@ def _make(run: Run, data: ExtractedDataset) -> None:
         digests[index_path.name] = sha256(index_path)
         parts = zip(PARTS, (packed, embedding, of.items, database.astype(np.int64)), strict=True)
         arrays |= {f"{view}.{part}": array for part, array in parts}
+        if run.has_two_roles:
+            arrays[f"{view}.{QUERY}"] = head.embed(x, query=True).numpy()
     manifest = {"kind": "codes", "recipe": _recipe(run, data, borrowed), "indexes": digests}
     write_sealed(run.folder / runs.CODES, arrays, manifest)
 

@@ -43,7 +43,7 @@ def score(
     hists: Iterator[NDArray[np.int32]] = _by_score(rank, both, relevance)
     radii: dict[str, Any] = {}
     if rank.kind == HAMMING:
-        packed = np.ascontiguousarray(both.source.codes.packed[both.rows])
+        packed = np.ascontiguousarray(both.source.asked_packed[both.rows])
         hist = rank_histogram(packed, both.sought.index.packed, both.source.codes.bits, relevance)
         hists, radii = iter([hist]), _by_radius(*metrics.items_relevant(hist))
     blocks = [_of_queries(config, cuts, hist) for hist in hists]
@@ -82,13 +82,13 @@ def _by_score(rank: Rank, both: Sides, relevance: Relevance) -> Iterator[NDArray
 
 def scores_of(rank: Rank, both: Sides, first: int, last: int) -> Floats:
     """Numbers (last - first, N) that order the database for some queries: the highest is the nearest."""
-    rows, codes = both.rows[first:last], both.source.codes
+    rows, bits = both.rows[first:last], both.source.codes.bits
     if rank.kind == ASYMMETRIC:
-        return asymmetric_scores(both.source.embedding[rows], both.sought.index.packed)
-    distances = distances_to(both.sought.index.packed, np.ascontiguousarray(codes.packed[rows]), codes.bits)
+        return asymmetric_scores(both.source.asked[rows], both.sought.index.packed)
+    distances = distances_to(both.sought.index.packed, np.ascontiguousarray(both.source.asked_packed[rows]), bits)
     if rank.kind == HAMMING:
         return -distances.astype(np.float64)
-    scores = cosine_scores(both.source.embedding[rows], both.sought.embedding[both.sought.database])
+    scores = cosine_scores(both.source.asked[rows], both.sought.embedding[both.sought.database])
     return reranked(scores, distances, rank.candidates(1))
 
 
@@ -135,7 +135,7 @@ def _listed(values: Floats) -> list[float | None]:
 
 def _real(cuts: Sequence[int], both: Sides, relevance: Relevance) -> dict[str, Any]:
     """The real-valued embeddings by cosine, over the whole database: what binarisation is measured against."""
-    ends = (both.source.embedding[both.rows], both.sought.embedding[both.sought.database])
+    ends = (both.source.asked[both.rows], both.sought.embedding[both.sought.database])
     q, d = (x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12) for x in ends)
     block = max(1, REAL_BLOCK // max(len(d), 1))
 

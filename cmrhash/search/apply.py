@@ -56,6 +56,8 @@ def apply(
     models = {} if text_models is None else dict(text_models)
     where = {"image_weights": image_weights, "text_models": models, "device": device, "offline": offline}
     embedder = _opened(str(source), cache, where)
+    if isinstance(embedder, Hasher):
+        write.refuse_heads(embedder.run)
     dataset = collection.dataset if isinstance(collection, ExtractedDataset) else _read(str(collection), cache)
     if isinstance(embedder, Hasher) and embedder.run.dataset == dataset.name:
         raise UsageError("this run was trained on the same collection", embedder.place, "search it as it is")

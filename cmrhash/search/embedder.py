@@ -159,7 +159,7 @@ class Embedder(ABC):
         import torch
 
         heads: Any = self.heads
-        embedding: NDArray[np.float32] = heads[head].embed(torch.from_numpy(x)).numpy()
+        embedding: NDArray[np.float32] = heads[head].embed(torch.from_numpy(x), query=True).numpy()
         return embedding
 
 

@@ -105,7 +105,7 @@ class Finder:
         if codes is None or not len(rows):
             raise UsageError(f"item '{ident}' has no {by}", self.data.folder, "search by the other one")
         features = self.image_features[rows] if with_features else None
-        return Vectors(codes.codes.packed[rows], codes.embedding[rows], features)
+        return Vectors(codes.asked_packed[rows], codes.asked[rows], features)
 
     def is_by_features(self, asked: Rank | None) -> bool:
         """Whether the search ranks by the encoder's features."""

@@ -61,7 +61,7 @@ def _of_search(source: ShownRuns, hasher: Hasher, search: Search, count: int, to
     for rank, query in ranked(ap, count):
         row = int(both.rows[query])
         item = source.dataset.items[int(both.queries[query])]
-        hits = hasher.nearest(both.source.codes.packed[row], search.sought.kind, search.lang or "", top)
+        hits = hasher.nearest(both.source.asked_packed[row], search.sought.kind, search.lang or "", top)
         caption = None
         if search.source.lang:
             caption = both.source.caption(source.dataset, row, search.source.lang) or "(no caption)"

@@ -94,7 +94,7 @@ class ShownRuns:
 
     def _count(self, search: Search) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         both = sides(self.dataset, self.views, search)
-        packed = np.ascontiguousarray(both.source.codes.packed[both.rows])
+        packed = np.ascontiguousarray(both.source.asked_packed[both.rows])
         hist = rank_histogram(packed, both.sought.index.packed, self.best.bits, both.relevance(self.dataset))
         items, relevant = metrics.items_relevant(hist)
         return items.astype(np.int64, copy=False), relevant.astype(np.int64, copy=False)

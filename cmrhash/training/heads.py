@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor, nn
+
+SIMILARITIES = 1 << 24  # to support rows, computed at a time: 64 MiB
 
 
 class Dropout(nn.Module):
@@ -95,11 +99,61 @@ class Head(nn.Module):
             last.weight.copy_(weight.T)
             last.bias.zero_()
 
+    def ask(self, scaled: Tensor) -> Tensor:
+        """Embed standardised features as queries (B, K): here as database items are embedded."""
+        return self.project(scaled)
+
     @torch.inference_mode()
-    def embed(self, x: Tensor, batch: int = 8192) -> Tensor:
-        """(N, D) -> (N, K) without dropout and gradient, a batch at a time."""
+    def embed(self, x: Tensor, batch: int = 8192, query: bool = False) -> Tensor:
+        """(N, D) -> (N, K) without dropout and gradient, a batch at a time. query: as queries, not as items."""
         training = self.training
         self.eval()
-        out = torch.cat([self(part) for part in torch.split(x, batch)]) if len(x) else x.new_empty(0, self.bits)
+        embedded = self.ask if query else self.project
+        parts = [embedded(self.scaled(part)) for part in torch.split(x, batch)]
         self.train(training)
-        return out
+        return torch.cat(parts) if parts else x.new_empty(0, self.bits)
+
+
+class KernelHead(Head):
+    """Kernel expansions over stored training features: one for database items, two for queries.
+
+    With similarities k (B, n) of standardised features to the n support rows, a database item is embedded as
+    k W2 + b1, a query as tanh(k W0 + b0) + k W1 + b1. All is stored as buffers, n (D + 3 K) numbers in the main.
+    dim: D features; bits: K; rows: n.
+    """
+
+    width: Tensor
+    support: Tensor
+    weights: Tensor
+    biases: Tensor
+
+    def __init__(self, dim: int, bits: int, rows: int):
+        super().__init__(dim, bits, bounded=False, network=nn.Identity())
+        self.register_buffer("width", torch.ones(()))
+        self.register_buffer("support", torch.zeros(rows, dim))
+        self.register_buffer("weights", torch.zeros(3, rows, bits))  # of queries, in tanh and beside; of items
+        self.register_buffer("biases", torch.zeros(2, bits))
+
+    def project(self, scaled: Tensor) -> Tensor:
+        """(B, D) standardised features -> (B, K) embeddings as database items."""
+        return torch.cat([k @ self.weights[2] for k in self._similarities(scaled)]) + self.biases[1]
+
+    def ask(self, scaled: Tensor) -> Tensor:
+        """(B, D) standardised features -> (B, K) embeddings as queries."""
+        w, b = self.weights, self.biases
+        return torch.cat([torch.tanh(k @ w[0] + b[0]) + k @ w[1] for k in self._similarities(scaled)]) + b[1]
+
+    def _similarities(self, scaled: Tensor) -> Iterator[Tensor]:
+        """Similarities to the support rows (b, n), some rows at a time."""
+        for part in torch.split(scaled, max(1, SIMILARITIES // len(self.support))):
+            yield rbf(part, self.support, float(self.width))
+
+
+def rbf(x: Tensor, y: Tensor, width: float) -> Tensor:
+    """Gaussian kernel exp(-width |x - y|^2 / D) of rows x (B, D) and y (C, D), (B, C).
+
+    >>> rbf(torch.zeros(1, 2), torch.tensor([[0.0, 0.0], [1.0, 1.0]]), 1.0)
+    tensor([[1.0000, 0.3679]])
+    """
+    squares = torch.addmm(y.pow(2).sum(1), x, y.T, alpha=-2).add_(x.pow(2).sum(1, keepdim=True))
+    return squares.clamp_min_(0).mul_(-width / x.shape[1]).exp_()

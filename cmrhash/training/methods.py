@@ -20,10 +20,11 @@ from cmrhash.training.auxiliary import (
     Shapes,
     decoders,
     label_and_modality_classifiers,
+    label_and_posterior_coders,
     label_classifier,
     label_directions,
 )
-from cmrhash.training.heads import Head
+from cmrhash.training.heads import Head, KernelHead
 from cmrhash.training.names import ALIGNMENTS
 
 IMAGE = "image"
@@ -72,6 +73,7 @@ class Method:
     fit: (standardised features (n, D) by view, bits, ridge) -> linear heads (D, K) by view, of a closed form.
     rotate: (centred features (n, D) of images alone, bits, seed) -> one linear head (D, K), of a closed form for images
     and texts of one space.
+    kernel: a closed form with kernel heads, see ``kernel_codes``; queries and database items are hashed differently.
     parts: shapes -> modules that are trained beside the heads. labels: learns from labels, not from relevance alone.
     reproduction: only for comparison with published results (an ablation, another sampler), not for new work.
     partial: its terms are defined for any views, so that items that lack a view train the others.
@@ -83,6 +85,7 @@ class Method:
     source: str
     fit: Callable[[dict[str, cca.Matrix], int, float], dict[str, cca.Matrix]] | None = None
     rotate: Callable[[NDArray[np.floating], int, int], cca.Matrix] | None = None
+    kernel: bool = False
     parts: Callable[[Shapes], Parts] | None = None
     labels: bool = False
     reproduction: bool = False
@@ -111,10 +114,13 @@ def register(method: Method) -> str:
 
 
 def build_head(dim: int, bits: int, shape: Mapping[str, Any]) -> Head:
-    """The head that a run records. shape: keywords of ``Head``; "network" names the method whose ``heads`` it has.
+    """The head that a run records. shape: keywords of ``Head``; "network" names the method whose ``heads`` it has;
+    "rows" makes it a ``KernelHead`` with that many support rows.
 
     Raises UsageError if that method is not registered here.
     """
+    if "rows" in shape:
+        return KernelHead(dim, bits, shape["rows"])
     own = {key: value for key, value in shape.items() if key != "network"}
     if "network" not in shape:
         return Head(dim, bits, **own)
@@ -364,6 +370,14 @@ METHODS = {
         None,
         "signs after a random rotation, Charikar (STOC 2002), Ji et al. (NIPS 2012), in one space with the texts",
         rotate=rotations.sign,
+    ),
+    "krr-ap": Method(
+        None,
+        "kernel ridge regression of the labels, leave-one-out on train items, Rifkin & Lippert "
+        "(MIT-CSAIL-TR-2007-025); tie-aware AP, He et al. (CVPR 2018) eq. 8",
+        kernel=True,
+        parts=label_and_posterior_coders,
+        labels=True,
     ),
     "tie-ap": Method(_pairs(_tie_ap, own=True), "tie-aware AP, He et al. (CVPR 2018) eq. 8", partial=True),
     "tie-ap-nce": Method(

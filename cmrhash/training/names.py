@@ -6,7 +6,7 @@ from cmrhash.errors import UsageError, did_you_mean
 
 METHODS = (
     *("triplet", "contrastive", "cmpm", "cmpm-cmpc", "acmr", "corrnet", "logistic", "supcon", "cca", "itq", "sign"),
-    *("tie-ap", "tie-ap-nce"),
+    *("krr-ap", "tie-ap", "tie-ap-nce"),
 )
 REPRODUCTION = (
     "triplet-hard",

@@ -162,6 +162,11 @@ class Run:
         return int(self.settings["seed"])
 
     @property
+    def has_two_roles(self) -> bool:
+        """Whether queries are hashed differently from database items."""
+        return "rows" in self.head
+
+    @property
     def is_applied(self) -> bool:
         """Whether the heads were trained on another data set; see ``search.apply``."""
         return EXPORT in self.record

@@ -9,8 +9,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -31,11 +30,13 @@ from cmrhash.features.dataset import ExtractedDataset
 from cmrhash.retrieval import codes, index, metrics
 from cmrhash.storage.files import locked, make_folder, remove, sha256, write_bytes
 from cmrhash.storage.recipes import refuse_difference
-from cmrhash.training import one_space, runs
+from cmrhash.training import kernel_codes, one_space, runs
 from cmrhash.training.adamw import AdamW
 from cmrhash.training.auxiliary import Shapes
 from cmrhash.training.checkpoint import TrainingState, forget
+from cmrhash.training.heads import KernelHead
 from cmrhash.training.methods import Batch, Method, Terms, build_head, get_method, total
+from cmrhash.training.schedule import one_cycle, seeded
 from cmrhash.training.task import Group, Probes, Task, asked_rows, prepare, run_folder
 
 log = logging.getLogger(__name__)
@@ -80,6 +81,8 @@ def train(
             return _finish(_rotate(config, method, task), recipe, target, task.dataset), True
         if not method.partial:
             task.partial = []
+        if method.kernel:
+            return _finish(_by_kernels(config, method, task), recipe, target, task.dataset), True
         if method.fit:
             return _finish(_fit(config, method, task), recipe, target, task.dataset), True
         return _train(config, method, task, recipe, target, overwrite, progress), True
@@ -156,13 +159,22 @@ def _rotate(config: TrainConfig, method: Method, task: Task) -> TrainingState:
     return state
 
 
+def _by_kernels(config: TrainConfig, method: Method, task: Task) -> TrainingState:
+    """A closed form around a short training of codes: one "epoch"."""
+    state = fresh(config, method, task)
+    with seeded(config.seed, task.device):
+        found = kernel_codes.fit(task, state)
+    state.finish_epoch({"epoch": 0, **found, "skipped": 0} | _judge(task, state.heads))
+    return state
+
+
 def fresh(config: TrainConfig, method: Method, task: Task) -> TrainingState:
     """Fresh heads, drawn from the seed, that know the statistics of the training features; then the method's parts."""
     dims = {name: x.shape[1] for name, x in task.x.items()}
     classes = len(task.dataset.classes) if task.train.labels is not None else 0
     shapes = Shapes(config.bits, classes, {name.short: dim for name, dim in dims.items()})
     with seeded(config.seed, task.device):
-        heads = make_heads(config, method, dims)
+        heads = make_heads(config, method, dims, len(task.train))
         parts = torch.nn.ModuleDict(method.parts(shapes) if method.parts else {})
     for name, view in task.views.items():
         items = np.concatenate([group.items for group in (task.train, *task.partial) if name in group.views])
@@ -274,26 +286,30 @@ def _judge(task: Task, heads: torch.nn.ModuleDict) -> dict[str, Any]:
     if task.probes is None:
         return {}
 
-    def codes_of(view: View, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
+    def codes_of(view: View, rows: NDArray[np.int64], query: bool = False) -> NDArray[np.uint8]:
         x = task.x[view][torch.from_numpy(rows).to(task.device)]
-        return codes.pack(heads[view].embed(x).cpu().numpy())  # type: ignore[operator]
+        return codes.pack(heads[view].embed(x, query=query).cpu().numpy())  # type: ignore[operator]
 
-    return judge(task.probes, codes_of, heads[View.IMAGE].bits)  # type: ignore[arg-type]
+    head = heads[View.IMAGE]
+    queries_of = (lambda view, rows: codes_of(view, rows, True)) if isinstance(head, KernelHead) else None
+    return judge(task.probes, codes_of, head.bits, queries_of)  # type: ignore[arg-type]
 
 
-def judge(probes: Probes, codes_of: CodesOf, bits: int) -> dict[str, Any]:
+def judge(probes: Probes, codes_of: CodesOf, bits: int, queries_of: CodesOf | None = None) -> dict[str, Any]:
     """Tie-aware mAP of val queries by language and direction, and the collapse watch over the database's codes.
 
     codes_of: (view, rows) -> their codes, packed as by codes.pack; asked once a view, for the rows that are needed.
+    queries_of: likewise the codes of queries, if they differ.
     """
     views = [View.IMAGE, *map(View.text, probes)]
     rows = {view: asked_rows(probes, view) for view in views}
     packed = {view: codes_of(view, rows[view]) for view in views}
+    asked = {view: queries_of(view, rows[view]) for view in views} if queries_of else packed
     scores: dict[str, dict[str, float]] = {}
     watch: dict[str, dict[str, Any]] = {}
     for lang, by_direction in probes.items():
         for direction, probe in by_direction.items():
-            q = packed[probe.source][np.searchsorted(rows[probe.source], probe.queries)]
+            q = asked[probe.source][np.searchsorted(rows[probe.source], probe.queries)]
             d = packed[probe.sought][np.searchsorted(rows[probe.sought], probe.database)]
             hist = index.rank_histogram(q, d, bits, probe.relevance)
             mean, count = metrics.mean_over_valid(metrics.average_precision(*metrics.items_relevant(hist)))
@@ -312,15 +328,17 @@ def judge(probes: Probes, codes_of: CodesOf, bits: int) -> dict[str, Any]:
 # ---------------------------------------------------------------------------------------------- small parts
 
 
-def make_heads(config: TrainConfig, method: Method, dims: Mapping[View, int]) -> torch.nn.ModuleDict:
-    """One head per view, by name. dims: features of each."""
+def make_heads(config: TrainConfig, method: Method, dims: Mapping[View, int], items: int) -> torch.nn.ModuleDict:
+    """One head per view, by name. dims: features of each; items: to train on."""
     dropouts = {} if method.heads else {"dropout": config.dropout, "input_dropout": config.input_dropout}
-    shape = {**_head_shape(config, method), **dropouts}
+    shape = {**_head_shape(config, method, items), **dropouts}
     return torch.nn.ModuleDict({name: build_head(dim, config.bits, shape) for name, dim in dims.items()})
 
 
-def _head_shape(config: TrainConfig, method: Method) -> dict[str, Any]:
+def _head_shape(config: TrainConfig, method: Method, items: int) -> dict[str, Any]:
     """What the run's record says of its heads."""
+    if method.kernel:
+        return {"hidden": 0, "bounded": False, "rows": kernel_codes.support_rows(items)}
     if method.heads:
         return {"hidden": 0, "bounded": False, "network": method.name}
     return {"hidden": 0, "bounded": False} if method.terms is None else {"hidden": config.hidden, "bounded": True}
@@ -331,26 +349,6 @@ def batch_size(wanted: int, items: int) -> int:
     while wanted > 2 and items // wanted < MIN_STEPS:
         wanted //= 2
     return max(2, wanted)
-
-
-def one_cycle(step: int, steps: int, peak: float) -> float:
-    """The learning rate of a step: up from peak/25 over 30 % of the way, down to almost 0, both by half a cosine
-    (Smith & Topin 2018, as torch's OneCycleLR has it). A function of the step, so that a resumed run needs no state.
-    """
-    rise = max(0.3 * steps - 1, 1e-9)
-    if step <= rise:
-        low, high, share = peak / 25, peak, step / rise
-    else:
-        low, high, share = peak, peak / 25e4, (step - rise) / max(steps - 1 - rise, 1e-9)
-    return high + (low - high) * (1 + math.cos(math.pi * min(share, 1))) / 2
-
-
-@contextmanager
-def seeded(seed: int, device: torch.device) -> Iterator[None]:
-    """Draw from ``seed`` inside, and leave the caller's random numbers as they were."""
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.manual_seed(seed)
-        yield
 
 
 def _recipe(config: TrainConfig, task: Task, method: Method) -> dict[str, Any]:
@@ -369,7 +367,7 @@ def _recipe(config: TrainConfig, task: Task, method: Method) -> dict[str, Any]:
         **({"partial": {group.name: len(group) for group in task.partial}} if method.partial and task.partial else {}),
         "batch": batch_size(config.batch, len(task.train)),
         "source": method.source,
-        "head": _head_shape(config, method),
+        "head": _head_shape(config, method, len(task.train)),
         "features": features,
         "made_as": {name: view.header.made_as for name, view in task.views.items()},
     }

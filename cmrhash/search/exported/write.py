@@ -67,9 +67,7 @@ def save(source: Exporting, target: Path, *, with_encoders: bool = False, overwr
     if source.run.is_applied:
         what = "these heads were trained on another data set"
         raise UsageError(what, source.run.folder, "export the run that was trained")
-    if "network" in source.run.head:
-        what = f"the heads of method '{source.run.method}' are code of your own, which no export holds"
-        raise UsageError(what, source.run.folder, "export a run of a built-in method")
+    refuse_heads(source.run)
     entries = _entries(source, with_encoders)
     make_folder(target)
     for name in (CONFIG, ONNX):
@@ -101,6 +99,16 @@ def save(source: Exporting, target: Path, *, with_encoders: bool = False, overwr
     write_bytes(target / CARD, card(config, run, saved_scores.shown(run)).encode(errors="backslashreplace"))
     write_json(target / CONFIG, config)
     _check(target, entries)
+
+
+def refuse_heads(run: runs.Run) -> None:
+    """Raise UsageError for a run whose heads no export holds."""
+    if "network" in run.head:
+        what = f"the heads of method '{run.method}' are code of your own, which no export holds"
+        raise UsageError(what, run.folder, "export a run of a built-in method")
+    if run.has_two_roles:
+        what = f"'{run.method}' hashes queries and database items differently, which an export cannot"
+        raise UsageError(what, run.folder, "use a run of another method, such as tie-ap")
 
 
 def push(folder: Path, repo: str, *, private: bool = False) -> str:

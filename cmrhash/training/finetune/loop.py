@@ -51,7 +51,8 @@ from cmrhash.training.finetune.task import Photos, TuneTask, choose, open_task
 from cmrhash.training.finetune.tuned import Tuned
 from cmrhash.training.heads import Head
 from cmrhash.training.methods import METHODS, Batch, Method, Terms, get_method, total
-from cmrhash.training.train import NAN_STEPS, batch_size, judge, one_cycle, seeded, summary
+from cmrhash.training.schedule import one_cycle, seeded
+from cmrhash.training.train import NAN_STEPS, batch_size, judge, summary
 
 LOOK = 16  # steps between checks of the gradients, each of which waits for the device
 JUDGE_BATCH = 64  # items per forward pass

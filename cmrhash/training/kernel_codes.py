@@ -1,0 +1,119 @@
+"""Kernel ridge posteriors and codes of them (``krr-ap``), with heads of their own for queries and database items.
+
+Each view predicts the labels by kernel ridge regression. Train items get their leave-one-out prediction, in closed
+form, so that they are as uncertain as new queries. A code of label sets and a code of posteriors per view are trained
+together: each posterior ranks the codes of label sets by tie-aware AP. A database item then has the kernel ridge
+prediction of its label code, fitted closely; a query has the code of its posterior plus such a prediction, fitted
+smoothly. All this is a kernel expansion over the train items, which a ``KernelHead`` stores.
+
+Up to EXACT train items n, all of them support the heads: O(n^2) memory and O(n^3) time. Beyond, LANDMARKS of them do,
+drawn at random.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from cmrhash.compute.device import threads_for
+from cmrhash.data.view import View
+from cmrhash.training.checkpoint import TrainingState
+from cmrhash.training.heads import KernelHead
+from cmrhash.training.kernel_ridge import Exact, Kernel, Landmarks, Regression, choose
+from cmrhash.training.losses import tie_aware_ap
+from cmrhash.training.schedule import one_cycle
+from cmrhash.training.task import Task
+
+EXACT, LANDMARKS = 20_000, 4_000  # train items
+DATABASE_RIDGE = 0.03  # out of .01 to 1, by val mAP of Flickr8k (32 bits)
+STEPS, BATCH, LR = 500, 512, 5e-3  # of the codes
+
+
+def support_rows(items: int) -> int:
+    """Rows that the heads store for so many train items."""
+    return items if items <= EXACT else LANDMARKS
+
+
+def fit(task: Task, state: TrainingState) -> dict[str, Any]:
+    """Fit the (kernel) heads of a training state; its parts code label sets and posteriors.
+
+    Returns the chosen kernels by view, and the loss terms of the codes, their means over the last tenth of the steps.
+    """
+    assert task.train.labels is not None
+    y = task.train.labels
+    centred = y - y.mean(0)
+    chosen = _support(len(y)).to(y.device)
+    kernels: dict[View, Kernel] = {}
+    found: dict[View, Regression] = {}
+    for view in task.views:
+        x = _rows(task, state, view)
+        kernels[view] = choose(x, centred)
+        found[view] = _regression(x, chosen, kernels[view].width).regress(centred, kernels[view].ridge)
+    scales = {view: of.left_out.std(0).clamp_min(1e-3) for view, of in found.items()}
+    terms = _train_codes({view: of.left_out / scales[view] for view, of in found.items()}, y, task, state)
+    with torch.no_grad():
+        target = torch.where(state.parts["labels"](y) >= 0, 1.0, -1.0)
+        for view, of in found.items():
+            linear: Any = state.parts.get_submodule(f"query-{view.short}.1")
+            _fill(task, state, view, kernels[view], target, chosen)
+            head: Any = state.heads[view]
+            head.weights[0] = of.weights @ (linear.weight / scales[view]).T
+            head.biases[0] = linear.bias
+    kept = {view.short: kernel._asdict() for view, kernel in kernels.items()}
+    return {"loss": sum(terms.values()), "terms": terms, "kernels": kept}
+
+
+def _support(items: int) -> Tensor:
+    """Train items, by their position, that support the heads."""
+    count = support_rows(items)
+    return torch.arange(items) if count == items else torch.randperm(items)[:count].sort().values
+
+
+def _rows(task: Task, state: TrainingState, view: View) -> Tensor:
+    """Standardised features of the train items' photos or first captions, (n, D)."""
+    first = torch.from_numpy(task.views[view].start[task.train.items]).to(task.device)
+    head: Any = state.heads[view]
+    scaled: Tensor = head.scaled(task.x[view][first])
+    return scaled
+
+
+def _train_codes(posteriors: dict[View, Tensor], y: Tensor, task: Task, state: TrainingState) -> dict[str, float]:
+    """Train codes of label sets and of standardised posteriors (n, classes); returns the last loss terms by view."""
+    coders: dict[View, nn.Module] = {view: state.parts[f"query-{view.short}"] for view in posteriors}
+    seen: list[Tensor] = []
+    state.parts.train()
+    with threads_for(task.device, BATCH):
+        for step in range(STEPS):
+            some = torch.randint(0, len(y), (min(BATCH, len(y)),)).to(y.device)
+            relevant = y[some] @ y[some].T > 0.5
+            codes = torch.tanh(state.parts["labels"](y[some]))
+            anchors = [torch.tanh(coders[view](p[some])) for view, p in posteriors.items()]
+            terms = torch.stack([tie_aware_ap(anchor, codes, relevant) for anchor in anchors]) / len(anchors)
+            for group in state.optimizer.param_groups:
+                group["lr"] = one_cycle(step, STEPS, LR)
+            state.optimizer.zero_grad()
+            terms.sum().backward()  # type: ignore[no-untyped-call]
+            state.optimizer.step()
+            seen.append(terms.detach())
+    state.parts.eval()
+    last = torch.stack(seen[-STEPS // 10 :]).mean(0).tolist()
+    return {view.short: term for view, term in zip(posteriors, last, strict=True)}
+
+
+def _regression(x: Tensor, chosen: Tensor, width: float) -> Exact | Landmarks:
+    """Regression on rows x (n, D), supported by the chosen ones."""
+    return Exact(x, width) if len(chosen) == len(x) else Landmarks(x, x[chosen], width)
+
+
+def _fill(task: Task, state: TrainingState, view: View, kernel: Kernel, target: Tensor, chosen: Tensor) -> None:
+    """Fit a head's expansions to the signs of label codes (n, K): smoothly for queries, closely for the database."""
+    head, mean = state.heads[view], target.mean(0)
+    assert isinstance(head, KernelHead)
+    regression = _regression(_rows(task, state, view), chosen, kernel.width)
+    head.width.fill_(kernel.width)
+    head.support.copy_(regression.support)
+    smooth, close = regression.expansions(target - mean, (kernel.ridge, DATABASE_RIDGE))
+    head.weights[1], head.weights[2] = smooth, close
+    head.biases[1] = mean

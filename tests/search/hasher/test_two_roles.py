@@ -1,0 +1,146 @@
+"""A run of krr-ap, whose queries and database items have different codes: codes, scores, searches, refusals."""
+
+import json
+import re
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import safetensors.numpy
+from exit_codes import USAGE
+from running import run
+from slow_scores import expected_ap, hamming, related
+
+import cmrhash
+from cmrhash.config import EvalConfig
+from cmrhash.data.sample import draw
+from cmrhash.data.view import View
+from cmrhash.errors import UsageError
+from cmrhash.evaluation.evaluate import evaluate
+from cmrhash.features.file import read_features
+from cmrhash.retrieval.codes import pack
+
+COUNT, BITS = 60, 16
+RUN = "runs/sample/krr-ap-16"
+
+
+def cli(folder, *args):
+    script = [sys.executable, "-c", "from cmrhash_cli.main import main; main()"]
+    done = subprocess.run([*script, *args], cwd=folder, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A folder with the sample, extracted and trained by processes of their own."""
+    folder = tmp_path_factory.mktemp("roles")
+    draw(folder / "cache/sample/drawn", count=COUNT)
+    cli(folder, "extract", "--quiet", "--device", "cpu")
+    cli(folder, "train", "--method", "krr-ap", "--bits", str(BITS), "--quiet", "--device", "cpu")
+    return folder
+
+
+@pytest.fixture
+def here(trained, monkeypatch):
+    monkeypatch.chdir(trained)
+    return trained
+
+
+@pytest.fixture
+def hasher(here):
+    return cmrhash.load(RUN, device="cpu")
+
+
+def slow_embeddings(folder, view):
+    """item -> (as database item, as query) of its photo or first caption, in double precision from the heads' file."""
+    (path,) = (folder / "cache/sample").glob(f"{view}-*.h5")
+    features = read_features(path)
+    state = safetensors.numpy.load_file(folder / RUN / "heads.safetensors")
+    head = {name.removeprefix(f"{view}."): t.astype(float) for name, t in state.items() if name.startswith(f"{view}.")}
+    found = {}
+    for item, row in zip(features.item.tolist(), features.x, strict=True):
+        z = (row - head["mean"]) / head["std"]
+        k = np.array([np.exp(-head["width"] * ((z - other) ** 2).mean()) for other in head["support"]])
+        query = np.tanh(k @ head["weights"][0] + head["biases"][0]) + k @ head["weights"][1] + head["biases"][1]
+        found.setdefault(item, (k @ head["weights"][2] + head["biases"][1], query))
+    return found
+
+
+def test_codes_of_both_roles_are_stored(hasher, here):
+    for view, of in hasher.views.items():
+        slow = slow_embeddings(here, view)
+        first = np.flatnonzero(of.ordinal == 0)
+        database, query = (np.stack([slow[item][role] for item in of.codes.item[first].tolist()]) for role in (0, 1))
+        np.testing.assert_allclose(of.embedding[first], database, atol=1e-3)
+        np.testing.assert_allclose(of.asked[first], query, atol=1e-3)
+        np.testing.assert_array_equal(of.codes.packed, pack(of.embedding))
+        np.testing.assert_array_equal(of.asked_packed, pack(of.asked))
+        assert (of.asked_packed != of.codes.packed).any()
+
+
+def test_scores_are_of_query_codes_against_database_codes(here, hasher):
+    data = hasher.data
+    result = evaluate(EvalConfig(), data, here / "runs")
+    assert result.protocol["roles"] == "queries and database items have heads of their own (krr-ap)"
+    for row in result.rows:
+        views = ["image", f"text-{row['lang']}"][:: 1 if row["direction"] == "i2t" else -1]
+        asking, sought = (slow_embeddings(here, view) for view in views)
+        items = data.dataset.items
+        aps = []
+        for q in [place for place, item in enumerate(items) if "query" in item.splits]:
+            ranked = [
+                (hamming(asking[q][1], sought[d][0]), related(data.dataset, q, d))
+                for d, item in enumerate(items)
+                if "database" in item.splits
+            ]
+            if any(relevant for _, relevant in ranked):
+                aps.append(expected_ap(ranked))
+        assert row["map"] == pytest.approx(np.mean(aps), abs=2e-3)
+        assert row["map"] > row["chance"]
+
+
+def test_sentences_photos_and_items_ask_as_queries(hasher, here):
+    dataset, n = hasher.dataset, 7
+    item = dataset.items[n]
+    text, photo = item.texts["en"][0], here / "cache/sample/drawn" / item.image
+    for view, vector, hits, sought in (
+        ("text-en", hasher.embed_text(text, "en"), hasher.search(text, lang="en", k=COUNT, rank="hamming"), "image"),
+        ("image", hasher.embed_image(photo), hasher.search(photo, lang="en", k=COUNT, rank="hamming"), "text-en"),
+    ):
+        np.testing.assert_allclose(vector, slow_embeddings(here, view)[n][1], atol=1e-2)
+        stored = hasher.search_item(
+            item.id, by="image" if view == "image" else "text", lang="en", k=COUNT, rank="hamming"
+        )
+        database = hasher.views[View(sought)]
+        codes = dict(zip(database.codes.item.tolist()[::-1], database.codes.packed[::-1], strict=True))
+        own = pack(vector[None])[0]
+        for hit in hits:
+            place = next(at for at, each in enumerate(dataset.items) if each.id == hit.id)
+            assert hit.distance == int(np.bitwise_count(codes[place] ^ own).sum())
+        assert {hit.id for hit in stored} == {hit.id for hit in hits}
+
+
+@pytest.mark.slow
+def test_processes_of_their_own(trained):
+    rows = json.loads(cli(trained, "eval", "--json"))["rows"]
+    assert {(row["method"], row["direction"], row["lang"]) for row in rows} == {
+        ("krr-ap", direction, lang) for direction in ("i2t", "t2i") for lang in ("de", "en")
+    }
+    sentence = "a red circle"
+    found = json.loads(cli(trained, "search", sentence, "--lang", "en", "--k", "3", "--json", "--device", "cpu"))
+    hits = cmrhash.load(trained / RUN, cache=trained / "cache", device="cpu").search(sentence, lang="en", k=3)
+    assert [hit["id"] for hit in found["results"]] == [hit.id for hit in hits]
+
+
+def test_it_can_neither_be_exported_nor_applied(hasher, here, capsys):
+    what = "'krr-ap' hashes queries and database items differently, which an export cannot"
+    with pytest.raises(UsageError, match=what):
+        hasher.save_pretrained("shared")
+    assert not (here / "shared").exists()
+    (here / "more").mkdir()
+    for command in (["export", "exported", "--run", RUN], ["index", "more", "--with", RUN, "--device", "cpu"]):
+        assert run(*command) == USAGE
+        assert re.search(what, " ".join(capsys.readouterr().err.split()))
+    assert sorted(path.name for path in here.iterdir()) == ["cache", "more", "runs"]
