@@ -291,6 +291,7 @@ class PlotConfig:
 PLOTS = {
     "pr": "precision and recall by Hamming radius",
     "bits": "mAP (by pairs R@1) by code length, mean and spread over seeds",
+    "seen": "mAP among unseen against seen database items, mean over seeds",
     "distances": "Hamming distances of relevant and irrelevant pairs",
     "tsne": "t-SNE map of images and texts",
     "training": "loss, val mAP and collapse watch by epoch",

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from cmrhash.evaluation.evaluate import Evaluation
 
 D = EvalConfig
+SIDES = ("seen", "unseen")
 FEW_QUERIES = 50  # below which figures are noise
 Row = dict[str, Any]
 
@@ -155,7 +156,7 @@ def _lang(lang: str, head: str) -> str:
 
 
 class _LabelFigures:
-    """mAP, chance and the real-valued mAP, a row per run and language."""
+    """mAP, chance and the real-valued mAP, a row per run and language; then mAP by seen and unseen items."""
 
     def __init__(self, at: tuple[int, ...], map_at: int | None) -> None:
         self.at = at
@@ -168,13 +169,19 @@ class _LabelFigures:
         return [*names, *(f"P@{k} {direction}".strip() for k in self.at for direction in directions)]
 
     def lines(self, who: list[str], rows: Sequence[Row]) -> Iterator[list[str]]:
-        figures = [row["map"] for row in rows]
+        figures, shown = [row["map"] for row in rows], len(rows)
         ties = f"{rows[0]['map_pessimistic']:.3f}-{rows[0]['map_optimistic']:.3f}"
         more = [f"{row['precision_at'][str(k)]:.3f}" for k in self.at for row in rows]
         if self.whole:
             figures += [rows[0]["chance"], *(row["map_real"] for row in rows)]
             more.insert(0, ties)
         yield [*who, *(f"{value:.3f}" for value in figures), *more]
+        if any(row[f"map_{side}"] is None for row in rows for side in SIDES):
+            return  # the protocol says that all database items are of one kind
+        for side in SIDES:
+            own = [row[f"map_{side}"] for row in rows] + [rows[0][f"chance_{side}"]] * self.whole
+            rest = [""] * (len(figures) - shown - self.whole + len(more))
+            yield [f"  {side}", *who[1:], *(f"{value:.3f}" for value in own), *rest]
 
 
 class _PairFigures:

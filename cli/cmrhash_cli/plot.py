@@ -53,7 +53,7 @@ def plot(
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
-    """Plot trained runs: precision and recall, mAP by bits, distances, t-SNE map, training curves.
+    """Plot trained runs: precision and recall, mAP by bits, seen and unseen items, distances, t-SNE map, training.
 
     cmrhash plot
 

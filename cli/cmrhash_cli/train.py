@@ -180,6 +180,8 @@ def _as_json(run: Run, fresh: bool) -> dict[str, Any]:
 
 def _warnings(run: Run) -> list[str]:
     """Warnings about this training."""
+    from cmrhash.training.runs import VAL, WITHIN_VAL
+
     lines, outcome = [], run.outcome
     for name, watch in outcome.collapse.items():
         if watch["collapsed"]:
@@ -191,6 +193,6 @@ def _warnings(run: Run) -> list[str]:
         lines.append(f"the codes had collapsed in {outcome.collapsed_epochs} other epochs than the chosen one")
     if outcome.skipped_steps:
         lines.append(f"{outcome.skipped_steps} steps with a non-finite loss were skipped")
-    if outcome.chosen_on != "val" and outcome.epochs > 1:
+    if outcome.chosen_on not in (VAL, WITHIN_VAL) and outcome.epochs > 1:
         lines.append("no validation items: the last epoch was used")
     return lines

@@ -8,11 +8,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from cmrhash.data.items import ImageTextDataset, Item
 from cmrhash.data.manifest import ABOUT, entry, items_digest, load, read_about
 from cmrhash.errors import StaleError
 from cmrhash.storage.recipes import refuse_difference
 
+NO_ITEMS = np.empty(0, np.int64)
 NAMED = 5  # ids of each kind in a message
 
 
@@ -34,15 +38,27 @@ class Changes:
         return ", ".join([*counts, f"{self.same} as before"])
 
 
-def digests(dataset: ImageTextDataset) -> bytes:
-    """16 bytes per item: the digest of its id, then that of its photo's path, captions and labels."""
-    return b"".join(_short(item.id) + _short(_content(dataset, item)) for item in dataset.items)
+def digests(dataset: ImageTextDataset, first: NDArray[np.int64]) -> bytes:
+    """16 bytes per item: the digest of its id, then that of its photo's path, captions and labels.
+
+    first: (n,) items that come first, in ascending order; then the others in theirs.
+    """
+    order = [*first.tolist(), *np.setdiff1d(np.arange(len(dataset.items)), first).tolist()]
+    items = [dataset.items[at] for at in order]
+    return b"".join(_short(item.id) + _short(_content(dataset, item)) for item in items)
+
+
+def known_ids(before: bytes, dataset: ImageTextDataset) -> NDArray[np.bool_]:
+    """Whether each item was there before, by its id, (items,) bool. before: ``digests`` or the first of them."""
+    then = {before[at : at + 8] for at in range(0, len(before), 16)}
+    return np.array([_short(item.id) in then for item in dataset.items], np.bool_)
 
 
 def changed_since(before: bytes, dataset: ImageTextDataset) -> str:
     """How many items were added, removed or changed, in words; "" for none. before: their ``digests`` then."""
     then, now = (
-        {raw[at : at + 8]: raw[at + 8 : at + 16] for at in range(0, len(raw), 16)} for raw in (before, digests(dataset))
+        {raw[at : at + 8]: raw[at + 8 : at + 16] for at in range(0, len(raw), 16)}
+        for raw in (before, digests(dataset, NO_ITEMS))
     )
     both = then.keys() & now.keys()
     counts = {

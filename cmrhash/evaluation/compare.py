@@ -19,6 +19,7 @@ from cmrhash.evaluation.commands import command_of
 from cmrhash.evaluation.evaluate import Evaluation, refuse_languages, score
 from cmrhash.evaluation.metric_names import METRICS, check_metric
 from cmrhash.evaluation.run_codes import codes_of
+from cmrhash.evaluation.seen import SIDES
 from cmrhash.features.dataset import ExtractedDataset
 from cmrhash.storage.files import write_bytes
 from cmrhash.training import runs
@@ -133,6 +134,7 @@ def _rows(rows: Sequence[dict[str, Any]], metric: str, again: dict[Path, str]) -
     result = []
     for key, own in cells.items():
         mean, sd = _spread([_figure(row, metric, "") for row in own])
+        sides = {side: _by_side(own, metric, side) for side in SIDES[::-1]}
         real, real_sd = _spread([_figure(row, metric, "_real") for row in own])
         result.append(
             {
@@ -146,6 +148,12 @@ def _rows(rows: Sequence[dict[str, Any]], metric: str, again: dict[Path, str]) -
                 "n": len(own),
                 "real": real,
                 "real_sd": real_sd,
+                **{
+                    name + part: value
+                    for name, pair in sides.items()
+                    for part, value in zip(("", "_sd"), pair, strict=True)
+                },
+                **{f"items_{side}": own[0][f"items_{side}"] for side in sides},
                 "chance": _figure(own[0], metric, "_chance"),
                 "collapsed": sum(row["collapsed"] for row in own),
                 "seeds": [row["seed"] for row in own],
@@ -163,6 +171,12 @@ def _figure(row: dict[str, Any], metric: str, which: str) -> float:
     return float(row["hit_at" + which][cut])
 
 
+def _by_side(rows: Sequence[dict[str, Any]], metric: str, side: str) -> tuple[float | None, float | None]:
+    """Mean and standard deviation of mAP by seen or unseen items; None for R@k and where no such item is relevant."""
+    values = [row[f"map_{side}"] for row in rows]
+    return (None, None) if METRICS[metric] or None in values else _spread(values)
+
+
 def _spread(values: Sequence[float]) -> tuple[float, float | None]:
     return float(np.mean(values)), float(np.std(values, ddof=1)) if len(values) > 1 else None
 
@@ -170,6 +184,7 @@ def _spread(values: Sequence[float]) -> tuple[float, float | None]:
 def table(rows: Sequence[dict[str, Any]], bold: tuple[str, str] = ("", "")) -> tuple[list[str], list[list[str]]]:
     """Results as in papers: a line per method, language and direction, a column per code length.
 
+    Real-valued figures and mAP by seen and unseen items, the latter where there are both, are of the longest codes.
     Returns column names and cells. bold: text around the best mean per column, language and direction.
     """
     bits = sorted({row["bits"] for row in rows})
@@ -179,6 +194,7 @@ def table(rows: Sequence[dict[str, Any]], bold: tuple[str, str] = ("", "")) -> t
         lang = row["lang"] if row["lang"] == row["head_lang"] else f"{row['lang']} (by {row['head_lang']})"
         lines.setdefault((row["method"], lang, row["direction"]), {})[row["bits"]] = row
         best.setdefault((lang, row["direction"], row["bits"]), []).append(row["mean"])
+    split = all(row.get(side) is not None for row in rows for side in SIDES)
     cells = []
     for (method, lang, direction), by_bits in lines.items():
         last = by_bits[max(by_bits)]
@@ -188,8 +204,10 @@ def table(rows: Sequence[dict[str, Any]], bold: tuple[str, str] = ("", "")) -> t
             marked = length in by_bits and len(rivals) > 1 and by_bits[length]["mean"] == max(rivals)
             figures.append(_cell(by_bits.get(length), bold if marked else ("", "")))
         real = _with_spread(last["real"], last["real_sd"])
-        cells.append([method, lang, direction, *figures, real, f"{last['chance']:.3f}", str(last["n"])])
+        sides = [_with_spread(last[side], last[f"{side}_sd"]) for side in SIDES[::-1] if split]
+        cells.append([method, lang, direction, *figures, *sides, real, f"{last['chance']:.3f}", str(last["n"])])
     columns = ["method", "lang", "direction", *(f"{length} bits" for length in bits)]
+    columns += [f"{side} ({bits[-1]})" for side in SIDES[::-1] if split]
     return [*columns, f"real ({bits[-1]})", "chance", "seeds"], cells
 
 

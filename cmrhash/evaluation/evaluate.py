@@ -12,6 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from cmrhash.config import CUTS, EvalConfig
 from cmrhash.data.cleaning import known_language
 from cmrhash.data.items import ImageTextDataset
@@ -22,6 +25,7 @@ from cmrhash.evaluation.protocol import protocol_of
 from cmrhash.evaluation.run_codes import RunCodes, borrowed_views, codes_of, refuse_language
 from cmrhash.evaluation.scoring import score as score_search
 from cmrhash.evaluation.searches import DIRECTIONS, Search, searches, sides
+from cmrhash.evaluation.seen import by_side, kinds
 from cmrhash.features.dataset import ExtractedDataset
 from cmrhash.retrieval import metrics
 from cmrhash.retrieval.ranking import FEATURES, Rank
@@ -30,6 +34,7 @@ from cmrhash.training import runs
 
 log = logging.getLogger(__name__)
 
+NONE = np.empty(0, np.uint8)
 TIES = ("expected", "optimistic", "pessimistic")
 
 
@@ -50,9 +55,10 @@ class Evaluation:
 
     def __str__(self) -> str:
         """The main figures of each row as a table, then the protocol."""
-        cells = [["method", "bits", "seed", "lang", "direction", "mAP", "chance"]]
+        cells = [["method", "bits", "seed", "lang", "direction", "mAP", "seen", "unseen", "chance"]]
         for row in self.rows:
-            figures = (f"{row.get(key, row.get('mean')):.3f}" for key in ("map", "chance"))
+            values = row.get("map", row.get("mean")), *by_side(row), row["chance"]
+            figures = ("-" if value is None else f"{value:.3f}" for value in values)
             which = (row.get(key, "") for key in ("method", "bits", "seed", "lang", "direction"))
             cells.append([*("" if value is None else str(value) for value in which), *figures])
         widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
@@ -127,10 +133,11 @@ def _of_run(
         (search.direction, search.lang, search.database_lang): search
         for search in searches(dataset, views, config.directions, config.langs)
     }
+    missing = {key: search for key, search in wanted.items() if key not in kept}
+    kind = kinds(dataset, views) if missing else NONE
     new = {
-        key: {**_who(run, views, search), **_score(config, dataset, views, search, known)}
-        for key, search in wanted.items()
-        if key not in kept
+        key: {**_who(run, views, search), **_score(config, dataset, views, search, known, kind)}
+        for key, search in missing.items()
     }
     log.info("%s: %d figures scored now, %d from %s", run.folder, len(new), len(wanted) - len(new), runs.METRICS)
     kept |= new
@@ -141,12 +148,17 @@ def _of_run(
 
 
 def _score(
-    config: EvalConfig, dataset: ImageTextDataset, views: RunCodes, search: Search, known: dict[bytes, Relevance]
+    config: EvalConfig,
+    dataset: ImageTextDataset,
+    views: RunCodes,
+    search: Search,
+    known: dict[bytes, Relevance],
+    kind: NDArray[np.uint8],
 ) -> dict[str, Any]:
     both = sides(dataset, views, search)
     if both.key not in known:
         known[both.key] = both.relevance(dataset)
-    return score_search(config, dataset, both, search, known[both.key])
+    return score_search(config, dataset, both, search, known[both.key], kind)
 
 
 def _who(run: runs.Run, views: RunCodes, search: Search) -> dict[str, Any]:

@@ -10,8 +10,9 @@ from typing import Any
 from cmrhash.config import READY, EvalConfig, TrainConfig
 from cmrhash.data.items import RELEVANCE, ImageTextDataset
 from cmrhash.data.view import View
+from cmrhash.evaluation.seen import in_words
 from cmrhash.retrieval.ranking import ASYMMETRIC, RERANK, Rank
-from cmrhash.training.runs import Run, TrainedOn
+from cmrhash.training.runs import VAL, WITHIN_VAL, Run, TrainedOn
 
 UNTOLD = (
     "method",
@@ -22,7 +23,11 @@ UNTOLD = (
     "device",
     "checkpoint_seconds",
 )  # never listed as settings
-EPOCH = {"val": "chosen on val, never on query"}
+EPOCH = {
+    VAL: "chosen on val, never on query",
+    WITHIN_VAL: "chosen on val, never on query; val items searched the other val items, because the queries' "
+    "database holds no train item",
+}
 CAPTIONS = {
     "labels": "first of each item",
     "pairs": "all: each is a query, or lies in the database; a hit is any of the item's own",
@@ -42,6 +47,7 @@ def protocol_of(
         "dataset": dataset.name,
         "queries": f"{dataset.count('query')} query items; those without a relevant item are left out",
         "database": f"{dataset.count('database')} database items, {dataset.count('train')} train items",
+        "seen": _by_run(found, partial(in_words, rows)),
         "captions": CAPTIONS[dataset.relevance],
         "relevance": RELEVANCE[dataset.relevance],
         "metric": (PAIRS_METRIC if dataset.relevance == "pairs" else "") + _metric(config),

@@ -23,8 +23,12 @@ Key = tuple[str, str | None, str | None]  # direction, lang, database_lang
 
 
 def kept(run: runs.Run, of: Mapping[str, Any], asked: Mapping[str, Any]) -> dict[Key, Row]:
-    """Rows scored earlier with these options. of: digests of the present codes and items."""
-    rows = [row for entry in _read(run, of) if entry["asked"] == asked for row in entry["rows"]]
+    """Rows scored earlier with these options. of: digests of the present codes and items.
+
+    Rows of earlier versions, without figures by seen and unseen items, are left out: their codes are scored again.
+    """
+    entries = [entry for entry in _read(run, of) if entry["asked"] == asked]
+    rows = [row for entry in entries for row in entry["rows"] if "map_seen" in row]
     return {(row["direction"], row["lang"], row.get("database_lang")): {**row, "run": str(run.folder)} for row in rows}
 
 

@@ -16,6 +16,7 @@ from cmrhash.config import CUTS, EvalConfig
 from cmrhash.data.items import ImageTextDataset
 from cmrhash.errors import DataError
 from cmrhash.evaluation.searches import Search, Sides
+from cmrhash.evaluation.seen import SIDES, figures
 from cmrhash.retrieval import metrics
 from cmrhash.retrieval.index import distances_to, rank_histogram
 from cmrhash.retrieval.ranking import (
@@ -35,17 +36,27 @@ COUNT_BLOCK = 1 << 21  # counts of ranked items that are held at a time
 
 
 def score(
-    config: EvalConfig, dataset: ImageTextDataset, both: Sides, search: Search, relevance: Relevance
+    config: EvalConfig,
+    dataset: ImageTextDataset,
+    both: Sides,
+    search: Search,
+    relevance: Relevance,
+    kind: NDArray[np.uint8],
 ) -> dict[str, Any]:
-    """Score a search; raises DataError if no query has a relevant item."""
+    """Score a search; raises DataError if no query has a relevant item.
+
+    kind: (items,) whether the heads were trained on an item, as ``seen.kinds``.
+    """
     cuts = config.at or CUTS[dataset.relevance]
     rank = Rank.parse(config.rank)
-    hists: Iterator[NDArray[np.int32]] = _by_score(rank, both, relevance)
+    own = kind[both.database]
+    part = None if (own == own[:1]).all() else own
+    hists: Iterator[NDArray[np.int32]] = _by_score(rank, both, relevance, part)
     radii: dict[str, Any] = {}
     if rank.kind == HAMMING:
         packed = np.ascontiguousarray(both.source.asked_packed[both.rows])
-        hist = rank_histogram(packed, both.sought.index.packed, both.source.codes.bits, relevance)
-        hists, radii = iter([hist]), _by_radius(*metrics.items_relevant(hist))
+        hist = rank_histogram(packed, both.sought.index.packed, both.source.codes.bits, relevance, part=part)
+        hists, radii = iter([hist]), _by_radius(*metrics.items_relevant(_whole(hist)))
     blocks = [_of_queries(config, cuts, hist) for hist in hists]
     of = {name: np.concatenate([block[name] for block in blocks]) for name in blocks[0]} if blocks else {}
     counted = int(np.count_nonzero(~np.isnan(of["map_expected"]))) if of else 0
@@ -53,13 +64,14 @@ def score(
         fix = "check labels and splits: a query needs a relevant item in the database"
         raise DataError("no query has a relevant item in the database", f"{search.source} {search.direction}", fix)
     mean = {name: metrics.mean_over_valid(values)[0] for name, values in of.items()}
+    mean["map"] = mean[f"map_{config.ties}"]
     at = {name: {str(k): mean[f"{name} {k}"] for k in cuts} for name in ("precision_at", "recall_at", "ndcg_at")}
     return {
-        "map": mean[f"map_{config.ties}"],
-        **{name: mean[name] for name in ("map_expected", "map_optimistic", "map_pessimistic", "chance")},
+        **{name: mean[name] for name in ("map", "map_expected", "map_optimistic", "map_pessimistic", "chance")},
         "queries": counted,
         "queries_without_relevant": len(both.rows) - counted,
         "database": len(both.database),
+        **figures(mean, kind, both.database, dataset.relevance),
         **at,
         "hit_at": {str(k): mean[f"hit_at {k}"] for k in cuts},
         "median_rank": _median(of["rank"]),
@@ -70,14 +82,22 @@ def score(
     }
 
 
-def _by_score(rank: Rank, both: Sides, relevance: Relevance) -> Iterator[NDArray[np.int32]]:
-    """Histograms (q, G + 1, D) of some queries each, by gain and place of the score."""
+def _by_score(
+    rank: Rank, both: Sides, relevance: Relevance, part: NDArray[np.uint8] | None
+) -> Iterator[NDArray[np.int32]]:
+    """Histograms of some queries each, by gain and place of the score; part: as ``rank_histogram`` takes it."""
     queries, rows = relevance.shape
     step = max(1, COUNT_BLOCK // (max(rows, 1) * (relevance.levels + 1)))
     for first in range(0, queries, step):
         last = min(first + step, queries)
         gains = relevance.gains(first, last, 0, rows)
-        yield score_histogram(scores_of(rank, both, first, last), gains, relevance.levels)
+        yield score_histogram(scores_of(rank, both, first, last), gains, relevance.levels, part)
+
+
+def _whole(hist: NDArray[np.int32]) -> NDArray[np.int32]:
+    """Histogram of the whole database, (q, G + 1, D), also of one by parts, (q, P, G + 1, D)."""
+    whole: NDArray[np.int32] = hist if hist.ndim == 3 else hist.sum(axis=1, dtype=np.int32)
+    return whole
 
 
 def scores_of(rank: Rank, both: Sides, first: int, last: int) -> Floats:
@@ -93,7 +113,12 @@ def scores_of(rank: Rank, both: Sides, first: int, last: int) -> Floats:
 
 
 def _of_queries(config: EvalConfig, cuts: Sequence[int], hist: NDArray[np.int32]) -> dict[str, Floats]:
-    """Figures of each query, (q,) each; nDCG (gain = shared labels) is always over random tie order."""
+    """Figures of each query, (q,) each; nDCG (gain = shared labels) is always over random tie order.
+
+    hist: as ``rank_histogram``. The parts of a database are ranked as the whole, without the others.
+    """
+    parts = dict(zip(SIDES, hist.swapaxes(0, 1), strict=False)) if hist.ndim == 4 else {}
+    hist = _whole(hist)
     items, relevant = metrics.items_relevant(hist)
     by_ties = {"expected": (items, relevant)}
     by_ties["optimistic"] = metrics.split_ties(items, relevant, "optimistic")
@@ -102,6 +127,11 @@ def _of_queries(config: EvalConfig, cuts: Sequence[int], hist: NDArray[np.int32]
         f"map_{order}": metrics.average_precision(*counts, config.map_at, config.map_at_rule)
         for order, counts in by_ties.items()
     }
+    for side, own in parts.items():
+        counts = metrics.items_relevant(own)
+        of[f"chance_{side}"] = metrics.relevant_share(*counts)
+        counts = counts if config.ties == "expected" else metrics.split_ties(*counts, config.ties)  # type: ignore[arg-type]
+        of[f"map_{side}"] = metrics.average_precision(*counts, config.map_at, config.map_at_rule)
     ranked, chance = by_ties[config.ties], metrics.one_group(items, relevant)
     for k in cuts:
         of[f"precision_at {k}"] = metrics.precision_at(*ranked, k)

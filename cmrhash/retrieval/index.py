@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from cmrhash.errors import CmrhashError, DamagedError, DataError, StaleError, UsageError
 from cmrhash.retrieval import bounded
-from cmrhash.retrieval.codes import check_bits, check_k, check_packed, pad
+from cmrhash.retrieval.codes import check_bits, check_k, check_packed, describe, pad
 from cmrhash.retrieval.relevance import EXCLUDED, SLAB_ROWS, Relevance
 from cmrhash.storage.files import move
 
@@ -260,6 +260,7 @@ def rank_histogram(
     bits: int,
     relevance: Relevance,
     *,
+    part: NDArray[np.uint8] | None = None,
     threads: int | None = None,
     block_bytes: int = BLOCK_BYTES,
     slab_rows: int = SLAB_ROWS,
@@ -269,8 +270,9 @@ def rank_histogram(
     query_packed (Q, ceil(bits / 8)), database_packed (N, ceil(bits / 8)) uint8; relevance of shape (Q, N).
     Returns hist (Q, G + 1, bits + 1) int32: hist[q, g, d] rows with gain g (0 = not relevant, else the number
     of shared labels) are at distance d from query q. Neither the Q x N distances nor an order is kept: beyond the
-    result, memory does not grow with N. threads: default all cores. Raises UsageError for shapes that do not fit, and
-    as ``codes.check_packed`` does.
+    result, memory does not grow with N. part: (N,) the part of the database, from 0, that each row is in; then the
+    result is (Q, P, G + 1, bits + 1), a histogram per part. threads: default all cores. Raises UsageError for shapes
+    that do not fit, and as ``codes.check_packed`` does.
     """
     check_packed(query_packed, bits, "query codes")
     check_packed(database_packed, bits, "database codes")
@@ -280,19 +282,24 @@ def rank_histogram(
     threads = (os.cpu_count() or 1) if threads is None else threads
     if min(threads, block_bytes, slab_rows) < 1:
         raise UsageError(f"threads must be at least 1, got {threads}")
-    hist = np.zeros((queries, relevance.levels + 1, bits + 1), np.int32)
+    if part is not None and (part.shape != (rows,) or part.dtype != np.uint8):
+        raise UsageError(f"part must be a uint8 for each of {rows} database rows, got {describe(part)}")
+    parts = 1 if part is None else int(part.max(initial=0)) + 1
+    hist = np.zeros((queries, parts, relevance.levels + 1, bits + 1), np.int32)
+    start = None if part is None else part * np.int32((bits + 1) * (EXCLUDED + 1))  # (N,) first cell of a row's part
     query_packed, database_packed = pad(query_packed), pad(database_packed)
 
     def work(task: tuple[int, int, int, int]) -> None:
         q0, q1, n0, n1 = task
-        _count(hist[q0:q1], query_packed[q0:q1], database_packed[n0:n1], relevance, (q0, n0), block_bytes)
+        cells = None if start is None else start[n0:n1]
+        _count(hist[q0:q1], query_packed[q0:q1], database_packed[n0:n1], cells, relevance, (q0, n0), block_bytes)
 
     # one Faiss thread in each worker, set inside it: OpenMP keeps the number per thread, the caller's stays
     with ThreadPoolExecutor(threads, initializer=faiss.omp_set_num_threads, initargs=(1,)) as pool:
         for n0 in range(0, rows, slab_rows):  # one by one: no two tasks ever write to the same rows of hist
             for _ in pool.map(work, _tasks(queries, threads, n0, min(n0 + slab_rows, rows))):
                 pass
-    return hist
+    return hist[:, 0] if part is None else hist
 
 
 def _tasks(queries: int, threads: int, n0: int, n1: int) -> Iterator[tuple[int, int, int, int]]:
@@ -305,27 +312,33 @@ def _count(
     hist: NDArray[np.int32],
     query: NDArray[np.uint8],
     database: NDArray[np.uint8],
+    start: NDArray[np.int32] | None,
     relevance: Relevance,
     origin: tuple[int, int],
     block_bytes: int,
 ) -> None:
-    """Add the pairs of one task to ``hist`` (q, G + 1, bits + 1); origin: first query and database row."""
+    """Add the pairs of one task to ``hist`` (q, P, G + 1, bits + 1).
+
+    start: (n,) first cell of the part of each database row, None for one part; origin: first query and database row.
+    """
     (queries, width), rows = query.shape, len(database)
-    levels, distances = hist.shape[1:]
+    parts, levels, distances = hist.shape[1:]
     step = min(queries, max(1, block_bytes // (4 * rows)))
     key = np.empty((step, rows), np.int32)
-    counts = np.empty((step, distances, EXCLUDED + 1), np.int32)
+    counts = np.empty((step, parts, distances, EXCLUDED + 1), np.int32)
     pointers = [(faiss.swig_ptr(one), faiss.swig_ptr(cells)) for one, cells in zip(key, counts, strict=True)]
     for q0 in range(0, queries, step):
         count = min(step, queries - q0)
         gains = relevance.gains(origin[0] + q0, origin[0] + q0 + count, origin[1], origin[1] + rows)
         faiss.hammings(*map(faiss.swig_ptr, (query[q0:], database)), count, rows, width, pointers[0][0])
-        # the cell of a pair in counts[query, distance, gain]
+        # the cell of a pair in counts[query, part, distance, gain]
         np.multiply(key[:count], EXCLUDED + 1, out=key[:count])
         np.add(key[:count], gains, out=key[:count])
+        if start is not None:
+            np.add(key[:count], start, out=key[:count])
         for one, cells in pointers[:count]:
-            faiss.ivec_hist(rows, one, distances * (EXCLUDED + 1), cells)
-        hist[q0 : q0 + count] += counts[:count, :, :levels].transpose(0, 2, 1)
+            faiss.ivec_hist(rows, one, parts * distances * (EXCLUDED + 1), cells)
+        hist[q0 : q0 + count] += counts[:count, ..., :levels].swapaxes(2, 3)
 
 
 def _width(bits: int) -> int:

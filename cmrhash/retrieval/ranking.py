@@ -13,6 +13,7 @@ Nearest Neighbor Search", TPAMI 2011), 256 numbers per byte of a code, so that a
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass
 from typing import Any
@@ -132,10 +133,13 @@ def reranked(scores: Floats, distances: NDArray[np.integer[Any]], shortlist: int
     return np.where(distances <= last, scores, -2.0 - distances)
 
 
-def score_histogram(scores: Floats, gains: NDArray[np.uint8], levels: int) -> NDArray[np.int32]:
+def score_histogram(
+    scores: Floats, gains: NDArray[np.uint8], levels: int, part: NDArray[np.uint8] | None = None
+) -> NDArray[np.int32]:
     """Count items (Q, N) by gain and place of their score: (Q, levels + 1, D) int32, as ``index.rank_histogram``.
 
-    D: different scores, the highest first; items with equal scores share a place. gains: as ``Relevance.gains``.
+    D: different scores, the highest first; items with equal scores share a place. gains: as ``Relevance.gains``; part:
+    (N,) part of each item, from 0, for a result of (Q, P, levels + 1, D).
 
     >>> score_histogram(np.array([[0.5, 0.9, 0.5]]), np.array([[1, 0, 0]], np.uint8), levels=1)
     array([[[1, 1],
@@ -149,9 +153,13 @@ def score_histogram(scores: Floats, gains: NDArray[np.uint8], levels: int) -> ND
     gain = np.take_along_axis(gains, order, axis=1)
     query = np.broadcast_to(np.arange(len(scores))[:, None], scores.shape)
     kept = gain != EXCLUDED
-    cell = (query[kept] * (levels + 1) + gain[kept]) * depth + place[kept]
-    counts = np.bincount(cell, minlength=len(scores) * (levels + 1) * depth)
-    return counts.reshape(len(scores), levels + 1, depth).astype(np.int32)
+    shape: tuple[int, ...] = (len(scores), levels + 1, depth)
+    group = query[kept]
+    if part is not None:
+        parts = int(part.max(initial=0)) + 1
+        shape, group = (len(scores), parts, levels + 1, depth), group * parts + part[order][kept]
+    cell = (group * (levels + 1) + gain[kept]) * depth + place[kept]
+    return np.bincount(cell, minlength=math.prod(shape)).reshape(shape).astype(np.int32)
 
 
 def rounded(scores: Floats) -> Floats:

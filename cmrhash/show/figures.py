@@ -1,7 +1,7 @@
 """Plots of trained runs: the data of each kind, and its files; ``plots`` draws them.
 
-``pr`` and ``bits`` show all selected runs, averaged over seeds; ``distances``, ``tsne`` and ``training`` show the run
-with the best validation mAP.
+``pr``, ``bits`` and ``seen`` show all selected runs, averaged over seeds; ``distances``, ``tsne`` and ``training`` show
+the run with the best validation mAP.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from cmrhash.config import PLOTS, PlotConfig
 from cmrhash.data.items import RELEVANCE, ImageTextDataset
 from cmrhash.errors import DataError, UsageError, did_you_mean
 from cmrhash.evaluation.searches import searches
+from cmrhash.evaluation.seen import SIDES, by_side
 from cmrhash.features.dataset import ExtractedDataset
 from cmrhash.retrieval.codes import MAX_CONSTANT_BITS, MIN_DISTINCT
 from cmrhash.show import plots
@@ -180,6 +181,37 @@ def _figure(row: Row, which: str) -> float:
     return float(row["chance" if which == "_chance" else "map" + which])
 
 
+def by_seen(source: ShownRuns) -> list[Drawing]:
+    """Draw mAP among unseen items against mAP among seen ones: a row per language and a column per direction."""
+    cells = {key: rows for key, rows in source.cells.items() if not any(None in by_side(row) for row in rows)}
+    if not cells:
+        raise Lacking("plot seen needs seen and unseen database items that are relevant to queries", source.best.folder)
+    names = names_of(cells)
+    points = [float(row[f"map_{side}"]) for rows in cells.values() for row in rows for side in SIDES]
+    ends = [min(points), max(points)]
+    grid = []
+    for lang in dict.fromkeys(lang for _, _, lang, _ in cells):
+        row = []
+        for direction in WORDS:
+            series = [Series("seen = unseen", ends, ends, len(names), reference=True)]
+            for style, name in enumerate(names):
+                of = [cells[key] for key in sorted(cells) if (key[0], *key[2:]) == (name, lang, direction)]
+                seen, unseen = ([_mean_of(rows, f"map_{side}") for rows in of] for side in SIDES[::-1])
+                series.append(Series(name, seen, unseen, style))
+            title = f"{WORDS[direction]}, {lang}"
+            row.append(Panel(title, "mAP, seen database items", "mAP, unseen database items", series))
+        grid.append(row)
+    title = f"{source.dataset.name}, {listed(names)}, {listed(lengths_of(cells))} bits: seen and unseen database items"
+    how = "seen: the heads were trained on them; one point per code length"
+    figure = plots.curves(grid, title, footer_of(source.dataset, cells, source.found, how))
+    caption = "mAP among database items that the heads were not trained on, against mAP among those that they were."
+    return [Drawing("seen", stem_of("seen", cells), figure, caption)]
+
+
+def _mean_of(rows: Sequence[Row], key: str) -> float:
+    return float(np.mean([row[key] for row in rows]))
+
+
 def distance_histograms(source: ShownRuns) -> list[Drawing]:
     """Draw a row per language and a column per direction."""
     grid, counts = [], {}
@@ -272,6 +304,7 @@ def _trained(dataset: ImageTextDataset, run: runs.Run) -> str:
 KINDS: dict[str, Callable[[ShownRuns], list[Drawing]]] = {
     "pr": precision_recall,
     "bits": by_bits,
+    "seen": by_seen,
     "distances": distance_histograms,
     "tsne": embedding_map,
     "training": training_curves,

@@ -19,7 +19,7 @@ from cmrhash.errors import DamagedError, StaleError
 from cmrhash.storage.files import checked, read_json, remove, sha256, write_bytes, write_json
 from cmrhash.storage.recipes import refuse_difference
 from cmrhash.training.adamw import AdamW
-from cmrhash.training.runs import CHECKPOINT
+from cmrhash.training.runs import CHECKPOINT, VAL
 
 ANEW = "start again with `overwrite=True`"
 PREFIXES = ("heads.", "parts.", "optimizer.", "best.")  # of tensor names
@@ -50,6 +50,8 @@ class TrainingState:
     def finish_epoch(self, entry: dict[str, Any]) -> None:
         """Record an epoch with its validation scores and take a snapshot to resume from."""
         score = entry.get("val_map_mean", float(self.epoch))  # without val items the last epoch counts
+        if self.history and entry.get("chosen_on", VAL) != self.history[-1].get("chosen_on", VAL):
+            self.best_epoch = -1  # resumed by a version with another search on val: its scores are not comparable
         self.history.append(entry)
         if score > self.best_map or self.best_epoch < 0:
             self.best_map, self.best_epoch = score, self.epoch
@@ -70,7 +72,7 @@ class TrainingState:
         return {
             "epochs": len(self.history),
             "best_epoch": self.best_epoch,
-            "chosen_on": "val" if "val_map" in best else "last epoch (no val items)",
+            "chosen_on": best.get("chosen_on", VAL) if "val_map" in best else "last epoch (no val items)",
             "skipped_steps": sum(entry["skipped"] for entry in self.history),
             "collapsed_epochs": sum(entry.get("collapsed", False) for entry in self.history),
             **{key: best[key] for key in keys if key in best},

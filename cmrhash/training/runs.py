@@ -2,7 +2,8 @@
 
 config.json         method, bits, seed, languages, feature files with digests, val mAP; sha256 of heads and history
 heads.safetensors   heads of the best epoch
-items.digests       16 bytes per item that the data set had: how many items came, went or changed since the training
+items.digests       16 bytes per item that the data set had, the training items first: how many items came, went or
+                    changed since the training
 history.jsonl       one line per epoch: loss terms, val mAP, collapse watch
 codes.h5            codes and embeddings of every item (sealed; also holds the digests of the indexes)
 image.faiss, text-<lang>.faiss   Faiss binary index of the database, one per view
@@ -41,6 +42,8 @@ WORDS = "words.json"  # of an applied run: language -> words of the captions of 
 EXPORT = "export"  # field of a config, and folder: the exported run whose heads and encoders a run applies
 CHECKPOINT = "checkpoint.json"  # of an unfinished run: names the tensor file and its sha256
 TUNED = "tuned"  # folder of fine-tunings in a data set's cache, stored as runs are
+VAL = "val"  # criterion of the selected epoch: val queries, search in the database without val and query items
+WITHIN_VAL = "val within val"  # val queries, search in the other val items
 VERSION = 1
 ANEW = "run `train` with `overwrite=True`"
 
@@ -165,6 +168,15 @@ class Run:
     def has_two_roles(self) -> bool:
         """Whether queries are hashed differently from database items."""
         return "rows" in self.head
+
+    @property
+    def trained(self) -> int | None:
+        """Number of items, complete or not, that the heads were trained on; they come first in ``items.digests``.
+
+        None for runs that did not record it.
+        """
+        count = self.record.get("trained")
+        return None if count is None or DIGESTS not in self.files else int(count)
 
     @property
     def is_applied(self) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -63,13 +64,17 @@ class Group:
 
 @dataclass(frozen=True)
 class Probe:
-    """A validation search. queries: (Q,) rows of view ``source``; database: (N,) rows of ``sought``."""
+    """A validation search. queries: (Q,) rows of view ``source``; database: (N,) rows of ``sought``.
+
+    within: whether the database is the queries' items, of which each query leaves out its own.
+    """
 
     source: View
     queries: NDArray[np.int64]
     sought: View
     database: NDArray[np.int64]
     relevance: Relevance
+    within: bool = False
 
 
 Rows = dict[View, NDArray[np.int64]]  # view -> (M,) item of each row, ascending
@@ -180,19 +185,24 @@ def val_probes(dataset: ImageTextDataset, langs: list[str], rows: Rows, at_most:
     """Validation searches by language and direction; None without val items.
 
     Val items are the queries. The database is the data set's without val and query items; by pairs, the val items.
-    at_most: number of queries, and of database items, to take evenly from the data set.
+    Where all database items are queries (Pascal Sentence), no search at test time finds a train item: val items then
+    search the other val items or, if no two of them share a label, the train items. at_most: number of queries, and of
+    database items, to take evenly from the data set.
     """
     probes: Probes = {}
     known: dict[bytes, Relevance] = {}  # shared by searches between the same items
     val, query = _role(dataset, "val"), _role(dataset, "query")
     searched = _role(dataset, "database") & ~val & ~query
-    if not searched.any():  # all database items are queries (Pascal Sentence): they must not select the epoch
+    unseen = dataset.relevance == "labels" and not searched.any()
+    if not searched.any():
         searched = _role(dataset, "train")
     for lang in langs:
         both = (View.IMAGE, View.text(lang))
         has = np.all([np.isin(np.arange(len(val)), rows[name]) for name in both], axis=0)
         queries = _evenly(np.flatnonzero(has & val), at_most)
-        database = queries if dataset.relevance == "pairs" else _evenly(np.flatnonzero(has & searched), at_most)
+        within = unseen and _share_a_label(dataset, queries)
+        alone = within or dataset.relevance == "pairs"
+        database = queries if alone else _evenly(np.flatnonzero(has & searched), at_most)
         if not len(queries) or not len(database):
             return None
         query_rows = {name: scored_rows(dataset, rows[name], queries) for name in both}
@@ -202,8 +212,9 @@ def val_probes(dataset: ImageTextDataset, langs: list[str], rows: Rows, at_most:
             query_items, database_items = rows[a][query_rows[a]], rows[b][database_rows[b]]
             key = query_items.tobytes() + b"|" + database_items.tobytes()
             if key not in known:
-                known[key] = relevance_between(dataset, query_items, database_items)
-            probes[lang][direction] = Probe(a, query_rows[a], b, database_rows[b], known[key])
+                itself = np.arange(len(query_items)) if within else None
+                known[key] = relevance_between(dataset, query_items, database_items, itself)
+            probes[lang][direction] = Probe(a, query_rows[a], b, database_rows[b], known[key], within)
     return probes
 
 
@@ -217,6 +228,12 @@ def asked_rows(probes: Probes, view: View) -> NDArray[np.int64]:
 
 def _role(dataset: ImageTextDataset, role: str) -> NDArray[np.bool_]:
     return np.array([role in item.splits for item in dataset.items])
+
+
+def _share_a_label(dataset: ImageTextDataset, items: NDArray[np.int64]) -> bool:
+    """Whether any two of the items share a label."""
+    counts = Counter(label for item in items.tolist() for label in set(dataset.items[item].labels))
+    return max(counts.values(), default=0) > 1
 
 
 def _evenly(items: NDArray[np.int64], at_most: int | None) -> NDArray[np.int64]:

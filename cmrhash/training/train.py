@@ -23,7 +23,7 @@ from torch import Tensor
 from cmrhash.compute.device import threads_for
 from cmrhash.config import Progress, TrainConfig, check_train
 from cmrhash.data.changes import digests
-from cmrhash.data.items import ImageTextDataset, with_relevance
+from cmrhash.data.items import with_relevance
 from cmrhash.data.view import View
 from cmrhash.errors import CmrhashError, DataError
 from cmrhash.features.dataset import ExtractedDataset
@@ -78,13 +78,13 @@ def train(
             return run, False
         log.info("%s: training on %d items", target, len(task.train))
         if method.rotate:
-            return _finish(_rotate(config, method, task), recipe, target, task.dataset), True
+            return _finish(_rotate(config, method, task), recipe, target, task), True
         if not method.partial:
             task.partial = []
         if method.kernel:
             return _finish(_by_kernels(config, method, task), recipe, target, task.dataset), True
         if method.fit:
-            return _finish(_fit(config, method, task), recipe, target, task.dataset), True
+            return _finish(_fit(config, method, task), recipe, target, task), True
         return _train(config, method, task, recipe, target, overwrite, progress), True
 
 
@@ -117,18 +117,20 @@ def _train(
     except KeyboardInterrupt:
         state.save(target, recipe)
         raise
-    return _finish(state, recipe, target, task.dataset)
+    return _finish(state, recipe, target, task)
 
 
-def _finish(state: TrainingState, recipe: dict[str, Any], target: Path, dataset: ImageTextDataset) -> runs.Run:
+def _finish(state: TrainingState, recipe: dict[str, Any], target: Path, task: Task) -> runs.Run:
     """Write the run; its config goes first and comes last, so that it never speaks of other heads than there are."""
     remove(target / runs.CONFIG)
     remove(target / runs.METRICS)  # of the heads that were there before
     write_bytes(target / runs.HEADS, safetensors.torch.save(state.best))
     runs.write_lines(target / runs.HISTORY, state.history)
-    write_bytes(target / runs.DIGESTS, digests(dataset))
+    trained = np.unique(np.concatenate([group.items for group in (task.train, *task.partial)]))
+    write_bytes(target / runs.DIGESTS, digests(task.dataset, trained))
     files = {name: sha256(target / name) for name in (runs.HEADS, runs.HISTORY, runs.DIGESTS)}
-    run = runs.Run.read(target, runs.write_record(target, {**recipe, **state.result(), "files": files}))
+    record = {**recipe, **state.result(), "trained": len(trained), "files": files}
+    run = runs.Run.read(target, runs.write_record(target, record))
     forget(target)
     log.info("%s: trained, %s", target, state.note() or "without val items")
     return run
@@ -322,7 +324,9 @@ def judge(probes: Probes, codes_of: CodesOf, bits: int, queries_of: CodesOf | No
                 watch[probe.sought] = asdict(codes.collapse(d, bits))
     mean = float(np.mean([value for by in scores.values() for value in by.values()]))
     collapsed = any(view["collapsed"] for view in watch.values())
-    return {"val_map": scores, "val_map_mean": mean, "collapse": watch, "collapsed": collapsed}
+    within = any(probe.within for by_direction in probes.values() for probe in by_direction.values())
+    chosen_on = runs.WITHIN_VAL if within else runs.VAL
+    return {"val_map": scores, "val_map_mean": mean, "chosen_on": chosen_on, "collapse": watch, "collapsed": collapsed}
 
 
 # ---------------------------------------------------------------------------------------------- small parts

@@ -52,12 +52,17 @@ def test_what_is_trained_is_not_trained_again(compared, monkeypatch):
     assert again.rows == result.rows
 
 
+SIDES = ("seen (16)", "unseen (16)")
+
+
 def test_the_table_has_a_column_for_each_length_and_a_dash_for_what_is_missing(compared):
     result = compared[0]
     columns, cells = table(result.rows)
-    assert columns == ["method", "lang", "direction", "8 bits", "16 bits", "real (16)", "chance", "seeds"]
+    assert columns == ["method", "lang", "direction", "8 bits", "16 bits", *SIDES, "real (16)", "chance", "seeds"]
     assert [line[:3] for line in cells[:2]] == [["triplet", "de", "i2t"], ["triplet", "de", "t2i"]]
-    assert all(" +- " in cell for line in cells for cell in line[3:5])
+    assert all(" +- " in cell for line in cells for cell in line[3:8])
+    plain = [{key: value for key, value in row.items() if "seen" not in key} for row in result.rows]  # version 0.1
+    assert table(plain)[0] == [column for column in columns if column not in SIDES]
     fewer = [row for row in result.rows if not (row["method"] == "logistic" and row["bits"] == 8)]
     assert table(fewer)[1][-1][3] == "-"
 

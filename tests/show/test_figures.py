@@ -170,6 +170,20 @@ def test_the_sample_of_a_map_is_seeded_and_no_larger_than_asked(grid):
     assert all("query" in data.dataset.items[at].splits for at in chosen[2])
 
 
+def test_unseen_items_are_drawn_against_seen_ones(grid):
+    data, out, _ = grid
+    figure = only(drawings(source(grid), ["seen"])[0], "seen")
+    rows = evaluate(EvalConfig(langs=("de",)), data, out).rows
+    i2t = lines(figure.axes[0])
+    for method in ("logistic", "triplet"):
+        own = [row for row in rows if (row["method"], row["direction"]) == (method, "i2t")]
+        points = [
+            [mean(row[f"map_{side}"] for row in own if row["bits"] == bits) for bits in (8, 16)]
+            for side in ("seen", "unseen")
+        ]
+        assert np.allclose(i2t[method], points)
+
+
 def test_training_curves_are_the_history(grid):
     figure = only(
         drawings(source(grid, methods=["triplet"], bits=[8], seeds=[0]), ["training"])[0], "training-triplet-8"
@@ -203,7 +217,7 @@ def test_every_kind_is_written_in_both_formats(grid, tmp_path, capsys):
     assert sorted(printed["files"]) == [str(path) for path in written]
     assert {path.name.partition("-")[0].partition(".")[0] for path in written} == set(PLOTS)
     assert all(path.read_bytes()[:4] in (b"\x89PNG", b"<?xm") for path in written)
-    assert len(written) == 2 * (2 + 1 + 1 + 2 + 1)
+    assert len(written) == 2 * (2 + 1 + 1 + 1 + 2 + 1)
     assert {path: path.read_bytes() for path in out.rglob(runs.METRICS)} == before  # eval's own last words stay
 
 
@@ -236,7 +250,7 @@ def test_by_pairs_the_length_is_drawn_against_recall_at_1(make_cache, tmp_path):
     rows = evaluate(EvalConfig(langs=("de",)), made, tmp_path / "runs").rows
     line = next(drawing.figure for drawing in made_ if drawing.kind == "bits").axes[0].lines[0]
     assert line.get_ydata() == pytest.approx([r["hit_at"]["1"] for r in rows if r["direction"] == "i2t"])
-    assert (skipped, {drawing.kind for drawing in made_}) == ({}, set(PLOTS))
+    assert (set(skipped), {drawing.kind for drawing in made_}) == ({"seen"}, set(PLOTS) - {"seen"})
 
 
 def test_what_the_runs_do_not_allow_is_skipped_with_a_reason_and_refused_when_asked_for(grid, make_cache, tmp_path):
@@ -244,7 +258,7 @@ def test_what_the_runs_do_not_allow_is_skipped_with_a_reason_and_refused_when_as
     run, _ = train(replace(QUICK, bits=8, method="cca"), data, tmp_path / "runs")
     made, skipped = drawings(ShownRuns(data, [run], ("de",), 1000))
     assert set(skipped) == {"bits", "training"}
-    assert {drawing.kind for drawing in made} == {"pr", "distances", "tsne"}
+    assert {drawing.kind for drawing in made} == {"pr", "seen", "distances", "tsne"}
     for kind, words in (("bits", "needs two code lengths, found only 8"), ("training", "cca is solved in closed form")):
         with pytest.raises(UsageError, match=words):
             draw(PlotConfig(kinds=(kind,), out=tmp_path / "p"), data, tmp_path / "runs")

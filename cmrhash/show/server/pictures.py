@@ -13,7 +13,7 @@ from cmrhash.show.sources import ShownRuns
 from cmrhash.training import runs
 
 OF_A_LANGUAGE = ("pr", "tsne")  # one plot per language
-OF_ALL_RUNS = "bits"
+OF_ALL_RUNS = ("bits", "seen")
 
 
 class Pictures:
@@ -44,7 +44,7 @@ class Pictures:
     def _source(self, kind: str) -> ShownRuns:
         run, dataset = self._hasher.run, self._hasher.dataset
         found = [run]
-        if kind == OF_ALL_RUNS:
+        if kind in OF_ALL_RUNS:
             beside = run.folder.parents[1]
             found = runs.find_runs(beside, dataset.name, dataset.relevance)
         return ShownRuns(self._hasher.data, found, (), PlotConfig.items)
