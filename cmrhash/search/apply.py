@@ -105,7 +105,7 @@ def _run(embedder: Hasher | PretrainedHasher, data: ExtractedDataset, out: Path,
         made = {view: view if of.sha256 else View.IMAGE for view, of in run.features.items()}
         headers = {view: embedder.data.header(run.features[of].file) for view, of in made.items()}
         sources = {view: header.source for view, header in headers.items() if header is not None} | dict(moved)
-        known = {lang: sorted(words) for lang, words in embedder.words.items()}
+        known = {lang: dict(sorted(words.items())) for lang, words in embedder.words.items()}
         write_json(target / runs.WORDS, known)  # they tell the language of a sentence
         lender = PretrainedHasher.load(target / EXPORT)
         sources = {view: source for view, source in sources.items() if _is_apart(lender, view)}

@@ -116,7 +116,7 @@ class Finder:
         """The rank of a search: the asked one, else that of the finder, else the best for the query."""
         if self.is_by_features(asked):
             if query.features is None or to != "image" or self.store:
-                what = "`features` ranks photos by a photo, in the run's own files"
+                what = '`rank="features"` ranks photos by a photo, in the files of the run'
                 raise UsageError(what, None, "search photos by a photo or by an item's image", option="rank")
             return Rank(FEATURES)
         if query.embedding is not None:

@@ -38,7 +38,7 @@ from cmrhash.storage.files import locked
 from cmrhash.training.runs import CONFIG, Run, open_run
 
 NAMED = 5  # ids in a message
-BY_HAND = "to change an item, change the data set and run `extract`"
+BY_HAND = "to replace an item, remove it and add it again"
 
 
 @dataclass

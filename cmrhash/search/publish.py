@@ -116,6 +116,11 @@ def refuse_other_codes(run: Run, dataset: ImageTextDataset, view: View, store: C
         field, found, wanted = difference
         what = f"collection '{about.name}' was made with {field} = {found}, but {run.folder} has {wanted}"
         fix = "store this run with `index`"
+        if field == "items_sha256":
+            what, fix = (
+                f"collection '{about.name}' was stored before the items changed",
+                "store this run again with `index`",
+            )
         if field == "among":
             what = f'collection "{about.name}" was made with `among="{found}"`, but this call has `among="{wanted}"`'
             fix = f'use `among="{found}"`, or {fix} with `among="{wanted}"`'

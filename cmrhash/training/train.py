@@ -25,7 +25,7 @@ from cmrhash.config import Progress, TrainConfig, check_train
 from cmrhash.data.changes import digests
 from cmrhash.data.items import with_relevance
 from cmrhash.data.view import View
-from cmrhash.errors import CmrhashError, DataError
+from cmrhash.errors import CmrhashError, DataError, StaleError
 from cmrhash.features.dataset import ExtractedDataset
 from cmrhash.retrieval import codes, index, metrics
 from cmrhash.storage.files import locked, make_folder, remove, sha256, write_bytes
@@ -72,6 +72,9 @@ def train(
         recipe = _recipe(config, task, method)
         if (target / runs.CONFIG).exists() and not overwrite:
             run = runs.open_run(target)
+            if run.items_sha256 != task.dataset.sha256:
+                what = "the collection changed since this run was trained; its heads still work"
+                raise StaleError(what, target, "use the run as it is, or train it again with `overwrite=True`")
             refuse_difference(_comparable(run.record), _comparable(recipe), target, "run")
             run.file(runs.HEADS)
             log.info("%s: already trained", target)
@@ -82,7 +85,7 @@ def train(
         if not method.partial:
             task.partial = []
         if method.kernel:
-            return _finish(_by_kernels(config, method, task), recipe, target, task.dataset), True
+            return _finish(_by_kernels(config, method, task), recipe, target, task), True
         if method.fit:
             return _finish(_fit(config, method, task), recipe, target, task), True
         return _train(config, method, task, recipe, target, overwrite, progress), True

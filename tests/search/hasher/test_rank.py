@@ -132,7 +132,7 @@ def test_photos_are_ranked_by_the_features_of_the_encoder(made, hasher):
     ],
 )
 def test_nothing_but_photos_by_a_photo_is_ranked_by_features(made, hasher, call):
-    with pytest.raises(UsageError, match="`features` ranks photos by a photo.*by an item's image") as refused:
+    with pytest.raises(UsageError, match='`rank="features"` ranks photos by a photo.*by an item\'s image') as refused:
         call(hasher, photo(made, 3))
     assert "\n" not in str(refused.value)
 
@@ -150,7 +150,7 @@ def test_a_store_gives_the_shortlist_and_the_run_the_scores(made, tmp_path, hash
     for to in ("image", "both"):
         own = hasher.search("dog 4", lang="en", to=to, k=30, rank=rank)
         assert stored.search("dog 4", lang="en", to=to, k=30) == own
-    with pytest.raises(UsageError, match="in the run's own files"):
+    with pytest.raises(UsageError, match="in the files of the run"):
         stored.search_item("i3", rank="features")
     code = hasher.encode_text(["dog 4"], "en")
     store.add(f"manifest-triplet-16-{hasher.views['image'].view}", [(["new photo"], code)])
