@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from cmrhash.search.grow import Grown
 
 D = GrowConfig
+NAMED = 5  # ids in a note
 Store = Annotated[
     list[str] | None,
     typer.Option(help=f"Store to bring up to date, of {STORES} (repeatable); it has collections of the runs already."),
@@ -146,6 +148,11 @@ def _lines(path: Path) -> list[str]:
     return [line.strip() for line in lines if line.strip()]
 
 
+def _some(ids: Sequence[str]) -> str:
+    """The first ids."""
+    return ", ".join(ids[:NAMED]) + (", ..." if len(ids) > NAMED else "")
+
+
 def _show(grown: Grown, as_json: bool, quiet: bool) -> None:
     """Print what changed: a table or JSON on stdout, notes on stderr."""
     dataset, changes = grown.data.dataset, grown.changes
@@ -159,12 +166,15 @@ def _show(grown: Grown, as_json: bool, quiet: bool) -> None:
     rows = [[file.path.name, str(file.rows), str(file.ok)] for file in grown.files]
     rows += [[str(run.folder), "codes", "up to date"] for run in grown.runs]
     rows += [[name, f"{count:,}", "in the store"] for name, count in collections.items()]
-    print_table(f"{dataset.name}: {len(dataset.items):,} items", ["file", "rows", "ok"], rows)
-    words = ", ".join(f"{count} {what}" for what, count in counts.items() if count and what != "there")
-    note(f"{words or 'no item added or removed'}; photos in {dataset.root}", quiet)
+    if rows:
+        print_table(f"{dataset.name}: {len(dataset.items):,} items", ["file", "rows", "ok"], rows)
+    moves = {"added": changes.new, "removed": changes.gone}
+    words = ", ".join(f"{len(ids)} {what} ({_some(ids)})" for what, ids in moves.items() if ids)
+    note(words or f"no item added or removed; the collection's photos are looked up in {dataset.root}", quiet)
     if grown.there:
         note(f"{len(grown.there)} items are in the collection already, with the same content", quiet)
     if grown.bad:
-        note(f"warning: {len(grown.bad)} of them could not be used: {grown.data.folder / 'quarantine.jsonl'}", quiet)
+        bad, where = _some([entry["id"] for entry in grown.bad]), grown.data.folder / "quarantine.jsonl"
+        note(f"warning: {len(grown.bad)} of them could not be used ({bad}): {where}", quiet)
     for run, why in grown.left_out.items():
         note(as_typed(f"{run} is not brought up to date: {why}"), quiet)

@@ -178,6 +178,8 @@ def search(
         print_json(found)
         return
     note(f"run: {hasher.run.folder}, {hasher.scope}", quiet)
+    if not hits:
+        note("no results" if radius is None else f"no results within {radius} bits", quiet)
     _print(hasher, judged, item is not None)
 
 

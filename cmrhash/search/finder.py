@@ -77,6 +77,16 @@ class Finder:
 
         to: "image", "text" or "both"; lang: of the texts.
         """
+        views, rank = self.check(to, lang, wanted), self._rank(query, to, wanted.rank)
+        found: list[list[Found]] = [[] for _ in range(len(query))]
+        for view in views:
+            for own, scored in zip(found, self._scored(view, query, wanted, rank), strict=True):
+                own += scored
+        best = [sorted(own)[: wanted.most] for own in found]
+        return [[self._hit(place, one, lang) for place, one in enumerate(own, 1)] for own in best]
+
+    def check(self, to: str, lang: str, wanted: Wanted) -> list[View]:
+        """Views that a search covers; raises UsageError for a search that cannot be, before anything is encoded."""
         if to not in TARGETS:
             raise UsageError(f"'{to}' is no modality", None, f"choose one of {', '.join(TARGETS)}", option="to")
         both = (View.IMAGE, View.text(lang))
@@ -84,15 +94,14 @@ class Finder:
         if not views:
             what = f"no item of the collection has {'a photo' if to == 'image' else f'captions ({lang})'}"
             raise UsageError(what, self.data.folder, "search for the other kind", option="to")
-        rank = self._rank(query, to, wanted.rank)
         if self.store and wanted.radius is not None:
             raise UsageError("`radius` searches the run's own index only", self.store.url, "leave `store` out")
-        found: list[list[Found]] = [[] for _ in range(len(query))]
-        for view in views:
-            for own, scored in zip(found, self._scored(view, query, wanted, rank), strict=True):
-                own += scored
-        best = [sorted(own)[: wanted.most] for own in found]
-        return [[self._hit(place, one, lang) for place, one in enumerate(own, 1)] for own in best]
+        if wanted.where:
+            matching(self.dataset, wanted.where)
+        for view in views if self.store else ():
+            assert self.store is not None
+            refuse_other_codes(self.run, self.dataset, view, self.store, self.among)
+        return views
 
     def of_item(self, ident: str, by: str, lang: str, with_features: bool = False) -> Vectors:
         """Stored vectors of an item's "image" or first caption ("text"); raises UsageError if it has none."""
@@ -116,8 +125,7 @@ class Finder:
         """The rank of a search: the asked one, else that of the finder, else the best for the query."""
         if self.is_by_features(asked):
             if query.features is None or to != "image" or self.store:
-                what = '`rank="features"` ranks photos by a photo, in the files of the run'
-                raise UsageError(what, None, "search photos by a photo or by an item's image", option="rank")
+                raise not_by_features()
             return Rank(FEATURES)
         if query.embedding is not None:
             return asked or self.rank or Rank(RERANK)
@@ -201,7 +209,6 @@ class Finder:
             codes = self.views[view]
             keys = keys_of(self.run, self.dataset, codes)
             self._rows[view] = dict(zip(keys, codes.database.tolist(), strict=True))
-        refuse_other_codes(self.run, self.dataset, view, self.store, self.among)
         k, known = wanted.k or K, self._rows[view]
         some = [*compress(known, self._meet(view, wanted.where))] if wanted.where else None
         count = k if rank.kind == HAMMING else rank.candidates(k)
@@ -247,3 +254,9 @@ class Finder:
         item = self.dataset.items[int(codes.codes.item[row])]
         labels = tuple(self.dataset.classes[label] for label in item.labels)
         return Hit(rank, distance, score, ident, kind, lang, codes.caption(self.dataset, row, lang), labels, item.image)
+
+
+def not_by_features() -> UsageError:
+    """Make the error for a search that features cannot rank."""
+    what = '`rank="features"` ranks photos by a photo, in the files of the run'
+    return UsageError(what, None, "search photos by a photo or by an item's image", option="rank")

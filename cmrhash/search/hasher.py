@@ -31,7 +31,7 @@ from cmrhash.retrieval.ranking import Rank
 from cmrhash.search import languages
 from cmrhash.search.embedder import whole_codes
 from cmrhash.search.exported.hasher import PretrainedHasher
-from cmrhash.search.finder import Finder
+from cmrhash.search.finder import Finder, not_by_features
 from cmrhash.search.of_run import RunEmbedder
 from cmrhash.search.publish import scope_of
 from cmrhash.search.results import Hit as Hit
@@ -269,6 +269,9 @@ class Hasher(RunEmbedder):
         for (kind, spoken), places in alike.items():
             by_photo = kind == "photo" and not self._finder.is_by_features(wanted.rank)
             target = to or self.kind("text" if by_photo else "image")
+            self._finder.check(target, spoken, wanted)
+            if kind == "text" and self._finder.is_by_features(wanted.rank):
+                raise not_by_features()
             for start in range(0, len(places), BATCH):
                 some = places[start : start + BATCH]
                 vectors = self._vectors(kind, [queries[at] for at in some], spoken)
@@ -300,12 +303,12 @@ class Hasher(RunEmbedder):
         """
         spoken = self.understood(lang)
         asked = [(kind_of(query), query) for query in queries]
-        near = [
+        near, far = ([self._finder.of_item(ident, by, spoken) for ident in ids] for ids in (like, unlike))
+        near += [
             self._vectors(kind, [query], self.understood(lang, query) if kind == "text" else spoken)
             for kind, query in asked
         ]
-        near += [self._finder.of_item(ident, by, spoken) for ident in like]
-        return blended(near, [self._finder.of_item(ident, by, spoken) for ident in unlike])
+        return blended(near, far)
 
     def kind(self, wanted: str) -> str:
         """The kind of result that is wanted, or the other one where no item has it."""
