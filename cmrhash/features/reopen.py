@@ -143,9 +143,10 @@ def text_from(
     corpus: Sequence[str] = (),
 ) -> TextEncoder:
     """The text encoder of a recipe, likewise. corpus: what an untrained one learns its vocabulary on."""
-    from cmrhash.encoders import hub
+    from cmrhash.encoders import hub, packages
 
-    hub.refuse_lost(source, "text model")  # before torch is imported
+    if not packages.is_named(source):
+        hub.refuse_lost(source, "text model")  # before torch is imported
     from cmrhash.compute.device import choose_device
     from cmrhash.encoders import text
 

@@ -16,6 +16,7 @@ from small_models import write_bert, write_image_weights, write_vit
 TO_BERT = ("--image-model", "resnet18", "--image-weights", "random", "--text-model", "model")
 TO_VIT = ("--image-model", "model", "--text-model", "bow")
 TO_RESNET = ("--image-model", "resnet18", "--image-weights", "net.pth", "--text-model", "bow")
+BOW = ("--text-model", "bow")
 TO_TIMM = ("--image-model", TIMM, "--image-weights", "net.pth", "--text-model", "bow")
 TO_OPEN_CLIP = ("--model", "open_clip:tiny/net.pt")
 
@@ -87,8 +88,8 @@ BAD = {  # kind and case: options, what is done to the model, what is said
     "timm, nan": (TO_TIMM, lambda d: edit_weights(d / "net.pth", not_finite), "NaN or infinity"),
     "timm, cut": (TO_TIMM, lambda d: (d / "net.pth").write_bytes(b"PK"), "not a readable weights file"),
     "timm, not there": (TO_TIMM, lambda d: (d / "net.pth").unlink(), "no such weights file"),
-    "timm, name": (("--image-model", "timm:test_resnt"), lambda d: None, "did you mean test_resnet"),
-    "timm, tag": (("--image-model", TIMM + ".none"), lambda d: None, "choose one of r160_in1k"),
+    "timm, name": (("--image-model", "timm:test_resnt", *BOW), lambda d: None, "did you mean test_resnet"),
+    "timm, tag": (("--image-model", TIMM + ".none", *BOW), lambda d: None, "choose one of r160_in1k"),
     "timm, layer": ((*TO_TIMM, "--layer", "cls"), lambda d: None, "no encoder has the layer 'cls'"),
     "timm, as text": (("--text-model", TIMM), lambda d: None, "is an image model, given as a text model"),
     "timm, as both": (("--model", TIMM), lambda d: None, "is no dual encoder"),

@@ -282,7 +282,9 @@ def show_training(folder: Path) -> int:
 
 
 def finish(epochs: int, folder: Path) -> None:
-    train._finish(trained(epochs), RECIPE, folder, ImageTextDataset("toy", Path("/photos"), (), ()))
+    group = SimpleNamespace(items=np.zeros(0, np.int64))
+    task = SimpleNamespace(dataset=ImageTextDataset("toy", Path("/photos"), (), ()), train=group, partial=[])
+    train._finish(trained(epochs), RECIPE, folder, task)
 
 
 class Pretrained:

@@ -89,6 +89,7 @@ VARIABLES = {
     "keys": ["a", "b", "c"],
     "packed": np.zeros((3, 8), np.uint8),
     "queries": np.ones((2, 8), np.uint8),
+    "embeddings": np.ones((2, 64), np.float32),
     "code": np.zeros((1, 8), np.uint8),
 }
 
