@@ -96,11 +96,8 @@ class Finder:
             raise UsageError(what, self.data.folder, "search for the other kind", option="to")
         if self.store and wanted.radius is not None:
             raise UsageError("`radius` searches the run's own index only", self.store.url, "leave `store` out")
-        if wanted.where:
-            matching(self.dataset, wanted.where)
-        for view in views if self.store else ():
-            assert self.store is not None
-            refuse_other_codes(self.run, self.dataset, view, self.store, self.among)
+        for view in views if not self.store else ():
+            self._narrowed(view, wanted.where)  # kept for the search
         return views
 
     def of_item(self, ident: str, by: str, lang: str, with_features: bool = False) -> Vectors:
@@ -209,6 +206,7 @@ class Finder:
             codes = self.views[view]
             keys = keys_of(self.run, self.dataset, codes)
             self._rows[view] = dict(zip(keys, codes.database.tolist(), strict=True))
+        refuse_other_codes(self.run, self.dataset, view, self.store, self.among)
         k, known = wanted.k or K, self._rows[view]
         some = [*compress(known, self._meet(view, wanted.where))] if wanted.where else None
         count = k if rank.kind == HAMMING else rank.candidates(k)
