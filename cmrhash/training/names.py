@@ -5,8 +5,8 @@ from __future__ import annotations
 from cmrhash.errors import UsageError, did_you_mean
 
 METHODS = (
-    *("triplet", "contrastive", "cmpm", "cmpm-cmpc", "acmr", "corrnet", "logistic", "supcon", "cca", "itq", "sign"),
-    *("krr-ap", "tie-ap", "tie-ap-nce"),
+    *("triplet", "contrastive", "cmpm", "cmpm-cmpc", "logistic", "supcon", "tie-ap", "tie-ap-nce", "acmr", "corrnet"),
+    *("cca", "itq", "sign", "krr-ap"),
 )
 REPRODUCTION = (
     "triplet-hard",

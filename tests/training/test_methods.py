@@ -7,9 +7,9 @@ import torch
 from torch import nn
 
 from cmrhash.errors import UsageError
-from cmrhash.training import alignment, losses, methods
+from cmrhash.training import alignment, losses
 from cmrhash.training.auxiliary import Shapes
-from cmrhash.training.methods import METHODS, Batch, get_method, method_names, total
+from cmrhash.training.methods import METHODS, Batch, acmr, corrnet, get_method, method_names, total
 from cmrhash.training.names import ALIGNMENTS
 
 
@@ -117,12 +117,12 @@ def parts_of(terms):
 
 GAPS = {
     "adversarial": (
-        methods.ADVERSARIAL,
+        acmr.ADVERSARIAL,
         lambda batch: lambda u, v: alignment.adversarial(u, v, batch.parts["modality"]),
     ),
-    "mmd": (methods.MMD, lambda _: alignment.mmd),
-    "coral": (methods.CORAL, lambda _: alignment.coral),
-    "correlation": (methods.CORRELATION, lambda _: lambda u, v: alignment.correlation(u, v) / 8),
+    "mmd": (acmr.MMD, lambda _: alignment.mmd),
+    "coral": (acmr.CORAL, lambda _: alignment.coral),
+    "correlation": (acmr.CORRELATION, lambda _: lambda u, v: alignment.correlation(u, v) / 8),
 }
 
 
@@ -134,7 +134,7 @@ def test_acmr_is_labels_and_triplets_and_a_gap(views, full, way):
     image, de, en = (losses.label_classification(classify(x), y).item() for x in views.values())
     assert found["label"] == pytest.approx(image / 2 + (de + en) / 4, rel=1e-5)
     triplets = total(METHODS["triplet"].terms(views, batch)).item()
-    assert found["triplet"] == pytest.approx(methods.TRIPLET * triplets / (4 * batch.margin), rel=1e-5)
+    assert found["triplet"] == pytest.approx(acmr.TRIPLET * triplets / (4 * batch.margin), rel=1e-5)
     weight, gap = GAPS[way]
     assert found["gap"] == pytest.approx(weight * over_languages(gap(batch), views).item(), rel=1e-5)
     assert set(found) == {"label", "triplet", "gap"}
@@ -153,7 +153,7 @@ def test_the_triplet_part_of_acmr_does_not_grow_with_the_code_length(full):
     one_point = {name: torch.ones(12, 8) for name in ("image", "de", "en")}
     for margin in (2.0, 8.0):
         found = parts_of(METHODS["acmr"].terms(one_point, replace(full("acmr"), margin=margin)))
-        assert found["triplet"] == pytest.approx(methods.TRIPLET)
+        assert found["triplet"] == pytest.approx(acmr.TRIPLET)
 
 
 def test_corrnet_reconstructs_each_view_from_every_view_and_from_their_mean(views, full):
@@ -169,7 +169,7 @@ def test_corrnet_reconstructs_each_view_from_every_view_and_from_their_mean(view
     assert found["reconstruction"] == pytest.approx(sum(errors) / 12, rel=1e-5)
     pairs = [("image", "de"), ("image", "en"), ("de", "en")]
     correlation = sum(alignment.correlation(views[a], views[b]).item() for a, b in pairs) / 3 / 8
-    assert found["correlation"] == pytest.approx(methods.CORRNET * correlation, rel=1e-5)
+    assert found["correlation"] == pytest.approx(corrnet.CORRNET * correlation, rel=1e-5)
 
 
 @pytest.mark.parametrize("name", [name for name, method in METHODS.items() if method.terms])

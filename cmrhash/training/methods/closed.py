@@ -1,0 +1,29 @@
+"""Closed forms: heads that are computed, not trained step by step."""
+
+from __future__ import annotations
+
+from cmrhash.training import cca, rotations
+from cmrhash.training.auxiliary import label_and_posterior_coders
+from cmrhash.training.methods.method import Method
+
+METHODS = {
+    "cca": Method(
+        None, "CCA, Hotelling (Biometrika 1936); three views and more: Kettenring (Biometrika 1971)", cca.fit
+    ),
+    "itq": Method(
+        None, "ITQ, Gong & Lazebnik (CVPR 2011), on the images of one space with the texts", rotate=rotations.itq
+    ),
+    "sign": Method(
+        None,
+        "signs after a random rotation, Charikar (STOC 2002), Ji et al. (NIPS 2012), in one space with the texts",
+        rotate=rotations.sign,
+    ),
+    "krr-ap": Method(
+        None,
+        "kernel ridge regression of the labels, leave-one-out on train items, Rifkin & Lippert "
+        "(MIT-CSAIL-TR-2007-025); tie-aware AP, He et al. (CVPR 2018) eq. 8",
+        kernel=True,
+        parts=label_and_posterior_coders,
+        labels=True,
+    ),
+}

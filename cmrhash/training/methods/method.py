@@ -1,0 +1,80 @@
+"""What a method is: loss terms of a batch, or a closed form, with its source."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from cmrhash.training import cca
+from cmrhash.training.auxiliary import Parts, Shapes
+
+Views = dict[str, Tensor]  # "image" first, then each language -> embeddings (B, K)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What a loss is told of a batch of B items. relevant: (B, B) bool, True on the diagonal; bits: K; margin: on
+    squared L2 distances of embeddings in [-1, 1]^K; labels: (B, classes) float32 of 0 and 1, None for relevance by
+    pairs; features: standardised input features (B, D) by view; parts: what the method trains beside the heads."""
+
+    relevant: Tensor
+    bits: int
+    margin: float
+    labels: Tensor | None = None
+    features: Views = field(default_factory=dict)
+    parts: nn.ModuleDict = field(default_factory=nn.ModuleDict)
+
+
+class Terms(NamedTuple):
+    """loss: named scalars whose sum is minimised. counts: named numbers that the history adds up over an epoch."""
+
+    loss: dict[str, Tensor]
+    counts: dict[str, Tensor]
+
+
+ToTerms = Callable[[Views, Batch], Terms]
+Pairwise = Callable[[Tensor, Tensor, Batch], Tensor]
+
+
+@dataclass(frozen=True)
+class Method:
+    """A way of training the heads.
+
+    terms: (views, batch) -> Terms, None for a closed form. source: paper or code, for the run's record.
+    fit: (standardised features (n, D) by view, bits, ridge) -> linear heads (D, K) by view, of a closed form.
+    rotate: (centred features (n, D) of images alone, bits, seed) -> one linear head (D, K), of a closed form for images
+    and texts of one space.
+    kernel: a closed form with kernel heads, see ``kernel_codes``; queries and database items are hashed differently.
+    parts: shapes -> modules that are trained beside the heads. labels: learns from labels, not from relevance alone.
+    reproduction: only for comparison with published results (an ablation, another sampler), not for new work.
+    partial: its terms are defined for any views, so that items that lack a view train the others.
+    name: of a method of the user's own, which ``train`` registers; heads: (D features, K bits) -> a module that maps
+    standardised features (B, D) to embeddings (B, K), in place of the usual head.
+    """
+
+    terms: ToTerms | None
+    source: str
+    fit: Callable[[dict[str, cca.Matrix], int, float], dict[str, cca.Matrix]] | None = None
+    rotate: Callable[[NDArray[np.floating], int, int], cca.Matrix] | None = None
+    kernel: bool = False
+    parts: Callable[[Shapes], Parts] | None = None
+    labels: bool = False
+    reproduction: bool = False
+    partial: bool = False
+    name: str = ""
+    heads: Callable[[int, int], nn.Module] | None = None
+
+    def __repr__(self) -> str:
+        kind = "closed form" if self.terms is None else "losses"
+        return f"Method({self.name or self.source!r}, {kind})"
+
+
+def total(terms: Terms) -> Tensor:
+    """The sum that is minimised."""
+    return torch.stack(list(terms.loss.values())).sum()

@@ -1,0 +1,54 @@
+"""Terms of several views out of a loss of two, and sums of terms."""
+
+from __future__ import annotations
+
+from itertools import product
+
+from torch import Tensor
+
+from cmrhash.training.methods.method import Batch, Pairwise, Terms, ToTerms, Views
+
+IMAGE = "image"
+
+
+def pairs(loss: Pairwise, own: bool) -> ToTerms:
+    """The mean of a pairwise loss over all ordered pairs of views. own: a view with itself counts too, so that
+    image, en and de give nine pairs instead of six.
+    """
+
+    def terms(views: Views, batch: Batch) -> Terms:
+        chosen = [(a, b) for a, b in product(views, views) if own or a != b]
+        return Terms({f"{a}-{b}": loss(views[a], views[b], batch) / len(chosen) for a, b in chosen}, {})
+
+    return terms
+
+
+def gap(loss: Pairwise) -> ToTerms:
+    """A modality-gap term between the images and each language, the mean over languages."""
+
+    def terms(views: Views, batch: Batch) -> Terms:
+        langs = [name for name in views if name != IMAGE]
+        return Terms({lang: loss(views[IMAGE], views[lang], batch) / len(langs) for lang in langs}, {})
+
+    return terms
+
+
+def joined(**parts: tuple[float, ToTerms]) -> ToTerms:
+    """The weighted sum of several parts, their terms by "part.term"."""
+
+    def terms(views: Views, batch: Batch) -> Terms:
+        loss: dict[str, Tensor] = {}
+        counts: dict[str, Tensor] = {}
+        for part, (weight, to_terms) in parts.items():
+            found = to_terms(views, batch)
+            loss |= {f"{part}.{name}": weight * value for name, value in found.loss.items()}
+            counts |= found.counts
+        return Terms(loss, counts)
+
+    return terms
+
+
+def labels_of(batch: Batch) -> Tensor:
+    """Labels (B, classes) of a method that learns from labels."""
+    assert batch.labels is not None  # get_method refuses such a data set
+    return batch.labels

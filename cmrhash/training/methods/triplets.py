@@ -1,0 +1,58 @@
+"""Triplet losses: within and between images and texts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+
+from cmrhash.training import losses
+from cmrhash.training.methods.method import Batch, Method, Terms, ToTerms, Views
+from cmrhash.training.methods.terms import IMAGE
+
+
+def triplets(sampler: Callable[..., losses.Triplets]) -> ToTerms:
+    """F = L(I->I) + mean over languages of L(I->T) + L(T->I) + L(T->T), by a sampler of triplets."""
+
+    def terms(views: Views, batch: Batch) -> Terms:
+        langs = [name for name in views if name != IMAGE]
+        if IMAGE in views:
+            found = [sampler(views[IMAGE], [views[lang] for lang in langs], batch.relevant, batch.margin)]
+            names = ["i2i", *(f"{term}.{lang}" for lang in langs for term in ("i2t", "t2i", "t2t"))]
+        else:
+            found = [sampler(views[lang], [], batch.relevant, batch.margin) for lang in langs]
+            names = [f"t2t.{lang}" for lang in langs]
+        values = torch.cat([result.loss for result in found])
+        loss = {
+            name: value if name == "i2i" else value * (1 / len(langs))
+            for name, value in zip(names, values, strict=True)
+        }
+        valid, active = (torch.stack([r[at].sum() for r in found]).sum() for at in (1, 2))
+        return Terms(loss, {"valid_triplets": valid, "active_triplets": active})
+
+    return terms
+
+
+def relative_triplets(views: Views, batch: Batch) -> Terms:
+    """The four triplet terms as a share of what they are when all embeddings lie in one point: of any code length."""
+    found = triplets(losses.four_triplets)(views, batch)
+    return Terms({name: loss / (4 * batch.margin) for name, loss in found.loss.items()}, found.counts)
+
+
+METHODS = {
+    "triplet": Method(
+        triplets(losses.four_triplets), "four triplet terms, batch-all; FaceNet (CVPR 2015) eq. 1", partial=True
+    ),
+    "triplet-hard": Method(
+        triplets(losses.hardest_triplets),
+        "four triplet terms, batch-hard, Hermans et al. (2017) eq. 5",
+        reproduction=True,
+        partial=True,
+    ),
+    "triplet-seed": Method(
+        triplets(losses.seed_triplets),
+        "sampler of xiami2019/Cross-modal-retrieval, utils.py",
+        reproduction=True,
+        partial=True,
+    ),
+}
