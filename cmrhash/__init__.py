@@ -44,6 +44,8 @@ if TYPE_CHECKING:
     from cmrhash.errors import StaleError as StaleError
     from cmrhash.errors import UsageError as UsageError
     from cmrhash.evaluation.evaluate import Evaluation as Evaluation
+    from cmrhash.evaluation.score_files import Scored as Scored
+    from cmrhash.evaluation.score_files import score_files as score_files
     from cmrhash.features.dataset import ExtractedDataset as ExtractedDataset
     from cmrhash.retrieval import metrics as metrics
     from cmrhash.search.exported.hasher import PretrainedHasher as PretrainedHasher
@@ -67,6 +69,7 @@ _HOME = {  # module -> the names that it gives to the public face
     "encoders.own": "Encoder",
     "errors": "CmrhashError DamagedError DataError EncoderError LockedError PeerError StaleError UsageError",
     "evaluation.evaluate": "Evaluation",
+    "evaluation.score_files": "Scored score_files",
     "features.dataset": "ExtractedDataset",
     "search.exported.hasher": "PretrainedHasher",
     "search.grow": "Grown",

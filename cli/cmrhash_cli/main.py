@@ -17,6 +17,7 @@ from cmrhash_cli.index import index
 from cmrhash_cli.output import print_version, run
 from cmrhash_cli.plot import plot
 from cmrhash_cli.report import report
+from cmrhash_cli.score import score
 from cmrhash_cli.search import search
 from cmrhash_cli.serve import serve
 from cmrhash_cli.train import train
@@ -42,6 +43,7 @@ app.command("search")(search)
 app.command("export")(export)
 app.command("serve")(serve)
 app.command("compare")(compare)
+app.command("score")(score)
 app.command("plot")(plot)
 app.command("report")(report)
 app.command("bench")(bench)

@@ -14,6 +14,7 @@ import numpy as np
 from one_space import draw_photos
 from package_models import write_open_clip, write_timm
 from pages import Section, calls
+from peer_metrics import write_results
 from running import run
 from sentence_models import make_sentence
 from small_models import write_bert, write_clip, write_dinov2, write_image_weights, write_siglip, write_vit
@@ -91,6 +92,8 @@ PLACED = {
     "raw_features.mat": write_wikipedia_features,
     "mirflickr.mat": lambda path: write_features(path, 20_015),
     "FILE": write_features,
+    "results.mat": write_results,
+    "results.npz": write_results,
     "common_tags.txt": lambda path: path.write_text("dog 9\nnikon 9\nnone 9\n", encoding="utf-8"),
     "image.npz": lambda path: np.savez(path, image=np.random.default_rng(0).standard_normal((COUNT, 8))),
     "captions.txt": lambda path: write_lines(path, [f"a {NOUNS['en'][n % 4]} {n}" for n in range(COUNT)]),
