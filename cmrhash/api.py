@@ -26,7 +26,7 @@ from cmrhash.config import (
     Progress,
     TrainConfig,
 )
-from cmrhash.data.items import ImageTextDataset, root_of
+from cmrhash.data.items import ImageTextDataset, root_of, with_relevance
 from cmrhash.data.recognise import recognise
 from cmrhash.data.tars import is_pattern
 from cmrhash.encoders.own import Encoder
@@ -99,14 +99,15 @@ def train(
 
     data: the data set, or its name in the cache. method: a name out of METHODS, or your own Method. runs: folder of all
     runs. encoders: "image=NAME" or "LANG=NAME" where the cache has features by several. settings: fields of
-    ``TrainConfig``, such as bits and langs. Raises UsageError, DataError, or StaleError for a run of other settings in
-    the same folder unless ``overwrite``.
+    ``TrainConfig``, such as bits and langs. Raises UsageError (also for a setting that the method does not read),
+    DataError, or StaleError for a run of other settings in the same folder unless ``overwrite``.
     """
     from cmrhash.training.train import train as run_one
 
     name = method if isinstance(method, str) else methods.register(method)
-    config = _config(TrainConfig, {"method": name, **settings})
-    return run_one(config, _data(data, cache), Path(runs), tuple(encoders), overwrite, progress)[0]
+    config, opened = _config(TrainConfig, {"method": name, **settings}), _data(data, cache)
+    _refuse_unread((name,), settings, config, opened)
+    return run_one(config, opened, Path(runs), tuple(encoders), overwrite, progress)[0]
 
 
 def find_runs(data: ExtractedDataset | str, *, cache: str | Path = CACHE, folder: str | Path = RUNS) -> list[Run]:
@@ -149,15 +150,17 @@ def compare(
 ) -> Evaluation:
     """Train and score methods x bits x seeds, and return one row per cell with mean, spread and number of seeds.
 
-    settings: fields of ``CompareConfig`` (bits, seeds, langs, metric, out) and of ``TrainConfig``. What is trained
-    already is not trained again.
+    settings: fields of ``CompareConfig`` (bits, seeds, langs, metric, out) and of ``TrainConfig``; each of the latter
+    changes the methods that read it, and is refused if none does. What is trained already is not trained again.
     """
     names = tuple(method if isinstance(method, str) else _register(method) for method in methods)
     own = {field.name for field in fields(CompareConfig)} - {"methods"}
     grid = _config(CompareConfig, {"methods": names, **{key: value for key, value in settings.items() if key in own}})
     shared = {key: value for key, value in settings.items() if key not in own or key == "langs"}
     config = _config(TrainConfig, {key: value for key, value in shared.items() if key != "langs"})
-    return comparison.compare(grid, config, _data(data, cache), Path(runs), tuple(encoders), progress)
+    opened = _data(data, cache)
+    _refuse_unread(names, shared, config, opened)
+    return comparison.compare(grid, config, opened, Path(runs), tuple(encoders), progress)
 
 
 def load(run: str | Path | Run, *, cache: str | Path = CACHE, **options: Any) -> Hasher:
@@ -285,6 +288,13 @@ def _data(data: ExtractedDataset | str, cache: str | Path) -> ExtractedDataset:
     if isinstance(data, str):
         return ExtractedDataset.open(cache, data)
     raise UsageError(f"a data set is a {type(data).__name__}", None, "give what `extract` returned, or its name")
+
+
+def _refuse_unread(names: Sequence[str], given: Iterable[str], config: TrainConfig, data: ExtractedDataset) -> None:
+    """Raise UsageError for a setting that none of the methods reads."""
+    from cmrhash.training.settings import refuse_unread
+
+    refuse_unread(names, given, config, with_relevance(data.dataset, config.relevance).relevance)
 
 
 def _refuse_unknown(given: Iterable[str], known: Iterable[str]) -> None:

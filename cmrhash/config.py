@@ -20,24 +20,9 @@ TABLE_DATASET = "table"  # a table beside photos
 TARS_DATASET = "webdataset"  # photos in tars
 LISTS_DATASET = "mat-lists"  # lists in MATLAB files, with photos anywhere
 DATASETS = (  # names of the readers in data/catalog.py
-    SAMPLE_DATASET,
-    "iaprtc12",
-    "iaprtc12-lists",
-    "pascal",
-    "wikipedia",
-    "flickr30k",
-    "flickr8k",
-    "fashion",
-    "mirflickr",
-    "nuswide",
-    "coco",
-    "folder",
-    "imagefolder",
-    TARS_DATASET,
-    LISTS_DATASET,
-    "manifest",
-    TABLE_DATASET,
-    FEATURES_DATASET,
+    *(SAMPLE_DATASET, "iaprtc12", "iaprtc12-lists", "pascal", "wikipedia", "flickr30k", "flickr8k", "fashion"),
+    *("mirflickr", "nuswide", "coco", "folder", "imagefolder", TARS_DATASET, LISTS_DATASET, "manifest"),
+    *(TABLE_DATASET, FEATURES_DATASET),
 )
 LABELS_FROM = ("folder",)  # values of labels_from
 PROTOCOLS = ("dcmh", "unsup", "clip", "ucch")  # published splits, out of data/published.py
@@ -122,7 +107,10 @@ class TrainConfig:
     epochs: int = 60  # passes over the train items
     batch: int = 512  # items per step (halved until a pass has at least 4 steps)
     lr: float = 2e-3  # peak of the one-cycle schedule; times sqrt(halved / batch) if the batch was halved
-    weight_decay: float = 0.01  # AdamW
+    image_lr: float | None = None  # of the image head, likewise; 0: untrained; None: lr
+    text_lr: float | None = None  # of the text heads
+    schedule: str = "one-cycle"  # of the learning rates, out of SCHEDULES
+    weight_decay: float = 0.01  # AdamW; 0: Adam
     hidden: int = 1024  # width of the hidden layer; 0: a linear head
     dropout: float = 0.2  # share of hidden units dropped in training
     input_dropout: float = 0.1  # share of features dropped in training
@@ -145,11 +133,13 @@ class FinetuneConfig:
     image_lr: float | None = None
     text_lr: float | None = None
     weight_decay: float = 0.01  # AdamW
+    margin: float | None = None  # as in TrainConfig, of a method that has one; None: TrainConfig's
     clip: float = 1.0  # largest L2 norm of a step's gradient
     seed: int = 0  # weights of the heads, batch order, caption choice, dropout
     checkpoint_seconds: float = 60.0  # how often an unfinished run is saved, at the end of an epoch
 
 
+SCHEDULES = ("one-cycle", "constant")
 TRAINED_SHARE = 0.1  # learning rate of pretrained encoders, as a share of the heads'
 
 
@@ -364,6 +354,10 @@ def check_train(config: TrainConfig) -> None:
         if "dropout" in name and value >= 1:
             raise UsageError(f"{value} is out of range", None, "give a share below 1", option=name)
     _check_range("hidden", config.hidden, 0, MAX_HIDDEN)
+    _check_rates(config)
+    if config.schedule not in SCHEDULES:
+        fix = f"{did_you_mean(config.schedule, SCHEDULES)} choose one of {', '.join(SCHEDULES)}"
+        raise UsageError(f"unknown schedule '{config.schedule}'", None, fix, option="schedule")
     if not 0 <= config.first_caption <= 1:
         what = f"{config.first_caption} is out of range"
         raise UsageError(what, None, "give a share from 0 to 1", option="first_caption")
@@ -375,11 +369,18 @@ def check_finetune(config: FinetuneConfig) -> None:
     _check_range("seed", config.seed, 0, MAX_SEED)
     for name in ("epochs", "batch", "lr", "clip"):
         _check_number(name, getattr(config, name), zero=False)
-    for name in ("weight_decay", "image_lr", "text_lr"):
+    _check_number("weight_decay", config.weight_decay, zero=True)
+    if config.margin is not None:
+        _check_number("margin", config.margin, zero=False)
+    _check_rates(config)
+
+
+def _check_rates(config: TrainConfig | FinetuneConfig) -> None:
+    for name in ("image_lr", "text_lr"):
         value = getattr(config, name)
         _check_number(name, 0 if value is None else value, zero=True)
     if config.image_lr == config.text_lr == 0:
-        raise UsageError("`image_lr=0` and `text_lr=0` leave nothing to tune", None, "leave one of them out")
+        raise UsageError("`image_lr=0` and `text_lr=0` leave nothing to train", None, "leave one of them out")
 
 
 def _check_range(name: str, value: int, least: int, most: int) -> None:

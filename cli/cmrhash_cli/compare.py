@@ -10,6 +10,7 @@ import typer
 from cmrhash.config import CompareConfig, TrainConfig, check_device
 from cmrhash.evaluation.metric_names import check_metric
 from cmrhash.training.names import check_methods
+from cmrhash_cli.given import check_given
 from cmrhash_cli.output import (
     CACHE,
     RUNS,
@@ -18,7 +19,6 @@ from cmrhash_cli.output import (
     Debug,
     Device,
     Encoder,
-    Epochs,
     Json,
     Quiet,
     Relevance,
@@ -35,6 +35,7 @@ D, T = CompareConfig, TrainConfig
 
 
 def compare(
+    ctx: typer.Context,
     dataset: Dataset = None,
     method: Annotated[list[str] | None, typer.Option(help="Method (repeatable); default: triplet.")] = None,
     bits: Annotated[list[int] | None, typer.Option(help="Code length (repeatable); default: 16, 32, 48, 64.")] = None,
@@ -46,7 +47,10 @@ def compare(
         typer.Option(help="Metric of the cells: map, r@1, r@5 or r@10; default: map, or r@1 with relevance pairs."),
     ] = D.metric,
     relevance: Relevance = T.relevance,
-    epochs: Epochs = T.epochs,
+    epochs: Annotated[
+        int,
+        typer.Option(help="Passes over the training items; refused if none of the methods has epochs."),
+    ] = T.epochs,
     encoder: Encoder = None,
     out: Annotated[
         Path | None,
@@ -89,6 +93,7 @@ def compare(
     target = out or runs / data.name
     before = (target / "compare.json").exists()
     config = TrainConfig(langs=tuple(train_lang or ()), relevance=relevance, epochs=epochs, device=device)
+    check_given(ctx, grid.methods, config, data, quiet)
     with progress_bars(quiet) as progress:
         result = run(grid, config, data, runs, tuple(encoder or ()), progress)
     if as_json:

@@ -17,6 +17,7 @@ from cmrhash.config import (
     TRAINED_SHARE,
     ExtractConfig,
     FinetuneConfig,
+    TrainConfig,
     check_extract,
     check_finetune,
 )
@@ -24,6 +25,7 @@ from cmrhash.encoders.places import check_places
 from cmrhash.errors import UsageError
 from cmrhash.training.names import check_methods
 from cmrhash_cli.extract_report import show
+from cmrhash_cli.given import given
 from cmrhash_cli.output import (
     CACHE,
     Cache,
@@ -44,7 +46,7 @@ if TYPE_CHECKING:
 
 D, T = ExtractConfig, FinetuneConfig
 # options of --finetune only
-TUNING = ("method", "bits", "epochs", "batch", "lr", "image_lr", "text_lr", "weight_decay", "clip")
+TUNING = ("method", "bits", "epochs", "batch", "lr", "image_lr", "text_lr", "weight_decay", "margin", "clip")
 
 
 def _number_or_file(text: str) -> int | Path:
@@ -221,6 +223,13 @@ def extract(
     ] = T.image_lr,
     text_lr: Annotated[float | None, typer.Option(help="Fine-tuning: the same for the text encoders.")] = T.text_lr,
     weight_decay: Annotated[float, typer.Option(help="Fine-tuning: weight decay of AdamW.")] = T.weight_decay,
+    margin: Annotated[
+        float | None,
+        typer.Option(
+            help=f"Fine-tuning: margin of triplet, contrastive, acmr and the like, as a share of the bits; default: "
+            f"{TrainConfig.margin}."
+        ),
+    ] = T.margin,
     clip: Annotated[float, typer.Option(help="Fine-tuning: maximum L2 norm of the gradients.")] = T.clip,
     overwrite: Overwrite = D.overwrite,
     as_json: Json = False,
@@ -251,16 +260,16 @@ def extract(
 
     cmrhash extract --finetune
     """
-    given = [option for option in TUNING if ctx.get_parameter_source(option).name != "DEFAULT"]  # type: ignore[union-attr]
-    if given and not finetune:
-        what = f"`{given[0]}` is used only with `finetune=True`"
-        raise UsageError(what, None, f"add `finetune`, or leave out `{given[0]}`")
+    tuned_by = [option for option in given(ctx) if option in TUNING]
+    if tuned_by and not finetune:
+        what = f"`{tuned_by[0]}` is used only with `finetune=True`"
+        raise UsageError(what, None, f"add `finetune`, or leave out `{tuned_by[0]}`")
     tune = filled(FinetuneConfig, ctx.params)
     check_finetune(tune)  # before anything heavy is imported
     check_methods(tune.method)
     lists = {"langs": lang, "text_models": text_model, "features": features, "maps": maps}
     lists |= {"labels": labels, "captions": captions}
-    settings = {**ctx.params, **{name: tuple(given or ()) for name, given in lists.items()}}
+    settings = {**ctx.params, **{name: tuple(values or ()) for name, values in lists.items()}}
     if path is not None:
         settings |= _recognised(ctx, path, quiet)
     config = filled(ExtractConfig, settings)

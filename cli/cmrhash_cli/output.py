@@ -34,7 +34,6 @@ Bits = Annotated[list[int] | None, typer.Option("--bits", help="Code length (rep
 ShownLang = Annotated[
     list[str] | None, typer.Option("--lang", help="Language to show (repeatable); default: all that a run covers.")
 ]
-Epochs = Annotated[int, typer.Option("--epochs", help="Passes over the training items.")]
 Encoder = Annotated[
     list[str] | None,
     typer.Option(

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from itertools import product
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from cmrhash.config import TrainConfig, check_train
-from cmrhash.training.names import aligned, check_methods
+from cmrhash.training.names import METHODS, REPRODUCTION, aligned, check_methods
+from cmrhash_cli.given import check_given
 from cmrhash_cli.output import (
     CACHE,
     RUNS,
@@ -18,7 +20,6 @@ from cmrhash_cli.output import (
     Debug,
     Device,
     Encoder,
-    Epochs,
     Json,
     Overwrite,
     Quiet,
@@ -38,27 +39,38 @@ D = TrainConfig
 
 
 def train(
+    ctx: typer.Context,
     dataset: Dataset = None,
     bits: Annotated[list[int] | None, typer.Option(help=f"Code length (repeatable); default: {D.bits}.")] = None,
     lang: Annotated[list[str] | None, typer.Option(help="Language to train (repeatable); default: all.")] = None,
     method: Annotated[
-        str,
+        list[str] | None,
         typer.Option(
-            help="Training method: triplet, triplet-hard, triplet-seed, contrastive, cmpm, cmpm-cmpc, acmr, acmr-mmd, "
-            "acmr-coral, acmr-correlation, acmr-label-triplet, acmr-label, corrnet, logistic, supcon, tie-ap, "
-            "tie-ap-nce, krr-ap, cca, itq or sign."
+            help=f"Training method (repeatable); default: {D.method}. One of {', '.join((*METHODS, *REPRODUCTION))}. "
+            "An option that none of the chosen methods reads is refused."
         ),
-    ] = D.method,
+    ] = None,
     alignment: Annotated[
         str | None,
         typer.Option(help="How --method acmr aligns images and texts: adversarial, mmd, coral, correlation or none."),
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Random seed of weights, batches, captions and dropout.")] = D.seed,
     relevance: Relevance = D.relevance,
-    epochs: Epochs = D.epochs,
+    epochs: Annotated[int, typer.Option(help="Passes over the training items.")] = D.epochs,
     batch: Annotated[int, typer.Option(help="Batch size (items per step).")] = D.batch,
-    lr: Annotated[float, typer.Option(help="Peak learning rate of the one-cycle schedule.")] = D.lr,
-    weight_decay: Annotated[float, typer.Option(help="Weight decay of AdamW.")] = D.weight_decay,
+    lr: Annotated[float, typer.Option(help="Learning rate; the peak of a one-cycle schedule.")] = D.lr,
+    image_lr: Annotated[
+        float | None, typer.Option(help="Learning rate of the image head; 0 leaves it untrained; default: --lr.")
+    ] = D.image_lr,
+    text_lr: Annotated[float | None, typer.Option(help="The same for the text heads.")] = D.text_lr,
+    schedule: Annotated[
+        str,
+        typer.Option(
+            help="one-cycle, or constant: the same rate in every step. The papers' Adam is --schedule constant "
+            "--weight-decay 0 --lr 1e-4."
+        ),
+    ] = D.schedule,
+    weight_decay: Annotated[float, typer.Option(help="Weight decay of AdamW; 0: Adam.")] = D.weight_decay,
     hidden: Annotated[int, typer.Option(help="Width of the hidden layer; 0: a linear head.")] = D.hidden,
     dropout: Annotated[float, typer.Option(help="Dropout rate of the hidden units.")] = D.dropout,
     input_dropout: Annotated[float, typer.Option(help="Dropout rate of the features.")] = D.input_dropout,
@@ -81,16 +93,22 @@ def train(
 
     cmrhash train --bits 16 --bits 32 --bits 48 --bits 64
 
+    cmrhash train --method triplet --method tie-ap
+
     cmrhash train --method acmr --alignment mmd
     """
+    methods = aligned(method or [D.method], alignment)
     config = TrainConfig(
-        method=aligned(method, alignment),
+        method=methods[0],
         seed=seed,
         langs=tuple(lang or ()),
         relevance=relevance,
         epochs=epochs,
         batch=batch,
         lr=lr,
+        image_lr=image_lr,
+        text_lr=text_lr,
+        schedule=schedule,
         weight_decay=weight_decay,
         hidden=hidden,
         dropout=dropout,
@@ -100,20 +118,21 @@ def train(
         device=device,
     )
     lengths = list(dict.fromkeys(bits or [D.bits]))
-    check_methods(config.method)  # before anything heavy is imported
+    check_methods(*methods)  # before anything heavy is imported
     for length in lengths:
         check_train(replace(config, bits=length))
     from cmrhash.features.dataset import ExtractedDataset
 
     data = ExtractedDataset.open(cache, dataset)
     data.check_choice(config.langs, relevance, encoder or ())
+    check_given(ctx, methods, config, data, quiet)
     from cmrhash.evaluation.run_codes import codes_of
     from cmrhash.training.train import train as run_one
 
     finished: list[tuple[Run, bool]] = []
     with progress_bars(quiet) as progress:
-        for length in lengths:
-            one = replace(config, bits=length)
+        for name, length in product(methods, lengths):
+            one = replace(config, method=name, bits=length)
             run, fresh = run_one(one, data, runs, tuple(encoder or ()), overwrite, progress)
             codes_of(run, data)
             finished.append((run, fresh))

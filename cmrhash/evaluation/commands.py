@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Sequence
+from typing import Any
 
 from cmrhash.evaluation.protocol import changed_settings
 from cmrhash.features.dataset import ExtractedDataset
@@ -19,7 +20,7 @@ def command_of(run: Run, data: ExtractedDataset, seeds: Sequence[int] = (), lang
     which = f"--dataset {shlex.quote(run.dataset)} --method {run.method} --bits {run.bits}"
     if run.relevance != data.dataset.relevance:
         which += f" --relevance {run.relevance}"
-    options = [(name.replace("_", "-"), value) for name, value in changed_settings(run).items()]
+    options = [(name.replace("_", "-"), value) for name, value in _with_effect(run).items()]
     options += [("lang", lang) for lang in run.langs if set(run.langs) != set(data.dataset.languages)]
     for view, of in run.features.items():
         if len(data.headers(view)) > 1:
@@ -28,3 +29,13 @@ def command_of(run: Run, data: ExtractedDataset, seeds: Sequence[int] = (), lang
     trained = " && ".join(f"cmrhash train {which}{words} --seed {seed}" for seed in seeds or [run.seed])
     shown = "".join(f" --lang {lang}" for lang in langs) if seeds else f" --seed {run.seed}"
     return f"{trained} && cmrhash eval {which}{shown}"
+
+
+def _with_effect(run: Run) -> dict[str, Any]:
+    """Changed settings that the method reads; runs of earlier versions recorded all that were given."""
+    if not (changed := changed_settings(run)):
+        return {}
+    from cmrhash.training.methods import METHODS  # with torch
+
+    read = METHODS[run.method].settings if run.method in METHODS else changed
+    return {name: value for name, value in changed.items() if name in read}

@@ -19,7 +19,7 @@ from cmrhash.errors import DamagedError, StaleError
 from cmrhash.storage.files import checked, read_json, remove, sha256, write_bytes, write_json
 from cmrhash.storage.recipes import refuse_difference
 from cmrhash.training.adamw import AdamW
-from cmrhash.training.runs import CHECKPOINT, VAL
+from cmrhash.training.runs import CHECKPOINT, VAL, completed
 
 ANEW = "start again with `overwrite=True`"
 PREFIXES = ("heads.", "parts.", "optimizer.", "best.")  # of tensor names
@@ -128,7 +128,9 @@ class TrainingState:
             return
         about = read_json(path, ANEW)
         tensors_path = checked(target, about["file"], about["tensors_sha256"], ANEW)
-        refuse_difference(about["recipe"], json.loads(json.dumps(recipe)), target, "unfinished run")
+        refuse_difference(
+            completed(about["recipe"]), completed(json.loads(json.dumps(recipe))), target, "unfinished run"
+        )
         tensors = read_tensors(tensors_path, ANEW)
         saved = {key: {n.removeprefix(key): t for n, t in tensors.items() if n.startswith(key)} for key in PREFIXES}
         fill(self.heads, saved["heads."], tensors_path, ANEW)

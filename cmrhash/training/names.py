@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from cmrhash.errors import UsageError, did_you_mean
 
 METHODS = (
@@ -37,16 +39,17 @@ def check_methods(*names: str) -> None:
             raise UsageError(f"unknown method '{name}'", None, fix, option="method")
 
 
-def aligned(method: str, alignment: str | None) -> str:
-    """Name of ``method`` with an alignment out of ALIGNMENTS; None leaves it unchanged.
+def aligned(methods: Sequence[str], alignment: str | None) -> list[str]:
+    """Names of methods, once each, "acmr" with an alignment out of ALIGNMENTS; None leaves it unchanged.
 
-    Raises UsageError for an unknown alignment, and for any method but "acmr".
+    Raises UsageError for an unknown alignment, and for an alignment without "acmr".
     """
+    chosen, own = list(dict.fromkeys(methods)), ALIGNMENTS["adversarial"]
     if alignment is None:
-        return method
+        return chosen
     if alignment not in ALIGNMENTS:
         fix = f"{did_you_mean(alignment, ALIGNMENTS)} choose one of {', '.join(ALIGNMENTS)}"
         raise UsageError(f"unknown alignment '{alignment}'", None, fix)
-    if method != ALIGNMENTS["adversarial"]:
-        raise UsageError(f"method '{method}' has no alignment", None, 'use `method="acmr"`', option="alignment")
-    return ALIGNMENTS[alignment]
+    if own not in chosen:
+        raise UsageError(f"method '{chosen[0]}' has no alignment", None, 'use `method="acmr"`', option="alignment")
+    return [ALIGNMENTS[alignment] if name == own else name for name in chosen]

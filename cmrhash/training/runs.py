@@ -18,7 +18,7 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cmrhash.config import RANDOM
+from cmrhash.config import RANDOM, TrainConfig
 from cmrhash.data.changes import changed_since
 from cmrhash.data.view import View
 from cmrhash.errors import DamagedError, StaleError, UsageError
@@ -302,6 +302,12 @@ def write_record(folder: Path, record: Mapping[str, Any]) -> dict[str, Any]:
     full = {"version": VERSION, **record}
     write_json(folder / CONFIG, full)
     return full
+
+
+def completed(record: Mapping[str, Any]) -> dict[str, Any]:
+    """A stored record or recipe whose training has every setting, as it was before versions that added settings."""
+    defaults = {field.name: field.default for field in fields(TrainConfig)}
+    return {**record, **({"train": {**defaults, **record["train"]}} if "train" in record else {})}
 
 
 def current(found: Sequence[Run], data: ExtractedDataset) -> list[Run]:

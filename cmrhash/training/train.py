@@ -36,13 +36,14 @@ from cmrhash.training.auxiliary import Shapes
 from cmrhash.training.checkpoint import TrainingState, forget
 from cmrhash.training.heads import KernelHead
 from cmrhash.training.methods import Batch, Method, Terms, build_head, get_method, total
-from cmrhash.training.schedule import one_cycle, seeded
+from cmrhash.training.schedule import groups_of, seeded, set_rates
+from cmrhash.training.settings import NAMING
 from cmrhash.training.task import Group, Probes, Task, asked_rows, prepare, run_folder
 
 log = logging.getLogger(__name__)
 
 COMPARED = ("dataset", "relevance", "split_seed", "items_sha256", "langs", "train", "partial", "features")
-UNCOMPARED = ("device", "checkpoint_seconds", "langs", "relevance")  # the last two are compared as what they came to
+UNCOMPARED = ("langs", "relevance")  # as they were asked for; compared as what they came to
 RIDGES = (1e-3, 1e-2, 1e-1, 1.0, 10.0)  # of a closed form, on features of unit variance; chosen on val
 NAN_STEPS = 3  # non-finite losses in a row before training stops
 MIN_STEPS = 4  # the batch is halved until an epoch has as many
@@ -75,7 +76,7 @@ def train(
             if run.items_sha256 != task.dataset.sha256:
                 what = "the collection changed since this run was trained; its heads still work"
                 raise StaleError(what, target, "use the run as it is, or train it again with `overwrite=True`")
-            refuse_difference(_comparable(run.record), _comparable(recipe), target, "run")
+            refuse_difference(_comparable(run.record, method), _comparable(recipe, method), target, "run")
             run.file(runs.HEADS)
             log.info("%s: already trained", target)
             return run, False
@@ -187,8 +188,7 @@ def fresh(config: TrainConfig, method: Method, task: Task) -> TrainingState:
         heads[name].standardise(task.x[name][torch.from_numpy(rows).to(task.device)].cpu())  # type: ignore[operator]
     heads.to(task.device)
     parts.to(task.device)
-    learned = [*heads.parameters(), *parts.parameters()]
-    optimizer = AdamW(learned, lr=config.lr, weight_decay=config.weight_decay)
+    optimizer = AdamW(groups_of(config, heads, parts), lr=config.lr, weight_decay=config.weight_decay)
     return TrainingState(heads, parts, optimizer)
 
 
@@ -217,8 +217,7 @@ def one_epoch(config: TrainConfig, method: Method, task: Task, state: TrainingSt
                 _stop_after(bad_in_a_row, [task.dataset.items[task.train.items[row]].id for row in chosen[:5]])
                 continue
             bad_in_a_row = 0
-            for group in state.optimizer.param_groups:
-                group["lr"] = one_cycle(state.epoch * steps + step, config.epochs * steps, peak)
+            set_rates(config, state.optimizer.param_groups, state.epoch * steps + step, config.epochs * steps, peak)
             state.optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             state.optimizer.step()
@@ -360,7 +359,8 @@ def batch_size(wanted: int, items: int) -> int:
 
 def _recipe(config: TrainConfig, task: Task, method: Method) -> dict[str, Any]:
     """All that decides the result, for the run's config; where the work is done and saved is left out."""
-    settings = {k: v for k, v in asdict(config).items() if k not in UNCOMPARED}
+    read = {*NAMING, *method.settings} - {*UNCOMPARED}
+    settings = {k: v for k, v in asdict(config).items() if k in read}
     features = {name: asdict(runs.TrainedOn.of(view.header)) for name, view in task.views.items()}
     features |= {name: asdict(made) for name, made in task.by_image.items()}
     return {
@@ -380,6 +380,8 @@ def _recipe(config: TrainConfig, task: Task, method: Method) -> dict[str, Any]:
     }
 
 
-def _comparable(config: Any) -> dict[str, Any]:
+def _comparable(record: Mapping[str, Any], method: Method) -> dict[str, Any]:
     """The part of a run's config that must be the same for it to be the run that is asked for."""
-    return {key: config.get(key) for key in COMPARED}
+    read = {*NAMING, *method.settings} - {*UNCOMPARED}
+    settings = {k: v for k, v in runs.completed(record)["train"].items() if k in read}
+    return {key: record.get(key) for key in COMPARED} | {"train": settings}

@@ -180,7 +180,9 @@ def test_without_options_a_command_asks_for_the_config_as_it_is(monkeypatch, tmp
         importlib.import_module(f"cmrhash.{door.rpartition('.')[0]}")
     for name, door in doors.items():
         monkeypatch.setattr(f"cmrhash.{door}", remember(name))
-    monkeypatch.setattr("cmrhash.data.manifest.open_extracted", lambda *_: (SimpleNamespace(name="toy"), tmp_path))
+    monkeypatch.setattr(
+        "cmrhash.data.manifest.open_extracted", lambda *_: (SimpleNamespace(name="toy", relevance="labels"), tmp_path)
+    )
     monkeypatch.setattr("cmrhash.features.dataset.ExtractedDataset.check_choice", lambda *_: None)
     for name in doors:
         with pytest.raises(Stop):
@@ -197,16 +199,16 @@ def test_the_help_names_every_method_and_alignment():
 
 
 def test_an_alignment_is_another_name_of_a_method():
-    assert names.aligned("acmr", "mmd") == "acmr-mmd"
-    assert names.aligned("acmr", "adversarial") == names.aligned("acmr", None) == "acmr"
-    assert names.aligned("triplet", None) == "triplet"
+    assert names.aligned(["acmr"], "mmd") == ["acmr-mmd"]
+    assert names.aligned(["acmr"], "adversarial") == names.aligned(["acmr"], None) == ["acmr"]
+    assert names.aligned(["triplet", "acmr", "triplet"], "coral") == ["triplet", "acmr-coral"]
     for method in ("triplet", "acmr-mmd"):
         with pytest.raises(
             config.UsageError, match=f"alignment: method '{method}' has no alignment: use `method=\"acmr\"`"
         ):
-            names.aligned(method, "mmd")
+            names.aligned([method], "mmd")
     with pytest.raises(config.UsageError, match="unknown alignment 'corral': did you mean coral?"):
-        names.aligned("acmr", "corral")
+        names.aligned(["acmr"], "corral")
 
 
 def test_finetune_alone_asks_for_its_config_as_it_is(monkeypatch):
@@ -226,14 +228,14 @@ def test_impossible_code_lengths_are_refused(bits):
         config.check_finetune(FinetuneConfig(bits=bits))
 
 
-@pytest.mark.parametrize("field", ["epochs", "batch", "lr", "margin", "hidden", "weight_decay", "dropout"])
+@pytest.mark.parametrize("field", ["epochs", "batch", "lr", "image_lr", "margin", "hidden", "weight_decay", "dropout"])
 @pytest.mark.parametrize("value", [-1, float("nan"), float("inf")])
 def test_numbers_that_nothing_can_be_trained_with_are_refused(field, value):
     with pytest.raises(config.UsageError, match=f"^{field}: {value} is out of range: "):
         config.check_train(TrainConfig(**{field: value}))
 
 
-@pytest.mark.parametrize("field", ["epochs", "batch", "lr", "image_lr", "text_lr", "weight_decay", "clip"])
+@pytest.mark.parametrize("field", ["epochs", "batch", "lr", "image_lr", "text_lr", "weight_decay", "margin", "clip"])
 @pytest.mark.parametrize("value", [-1, float("nan"), float("inf")])
 def test_numbers_that_nothing_can_be_tuned_with_are_refused(field, value):
     with pytest.raises(config.UsageError, match=f"^{field}: {value} is out of range: "):
@@ -243,12 +245,17 @@ def test_numbers_that_nothing_can_be_tuned_with_are_refused(field, value):
 def test_one_side_can_be_left_as_it_is_but_not_both():
     config.check_finetune(FinetuneConfig(image_lr=0, weight_decay=0))
     config.check_finetune(FinetuneConfig(text_lr=0))
-    with pytest.raises(config.UsageError, match="leave nothing to tune"):
+    with pytest.raises(config.UsageError, match="leave nothing to train"):
         config.check_finetune(FinetuneConfig(image_lr=0, text_lr=0))
+    with pytest.raises(config.UsageError, match="leave nothing to train"):
+        config.check_train(TrainConfig(image_lr=0, text_lr=0))
+    with pytest.raises(config.UsageError, match="schedule: unknown schedule 'one-cyle': did you mean one-cycle?"):
+        config.check_train(TrainConfig(schedule="one-cyle"))
 
 
 def test_zero_is_a_value_where_it_means_something():
     config.check_train(TrainConfig(hidden=0, dropout=0, input_dropout=0, weight_decay=0))
+    config.check_train(TrainConfig(image_lr=0))
     for field in ("epochs", "batch", "lr", "margin"):
         with pytest.raises(config.UsageError, match="above 0"):
             config.check_train(TrainConfig(**{field: 0}))

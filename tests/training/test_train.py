@@ -13,7 +13,7 @@ from cmrhash.evaluation.run_codes import load_heads
 from cmrhash.features.dataset import ExtractedDataset
 from cmrhash.features.file import read_features
 from cmrhash.retrieval import metrics
-from cmrhash.training import runs, train
+from cmrhash.training import runs, schedule, train
 from cmrhash.training.methods import METHODS
 
 # ---------------------------------------------------------------------------------------------- it learns
@@ -210,7 +210,7 @@ def test_one_cycle_is_that_of_torch(steps):
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1)
     torchs = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, total_steps=steps, cycle_momentum=False)
     for step in range(steps):
-        assert train.one_cycle(step, steps, 2e-3) == pytest.approx(optimizer.param_groups[0]["lr"], rel=1e-9)
+        assert schedule.one_cycle(step, steps, 2e-3) == pytest.approx(optimizer.param_groups[0]["lr"], rel=1e-9)
         optimizer.step()
         if step + 1 < steps:
             torchs.step()
@@ -218,7 +218,7 @@ def test_one_cycle_is_that_of_torch(steps):
 
 @pytest.mark.parametrize("steps", [1, 2, 3])
 def test_one_cycle_of_few_steps_is_finite(steps):
-    assert all(0 < train.one_cycle(step, steps, 1.0) <= 1 for step in range(steps))
+    assert all(0 < schedule.one_cycle(step, steps, 1.0) <= 1 for step in range(steps))
 
 
 @pytest.mark.parametrize(
@@ -239,3 +239,23 @@ def test_small_batches_take_one_thread_and_leave_the_others_as_they_were(batch, 
     assert asked[-1] == 2
     monkeypatch.undo()
     assert torch.get_num_threads() == before
+
+
+def test_each_side_has_its_rate_and_the_schedule_its_form():
+    heads = torch.nn.ModuleDict({name: torch.nn.Linear(1, 1) for name in ("image", "text-de", "text-en")})
+    config = replace(QUICK, lr=0.1, image_lr=0.05, text_lr=0)
+    groups = schedule.groups_of(config, heads, torch.nn.ModuleDict())
+    schedule.set_rates(config, groups, 3, 10, 0.1)
+    assert [group["lr"] for group in groups] == pytest.approx(
+        [r * schedule.one_cycle(3, 10, 0.1) for r in (0.5, 0, 0, 1)]
+    )
+    schedule.set_rates(replace(config, schedule="constant"), groups, 3, 10, 0.1)
+    assert [group["lr"] for group in groups] == pytest.approx([0.05, 0, 0, 0.1])
+
+
+def test_a_side_without_a_rate_keeps_its_first_weights(extracted, tmp_path):
+    first, _ = train.train(replace(QUICK, text_lr=0, epochs=1), extracted, tmp_path / "a")
+    later, _ = train.train(replace(QUICK, text_lr=0, epochs=2), extracted, tmp_path / "b")
+    (a, b) = (load_heads(run) for run in (first, later))
+    for name, same in (("image", False), ("text-de", True), ("text-en", True)):
+        assert torch.equal(a[name].layers[-1].weight, b[name].layers[-1].weight) == same

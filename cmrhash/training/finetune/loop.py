@@ -52,6 +52,7 @@ from cmrhash.training.finetune.tuned import Tuned
 from cmrhash.training.heads import Head
 from cmrhash.training.methods import METHODS, Batch, Method, Terms, get_method, total
 from cmrhash.training.schedule import one_cycle, seeded
+from cmrhash.training.settings import refuse_unread
 from cmrhash.training.train import NAN_STEPS, batch_size, judge, summary
 
 LOOK = 16  # steps between checks of the gradients, each of which waits for the device
@@ -118,15 +119,14 @@ def _written(
 def tuning_method(config: FinetuneConfig, relevance: str = "labels") -> Method:
     """Method whose losses tune the encoders.
 
-    Raises UsageError for a method without losses or without the labels it needs, and for settings out of range.
+    Raises UsageError for a method without losses or the labels it needs, and for settings out of range or not read.
     """
     check_finetune(config)
     method = get_method(config.method, relevance)
     if method.terms is None:
-        usable = ", ".join(name for name, each in METHODS.items() if each.terms)
-        raise UsageError(
-            f"'{config.method}' has no loss that tunes encoders", None, f"choose one of {usable}", option="method"
-        )
+        fix = f"choose one of {', '.join(name for name, each in METHODS.items() if each.terms)}"
+        raise UsageError(f"'{config.method}' has no loss that tunes encoders", None, fix, option="method")
+    refuse_unread((config.method,), () if config.margin is None else ("margin",), TrainConfig(), relevance)
     return method
 
 
@@ -224,8 +224,8 @@ class Tuner:
         Returns the loss terms and the gradients' L2 norm before clipping, which is not finite for a skipped step.
         """
         learning = [m for m in self.model.modules() if isinstance(m, _BatchNorm) and m.training]
-        for module in learning:  # running statistics: the mean over the epoch's batches
-            module.momentum = 1 / (step + 1)
+        for m in learning:  # running statistics: the mean over the epoch's batches
+            m.momentum = 1 / (step + 1)
         statistics = [s for m in learning for s in (m.running_mean, m.running_var) if s is not None]
         before = [s.clone() for s in statistics]
         terms = self._terms(batch, images)
@@ -267,8 +267,8 @@ class Tuner:
         if task.labels is not None:
             y = task.labels[send(batch, self.device)]  # (B, classes)
             relevant |= y @ y.T > 0.5
-        margin = TrainConfig.margin * self.config.bits
-        return self.method.terms(views, Batch(relevant, self.config.bits, margin, y, features, self.state.parts))
+        bits, margin = self.config.bits, self.config.margin or TrainConfig.margin
+        return self.method.terms(views, Batch(relevant, bits, margin * bits, y, features, self.state.parts))
 
     @torch.inference_mode()
     def _judge(self) -> dict[str, Any]:

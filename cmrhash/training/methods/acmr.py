@@ -53,7 +53,8 @@ def _acmr(
     parts = label_and_modality_classifiers if closing and closing[1] is _adversarial else label_classifier
     weights = ", ".join(f"{part} {weight:g}" for part, (weight, _) in terms.items())
     source = f"ACMR, Wang et al. (ACM MM 2017): {source}; weights {weights}"
-    return Method(joined(**terms), source, parts=parts, labels=True, reproduction=reproduction)
+    reads = ("margin",) if triplet else ()
+    return Method(joined(**terms), source, parts=parts, labels=True, reproduction=reproduction, reads=reads)
 
 
 METHODS = {

@@ -38,6 +38,9 @@ class Terms(NamedTuple):
     counts: dict[str, Tensor]
 
 
+# Fields of TrainConfig: of the training loop, and of the heads of cmrhash.
+LOOP = ("epochs", "batch", "lr", "image_lr", "text_lr", "schedule", "weight_decay", "first_caption")
+HEADS = ("hidden", "dropout", "input_dropout")
 ToTerms = Callable[[Views, Batch], Terms]
 Pairwise = Callable[[Tensor, Tensor, Batch], Tensor]
 
@@ -54,6 +57,7 @@ class Method:
     parts: shapes -> modules that are trained beside the heads. labels: learns from labels, not from relevance alone.
     reproduction: only for comparison with published results (an ablation, another sampler), not for new work.
     partial: its terms are defined for any views, so that items that lack a view train the others.
+    reads: fields of TrainConfig that its terms read, such as "margin", beside those of its kind.
     name: of a method of the user's own, which ``train`` registers; heads: (D features, K bits) -> a module that maps
     standardised features (B, D) to embeddings (B, K), in place of the usual head.
     """
@@ -67,8 +71,18 @@ class Method:
     labels: bool = False
     reproduction: bool = False
     partial: bool = False
+    reads: tuple[str, ...] = ()
     name: str = ""
     heads: Callable[[int, int], nn.Module] | None = None
+
+    @property
+    def settings(self) -> frozenset[str]:
+        """Fields of TrainConfig that change its result, beside those that name a run. A method of the user's own counts
+        as reading the margin."""
+        if self.terms is None:
+            return frozenset(self.reads)
+        own = ("margin",) if self.name else self.reads
+        return frozenset((*LOOP, *(() if self.heads else HEADS), *own))
 
     def __repr__(self) -> str:
         kind = "closed form" if self.terms is None else "losses"

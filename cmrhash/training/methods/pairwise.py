@@ -47,7 +47,9 @@ def _cmpc(u: Tensor, v: Tensor, batch: Batch) -> Tensor:
 
 
 METHODS = {
-    "contrastive": Method(pairs(_contrastive, own=False), "Hadsell et al. (CVPR 2006) eq. 4", partial=True),
+    "contrastive": Method(
+        pairs(_contrastive, own=False), "Hadsell et al. (CVPR 2006) eq. 4", partial=True, reads=("margin",)
+    ),
     "cmpm": Method(pairs(_cmpm, own=False), "CMPM, Zhang & Lu (ECCV 2018) eq. 1-4", partial=True),
     "cmpm-cmpc": Method(
         joined(cmpm=(1.0, pairs(_cmpm, own=False)), cmpc=(1.0, pairs(_cmpc, own=False))),

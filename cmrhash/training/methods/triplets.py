@@ -41,18 +41,23 @@ def relative_triplets(views: Views, batch: Batch) -> Terms:
 
 METHODS = {
     "triplet": Method(
-        triplets(losses.four_triplets), "four triplet terms, batch-all; FaceNet (CVPR 2015) eq. 1", partial=True
+        triplets(losses.four_triplets),
+        "four triplet terms, batch-all; FaceNet (CVPR 2015) eq. 1",
+        partial=True,
+        reads=("margin",),
     ),
     "triplet-hard": Method(
         triplets(losses.hardest_triplets),
         "four triplet terms, batch-hard, Hermans et al. (2017) eq. 5",
         reproduction=True,
         partial=True,
+        reads=("margin",),
     ),
     "triplet-seed": Method(
         triplets(losses.seed_triplets),
         "sampler of xiami2019/Cross-modal-retrieval, utils.py",
         reproduction=True,
         partial=True,
+        reads=("margin",),
     ),
 }

@@ -65,9 +65,10 @@ def test_frozen_and_tuned_features_side_by_side_have_to_be_chosen_from(made, sou
         (["--image-lr", "0"], "`image_lr` is used only with `finetune=True`"),
         (["--method", "triplet"], "`method` is used only with `finetune=True`"),
         (["--finetune", "--epochs", "0"], "epochs: 0 is out of range: give a finite number above 0"),
-        (["--finetune", "--image-lr", "0", "--text-lr", "0"], "leave nothing to tune"),
+        (["--finetune", "--image-lr", "0", "--text-lr", "0"], "leave nothing to train"),
         (["--finetune", "--method", "triplets"], "unknown method 'triplets': did you mean triplet?"),
         (["--finetune", "--method", "cca"], "'cca' has no loss that tunes encoders"),
+        (["--finetune", "--margin", "0.5"], "margin: method 'tie-ap' has no such setting"),
     ],
 )
 def test_misuse_is_told_before_anything_is_written(source, tmp_path, args, words):
