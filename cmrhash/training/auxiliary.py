@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from cmrhash.training.heads import Dropout
 
@@ -20,6 +21,7 @@ class Shapes(NamedTuple):
     features: dict[str, int]
 
 
+CODE_STEPS = 50  # of DCHN's autoencoder, as in its code
 MODALITY_HIDDEN = 64  # units of the modality classifier
 # Of krr-ap, out of dropouts 0 to .5 and linear or deeper coders, by val mAP of Flickr8k (32 bits)
 LABEL_HIDDEN, POSTERIOR_DROPOUT = 256, 0.3
@@ -46,6 +48,35 @@ def label_and_modality_classifiers(shapes: Shapes) -> Parts:
 def decoders(shapes: Shapes) -> Parts:
     """ "to-VIEW": linear decoder, embeddings (B, K) -> (B, D) standardised features of that view."""
     return {f"to-{view}": nn.Linear(shapes.bits, dim) for view, dim in shapes.features.items()}
+
+
+def random_codes(shapes: Shapes) -> Parts:
+    """ "codes": a fixed random code of -1 and 1 per class, its buffer "points" (classes, K)."""
+    return {"codes": _fixed(torch.where(torch.rand(shapes.classes, shapes.bits) < 0.5, -1.0, 1.0))}
+
+
+def autoencoded_codes(shapes: Shapes) -> Parts:
+    """ "codes": the fixed matrix W of DCHN's semantic autoencoder of the classes, its buffer "points" (classes, K).
+
+    From a random W with orthonormal rows or columns on, alternately, for each class a row of
+    B = sign(W (W^T W + I)^-1) and W = 2 B (B^T B + I)^-1; of CODE_STEPS steps the one with the least
+    |I - B W^T| + |B - W| (Hu et al., IEEE TCYB 2021, SHAM with the number of classes alone and gamma 1).
+    """
+    left, _, right = torch.linalg.svd(torch.randn(shapes.classes, shapes.bits).double(), full_matrices=False)
+    w, eye = left @ right, torch.eye(shapes.bits).double()
+    found: list[tuple[float, Tensor]] = []
+    for _ in range(CODE_STEPS):
+        b = torch.where(w @ torch.linalg.inv(w.T @ w + eye) > 0, 1.0, -1.0).double()
+        w = 2 * b @ torch.linalg.inv(b.T @ b + eye)
+        error = (torch.eye(shapes.classes) - b @ w.T).abs().sum() + (b - w).abs().sum()
+        found.append((float(error), w))
+    return {"codes": _fixed(min(found, key=lambda one: one[0])[1].float())}
+
+
+def _fixed(points: Tensor) -> nn.Module:
+    module = nn.Module()
+    module.register_buffer("points", points)
+    return module
 
 
 def label_and_posterior_coders(shapes: Shapes) -> Parts:

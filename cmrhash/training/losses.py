@@ -178,6 +178,19 @@ def pairwise_logistic(u: Tensor, v: Tensor, relevant: Tensor) -> Tensor:
     return (_mean_where(near, relevant) + _mean_where(far, ~relevant)) / 2
 
 
+def relevance_likelihood(u: Tensor, v: Tensor, relevant: Tensor) -> Tensor:
+    """Negative log-likelihood of relevance, the mean over all pairs: log(1 + e^theta) - R theta, theta = <u, v> / 2.
+
+    u (B, K), v (C, K), relevant R (B, C) bool -> scalar.
+    Source: Jiang & Li, Deep Cross-Modal Hashing, CVPR 2017, eq. 1 (first term).
+
+    >>> relevance_likelihood(torch.zeros(2, 8), torch.zeros(2, 8), torch.eye(2, dtype=torch.bool))  # log 2
+    tensor(0.6931)
+    """
+    theta = u @ v.T / 2
+    return (functional.softplus(theta) - relevant * theta).mean()
+
+
 def contrastive(u: Tensor, v: Tensor, relevant: Tensor, margin: float) -> Tensor:
     """Siamese contrastive loss over squared L2 distances.
 

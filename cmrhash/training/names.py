@@ -9,6 +9,7 @@ from cmrhash.errors import UsageError, did_you_mean
 METHODS = (
     *("triplet", "contrastive", "cmpm", "cmpm-cmpc", "logistic", "supcon", "tie-ap", "tie-ap-nce", "acmr", "corrnet"),
     *("cca", "itq", "sign", "krr-ap"),
+    *("dcmh", "dsph", "dnph", "orthohash", "dchn"),
 )
 REPRODUCTION = (
     "triplet-hard",

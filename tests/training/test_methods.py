@@ -9,7 +9,7 @@ from torch import nn
 from cmrhash.errors import UsageError
 from cmrhash.training import alignment, losses
 from cmrhash.training.auxiliary import Shapes
-from cmrhash.training.methods import METHODS, Batch, acmr, corrnet, get_method, method_names, total
+from cmrhash.training.methods import METHODS, Batch, acmr, classes, corrnet, get_method, method_names, total
 from cmrhash.training.names import ALIGNMENTS
 
 
@@ -195,7 +195,7 @@ def test_a_method_that_learns_from_labels_is_refused_without(name):
 
 def test_the_methods_that_learn_from_labels():
     labelled = {name for name, method in METHODS.items() if method.labels}
-    assert labelled == {"cmpm-cmpc", "acmr-label", "krr-ap", *ALIGNMENTS.values()}
+    assert labelled == {"cmpm-cmpc", "acmr-label", "krr-ap", *ALIGNMENTS.values(), *classes.METHODS}
 
 
 def test_every_method_names_its_source():

@@ -7,7 +7,7 @@ from torch import Tensor
 from cmrhash.training import alignment, losses
 from cmrhash.training.auxiliary import label_and_modality_classifiers, label_classifier
 from cmrhash.training.methods.method import Batch, Method, Pairwise, Terms, ToTerms, Views
-from cmrhash.training.methods.terms import IMAGE, gap, joined, labels_of
+from cmrhash.training.methods.terms import gap, joined, labels_of, shares
 from cmrhash.training.methods.triplets import relative_triplets
 from cmrhash.training.names import ALIGNMENTS
 
@@ -19,7 +19,7 @@ ADVERSARIAL, MMD, CORAL, CORRELATION = 0.03, 1.0, 100.0, 1.0
 
 def _label(views: Views, batch: Batch) -> Terms:
     """One classifier for all views; the image weighs half, the languages share the other half."""
-    share = {name: 0.5 if name == IMAGE else 0.5 / (len(views) - 1) for name in views}
+    share = shares(views)
     classify = batch.parts["labels"]
     terms = {name: losses.label_classification(classify(x), labels_of(batch)) for name, x in views.items()}
     return Terms({name: share[name] * loss for name, loss in terms.items()}, {})

@@ -33,6 +33,12 @@ def gap(loss: Pairwise) -> ToTerms:
     return terms
 
 
+def shares(views: Views) -> dict[str, float]:
+    """Weights of terms of one view each: the image half, the languages equal parts of the other half."""
+    langs = [name for name in views if name != IMAGE]
+    return {name: 0.5 if name == IMAGE else 0.5 / len(langs) for name in views}
+
+
 def joined(**parts: tuple[float, ToTerms]) -> ToTerms:
     """The weighted sum of several parts, their terms by "part.term"."""
 
