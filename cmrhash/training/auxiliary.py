@@ -14,11 +14,12 @@ from cmrhash.training.heads import Dropout
 
 
 class Shapes(NamedTuple):
-    """Sizes: bits K; classes, 0 for relevance by pairs; features D by view ("image", languages)."""
+    """Sizes: bits K; classes, 0 for relevance by pairs; features D by view ("image", languages); train items."""
 
     bits: int
     classes: int
     features: dict[str, int]
+    items: int = 0
 
 
 CODE_STEPS = 50  # of DCHN's autoencoder, as in its code

@@ -10,6 +10,7 @@ METHODS = (
     *("triplet", "contrastive", "cmpm", "cmpm-cmpc", "logistic", "supcon", "tie-ap", "tie-ap-nce", "acmr", "corrnet"),
     *("cca", "itq", "sign", "krr-ap"),
     *("dcmh", "dsph", "dnph", "orthohash", "dchn"),
+    *("djsrh", "jdsh", "dgcpn", "ucch"),
 )
 REPRODUCTION = (
     "triplet-hard",

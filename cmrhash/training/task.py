@@ -44,6 +44,11 @@ class Task:
     device: torch.device
     by_image: dict[View, runs.TrainedOn] = field(default_factory=dict)
 
+    def first(self, view: View) -> Tensor:
+        """Features of the train items' photos or first captions, (n, D)."""
+        rows = torch.from_numpy(self.views[view].start[self.train.items])
+        return self.x[view][rows.to(self.device)]
+
 
 @dataclass(frozen=True)
 class Group:

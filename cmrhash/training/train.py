@@ -178,7 +178,7 @@ def fresh(config: TrainConfig, method: Method, task: Task) -> TrainingState:
     """Fresh heads, drawn from the seed, that know the statistics of the training features; then the method's parts."""
     dims = {name: x.shape[1] for name, x in task.x.items()}
     classes = len(task.dataset.classes) if task.train.labels is not None else 0
-    shapes = Shapes(config.bits, classes, {name.short: dim for name, dim in dims.items()})
+    shapes = Shapes(config.bits, classes, {name.short: dim for name, dim in dims.items()}, len(task.train))
     with seeded(config.seed, task.device):
         heads = make_heads(config, method, dims, len(task.train))
         parts = torch.nn.ModuleDict(method.parts(shapes) if method.parts else {})
@@ -188,6 +188,9 @@ def fresh(config: TrainConfig, method: Method, task: Task) -> TrainingState:
         heads[name].standardise(task.x[name][torch.from_numpy(rows).to(task.device)].cpu())  # type: ignore[operator]
     heads.to(task.device)
     parts.to(task.device)
+    if method.start:
+        with seeded(config.seed, task.device):
+            method.start(parts, {name.short: heads[name].scaled(task.first(name)) for name in task.views})  # type: ignore[operator]
     optimizer = AdamW(groups_of(config, heads, parts), lr=config.lr, weight_decay=config.weight_decay)
     return TrainingState(heads, parts, optimizer)
 
@@ -282,7 +285,8 @@ def _terms(
     if group.labels is not None:
         y = group.labels[chosen.to(task.device)]  # (B, classes)
         relevant |= y @ y.T > 0.5
-    batch = Batch(relevant, config.bits, config.margin * config.bits, y, features, state.parts)
+    rows = chosen.to(task.device) if group is task.train else None
+    batch = Batch(relevant, config.bits, config.margin * config.bits, y, features, state.parts, rows)
     return method.terms(views, batch)
 
 

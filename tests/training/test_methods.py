@@ -72,7 +72,7 @@ def test_tie_ap_nce_adds_a_tenth_of_the_own_pair_among_all_items_of_the_batch(vi
     assert {name.split(".")[0] for name in terms.loss} == {"ap", "nce"}
 
 
-SHAPES = Shapes(8, 3, {"image": 7, "de": 4, "en": 5})
+SHAPES = Shapes(8, 3, {"image": 7, "de": 4, "en": 5}, 12)
 
 
 @pytest.fixture
@@ -85,8 +85,10 @@ def full(batch):
         features = {view: torch.randn(12, dim, generator=g) for view, dim in SHAPES.features.items()}
         with torch.random.fork_rng():
             torch.manual_seed(3)
-            parts = METHODS[name].parts(SHAPES) if METHODS[name].parts else {}
-        return replace(batch, labels=labels, features=features, parts=nn.ModuleDict(parts))
+            parts = nn.ModuleDict(METHODS[name].parts(SHAPES) if METHODS[name].parts else {})
+        if METHODS[name].start:
+            METHODS[name].start(parts, features)
+        return replace(batch, labels=labels, features=features, parts=parts, rows=torch.arange(12))
 
     return of
 

@@ -66,7 +66,7 @@ def test_a_stopped_run_goes_on_to_the_same_bytes(extracted, finished, tmp_path, 
     assert not list(run.folder.glob("checkpoint*"))
 
 
-@pytest.mark.parametrize("method", ["acmr", "corrnet"])
+@pytest.mark.parametrize("method", ["acmr", "corrnet", "ucch"])
 def test_so_does_a_run_with_parts_of_its_own(extracted, tmp_path, method):
     config = replace(QUICK, method=method)
     whole, _ = train.train(config, extracted, tmp_path / "whole")

@@ -21,7 +21,8 @@ Views = dict[str, Tensor]  # "image" first, then each language -> embeddings (B,
 class Batch:
     """What a loss is told of a batch of B items. relevant: (B, B) bool, True on the diagonal; bits: K; margin: on
     squared L2 distances of embeddings in [-1, 1]^K; labels: (B, classes) float32 of 0 and 1, None for relevance by
-    pairs; features: standardised input features (B, D) by view; parts: what the method trains beside the heads."""
+    pairs; features: standardised input features (B, D) by view; parts: what the method trains beside the heads; rows:
+    (B,) int64 positions among all train items, None where these are not at hand, as in fine-tuning."""
 
     relevant: Tensor
     bits: int
@@ -29,6 +30,7 @@ class Batch:
     labels: Tensor | None = None
     features: Views = field(default_factory=dict)
     parts: nn.ModuleDict = field(default_factory=nn.ModuleDict)
+    rows: Tensor | None = None
 
 
 class Terms(NamedTuple):
@@ -54,7 +56,10 @@ class Method:
     rotate: (centred features (n, D) of images alone, bits, seed) -> one linear head (D, K), of a closed form for images
     and texts of one space.
     kernel: a closed form with kernel heads, see ``kernel_codes``; queries and database items are hashed differently.
-    parts: shapes -> modules that are trained beside the heads. labels: learns from labels, not from relevance alone.
+    parts: shapes -> modules that are trained beside the heads. start: (parts, standardised features (n, D) of all train
+    items by view, first captions) -> None, called once before the first step, also of a resumed training.
+    memory: its parts know every train item, by ``Batch.rows``.
+    labels: learns from labels, not from relevance alone.
     reproduction: only for comparison with published results (an ablation, another sampler), not for new work.
     partial: its terms are defined for any views, so that items that lack a view train the others.
     reads: fields of TrainConfig that its terms read, such as "margin", beside those of its kind.
@@ -68,6 +73,8 @@ class Method:
     rotate: Callable[[NDArray[np.floating], int, int], cca.Matrix] | None = None
     kernel: bool = False
     parts: Callable[[Shapes], Parts] | None = None
+    start: Callable[[nn.ModuleDict, Views], None] | None = None
+    memory: bool = False
     labels: bool = False
     reproduction: bool = False
     partial: bool = False
