@@ -245,7 +245,8 @@ def _make(run: Run, data: ExtractedDataset) -> None:
         of = data.features(view, view.encoder_of(made.file))
         x = torch.from_numpy(of.features.x[of.rows])
         head: Any = heads[borrowed[view].head if view in borrowed else view]
-        embedding = head.embed(x).numpy()
+        captions = of.captions(dataset)
+        embedding = head.embed(x, captions=captions).numpy()
         packed = pack(embedding)
         database = scored_rows(dataset, of.items, in_database)
         index_path = run.folder / view.index_file
@@ -254,7 +255,7 @@ def _make(run: Run, data: ExtractedDataset) -> None:
         parts = zip(PARTS, (packed, embedding, of.items, database.astype(np.int64)), strict=True)
         arrays |= {f"{view}.{part}": array for part, array in parts}
         if run.has_two_roles:
-            arrays[f"{view}.{QUERY}"] = head.embed(x, query=True).numpy()
+            arrays[f"{view}.{QUERY}"] = head.embed(x, query=True, captions=captions).numpy()
     manifest = {"kind": "codes", "recipe": _recipe(run, data, borrowed), "indexes": digests}
     write_sealed(run.folder / runs.CODES, arrays, manifest)
 

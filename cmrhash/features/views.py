@@ -54,6 +54,13 @@ class ViewFeatures:
         """Item of each valid row, (M,) int64, ascending."""
         return self.features.item[self.rows].astype(np.int64)
 
+    def captions(self, dataset: ImageTextDataset) -> list[str] | None:
+        """Captions of the valid rows; None for photos, and for ready-made features of other captions or of none."""
+        of = [(at, text) for at, item in enumerate(dataset.items) for text in item.texts.get(str(self.view.lang), ())]
+        if self.view.is_image or not np.array_equal(self.features.item, [at for at, _ in of]):
+            return None
+        return [of[row][1] for row in self.rows.tolist()]
+
 
 def over_items(features: Features, dataset: ImageTextDataset) -> ViewFeatures:
     """Align features with the items; raises StaleError if they come from other items or captions."""

@@ -117,7 +117,7 @@ class Embedder(ABC):
             return np.empty((0, self.bits), np.float32)
         few = len(cleaned) <= FEW
         encoder = self.light_encoder(view) if few else self.text_encoder(view)
-        found = self._embed(self.head_of(view), encoder.encode(cleaned), few)
+        found = self._embed(self.head_of(view), encoder.encode(cleaned), few, cleaned)
         return found[0] if isinstance(texts, str) else found
 
     def encode_image(self, images: Photo | Photos) -> NDArray[np.uint8]:
@@ -151,7 +151,9 @@ class Embedder(ABC):
         """Languages that a text may be of; all of them where no captions tell."""
         return self.langs
 
-    def _embed(self, head: View, x: NDArray[np.float32], light: bool = False) -> NDArray[np.float32]:
+    def _embed(
+        self, head: View, x: NDArray[np.float32], light: bool = False, captions: Sequence[str] | None = None
+    ) -> NDArray[np.float32]:
         if not np.isfinite(x).all():
             raise DataError("the encoder gave features that are not finite", None, 'try `dtype="float32"`')
         if light and head in self.light_heads:
@@ -159,7 +161,7 @@ class Embedder(ABC):
         import torch
 
         heads: Any = self.heads
-        embedding: NDArray[np.float32] = heads[head].embed(torch.from_numpy(x), query=True).numpy()
+        embedding: NDArray[np.float32] = heads[head].embed(torch.from_numpy(x), query=True, captions=captions).numpy()
         return embedding
 
 

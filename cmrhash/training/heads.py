@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from cmrhash.training.terms import Vocabulary
 
 SIMILARITIES = 1 << 24  # to support rows, computed at a time: 64 MiB
 
@@ -99,33 +102,43 @@ class Head(nn.Module):
             last.weight.copy_(weight.T)
             last.bias.zero_()
 
-    def ask(self, scaled: Tensor) -> Tensor:
-        """Embed standardised features as queries (B, K): here as database items are embedded."""
-        return self.project(scaled)
-
     @torch.inference_mode()
-    def embed(self, x: Tensor, batch: int = 8192, query: bool = False) -> Tensor:
-        """(N, D) -> (N, K) without dropout and gradient, a batch at a time. query: as queries, not as items."""
+    def embed(self, x: Tensor, batch: int = 8192, query: bool = False, captions: Sequence[str] | None = None) -> Tensor:
+        """(N, D) -> (N, K) without dropout and gradient, a batch at a time.
+
+        query: as queries, not as database items; captions: N texts that the features are of, None where they are not
+        known. Both change nothing but the embeddings of a ``KernelHead``.
+        """
         training = self.training
         self.eval()
-        embedded = self.ask if query else self.project
-        parts = [embedded(self.scaled(part)) for part in torch.split(x, batch)]
+        parts = []
+        for at in range(0, len(x), batch):
+            said = None if captions is None else captions[at : at + batch]
+            parts.append(self.placed(self.scaled(x[at : at + batch]), query, said))
         self.train(training)
         return torch.cat(parts) if parts else x.new_empty(0, self.bits)
+
+    def placed(self, scaled: Tensor, query: bool, captions: Sequence[str] | None) -> Tensor:
+        """(B, D) standardised features -> (B, K), as ``embed``."""
+        return self.project(scaled)
 
 
 class KernelHead(Head):
     """Kernel expansions over stored training features: one for database items, two for queries.
 
-    With similarities k (B, n) of standardised features to the n support rows, a database item is embedded as
-    k W2 + b1, a query as tanh(k W0 + b0) + k W1 + b1. All is stored as buffers, n (D + 3 K) numbers in the main.
-    dim: D features; bits: K; rows: n.
+    With similarities k (B, n) of standardised features to the n support rows, and tf-idf vectors t (B, V) of captions,
+    a database item is embedded as k W2 + t T2 + b1, a query as tanh(k W0 + t T0 + b0) + k W1 + t T1 + b1. All is stored
+    as buffers, n (D + 3 K) + 3 V K numbers in the main. T sums up the similarities to the support's captions, which are
+    not stored. dim: D features; bits: K; rows: n. A head of photos has no terms.
     """
 
     width: Tensor
     support: Tensor
     weights: Tensor
     biases: Tensor
+    terms: Tensor
+    idf: Tensor
+    term_weights: Tensor
 
     def __init__(self, dim: int, bits: int, rows: int):
         super().__init__(dim, bits, bounded=False, network=nn.Identity())
@@ -133,15 +146,48 @@ class KernelHead(Head):
         self.register_buffer("support", torch.zeros(rows, dim))
         self.register_buffer("weights", torch.zeros(3, rows, bits))  # of queries, in tanh and beside; of items
         self.register_buffer("biases", torch.zeros(2, bits))
+        self.register_buffer("terms", torch.zeros(0, dtype=torch.uint8))  # see ``terms.Vocabulary.encoded``
+        self.register_buffer("idf", torch.zeros(0))
+        self.register_buffer("term_weights", torch.zeros(3, 0, bits))  # (3, V, K)
+        self.vocabulary = Vocabulary([], self.idf)
+
+    def learn(self, vocabulary: Vocabulary) -> None:
+        """Take over the terms of captions; their weights are 0."""
+        self.vocabulary = vocabulary
+        self.terms, self.idf = vocabulary.encoded.to(self.width.device), vocabulary.idf.to(self.width.device)
+        self.term_weights = self.weights.new_zeros(3, len(vocabulary), self.bits)
 
     def project(self, scaled: Tensor) -> Tensor:
-        """(B, D) standardised features -> (B, K) embeddings as database items."""
-        return torch.cat([k @ self.weights[2] for k in self._similarities(scaled)]) + self.biases[1]
+        """(B, D) standardised features -> (B, K) embeddings as database items, without captions."""
+        return self.placed(scaled, False, None)
 
-    def ask(self, scaled: Tensor) -> Tensor:
-        """(B, D) standardised features -> (B, K) embeddings as queries."""
-        w, b = self.weights, self.biases
-        return torch.cat([torch.tanh(k @ w[0] + b[0]) + k @ w[1] for k in self._similarities(scaled)]) + b[1]
+    def placed(self, scaled: Tensor, query: bool, captions: Sequence[str] | None) -> Tensor:
+        """(B, D) standardised features -> (B, K), as ``embed``."""
+        if not query:
+            (items,) = self._expanded([2], scaled, captions)
+            return items + self.biases[1]
+        inner, beside = self._expanded([0, 1], scaled, captions)
+        return torch.tanh(inner + self.biases[0]) + beside + self.biases[1]
+
+    def _expanded(self, which: list[int], scaled: Tensor, captions: Sequence[str] | None) -> tuple[Tensor, ...]:
+        """The expansions of those numbers, each (B, K)."""
+        weights = torch.cat([self.weights[at] for at in which], 1)
+        found = torch.cat([k @ weights for k in self._similarities(scaled)])
+        if captions is not None and len(self.vocabulary):
+            vectors = self.vocabulary.vectors(captions).to(found.device)
+            found += torch.sparse.mm(vectors, torch.cat([self.term_weights[at] for at in which], 1))
+        return torch.split(found, self.bits, 1)
+
+    def _load_from_state_dict(self, state: dict[str, Any], prefix: str, *rest: Any) -> None:
+        """Take terms of any number, none of a state that was saved before heads had them."""
+        terms = self.terms[:0], self.idf[:0], self.term_weights[:, :0]
+        for name, none in zip(("terms", "idf", "term_weights"), terms, strict=True):
+            setattr(self, name, torch.empty_like(state.setdefault(prefix + name, none), device=none.device))
+        super()._load_from_state_dict(state, prefix, *rest)
+        try:
+            self.vocabulary = Vocabulary.decode(self.terms, self.idf)
+        except ValueError as error:
+            rest[-1].append(str(error))
 
     def _similarities(self, scaled: Tensor) -> Iterator[Tensor]:
         """Similarities to the support rows (b, n), some rows at a time."""

@@ -12,6 +12,9 @@ drawn at random.
 
 from __future__ import annotations
 
+import math
+from functools import reduce
+from operator import add
 from typing import Any
 
 import torch
@@ -21,10 +24,11 @@ from cmrhash.compute.device import threads_for
 from cmrhash.data.view import View
 from cmrhash.training.checkpoint import TrainingState
 from cmrhash.training.heads import KernelHead
-from cmrhash.training.kernel_ridge import Exact, Kernel, Landmarks, Regression, choose
+from cmrhash.training.kernel_ridge import Exact, Inputs, Kernel, Landmarks, Regression, choose
 from cmrhash.training.losses import tie_aware_ap
 from cmrhash.training.schedule import one_cycle
 from cmrhash.training.task import Task
+from cmrhash.training.terms import GRAM, KINDS, Vocabulary
 
 EXACT, LANDMARKS = 20_000, 4_000  # train items
 DATABASE_RIDGE = 0.03  # out of .01 to 1, by val mAP of Flickr8k (32 bits)
@@ -46,21 +50,25 @@ def fit(task: Task, state: TrainingState) -> dict[str, Any]:
     centred = y - y.mean(0)
     chosen = _support(len(y)).to(y.device)
     kernels: dict[View, Kernel] = {}
+    regressions: dict[View, Exact | Landmarks] = {}
     found: dict[View, Regression] = {}
     for view in task.views:
-        x = _rows(task, state, view)
-        kernels[view] = choose(x, centred)
-        found[view] = _regression(x, chosen, kernels[view].width).regress(centred, kernels[view].ridge)
+        kernels[view], inputs = _inputs(task, state, view, centred)
+        exact = len(chosen) == len(y)
+        width = kernels[view].width
+        regressions[view] = Exact(inputs, width) if exact else Landmarks(inputs, inputs.rows(chosen), width)
+        found[view] = regressions[view].regress(centred, kernels[view].ridge)
     scales = {view: of.left_out.std(0).clamp_min(1e-3) for view, of in found.items()}
     terms = _train_codes({view: of.left_out / scales[view] for view, of in found.items()}, y, task, state)
     with torch.no_grad():
         target = torch.where(state.parts["labels"](y) >= 0, 1.0, -1.0)
         for view, of in found.items():
             linear: Any = state.parts.get_submodule(f"query-{view.short}.1")
-            _fill(task, state, view, kernels[view], target, chosen)
             head: Any = state.heads[view]
-            head.weights[0] = of.weights @ (linear.weight / scales[view]).T
-            head.biases[0] = linear.bias
+            smooth, close = regressions[view].expansions(target - target.mean(0), (kernels[view].ridge, DATABASE_RIDGE))
+            weights = [of.weights @ (linear.weight / scales[view]).T, smooth, close]
+            _fill(head, kernels[view], regressions[view].support, torch.stack(weights))
+            head.biases.copy_(torch.stack([linear.bias, target.mean(0)]))
     kept = {view.short: kernel._asdict() for view, kernel in kernels.items()}
     return {"loss": sum(terms.values()), "terms": terms, "kernels": kept}
 
@@ -71,12 +79,26 @@ def _support(items: int) -> Tensor:
     return torch.arange(items) if count == items else torch.randperm(items)[:count].sort().values
 
 
-def _rows(task: Task, state: TrainingState, view: View) -> Tensor:
-    """Standardised features of the train items' photos or first captions, (n, D)."""
-    first = torch.from_numpy(task.views[view].start[task.train.items]).to(task.device)
+def _inputs(task: Task, state: TrainingState, view: View, targets: Tensor) -> tuple[Kernel, Inputs]:
+    """The kernel of a view, and what it compares: the train items' photos, or their first captions.
+
+    A text head learns the terms whose kernels have a weight. Vectors of terms are multiplied by its root.
+    """
+    first = task.views[view].start[task.train.items]
     head: Any = state.heads[view]
-    scaled: Tensor = head.scaled(task.x[view][first])
-    return scaled
+    x = head.scaled(task.x[view][torch.from_numpy(first).to(task.device)])
+    captions = task.views[view].captions(task.dataset)
+    if captions is None:
+        return choose(x, targets), Inputs(x)
+    said = [captions[row] for row in first.tolist()]
+    known = {kind: Vocabulary.learn(said, kind) for kind in KINDS}
+    vectors = {kind: of.vectors(said).to(task.device) for kind, of in known.items() if len(of)}
+    kernel = choose(x, targets, vectors)
+    weights = {kind: getattr(kernel, kind) for kind in vectors if getattr(kernel, kind)}
+    if not weights:
+        return kernel, Inputs(x)
+    head.learn(reduce(add, [known[kind] for kind in weights]))
+    return kernel, Inputs(x, torch.cat([vectors[kind] * math.sqrt(weight) for kind, weight in weights.items()], 1))
 
 
 def _train_codes(posteriors: dict[View, Tensor], y: Tensor, task: Task, state: TrainingState) -> dict[str, float]:
@@ -102,18 +124,13 @@ def _train_codes(posteriors: dict[View, Tensor], y: Tensor, task: Task, state: T
     return {view.short: term for view, term in zip(posteriors, last, strict=True)}
 
 
-def _regression(x: Tensor, chosen: Tensor, width: float) -> Exact | Landmarks:
-    """Regression on rows x (n, D), supported by the chosen ones."""
-    return Exact(x, width) if len(chosen) == len(x) else Landmarks(x, x[chosen], width)
-
-
-def _fill(task: Task, state: TrainingState, view: View, kernel: Kernel, target: Tensor, chosen: Tensor) -> None:
-    """Fit a head's expansions to the signs of label codes (n, K): smoothly for queries, closely for the database."""
-    head, mean = state.heads[view], target.mean(0)
-    assert isinstance(head, KernelHead)
-    regression = _regression(_rows(task, state, view), chosen, kernel.width)
+def _fill(head: KernelHead, kernel: Kernel, support: Inputs, weights: Tensor) -> None:
+    """Put expansions (3, n, K) over the support's n rows into a head; those of terms are summed up by term."""
     head.width.fill_(kernel.width)
-    head.support.copy_(regression.support)
-    smooth, close = regression.expansions(target - mean, (kernel.ridge, DATABASE_RIDGE))
-    head.weights[1], head.weights[2] = smooth, close
-    head.biases[1] = mean
+    head.support.copy_(support.x)
+    head.weights.copy_(weights)
+    if support.terms is not None:
+        roots = [math.sqrt(kernel.grams if term.startswith(GRAM) else kernel.words) for term in head.vocabulary.terms]
+        by_term = support.terms.T.coalesce()  # (V, n)
+        for at, expansion in enumerate(weights):
+            head.term_weights[at] = torch.sparse.mm(by_term, expansion) * head.idf.new_tensor(roots)[:, None]

@@ -294,11 +294,15 @@ def _judge(task: Task, heads: torch.nn.ModuleDict) -> dict[str, Any]:
     if task.probes is None:
         return {}
 
+    captions = {view: of.captions(task.dataset) for view, of in task.views.items()}
+    head = heads[View.IMAGE]
+
     def codes_of(view: View, rows: NDArray[np.int64], query: bool = False) -> NDArray[np.uint8]:
         x = task.x[view][torch.from_numpy(rows).to(task.device)]
-        return codes.pack(heads[view].embed(x, query=query).cpu().numpy())  # type: ignore[operator]
+        said = captions[view]
+        texts = None if said is None else [said[row] for row in rows.tolist()]
+        return codes.pack(heads[view].embed(x, query=query, captions=texts).cpu().numpy())  # type: ignore[operator]
 
-    head = heads[View.IMAGE]
     queries_of = (lambda view, rows: codes_of(view, rows, True)) if isinstance(head, KernelHead) else None
     return judge(task.probes, codes_of, head.bits, queries_of)  # type: ignore[arg-type]
 

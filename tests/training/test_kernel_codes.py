@@ -7,15 +7,20 @@ import pytest
 import safetensors.torch
 import torch
 from quick_training import heads, history
+from slow_terms import slow_tf_idf
 
 from cmrhash.config import FinetuneConfig, TrainConfig
-from cmrhash.errors import UsageError
+from cmrhash.data.view import View
+from cmrhash.errors import DamagedError, UsageError
+from cmrhash.features.views import ViewFeatures
 from cmrhash.training import kernel_codes, kernel_ridge, train
+from cmrhash.training.checkpoint import fill
 from cmrhash.training.finetune.loop import tuning_method
 from cmrhash.training.heads import KernelHead, rbf
-from cmrhash.training.kernel_ridge import Exact, Landmarks, choose
+from cmrhash.training.kernel_ridge import Exact, Inputs, Landmarks, choose
 from cmrhash.training.methods import build_head, get_method
 from cmrhash.training.task import prepare
+from cmrhash.training.terms import Vocabulary
 
 KRR = TrainConfig(method="krr-ap", bits=16, device="cpu")
 
@@ -41,6 +46,17 @@ def slow_left_out(x, y, width, ridge):
     return predicted
 
 
+@pytest.fixture(scope="module")
+def toy_texts(make_cache, tmp_path_factory):
+    """Captions that name one of two labels of the item."""
+    colours = "red green blue white black".split()
+
+    def named(item):
+        return replace(item, texts=dict.fromkeys(("de", "en"), (f"ein {colours[item.labels[0]]}", "more")))
+
+    return make_cache(tmp_path_factory.mktemp("cache"), change=named)
+
+
 @pytest.fixture(autouse=True)
 def few_steps(monkeypatch):
     monkeypatch.setattr(kernel_codes, "STEPS", 100)
@@ -52,7 +68,7 @@ def few_steps(monkeypatch):
 @pytest.mark.parametrize(("width", "ridge"), [(0.1, 0.03), (0.5, 1.0), (3.0, 0.2)])
 def test_predictions_that_leave_an_item_out_equal_a_fit_without_it(width, ridge):
     x, y = rows()
-    found = Exact(torch.from_numpy(x), width).regress(torch.from_numpy(y), ridge)
+    found = Exact(Inputs(torch.from_numpy(x)), width).regress(torch.from_numpy(y), ridge)
     np.testing.assert_allclose(found.left_out, slow_left_out(x, y, width, ridge), atol=1e-9)
     k = slow_kernel(x, x, width)
     np.testing.assert_allclose(found.weights, np.linalg.solve(k + ridge * np.eye(len(x)), y), atol=1e-9)
@@ -62,7 +78,7 @@ def test_the_same_photo_twice_is_no_singular_matrix():
     x, y = rows()
     x[1] = x[0]
     alike = torch.from_numpy(x).float()
-    (weights,) = Exact(alike, 0.3).expansions(torch.from_numpy(y).float(), [0.03])
+    (weights,) = Exact(Inputs(alike), 0.3).expansions(torch.from_numpy(y).float(), [0.03])
     expected = np.linalg.solve(slow_kernel(x, x, 0.3) + 0.03 * np.eye(len(x)), y)
     np.testing.assert_allclose(weights, expected, atol=1e-2)
 
@@ -79,7 +95,7 @@ def slow_landmarks(x, y, support, width, ridge, seen):
 def test_landmarks_give_what_normal_equations_give(width, ridge, block, monkeypatch):
     monkeypatch.setattr(kernel_ridge, "BLOCK", block)
     x, y = rows()
-    regression = Landmarks(torch.from_numpy(x), torch.from_numpy(x[:9]), width)
+    regression = Landmarks(Inputs(torch.from_numpy(x)), Inputs(torch.from_numpy(x[:9])), width)
     found = regression.regress(torch.from_numpy(y), ridge)
     every = np.ones(len(x), bool)
     np.testing.assert_allclose(found.weights, slow_landmarks(x, y, x[:9], width, ridge, every), atol=1e-7)
@@ -95,7 +111,8 @@ def test_landmarks_give_what_normal_equations_give(width, ridge, block, monkeypa
 def test_all_rows_as_landmarks_are_the_exact_regression(monkeypatch):
     monkeypatch.setattr(kernel_ridge, "JITTER", 0)
     x, y = map(torch.from_numpy, rows())
-    for exact, found in zip(Exact(x, 0.5).regress(y, 0.5), Landmarks(x, x, 0.5).regress(y, 0.5), strict=True):
+    of = Inputs(x)
+    for exact, found in zip(Exact(of, 0.5).regress(y, 0.5), Landmarks(of, of, 0.5).regress(y, 0.5), strict=True):
         np.testing.assert_allclose(found, exact, atol=1e-6)
 
 
@@ -165,6 +182,94 @@ def test_heads_are_the_expansions_that_the_method_describes(extracted):
         np.testing.assert_allclose(head.embed(task.x[view], query=True), query, atol=2e-3)
 
 
+def slow_text_similarities(captions, support, kernel):
+    """(N, n): weighted dot products of the tf-idf vectors, with the terms of the support."""
+    total = 0
+    for kind in ("words", "grams"):
+        known = Vocabulary.learn(support, kind)
+        a, b = (np.stack([slow_tf_idf(c, known.terms, known.idf.numpy()) for c in of]) for of in (captions, support))
+        total = total + kernel[kind] * a @ b.T
+    return total
+
+
+@pytest.mark.parametrize("landmarks", [False, True])
+def test_text_heads_compare_words_and_n_grams_too(toy_texts, monkeypatch, landmarks):
+    """Database embeddings against the expansion over the support's features and captions."""
+    monkeypatch.setattr(kernel_ridge, "WEIGHTS", (0.5,))
+    if landmarks:
+        monkeypatch.setattr(kernel_codes, "EXACT", 79)
+        monkeypatch.setattr(kernel_codes, "LANDMARKS", 40)
+    task = prepare(KRR, toy_texts)
+    state = train.fresh(KRR, get_method("krr-ap"), task)
+    torch.manual_seed(0)
+    chosen = kernel_codes._support(len(task.train))
+    torch.manual_seed(0)
+    found = kernel_codes.fit(task, state)
+    assert found["kernels"]["image"]["words"] == 0
+    with torch.no_grad():
+        target = np.where(state.parts["labels"](task.train.labels).numpy() >= 0, 1.0, -1.0)
+    for lang in ("de", "en"):
+        view, kernel = View.text(lang), found["kernels"][lang]
+        head, of = state.heads[view], task.views[view]
+        assert kernel["words"] == kernel["grams"] == 0.5
+        captions = of.captions(task.dataset)
+        first = of.start[task.train.items]
+        all_x = head.scaled(task.x[view]).double().numpy()
+        said = [captions[row] for row in first]
+
+        def similar(rows, others, all_x=all_x, captions=captions, said=said, kernel=kernel, first=first):
+            known = slow_text_similarities([captions[row] for row in rows], said, kernel)
+            return slow_kernel(all_x[rows], all_x[first[others]], kernel["width"]) + known[:, others]
+
+        support, every = chosen.numpy(), np.arange(len(first))
+        ridge = kernel_codes.DATABASE_RIDGE
+        if landmarks:
+            k, own = similar(first, support), similar(first[support], support) + kernel_ridge.JITTER * np.eye(40)
+            weights = np.linalg.solve(k.T @ k + ridge * own, k.T @ (target - target.mean(0)))
+        else:
+            weights = np.linalg.solve(similar(first, every) + ridge * np.eye(len(first)), target - target.mean(0))
+        expected = similar(np.arange(len(captions)), support) @ weights + target.mean(0)
+        np.testing.assert_allclose(head.embed(task.x[view], captions=captions), expected, atol=5e-3)
+        assert not np.allclose(head.embed(task.x[view]), expected, atol=0.1)
+
+
+def test_words_get_a_weight_where_they_tell_the_labels():
+    rng = np.random.default_rng(0)
+    y = torch.from_numpy(np.eye(3)[rng.integers(0, 3, 60)])
+    said = [f"{'red green blue'.split()[label]} thing" for label in y.argmax(1).tolist()]
+    vectors = {kind: Vocabulary.learn(said, kind).vectors(said).double() for kind in ("words", "grams")}
+    noise = torch.from_numpy(rng.standard_normal((60, 4)))
+    without, found = choose(noise, y - y.mean(0)), choose(noise, y - y.mean(0), vectors)
+    assert found.error < 0.2 * without.error
+    assert found.words + found.grams > 0
+    assert without.words == without.grams == 0
+
+
+def test_heads_of_runs_before_there_were_terms_still_load(toy_texts, tmp_path, monkeypatch):
+    monkeypatch.setattr(kernel_ridge, "WEIGHTS", (0.5,))
+    run, _ = train.train(KRR, toy_texts, tmp_path)
+    path = run.folder / "heads.safetensors"
+    state = safetensors.torch.load_file(path)
+    head = build_head(12, 16, run.head)
+    own = {name.removeprefix("text-en."): t for name, t in state.items() if name.startswith("text-en.")}
+    fill(head, own, path, "")
+    assert len(head.vocabulary) == head.term_weights.shape[1] > 0
+    fill(head, {name: t for name, t in own.items() if name not in ("terms", "idf", "term_weights")}, path, "")
+    assert head.term_weights.shape == (3, 0, 16)
+    assert not len(head.vocabulary)
+    with pytest.raises(DamagedError, match="other tensors"):
+        fill(head, own | {"terms": own["terms"][:-1] * 0 + 255}, path, "")
+
+
+def test_ready_made_features_without_captions_are_all_that_counts(toy_texts, monkeypatch):
+    monkeypatch.setattr(kernel_ridge, "WEIGHTS", (0.5,))
+    monkeypatch.setattr(ViewFeatures, "captions", lambda *_: None)
+    task = prepare(KRR, toy_texts)
+    state = train.fresh(KRR, get_method("krr-ap"), task)
+    found = kernel_codes.fit(task, state)
+    assert {kernel["words"] for kernel in found["kernels"].values()} == {0}
+
+
 def test_only_photos_and_first_captions_support_the_heads(extracted, tmp_path):
     run, _ = train.train(KRR, extracted, tmp_path)
     state = safetensors.torch.load_file(run.folder / "heads.safetensors")
@@ -180,7 +285,9 @@ def test_only_photos_and_first_captions_support_the_heads(extracted, tmp_path):
 def test_val_queries_are_hashed_as_queries(extracted, tmp_path, monkeypatch):
     run, _ = train.train(KRR, extracted, tmp_path / "right")
     embed = KernelHead.embed
-    monkeypatch.setattr(KernelHead, "embed", lambda head, x, batch=8192, query=False: embed(head, x, batch))
+    monkeypatch.setattr(
+        KernelHead, "embed", lambda head, x, query=False, captions=None: embed(head, x, captions=captions)
+    )
     wrong, _ = train.train(KRR, extracted, tmp_path / "wrong")
     assert heads(wrong) == heads(run)
     assert wrong.outcome.val_map != run.outcome.val_map
