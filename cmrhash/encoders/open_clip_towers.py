@@ -10,7 +10,7 @@ import json
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -20,14 +20,14 @@ from PIL import Image
 from torch import Tensor, nn
 
 from cmrhash.compute.device import choose_dtype, send
-from cmrhash.encoders import hub, packages
+from cmrhash.encoders import hub, open_clip_files, packages
 from cmrhash.encoders.image import ImageEncoder
+from cmrhash.encoders.open_clip_files import IMAGE, TEXT
 from cmrhash.encoders.pixels import MAX_SIDE, Crop, Squash
 from cmrhash.encoders.text import CPU_TOKENS, GPU_TOKENS, TextEncoder
-from cmrhash.encoders.weights import refuse_broken, refuse_too_large, state_digest
+from cmrhash.encoders.weights import load_state, read_state, refuse_broken, refuse_too_large, state_digest
 from cmrhash.errors import EncoderError, UsageError, did_you_mean
 
-IMAGE, TEXT = "image", "text"
 LAYER = "projection"
 FILES = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")  # of a model on the hub, the first that is there
 UNUSED = ("visual", "text_decoder", "logit_scale", "logit_bias")  # by the text tower
@@ -35,14 +35,19 @@ QUICK = "quick_gelu"
 
 
 class OpenClipTower(nn.Module):
-    """One tower of a network: photos or word pieces -> (B, D) float32 of length 1."""
+    """One tower of a network: photos or word pieces -> (B, D) float32 of length 1.
 
-    def __init__(self, network: Any, side: str) -> None:
+    settings: content of its open_clip_config.json, for a copy.
+    """
+
+    def __init__(self, network: Any, side: str, settings: dict[str, Any]) -> None:
         super().__init__()
-        self.network, self.side = network, side
+        self.network, self.side, self.settings = network, side, settings
 
-    def forward(self, pixel_values: Tensor | None = None, input_ids: Tensor | None = None) -> Tensor:
-        """(B, 3, S, S) float32 photos or (B, T) int64 ids -> (B, D) float32."""
+    def forward(
+        self, pixel_values: Tensor | None = None, input_ids: Tensor | None = None, attention_mask: Tensor | None = None
+    ) -> Tensor:
+        """(B, 3, S, S) float32 photos or (B, T) int64 ids -> (B, D) float32; the ids tell what is padding."""
         network = self.network
         found = network.encode_image(pixel_values) if self.side == IMAGE else network.encode_text(input_ids)
         return nn.functional.normalize(found.float(), dim=-1)
@@ -56,6 +61,12 @@ class OpenClipText(TextEncoder):
         """Word-piece ids of each caption with its padding."""
         ids: list[list[int]] = self.tokenizer(list(captions)).tolist() if captions else []
         return ids
+
+    def tokenizer_file(self) -> Any:
+        """Likewise; it cleans texts as open_clip does, but for HTML and broken encodings."""
+        from cmrhash.encoders.open_clip_tokens import as_file
+
+        return as_file(self.tokenizer)
 
     def unknown_share(self, captions: Sequence[str]) -> float:
         """0: the vocabularies are of bytes, or of many languages."""
@@ -72,11 +83,11 @@ class OpenClipText(TextEncoder):
 def image_encoder(
     model: str, weights: str, layer: str | None, device: torch.device, dtype: str, offline: bool
 ) -> ImageEncoder:
-    """The image tower of "open_clip:ARCH/PRETRAINED"; raises EncoderError, and UsageError without open_clip."""
+    """The image tower of a model as ``_named`` takes it; raises EncoderError, and UsageError without open_clip."""
     if weights != "default":
         fix = f"leave it out, or name a file as PRETRAINED of {packages.OPEN_CLIP}ARCH/PRETRAINED"
         raise EncoderError(f"weights '{weights}' do not go with {model}", None, fix, option="image_weights")
-    network, named = _network(model, layer, offline)
+    network, named = _network(model, layer, offline, IMAGE)
     crop = _preparation(network, model)
     tower, recipe = _tower(network, IMAGE, named)
     tower.to(device)
@@ -95,11 +106,11 @@ def text_encoder(
     dtype: str,
     offline: bool,
 ) -> OpenClipText:
-    """The text tower of "open_clip:ARCH/PRETRAINED". limits: word pieces per caption, and per forward pass.
+    """The text tower of a model as ``_named`` takes it. limits: word pieces per caption, and per forward pass.
 
     Raises as ``image_encoder`` does, and UsageError for fewer word pieces than open_clip's.
     """
-    network, named = _network(model, layer, offline)
+    network, named = _network(model, layer, offline, TEXT)
     tokenizer = _tokenizer(named)
     tower, recipe = _tower(network, TEXT, named)
     tower.to(device)
@@ -123,7 +134,10 @@ def text_encoder(
 
 @dataclass(frozen=True)
 class _Named:
-    """A model as it was named. library: open_clip; pretrained: a tag or a file; config: of the architecture."""
+    """A model as it was named. library: open_clip; pretrained: a tag or a file; config: of the architecture.
+
+    folder: a directory in place of a tag or a file; tower: IMAGE or TEXT if it has one tower alone.
+    """
 
     library: Any
     model: str
@@ -131,6 +145,8 @@ class _Named:
     pretrained: str
     config: dict[str, Any]
     offline: bool
+    folder: Path | None = None
+    tower: str | None = None
 
     @property
     def file(self) -> Path | None:
@@ -141,17 +157,28 @@ class _Named:
     @property
     def source(self) -> str:
         """What opens the same model again, from any folder."""
+        if self.folder:
+            return f"{packages.OPEN_CLIP}{self.folder.resolve()}"
         return f"{packages.OPEN_CLIP}{self.architecture}/{self.file.resolve() if self.file else self.pretrained}"
 
     @property
     def name(self) -> str:
         """Name of the encoder in file names."""
+        if self.folder:
+            return re.sub(r"[^\w.-]", "-", f"open_clip-{self.folder.resolve().name}")
         named = self.file.stem if self.file else self.pretrained
         return re.sub(r"[^\w.-]", "-", f"open_clip-{self.architecture}-{named}")
 
 
 def _named(model: str, offline: bool) -> _Named:
-    architecture, _, pretrained = model.removeprefix(packages.OPEN_CLIP).partition("/")
+    """What a name means: "open_clip:ARCH/TAG", "open_clip:ARCH/FILE" or "open_clip:DIR"."""
+    place = model.removeprefix(packages.OPEN_CLIP)
+    if folder := open_clip_files.folder_of(place):
+        content = open_clip_files.read(folder)
+        architecture = str(content.get("architecture", open_clip_files.FOLDER))
+        rest = (content["model_cfg"], offline, folder, content.get("tower"))
+        return _Named(packages.load(model), model, architecture, "", *rest)
+    architecture, _, pretrained = place.partition("/")
     if not architecture or not pretrained:
         fix = f"give {packages.OPEN_CLIP}ARCH/PRETRAINED, for example {packages.OPEN_CLIP}ViT-B-32/laion2b_s34b_b79k"
         raise UsageError(f"'{model}' names no weights", None, fix)
@@ -171,11 +198,13 @@ def _named(model: str, offline: bool) -> _Named:
     return named
 
 
-def _network(model: str, layer: str | None, offline: bool) -> tuple[Any, _Named]:
-    """A network with its weights, which every tensor comes from."""
+def _network(model: str, layer: str | None, offline: bool, side: str) -> tuple[Any, _Named]:
+    """A network with its weights, which every tensor comes from; of a copy of one tower that tower alone."""
     named = _named(model, offline)
     if layer not in (None, LAYER):
         raise EncoderError(f"{model} has no layer '{layer}'", None, f"choose {LAYER}", option="layer")
+    if named.folder:
+        return _of_folder(named, named.folder, side), named
     _of_transformers(named, "hf_model_name", "config.json")
     tag = {} if named.file else named.library.get_pretrained_cfg(named.architecture, named.pretrained)
     if named.config.get(QUICK) and tag and not tag.get(QUICK):
@@ -192,7 +221,37 @@ def _network(model: str, layer: str | None, offline: bool) -> tuple[Any, _Named]
             force_preprocess_cfg=settings,
         )
     refuse_broken(network, path)
-    return network.eval(), named
+    return network.eval(), replace(named, config=named.config | ({QUICK: True} if tag.get(QUICK) else {}))
+
+
+def _of_folder(named: _Named, folder: Path, side: str) -> Any:
+    """The network of a directory of open_clip; of a copy of one tower without the other one."""
+    if named.tower not in (None, side):
+        what = f"the {named.tower} tower of a model, given as {'an' if side == IMAGE else 'a'} {side} model"
+        raise EncoderError(what, folder, f"give it as `{named.tower}_model`")
+    files = list(folder.glob("*.safetensors")) or list(folder.glob("*.bin"))
+    refuse_too_large(files, folder)
+    if named.tower is None:
+        _of_transformers(named, open_clip_files.OF_TRANSFORMERS, "config.json")
+        if not files:
+            raise EncoderError("a directory of open_clip without weights", folder, "get it again")
+        with _refusing(named.model, folder):
+            network = named.library.create_model(f"local-dir:{folder}")
+        refuse_broken(network, folder)
+        return network.eval()
+    with _refusing(named.model, folder):
+        network = open_clip_files.network(named.library, folder, open_clip_files.read(folder))
+    _drop_other(network, side)
+    path = folder / open_clip_files.WEIGHTS
+    load_state(network, read_state(path), named.model, path)
+    return network.eval()
+
+
+def _drop_other(network: Any, side: str) -> None:
+    """Remove what the other tower, or the comparison of both, uses."""
+    for name in [name for name, _ in network.named_children()] + [*network._parameters, *network._buffers]:
+        if (name != "visual") if side == IMAGE else (name in UNUSED):
+            delattr(network, name)
 
 
 def _fetched(named: _Named, tag: dict[str, Any]) -> Path:
@@ -208,10 +267,12 @@ def _fetched(named: _Named, tag: dict[str, Any]) -> Path:
 
 
 def _tokenizer(named: _Named) -> Any:
-    _of_transformers(named, "hf_tokenizer_name", "*")
+    if not named.folder:
+        _of_transformers(named, "hf_tokenizer_name", "*")
     of_hub = bool(named.config["text_cfg"].get("hf_tokenizer_name"))
+    place = f"local-dir:{named.folder}" if named.folder else named.architecture
     with _refusing(named.model, None):
-        return named.library.get_tokenizer(named.architecture, **({"trust_remote_code": False} if of_hub else {}))
+        return named.library.get_tokenizer(place, **({"trust_remote_code": False} if of_hub else {}))
 
 
 def _of_transformers(named: _Named, field: str, pattern: str) -> None:
@@ -223,20 +284,25 @@ def _of_transformers(named: _Named, field: str, pattern: str) -> None:
 
 def _tower(network: Any, side: str, named: _Named) -> tuple[OpenClipTower, dict[str, Any]]:
     """One tower of a network, which loses the other one, and its part of the recipe."""
-    space = state_digest(network)
-    parts = [name for name, _ in network.named_children()]
-    parts += [*network._parameters, *network._buffers]
-    for name in parts:
-        if (name != "visual") if side == IMAGE else (name in UNUSED):
-            delattr(network, name)
-    tower = OpenClipTower(network, side).eval()
+    if named.folder and named.tower:
+        space, settings = {}, open_clip_files.read(named.folder)
+    else:
+        space = {"space": state_digest(network)}
+        settings = {
+            "architecture": named.architecture,
+            "tower": side,
+            "model_cfg": open_clip_files.alone(named.config, side),
+            "preprocess_cfg": dict(network.visual.preprocess_cfg),
+        }
+    _drop_other(network, side)
+    tower = OpenClipTower(network, side, settings).eval()
     return tower, {
         "encoder": f"{packages.OPEN_CLIP}{named.architecture}",
         "layer": LAYER,
         "weights": "trained",
         "weights_sha256": state_digest(tower),
         "normalised": True,
-        "space": space,
+        **space,
     }
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from cmrhash.errors import EncoderError, UsageError
@@ -18,13 +19,19 @@ def is_named(model: str) -> bool:
 
 
 def names_file(source: str) -> bool:
-    """Whether a source of open_clip has a file of this machine as its PRETRAINED."""
-    return source.startswith(OPEN_CLIP) and "/" in source.partition("/")[2]
+    """Whether a source of open_clip is a directory of this machine, or has a file of it as its PRETRAINED."""
+    place = source.removeprefix(OPEN_CLIP)
+    return source != place and ("/" in place.partition("/")[2] or Path(place).is_absolute())
 
 
 def is_open_clip(recipe: Mapping[str, Any]) -> bool:
     """Whether a recipe is that of a tower of open_clip."""
     return str(recipe.get("encoder", "")).startswith(OPEN_CLIP)
+
+
+def source_of(recipe: Mapping[str, Any], place: str) -> str:
+    """The model in a place as it is opened: a directory of open_clip has its prefix."""
+    return place if is_named(place) or not is_open_clip(recipe) else OPEN_CLIP + place
 
 
 def find(model: str) -> str:

@@ -118,6 +118,16 @@ class TextEncoder:
             return out
         return self.pooled(out.last_hidden_state.float(), mask)
 
+    def tokenizer_file(self) -> Any:
+        """A ``tokenizers.Tokenizer`` that cuts and pads as the encoder does; None if there is no such one."""
+        from tokenizers import Tokenizer
+
+        made: Any = Tokenizer.from_str(self.tokenizer.backend_tokenizer.to_str())
+        made.enable_truncation(self.max_length)
+        pad = {"pad_token": self.tokenizer.pad_token} if self.tokenizer.pad_token else {}
+        made.enable_padding(pad_id=self.tokenizer.pad_token_id or 0, length=self.padded_to, **pad)
+        return made
+
     def pooled(self, hidden: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         """Token vectors (B, T, D) float32 and their mask (B, T) -> features (B, dim)."""
         features: torch.Tensor = self.layers(pool(hidden, mask, self.pooling, self.skip))

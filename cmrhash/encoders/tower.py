@@ -89,11 +89,6 @@ class Tower(nn.Module):
         return getattr(self.network, "vision_model" if self.side == IMAGE else "text_model", self.network)
 
 
-def network_of(module: Any) -> Any:
-    """The network whose tensors are saved: a tower's own, or the module itself."""
-    return module.network if isinstance(module, Tower) else module
-
-
 def kind_of(folder: Path) -> str:
     """DUAL, IMAGE or TEXT by the model's class, without its weights; "" if transformers knows no such model."""
     found = _model_class(folder)

@@ -99,9 +99,9 @@ def text_of_space(
         opened = OwnEncoder(own, "text")
     else:
         from cmrhash.compute.device import choose_device
-        from cmrhash.encoders import text
+        from cmrhash.encoders import packages, text
 
-        source = model or _source(header, '`text_models=("DIR",)`')
+        source = packages.source_of(header.recipe, model or _source(header, '`text_models=("DIR",)`'))
         opened = text.load(source, device=choose_device(device), dtype=header.recipe["dtype"], offline=offline)
     if opened.recipe.get("space") != header.recipe["space"]:
         what = f"the texts of {opened.source or opened.name} do not lie in the space of these images"
@@ -116,8 +116,9 @@ def image_from(recipe: Mapping[str, Any], source: str, made: Path, device: str, 
     Raises EncoderError if they cannot be found or are other ones.
     """
     from cmrhash.compute.device import choose_device
-    from cmrhash.encoders import image
+    from cmrhash.encoders import image, packages
 
+    source = packages.source_of(recipe, source)
     layer = recipe["layer"] if recipe.get("layer") in LAYERS else None  # of a transformers model
     encoder = image.load(
         source if layer else recipe["encoder"],
@@ -145,6 +146,7 @@ def text_from(
     """The text encoder of a recipe, likewise. corpus: what an untrained one learns its vocabulary on."""
     from cmrhash.encoders import hub, packages
 
+    source = packages.source_of(recipe, source)
     if not packages.is_named(source):
         hub.refuse_lost(source, "text model")  # before torch is imported
     from cmrhash.compute.device import choose_device

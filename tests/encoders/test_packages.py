@@ -234,38 +234,6 @@ def test_photos_alone_are_found_by_texts_of_open_clip(here, capsys):
     assert json.loads(capsys.readouterr().out)["results"]
 
 
-def test_an_export_names_open_clip_or_no_file_of_this_machine(here, capsys):
-    pytest.importorskip("onnxruntime", reason="pip install cmrhash[onnx]")
-    write_open_clip(here / "tiny.pt")
-    assert run(*FROM, *OF_OPEN_CLIP) == 0
-    assert run("train", "--dataset", "manifest", *TRAIN) == 0
-    capsys.readouterr()
-    assert run("export", "--dataset", "manifest", "whole", "--with-encoders", "--device", "cpu") != 0
-    assert "towers of open_clip (open_clip-tiny-tiny) cannot be put into an export" in capsys.readouterr().err
-    assert run("export", "--dataset", "manifest", "out", "--onnx", "--device", "cpu") == 0
-    config = (here / "out/config.json").read_text()
-    assert str(here) not in config
-    assert {entry["source"] for entry in json.loads(config)["encoders"].values()} == {None}
-    about = json.loads((here / "out/onnx.json").read_text())
-    assert list(about["graphs"]) == ["image.onnx"]
-    assert "the tokenizer of open_clip" in about["left_out"]["text-en"]
-    place = f"open_clip:tiny/{here / 'tiny.pt'}"
-    hasher = cmrhash.from_pretrained("out", image_weights=place, text_models={"en": place}, device="cpu", offline=True)
-    loaded = cmrhash.load("runs/manifest/" + next((here / "runs/manifest").iterdir()).name)
-    assert hasher.encode_text(["a dog"], "en").tobytes() == loaded.encode_text(["a dog"], "en").tobytes()
-    from cmrhash.search.exported.hasher import SOURCE
-
-    assert SOURCE.fullmatch("open_clip:ViT-B-32/laion2b_s34b_b79k")
-    assert not SOURCE.fullmatch(place)
-
-
-def test_fine_tuning_refuses_open_clip_by_name(here, capsys):
-    write_open_clip(here / "tiny.pt")
-    assert run(*FROM, *OF_OPEN_CLIP, "--finetune") != 0
-    assert "fine-tuning cannot save towers of open_clip (open_clip-tiny-tiny)" in capsys.readouterr().err
-    assert not (here / "cache/manifest/tuned").exists()
-
-
 @pytest.mark.parametrize("options", [(*OF_TIMM[:-1], "bert"), OF_OPEN_CLIP], ids=["timm", "open_clip"])
 def test_onnx_runtime_gives_the_same_features(options, here):
     pytest.importorskip("onnxruntime", reason="pip install cmrhash[onnx]")

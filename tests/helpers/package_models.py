@@ -17,6 +17,22 @@ CONFIG = {
 }
 
 
+def of_transformers(bert):
+    """A configuration whose text tower is a model of transformers, with its tokenizer. bert: its directory."""
+    words = {"hf_model_name": str(bert), "hf_tokenizer_name": str(bert), "hf_proj_type": "mlp"}
+    words |= {"hf_pooler_type": "mean_pooler", "context_length": 12, "tokenizer_kwargs": {"clean": "canonicalize"}}
+    return CONFIG | {"text_cfg": words}
+
+
+def of_coca():
+    """A configuration of a CoCa."""
+    image = CONFIG["vision_cfg"] | {"output_tokens": True}
+    words = CONFIG["text_cfg"] | {"embed_cls": True, "output_tokens": True}
+    decoder = {"width": 32, "context_length": 16, "vocab_size": 49408, "layers": 1, "heads": 2}
+    decoder |= {"mlp_ratio": 2, "dim_head": 16, "n_queries": 4, "attn_pooler_heads": 2}
+    return CONFIG | {"vision_cfg": image, "text_cfg": words, "multimodal_cfg": decoder, "custom_text": True}
+
+
 def need(package):
     """Skip the test unless the package is installed."""
     os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
@@ -35,11 +51,14 @@ def write_timm(path, name="test_resnet", classes=7):
         )
 
 
-def write_open_clip(path, name="tiny", seed=3):
-    """A very small CLIP of open_clip, whose architecture the library knows by that name from now on."""
+def write_open_clip(path, name="tiny", seed=3, content=CONFIG):
+    """A very small CLIP of open_clip, whose architecture the library knows by that name from now on.
+
+    content: of its configuration.
+    """
     open_clip = need("open_clip")
     config = path.parent / f"{name}.json"
-    config.write_text(json.dumps(CONFIG))
+    config.write_text(json.dumps(content))
     open_clip.add_model_config(config)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

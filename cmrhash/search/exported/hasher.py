@@ -4,8 +4,8 @@ FOLDER/                             as ``write.save`` writes it, locally or unde
     config.json                     bits, views, heads, encoders by recipe and digest; sha256 of every file below
     heads.safetensors               trained heads
     encoders/image.safetensors      weights of the image encoder, if bundled
-    encoders/image/                 transformers image model with its preparation of photos, if bundled
-    encoders/text-<langs>/          transformer with its tokenizer and modules.json, if bundled
+    encoders/image/                 image tower of transformers or open_clip with its preparation of photos, if bundled
+    encoders/text-<langs>/          transformer with its tokenizer and modules.json, or text tower, if bundled
     encoders/text-<langs>.safetensors   word encoder: words, weights and vectors
     README.md                       model card without a digest, because the author completes it
     image.onnx, text-<lang>.onnx, text-<lang>.tokenizer.json, onnx.json   with --onnx, see ``onnx``
@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from cmrhash.config import RANDOM, check_device
 from cmrhash.data.cleaning import known_language
 from cmrhash.data.view import View, languages_of
-from cmrhash.encoders import hub
+from cmrhash.encoders import hub, packages
 from cmrhash.errors import DamagedError, EncoderError, StaleError, UsageError
 from cmrhash.retrieval.codes import check_k, pack
 from cmrhash.retrieval.index import BinaryIndex
@@ -50,10 +50,11 @@ RUN = "exported run"  # kind of download, for messages
 AGAIN = "download it again (after hf cache rm model/OWNER/NAME), or run `export` again"
 MODEL = ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json")  # a transformer's files
 TOWER = ("config.json", "model.safetensors", "preprocessor_config.json")  # a transformers image model's files
+OPEN_CLIP = ("open_clip_config.json", "model.safetensors")  # files of a tower of open_clip
 PART = re.compile(r"encoders/(image(\.safetensors)?|text-[\w+-]+(\.safetensors)?)")
 MODULES = ("modules.json", "sentence_bert_config.json", "config_sentence_transformers.json")  # of sentence-transformers
 LAYERS = r"\d{1,2}_(Pooling|Dense|Normalize)/config\.json|\d{1,2}_Dense/model\.safetensors"
-NAMES = "|".join(map(re.escape, {*MODEL, *MODULES, *TOWER}))
+NAMES = "|".join(map(re.escape, sorted({*MODEL, *MODULES, *TOWER, *OPEN_CLIP})))
 FILE = re.compile(rf"heads\.safetensors|encoders/[\w+-]+(\.safetensors|/({NAMES}|{LAYERS}))")
 # a torchvision enum entry, a hub id or a model of open_clip; never a path
 SOURCE = re.compile(r"(open_clip:)?\w[\w.-]*(/\w[\w.-]*)?")
@@ -323,7 +324,8 @@ def _check_encoder(view: View, entry: Mapping[str, Any], files: Mapping[str, str
         raise ValueError(f"{view} comes from {source!r}")
     if part is None and (entry["kind"] == "words" or (source == RANDOM and not view.is_image)):
         raise ValueError(f"{view} has no part")
-    folder = MODEL if entry["kind"] == "transformer" else TOWER if part == "encoders/image" else ()
+    kind = MODEL if entry["kind"] == "transformer" else TOWER if part == "encoders/image" else ()
+    folder: tuple[str, ...] = OPEN_CLIP if packages.is_open_clip(recipe) else kind
     held = [f"{part}/{name}" for name in folder] or [part]
     if part is not None and (not PART.fullmatch(part) or not set(held) <= set(files)):
         raise ValueError(f"{view} has the part {part!r}")

@@ -103,8 +103,8 @@ def write(hasher: Embedder, folder: Path, texts: Mapping[str, Sequence[str]]) ->
         encoder = hasher.text_encoder(view)
         if hasher.head_of(view) != view:
             left_out[view] = f"{hasher.head_of(view)}.onnx serves it"
-        elif packages.is_open_clip(encoder.recipe):
-            left_out[view] = "the tokenizer of open_clip is no file of the tokenizers library"
+        elif isinstance(encoder, TextEncoder) and encoder.tokenizer_file() is None:
+            left_out[view] = "its tokenizer is no file of the tokenizers library"
         elif isinstance(encoder, TextEncoder):
             graphs[f"{view}.onnx"] = _text(encoder, heads[view], folder, view, texts[lang] or SENTENCES)
         else:
@@ -135,13 +135,17 @@ def _text(encoder: TextEncoder, head: Head, folder: Path, view: View, texts: Seq
     graph = TextGraph(encoder, head).eval()
     feeds = [_tokens(encoder, some) for some in (texts, texts[:1], [text * 2 for text in texts[:3]])]
     path = folder / f"{view}.onnx"
-    shapes = {name: {0: "batch", 1: "length"} for name in ("input_ids", "attention_mask")}
-    _export(graph, {name: torch.from_numpy(x) for name, x in _two_or_more(feeds[0]).items()}, shapes, path)
-    tokenizer = _tokenizer(encoder, folder / f"{view}.tokenizer.json")
+    names, of_open_clip = ("input_ids", "attention_mask"), packages.is_open_clip(encoder.recipe)
+    shape = {0: "batch"} | ({} if of_open_clip else {1: "length"})
+    inputs = {name: torch.from_numpy(x) for name, x in _two_or_more(feeds[0]).items()}
+    _export(graph, inputs, dict.fromkeys(names, shape), path)
+    tokenizer = folder / f"{view}.tokenizer.json"
+    write_bytes(tokenizer, encoder.tokenizer_file().to_str(pretty=True).encode())
+    special = {"special_tokens_in_texts": "are text: set encode_special_tokens where a tokenizer has it"}
     about = {
-        "inputs": dict.fromkeys(("input_ids", "attention_mask"), "(batch, length) int64"),
+        "inputs": dict.fromkeys(names, f"(batch, {encoder.max_length if of_open_clip else 'length'}) int64"),
         "tokenizer": tokenizer.name,
-        "special_tokens_in_texts": "are text: set encode_special_tokens where a tokenizer has it",
+        **({"texts": "without HTML entities and broken encodings"} if of_open_clip else special),
         "max_length": encoder.max_length,
         "pooling": encoder.pooling or encoder.recipe["layer"],
         **({"prompt": encoder.prompt} if encoder.prompt else {}),  # to be put before each text
@@ -153,7 +157,7 @@ def _tokens(encoder: TextEncoder, texts: Sequence[str]) -> dict[str, NDArray[np.
     """Token ids and mask, padded to the longest text."""
     pieces = encoder.pieces(texts)
     width = encoder.padded_to or max(map(len, pieces))
-    pad = encoder.tokenizer.pad_token_id or 0
+    pad = getattr(encoder.tokenizer, "pad_token_id", None) or 0
     ids = np.array([piece + [pad] * (width - len(piece)) for piece in pieces], np.int64)  # (B, T)
     mask = np.array([[1] * len(piece) + [0] * (width - len(piece)) for piece in pieces], np.int64)
     return {"input_ids": ids, "attention_mask": mask}
@@ -162,20 +166,6 @@ def _tokens(encoder: TextEncoder, texts: Sequence[str]) -> dict[str, NDArray[np.
 def _two_or_more(feed: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
     """Repeat a single row, because the exporter makes a batch of one a constant."""
     return {name: np.concatenate([x, x])[: max(2, len(x))] for name, x in feed.items()}
-
-
-def _tokenizer(encoder: TextEncoder, path: Path) -> Path:
-    """Write the tokenizer for the ``tokenizers`` library, with truncation and padding set."""
-    from tokenizers import Tokenizer
-
-    own: Any = Tokenizer.from_str(encoder.tokenizer.backend_tokenizer.to_str())
-    own.enable_truncation(encoder.max_length)
-    pad = encoder.tokenizer.pad_token
-    own.enable_padding(
-        pad_id=encoder.tokenizer.pad_token_id or 0, length=encoder.padded_to, **({"pad_token": pad} if pad else {})
-    )
-    write_bytes(path, own.to_str(pretty=True).encode())
-    return path
 
 
 def _export(graph: nn.Module, inputs: Mapping[str, Tensor], shapes: Mapping[str, Any], path: Path) -> None:

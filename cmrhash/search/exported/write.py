@@ -10,14 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import safetensors.numpy
-import safetensors.torch
 
 from cmrhash.config import CUSTOM, LAYERS, RANDOM
 from cmrhash.data.view import View
-from cmrhash.encoders import hub, packages, sentence_files, tower
+from cmrhash.encoders import copies, hub, packages
 from cmrhash.encoders.bag_and_vectors import WordEncoder
 from cmrhash.encoders.image import ImageEncoder
-from cmrhash.encoders.regions import Regions
 from cmrhash.encoders.text import TextEncoder
 from cmrhash.errors import CmrhashError, UsageError
 from cmrhash.evaluation import saved_scores
@@ -26,13 +24,14 @@ from cmrhash.features.captions import words_path
 from cmrhash.features.outcome import OF_DATA
 from cmrhash.search.embedder import Embedder
 from cmrhash.search.exported.card import card
-from cmrhash.search.exported.hasher import CARD, CONFIG, HEADS, MODEL, VERSION, PretrainedHasher, read_config
+from cmrhash.search.exported.hasher import CARD, CONFIG, FILE, HEADS, VERSION, PretrainedHasher, read_config
 from cmrhash.storage.files import make_folder, remove, sha256, sync, write_bytes, write_json
 from cmrhash.storage.recipes import canonical
 from cmrhash.training import runs
 from cmrhash.version import __version__
 
 OF_MACHINE = ("name_or_path", "_name_or_path", "tokenizer_file", "vocab_file")  # local paths that transformers writes
+SETTINGS = ("config.json", "tokenizer_config.json")  # files that may have them
 ONNX = "onnx.json"
 GRAPHS = (f"{View.IMAGE}.onnx*", f"{View.ANY_TEXT}.onnx*", f"{View.ANY_TEXT}.tokenizer.json")  # files that onnx.py adds
 
@@ -151,9 +150,6 @@ def _entries(source: Exporting, with_encoders: bool) -> dict[View, dict[str, Any
             raise UsageError("an encoder of your own cannot be exported", path, "export a run of cmrhash's encoders")
         kind = "image" if view.is_image else "words" if words_path(path).exists() else "transformer"
         named = source.moved.get(view) or known
-        if with_encoders and packages.is_open_clip(recipe):
-            fix = "leave `with_encoders` out: the export names the model"
-            raise UsageError(f"towers of open_clip ({name}) cannot be put into an export", path, fix)
         own = kind == "words" or weights == "tuned" or (weights == RANDOM and not view.is_image)
         entries[view] = {
             "kind": kind,
@@ -197,24 +193,14 @@ def _bundle(embedder: Embedder, view: View, path: Path) -> None:
     encoder = embedder.image_encoder if view.is_image else embedder.text_encoder(view)
     if isinstance(encoder, WordEncoder):
         write_bytes(path, safetensors.numpy.save(encoder.arrays()))
-    elif isinstance(encoder, ImageEncoder) and isinstance(encoder.module, tower.Tower):
-        tower.save(encoder.module, _state(encoder.module.network), path)
-        _forget_machine(path / "config.json")
-    elif isinstance(encoder, ImageEncoder):
-        module = encoder.module.network if isinstance(encoder.module, Regions) else encoder.module
-        write_bytes(path, _tensors(module))
-    else:
-        assert isinstance(encoder, TextEncoder)
-        encoder.module.config.save_pretrained(path)  # type: ignore[union-attr, operator]
-        encoder.tokenizer.save_pretrained(path)
-        for extra in path.iterdir():
-            if extra.name not in MODEL:
-                extra.unlink()
-        for name in ("config.json", "tokenizer_config.json"):
-            _forget_machine(path / name)
-        state = tower.network_of(encoder.module).state_dict()
-        for name, written in sentence_files.contents(encoder, state).items():
-            write_bytes(path / name, written)
+        return
+    assert isinstance(encoder, (ImageEncoder, TextEncoder))
+    copies.write(encoder, copies.network_of(encoder.module).state_dict(), path)
+    for file in [file for file in path.rglob("*") if file.is_file()]:
+        if not FILE.fullmatch(f"encoders/{path.name}/{file.relative_to(path).as_posix()}"):
+            file.unlink()
+        elif file.name in SETTINGS and file.parent == path:
+            _forget_machine(file)
 
 
 def _forget_machine(path: Path) -> None:
@@ -222,14 +208,6 @@ def _forget_machine(path: Path) -> None:
     content = json.loads(path.read_bytes())
     kept = {key: value for key, value in content.items() if key not in OF_MACHINE}
     write_bytes(path, json.dumps(kept, indent=2, ensure_ascii=False).encode())
-
-
-def _state(module: Any) -> dict[str, Any]:
-    return {name: tensor.detach().cpu().contiguous().clone() for name, tensor in module.state_dict().items()}
-
-
-def _tensors(module: Any) -> bytes:
-    return safetensors.torch.save(_state(module), {"format": "pt"})
 
 
 def _check(target: Path, entries: Mapping[View, Mapping[str, Any]]) -> None:

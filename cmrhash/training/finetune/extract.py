@@ -13,7 +13,6 @@ from cmrhash.compute import processes
 from cmrhash.config import ExtractConfig, FinetuneConfig, Progress
 from cmrhash.data.manifest import keep
 from cmrhash.data.view import View
-from cmrhash.encoders import packages
 from cmrhash.encoders.image import ImageEncoder
 from cmrhash.encoders.pixels import Letterbox
 from cmrhash.encoders.text import TextEncoder
@@ -60,13 +59,8 @@ def extract_tuned(config: ExtractConfig, tune: FinetuneConfig, progress: Progres
 def _tunable(opened: Opened) -> tuple[ImageEncoder, dict[str, TextEncoder]]:
     """Image and text encoders that have weights to tune; raises UsageError for others."""
     if not isinstance(opened.image, ImageEncoder) or isinstance(opened.image.crop, Letterbox):
-        raise UsageError(
-            "fine-tuning needs a classifier or a transformers model", None, "choose another model", option="image_model"
-        )
-    of_open_clip = [one.name for one in (opened.image, *opened.texts.values()) if packages.is_open_clip(one.recipe)]
-    if of_open_clip:
-        fix = "give the same weights as a directory of transformers, or choose another model"
-        raise UsageError(f"fine-tuning cannot save towers of open_clip ({of_open_clip[0]})", None, fix)
+        what = "fine-tuning needs a classifier, or a model of transformers, timm or open_clip"
+        raise UsageError(what, None, "choose another model", option="image_model")
     tunable = {lang: encoder for lang, encoder in opened.texts.items() if isinstance(encoder, TextEncoder)}
     for lang in opened.langs:
         if lang not in tunable:

@@ -3,7 +3,7 @@
     cache/<dataset>/tuned/<image encoder>/
         config.json       recipe, selected epoch, weights file of each view, sha256 of every file; written last
         image.safetensors image encoder, as --image-weights accepts it; or image/, as --image-model accepts it, of a
-                          transformers model
+                          tower of transformers or (after "open_clip:") of open_clip
         text-<lang>/      text encoder with tokenizer, as --text-model accepts it, with the modules of a directory of
                           sentence-transformers; text-de+en/ if two languages share it
         history.jsonl     one line per epoch, as in a run
@@ -19,16 +19,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-import safetensors.torch
 from torch import Tensor, nn
 
 from cmrhash.data.view import View
-from cmrhash.encoders import sentence_files, tower
+from cmrhash.encoders import copies, sentence_files
 from cmrhash.encoders.image import ImageEncoder
 from cmrhash.encoders.text import TextEncoder
 from cmrhash.encoders.weights import state_digest
 from cmrhash.errors import DamagedError
-from cmrhash.storage.files import checked, remove, sha256, sync, write_bytes
+from cmrhash.storage.files import checked, remove, sha256, sync
 from cmrhash.storage.recipes import fingerprint
 from cmrhash.training import runs
 from cmrhash.training.checkpoint import TrainingState, fill, read_tensors
@@ -93,7 +92,7 @@ class Tuned:
         folder = path.parent
         files = [path] if name == IMAGE else self._within(name)
         state = sentence_files.joined({f.relative_to(folder).as_posix(): read_tensors(f, ANEW) for f in files})
-        fill(tower.network_of(encoder.module), state, path, ANEW)
+        fill(copies.network_of(encoder.module), state, path, ANEW)
         encoder.module.eval()
         # towers that were tuned for the heads give no common space any more
         made = {"tuned": self.digest, **{field: value for field, value in encoder.recipe.items() if field != "space"}}
@@ -142,11 +141,7 @@ def write(
         part = View.text("+".join(sharing))
         weights[View.text(lang)] = f"{part}/model.safetensors"
         if lang == sharing[0]:
-            tensors = _tensors(state, View.text(lang), encoder.module)
-            for file, written in sentence_files.contents(encoder, tensors).items():
-                write_bytes(folder / part / file, written)
-            encoder.module.config.save_pretrained(folder / part)  # type: ignore[union-attr, operator]
-            encoder.tokenizer.save_pretrained(folder / part)
+            copies.write(encoder, _tensors(state, View.text(lang), encoder.module), folder / part)
     runs.write_lines(folder / runs.HISTORY, state.history)
     there = (path for path in folder.rglob("*") if path.is_file() and path.suffix != ".part")
     made = [path for path in there if not path.name.startswith((".", "checkpoint"))]
@@ -158,16 +153,13 @@ def write(
 
 
 def _write_image(folder: Path, state: TrainingState, image: ImageEncoder) -> str:
-    """Write the image encoder: one file, or the folder of a transformers model; returns the name of its weights."""
-    tensors = _tensors(state, View.IMAGE, image.module)
-    if isinstance(image.module, tower.Tower):
-        tower.save(image.module, tensors, folder / TOWER)
-        return f"{TOWER}/model.safetensors"
-    write_bytes(folder / IMAGE, safetensors.torch.save(tensors, {"format": "pt"}))
-    return IMAGE
+    """Write the image encoder, a file or a directory; returns the name of its weights."""
+    name = TOWER if copies.is_folder(image) else IMAGE
+    copies.write(image, _tensors(state, View.IMAGE, image.module), folder / name)
+    return f"{TOWER}/model.safetensors" if name == TOWER else IMAGE
 
 
 def _tensors(state: TrainingState, view: View, module: nn.Module) -> dict[str, Tensor]:
     """Tensors of the encoder of a view, by their names in its file."""
-    start = f"encoders.{view}." + ("network." if isinstance(module, tower.Tower) else "")
+    start = f"encoders.{view}." + ("network." if copies.network_of(module) is not module else "")
     return {name.removeprefix(start): t for name, t in state.best.items() if name.startswith(start)}
