@@ -35,6 +35,7 @@ OWN = "own"  # as text model: the precomputed features that come with the data s
 LAYERS = ("projection", "pooled", "cls", "mean")  # of a transformers tower, which one gives the features
 AUTO, TORCH, ONNX = RUNTIMES = ("auto", "torch", "onnx")  # what computes the encoders
 STORE_DTYPE, STORE_DTYPES = "store_dtype", ("float32", "float16")  # field of a recipe, and its values
+KEEP, DROP = ADDED = ("keep", "drop")  # what an extraction does with the items that add brought
 CUSTOM = "custom"  # weights field of a feature file that an encoder object of the user made
 READY = "ready"  # weights field of a feature file that no cmrhash encoder made
 
@@ -80,6 +81,7 @@ class ExtractConfig:
     labels_from: str | None = None  # "folder": the name of a photo's folder is its label
     ids: Path | None = None  # an id per line, or an array of strings, for dataset "features"
     captions: tuple[str, ...] = ()  # "[LANG=]FILE": one or several lines per item, for dataset "features"
+    added: str | None = None  # items that add brought and the source lacks, out of ADDED; None: refuse to lose them
     shard: str | None = None  # "3/8": do the third of eight parts, one part per process; None: do all
     max_bad: float = 0.01  # largest share of unreadable images before the exit code reports failure
     offline: bool = False  # never download weights
@@ -327,7 +329,7 @@ def check_device(name: str) -> None:
 
 
 def check_extract(config: ExtractConfig) -> None:
-    """Raise UsageError for an unknown layer, runtime, device or number type."""
+    """Raise UsageError for an unknown layer, runtime, device, number type or choice."""
     check_device(config.device)
     if config.dtype not in DTYPES:
         fix = f"choose one of {', '.join(DTYPES)}"
@@ -338,6 +340,9 @@ def check_extract(config: ExtractConfig) -> None:
     if config.runtime not in RUNTIMES:
         fix = f"{did_you_mean(config.runtime, RUNTIMES)} choose one of {', '.join(RUNTIMES)}"
         raise UsageError(f"unknown runtime '{config.runtime}'", None, fix, option="runtime")
+    if config.added is not None and config.added not in ADDED:
+        fix = f"{did_you_mean(config.added, ADDED)} choose one of {', '.join(ADDED)}"
+        raise UsageError(f"unknown choice '{config.added}'", None, fix, option="added")
     if config.store_dtype not in STORE_DTYPES:
         fix = f"choose one of {', '.join(STORE_DTYPES)}"
         raise UsageError(f"'{config.store_dtype}' cannot be stored", None, fix, option=STORE_DTYPE)

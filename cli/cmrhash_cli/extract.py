@@ -199,6 +199,12 @@ def extract(
             "row, or an array of strings (repeatable)."
         ),
     ] = None,
+    added: Annotated[
+        str | None,
+        typer.Option(
+            help="keep or drop: items that cmrhash add brought and the data set lacks; default: stop if there are any."
+        ),
+    ] = D.added,
     shard: Annotated[
         str | None, typer.Option(help="I/N: process the I-th of N parts; the last process to finish merges them.")
     ] = D.shard,

@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from cmrhash.data.additions import named, settled, without
 from cmrhash.data.items import ImageTextDataset, Item
-from cmrhash.data.manifest import ABOUT, entry, items_digest, load, read_about
+from cmrhash.data.manifest import ABOUT, LATER, entry, ids_of, items_digest, load, read_about
 from cmrhash.errors import StaleError
 from cmrhash.storage.recipes import refuse_difference
 
 NO_ITEMS = np.empty(0, np.int64)
-NAMED = 5  # ids of each kind in a message
 
 
 @dataclass(frozen=True)
@@ -77,15 +77,21 @@ def _short(text: str) -> bytes:
     return hashlib.blake2b(text.encode(errors="surrogatepass"), digest_size=8).digest()
 
 
-def renewed(dataset: ImageTextDataset, folder: Path, overwrite: bool = False) -> tuple[ImageTextDataset, Changes]:
+def renewed(
+    dataset: ImageTextDataset, folder: Path, overwrite: bool = False, added: str | None = None
+) -> tuple[ImageTextDataset, Changes]:
     """Compare a data set with what was extracted of it; return it with the stored splits, and its changes.
 
     folder: of the data set in the cache, which stays as it is. Without a stored data set, or with ``overwrite``, the
-    data set is returned as it is. Drawn and chosen splits stay with their items; new items join the database alone, or,
-    where the queries are the database, no split. Raises StaleError for another choice, seed or relevance, if most items
-    are gone, if all queries are, or if items have lost their photos.
+    data set is returned as it is. added: see ``additions.settled``. Drawn and chosen splits stay with their items; new
+    items join the database alone, or, where the queries are the database, no split. Raises StaleError for another
+    choice, seed or relevance, if most items are gone, if all queries are, if items have lost their photos, or if items
+    that ``add`` brought would go.
     """
-    if overwrite or not (folder / ABOUT).exists():
+    if not (folder / ABOUT).exists():
+        return dataset, Changes()
+    dataset = settled(dataset, folder, added, overwrite)
+    if overwrite:
         return dataset, Changes()
     about = read_about(folder)
     _refuse_other_choice(dataset, about, folder)
@@ -93,7 +99,8 @@ def renewed(dataset: ImageTextDataset, folder: Path, overwrite: bool = False) ->
         made, asked = {field: about.get(field)}, {field: getattr(dataset, field)}
         refuse_difference(made, asked, folder, f"data set '{dataset.name}'")
     if about.get("classes") == list(dataset.classes) and items_digest(dataset) == about["items_sha256"]:
-        return replace(dataset, added=about.get("added", 0)), Changes(same=len(dataset.items))
+        later = ids_of(dataset.items, about.get(LATER, ()))
+        return replace(dataset, added=about.get("added", 0), later=later), Changes(same=len(dataset.items))
     stored = load(folder)
     before = {item.id: item for item in stored.items}
     there = {item.id for item in dataset.items}
@@ -105,8 +112,7 @@ def renewed(dataset: ImageTextDataset, folder: Path, overwrite: bool = False) ->
     if lost and not dataset.ready:
         what = f"the photos of {len(lost)} items were there at the extraction and are gone{_named(lost)}"
         raise StaleError(what, folder, "put them back, or extract without them with `overwrite=True`")
-    added = stored.added + len(new) if stored.split_seed is not None and _stays(stored) else 0
-    merged = replace(dataset, items=_with_splits(dataset, stored, before), added=added)
+    merged = _joined(replace(dataset, items=_with_splits(dataset, stored, before)), without(stored, gone), new)
     if stored.count("query") and not merged.count("query"):
         _refuse("all query items are gone", folder)
     changed = tuple(
@@ -130,6 +136,14 @@ def _with_splits(dataset: ImageTextDataset, stored: ImageTextDataset, before: di
         return old if item.id in before and _without_val(old) == own else own
 
     return tuple(replace(item, splits=of(item)) for item in dataset.items)
+
+
+def _joined(dataset: ImageTextDataset, left: ImageTextDataset, new: Sequence[str]) -> ImageTextDataset:
+    """The data set with the record of the items that came after the roles were drawn. left: stored items that stay."""
+    drawn = left.split_seed is not None and _stays(left)
+    later = frozenset(new) if drawn else frozenset[str]()
+    before = left.added if drawn else len(left.later)
+    return replace(dataset, added=before + len(later), later=left.later | later)
 
 
 def _stays(stored: ImageTextDataset) -> bool:
@@ -156,4 +170,4 @@ def _refuse(what: str, folder: Path) -> None:
 
 def _named(ids: Sequence[str]) -> str:
     """The first ids, in brackets."""
-    return f" ({', '.join(ids[:NAMED])}{', ...' if len(ids) > NAMED else ''})" if ids else ""
+    return f" {named(ids)}" if ids else ""

@@ -78,7 +78,8 @@ class ImageTextDataset:
     split_seed: seed from which the roles were drawn; None if the data set has its own.
     val_drawn: only val was drawn from that seed, out of train items that were given.
     chosen: how the user chose query or train items, in words; empty: the data set's own, or drawn.
-    added: number of items that came after the roles were drawn.
+    added: number of items that came after the roles were drawn; later: their ids, as far as they were recorded.
+    brought: ids of the items that ``add`` brought, which the data set's own files need not have.
     sha256: digest of the items as stored in the cache; empty until they are stored.
     protocol: how ``with_roles`` draws missing roles: "database" (shares of IAPR TC-12, train is part of the database)
     or "per-class" (a share of every class is test, which is both queries and database).
@@ -99,6 +100,8 @@ class ImageTextDataset:
     protocol: str = "database"
     val_drawn: bool = False
     added: int = 0
+    later: frozenset[str] = frozenset()
+    brought: frozenset[str] = frozenset()
     chosen: str = ""
     paired: bool = False
     ready: Mapping[View, Ready] = field(default_factory=dict, compare=False)

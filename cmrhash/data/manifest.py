@@ -49,6 +49,7 @@ QUARANTINE = "quarantine.jsonl"  # unusable files, with reasons
 FIELDS = ("id", "image", "texts", "labels", "splits")
 LINKS = "follow_links"  # in dataset.json
 ALSO = "also"  # in dataset.json: folders elsewhere with added photos
+LATER, BROUGHT = "later", "brought"  # in dataset.json: ranges of rows, as fields of ImageTextDataset
 VERSION = 1
 AGAIN = "delete it and run `extract` again"
 
@@ -227,12 +228,30 @@ def store(dataset: ImageTextDataset, folder: Path) -> None:
         "split_seed": dataset.split_seed,
         "val_drawn": dataset.val_drawn,
         **({"added": dataset.added} if dataset.added else {}),
+        **_joined(dataset),
         **({"chosen": dataset.chosen} if dataset.chosen else {}),
         "found": dict(dataset.found),
         "items_sha256": digest.hexdigest(),
         "blocks_sha256": blocks.hexdigest(),
     }
     write_json(folder / ABOUT, about)
+
+
+def _joined(dataset: ImageTextDataset) -> dict[str, list[list[int]]]:
+    """Rows of the items that joined the data set, as half-open ranges; kinds without any are left out."""
+    joined = {}
+    for kind, ids in ((LATER, dataset.later), (BROUGHT, dataset.brought)):
+        rows = [row for row, item in enumerate(dataset.items) if item.id in ids] if ids else []
+        starts = [n for n, row in enumerate(rows) if not n or row != rows[n - 1] + 1]
+        stops = [*starts[1:], len(rows)]
+        if rows:
+            joined[kind] = [[rows[start], rows[stop - 1] + 1] for start, stop in zip(starts, stops, strict=True)]
+    return joined
+
+
+def ids_of(items: Sequence[Item], ranges: Iterable[Sequence[int]]) -> frozenset[str]:
+    """Ids in the ranges of rows that ``_joined`` gives."""
+    return frozenset(items[row].id for start, stop in ranges for row in range(start, stop))
 
 
 def _place(dataset: ImageTextDataset) -> dict[str, Any]:
@@ -249,8 +268,9 @@ def keep(dataset: ImageTextDataset, folder: Path) -> None:
         if (folder / ABOUT).exists():
             about = read_about(folder)
             place = {key: about[key] for key in ("root", LINKS, ALSO) if key in about}
-            kept = place, about.get("classes"), about.get("added", 0), about.get("chosen", "")
-            asked = _place(dataset), list(dataset.classes), dataset.added, dataset.chosen
+            joined = {kind: about[kind] for kind in (LATER, BROUGHT) if kind in about}
+            kept = place, joined, about.get("classes"), about.get("added", 0), about.get("chosen", "")
+            asked = _place(dataset), _joined(dataset), list(dataset.classes), dataset.added, dataset.chosen
             if kept == asked and about["items_sha256"] == items_digest(dataset):
                 return
         store(dataset, folder)
@@ -269,10 +289,11 @@ def load(folder: Path) -> ImageTextDataset:
     """
     with _opened(folder) as (about, lines), item_blocks.without_garbage_collection():
         try:
+            items = _items(folder, about, lines)
             dataset = ImageTextDataset(
                 about["name"],
                 root_of(Path(about["root"]), about.get(LINKS) is True, map(Path, about.get(ALSO, ()))),
-                _items(folder, about, lines),
+                items,
                 tuple(about["classes"]),
                 about["relevance"],
                 about["found"],
@@ -280,6 +301,8 @@ def load(folder: Path) -> ImageTextDataset:
                 about["items_sha256"],
                 val_drawn=about["val_drawn"],
                 added=about.get("added", 0),
+                later=ids_of(items, about.get(LATER, ())),
+                brought=ids_of(items, about.get(BROUGHT, ())),
                 chosen=str(about.get("chosen", "")),
             )
             return check(dataset)

@@ -184,7 +184,7 @@ def open_encoders(
     config = _both_towers(config)
     dataset = read_dataset(config) if dataset is None else finished(dataset, config)
     folder = config.cache / dataset.name
-    dataset, changes = renewed(dataset, folder, config.overwrite)
+    dataset, changes = renewed(dataset, folder, config.overwrite, config.added)
     if changes and (config.shard or processes.world() > 1):
         raise StaleError(f"the data set changed ({changes})", folder, "extract the changes in one process")
     refuse_empty(dataset)

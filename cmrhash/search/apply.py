@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from cmrhash.config import CACHE, RUNS, ExtractConfig, Progress
+from cmrhash.config import CACHE, KEEP, RUNS, ExtractConfig, Progress
 from cmrhash.data.catalog import read_dataset
 from cmrhash.data.changes import renewed
 from cmrhash.data.items import ImageTextDataset
@@ -61,7 +61,7 @@ def apply(
     dataset = collection.dataset if isinstance(collection, ExtractedDataset) else _read(str(collection), cache)
     if isinstance(embedder, Hasher) and embedder.run.dataset == dataset.name:
         raise UsageError("this run was trained on the same collection", embedder.place, "search it as it is")
-    dataset, changes = renewed(dataset, cache / dataset.name)
+    dataset, changes = renewed(dataset, cache / dataset.name, added=KEEP)
     langs = [lang for lang in embedder.langs if lang in dataset.languages]
     photos = any(item.image for item in dataset.items)
     if not photos and not langs:

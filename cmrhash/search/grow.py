@@ -9,7 +9,7 @@ again finishes what is left.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -18,13 +18,14 @@ from typing import Any
 from cmrhash.compute import processes
 from cmrhash.config import AUTO, FEATURES_DATASET, ExtractConfig, GrowConfig, Progress
 from cmrhash.data import manifest, switch
+from cmrhash.data.additions import merged, named, without
 from cmrhash.data.catalog import read_dataset
 from cmrhash.data.changes import Changes
-from cmrhash.data.items import ImageTextDataset, Item, LinkedRoot, also_of, check, root_of
+from cmrhash.data.items import ImageTextDataset, LinkedRoot, also_of, check, root_of
 from cmrhash.data.recognise import recognise
 from cmrhash.data.view import View, by_language
 from cmrhash.encoders.own import Encoder
-from cmrhash.errors import CmrhashError, DataError, StaleError, UsageError, did_you_mean
+from cmrhash.errors import CmrhashError, StaleError, UsageError, did_you_mean
 from cmrhash.evaluation.run_codes import ViewCodes, among_all, codes_of
 from cmrhash.features import reopen, update
 from cmrhash.features.dataset import ExtractedDataset
@@ -36,9 +37,6 @@ from cmrhash.search.publish import update as updated
 from cmrhash.search.stores import CodeStore, Collection, IncrementalStore, open_store
 from cmrhash.storage.files import locked
 from cmrhash.training.runs import CONFIG, Run, open_run
-
-NAMED = 5  # ids in a message
-BY_HAND = "to replace an item, remove it and add it again"
 
 
 @dataclass
@@ -84,9 +82,9 @@ def add(
     """
     data = ExtractedDataset.open(cache, name)
     more = _read(source, config, data)
-    merged, new, there = _merged(data.dataset, more)
+    union, new, there = merged(data.dataset, more)
     own = {"image": image_encoder, "text": text_encoder}
-    return _change(data, merged, Changes(new=new, same=len(data.dataset.items)), config, out, progress, own, there)
+    return _change(data, union, Changes(new=new, same=len(data.dataset.items)), config, out, progress, own, there)
 
 
 def remove(
@@ -107,8 +105,8 @@ def remove(
     unknown = [ident for ident in dict.fromkeys(ids) if ident not in {*known, *switch.removed(data.folder)}]
     if unknown:
         fix = did_you_mean(unknown[0], known) or "check the id"
-        raise UsageError(f"no item {_named(unknown)} in '{data.name}'; nothing was removed", data.folder, fix)
-    kept = replace(data.dataset, items=tuple(item for item in data.dataset.items if item.id not in gone))
+        raise UsageError(f"no item {named(unknown)} in '{data.name}'; nothing was removed", data.folder, fix)
+    kept = without(data.dataset, gone)
     for what, before, after in (
         ("items", len(known), len(kept.items)),
         ("query items", data.dataset.count("query"), kept.count("query")),
@@ -325,40 +323,3 @@ def _inner(folder: Path, root: Path) -> str | None:
     if not inside.is_relative_to(around):
         return None
     return "" if inside == around else inside.relative_to(around).as_posix()
-
-
-def _merged(
-    stored: ImageTextDataset, more: ImageTextDataset
-) -> tuple[ImageTextDataset, tuple[str, ...], tuple[str, ...]]:
-    """The collection with the new items at its end; their ids, and those that it had already."""
-    classes = (*stored.classes, *(name for name in more.classes if name not in stored.classes))
-    if list(stored.classes) == sorted(stored.classes):
-        classes = tuple(sorted(classes))
-    before = {item.id: item for item in _numbered(stored, classes)}
-    after = _numbered(more, classes)
-    same = tuple(item.id for item in after if item.id in before and _content(item) == _content(before[item.id]))
-    new = [item for item in after if item.id not in before]
-    if other := sorted({item.id for item in after} - {*same, *(item.id for item in new)}):
-        what = f"'{stored.name}' has {len(other)} of these ids with other content {_named(other)}"
-        raise DataError(what, more.root, f"give new ids, or put text before them with `prefix`; {BY_HAND}")
-    added = stored.added + len(new) if stored.split_seed is not None else 0
-    merged = replace(stored, items=(*before.values(), *new), classes=classes, root=more.root, added=added)
-    return check(merged), tuple(item.id for item in new), same
-
-
-def _numbered(dataset: ImageTextDataset, classes: Sequence[str]) -> list[Item]:
-    """Items with their labels as numbers of these classes."""
-    place = {name: n for n, name in enumerate(classes)}
-    at = [place[name] for name in dataset.classes]
-    if at == list(range(len(at))):
-        return list(dataset.items)
-    return [replace(item, labels=tuple(sorted(at[label] for label in item.labels))) for item in dataset.items]
-
-
-def _content(item: Item) -> tuple[Any, ...]:
-    return item.image, dict(item.texts), item.labels
-
-
-def _named(ids: Iterable[str]) -> str:
-    some = list(ids)
-    return f"({', '.join(some[:NAMED])}{', ...' if len(some) > NAMED else ''})"

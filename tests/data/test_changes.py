@@ -7,10 +7,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cmrhash.data.additions import merged, without
 from cmrhash.data.changes import Changes, renewed
 from cmrhash.data.items import ImageTextDataset, Item, with_roles
-from cmrhash.data.manifest import keep, load
+from cmrhash.data.manifest import BROUGHT, LATER, keep, load, read_about
 from cmrhash.errors import StaleError
+from cmrhash.storage.files import write_json
 
 COUNT = 40
 
@@ -115,3 +117,68 @@ def test_another_seed_and_no_query_left_are_refused(tmp_path):
     queries = {one.id for one in before.items if "query" in one.splits}
     with pytest.raises(StaleError, match="all query items are gone"):
         renewed(dataset([n for n in range(COUNT) if f"i{n}" not in queries]), tmp_path)
+
+
+# ---------------------------------------------------------------------------------------------- items that add brought
+
+
+def grown(folder, *more):
+    """The stored data set after ``add`` of these items."""
+    stored = load(folder)
+    items = tuple(item(n, splits=frozenset({"database"})) for n in more)
+    keep(merged(stored, replace(stored, items=items, split_seed=None))[0], folder)
+
+
+def test_brought_items_stay_or_go_as_the_caller_says(tmp_path):
+    keep(dataset(), tmp_path)
+    grown(tmp_path, 50, 51)
+    before = load(tmp_path)
+    words = r"2 items that `add` brought \(i50, i51\) would go, because nowhere.*keep them with `added=\"keep\"`"
+    for overwrite in (False, True):
+        with pytest.raises(StaleError, match=words):
+            renewed(dataset(), tmp_path, overwrite)
+    kept, changes = renewed(dataset(), tmp_path, added="keep")
+    assert changes == Changes(same=COUNT + 2)
+    assert (kept.items, kept.added, kept.brought) == (before.items, 2, {"i50", "i51"})
+    kept, changes = renewed(dataset(range(COUNT + 1)), tmp_path, added="keep")
+    assert changes == Changes((f"i{COUNT}",), (), (), COUNT + 2)
+    assert (kept.added, kept.brought) == (3, {"i50", "i51"})
+    keep(kept, tmp_path)
+    assert load(tmp_path).brought == {"i50", "i51"}
+    left, changes = renewed(dataset(range(COUNT + 1)), tmp_path, added="drop")
+    assert changes.gone == ("i50", "i51")
+    assert (left.added, left.brought, left.later) == (1, frozenset(), {f"i{COUNT}"})
+
+
+def test_brought_items_that_the_data_set_has_by_now_are_its_own(tmp_path):
+    keep(dataset(), tmp_path)
+    grown(tmp_path, COUNT)
+    now, changes = renewed(dataset(range(COUNT + 1)), tmp_path)
+    assert (changes, now.brought, now.added) == (Changes(same=COUNT + 1), frozenset(), 1)
+
+
+def test_removed_items_no_longer_count_as_added_since_the_drawing(tmp_path):
+    keep(dataset(), tmp_path)
+    grown(tmp_path, 50, 51, 52)
+    keep(without(load(tmp_path), {"i51", "i3"}), tmp_path)
+    assert load(tmp_path).split == "drawn from seed 0; 2 items added since"
+    assert load(tmp_path).later == {"i50", "i52"}
+    now, _ = renewed(dataset(range(COUNT + 3)), tmp_path, added="drop")
+    assert now.added == 4  # i3 and three more
+
+
+def test_a_collection_without_the_record_is_renewed_as_before(tmp_path):
+    keep(dataset(), tmp_path)
+    grown(tmp_path, 50, 51)
+    about = read_about(tmp_path)
+    write_json(tmp_path / "dataset.json", {key: about[key] for key in about if key not in (LATER, BROUGHT)})
+    assert load(tmp_path).added == 2
+    now, changes = renewed(dataset(), tmp_path)
+    assert (changes.gone, now.added) == (("i50", "i51"), 2)
+
+
+def test_a_damaged_folder_is_overwritten(tmp_path):
+    keep(dataset(), tmp_path)
+    grown(tmp_path, 50)
+    (tmp_path / "items.jsonl").write_text("")
+    assert renewed(dataset(), tmp_path, overwrite=True)[0] == dataset()

@@ -11,7 +11,7 @@ import shutil
 import numpy as np
 import pytest
 from growing import COUNT, RUN, entries, same_as_fresh, state, write_more
-from running import run
+from running import EXTRACT, run, write_manifest
 
 import cmrhash
 from cmrhash.data import switch
@@ -48,6 +48,32 @@ def test_adding_twice_adds_nothing(here, capsys):
     assert run("add", "mine/more") == 0
     assert "3 items are in the collection already" in capsys.readouterr().err
     assert state() == before
+
+
+def test_extract_keeps_or_drops_what_add_brought(here, capsys):
+    write_more(here / "elsewhere")
+    assert run("add", "elsewhere", "--prefix", "new/", "-q") == 0
+    before, extract = state(), [*EXTRACT, "--overwrite"]
+    for command in (EXTRACT, extract):
+        capsys.readouterr()
+        assert run(*command) == 4
+        error = capsys.readouterr().err.splitlines()[-1]
+        assert "3 items that cmrhash add brought (new/n0, new/n1, new/n2) would go" in error
+        assert "keep them with --added keep, or take them out with --added drop" in error
+        assert state() == before
+    assert run(*EXTRACT, "--added", "keep", "-q") == 0
+    assert state() == before
+    write_manifest(here / "mine", entries(here / "mine")[:-1])
+    capsys.readouterr()
+    assert run(*EXTRACT, "--added", "keep") == 0
+    assert f"since the last extraction: 1 gone (i13), {COUNT + 2} as before" in capsys.readouterr().err
+    assert run("search", "--id", "new/n1", "--json") == 0
+    assert run("cache", "verify", "-q") == 0
+    assert run(*EXTRACT, "--added", "drop", "-q") == 0
+    assert run("search", "--id", "i3", "-q") == 0  # makes the codes
+    same_as_fresh(here, entries(here / "mine"))
+    assert run(*EXTRACT, "--added", "kep", "-q") == 2
+    assert "unknown choice 'kep'" in capsys.readouterr().err
 
 
 def clash(here):
