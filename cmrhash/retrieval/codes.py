@@ -136,6 +136,15 @@ def check_k(k: int) -> int:
     return int(k)
 
 
+def check_radius(radius: int) -> None:
+    """Raise UsageError unless the radius is a whole number of bits, 0 or more.
+
+    >>> check_radius(4)
+    """
+    if isinstance(radius, bool) or not isinstance(radius, (int, np.integer)) or radius < 0:
+        raise UsageError(f"radius must be a whole number of at least 0, got {radius!r}", option="radius")
+
+
 def check_packed(packed: NDArray[np.uint8], bits: int, name: str = "codes") -> None:
     """Raise unless ``packed`` is (N, ceil(bits / 8)) uint8 with zeros beyond ``bits``.
 

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from cmrhash.errors import CmrhashError, DamagedError, DataError, StaleError, UsageError
 from cmrhash.retrieval import bounded
-from cmrhash.retrieval.codes import check_bits, check_k, check_packed, describe, pad
+from cmrhash.retrieval.codes import check_bits, check_k, check_packed, check_radius, describe, pad
 from cmrhash.retrieval.relevance import EXCLUDED, SLAB_ROWS, Relevance
 from cmrhash.storage.files import move
 
@@ -105,8 +105,7 @@ class BinaryIndex:
         a radius that is no whole number from 0, and as ``codes.check_packed`` does for the queries.
         """
         check_packed(packed_queries, self.bits, "query codes")
-        if isinstance(radius, bool) or not isinstance(radius, (int, np.integer)) or radius < 0:
-            raise UsageError(f"radius must be a whole number of at least 0, got {radius!r}", option="radius")
+        check_radius(radius)
         if not len(self) or not len(packed_queries):
             return [(np.empty(0, np.int32), np.empty(0, np.int64)) for _ in packed_queries]
         ends, distances, rows = self._index.range_search(pad(packed_queries), min(int(radius), self.bits) + 1)

@@ -94,8 +94,6 @@ class Finder:
         if not views:
             what = f"no item of the collection has {'a photo' if to == 'image' else f'captions ({lang})'}"
             raise UsageError(what, self.data.folder, "search for the other kind", option="to")
-        if self.store and wanted.radius is not None:
-            raise UsageError("`radius` searches the run's own index only", self.store.url, "leave `store` out")
         for view in views if not self.store else ():
             self._narrowed(view, wanted.where)  # kept for the search
         return views
@@ -209,10 +207,13 @@ class Finder:
         refuse_other_codes(self.run, self.dataset, view, self.store, self.among)
         k, known = wanted.k or K, self._rows[view]
         some = [*compress(known, self._meet(view, wanted.where))] if wanted.where else None
-        count = k if rank.kind == HAMMING else rank.candidates(k)
-        distances, found = self.store.search(collection_of(self.run, view), packed, count, some)
-        rows = [np.array([known.get(key, -1) for key in keys], np.int64) for keys in found]
-        return [Candidates(*own) for own in zip(rows, distances, found, strict=True)]
+        name, count = collection_of(self.run, view), k if rank.kind == HAMMING else rank.candidates(k)
+        if wanted.radius is not None:
+            near = self.store.within(name, packed, wanted.radius, some)
+        else:
+            near = [*zip(*self.store.search(name, packed, count, some), strict=True)]
+        rows = [np.array([known.get(key, -1) for key in keys], np.int64) for _, keys in near]
+        return [Candidates(of, *own) for of, own in zip(rows, near, strict=True)]
 
     def _all_by_features(
         self, view: View, query: Vectors, wanted: Wanted, rank: Rank

@@ -30,6 +30,7 @@ Packed = NDArray[np.uint8]
 # n keys, their codes (n, ceil(bits / 8)) uint8 and, if the collection keeps them, their embeddings (n, bits) float32
 Batch = tuple[Sequence[str], Packed] | tuple[Sequence[str], Packed, NDArray[np.float32]]
 Found = tuple[NDArray[np.int32], list[list[str]]]
+Near = tuple[NDArray[np.int32], list[str]]
 Ranked = tuple[NDArray[np.int32], list[list[str]], NDArray[np.float64]]
 
 
@@ -98,6 +99,12 @@ class CodeStore(Protocol):
         keys: search only the codes of these, exactly; unknown ones are ignored. Returns distances (Q, k') int32,
         ascending, and their keys, with k' = min(k, rows). If an approximate index finds fewer, an exact search replaces
         it.
+        """
+
+    def within(self, name: str, packed: Packed, radius: int, keys: Sequence[str] | None = None) -> list[Near]:
+        """Find all codes within a Hamming radius of each query (Q, ceil(bits / 8)) uint8, exactly.
+
+        keys: as of `search`. Returns distances (n,) int32, ascending, and their keys, per query.
         """
 
     def ranked(

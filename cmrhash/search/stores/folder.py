@@ -34,6 +34,7 @@ from cmrhash.search.stores import (
     Batch,
     Collection,
     Found,
+    Near,
     Packed,
     Ranked,
     by_code,
@@ -118,6 +119,12 @@ class FolderStore:
         found, rows = self._search(opened, packed, rank.candidates(check_k(k)), keys)
         width = packed.shape[1]
         return by_code(found, [opened.flat.stored[line, :width] for line in rows], embedding, k, rank)
+
+    def within(self, name: str, packed: Packed, radius: int, keys: Sequence[str] | None = None) -> list[Near]:
+        """Find all codes within a Hamming radius of each query; equal distances are ordered by row."""
+        opened = self._open(name)
+        found = opened.within(packed, radius, keys)
+        return [(distances, [opened.key(row) for row in rows.tolist()]) for distances, rows in found]
 
     def _search(
         self, opened: _Opened, packed: Packed, k: int, keys: Sequence[str] | None
@@ -237,8 +244,7 @@ class _Opened:
     ) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
         """Distances and rows (Q, k), exact among some keys and where the approximate index finds too few."""
         if keys is not None:
-            some = np.unique(np.array([self._rows[key] for key in keys if key in self._rows], np.int64))
-            among = BinaryIndex.build(self.flat.stored[some, : packed.shape[1]], self.flat.bits)
+            some, among = self._among(keys)
             distances, places = among.search(packed, k)
             return distances, some[places]
         if not self.approximate or not probes:
@@ -248,6 +254,21 @@ class _Opened:
         if short.any():
             distances[short], rows[short] = self.flat.search(packed[short], k)
         return distances, rows
+
+    def within(
+        self, packed: Packed, radius: int, keys: Sequence[str] | None
+    ) -> list[tuple[NDArray[np.int32], NDArray[np.int64]]]:
+        """Distances and rows of all codes, or those of some keys, within a radius of each query."""
+        if keys is None:
+            return self.flat.within(packed, radius)
+        some, among = self._among(keys)
+        return [(distances, some[places]) for distances, places in among.within(packed, radius)]
+
+    def _among(self, keys: Sequence[str]) -> tuple[NDArray[np.int64], BinaryIndex]:
+        """Rows of the keys that the collection has, and an index of their codes alone."""
+        some = np.unique(np.array([self._rows[key] for key in keys if key in self._rows], np.int64))
+        width = -(-self.flat.bits // 8)
+        return some, BinaryIndex.build(self.flat.stored[some, :width], self.flat.bits)
 
 
 def _write(folder: Path, bits: int, batches: Iterable[Batch]) -> int:

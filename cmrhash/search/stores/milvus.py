@@ -27,12 +27,13 @@ from numpy.typing import NDArray
 
 from cmrhash.config import MAX_KEY, PROBES
 from cmrhash.errors import CmrhashError, DataError, UsageError
-from cmrhash.retrieval.codes import check_bits, check_k
+from cmrhash.retrieval.codes import check_bits, check_k, check_radius
 from cmrhash.retrieval.ranking import Rank
 from cmrhash.search.stores import (
     Batch,
     Collection,
     Found,
+    Near,
     Packed,
     Ranked,
     by_code,
@@ -56,6 +57,7 @@ T = TypeVar("T")
 LIST = "cmrhash_collections"
 TIMEOUT = 10  # seconds to reach the server
 MOST = 16_384  # limit of Milvus for neighbours and for rows of an answer
+FIRST = 1024  # neighbours asked for at first to find all within a radius
 MOST_FOUND = 100_000  # neighbours of all queries per request
 SUFFIX = "[0-9a-f]{16}"  # of a Milvus collection that holds codes
 ROWS = 10_000  # per insertion: a message has 64 MB at most
@@ -143,6 +145,27 @@ class MilvusStore:
         """Find the k nearest codes of each query, 16,384 at most."""
         return self._while_there(name, lambda target, about: self._search(target, about, packed, k, keys))
 
+    def within(self, name: str, packed: Packed, radius: int, keys: Sequence[str] | None = None) -> list[Near]:
+        """Find all codes within a Hamming radius of each query; raises UsageError for more than 16,384 of one."""
+        check_radius(radius)
+
+        def work(target: str, about: Collection) -> list[Near]:
+            near: list[Near] = [(np.empty(0, np.int32), []) for _ in packed]
+            left, most = [*range(len(packed))], FIRST  # queries that may have more results than these
+            while left:
+                distances, found = self._search(target, about, packed[left], most, keys, exact=True)
+                for at, line, names in zip(left, distances, found, strict=True):
+                    inside = int(np.searchsorted(line, radius, "right"))
+                    near[at] = line[:inside], names[:inside]
+                left = [at for at in left if len(near[at][1]) == most < about.rows]
+                if left and most == MOST:
+                    what = f"more than {MOST:,} codes are within {radius} bits, the most that Milvus finds"
+                    raise UsageError(what, self.url, "give a smaller number", option="radius")
+                most = min(8 * most, MOST)
+            return near
+
+        return self._while_there(name, work)
+
     def ranked(
         self, name: str, embedding: NDArray[np.float32], k: int, rank: Rank, keys: Sequence[str] | None = None
     ) -> Ranked:
@@ -167,14 +190,16 @@ class MilvusStore:
                 raise
             return self._while_there(name, work)
 
-    def _search(self, target: str, about: Collection, packed: Packed, k: int, keys: Sequence[str] | None) -> Found:
+    def _search(
+        self, target: str, about: Collection, packed: Packed, k: int, keys: Sequence[str] | None, exact: bool = False
+    ) -> Found:
         wanted = check_query(packed, about, k, keys)
         if wanted > MOST:
             raise UsageError(f"{k} is out of range", self.url, f"Milvus finds at most {MOST}", option="k")
         if not wanted or not len(packed):
             return np.empty((len(packed), wanted), np.int32), [[] for _ in packed]
         if keys is None:
-            found = self._nearest(target, packed, wanted, self._probes)
+            found = self._nearest(target, packed, wanted, 0 if exact else self._probes)
             short = [at for at, line in enumerate(found) if len(line) < wanted]
             for at, line in zip(short, self._nearest(target, packed[short], wanted, 0), strict=True):
                 found[at] = line

@@ -23,12 +23,13 @@ from numpy.typing import NDArray
 
 from cmrhash.config import PROBES
 from cmrhash.errors import CmrhashError, DataError, UsageError
-from cmrhash.retrieval.codes import check_bits, check_k, unpack
+from cmrhash.retrieval.codes import check_bits, check_k, check_packed, check_radius, unpack
 from cmrhash.retrieval.ranking import RERANK, Rank
 from cmrhash.search.stores import (
     Batch,
     Collection,
     Found,
+    Near,
     Packed,
     Ranked,
     by_code,
@@ -47,7 +48,7 @@ try:
     import psycopg
     from psycopg import errors
     from psycopg.conninfo import conninfo_to_dict
-    from psycopg.sql import SQL, Identifier, Literal
+    from psycopg.sql import SQL, Composable, Composed, Identifier, Literal
 except ImportError:
     raise UsageError("PostgreSQL needs psycopg", None, 'pip install "cmrhash[pgvector]"') from None
 
@@ -56,6 +57,8 @@ Rows = list[tuple[Any, ...]]
 TIMEOUT = 10  # seconds to reach the server, unless the URL says otherwise
 ATTEMPTS = 9  # to search a collection that is replaced again and again
 MAX_CANDIDATES = 1000  # largest hnsw.ef_search; a search for more neighbours is exact
+
+EXACT = "SET LOCAL enable_indexscan = off"
 
 REGISTRY = """CREATE TABLE IF NOT EXISTS cmrhash_collections (
     name text COLLATE "C" PRIMARY KEY, codes text NOT NULL, bits int NOT NULL, rows bigint NOT NULL,
@@ -73,6 +76,9 @@ SCORE = "round(1 - coalesce(nullif(embedding::vector <=> q.real::vector({bits}),
 RERANKED = f"""SELECT q.n - 1, c.distance, c.key, c.score {QUERIES} (
         SELECT distance, key, {SCORE} AS score FROM ({NEAR}) AS near ORDER BY score DESC, key LIMIT {{best}}) AS c
     ORDER BY q.n, c.score DESC, c.key"""
+WITHIN = f"""SELECT q.n - 1, c.distance, c.key {QUERIES} (
+        SELECT key, row, code <~> q.code::bit({{bits}}) AS distance FROM {{table}}{{where}}) AS c
+    WHERE c.distance <= {{radius}} ORDER BY q.n, c.distance, c.row"""
 EMBEDDINGS = """EXISTS (SELECT FROM pg_attribute WHERE attrelid = to_regclass(quote_ident(codes))
     AND attname = 'embedding' AND NOT attisdropped)"""
 
@@ -177,6 +183,19 @@ class PostgresStore:
         def work() -> Found:
             table, about = self._find(name)
             return _found(self._nearest(table, about, packed, k, keys), check_query(packed, about, k, keys))
+
+        return self._retry(work)
+
+    def within(self, name: str, packed: Packed, radius: int, keys: Sequence[str] | None = None) -> list[Near]:
+        """Find all codes within a Hamming radius of each query."""
+        check_radius(radius)
+
+        def work() -> list[Near]:
+            table, about = self._find(name)
+            check_packed(packed, about.bits, "query codes")
+            query = self._query(WITHIN, table, about.bits, packed, keys, radius=Literal(min(radius, about.bits)))
+            lines = self._run(query, len(packed), EXACT)
+            return [(np.array([d for d, _ in line], np.int32), [key for _, key in line]) for line in lines]
 
         return self._retry(work)
 
@@ -312,23 +331,26 @@ class PostgresStore:
         exact: bool,
         best: tuple[NDArray[np.float32], int] | None,
     ) -> list[Rows]:
-        query = SQL(RERANKED if best else NEAREST).format(
-            table=Identifier(table),
-            bits=Literal(bits),
-            k=Literal(k),
-            best=Literal(best[1] if best else 0),
-            ties=SQL(", row" if exact else ""),
-            where=SQL("" if keys is None else " WHERE key = ANY({})").format(Literal(list(keys or ()))),
-            queries=Literal(_digits(packed, bits)),
-            reals=Literal(_texts(best[0]) if best else []),
-        )
-        found: list[Rows] = [[] for _ in packed]
+        parts = {"k": Literal(k), "best": Literal(best[1] if best else 0), "ties": SQL(", row" if exact else "")}
+        parts |= {"reals": Literal(_texts(best[0]))} if best else {}
+        query = self._query(RERANKED if best else NEAREST, table, bits, packed, keys, **parts)
+        effort = min(max(self._probes, k), MAX_CANDIDATES)
+        return self._run(query, len(packed), EXACT if exact else f"SET LOCAL hnsw.ef_search = {effort}")
+
+    def _query(
+        self, query: str, table: str, bits: int, packed: Packed, keys: Sequence[str] | None, **parts: Composable
+    ) -> Composed:
+        """A query with its parts. keys: search only the codes of these."""
+        among = SQL("" if keys is None else " WHERE key = ANY({})").format(Literal(list(keys or ())))
+        queries, reals = Literal(_digits(packed, bits)), parts.pop("reals", Literal([]))
+        own = {"table": Identifier(table), "bits": Literal(bits), "where": among, "queries": queries, "reals": reals}
+        return SQL(query).format(**own, **parts)
+
+    def _run(self, query: Composed, count: int, setting: str) -> list[Rows]:
+        """Rows (distance, key, ...) of each of ``count`` codes. setting: a command for this transaction."""
+        found: list[Rows] = [[] for _ in range(count)]
         with self._transaction() as db:
-            if exact:
-                db.execute("SET LOCAL enable_indexscan = off")
-            else:
-                effort = min(max(self._probes, k), MAX_CANDIDATES)
-                db.execute(SQL("SET LOCAL hnsw.ef_search = {}").format(Literal(effort)))
+            db.execute(setting.encode())
             for at, distance, *line in db.execute(query):
                 found[at].append((int(distance), *line))
         return found

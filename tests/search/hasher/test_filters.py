@@ -131,15 +131,18 @@ def test_indexes_of_some_items_are_kept_a_few_at_a_time(made):
     assert len(hasher._finder._narrow) == finder.KEPT
 
 
-def test_a_store_takes_conditions_and_no_radius(made, hasher, tmp_path):
+def test_a_store_takes_conditions_and_a_radius(made, hasher, tmp_path):
     from cmrhash.search.publish import deploy
     from cmrhash.search.stores import open_store
 
     deploy(hasher.run, hasher.dataset, hasher.views, open_store(f"faiss:{tmp_path}"))
     stored = Hasher.load(made / "runs/manifest/triplet-16", made / "cache", store=f"faiss:{tmp_path}")
     assert stored.search_item("i3", where="split=train") == hasher.search_item("i3", where="split=train")
-    with pytest.raises(UsageError, match="`radius` searches the run's own index only"):
-        stored.search_item("i3", radius=3)
+    for how in ({"radius": 6}, {"radius": 6, "k": 2}, {"radius": 0}, {"radius": 99, "where": "split=train"}):
+        for rank in ("hamming", "rerank", "asymmetric"):
+            assert stored.search_item("i3", rank=rank, **how) == hasher.search_item("i3", rank=rank, **how)
+    with pytest.raises(UsageError, match="radius must be a whole number"):
+        stored.search_item("i3", radius=-1)
 
 
 @pytest.mark.parametrize("radius", [-1, True, 2.5, "3"])

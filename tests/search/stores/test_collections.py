@@ -41,6 +41,45 @@ def test_search_finds_what_brute_force_finds(store, bits, rows, k, share, approx
     check_found(store.search("random", query[:0], k), query[:0], database, k)
 
 
+@pytest.mark.parametrize("approximate", [False, True])
+@pytest.mark.parametrize("bits", [5, 33])
+def test_a_radius_finds_all_within_it(store, monkeypatch, bits, approximate):
+    if is_slow(store):
+        monkeypatch.setattr("cmrhash.search.stores.milvus.FIRST", 4)
+    rng, approximate = np.random.default_rng(bits), approximate and not store.url.startswith("milvus:")
+    packed, query, keys = random_codes(rng, 80, bits), random_codes(rng, 5, bits), numbered(80)
+    store.replace("near", bits, [(keys, packed)], {}, approximate)
+    full = np.bitwise_count(query[:, None] ^ packed[None]).sum(axis=2, dtype=np.int64)
+    for radius in (0, bits // 3, bits // 2, bits, 999):
+        for among in (None, [*keys[::3], "unknown"]):
+            found = store.within("near", query, radius, among)
+            assert len(found) == len(query)
+            for at, (distances, names) in enumerate(found):
+                rows = [int(key[1:]) for key in names]
+                inside = np.flatnonzero(full[at] <= radius)
+                assert sorted(rows) == [row for row in inside if among is None or row % 3 == 0]
+                assert distances.tolist() == sorted(full[at, rows])
+                assert distances.dtype == np.int32
+    assert store.within("near", query[:0], 3) == []
+    for wrong in (-1, True, 2.5):
+        with pytest.raises(UsageError, match="radius must be a whole number"):
+            store.within("near", query, wrong)
+    store.replace("near", bits, [], {})
+    assert [names for _, names in store.within("near", query, bits)] == [[]] * 5
+
+
+def test_milvus_says_how_many_it_finds_at_most(store, monkeypatch):
+    if not is_slow(store):
+        pytest.skip("a limit of Milvus")
+    from cmrhash.search.stores import milvus
+
+    monkeypatch.setattr(milvus, "FIRST", 4)
+    monkeypatch.setattr(milvus, "MOST", 16)
+    store.replace("near", 8, [(numbered(40), np.zeros((40, 1), np.uint8))])
+    with pytest.raises(UsageError, match="radius: more than 16 codes are within 3 bits"):
+        store.within("near", np.zeros((1, 1), np.uint8), 3)
+
+
 def test_a_collection_through_its_life(url):
     rng = np.random.default_rng(0)
     packed, query = random_codes(rng, 90, 40, 0.2), random_codes(rng, 5, 40, 0.2)
