@@ -262,6 +262,7 @@ class CompareConfig:
     langs: tuple[str, ...] = ()  # languages to show; empty: every language that the runs can score
     seeds: int = 3  # seeds per cell, counted from 0
     metric: str | None = None  # "map", "r@1", "r@5" or "r@10"; None: map for labels, r@1 for pairs
+    against: str | None = None  # method that the others are tested against
     out: Path | None = None  # folder of the table; None: the folder of the runs, where a report finds it
 
 

@@ -46,6 +46,9 @@ def compare(
         str | None,
         typer.Option(help="Metric of the cells: map, r@1, r@5 or r@10; default: map, or r@1 with relevance pairs."),
     ] = D.metric,
+    against: Annotated[
+        str | None, typer.Option(help="Method that the others are tested against, for significance.")
+    ] = D.against,
     relevance: Relevance = T.relevance,
     epochs: Annotated[
         int,
@@ -88,6 +91,7 @@ def compare(
         langs=tuple(lang or ()),
         seeds=seeds,
         metric=metric,
+        against=against,
         out=out,
     )
     target = out or runs / data.name

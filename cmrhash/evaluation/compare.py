@@ -20,6 +20,7 @@ from cmrhash.evaluation.evaluate import Evaluation, refuse_languages, score
 from cmrhash.evaluation.metric_names import METRICS, check_metric
 from cmrhash.evaluation.run_codes import codes_of
 from cmrhash.evaluation.seen import SIDES
+from cmrhash.evaluation.significance import DRAWS, Difference, columns_of, query_values
 from cmrhash.features.dataset import ExtractedDataset
 from cmrhash.storage.files import write_bytes
 from cmrhash.training import runs
@@ -30,6 +31,12 @@ from cmrhash.training.train import train
 KEYS = ("dataset", "method", "bits", "lang", "direction")
 METRIC_OF = {"labels": "map", "pairs": "r@1"}
 WORDS = {"map": "mAP over the whole database", **{name: f"R@{k} (hit@{k})" for name, k in METRICS.items() if k}}
+
+
+SIGNIFICANCE = (
+    "† differs from {} (p < .05): paired bootstrap over queries, "
+    f"{DRAWS:,} resamples, seeds averaged first, Holm's correction per column"
+)
 
 
 class Cell(NamedTuple):
@@ -65,7 +72,12 @@ def compare(
     found = _train_all(cells, config, data, out, encoders, grid.langs, progress)
     scored = score(EvalConfig(langs=grid.langs), found, scored_by)
     again = {run.folder: command_of(run, data, range(grid.seeds), grid.langs) for run in found}
-    result = Evaluation({**scored.protocol, "metric": WORDS[metric]}, _rows(scored.rows, metric, again))
+    protocol, rows = {**scored.protocol, "metric": WORDS[metric]}, _rows(scored.rows, metric, again)
+    if grid.against:
+        apart = columns_of(query_values(found, scored_by, grid.langs, metric), grid.against)
+        rows = [{**row, **_tested(apart.get(tuple(row[key] for key in KEYS[1:])))} for row in rows]
+        protocol["significance"] = SIGNIFICANCE.format(grid.against)
+    result = Evaluation(protocol, rows)
     _write(result, grid.out or out / data.name)
     return result
 
@@ -76,6 +88,9 @@ def _check(grid: CompareConfig, relevance: str) -> str:
         raise UsageError(f"{grid.seeds} is out of range", None, "give a whole number from 1", option="seeds")
     for method in grid.methods:
         get_method(method, relevance)
+    if grid.against and (grid.against not in grid.methods or len(set(grid.methods)) < 2):
+        what = f"nothing to test against '{grid.against}'"
+        raise UsageError(what, None, "give it and another method as `methods`", option="against")
     metric = METRIC_OF[relevance] if grid.metric is None else grid.metric
     check_metric(metric)
     return metric
@@ -163,6 +178,15 @@ def _rows(rows: Sequence[dict[str, Any]], metric: str, again: dict[Path, str]) -
     return result
 
 
+def _tested(difference: Difference | None) -> dict[str, Any]:
+    """Fields of a row that say how it differs from the baseline; null for the baseline itself."""
+    if difference is None:
+        return dict.fromkeys(("difference", "difference_low", "difference_high", "p", "p_holm", "significant"))
+    mean, low, high, p, corrected = difference
+    figures = {"difference": mean, "difference_low": low, "difference_high": high, "p": p, "p_holm": corrected}
+    return {**figures, "significant": difference.is_significant}
+
+
 def _figure(row: dict[str, Any], metric: str, which: str) -> float:
     """Metric of a scored row: of the codes (""), "_real" (of embeddings) or "_chance" (random order)."""
     cut = METRICS[metric]
@@ -214,7 +238,8 @@ def table(rows: Sequence[dict[str, Any]], bold: tuple[str, str] = ("", "")) -> t
 def _cell(row: dict[str, Any] | None, around: tuple[str, str]) -> str:
     if row is None:
         return "-"
-    return _with_spread(row["mean"], row["sd"], around) + ("*" if row["collapsed"] else "")
+    marks = ("†" if row.get("significant") else "") + ("*" if row["collapsed"] else "")
+    return _with_spread(row["mean"], row["sd"], around) + marks
 
 
 def _with_spread(mean: float, sd: float | None, around: tuple[str, str] = ("", "")) -> str:
