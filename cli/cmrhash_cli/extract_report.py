@@ -15,6 +15,7 @@ from cmrhash_cli.typed import as_typed
 
 if TYPE_CHECKING:
     from cmrhash.features.extract import Extraction
+    from cmrhash.features.leaks import Leaks
     from cmrhash.training.finetune.tuned import Tuned
 
 
@@ -53,6 +54,7 @@ def _as_json(report: Extraction) -> dict[str, Any]:
         "found": dict(data.found),
         "changes": {**asdict(report.changes)} if report.changes else None,
         "splits": {role: data.count(role) for role in ROLES},
+        "leaks": asdict(found) if (found := _leaks(report)) else None,
         "untrained_encoders": report.untrained,
         "unknown_words": report.unknown_words,
         "finetuned": _tuned_as_json(report),
@@ -70,6 +72,15 @@ def _as_json(report: Extraction) -> dict[str, Any]:
             for file in report.files
         ],
     }
+
+
+def _leaks(report: Extraction) -> Leaks | None:
+    """What train and query items share; None for a part of the files, and without such items."""
+    from cmrhash.features.dataset import ExtractedDataset
+    from cmrhash.features.leaks import leaks
+
+    whole = report.shard.of == 1 and report.files and not any(file.missing for file in report.files)
+    return leaks(ExtractedDataset(report.dataset, report.folder)) if whole else None
 
 
 def _tuned(report: Extraction) -> Tuned | None:
@@ -105,6 +116,8 @@ def _notes(report: Extraction) -> Iterator[str]:
         yield f"since the last extraction: {report.changes}"
         yield "runs stay usable: their codes are made again at the next use"
     yield "splits: " + ", ".join(f"{data.count(role)} {role}" for role in ROLES) + f" ({data.split})"
+    if words := str(_leaks(report) or ""):
+        yield f"leaks: {words}"
     if tuned := _tuned(report):
         outcome = tuned.outcome
         best = f"epoch {outcome.best_epoch + 1} of {outcome.epochs}, by {outcome.chosen_on}"

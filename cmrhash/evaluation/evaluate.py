@@ -96,14 +96,14 @@ def score(config: EvalConfig, found: Sequence[runs.Run], data: ExtractedDataset)
     rows: list[dict[str, Any]] = []
     known: dict[bytes, Relevance] = {}  # the same for all runs that score the same items
     for run in found:
-        rows += _of_run(config, dataset, codes_of(run, data), known)
+        rows += _of_run(config, data, codes_of(run, data), known)
     if not rows:
         what = "no item has two captions of a language" if dataset.languages else "no item has a caption"
         fix = "choose other directions, or another data set"
         if not dataset.languages and dataset.relevance == "labels":
             fix = '`evaluate` with `directions=("i2i",)` scores photos by photos'
         raise UsageError(f"nothing to score: {what}", data.folder, fix)
-    protocol = protocol_of(config, dataset, found, rows)
+    protocol = protocol_of(config, data, found, rows)
     if past := [run.name for run in asked if run not in found]:
         protocol["left out"] = f"{', '.join(past)}: their heads do not fit the features in the cache"
     return Evaluation(protocol, rows, config.map_at)
@@ -119,10 +119,10 @@ def refuse_languages(found: Sequence[runs.Run], data: ExtractedDataset, asked: S
 
 
 def _of_run(
-    config: EvalConfig, dataset: ImageTextDataset, views: RunCodes, known: dict[bytes, Relevance]
+    config: EvalConfig, data: ExtractedDataset, views: RunCodes, known: dict[bytes, Relevance]
 ) -> list[dict[str, Any]]:
     """A row a search: those that are kept, and those that are scored now and kept from now on."""
-    run = views.run
+    run, dataset = views.run, data.dataset
     of = {"codes": views.sha256, "items": dataset.sha256}
     cuts = list(config.at or CUTS[dataset.relevance])
     asked = {"ties": config.ties, "map_at": config.map_at, "map_at_rule": config.map_at_rule, "at": cuts}
@@ -143,7 +143,7 @@ def _of_run(
     kept |= new
     if new:
         rows = list(kept.values())
-        saved_scores.keep(run, of, asked, protocol_of(config, dataset, [run], rows), rows)
+        saved_scores.keep(run, of, asked, protocol_of(config, data, [run], rows), rows)
     return [kept[key] for key in wanted]
 
 

@@ -11,6 +11,8 @@ from cmrhash.config import READY, EvalConfig, TrainConfig
 from cmrhash.data.items import RELEVANCE, ImageTextDataset
 from cmrhash.data.view import View
 from cmrhash.evaluation.seen import in_words
+from cmrhash.features.dataset import ExtractedDataset
+from cmrhash.features.leaks import leaks
 from cmrhash.retrieval.ranking import ASYMMETRIC, RERANK, Rank
 from cmrhash.training.runs import VAL, WITHIN_VAL, Run, TrainedOn
 
@@ -36,9 +38,10 @@ PAIRS_METRIC = "R@k is hit@k, the share of queries with a hit in the top k; MedR
 
 
 def protocol_of(
-    config: EvalConfig, dataset: ImageTextDataset, found: Sequence[Run], rows: Sequence[dict[str, Any]]
+    config: EvalConfig, data: ExtractedDataset, found: Sequence[Run], rows: Sequence[dict[str, Any]]
 ) -> dict[str, Any]:
     """Describe how the figures were computed, as entries of key and text."""
+    dataset = data.dataset
     heads = {row[key] for row in rows for key in ("head_lang", "database_head_lang") if row.get(key)}
     shown = {View.IMAGE, *map(View.text, heads)}
     used = {name: _used(name, found) for name in sorted(shown)}
@@ -47,6 +50,7 @@ def protocol_of(
         "dataset": dataset.name,
         "queries": f"{dataset.count('query')} query items; those without a relevant item are left out",
         "database": f"{dataset.count('database')} database items, {dataset.count('train')} train items",
+        "leaks": str(leaks(data) or ""),
         "seen": _by_run(found, partial(in_words, rows)),
         "captions": CAPTIONS[dataset.relevance],
         "relevance": RELEVANCE[dataset.relevance],
