@@ -29,7 +29,7 @@ def fit(views: dict[str, Matrix], bits: int, ridge: float) -> dict[str, Matrix]:
                 option="bits",
             )
     rows = len(next(iter(views.values())))
-    whiten = {name: _inverse_root(x.T @ x / rows + ridge * np.eye(x.shape[1])) for name, x in views.items()}
+    whiten = {name: inverse_root(x.T @ x / rows + ridge * np.eye(x.shape[1])) for name, x in views.items()}
     white = np.concatenate([x @ whiten[name] for name, x in views.items()], axis=1)  # (n, sum of D)
     _, vectors = np.linalg.eigh(white.T @ white / rows)
     leading = vectors[:, ::-1][:, :bits]  # (sum of D, bits)
@@ -39,7 +39,7 @@ def fit(views: dict[str, Matrix], bits: int, ridge: float) -> dict[str, Matrix]:
     return {name: whiten[name] @ part * np.sqrt(len(views)) for name, part in zip(views, parts, strict=True)}
 
 
-def _inverse_root(covariance: Matrix) -> Matrix:
+def inverse_root(covariance: Matrix) -> Matrix:
     """C^(-1/2) of a covariance C; directions without variance are dropped."""
     values, vectors = np.linalg.eigh(covariance)
     keep = values > 1e-10 * values[-1]

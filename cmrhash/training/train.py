@@ -150,8 +150,9 @@ def _fit(config: TrainConfig, method: Method, task: Task) -> TrainingState:
         sums = np.add.reduceat(x.double().numpy(), view.start[view.has], axis=0)  # (items that have it, D)
         at = np.cumsum(view.has) - 1
         means[name] = sums[at[task.train.items]] / view.count[task.train.items, None]
+    given = (task.train.labels.cpu().double().numpy(),) if method.labels and task.train.labels is not None else ()
     for epoch, ridge in enumerate(RIDGES):
-        for view_name, weight in method.fit(means, config.bits, ridge).items():
+        for view_name, weight in method.fit(means, config.bits, ridge, *given).items():
             state.heads[view_name].set_linear(torch.from_numpy(weight))  # type: ignore[operator]
         state.finish_epoch({"epoch": epoch, "ridge": ridge, "skipped": 0} | _judge(task, state.heads))
     return state

@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
-from cmrhash.training import cca, rotations
+from cmrhash.training import cca, label_forms, rotations
 from cmrhash.training.auxiliary import label_and_posterior_coders
 from cmrhash.training.methods.method import Method
 
 METHODS = {
     "cca": Method(
         None, "CCA, Hotelling (Biometrika 1936); three views and more: Kettenring (Biometrika 1971)", cca.fit
+    ),
+    "scm": Method(
+        None, "SCM, Zhang & Li (AAAI 2014), sequential; more views than two side by side", label_forms.scm, labels=True
+    ),
+    "cvh": Method(
+        None,
+        "CVH, Kumar & Udupa (IJCAI 2011) eq. 4-8, similarity by the cosine of labels",
+        label_forms.cvh,
+        labels=True,
     ),
     "itq": Method(
         None, "ITQ, Gong & Lazebnik (CVPR 2011), on the images of one space with the texts", rotate=rotations.itq

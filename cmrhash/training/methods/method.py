@@ -52,7 +52,8 @@ class Method:
     """A way of training the heads.
 
     terms: (views, batch) -> Terms, None for a closed form. source: paper or code, for the run's record.
-    fit: (standardised features (n, D) by view, bits, ridge) -> linear heads (D, K) by view, of a closed form.
+    fit: (standardised features (n, D) by view, bits, ridge) -> linear heads (D, K) by view, of a closed form; one that
+    learns from labels is given them last, (n, classes) of 0 and 1.
     rotate: (centred features (n, D) of images alone, bits, seed) -> one linear head (D, K), of a closed form for images
     and texts of one space.
     kernel: a closed form with kernel heads, see ``kernel_codes``; queries and database items are hashed differently.
@@ -69,7 +70,7 @@ class Method:
 
     terms: ToTerms | None
     source: str
-    fit: Callable[[dict[str, cca.Matrix], int, float], dict[str, cca.Matrix]] | None = None
+    fit: Callable[..., dict[str, cca.Matrix]] | None = None
     rotate: Callable[[NDArray[np.floating], int, int], cca.Matrix] | None = None
     kernel: bool = False
     parts: Callable[[Shapes], Parts] | None = None
