@@ -118,6 +118,7 @@ class TrainConfig:
     input_dropout: float = 0.1  # share of features dropped in training
     first_caption: float = 0.5  # share of steps that surely use the item's first caption, which is the scored one
     margin: float = 0.25  # triplet margin as a share of the bits, on squared L2 distances of tanh embeddings
+    noise: float = 0.0  # share of train items with a wrong label in the place of one of theirs, for experiments
     device: str = "auto"
     checkpoint_seconds: float = 20.0  # how often an unfinished run is saved
 
@@ -364,9 +365,10 @@ def check_train(config: TrainConfig) -> None:
     if config.schedule not in SCHEDULES:
         fix = f"{did_you_mean(config.schedule, SCHEDULES)} choose one of {', '.join(SCHEDULES)}"
         raise UsageError(f"unknown schedule '{config.schedule}'", None, fix, option="schedule")
-    if not 0 <= config.first_caption <= 1:
-        what = f"{config.first_caption} is out of range"
-        raise UsageError(what, None, "give a share from 0 to 1", option="first_caption")
+    for name in ("first_caption", "noise"):
+        if not 0 <= getattr(config, name) <= 1:
+            what = f"{getattr(config, name)} is out of range"
+            raise UsageError(what, None, "give a share from 0 to 1", option=name)
 
 
 def check_finetune(config: FinetuneConfig) -> None:

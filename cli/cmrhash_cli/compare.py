@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from cmrhash.config import CompareConfig, TrainConfig, check_device
+from cmrhash.config import CompareConfig, TrainConfig, check_train
 from cmrhash.evaluation.metric_names import check_metric
 from cmrhash.training.names import check_methods
 from cmrhash_cli.given import check_given
@@ -20,6 +20,7 @@ from cmrhash_cli.output import (
     Device,
     Encoder,
     Json,
+    Noise,
     Quiet,
     Relevance,
     Runs,
@@ -54,6 +55,7 @@ def compare(
         int,
         typer.Option(help="Passes over the training items; refused if none of the methods has epochs."),
     ] = T.epochs,
+    noise: Noise = T.noise,
     encoder: Encoder = None,
     out: Annotated[
         Path | None,
@@ -75,7 +77,6 @@ def compare(
     cmrhash compare --method supcon --method tie-ap --relevance pairs --train-lang en --lang en
     """
     check_methods(*(method or D.methods))  # before anything heavy is imported
-    check_device(device)
     if metric is not None:
         check_metric(metric)
     from cmrhash.features.dataset import ExtractedDataset
@@ -96,7 +97,8 @@ def compare(
     )
     target = out or runs / data.name
     before = (target / "compare.json").exists()
-    config = TrainConfig(langs=tuple(train_lang or ()), relevance=relevance, epochs=epochs, device=device)
+    config = TrainConfig(langs=tuple(train_lang or ()), relevance=relevance, epochs=epochs, noise=noise, device=device)
+    check_train(config)
     check_given(ctx, grid.methods, config, data, quiet)
     with progress_bars(quiet) as progress:
         result = run(grid, config, data, runs, tuple(encoder or ()), progress)

@@ -49,6 +49,12 @@ Relevance = Annotated[
         "default: labels if the data set has them.",
     ),
 ]
+Noise = Annotated[
+    float,
+    typer.Option(
+        help="Label noise, for experiments: share of train items of which one label is removed and a wrong one added."
+    ),
+]
 Device = Annotated[str, typer.Option("--device", help="auto (the GPU if there is one), cpu, cuda, cuda:1, ...")]
 Overwrite = Annotated[
     bool, typer.Option("--overwrite", help="Replace existing files, even if made with other settings.")

@@ -21,6 +21,7 @@ from cmrhash_cli.output import (
     Device,
     Encoder,
     Json,
+    Noise,
     Overwrite,
     Quiet,
     Relevance,
@@ -78,6 +79,7 @@ def train(
         float, typer.Option(help="Share of steps that use an item's first caption; the others use a random one.")
     ] = D.first_caption,
     margin: Annotated[float, typer.Option(help="Triplet margin as a share of the bits.")] = D.margin,
+    noise: Noise = D.noise,
     encoder: Encoder = None,
     cache: Cache = CACHE,
     runs: Runs = RUNS,
@@ -115,6 +117,7 @@ def train(
         input_dropout=input_dropout,
         first_caption=first_caption,
         margin=margin,
+        noise=noise,
         device=device,
     )
     lengths = list(dict.fromkeys(bits or [D.bits]))

@@ -58,6 +58,7 @@ def protocol_of(
         **_order(config),
         "epoch": _by_run(found, lambda run: EPOCH.get(run.outcome.chosen_on, run.outcome.chosen_on)),
         "split": dataset.split,
+        **({"label noise": noise} if (noise := _by_run(found, _noise)) else {}),
         "encoders": {name: words for name, words in used.items() if words},
         "untrained_encoders": untrained,
         "map_real" if dataset.relevance == "labels" else "real-valued": "cosine of the embeddings, whole database",
@@ -84,6 +85,14 @@ def _roles(found: Sequence[Run]) -> str:
     """Methods that hash queries and database items differently, "" for none."""
     methods = ", ".join(sorted({run.method for run in found if run.has_two_roles}))
     return f"queries and database items have heads of their own ({methods})" if methods else ""
+
+
+def _noise(run: Run) -> str:
+    """Label noise of a training, "" for none."""
+    rate = run.settings.get("noise", 0)
+    return (
+        f"{rate:.0%} of the train items: one label removed, a wrong one added, drawn by the run's seed" if rate else ""
+    )
 
 
 def _since(dataset: ImageTextDataset, run: Run) -> str:

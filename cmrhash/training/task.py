@@ -22,6 +22,7 @@ from cmrhash.features.views import ViewFeatures, relevance_between, scored_rows
 from cmrhash.retrieval.relevance import Relevance
 from cmrhash.training import runs
 from cmrhash.training.methods import get_method
+from cmrhash.training.noise import with_noise
 
 
 @dataclass
@@ -119,7 +120,13 @@ def prepare(config: TrainConfig, data: ExtractedDataset, encoders: tuple[str, ..
     rows = {name: view.items for name, view in views.items()}
     train = train_items(dataset, rows, data.folder)
     groups = {tuple(rows): train, **partial_items(dataset, rows)}
-    complete, *partial = [Group(of, items, labels_of(dataset, items, device)) for of, items in groups.items()]
+    labels = labels_of(dataset, np.concatenate([*groups.values()]), device)
+    if config.noise and labels is None:
+        raise UsageError("relevance by pairs has no labels", None, "leave it out", option="noise")
+    labels = with_noise(labels, config.noise, config.seed) if config.noise and labels is not None else labels
+    ends = np.cumsum([len(items) for items in groups.values()])[:-1].tolist()
+    parts = [None] * len(groups) if labels is None else labels.tensor_split(ends)
+    complete, *partial = [Group(*group, own) for group, own in zip(groups.items(), parts, strict=True)]
     return Task(dataset, langs, views, x, complete, partial, val_probes(dataset, langs, rows), device)
 
 

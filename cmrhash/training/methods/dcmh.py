@@ -33,5 +33,6 @@ METHODS = {
         ),
         "DCMH, Jiang & Li (CVPR 2017) eq. 1, sums over a batch of B items divided by B^2 as in its code; "
         f"gamma {GAMMA:g}, eta {ETA:g}",
+        reads=("noise",),
     ),
 }

@@ -63,7 +63,7 @@ class Method:
     labels: learns from labels, not from relevance alone.
     reproduction: only for comparison with published results (an ablation, another sampler), not for new work.
     partial: its terms are defined for any views, so that items that lack a view train the others.
-    reads: fields of TrainConfig that its terms read, such as "margin", beside those of its kind.
+    reads: fields of TrainConfig that its terms read beside those of its kind: "margin", "noise" if they read relevance.
     name: of a method of the user's own, which ``train`` registers; heads: (D features, K bits) -> a module that maps
     standardised features (B, D) to embeddings (B, K), in place of the usual head.
     """
@@ -86,11 +86,10 @@ class Method:
     @property
     def settings(self) -> frozenset[str]:
         """Fields of TrainConfig that change its result, beside those that name a run. A method of the user's own counts
-        as reading the margin."""
-        if self.terms is None:
-            return frozenset(self.reads)
-        own = ("margin",) if self.name else self.reads
-        return frozenset((*LOOP, *(() if self.heads else HEADS), *own))
+        as reading the margin and relevance."""
+        own = ("margin", "noise") if self.name else (*self.reads, *(("noise",) if self.labels else ()))
+        loop = () if self.terms is None else LOOP if self.heads else (*LOOP, *HEADS)
+        return frozenset((*loop, *own))
 
     def __repr__(self) -> str:
         kind = "closed form" if self.terms is None else "losses"

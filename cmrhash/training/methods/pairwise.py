@@ -48,9 +48,9 @@ def _cmpc(u: Tensor, v: Tensor, batch: Batch) -> Tensor:
 
 METHODS = {
     "contrastive": Method(
-        pairs(_contrastive, own=False), "Hadsell et al. (CVPR 2006) eq. 4", partial=True, reads=("margin",)
+        pairs(_contrastive, own=False), "Hadsell et al. (CVPR 2006) eq. 4", partial=True, reads=("margin", "noise")
     ),
-    "cmpm": Method(pairs(_cmpm, own=False), "CMPM, Zhang & Lu (ECCV 2018) eq. 1-4", partial=True),
+    "cmpm": Method(pairs(_cmpm, own=False), "CMPM, Zhang & Lu (ECCV 2018) eq. 1-4", partial=True, reads=("noise",)),
     "cmpm-cmpc": Method(
         joined(cmpm=(1.0, pairs(_cmpm, own=False)), cmpc=(1.0, pairs(_cmpc, own=False))),
         "CMPM + CMPC, Zhang & Lu (ECCV 2018) eq. 1-8",
@@ -59,14 +59,20 @@ METHODS = {
         partial=True,
     ),
     "logistic": Method(
-        pairs(_logistic, own=True), "DCMH (CVPR 2017) eq. 1, balanced as HashNet (ICCV 2017) eq. 2", partial=True
+        pairs(_logistic, own=True),
+        "DCMH (CVPR 2017) eq. 1, balanced as HashNet (ICCV 2017) eq. 2",
+        partial=True,
+        reads=("noise",),
     ),
-    "supcon": Method(pairs(_supcon, own=True), "SupCon (NeurIPS 2020) eq. 2", partial=True),
-    "tie-ap": Method(pairs(_tie_ap, own=True), "tie-aware AP, He et al. (CVPR 2018) eq. 8", partial=True),
+    "supcon": Method(pairs(_supcon, own=True), "SupCon (NeurIPS 2020) eq. 2", partial=True, reads=("noise",)),
+    "tie-ap": Method(
+        pairs(_tie_ap, own=True), "tie-aware AP, He et al. (CVPR 2018) eq. 8", partial=True, reads=("noise",)
+    ),
     "tie-ap-nce": Method(
         joined(ap=(1.0, pairs(_tie_ap, own=True)), nce=(OWN_PAIR, pairs(_own_pair, own=False))),
         "tie-aware AP, He et al. (CVPR 2018) eq. 8, by labels, with InfoNCE, van den Oord et al. (2018) eq. 4, on each "
         f"item's own pair; weight {OWN_PAIR:g}",
         partial=True,
+        reads=("noise",),
     ),
 }

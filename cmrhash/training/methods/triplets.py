@@ -44,20 +44,20 @@ METHODS = {
         triplets(losses.four_triplets),
         "four triplet terms, batch-all; FaceNet (CVPR 2015) eq. 1",
         partial=True,
-        reads=("margin",),
+        reads=("margin", "noise"),
     ),
     "triplet-hard": Method(
         triplets(losses.hardest_triplets),
         "four triplet terms, batch-hard, Hermans et al. (2017) eq. 5",
         reproduction=True,
         partial=True,
-        reads=("margin",),
+        reads=("margin", "noise"),
     ),
     "triplet-seed": Method(
         triplets(losses.seed_triplets),
         "sampler of xiami2019/Cross-modal-retrieval, utils.py",
         reproduction=True,
         partial=True,
-        reads=("margin",),
+        reads=("margin", "noise"),
     ),
 }
