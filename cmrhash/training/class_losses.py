@@ -34,7 +34,7 @@ def code_cosine(bits: int, classes: int) -> float:
 def proxy_pull(u: Tensor, points: Tensor, labels: Tensor, threshold: float) -> Tensor:
     """HyP2's proxy term: 1 - cosine to the proxies of an item's labels, and cosines to others beyond a threshold.
 
-    Each is the mean over its (item, class) pairs. Source: Xu et al., HyP2 Loss, ACM MM 2022, eq. 3-5.
+    Each is the mean over its (item, class) pairs. Source: Xu et al., HyP2 Loss, ACM MM 2022, as in its code.
 
     >>> proxy_pull(torch.eye(2), torch.eye(2), torch.eye(2), 0.0)
     tensor(0.)
@@ -48,7 +48,7 @@ def proxy_pull(u: Tensor, points: Tensor, labels: Tensor, threshold: float) -> T
 def irrelevant_push(u: Tensor, v: Tensor, labels: Tensor, threshold: float) -> Tensor:
     """HyP2's pair term: mean cosine beyond a threshold of items with several labels each that share none.
 
-    u, v (B, K): embeddings of two views. Source: Xu et al., HyP2 Loss, ACM MM 2022, eq. 6-7.
+    u, v (B, K): embeddings of two views. Source: Xu et al., HyP2 Loss, ACM MM 2022, as in its code.
 
     >>> y = torch.tensor([[1.0, 1.0, 0.0, 0.0], [0.0, 0.0, 1.0, 1.0]])
     >>> irrelevant_push(torch.ones(2, 2), torch.ones(2, 2), y, 0.25)
@@ -75,7 +75,7 @@ def proxy_distances(u: Tensor, points: Tensor, labels: Tensor, margin: float = 1
 def code_classification(u: Tensor, points: Tensor, labels: Tensor, scale: float = 8.0, margin: float = 0.2) -> Tensor:
     """OrthoHash: softmax over scaled cosines to fixed class codes, those of own classes less a margin.
 
-    Each label is an equal share of the target. Source: Hoe et al., One Loss for All, NeurIPS 2021, eq. 5 with a cosine
+    Each label is an equal share of the target. Source: Hoe et al., One Loss for All, NeurIPS 2021, with a cosine
     margin; scale and margin as in its code.
 
     >>> code_classification(torch.eye(2), torch.eye(2), torch.eye(2), scale=5.0, margin=1.0)

@@ -44,7 +44,7 @@ def cvh(views: dict[str, Matrix], bits: int, ridge: float, labels: NDArray[np.fl
 
     The last eigenvectors of the blocks X_a^T (2 (D - W) + (views - 1) D) X_a and -X_a^T W X_b with respect to
     X_a^T X_a; W = cos(labels), D its row sums. Raises UsageError for more bits than the views have features.
-    Source: Kumar & Udupa, Learning Hash Functions for Cross-View Similarity Search, IJCAI 2011, eq. 4-8.
+    Source: Kumar & Udupa, Learning Hash Functions for Cross-View Similarity Search, IJCAI 2011.
     """
     white, z = _whitened(views, ridge)
     most = sum(x.shape[1] for x in z.values())

@@ -9,7 +9,7 @@ from cmrhash.errors import UsageError, did_you_mean
 METHODS = (
     *("triplet", "contrastive", "cmpm", "cmpm-cmpc", "logistic", "supcon", "tie-ap", "tie-ap-nce", "acmr", "corrnet"),
     *("cca", "itq", "sign", "krr-ap"),
-    *("scm", "cvh", "dcmh", "dsph", "dnph", "orthohash", "dchn"),
+    *("scm", "cvh", "dcmh", "dsph", "dnph", "orthohash", "dchn", "nrch"),
     *("djsrh", "jdsh", "dgcpn", "ucch"),
 )
 REPRODUCTION = (

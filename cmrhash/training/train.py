@@ -287,7 +287,8 @@ def _terms(
         y = group.labels[chosen.to(task.device)]  # (B, classes)
         relevant |= y @ y.T > 0.5
     rows = chosen.to(task.device) if group is task.train else None
-    batch = Batch(relevant, config.bits, config.margin * config.bits, y, features, state.parts, rows)
+    margin, progress = config.margin * config.bits, state.epoch / config.epochs
+    batch = Batch(relevant, config.bits, margin, y, features, state.parts, rows, progress)
     return method.terms(views, batch)
 
 

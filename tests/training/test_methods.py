@@ -197,7 +197,16 @@ def test_a_method_that_learns_from_labels_is_refused_without(name):
 
 def test_the_methods_that_learn_from_labels():
     labelled = {name for name, method in METHODS.items() if method.labels}
-    assert labelled == {"cmpm-cmpc", "acmr-label", "krr-ap", "scm", "cvh", *ALIGNMENTS.values(), *classes.METHODS}
+    assert labelled == {
+        "cmpm-cmpc",
+        "acmr-label",
+        "krr-ap",
+        "scm",
+        "cvh",
+        "nrch",
+        *ALIGNMENTS.values(),
+        *classes.METHODS,
+    }
 
 
 def test_every_method_names_its_source():

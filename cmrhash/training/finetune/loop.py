@@ -75,8 +75,7 @@ def finetune(
 
     folder: the data set's cache; dtype: on a GPU, see choose_dtype. Languages that share an encoder train it together.
     The given modules are changed: take the encoders from ``Tuned.apply``. Raises UsageError, DataError, or StaleError
-    if the same image encoder was tuned by another recipe; an interrupted fine-tuning is saved and resumes on the next
-    call.
+    if the same image encoder was tuned by another recipe; an interrupted fine-tuning is saved and resumes next time.
     """
     method = tuning_method(config, dataset.relevance)
     target = folder / runs.TUNED / image.name
@@ -225,8 +224,8 @@ class Tuner:
         Returns the loss terms and the gradients' L2 norm before clipping, which is not finite for a skipped step.
         """
         learning = [m for m in self.model.modules() if isinstance(m, _BatchNorm) and m.training]
-        for m in learning:  # running statistics: the mean over the epoch's batches
-            m.momentum = 1 / (step + 1)
+        for m in learning:
+            m.momentum = 1 / (step + 1)  # running statistics: the mean over the epoch's batches
         statistics = [s for m in learning for s in (m.running_mean, m.running_var) if s is not None]
         before = [s.clone() for s in statistics]
         terms = self._terms(batch, images)
@@ -268,8 +267,9 @@ class Tuner:
         if task.labels is not None:
             y = task.labels[send(batch, self.device)]  # (B, classes)
             relevant |= y @ y.T > 0.5
-        bits, margin = self.config.bits, self.config.margin or TrainConfig.margin
-        return self.method.terms(views, Batch(relevant, bits, margin * bits, y, features, self.state.parts))
+        config, parts, done = self.config, self.state.parts, self.state.epoch / self.config.epochs
+        margin = (config.margin or TrainConfig.margin) * config.bits
+        return self.method.terms(views, Batch(relevant, config.bits, margin, y, features, parts, progress=done))
 
     @torch.inference_mode()
     def _judge(self) -> dict[str, Any]:

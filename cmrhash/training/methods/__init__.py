@@ -8,7 +8,7 @@ from typing import Any
 
 from cmrhash.errors import UsageError, did_you_mean
 from cmrhash.training.heads import Head, KernelHead
-from cmrhash.training.methods import acmr, classes, closed, corrnet, dcmh, pairwise, triplets, unlabelled
+from cmrhash.training.methods import acmr, classes, closed, corrnet, dcmh, nrch, pairwise, triplets, unlabelled
 from cmrhash.training.methods.method import Batch, Method, Terms, total
 
 __all__ = [
@@ -25,7 +25,7 @@ __all__ = [
 ]
 
 METHODS = triplets.METHODS | pairwise.METHODS | acmr.METHODS | corrnet.METHODS | closed.METHODS
-METHODS |= dcmh.METHODS | classes.METHODS | unlabelled.METHODS
+METHODS |= dcmh.METHODS | classes.METHODS | nrch.METHODS | unlabelled.METHODS
 BUILT_IN = frozenset(METHODS)
 
 

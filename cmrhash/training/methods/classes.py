@@ -62,7 +62,7 @@ def _method(terms: ToTerms, source: str, parts: Callable[[Shapes], Parts]) -> Me
 METHODS = {
     "dsph": _method(
         joined(proxies=(1.0, _hyp2_proxies), pairs=(PUSH, _hyp2_pairs)),
-        f"DSPH (TCSVT 2023): HyP2, Xu et al. (ACM MM 2022) eq. 3-7, across views; weight of pairs {PUSH:g}",
+        f"DSPH (TCSVT 2023): HyP2, Xu et al. (ACM MM 2022), across views; weight of pairs {PUSH:g}",
         label_directions,
     ),
     "dnph": _method(
@@ -72,7 +72,7 @@ METHODS = {
     ),
     "orthohash": _method(
         _per_view(losses.code_classification, "codes.points"),
-        "OrthoHash, Hoe et al. (NeurIPS 2021) eq. 5, random class codes; scale 8, margin .2",
+        "OrthoHash, Hoe et al. (NeurIPS 2021), random class codes; scale 8, margin .2",
         random_codes,
     ),
     "dchn": _method(

@@ -15,7 +15,7 @@ METHODS = {
     ),
     "cvh": Method(
         None,
-        "CVH, Kumar & Udupa (IJCAI 2011) eq. 4-8, similarity by the cosine of labels",
+        "CVH, Kumar & Udupa (IJCAI 2011), similarity by the cosine of labels",
         label_forms.cvh,
         labels=True,
     ),

@@ -22,7 +22,8 @@ class Batch:
     """What a loss is told of a batch of B items. relevant: (B, B) bool, True on the diagonal; bits: K; margin: on
     squared L2 distances of embeddings in [-1, 1]^K; labels: (B, classes) float32 of 0 and 1, None for relevance by
     pairs; features: standardised input features (B, D) by view; parts: what the method trains beside the heads; rows:
-    (B,) int64 positions among all train items, None where these are not at hand, as in fine-tuning."""
+    (B,) int64 positions among all train items, None where these are not at hand, as in fine-tuning; progress: share of
+    the epochs that are done."""
 
     relevant: Tensor
     bits: int
@@ -31,6 +32,7 @@ class Batch:
     features: Views = field(default_factory=dict)
     parts: nn.ModuleDict = field(default_factory=nn.ModuleDict)
     rows: Tensor | None = None
+    progress: float = 0.0
 
 
 class Terms(NamedTuple):
