@@ -91,8 +91,6 @@ class ExtractConfig:
 # Default text encoder per language; any other language needs --text-model.
 QUERY_LANGUAGE = "en"  # of queries to photos without captions
 TEXT_MODELS = {"en": "bert-base-uncased", "de": "bert-base-german-cased"}
-
-
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 DEVICES = ("auto", "cpu", "cuda", "mps", "xpu", "hpu", "mtia", "xla", "npu", "meta")  # without their numbers
 

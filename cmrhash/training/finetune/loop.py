@@ -123,9 +123,8 @@ def tuning_method(config: FinetuneConfig, relevance: str = "labels") -> Method:
     check_finetune(config)
     method = get_method(config.method, relevance)
     if method.terms is None or method.memory:
-        usable = ", ".join(name for name, each in METHODS.items() if each.terms and not each.memory)
-        what = f"'{config.method}' has no loss that tunes encoders"
-        raise UsageError(what, None, f"choose one of {usable}", option="method")
+        fix = f"choose one of {', '.join(name for name, each in METHODS.items() if each.terms and not each.memory)}"
+        raise UsageError(f"'{config.method}' has no loss that tunes encoders", None, fix, option="method")
     refuse_unread((config.method,), () if config.margin is None else ("margin",), TrainConfig(), relevance)
     return method
 
