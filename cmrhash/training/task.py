@@ -122,7 +122,7 @@ def prepare(config: TrainConfig, data: ExtractedDataset, encoders: tuple[str, ..
     groups = {tuple(rows): train, **partial_items(dataset, rows)}
     labels = labels_of(dataset, np.concatenate([*groups.values()]), device)
     if config.noise and labels is None:
-        raise UsageError("relevance by pairs has no labels", None, "leave it out", option="noise")
+        raise UsageError("pair relevance has no labels", None, "leave it out", option="noise")
     labels = with_noise(labels, config.noise, config.seed) if config.noise and labels is not None else labels
     ends = np.cumsum([len(items) for items in groups.values()])[:-1].tolist()
     parts = [None] * len(groups) if labels is None else labels.tensor_split(ends)
