@@ -132,8 +132,9 @@ def evaluate(
     found = [run] if isinstance(run, Run) else list(run)
     if not found:
         raise UsageError("no run to evaluate", None, "give a run of `train` or `find_runs`")
-    opened = _data(found[0].dataset if data is None else data, cache).with_relevance(found[0].relevance)
+    opened = _data(found[0].dataset if data is None else data, cache)
     config = _config(EvalConfig, settings)
+    opened = opened.with_relevance(config.relevance or found[0].relevance)
     check_eval(config, opened.dataset)
     return score(config, found, opened)
 

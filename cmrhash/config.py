@@ -153,6 +153,7 @@ class EvalConfig:
     methods: tuple[str, ...] = ()  # empty: every trained method
     seeds: tuple[int, ...] = ()  # empty: every trained seed
     relevance: str | None = None  # "labels" or "pairs", for choosing runs and for scoring; None: the data set's own
+    trained_by: str | None = None  # choose runs that were trained by this relevance; None: by that of the scoring
     directions: tuple[str, ...] = ("i2t", "t2i")  # any of "i2t", "t2i", "t2t", "i2i"
     map_at: int | None = None  # cutoff k of mAP@k; None: the whole database
     map_at_rule: str = "min"  # denominator of mAP@k, see metrics.average_precision
@@ -260,6 +261,7 @@ class CompareConfig:
     bits: tuple[int, ...] = (16, 32, 48, 64)
     langs: tuple[str, ...] = ()  # languages to show; empty: every language that the runs can score
     seeds: int = 3  # seeds per cell, counted from 0
+    trained_by: str | None = None  # relevance of the training, if another than that of the scoring
     metric: str | None = None  # "map", "r@1", "r@5" or "r@10"; None: map for labels, r@1 for pairs
     against: str | None = None  # method that the others are tested against
     out: Path | None = None  # folder of the table; None: the folder of the runs, where a report finds it

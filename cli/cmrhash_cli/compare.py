@@ -25,6 +25,7 @@ from cmrhash_cli.output import (
     Relevance,
     Runs,
     ShownLang,
+    TrainedBy,
     note,
     print_json,
     print_table,
@@ -56,6 +57,7 @@ def compare(
         typer.Option(help="Passes over the training items; refused if none of the methods has epochs."),
     ] = T.epochs,
     noise: Noise = T.noise,
+    trained_by: TrainedBy = D.trained_by,
     encoder: Encoder = None,
     out: Annotated[
         Path | None,
@@ -74,6 +76,8 @@ def compare(
 
     cmrhash compare --method triplet --method tie-ap --bits 32 --bits 64 --seeds 3
 
+    cmrhash compare --method ucch --method jdsh --bits 32 --trained-by pairs
+
     cmrhash compare --method supcon --method tie-ap --relevance pairs --train-lang en --lang en
     """
     check_methods(*(method or D.methods))  # before anything heavy is imported
@@ -83,6 +87,7 @@ def compare(
 
     data = ExtractedDataset.open(cache, dataset)
     data.check_choice(train_lang or (), relevance, encoder or ())
+    data.check_choice((), trained_by, ())
     from cmrhash.evaluation.compare import compare as run
     from cmrhash.evaluation.compare import table
 
@@ -93,6 +98,7 @@ def compare(
         seeds=seeds,
         metric=metric,
         against=against,
+        trained_by=trained_by,
         out=out,
     )
     target = out or runs / data.name

@@ -23,6 +23,7 @@ from cmrhash_cli.output import (
     Relevance,
     Runs,
     ShownLang,
+    TrainedBy,
     note,
     print_json,
     print_table,
@@ -45,6 +46,7 @@ def evaluate(
     method: Annotated[list[str] | None, typer.Option(help="Method (repeatable); default: all trained.")] = None,
     seed: Annotated[list[int] | None, typer.Option(help="Seed (repeatable); default: all trained.")] = None,
     relevance: Relevance = D.relevance,
+    trained_by: TrainedBy = D.trained_by,
     direction: Annotated[
         list[str] | None,
         typer.Option(help="Search direction: i2t, t2i, t2t or i2i (repeatable); default: i2t and t2i."),
@@ -86,6 +88,7 @@ def evaluate(
         methods=tuple(method or ()),
         seeds=tuple(seed or ()),
         relevance=relevance,
+        trained_by=trained_by,
         directions=tuple(direction or D.directions),
         map_at=map_at,
         map_at_rule=map_at_rule,

@@ -55,6 +55,14 @@ Noise = Annotated[
         help="Label noise, for experiments: share of train items of which one label is removed and a wrong one added."
     ),
 ]
+TrainedBy = Annotated[
+    str | None,
+    typer.Option(
+        "--trained-by",
+        help="Relevance of the training, if another than --relevance: with pairs, labels are hidden in training "
+        "and score alone; default: as --relevance.",
+    ),
+]
 Device = Annotated[str, typer.Option("--device", help="auto (the GPU if there is one), cpu, cuda, cuda:1, ...")]
 Overwrite = Annotated[
     bool, typer.Option("--overwrite", help="Replace existing files, even if made with other settings.")

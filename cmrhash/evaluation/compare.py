@@ -67,11 +67,14 @@ def compare(
     """
     scored_by = data.with_relevance(config.relevance)
     metric = _check(grid, scored_by.dataset.relevance)
+    if grid.trained_by is not None:
+        config = replace(config, relevance=grid.trained_by)
     data.languages(grid.langs)  # refuse a missing language before any training
     cells = list(dict.fromkeys(Cell(m, b, s) for m in grid.methods for b in grid.bits for s in range(grid.seeds)))
     found = _train_all(cells, config, data, out, encoders, grid.langs, progress)
     scored = score(EvalConfig(langs=grid.langs), found, scored_by)
-    again = {run.folder: command_of(run, data, range(grid.seeds), grid.langs) for run in found}
+    by = scored_by.dataset.relevance
+    again = {run.folder: command_of(run, data, range(grid.seeds), grid.langs, by) for run in found}
     protocol, rows = {**scored.protocol, "metric": WORDS[metric]}, _rows(scored.rows, metric, again)
     if grid.against:
         apart = columns_of(query_values(found, scored_by, grid.langs, metric), grid.against)
@@ -87,7 +90,7 @@ def _check(grid: CompareConfig, relevance: str) -> str:
     if grid.seeds < 1:
         raise UsageError(f"{grid.seeds} is out of range", None, "give a whole number from 1", option="seeds")
     for method in grid.methods:
-        get_method(method, relevance)
+        get_method(method, grid.trained_by or relevance)
     if grid.against and (grid.against not in grid.methods or len(set(grid.methods)) < 2):
         what = f"nothing to test against '{grid.against}'"
         raise UsageError(what, None, "give it and another method as `methods`", option="against")
@@ -157,6 +160,7 @@ def _rows(rows: Sequence[dict[str, Any]], metric: str, again: dict[Path, str]) -
                 "head_lang": own[0]["head_lang"],
                 "trained_langs": own[0]["trained_langs"],
                 "relevance": own[0]["relevance"],
+                **({"trained_by": own[0]["trained_by"]} if "trained_by" in own[0] else {}),
                 "metric": metric,
                 "mean": mean,
                 "sd": sd,

@@ -7,7 +7,7 @@ relevance is by pairs. No torch in here: a run whose codes exist is scored in th
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,11 +18,18 @@ from numpy.typing import NDArray
 from cmrhash.config import CUTS, EvalConfig
 from cmrhash.data.cleaning import known_language
 from cmrhash.data.items import ImageTextDataset
-from cmrhash.data.view import languages_of
+from cmrhash.data.view import View, languages_of
 from cmrhash.errors import UsageError, did_you_mean
 from cmrhash.evaluation import saved_scores
 from cmrhash.evaluation.protocol import protocol_of
-from cmrhash.evaluation.run_codes import RunCodes, borrowed_views, codes_of, refuse_language
+from cmrhash.evaluation.run_codes import (
+    RunCodes,
+    ViewCodes,
+    among_database,
+    borrowed_views,
+    codes_of,
+    refuse_language,
+)
 from cmrhash.evaluation.scoring import score as score_search
 from cmrhash.evaluation.searches import DIRECTIONS, Search, searches, sides
 from cmrhash.evaluation.seen import by_side, kinds
@@ -79,14 +86,15 @@ def evaluate(config: EvalConfig, data: ExtractedDataset, out: Path) -> Evaluatio
     Codes that are missing or stale are made first (this needs torch). Raises UsageError for runs, languages or
     rules that do not exist, DataError if no query has a relevant item.
     """
+    trained_by = data.with_relevance(config.trained_by or config.relevance).dataset.relevance
     data = data.with_relevance(config.relevance)
     check_eval(config, data.dataset)
     wanted = (config.bits, config.methods, config.seeds)
-    return score(config, runs.find_runs(out, data.name, data.dataset.relevance, *wanted), data)
+    return score(config, runs.find_runs(out, data.name, trained_by, *wanted), data)
 
 
 def score(config: EvalConfig, found: Sequence[runs.Run], data: ExtractedDataset) -> Evaluation:
-    """Score these runs, which were trained by the relevance that the data set has here; as ``evaluate`` does.
+    """Score these runs by the relevance that the data set has here; as ``evaluate`` does.
 
     What was scored before, of the same codes in the same way, is taken from the run's folder. Runs whose
     heads do not fit the features are left out and named, unless there are no others: then StaleError is raised.
@@ -128,15 +136,18 @@ def _of_run(
     asked = {"ties": config.ties, "map_at": config.map_at, "map_at_rule": config.map_at_rule, "at": cuts}
     if str(Rank.parse(config.rank)) != EvalConfig.rank:
         asked[saved_scores.RANK] = str(Rank.parse(config.rank))
+    if run.relevance != dataset.relevance:
+        asked[saved_scores.RELEVANCE] = dataset.relevance
     kept = saved_scores.kept(run, of, asked)
+    ends = among_database(dataset, views)
     wanted = {
         (search.direction, search.lang, search.database_lang): search
-        for search in searches(dataset, views, config.directions, config.langs)
+        for search in searches(dataset, ends, config.directions, config.langs)
     }
     missing = {key: search for key, search in wanted.items() if key not in kept}
     kind = kinds(dataset, views) if missing else NONE
     new = {
-        key: {**_who(run, views, search), **_score(config, dataset, views, search, known, kind)}
+        key: {**_who(run, dataset, ends, search), **_score(config, dataset, ends, search, known, kind)}
         for key, search in missing.items()
     }
     log.info("%s: %d figures scored now, %d from %s", run.folder, len(new), len(wanted) - len(new), runs.METRICS)
@@ -150,7 +161,7 @@ def _of_run(
 def _score(
     config: EvalConfig,
     dataset: ImageTextDataset,
-    views: RunCodes,
+    views: Mapping[View, ViewCodes],
     search: Search,
     known: dict[bytes, Relevance],
     kind: NDArray[np.uint8],
@@ -161,7 +172,7 @@ def _score(
     return score_search(config, dataset, both, search, known[both.key], kind)
 
 
-def _who(run: runs.Run, views: RunCodes, search: Search) -> dict[str, Any]:
+def _who(run: runs.Run, dataset: ImageTextDataset, views: Mapping[View, ViewCodes], search: Search) -> dict[str, Any]:
     """Whose row it is. head_lang: the language whose head made the codes of the texts."""
     heads = [lang for view in (search.source, search.sought) if (lang := views[view].head.lang)]
     return {
@@ -175,7 +186,8 @@ def _who(run: runs.Run, views: RunCodes, search: Search) -> dict[str, Any]:
         **({"database_lang": search.database_lang, "database_head_lang": heads[1]} if heads[1:] else {}),
         "trained_langs": list(run.langs),
         "encoders": {view: view.encoder_of(of.file) for view, of in run.features.items()},
-        "relevance": run.relevance,
+        "relevance": dataset.relevance,
+        **({"trained_by": run.relevance} if run.relevance != dataset.relevance else {}),
         "collapsed": run.outcome.collapsed,
         "run": str(run.folder),
     }

@@ -64,6 +64,7 @@ def protocol_of(
         "map_real" if dataset.relevance == "labels" else "real-valued": "cosine of the embeddings, whole database",
         "trained_langs": "; ".join(sorted({"+".join(run.langs) for run in found})),
         "seeds": sorted({run.seed for run in found}),
+        **({"trained_by": words} if (words := _by_run(found, partial(_trained_by, dataset))) else {}),
         **_extras(rows, found),
         **({"roles": roles} if (roles := _roles(found)) else {}),
         **({"since the training": since} if (since := _by_run(found, partial(_since, dataset))) else {}),
@@ -79,6 +80,12 @@ def _by_run(found: Sequence[Run], words_of: Callable[[Run], str | None]) -> str:
     if len(which) == 1:
         return next(iter(which))
     return "; ".join(f"{words} ({', '.join(names)})" for words, names in which.items())
+
+
+def _trained_by(dataset: ImageTextDataset, run: Run) -> str:
+    """Relevance of a training, "" if it is that of the scoring."""
+    hidden = "; labels were hidden, also from the choice of the epoch" if run.relevance == "pairs" else ""
+    return f"{run.relevance}{hidden}" if run.relevance != dataset.relevance else ""
 
 
 def _roles(found: Sequence[Run]) -> str:

@@ -171,13 +171,25 @@ def among_all(dataset: ImageTextDataset, views: Mapping[View, ViewCodes]) -> dic
 
     Scores always use the database alone.
     """
-    every = np.arange(len(dataset.items))
-    wide = {}
+    return _indexed(dataset, views, np.arange(len(dataset.items)))
+
+
+def among_database(dataset: ImageTextDataset, views: RunCodes) -> Mapping[View, ViewCodes]:
+    """Codes of a run, indexed for a data set under a relevance that need not be that of the training."""
+    if views.run.relevance == dataset.relevance:
+        return views
+    return _indexed(dataset, views, np.flatnonzero(["database" in item.splits for item in dataset.items]))
+
+
+def _indexed(
+    dataset: ImageTextDataset, views: Mapping[View, ViewCodes], items: NDArray[np.int64]
+) -> dict[View, ViewCodes]:
+    found = {}
     for name, view in views.items():
-        rows = scored_rows(dataset, view.codes.item, every)
+        rows = scored_rows(dataset, view.codes.item, items)
         index = BinaryIndex.build(np.ascontiguousarray(view.codes.packed[rows]), view.codes.bits)
-        wide[name] = replace(view, database=rows, index=index)
-    return wide
+        found[name] = replace(view, database=rows, index=index)
+    return found
 
 
 # ---------------------------------------------------------------------------------------------- making codes

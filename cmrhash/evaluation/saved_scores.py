@@ -1,8 +1,8 @@
 """Saved scores of a run: nothing is scored twice. Standard library only.
 
 ``metrics.json`` in the run's folder holds ``of`` (digests of the scored codes and items) and ``scores``, one entry per
-set of options, the latest last: ``asked`` (ties, cuts, mAP@k rule, and rank unless by Hamming distance), ``protocol``
-in words, ``rows`` (without the path of the run, which may move).
+set of options, the latest last: ``asked`` (ties, cuts, mAP@k rule, rank unless by Hamming distance, and relevance
+unless that of the training), ``protocol`` in words, ``rows`` (without the path of the run, which may move).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from cmrhash.training import runs
 
 VERSION = 2  # increase it when the same codes would score differently
 USUAL = {"map_at": None, "ties": "expected"}  # options that ``shown`` prefers
-RANK = "rank"  # option that scores by Hamming distance lack
+RANK, RELEVANCE = "rank", "relevance"  # options that scores by Hamming distance and by the run's own relevance lack
 Row = dict[str, Any]
 Key = tuple[str, str | None, str | None]  # direction, lang, database_lang
 
@@ -45,13 +45,17 @@ def keep(
 def shown(run: runs.Run) -> dict[str, Any] | None:
     """Saved ``protocol`` and ``rows`` of the codes that the run has, for display; None if there are none.
 
-    Scores by Hamming distance over the whole ranking with expected ties come first, the most rows of these; otherwise
-    the latest scores.
+    Scores by Hamming distance over the whole ranking with expected ties, by the relevance of the training, come first,
+    the most rows of these; otherwise the latest scores.
     """
     codes = run.folder / runs.CODES
     present = {"codes": read_manifest(codes)["payload_sha256"]} if codes.exists() else {}
     entries = _read(run, present)[::-1]  # latest first: ``max`` returns the first of equal entries
-    usual = [entry for entry in entries if entry["asked"].items() >= USUAL.items() and RANK not in entry["asked"]]
+    usual = [
+        entry
+        for entry in entries
+        if entry["asked"].items() >= USUAL.items() and not {RANK, RELEVANCE} & set(entry["asked"])
+    ]
     return max(usual or entries[:1], key=lambda entry: len(entry["rows"]), default=None)
 
 

@@ -93,7 +93,7 @@ def in_words(rows: Sequence[Mapping[str, Any]], run: runs.Run) -> str:
     seen, unseen = most["items_seen"], most["items_unseen"]
     words = f"{seen} train items" if seen else "no database item was trained on"
     words += f"; unseen: {unseen} items that the heads were not trained on (val items count as unseen)"
-    if run.relevance == "pairs":
+    if own[0]["relevance"] == "pairs":
         return f"{words}; {PAIRS}"
     without = most["database"] - seen - unseen
     return f"{words}; {without} items without a label are neither" if without else words

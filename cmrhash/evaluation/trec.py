@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from cmrhash.config import EvalConfig
 from cmrhash.data.items import ImageTextDataset
 from cmrhash.data.view import View
-from cmrhash.evaluation.run_codes import ViewCodes, stored_codes
+from cmrhash.evaluation.run_codes import ViewCodes, among_database, stored_codes
 from cmrhash.evaluation.scoring import scores_of
 from cmrhash.evaluation.searches import Search, Sides, searches, sides
 from cmrhash.features.dataset import ExtractedDataset
@@ -26,10 +26,11 @@ def write_trec(config: EvalConfig, data: ExtractedDataset, out: Path, target: Pa
     scores by its own rule. Where all captions count, caption n of an item is named "<id>#n". Returns the paths.
     """
     dataset = data.with_relevance(config.relevance).dataset
+    trained_by = config.trained_by or dataset.relevance
     target.mkdir(parents=True, exist_ok=True)
     written = []
-    for run in runs.find_runs(out, dataset.name, dataset.relevance, config.bits, config.methods, config.seeds):
-        views = stored_codes(run)
+    for run in runs.find_runs(out, dataset.name, trained_by, config.bits, config.methods, config.seeds):
+        views = among_database(dataset, stored_codes(run))
         for search in searches(dataset, views, config.directions, config.langs):
             ends = (search.source, search.sought) if search.direction == "t2t" else (_text_end(search),)
             stem = target / f"{run.name}.{'-'.join(view.short for view in ends)}.{search.direction}"
