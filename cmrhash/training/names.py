@@ -10,7 +10,7 @@ METHODS = (
     *("triplet", "contrastive", "cmpm", "cmpm-cmpc", "logistic", "supcon", "tie-ap", "tie-ap-nce", "acmr", "corrnet"),
     *("cca", "itq", "sign", "krr-ap"),
     *("scm", "cvh", "dcmh", "dsph", "dnph", "orthohash", "dchn", "nrch"),
-    *("djsrh", "jdsh", "dgcpn", "ucch"),
+    *("djsrh", "jdsh", "dgcpn", "cca-itq", "ucch"),
 )
 REPRODUCTION = (
     "triplet-hard",

@@ -30,12 +30,17 @@ def itq(x: NDArray[np.floating], bits: int, seed: int) -> Matrix:
     leading = vectors[:, ::-1][:, :bits]  # (D, bits)
     leading = leading * np.where(leading.sum(0) < 0, -1, 1)  # fix the arbitrary sign of an eigenvector
     components = np.concatenate([_double(part) @ leading for part in _blocks(x)])  # (n, bits)
-    turn = _orthonormal(np.random.default_rng(seed), bits)
+    return leading @ turn(components, np.random.default_rng(seed))
+
+
+def turn(components: Matrix, rng: np.random.Generator) -> Matrix:
+    """Fit the rotation (K, K) that brings components (n, K) near their signs, from a random one on, as `itq` does."""
+    found = _orthonormal(rng, components.shape[1])
     for _ in range(ITERATIONS):
-        codes = np.where(components @ turn >= 0, 1.0, -1.0)
+        codes = np.where(components @ found >= 0, 1.0, -1.0)
         left, _, right = np.linalg.svd(codes.T @ components)
-        turn = right.T @ left.T
-    return leading @ turn
+        found = right.T @ left.T
+    return found
 
 
 def sign(x: NDArray[np.floating], bits: int, seed: int) -> Matrix:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from cmrhash.errors import UsageError
-from cmrhash.training import cca
+from cmrhash.training import cca, rotations
 
 
 def views(seed=0, rows=400):
@@ -52,3 +52,33 @@ def test_constant_features_are_survived():
 def test_more_bits_than_features_are_refused():
     with pytest.raises(UsageError, match="at most 5 bits, as many as de features"):
         cca.fit(views(), 6, 0.1)
+
+
+def slow_rotation(components, start, steps):
+    """ITQ by its two steps: the nearest signs, then the nearest rotation (orthogonal Procrustes)."""
+    turn = start
+    for _ in range(steps):
+        signs = [[1.0 if x >= 0 else -1.0 for x in row] for row in components @ turn]
+        u, _, vt = np.linalg.svd(components.T @ np.array(signs))
+        turn = u @ vt
+    return turn
+
+
+def test_cca_itq_turns_directions_weighted_by_their_correlations():
+    made = views()
+    weights, found = cca.fit(made, 3, 0.0), cca.fit_itq(made, 3, 0.0)
+    correlations = textbook(*made.values(), 3)
+    projected = np.concatenate([made[name] @ weights[name] * correlations for name in made])
+    start = rotations._orthonormal(np.random.default_rng(0), 3)
+    turn = slow_rotation(projected, start, rotations.ITERATIONS)
+    np.testing.assert_allclose(turn @ turn.T, np.eye(3), atol=1e-8)
+    for name in made:
+        np.testing.assert_allclose(found[name], weights[name] * correlations @ turn, atol=1e-6)
+
+
+def test_cca_itq_lies_nearer_to_its_signs_than_the_random_start():
+    made = views(rows=800)
+    found = np.concatenate([made[name] @ w for name, w in cca.fit_itq(made, 3, 0.1).items()])
+    other = found @ rotations._orthonormal(np.random.default_rng(7), 3)
+    assert np.linalg.norm(other) == pytest.approx(np.linalg.norm(found))
+    assert np.linalg.norm(np.sign(found) - found) < np.linalg.norm(np.sign(other) - other)

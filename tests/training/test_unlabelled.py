@@ -16,7 +16,7 @@ from cmrhash.training.finetune.loop import tuning_method
 from cmrhash.training.methods import METHODS, Batch, total, unlabelled
 
 ITEMS, BITS = 12, 8
-NAMES = ("djsrh", "jdsh", "dgcpn", "ucch")
+NAMES = ("djsrh", "jdsh", "dgcpn", "ucch", "cca-itq")
 
 
 @pytest.fixture
@@ -50,6 +50,16 @@ def joint(batch, images, texts):
 
 def over_languages(loss, views):
     return (loss(views["image"], views["de"]) + loss(views["image"], views["en"])) / 2
+
+
+def test_djsrh_compares_within_groups_of_its_published_batch(views, made, monkeypatch):
+    batch = made("djsrh")
+    monkeypatch.setattr(unlabelled, "GROUP", 8)
+    parts = []
+    for some in (slice(0, 8), slice(8, 12)):
+        own = replace(batch, features={view: x[some] for view, x in batch.features.items()})
+        parts.append(total(METHODS["djsrh"].terms({view: x[some] for view, x in views.items()}, own)).item())
+    assert total(METHODS["djsrh"].terms(views, batch)).item() == pytest.approx(sum(parts) / 2, rel=1e-5)
 
 
 def test_djsrh_lets_the_embeddings_of_each_language_follow_the_joint_similarities(views, made):
@@ -135,7 +145,7 @@ def test_ucch_contrasts_the_first_pass_with_the_batch_and_later_ones_with_the_me
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_training_ignores_labels_and_finds_classes_that_it_was_not_told(extracted, tmp_path, name):
-    config = replace(QUICK, method=name, relevance="pairs", epochs=8)
+    config = replace(QUICK, method=name, relevance="pairs", epochs=8, bits=12)
     run, _ = train.train(config, extracted, tmp_path)
     again, _ = train.train(config, extracted, tmp_path / "again")
     assert heads(run) == heads(again)

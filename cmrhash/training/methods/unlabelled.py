@@ -7,14 +7,17 @@ is the mean over the languages. Constants are the published ones (MIRFlickr).
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
+from cmrhash.training import cca
 from cmrhash.training import unlabelled_losses as losses
 from cmrhash.training.methods.method import Batch, Method, Terms, ToTerms, Views
 from cmrhash.training.methods.terms import IMAGE, gap, joined
 
+GROUP = 32  # items of DJSRH that are compared: its published batch. Own pairs weigh 1 / GROUP
 WITHIN = 0.1  # lambda of DJSRH and JDSH, on the terms within a view
 DJSRH = (0.9, 0.4, 1.5)  # beta, weight of images; eta, of second-order similarities; mu, scale
 JDSH = (0.5, 0.1, 0.4)  # alpha, beta, lambda: similarities of images, texts, and of both
@@ -37,6 +40,20 @@ def _towards(target: Callable[[Batch], Tensor], loss: Callable[[Tensor, Tensor, 
     def terms(views: Views, batch: Batch) -> Terms:
         similar = target(batch)
         return gap(lambda u, v, _: loss(u, v, similar))(views, batch)
+
+    return terms
+
+
+def _in_groups(to_terms: ToTerms) -> ToTerms:
+    """The mean of terms over groups of a batch: comparisons within GROUP items, in batches of any size."""
+
+    def terms(views: Views, batch: Batch) -> Terms:
+        found = []
+        for first in range(0, len(views[IMAGE]), GROUP):
+            some = slice(first, first + GROUP)
+            own = replace(batch, features={view: x[some] for view, x in batch.features.items()})
+            found.append(to_terms({view: x[some] for view, x in views.items()}, own).loss)
+        return Terms({name: torch.stack([loss[name] for loss in found]).mean() for name in found[0]}, {})
 
     return terms
 
@@ -146,9 +163,9 @@ def _ranked(u: Tensor, v: Tensor, batch: Batch) -> Tensor:
 
 METHODS = {
     "djsrh": Method(
-        _towards(_djsrh_target, _djsrh),
+        _in_groups(_towards(_djsrh_target, _djsrh)),
         "DJSRH, Su et al. (ICCV 2019) eq. 2-7, cosines of standardised features; "
-        f"beta, eta, mu {DJSRH}, lambda {WITHIN:g}",
+        f"beta, eta, mu {DJSRH}, lambda {WITHIN:g}, among {GROUP} items",
     ),
     "jdsh": Method(
         _towards(_jdsh_target, _jdsh),
@@ -161,6 +178,12 @@ METHODS = {
         parts=lambda _: {"graph": Graph()},
         start=lambda parts, features: _graph(parts).start(features),
         memory=True,
+    ),
+    "cca-itq": Method(
+        None,
+        "CCA-ITQ, Gong & Lazebnik (TPAMI 2013) section 4, texts in the place of labels; three views and more: "
+        "Kettenring (Biometrika 1971)",
+        cca.fit_itq,
     ),
     "ucch": Method(
         joined(contrast=(UCCH_CONTRAST, _contrast), ranking=(1 - UCCH_CONTRAST, gap(_ranked))),
