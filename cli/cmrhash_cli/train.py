@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from itertools import product
 from typing import TYPE_CHECKING, Annotated, Any
@@ -37,6 +38,9 @@ if TYPE_CHECKING:
     from cmrhash.training.runs import Run
 
 D = TrainConfig
+PAIRS_ADVICE = (
+    "relevance is by pairs: --method ucch finds more of the same meaning, --method supcon more of the very counterparts"
+)
 
 
 def train(
@@ -145,6 +149,21 @@ def train(
     query = "SENTENCE" if finished[0][0].langs else "PHOTO"
     following = command_line("search", query=query, **place) if data.no_captions else command_line("eval", **place)
     note(f"next: {following}", quiet)
+    if finished[0][0].relevance == "pairs":
+        _advise(
+            method,
+            data.dataset.classes,
+            command_line("eval", trained_by="pairs", **{**place, "relevance": None}),
+            quiet,
+        )
+
+
+def _advise(asked: list[str] | None, classes: Sequence[str], by_labels: str, quiet: bool) -> None:
+    """Say after a training by pairs what suits it better, and how labels score it. by_labels: the command for that."""
+    if asked is None:
+        note(PAIRS_ADVICE, quiet)
+    if classes:
+        note(f"by labels, which the training did not see: {by_labels}", quiet)
 
 
 def _show(finished: list[tuple[Run, bool]], as_json: bool, quiet: bool) -> None:
