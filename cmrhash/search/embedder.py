@@ -19,6 +19,7 @@ from cmrhash.retrieval.codes import pack
 
 if TYPE_CHECKING:
     from PIL.Image import Image
+    from torch import Tensor
     from torch.nn import ModuleDict
 
     from cmrhash.encoders.numpy_text import NumpyTextEncoder
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     Photos = list[Any] | tuple[Any, ...]  # of photos
 
 OPENING = Lock()  # threads that need the encoder of photos open it once
+QUERY, DATABASE = "query", "database"  # roles of what is hashed
 FEW = 512  # texts that NumPy encodes in less time than it takes to import torch
 
 
@@ -78,18 +80,20 @@ class Embedder(ABC):
     def light_encoder(self, view: View) -> CaptionEncoder | NumpyTextEncoder:
         """The same for a few texts: without torch if possible."""
 
-    def embed_image(self, images: Photo | Photos) -> NDArray[np.float32]:
+    def embed_image(self, images: Photo | Photos, role: str = QUERY) -> NDArray[np.float32]:
         """Embed photos; the sign of an embedding is its code.
 
         A photo is a path, a PIL image, an (H, W, 3) uint8 RGB array or the bytes of a file. Returns (bits,) float32 of
-        one photo, (N, bits) of a list of N. Raises DataError that names the first one that is no readable image.
+        one photo, (N, bits) of a list of N. role: "query" or "database", which differ for methods such as krr-ap.
+        Raises DataError that names the first one that is no readable image, UsageError for another role.
         """
         if not isinstance(images, (list, tuple)):
-            one: NDArray[np.float32] = self.embed_image([images])[0]
+            one: NDArray[np.float32] = self.embed_image([images], role)[0]
             return one
+        _check_role(role)
         if not images:
             return np.empty((0, self.bits), np.float32)
-        return self._embed(View.IMAGE, self.image_features(images))
+        return self._embed(View.IMAGE, self.image_features(images), role=role)
 
     def image_features(self, images: Photos) -> NDArray[np.float32]:
         """Encode one or more photos, as ``embed_image`` takes them, to the encoder's features (N, D) float32."""
@@ -99,12 +103,13 @@ class Embedder(ABC):
         crop = encoder.crop
         return encoder.encode(np.stack([crop(_opened(image)) for image in images]))
 
-    def embed_text(self, texts: str | Sequence[str], lang: str | None = None) -> NDArray[np.float32]:
+    def embed_text(self, texts: str | Sequence[str], lang: str | None = None, role: str = QUERY) -> NDArray[np.float32]:
         """Embed sentences. Returns (bits,) float32 of one sentence, (N, bits) of a list of N.
 
-        lang: may be left out where there is one language. Raises UsageError for another type, an empty sentence, or a
-        language that the run does not have.
+        lang: may be left out where there is one language; role: as of ``embed_image``. Raises UsageError for another
+        type, an empty sentence, or a language that the run does not have.
         """
+        _check_role(role)
         asked = [texts] if isinstance(texts, str) else list(texts)
         if wrong := [text for text in asked if not isinstance(text, str)]:
             raise UsageError(f"a text is a {type(wrong[0]).__name__}, not a str", None, "give strings")
@@ -117,16 +122,16 @@ class Embedder(ABC):
             return np.empty((0, self.bits), np.float32)
         few = len(cleaned) <= FEW
         encoder = self.light_encoder(view) if few else self.text_encoder(view)
-        found = self._embed(self.head_of(view), encoder.encode(cleaned), few, cleaned)
+        found = self._embed(self.head_of(view), encoder.encode(cleaned), few, cleaned, role)
         return found[0] if isinstance(texts, str) else found
 
-    def encode_image(self, images: Photo | Photos) -> NDArray[np.uint8]:
+    def encode_image(self, images: Photo | Photos, role: str = QUERY) -> NDArray[np.uint8]:
         """Hash photos, as ``embed_image`` takes them, to packed codes (..., ceil(bits / 8)) uint8."""
-        return _packed(self.embed_image(images))
+        return _packed(self.embed_image(images, role))
 
-    def encode_text(self, texts: str | Sequence[str], lang: str | None = None) -> NDArray[np.uint8]:
+    def encode_text(self, texts: str | Sequence[str], lang: str | None = None, role: str = QUERY) -> NDArray[np.uint8]:
         """Hash sentences, as ``embed_text`` takes them, to packed codes (..., ceil(bits / 8)) uint8."""
-        return _packed(self.embed_text(texts, lang))
+        return _packed(self.embed_text(texts, lang, role))
 
     def language(self, asked: str | None = None, text: str = "") -> str:
         """The language to use: the asked one, the only one, or the one that a text is likely of.
@@ -152,7 +157,12 @@ class Embedder(ABC):
         return self.langs
 
     def _embed(
-        self, head: View, x: NDArray[np.float32], light: bool = False, captions: Sequence[str] | None = None
+        self,
+        head: View,
+        x: NDArray[np.float32],
+        light: bool = False,
+        captions: Sequence[str] | None = None,
+        role: str = QUERY,
     ) -> NDArray[np.float32]:
         if not np.isfinite(x).all():
             raise DataError("the encoder gave features that are not finite", None, 'try `dtype="float32"`')
@@ -161,8 +171,13 @@ class Embedder(ABC):
         import torch
 
         heads: Any = self.heads
-        embedding: NDArray[np.float32] = heads[head].embed(torch.from_numpy(x), query=True, captions=captions).numpy()
-        return embedding
+        embedding: Tensor = heads[head].embed(torch.from_numpy(x), query=role == QUERY, captions=captions)
+        return embedding.numpy()
+
+
+def _check_role(role: str) -> None:
+    if role not in (QUERY, DATABASE):
+        raise UsageError(f"unknown role '{role}'", None, f"choose one of {QUERY}, {DATABASE}", option="role")
 
 
 def _packed(embedding: NDArray[np.float32]) -> NDArray[np.uint8]:

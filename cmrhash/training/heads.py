@@ -122,6 +122,10 @@ class Head(nn.Module):
         """(B, D) standardised features -> (B, K), as ``embed``."""
         return self.project(scaled)
 
+    def by_role(self, x: Tensor) -> tuple[Tensor, ...]:
+        """(B, D) raw features -> (B, K) embeddings as queries and, if these differ, as database items; for graphs."""
+        return (self(x),)
+
 
 class KernelHead(Head):
     """Kernel expansions over stored training features: one for database items, two for queries.
@@ -169,6 +173,12 @@ class KernelHead(Head):
         inner, beside = self._expanded([0, 1], scaled, captions)
         return torch.tanh(inner + self.biases[0]) + beside + self.biases[1]
 
+    def by_role(self, x: Tensor) -> tuple[Tensor, ...]:
+        """(B, D) raw features without captions -> (B, K) embeddings as queries, and as database items."""
+        similar = rbf(self.scaled(x), self.support, self.width)
+        inner, beside, items = torch.split(similar @ torch.cat([*self.weights], 1), self.bits, 1)
+        return torch.tanh(inner + self.biases[0]) + beside + self.biases[1], items + self.biases[1]
+
     def _expanded(self, which: list[int], scaled: Tensor, captions: Sequence[str] | None) -> tuple[Tensor, ...]:
         """The expansions of those numbers, each (B, K)."""
         weights = torch.cat([self.weights[at] for at in which], 1)
@@ -192,10 +202,10 @@ class KernelHead(Head):
     def _similarities(self, scaled: Tensor) -> Iterator[Tensor]:
         """Similarities to the support rows (b, n), some rows at a time."""
         for part in torch.split(scaled, max(1, SIMILARITIES // len(self.support))):
-            yield rbf(part, self.support, float(self.width))
+            yield rbf(part, self.support, self.width)
 
 
-def rbf(x: Tensor, y: Tensor, width: float) -> Tensor:
+def rbf(x: Tensor, y: Tensor, width: float | Tensor) -> Tensor:
     """Gaussian kernel exp(-width |x - y|^2 / D) of rows x (B, D) and y (C, D), (B, C).
 
     >>> rbf(torch.zeros(1, 2), torch.tensor([[0.0, 0.0], [1.0, 1.0]]), 1.0)

@@ -32,7 +32,7 @@ from cmrhash.training.terms import GRAM, KINDS, Vocabulary
 
 EXACT, LANDMARKS = 20_000, 4_000  # train items
 DATABASE_RIDGE = 0.03  # out of .01 to 1, by val mAP of Flickr8k (32 bits)
-STEPS, BATCH, LR = 500, 512, 5e-3  # of the codes
+STEPS, BATCH, LR = 4_000, 256, 5e-3  # of the codes; as good as 2,000 steps of 512, in half the time
 
 
 def support_rows(items: int) -> int:

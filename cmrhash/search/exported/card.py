@@ -61,10 +61,11 @@ def _front_matter(langs: list[str]) -> str:
 
 
 def _use(config: Mapping[str, Any], langs: list[str]) -> str:
+    role = ', role="database"' if "rows" in config["head"] else ""  # queries have codes of their own
     lines = [
         "import cmrhash",
         'hasher = cmrhash.from_pretrained("FOLDER or owner/name")',
-        'codes = hasher.encode_image(["1.jpg", "2.jpg"])  # (2, ceil(bits / 8)) uint8',
+        f'codes = hasher.encode_image(["1.jpg", "2.jpg"]{role})  # (2, ceil(bits / 8)) uint8',
         f'distances, rows = hasher.search("...", codes, lang="{langs[0]}", k=2)  # nearest first, in bits',
         f'hasher.embed_text(["..."], lang="{langs[0]}")  # (1, bits) float32; the signs are the code',
     ]

@@ -132,13 +132,16 @@ class PretrainedHasher(Embedder):
     ) -> tuple[NDArray[Any], NDArray[np.int64]]:
         """Find the k nearest of ``codes`` (N, ceil(bits / 8)) uint8, made by encode_image and encode_text.
 
+        Give these ``role="database"``: for methods such as krr-ap it makes a difference.
         query: a sentence (str), or a photo (a Path, a PIL image, a file's bytes). rank: "hamming" returns distances in
         bits (int32) and rows, "asymmetric" scores (float64, see ``retrieval.ranking``) and rows, each (min(k, N),),
         nearest first, equal ones in the order of the rows. Raises UsageError without codes and for another rank.
         """
         if codes is None:
             what = "an exported run contains no database"
-            raise UsageError(what, self.folder, "give codes=..., made by its encode_image or encode_text")
+            raise UsageError(
+                what, self.folder, 'give codes=..., made by its encode_image or encode_text with `role="database"`'
+            )
         order = Rank.parse(rank)
         if order.kind not in (HAMMING, ASYMMETRIC):
             what = f"the given codes cannot be ranked by {order}: they hold no real numbers"
@@ -158,11 +161,11 @@ class PretrainedHasher(Embedder):
         from torch.nn import ModuleDict
 
         from cmrhash.training.checkpoint import fill, read_tensors
-        from cmrhash.training.heads import Head
+        from cmrhash.training.methods import build_head
 
         path = self._file(HEADS)
         dims = {view: entry["dim"] for view, entry in self.config["encoders"].items()}
-        heads = ModuleDict({view: Head(dim, self.bits, **self.config["head"]) for view, dim in dims.items()})
+        heads = ModuleDict({view: build_head(dim, self.bits, self.config["head"]) for view, dim in dims.items()})
         fill(heads, read_tensors(path, AGAIN), path, AGAIN)
         return heads.eval()
 
@@ -305,8 +308,9 @@ def _check_fields(config: Mapping[str, Any]) -> None:
         raise ValueError(f"names the view {odd[0]!r}")
     _whole("bits", config["bits"], 4096)
     _whole("hidden", config["head"]["hidden"], 1 << 16, 0)
-    if set(config["head"]) != {"hidden", "bounded"}:
+    if set(config["head"]) - {"rows"} != {"hidden", "bounded"}:
         raise ValueError("a head of unknown fields")
+    _whole("rows", config["head"].get("rows", 1), 1 << 20)
     for view, entry in encoders.items():
         _whole("dim", entry["dim"], 1 << 20)
         _check_encoder(View(view), entry, files)

@@ -23,18 +23,19 @@ from cmrhash.search.embedder import Embedder
 from cmrhash.search.exported.hasher import CARD
 from cmrhash.search.exported.write import ONNX
 from cmrhash.storage.files import sha256, write_bytes, write_json
-from cmrhash.training.heads import Head
+from cmrhash.training.heads import Head, KernelHead
 
 NEAR = 1e-5  # embeddings this close to 0 may flip their bit if summed in another order
 SEED = 0  # of the pixels that check a graph
 SENTENCES = ("a dog", "two people on a beach", "a red car in front of an old house")  # that do where no captions are
-OUTPUTS = ("embedding", "codes")
+OUTPUTS = ("embedding", "codes", "database_embedding", "database_codes")  # the last two where they differ
 
 
 class ImageGraph(nn.Module):
     """Graph of an image encoder with its head.
 
-    (B, S, S, 3) uint8 RGB crops -> (B, bits) float32 embeddings, (B, ceil(bits / 8)) uint8 codes.
+    (B, S, S, 3) uint8 RGB crops -> (B, bits) float32 embeddings, (B, ceil(bits / 8)) uint8 codes; a head that embeds
+    database items in another way gives both a second time, as such.
     """
 
     mean: Tensor
@@ -46,11 +47,10 @@ class ImageGraph(nn.Module):
         self.register_buffer("mean", torch.tensor(encoder.crop.mean).view(1, 3, 1, 1))
         self.register_buffer("std", torch.tensor(encoder.crop.std).view(1, 3, 1, 1))
 
-    def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, pixels: Tensor) -> tuple[Tensor, ...]:
         """Compute as ``ImageEncoder.forward`` and the head do."""
         batch = (pixels.permute(0, 3, 1, 2).float() / 255 - self.mean) / self.std
-        embedding = self.head(self.module(batch).flatten(1))
-        return embedding, packed(embedding)
+        return _with_codes(self.head.by_role(self.module(batch).flatten(1)))
 
 
 class TextGraph(nn.Module):
@@ -63,12 +63,15 @@ class TextGraph(nn.Module):
         super().__init__()
         self.module, self.head, self.pooled = encoder.module, head, encoder.pooled
 
-    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, ...]:
         """Compute as ``TextEncoder.forward`` and the head do."""
         out = self.module(input_ids=input_ids, attention_mask=attention_mask)
         feature = out if isinstance(out, Tensor) else self.pooled(out.last_hidden_state, attention_mask)
-        embedding = self.head(feature)
-        return embedding, packed(embedding)
+        return _with_codes(self.head.by_role(feature))
+
+
+def _with_codes(embeddings: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    return tuple(part for embedding in embeddings for part in (embedding, packed(embedding)))
 
 
 def packed(embedding: Tensor) -> Tensor:
@@ -103,6 +106,8 @@ def write(hasher: Embedder, folder: Path, texts: Mapping[str, Sequence[str]]) ->
         encoder = hasher.text_encoder(view)
         if hasher.head_of(view) != view:
             left_out[view] = f"{hasher.head_of(view)}.onnx serves it"
+        elif getattr(heads[view], "vocabulary", ()):
+            left_out[view] = "its head also compares the words of a text, which a graph of token ids does not know"
         elif isinstance(encoder, TextEncoder) and encoder.tokenizer_file() is None:
             left_out[view] = "its tokenizer is no file of the tokenizers library"
         elif isinstance(encoder, TextEncoder):
@@ -169,21 +174,26 @@ def _two_or_more(feed: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
 
 
 def _export(graph: nn.Module, inputs: Mapping[str, Tensor], shapes: Mapping[str, Any], path: Path) -> None:
-    size = sum(p.numel() * p.element_size() for p in graph.parameters())
+    size = sum(tensor.numel() * tensor.element_size() for tensor in graph.state_dict().values())
     for old in (path, path.with_name(path.name + ".data")):
         old.unlink(missing_ok=True)
-    program = export(graph, inputs, OUTPUTS, shapes)
+    program = export(graph, inputs, _outputs(graph), shapes)
     program.save(path, external_data=size >= ONE_FILE)
+
+
+def _outputs(graph: nn.Module) -> tuple[str, ...]:
+    return OUTPUTS if isinstance(graph.head, KernelHead) else OUTPUTS[:2]
 
 
 def _about(path: Path, graph: nn.Module, encoder: ImageEncoder | TextEncoder) -> dict[str, Any]:
     files = [path, path.with_name(path.name + ".data")]
     head: Any = graph.head
+    shapes = {"embedding": f"(batch, {head.bits}) float32", "codes": f"(batch, {-(-head.bits // 8)}) uint8"}
     return {
         "files": {file.name: sha256(file) for file in files if file.exists()},
         "opset": OPSET,
         "dtype": {"graph": "float32", "run": encoder.recipe["dtype"]},  # if they differ, some bits may differ
-        "outputs": {"embedding": f"(batch, {head.bits}) float32", "codes": f"(batch, {-(-head.bits // 8)}) uint8"},
+        "outputs": {name: shapes[name.removeprefix("database_")] for name in _outputs(graph)},
     }
 
 
@@ -193,19 +203,20 @@ def _checked(path: Path, graph: nn.Module, feeds: Sequence[Mapping[str, NDArray[
     Raises CmrhashError where a bit differs and the embedding is not near 0.
     """
     session = open_graph(path)
-    rows = near = differing = 0
+    rows = bits = near = differing = 0
     apart = 0.0
     for feed in feeds:
-        found, codes = session.run(list(OUTPUTS), dict(feed))
+        outputs = session.run(list(_outputs(graph)), dict(feed))
         with torch.inference_mode():
-            wanted = graph(**{name: torch.from_numpy(x) for name, x in feed.items()})[0].numpy()
+            expected = graph(**{name: torch.from_numpy(x) for name, x in feed.items()})
+        found, wanted = np.concatenate(outputs[::2]), torch.cat(expected[::2]).numpy()
+        codes = np.concatenate(outputs[1::2])
         close = np.abs(wanted) < NEAR
-        rows, near = rows + len(wanted), near + int(close.sum())
+        rows, bits, near = rows + len(expected[0]), bits + wanted.size, near + int(close.sum())
         apart = max(apart, float(np.abs(found - wanted).max()))
         differing += int(((found >= 0) != (wanted >= 0)).sum())
         if (((found >= 0) != (wanted >= 0)) & ~close).any() or not np.array_equal(pack(found), codes):
             raise CmrhashError("the graph gives other bits than PyTorch", path, "report it with the encoder's name")
-    bits = rows * wanted.shape[1]
     words = f"{bits - differing} of {bits} bits as torch has them on {rows} inputs, {near} values within {NEAR:g} of 0"
     return {"checked": words, "max_abs_difference": apart}
 

@@ -105,9 +105,6 @@ def refuse_heads(run: runs.Run) -> None:
     if "network" in run.head:
         what = f"the heads of method '{run.method}' are code of your own, which no export holds"
         raise UsageError(what, run.folder, "export a run of a built-in method")
-    if run.has_two_roles:
-        what = f"'{run.method}' hashes queries and database items differently, which an export cannot"
-        raise UsageError(what, run.folder, "use a run of another method, such as tie-ap")
 
 
 def push(folder: Path, repo: str, *, private: bool = False) -> str:

@@ -1,15 +1,15 @@
-"""A run of krr-ap, whose queries and database items have different codes: codes, scores, searches, refusals."""
+"""A run of krr-ap, whose queries and database items have different codes: codes, scores, searches, exports."""
 
 import json
-import re
+import shutil
 import subprocess
 import sys
+from functools import partial
 
 import numpy as np
 import pytest
 import safetensors.numpy
-from exit_codes import USAGE
-from running import run
+from PIL import Image
 from slow_scores import expected_ap, hamming, related
 from slow_terms import slow_tf_idf
 
@@ -17,10 +17,13 @@ import cmrhash
 from cmrhash.config import EvalConfig
 from cmrhash.data.sample import draw
 from cmrhash.data.view import View
-from cmrhash.errors import UsageError
+from cmrhash.encoders.graphs import PACKAGES, open_graph
+from cmrhash.errors import DamagedError, UsageError
 from cmrhash.evaluation.evaluate import evaluate
 from cmrhash.features.file import read_features
 from cmrhash.retrieval.codes import pack
+from cmrhash.search.exported import onnx
+from cmrhash.storage.files import read_json, write_json
 
 COUNT, BITS = 60, 16
 RUN = "runs/sample/krr-ap-16"
@@ -151,13 +154,86 @@ def test_processes_of_their_own(trained):
     assert [hit["id"] for hit in found["results"]] == [hit.id for hit in hits]
 
 
-def test_it_can_neither_be_exported_nor_applied(hasher, here, capsys):
-    what = "'krr-ap' hashes queries and database items differently, which an export cannot"
-    with pytest.raises(UsageError, match=what):
-        hasher.save_pretrained("shared")
-    assert not (here / "shared").exists()
-    (here / "more").mkdir()
-    for command in (["export", "exported", "--run", RUN], ["index", "more", "--with", RUN, "--device", "cpu"]):
-        assert run(*command) == USAGE
-        assert re.search(what, " ".join(capsys.readouterr().err.split()))
-    assert sorted(path.name for path in here.iterdir()) == ["cache", "more", "runs"]
+def test_photos_and_sentences_are_embedded_in_either_role(hasher, here):
+    item = hasher.dataset.items[7]
+    photo, text = here / "cache/sample/drawn" / item.image, item.texts["de"][0]
+    for view, vectors, codes in (
+        ("image", partial(hasher.embed_image, photo), partial(hasher.encode_image, [photo])),
+        ("text-de", partial(hasher.embed_text, text, "de"), partial(hasher.encode_text, [text], "de")),
+    ):
+        of = hasher.views[View(view)]
+        row = int(np.searchsorted(of.codes.item, 7))
+        np.testing.assert_allclose(vectors(role="database"), of.embedding[row], atol=1e-3)
+        np.testing.assert_allclose(vectors(), of.asked[row], atol=1e-3)
+        np.testing.assert_array_equal(codes(role="database"), pack(of.embedding[row : row + 1]))
+        with pytest.raises(UsageError, match="unknown role 'items'"):
+            codes(role="items")
+
+
+@pytest.fixture(scope="module")
+def shared(trained, tmp_path_factory):
+    target = tmp_path_factory.mktemp("shared") / "export"
+    cmrhash.load(trained / RUN, cache=trained / "cache", device="cpu").save_pretrained(target)
+    return target
+
+
+def test_an_export_hashes_in_both_roles(hasher, here, shared):
+    exported = cmrhash.from_pretrained(shared, device="cpu")
+    items = hasher.dataset.items[:5]
+    photos, texts = [here / "cache/sample/drawn" / i.image for i in items], [i.texts["en"][0] for i in items]
+    for role in ("query", "database"):
+        assert np.array_equal(exported.embed_image(photos, role), hasher.embed_image(photos, role))
+        assert np.array_equal(exported.embed_text(texts, "en", role), hasher.embed_text(texts, "en", role))
+    codes = exported.encode_image(photos, role="database")
+    distances, rows = exported.search(texts[0], codes, lang="en", k=5)
+    own = exported.encode_text(texts[0], "en")
+    assert distances.tolist() == sorted(np.bitwise_count(codes ^ own).sum(1).tolist())
+    assert sorted(rows) == [0, 1, 2, 3, 4]
+    assert 'hasher.encode_image(["1.jpg", "2.jpg"], role="database")' in (shared / "README.md").read_text()
+
+
+@pytest.mark.parametrize("rows", ["many", 0, 1 << 40])
+def test_an_export_with_other_rows_is_damaged(shared, tmp_path, rows):
+    other = shutil.copytree(shared, tmp_path / "other")
+    config = read_json(other / "config.json", "")
+    config["head"]["rows"] = rows
+    write_json(other / "config.json", {key: value for key, value in config.items() if key != "sha256"})
+    with pytest.raises(DamagedError, match="rows is"):
+        cmrhash.from_pretrained(other, device="cpu")
+
+
+def test_another_collection_is_hashed_in_both_roles(hasher, here, tmp_path):
+    """Photos alone; sentences find them."""
+    more = tmp_path / "more"
+    more.mkdir()
+    photos = [here / "cache/sample/drawn" / item.image for item in hasher.dataset.items[:6]]
+    for at, photo in enumerate(photos):
+        shutil.copy(photo, more / f"{at}{photo.suffix}")
+    applied = cmrhash.apply(here / RUN, more, cache=here / "cache", runs=tmp_path / "runs", device="cpu")
+    found = cmrhash.load(applied.folder, cache=here / "cache", device="cpu")
+    of = found.views[View.IMAGE]
+    np.testing.assert_allclose(of.embedding, hasher.embed_image(photos, "database"), atol=1e-3)
+    np.testing.assert_allclose(of.asked, hasher.embed_image(photos), atol=1e-3)
+    text = hasher.dataset.items[0].texts["en"][0]
+    hits = found.search(text, lang="en", k=6, rank="hamming")
+    own = hasher.encode_text(text, "en")
+    assert [hit.distance for hit in hits] == sorted(np.bitwise_count(of.codes.packed ^ own).sum(1).tolist())
+
+
+@pytest.mark.slow
+def test_the_image_graph_has_both_roles_and_the_words_stay_outside(hasher, here, shared, tmp_path):
+    for name in PACKAGES:
+        pytest.importorskip(name, reason="pip install cmrhash[onnx]")
+    folder = shutil.copytree(shared, tmp_path / "graphs")
+    about = onnx.write(hasher, folder, hasher.captions(4))
+    assert set(about["graphs"]) == {"image.onnx"}
+    photo = here / "cache/sample/drawn" / hasher.dataset.items[7].image
+    with Image.open(photo) as opened:
+        pixels = np.stack([hasher.image_encoder.crop(opened.convert("RGB"))])
+    outputs = list(about["graphs"]["image.onnx"]["outputs"])
+    found = dict(zip(outputs, open_graph(folder / "image.onnx").run(outputs, {"pixels": pixels}), strict=True))
+    for prefix, role in (("", "query"), ("database_", "database")):
+        np.testing.assert_allclose(found[f"{prefix}embedding"][0], hasher.embed_image(photo, role), atol=1e-3)
+        np.testing.assert_array_equal(found[f"{prefix}codes"], pack(found[f"{prefix}embedding"]))
+    for view in ("text-de", "text-en"):
+        assert "words" in about["left_out"][view]
