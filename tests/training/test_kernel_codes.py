@@ -172,7 +172,7 @@ def test_heads_are_the_expansions_that_the_method_describes(extracted):
         def ridge(values, strength, k=k, of_all=of_all):
             return of_all @ np.linalg.solve(k + strength * np.eye(len(k)), values - values.mean(0))
 
-        database = ridge(target, kernel_codes.DATABASE_RIDGE) + target.mean(0)
+        database = ridge(target, kernel_codes.SEEN_RIDGE) + target.mean(0)
         np.testing.assert_allclose(head.embed(task.x[view]), database, atol=2e-3)
         scale = slow_left_out(x, y - y.mean(0), kernel["width"], kernel["ridge"]).std(0, ddof=1).clip(1e-3)
         posterior = torch.from_numpy(ridge(y, kernel["ridge"]) / scale).float()
@@ -222,7 +222,7 @@ def test_text_heads_compare_words_and_n_grams_too(toy_texts, monkeypatch, landma
             return slow_kernel(all_x[rows], all_x[first[others]], kernel["width"]) + known[:, others]
 
         support, every = chosen.numpy(), np.arange(len(first))
-        ridge = kernel_codes.DATABASE_RIDGE
+        ridge = kernel_codes.SEEN_RIDGE
         if landmarks:
             k, own = similar(first, support), similar(first[support], support) + kernel_ridge.JITTER * np.eye(40)
             weights = np.linalg.solve(k.T @ k + ridge * own, k.T @ (target - target.mean(0)))
@@ -268,6 +268,26 @@ def test_ready_made_features_without_captions_are_all_that_counts(toy_texts, mon
     state = train.fresh(KRR, get_method("krr-ap"), task)
     found = kernel_codes.fit(task, state)
     assert {kernel["words"] for kernel in found["kernels"].values()} == {0}
+
+
+@pytest.mark.parametrize("exclusive", [False, True])
+@pytest.mark.parametrize("seen", [False, True])
+def test_the_form_follows_the_labels_and_the_database(make_cache, tmp_path, exclusive, seen):
+    """One label an item: queries are predictions of their code. New items in the database: no close fit."""
+
+    def change(item):
+        splits = item.splits if seen else item.splits - ({"database"} if "train" in item.splits else set())
+        return replace(item, labels=item.labels[:1] if exclusive else item.labels, splits=splits)
+
+    task = prepare(KRR, make_cache(tmp_path, change=change))
+    state = train.fresh(KRR, get_method("krr-ap"), task)
+    found = kernel_codes.fit(task, state)
+    ridges = (0.3 if exclusive else None), (0.03 if seen else 0.3)
+    assert found["form"] == {"query_ridge": ridges[0], "database_ridge": ridges[1]}
+    for view, head in state.heads.items():
+        assert bool(head.weights[0].any()) == bool(head.biases[0].any()) == (not exclusive)
+        as_query, as_item = (head.embed(task.x[view], query=query) for query in (True, False))
+        assert torch.allclose(as_query, as_item, atol=1e-5) == (exclusive and not seen)
 
 
 def test_only_photos_and_first_captions_support_the_heads(extracted, tmp_path):
