@@ -234,20 +234,6 @@ def test_photos_alone_are_found_by_texts_of_open_clip(here, capsys):
     assert json.loads(capsys.readouterr().out)["results"]
 
 
-@pytest.mark.parametrize("options", [(*OF_TIMM[:-1], "bert"), OF_OPEN_CLIP], ids=["timm", "open_clip"])
-def test_onnx_runtime_gives_the_same_features(options, here):
-    pytest.importorskip("onnxruntime", reason="pip install cmrhash[onnx]")
-    write_timm(here / "net.pth")
-    write_open_clip(here / "tiny.pt")
-    (here / "bert").mkdir()
-    write_bert(here / "bert")
-    assert run(*FROM, *options) == 0
-    assert run(*FROM, *options, "--name", "by-onnx", "--runtime", "onnx") == 0
-    one, two = (cmrhash.open_dataset(name, cache="cache") for name in ("manifest", "by-onnx"))
-    x, y = (data.features(cmrhash.data.view.View.IMAGE).features.x for data in (one, two))
-    np.testing.assert_allclose(x, y, atol=1e-4 * abs(x).max())
-
-
 # ---------------------------------------------------------------------------------------------- before torch
 
 

@@ -11,7 +11,6 @@ from running import run, write_own
 from small_models import write_clip, write_siglip, write_vit
 
 import cmrhash
-from cmrhash.data.view import View
 from cmrhash.encoders import image, tower
 from cmrhash.features.file import read_header
 
@@ -43,15 +42,6 @@ def test_a_dual_encoder_serves_photos_and_texts_of_all_languages_to_the_end(here
     capsys.readouterr()
     assert run(*FROM, "--model", model, "--json") == 0
     assert not any(file["fresh"] for file in json.loads(capsys.readouterr().out)["files"])
-
-
-def test_shards_give_the_same_features(here):
-    assert run(*FROM, "--model", "clip") == 0
-    for shard in ("1/2", "2/2"):
-        assert run(*FROM, "--model", "clip", "--name", "parts", "--shard", shard) == 0
-    one, two = (cmrhash.open_dataset(name, cache="cache") for name in ("manifest", "parts"))
-    for view in (View.IMAGE, View.text("en")):
-        np.testing.assert_allclose(one.features(view).features.x, two.features(view).features.x, atol=1e-6)
 
 
 def test_a_vision_model_beside_a_word_model_and_another_layer_in_another_recipe(here, capsys):

@@ -65,6 +65,7 @@ def write_open_clip(path, name="tiny", seed=3, content=CONFIG):
         model = open_clip.create_model(name)
         with torch.no_grad():
             for parameter in model.parameters():
+                parameter.nan_to_num_(0, 0, 0).clamp_(-5, 5)  # a decoder of CoCa is left as its memory was
                 parameter += 0.05 * torch.randn_like(parameter)
     torch.save(model.state_dict(), path)
     return f"open_clip:{name}/{path}"

@@ -43,9 +43,9 @@ def extract_tuned(config: ExtractConfig, tune: FinetuneConfig, progress: Progres
     with processes.group(device):
         with processes.first():
             opened = open_encoders(config)
+        image, texts = _tunable(opened)
         folder = config.cache / opened.dataset.name
         keep(opened.dataset, folder)
-        image, texts = _tunable(opened)
         tuned = finetune(tune, opened.dataset, image, texts, folder, config.dtype, config.overwrite, progress)
         image, texts = tuned.apply(image, texts)
         if tuned.fresh and config.overwrite and not processes.rank():
