@@ -332,7 +332,8 @@ def _note_next(report: Extraction, cache: Path, quiet: bool) -> None:
         note(f"next: {command_line('train', dataset=report.dataset.name, method='itq', cache=cache)}", quiet)
     elif not report.dataset.languages:
         following = command_line("index", collection=report.dataset.name, with_run="RUN", cache=cache)
-        note(f"next: {following} (a trained or exported run: photos alone train none)", quiet)
+        alone = command_line("train", dataset=report.dataset.name, method="itq", cache=cache)
+        note(f"next: {following} (a trained or exported run), or {alone} (photos by photos only)", quiet)
     else:
         following = command_line("train", dataset=report.dataset.name, bits=32, encoder=_choice(report), cache=cache)
         following += " --overwrite" if report.changes else ""

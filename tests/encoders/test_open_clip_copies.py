@@ -7,9 +7,9 @@ import json
 import numpy as np
 import pytest
 import torch
-from package_models import need, of_coca, of_transformers, write_open_clip
+from package_models import CONFIG as PLAIN
+from package_models import need, of_coca, of_transformers, write_open_clip, write_open_clip_folder
 from running import run, write_own
-from safetensors.torch import save_file
 from small_models import write_bert
 
 import cmrhash
@@ -143,8 +143,6 @@ def test_a_copy_of_each_architecture_gives_the_same_features(kind, tmp_path):
     content = {"content": configs[kind]} if kind in configs else {}
     model = write_open_clip(tmp_path / f"{kind}.pt", f"tiny-{kind}", **content)
     if kind == "quick":
-        from package_models import CONFIG as PLAIN
-
         model = write_open_clip(tmp_path / "quick.pt", "tiny-quick", content=PLAIN | {"quick_gelu": True})
     of_image, of_text = image.load(model, dtype="float32"), text.load(model, dtype="float32")
     for encoder, part in ((of_image, "image"), (of_text, "text")):
@@ -163,14 +161,8 @@ def test_a_copy_of_each_architecture_gives_the_same_features(kind, tmp_path):
 
 def test_directories_of_open_clip_itself(tmp_path):
     open_clip = need("open_clip")
-    from package_models import CONFIG as PLAIN
-
-    model = write_open_clip(tmp_path / "tiny.pt")
-    whole = tmp_path / "whole"
-    whole.mkdir()
-    save_file(torch.load(tmp_path / "tiny.pt"), whole / "open_clip_model.safetensors")
-    preparation = {"mean": [0.5, 0.5, 0.5], "std": [0.25, 0.25, 0.25], "interpolation": "bilinear"}
-    (whole / CONFIG).write_text(json.dumps({"model_cfg": PLAIN, "preprocess_cfg": preparation}))
+    model, whole = write_open_clip(tmp_path / "tiny.pt"), tmp_path / "whole"
+    write_open_clip_folder(whole, mean=[0.5, 0.5, 0.5], std=[0.25, 0.25, 0.25], interpolation="bilinear")
     encoder, words = image.load(f"open_clip:{whole}", dtype="float32"), text.load(f"open_clip:{whole}", dtype="float32")
     assert encoder.recipe["space"] == words.recipe["space"] == image.load(model).recipe["space"]
     assert encoder.crop.mean == (0.5, 0.5, 0.5)

@@ -69,3 +69,15 @@ def write_open_clip(path, name="tiny", seed=3, content=CONFIG):
                 parameter += 0.05 * torch.randn_like(parameter)
     torch.save(model.state_dict(), path)
     return f"open_clip:{name}/{path}"
+
+
+def write_open_clip_folder(folder, **preparation):
+    """A directory as open_clip saves it, of a very small CLIP. preparation: of photos, as open_clip names it."""
+    from safetensors.torch import save_file
+
+    folder.mkdir()
+    write_open_clip(folder / "net.pt")
+    save_file(torch.load(folder / "net.pt"), folder / "open_clip_model.safetensors")
+    (folder / "net.pt").unlink()
+    content = {"model_cfg": CONFIG, "preprocess_cfg": preparation}
+    (folder / "open_clip_config.json").write_text(json.dumps(content))

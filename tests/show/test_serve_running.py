@@ -9,6 +9,8 @@ import pytest
 
 pytest.importorskip("fastapi", reason='needs pip install "cmrhash[serve]"')
 
+from package_models import TIMM, write_open_clip_folder, write_timm
+from running import run
 from served_process import serving
 
 pytestmark = pytest.mark.slow
@@ -59,3 +61,29 @@ def test_to_others_it_gives_an_address_with_a_token(made):
         assert len(token) == 32
         assert get(port, "/healthz")[0] == 401
         assert get(port, "/healthz", authorization=f"Bearer {token}")[0] == 200
+
+
+@pytest.mark.parametrize("kind", ["open_clip", "timm"])
+def test_it_answers_by_the_encoders_of_other_libraries(kind, made, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    options = ("--image-model", TIMM, "--image-weights", "net.pth")
+    if kind == "timm":
+        write_timm(tmp_path / "net.pth")
+    else:
+        write_open_clip_folder(tmp_path / "model")
+        options = ("--model", "open_clip:model")
+    assert run("extract", made / "mine/images", "--name", "photos", *options, "--device", "cpu", "-q") == 0
+    assert run("train", "--method", "itq", "--bits", "8", "--device", "cpu", "-q") == 0
+    with serving(tmp_path) as (_, port, address):
+        status, body, _ = get(port, "/api/search?q=dog&k=3")
+        found = json.loads(body)
+        assert (status, len(found.get("results", []))) == ((200, 3) if kind == "open_clip" else (400, 0))
+        assert kind == "open_clip" or "this run takes no sentences" in found["error"]
+        photo = next((made / "mine/images").iterdir())
+        head = b'--b\r\nContent-Disposition: form-data; name="photo"; filename="a.jpg"\r\n\r\n'
+        sent = {"content-type": "multipart/form-data; boundary=b", "origin": address.rstrip("/")}
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+        connection.request("POST", "/api/search", head + photo.read_bytes() + b"\r\n--b--\r\n", sent)
+        first = json.loads(connection.getresponse().read())["results"][0]
+        connection.close()
+        assert (first["id"], first["distance"]) == (photo.stem, 0)
