@@ -74,6 +74,7 @@ def add(
         device=device,
         offline=offline,
     )
+    note(f"reading {path}; only new items are encoded ...", quiet)
     from cmrhash.search import grow
 
     with progress_bars(quiet) as progress:
@@ -105,6 +106,7 @@ def remove(
     if not gone:
         raise UsageError("no id is given", from_file, "give ids, or a file of ids with `from_file`")
     config = GrowConfig(stores=tuple(store or ()), device=device)
+    note(f"removing {len(set(gone))} items; the others keep their features ...", quiet)
     from cmrhash.search import grow
 
     with progress_bars(quiet) as progress:

@@ -234,7 +234,7 @@ def print_table(
     from rich.console import Console
     from rich.table import Table
 
-    # a pipe has no width: figures must not be cut for it
+    # in a pipe each row is one line: figures must not be cut for a width that a pipe does not have
     console = Console(**PLAIN) if sys.stdout.isatty() else Console(**PLAIN, width=1000)
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, title_style="bold")
     for at, column in enumerate(columns):
@@ -244,9 +244,11 @@ def print_table(
         table.add_row(*row)
     if sys.stdout.isatty():  # a wrapped line is readable, a truncated figure is not
         console.width = max(console.width, _least_width(table, columns, rows, folded))
-    console.print(table)
-    if caption:
-        console.print(caption, soft_wrap=True)
+    with console.capture() as printed:
+        console.print(table)
+        if caption:
+            console.print(caption, soft_wrap=True)
+    print("\n".join(line.rstrip() for line in printed.get().splitlines()))
 
 
 def _least_width(table: Table, columns: Sequence[str], rows: Sequence[Sequence[str]], folded: str) -> int:

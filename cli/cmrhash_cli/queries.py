@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from cmrhash.search.results import Hit, How
 
 PHOTOS = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")
+NAMED = 5  # lines in a message
 LINES = 512  # of a file of queries that are searched together
 
 
@@ -92,7 +93,7 @@ def answers(hasher: Hasher, config: SearchConfig, path: Path) -> Iterator[dict[s
     """Search by every line of a file, a sentence or the path of a photo; empty lines are left out.
 
     Yields query, lang and results of each, as ``--json`` prints them. Raises UsageError for a file that cannot be read
-    or has no query, and for a line in a language that cannot be told.
+    or has no query, for photos that are missing, and for a line in a language that cannot be told, before any search.
     """
     fix = "give a text file with one query per line"
     try:
@@ -100,17 +101,22 @@ def answers(hasher: Hasher, config: SearchConfig, path: Path) -> Iterator[dict[s
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror.lower() if isinstance(error, OSError) and error.strerror else "not UTF-8"
         raise UsageError(f"cannot read the queries ({reason})", path, fix) from None
-    queries: list[str | Path] = []
+    queries, missing = list[str | Path](), list[str]()
     langs = []
     for number, line in enumerate(map(str.strip, lines), 1):
         if not line:
             continue
         photo = photo_of(line)
+        if photo and not photo.is_file():
+            missing.append(f"line {number}: {line}")
         try:
             langs.append(hasher.understood(config.lang, None if photo else line))
         except UsageError as error:
             raise UsageError(f"line {number}: {error.what}", path, error.fix, option=error.option) from None
         queries.append(photo or line)
+    if missing:
+        named = ", ".join(missing[:NAMED]) + (", ..." if len(missing) > NAMED else "")
+        raise UsageError(f"{len(missing)} photos are missing ({named})", path, "fix these lines; nothing was searched")
     if not queries:
         raise UsageError("no query in the file", path, fix)
     for start in range(0, len(queries), LINES):

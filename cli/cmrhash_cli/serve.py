@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from typing import Annotated
 
 import typer
@@ -80,22 +81,25 @@ def serve(
     try:
         import python_multipart  # noqa: F401  # FastAPI asks for it when it sees a form
 
+        from cmrhash.show.server.server import open_address
         from cmrhash.show.server.server import serve as listen
     except ImportError as missing:
         what = f"cmrhash serve needs {missing.name}, which is not installed"
         raise UsageError(what, None, 'pip install "cmrhash[serve]"') from None
-    hasher = open_hasher(
-        RunChoice(run=run, bits=bits, method=method, relevance=relevance, dataset=dataset, cache=cache, runs=runs),
-        device=config.device,
-        image_weights=config.image_weights,
-        text_models=config.text_models,
-        offline=config.offline,
-        among=config.among,
-        rank=config.rank,
-    )
-    note(f"run: {hasher.run.folder}, {hasher.scope}; stop with Ctrl-C", quiet)
-    note_left_out(hasher, quiet)
-    try:
-        listen(hasher, config, note)  # the address is shown even with --quiet
-    except KeyboardInterrupt:
-        note("stopped", quiet)
+    opened = open_address(config)  # a port that is taken is reported before the run is opened
+    with closing(opened.listening):
+        hasher = open_hasher(
+            RunChoice(run=run, bits=bits, method=method, relevance=relevance, dataset=dataset, cache=cache, runs=runs),
+            device=config.device,
+            image_weights=config.image_weights,
+            text_models=config.text_models,
+            offline=config.offline,
+            among=config.among,
+            rank=config.rank,
+        )
+        note(f"run: {hasher.run.folder}, {hasher.scope}; stop with Ctrl-C", quiet)
+        note_left_out(hasher, quiet)
+        try:
+            listen(hasher, config, note, opened)  # the address is shown even with --quiet
+        except KeyboardInterrupt:
+            note("stopped", quiet)

@@ -17,10 +17,12 @@ from typing import Any
 
 from cmrhash.data import manifest
 from cmrhash.data.items import ImageTextDataset, ids_digest
+from cmrhash.data.switch import NEXT
 from cmrhash.data.view import View, features_of_words
 from cmrhash.errors import CmrhashError, DamagedError, StaleError, UsageError, did_you_mean
 from cmrhash.features.file import FeatureHeader, header_of
 from cmrhash.features.graph_files import GRAPH_FILE, graph_key
+from cmrhash.maintenance.folders import BROKEN, folders_of, run_folders, size_of
 from cmrhash.maintenance.states import State
 from cmrhash.storage.files import holder, read_json
 from cmrhash.storage.recipes import fingerprint
@@ -33,19 +35,13 @@ REMAKE = {
     "tuned": "run `extract` with `finetune=True` and `overwrite=True`",
 }
 FEATURE_FILE = re.compile(r"(image|text|words)-.+\.h5(\.shard-\d+-of-\d+)?(\.part(\.new)?)?")  # written by extract
-INDEXES = (View.IMAGE.index_file, View.text("*").index_file)
-RUN_FILES = (
-    *(runs.CONFIG, runs.CHECKPOINT, runs.HEADS, runs.HISTORY, runs.DIGESTS, runs.CODES, runs.METRICS, runs.WORDS),
-    *("checkpoint-*.safetensors", *INDEXES),
-)
-BROKEN = (KeyError, TypeError, ValueError, AttributeError, IndexError, RecursionError)  # of JSON in another format
 
 
 @dataclass(frozen=True)
 class Entry:
     """One file of the cache, or one folder of a run or of tuned encoders.
 
-    kind: "items", "image", "text", "words", "graph", "tuned", "run" or "other". detail: more about the state.
+    kind: "items", "image", "text", "words", "graph", "change", "tuned", "run" or "other". detail: more about the state.
     facts: what is known (view, encoder, rows, ok, dim; method, bits, seed, val_map). bytes: size of the files that
     cmrhash wrote.
     """
@@ -98,8 +94,8 @@ def survey(cache: Path, out: Path, only: str | None = None) -> list[Entry]:
 
 def holdings(cache: Path, out: Path, only: str | None = None) -> list[Holding]:
     """Find every data set that has a folder in the cache or among the runs, or the one named ``only``."""
-    names = {p.name for p in _folders(cache) if any(_of_a_data_set(p))}
-    names |= {p.name for p in _folders(out) if any(run_folders(p))}
+    names = {p.name for p in folders_of(cache) if any(_of_a_data_set(p))}
+    names |= {p.name for p in folders_of(out) if any(run_folders(p))}
     if only is not None and only not in names:
         raise UsageError(
             f"no data set '{only}' (there: {', '.join(sorted(names)) or 'none'})",
@@ -132,6 +128,8 @@ def entries(held: Holding) -> Iterator[Entry]:
             yield _entry(held, path, _kind(held, path), look)
     for path in sorted(path for path in folder.glob("graph-*") if GRAPH_FILE.fullmatch(path.name)):
         yield _entry(held, path, "graph", _graph)
+    if (folder / NEXT).is_dir():
+        yield _entry(held, folder / NEXT, "change", _change)
     for path in run_folders(folder / runs.TUNED):
         yield _entry(held, path, "tuned", _tuned)
     for path in run_folders(held.runs):
@@ -157,7 +155,7 @@ def _entry(held: Holding, path: Path, kind: str, look: Callable[[Holding, Path, 
         state, detail, fix = State.DAMAGED, reason(error), "check the file and its permissions"
     except BROKEN:  # its digest is right: another version wrote it
         state, detail, fix = State.OTHER_FORMAT, "fields are missing", REMAKE.get(kind, DELETE)
-    return Entry(held.name, path, kind, state, detail, fix or state.fix, facts, _size(path))
+    return Entry(held.name, path, kind, state, detail, fix or state.fix, facts, size_of(path))
 
 
 def _items(held: Holding, _: Path, facts: Facts) -> Found:
@@ -215,6 +213,19 @@ def _unfinished(held: Holding, path: Path, facts: Facts) -> Found:
     if note and held.ids and note.recipe.get("items", held.ids) != held.ids:
         return State.ITEMS_CHANGED, f"{State.UNFINISHED}, {far}"
     return State.UNFINISHED, far.rstrip(", ")
+
+
+def _change(held: Holding, path: Path, facts: Facts) -> Found:
+    """State of a change of the collection by ``add``, ``remove`` or ``relocate`` that has not taken place yet."""
+    aside = path / held.name
+    far = "nothing prepared yet"
+    if (aside / manifest.ABOUT).exists():
+        facts["rows"] = len(manifest.load(aside).items)
+        before = len(held.dataset.items) if held.dataset else 0
+        far = f"a change from {before} to {facts['rows']} items"
+    if who := holder(path):
+        return State.BUSY, f"by {who}, {far}"
+    return State.UNFINISHED, far
 
 
 def _graph(held: Holding, path: Path, facts: Facts) -> Found:
@@ -338,28 +349,6 @@ def is_finished(about: Mapping[str, Any], made: Mapping[str, Any]) -> bool:
     return all(made.get(key) == value for key, value in json.loads(json.dumps(about["recipe"])).items())
 
 
-def run_folders(folder: Path) -> list[Path]:
-    """List the folders below ``folder`` in which a training has begun."""
-    marks = (runs.CONFIG, runs.CHECKPOINT, f".{runs.CONFIG}.lock")
-    return [path for path in _folders(folder) if any((path / mark).exists() for mark in marks)]
-
-
-def own_files(folder: Path) -> list[Path]:
-    """List the files of a run or of tuned encoders that cmrhash wrote, without locks and partial files."""
-    found = {path for name in RUN_FILES for path in folder.glob(name)}
-    with contextlib.suppress(CmrhashError, OSError, *BROKEN):
-        found |= {folder / name for name in runs.read_record(folder)["files"] if ".." not in Path(name).parts}
-    return sorted(path for path in found if path.is_relative_to(folder) and path.is_file() and not path.is_symlink())
-
-
-def _size(path: Path) -> int:
-    size = 0
-    for each in own_files(path) if path.is_dir() else [path]:
-        with contextlib.suppress(OSError):
-            size += each.lstat().st_size
-    return size
-
-
 def _kind(held: Holding, path: Path) -> str:
     made = held.manifests.get(path.name, {})
     if made.get("kind") == "words" or features_of_words(path.name) != path.name:
@@ -377,7 +366,3 @@ def _of_a_data_set(folder: Path) -> Iterator[Path]:
 def _feature_files(folder: Path, suffix: str) -> list[Path]:
     """List the files named X.h5 or X.h5.shard-1-of-2, each followed by the suffix."""
     return sorted(path for name in ("*.h5", "*.h5.shard-*[0-9]") for path in folder.glob(name + suffix))
-
-
-def _folders(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []

@@ -19,19 +19,16 @@ from cmrhash.data import switch
 from cmrhash.data.manifest import ABOUT, BLOCKS, ITEMS, QUARANTINE
 from cmrhash.data.view import View
 from cmrhash.errors import CmrhashError, LockedError
+from cmrhash.maintenance.folders import BROKEN, INDEXES, own_files, run_folders
 from cmrhash.maintenance.inventory import (
-    BROKEN,
     FEATURE_FILE,
-    INDEXES,
     Entry,
     Holding,
     checkpoint,
     entries,
     holdings,
     is_finished,
-    own_files,
     reason,
-    run_folders,
 )
 from cmrhash.maintenance.states import State
 from cmrhash.storage.files import drop_lock, holder, lock_of, locked, remove_lock

@@ -20,7 +20,8 @@ from cmrhash.errors import CmrhashError, DamagedError, DataError, StaleError, Us
 from cmrhash.features.captions import captions_of
 from cmrhash.features.file import Features, read_features, source_digest
 from cmrhash.features.images import DECODERS, photo_digest
-from cmrhash.maintenance.inventory import BROKEN, REMAKE, RESTART, Entry, Holding, checkpoint, entries, holdings, reason
+from cmrhash.maintenance.folders import BROKEN
+from cmrhash.maintenance.inventory import REMAKE, RESTART, Entry, Holding, checkpoint, entries, holdings, reason
 from cmrhash.maintenance.states import EXIT_CODES, State
 from cmrhash.storage.files import checked as checked_file
 from cmrhash.storage.sealed import SHARD, check_frame, check_payload, read_manifest

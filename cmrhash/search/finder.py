@@ -6,13 +6,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from itertools import compress
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cmrhash.data.view import View
-from cmrhash.errors import UsageError
+from cmrhash.errors import UsageError, did_you_mean
 from cmrhash.evaluation.run_codes import ViewCodes
 from cmrhash.features.dataset import ExtractedDataset
 from cmrhash.retrieval.index import BinaryIndex
@@ -32,6 +33,7 @@ from cmrhash.search.results import Hit, K, Vectors, Wanted
 from cmrhash.search.stores import CodeStore
 from cmrhash.training.runs import Run
 
+COMPARED = 50_000  # most ids that an unknown one is compared with, which takes a second
 KEPT = 8  # most indexes of some items that are kept for the next search
 TARGETS = ("image", "text", "both")
 
@@ -103,13 +105,19 @@ class Finder:
         if by not in ("image", "text"):
             raise UsageError(f"unknown value '{by}'", None, "choose image or text", option="by")
         if ident not in self.places:
-            raise UsageError(f"no item '{ident}'", self.data.folder, "see items.jsonl for the ids")
+            raise UsageError(f"no item '{ident}'", self.data.folder, self._near(ident) or "see items.jsonl for the ids")
         codes = self.views.get(View.IMAGE if by == "image" else View.text(lang))
         rows = np.flatnonzero(codes.codes.item == self.places[ident])[:1] if codes else np.zeros(0)
         if codes is None or not len(rows):
             raise UsageError(f"item '{ident}' has no {by}", self.data.folder, "search by the other one")
         features = self.image_features[rows] if with_features else None
         return Vectors(codes.asked_packed[rows], codes.asked[rows], features)
+
+    def _near(self, ident: str) -> str:
+        """Words that name the id most like an unknown one, which may be the name of a file; "" for none."""
+        if len(self.places) > COMPARED:
+            return ""
+        return did_you_mean(ident, self.places) or did_you_mean(Path(ident).stem, self.places)
 
     def is_by_features(self, asked: Rank | None) -> bool:
         """Whether the search ranks by the encoder's features."""

@@ -46,7 +46,9 @@ def test_adding_twice_adds_nothing(here, capsys):
     before = state()
     capsys.readouterr()
     assert run("add", "mine/more") == 0
-    assert "3 items are in the collection already" in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert told.startswith("reading mine/more; only new items are encoded ...\n")
+    assert "3 items are in the collection already" in told
     assert state() == before
 
 
@@ -215,13 +217,21 @@ def test_a_kill_leaves_the_old_or_the_new_and_the_same_command_finishes(at, here
     same_as_fresh(here, union)
 
 
-def test_another_command_after_a_kill_is_not_confused(here, monkeypatch):
+def test_another_command_after_a_kill_is_not_confused(here, monkeypatch, capsys):
     write_more(here / "mine/more")
     with monkeypatch.context() as patch:
         patch.setattr(switch, "switch", lambda *_: (_ for _ in ()).throw(Killed))
         with pytest.raises(Killed):
             run("add", "mine/more", "-q")
     assert (here / "cache/manifest/next/manifest/dataset.json").exists()
+    capsys.readouterr()
+    assert run("cache", "ls", "--json") == 0
+    (pending,) = [one for one in json.loads(capsys.readouterr().out)["files"] if one["status"] == "unfinished"]
+    assert (pending["kind"], pending["state"]) == ("change", f"unfinished (a change from {COUNT} to {COUNT + 3} items)")
+    assert pending["bytes"] > 1000
+    assert run("cache", "ls") == 0
+    assert "unfinished: rerun the command that made it; it resumes" in capsys.readouterr().out
+    assert run("cache", "verify", "-q") == 0
     assert run("cache", "prune", "--yes", "-q") == 0
     assert (here / "cache/manifest/next/manifest/dataset.json").exists()
     assert run("remove", "i12", "-q") == 0

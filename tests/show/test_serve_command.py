@@ -2,6 +2,7 @@
 
 import json
 import re
+import socket
 import sys
 from dataclasses import replace
 
@@ -38,8 +39,10 @@ def command(made, monkeypatch, capsys):
 
 def test_serve_says_how_many_items_it_searches(command, make_cache, tmp_path, monkeypatch):
     served = []
-    monkeypatch.setattr(server, "serve", lambda hasher, config, tell: served.append((hasher.among, config.among)))
-    few = ("serve", "--cache", tmp_path / "cache", "--runs", tmp_path / "runs")
+    monkeypatch.setattr(
+        server, "serve", lambda hasher, config, tell, opened: served.append((hasher.among, config.among))
+    )
+    few = ("serve", "--port", "0", "--cache", tmp_path / "cache", "--runs", tmp_path / "runs")
 
     def change(item):
         return replace(item, splits=item.splits - {"database"}) if int(item.id[1:]) % 3 else item
@@ -47,7 +50,7 @@ def test_serve_says_how_many_items_it_searches(command, make_cache, tmp_path, mo
     train(TrainConfig(**QUICK), make_cache(tmp_path / "cache", change=change), tmp_path / "runs")
     run = f"run: {tmp_path / 'runs/toy/triplet-16'}"
     hint = "20 database items of 120 are searched: --among all searches all of them\n"
-    assert command("serve")[2] == "run: runs/manifest/triplet-16, all 40 items; stop with Ctrl-C\n"
+    assert command("serve", "--port", "0")[2] == "run: runs/manifest/triplet-16, all 40 items; stop with Ctrl-C\n"
     assert command(*few)[2] == f"{run}, all 120 items; stop with Ctrl-C\n"
     assert command(*few, "--among", "database")[2] == f"{run}, 20 database items; stop with Ctrl-C\n{hint}"
     assert command(*few, "--quiet")[2] == ""
@@ -76,9 +79,19 @@ def test_a_missing_package_is_named_with_its_cure(command, monkeypatch, missing)
     ],
 )
 def test_serve_refuses_in_one_line(command, words, args):
-    code, out, err = command("serve", *args, "--quiet")
+    code, out, err = command("serve", *(args if "--port" in args else ["--port", "0", *args]))
     assert (code, out, err.count("\n")) == (2, "", 1)
     assert re.search(words, err), err
+
+
+def test_a_port_that_is_taken_is_reported_before_anything_else(command):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        code, out, err = command("serve", "--port", port)
+    assert (code, out) == (2, "")
+    assert re.fullmatch(rf"error: cannot listen \(.*\): 127.0.0.1 port {port}: give another --port or --host\n", err), (
+        err
+    )
 
 
 def test_search_writes_a_sheet_that_needs_no_other_file(command, hasher, tmp_path, made):

@@ -7,6 +7,7 @@ import socket
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
+from dataclasses import dataclass
 from functools import partial
 from ipaddress import ip_address
 from typing import Any
@@ -25,14 +26,34 @@ CONNECTIONS = 400  # concurrent; a browser opens six
 KEEP_ALIVE = 10  # seconds until an idle connection is closed
 
 
-def serve(hasher: Hasher, config: ServeConfig, tell: Callable[[str], None]) -> None:
-    """Serve the page until the process is stopped. tell: prints the address, and problems with encoders.
+@dataclass(frozen=True)
+class Opened:
+    """An address that is open for requests, which wait until the page is served. token: of requests, if others can
+    reach it.
+    """
+
+    listening: socket.socket
+    token: str | None
+
+
+def open_address(config: ServeConfig) -> Opened:
+    """Open the address of the page.
 
     Raises UsageError for an address that cannot be used, or that others can reach without i_know.
     """
+    public_url(config.public_url)
     token = _token(config)
+    return Opened(_listen(config), token)
+
+
+def serve(hasher: Hasher, config: ServeConfig, tell: Callable[[str], None], opened: Opened | None = None) -> None:
+    """Serve the page until the process is stopped. tell: prints the address, and problems with encoders.
+
+    opened: the address, None to open it now; raises UsageError as ``open_address`` does.
+    """
+    opened = opened or open_address(config)
+    token, listening = opened.token, opened.listening
     public = public_url(config.public_url)
-    listening = _listen(config)
     state = new_state(hasher, config)
     name = f"[{config.host}]" if ":" in config.host else config.host
     ending = f"?token={token}" if token else ""

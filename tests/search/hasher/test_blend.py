@@ -53,6 +53,7 @@ def test_one_query_alone_blends_to_itself(hasher):
         ("nothing to search for", lambda hasher: hasher.blend(unlike=["i3"])),
         ("cancel each other", lambda hasher: hasher.blend(like=["i3"], unlike=["i3"])),
         ("no item 'nope'", lambda hasher: hasher.blend(like=["nope"])),
+        (r"no item 'i3\.png'.*did you mean i3\?", lambda hasher: hasher.blend(like=["i3.png"])),
         ("no item 'nope'", lambda hasher: hasher.blend(like=["i3"], unlike=["nope"])),
         ("unknown value 'sound'", lambda hasher: hasher.blend(like=["i3"], by="sound")),
         ("packed codes hold no real numbers", lambda hasher: hasher.blend(hasher.views["image"].codes.packed[0])),
@@ -206,6 +207,10 @@ def test_a_file_of_queries_gives_a_line_of_json_each(command, hasher, made, tmp_
     [
         (b"\n \n", "no query in the file"),
         (b"dog 4\nxyzzy\n", "--lang: line 2: cannot detect the query language: .*queries.txt: choose one of de, en"),
+        (
+            b"dog 4\n mine/images/3.jpg\ngone.jpg\nxyzzy/a.png\n",
+            r"2 photos are missing \(line 3: gone.jpg, line 4: xyzzy/a.png\): .*queries.txt: fix these lines",
+        ),
         (b"\xff\xfe\x00dog", r"cannot read the queries \(not UTF-8\)"),
     ],
 )
