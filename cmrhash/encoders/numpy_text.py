@@ -1,7 +1,8 @@
 """Text encoder without torch and transformers, for a few texts: the same features as ``text.TextEncoder``.
 
 It opens only encoders of a recipe whose digests of weights and tokenizer equal those of the directory; any other case
-is left to ``text.load``, which also finds the words for what is wrong.
+is left to ``text.load``, which also finds the words for what is wrong. It computes in float32: features of a recipe in
+half precision differ from its own by the rounding of that recipe.
 """
 
 from __future__ import annotations
@@ -107,7 +108,7 @@ def pooled(hidden: Floats, pooling: str, skip: int = 0) -> Floats:
 
 def open_like(recipe: Mapping[str, Any], source: str) -> NumpyTextEncoder | None:
     """The encoder of a recipe, None where torch is needed. source: directory, or id whose files are on this machine."""
-    if RANDOM in (source, recipe["weights"]) or recipe["dtype"] != "float32" or "pooling" not in recipe:
+    if RANDOM in (source, recipe["weights"]) or "pooling" not in recipe:
         return None
     folder = _folder(source)
     try:

@@ -15,6 +15,7 @@ from sentence_models import TANH, edit_json, make_sentence
 from text_models import CAPTIONS, edit_weights, load
 from tokenizers import Tokenizer
 
+from cmrhash.encoders import text as text_encoders
 from cmrhash.encoders.numpy_bert import Unknown, activate, erf, read_float32
 from cmrhash.encoders.numpy_text import open_like
 from cmrhash.encoders.sentence import ACTIVATIONS
@@ -184,9 +185,18 @@ def test_anything_unknown_or_changed_is_left_to_torch(folder, change):
     assert open_like(recipe, str(folder)) is None
 
 
-@pytest.mark.parametrize(
-    "fields", [{"dtype": "bfloat16"}, {"weights": "random"}, {"max_length": 1000}, {"pooling": "first"}]
-)
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_recipes_of_half_precision_are_computed_in_float32(folder, dtype):
+    """A query then differs from stored features by their rounding alone, and takes a fifth of the time."""
+    exact, half = load(folder), text_encoders.load(str(folder), dtype=dtype)
+    light = open_like(half.recipe, str(folder))
+    assert light.recipe["dtype"] == dtype
+    found = light.encode(CAPTIONS)
+    np.testing.assert_allclose(found, exact.encode(CAPTIONS), rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(found, half.encode(CAPTIONS), atol=0.05)
+
+
+@pytest.mark.parametrize("fields", [{"weights": "random"}, {"max_length": 1000}, {"pooling": "first"}])
 def test_recipes_of_other_encoders_are_left_to_torch(folder, fields):
     assert open_like({**load(folder).recipe, **fields}, str(folder)) is None
 
