@@ -113,11 +113,14 @@ class Hasher(RunEmbedder):
         opened = open_run(run)
         return cls.open(opened, ExtractedDataset.open(cache, opened.dataset), **options)
 
-    def with_run(self, run: Run) -> Hasher:
-        """Open another run of the same data set with the same settings; both share the encoders that they load."""
+    def with_run(self, run: Run, data: ExtractedDataset | None = None) -> Hasher:
+        """Open another run of the same data set with the same settings; both share the encoders that they load.
+
+        data: the data set as it is now, None as it was opened; encoders are shared if they made its features.
+        """
         other = Hasher.open(
             run,
-            self.data,
+            data or self.data,
             device=self._device,
             offline=self._offline,
             image_weights=self._image_weights,
@@ -127,9 +130,15 @@ class Hasher(RunEmbedder):
             text_encoder=self._own_text,
             rank=self._rank,
         )
-        other._image_encoders, other._text_encoders = self._image_encoders, self._text_encoders
-        other._light_encoders = self._light_encoders
+        if data is None or _encoders(run) == _encoders(self.run):
+            other._image_encoders, other._text_encoders = self._image_encoders, self._text_encoders
+            other._light_encoders = self._light_encoders
         return other
+
+    def reopened(self) -> Hasher:
+        """Open the run again, as its files and its data set are now; raises as ``Hasher.open`` does."""
+        data = ExtractedDataset.open(self.folder.parent, self.data.name)
+        return self.with_run(open_run(self.run.folder), data)
 
     def __repr__(self) -> str:
         return f"Hasher({str(self.run.folder)!r}, {self.bits} bits, {', '.join(self.langs) or 'images'}, {self.scope})"
@@ -350,6 +359,11 @@ class Hasher(RunEmbedder):
     def words(self) -> languages.Words:
         """language -> every word of its captions, in lower case; of an applied run also of the training's captions."""
         return languages.words_of(self.run, self.dataset, self.langs)
+
+
+def _encoders(run: Run) -> Any:
+    """Record of the encoders that made the features of a run; of version 0.1, of the features themselves."""
+    return run.record.get("made_as") or run.features
 
 
 def _different(items: Iterable[NDArray[np.int64]]) -> int:

@@ -26,7 +26,7 @@ class PhotoSizes:
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        self._kept: OrderedDict[str, Size | None] = OrderedDict()
+        self._kept: OrderedDict[str, Size] = OrderedDict()
         self._lock = threading.Lock()
 
     def of(self, image: str | None) -> Size | None:
@@ -38,6 +38,8 @@ class PhotoSizes:
                 self._kept.move_to_end(image)
                 return self._kept[image]
         size = self._read(image)
+        if size is None:  # a photo that is missing may be back later
+            return None
         with self._lock:
             self._kept[image] = size
             if len(self._kept) > LIMIT:

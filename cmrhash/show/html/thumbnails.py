@@ -49,7 +49,7 @@ class Thumbnails:
         if image is None:
             return None
         with self._lock:
-            if image in self._kept:
+            if self._kept.get(image) is not None:  # a photo that was missing may be back
                 self._kept.move_to_end(image)
                 return self._kept[image]
             jpeg = self._kept[image] = self._make(image)

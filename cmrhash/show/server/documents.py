@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from functools import cached_property
 from typing import Any
 
 from cmrhash.data.items import Item
@@ -32,6 +31,7 @@ class Pages:
 
     def __init__(self, collection: Collection) -> None:
         self.collection, self.config = collection, collection.config
+        self._examples: tuple[Served, list[Item]] | None = None
 
     def answered(self, served: Served, answer: Answer) -> str:
         """Build the results of a query."""
@@ -42,7 +42,7 @@ class Pages:
         """Build the first page: sentences and photos to start from. lang: of the captions; None: the first one."""
         hasher, links = served.hasher, served.links
         lang = lang or hasher.understood(None)
-        items = self._examples
+        items = self._to_start_from()
         cards = examples(links, self.collection.sizes, items, lang, question)
         shown = samples(links, question, _sentences(hasher, items, lang))
         if cards:
@@ -51,9 +51,11 @@ class Pages:
             shown += f'<ol class="tiles">\n{cards}\n</ol></section>'
         return self._search(served, question, f"Search {hasher.dataset.name}", shown, at_start=True)
 
-    @cached_property
-    def _examples(self) -> list[Item]:
-        return example_items(self.collection.first.hasher, EXAMPLES)
+    def _to_start_from(self) -> list[Item]:
+        first = self.collection.first
+        if self._examples is None or self._examples[0] is not first:
+            self._examples = first, example_items(first.hasher, EXAMPLES)
+        return self._examples[1]
 
     def loading(self, served: Served, question: Question) -> str:
         """Build the page that waits for the encoders: it loads itself again."""

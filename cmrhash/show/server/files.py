@@ -20,6 +20,13 @@ FILES = {  # file -> media type
     "lightbox.js": SCRIPT,
     "favicon.svg": "image/svg+xml",
 }
+NO_PHOTO = """<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 160 120" width="160" height="120">
+<rect width="160" height="120" fill="#8884"/>
+<g fill="none" stroke="#888" stroke-width="3"><rect x="50" y="34" width="60" height="44" rx="4"/>
+<path d="M50 70l18-16 14 12 10-8 18 16M46 30l68 56"/></g>
+<text x="80" y="104" fill="#888" font-family="sans-serif" font-size="12" text-anchor="middle">photo not found</text>
+</svg>
+"""
 AN_HOUR = {"cache-control": "private, max-age=3600"}
 ALONE = AN_HOUR | {"content-security-policy": "default-src 'none'; sandbox"}  # a photo that is opened by itself
 
@@ -49,9 +56,11 @@ def _add_photos(app: FastAPI, state: State) -> None:
         return item.image if item else None
 
     @app.get("/thumb/{ident:path}", summary="A small JPEG of an item's photo", response_class=Response)
-    def thumb(ident: str) -> Response:
+    def thumb(request: Request, ident: str) -> Response:
         jpeg = collection.thumbs.of(image_of(ident))
         if jpeg is None:
+            if "image/" in request.headers.get("accept", ""):  # a tile shows it instead of a broken image
+                return Response(NO_PHOTO, 404, {"cache-control": "no-store"}, "image/svg+xml")
             raise HTTPException(404, "no photo of this item")
         return Response(jpeg, media_type="image/jpeg", headers=AN_HOUR)
 

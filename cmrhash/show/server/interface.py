@@ -24,12 +24,16 @@ Lang = Annotated[
 
 def add_interface(app: FastAPI, state: State) -> None:
     """Add the API."""
-    hasher, config = state.collection.first.hasher, state.config
+    config = state.config
+
+    def current() -> Hasher:
+        return (state.collection.get(None) or state.collection.first).hasher
 
     async def answered(question: Question) -> dict[str, Any]:
         if question.text is not None and question.ident is not None:
             raise UsageError("both a sentence and an id", None, "give either q or id")
         check(question, config)
+        hasher = current()
         return _as_json(hasher, await state.encoding.run(ask, hasher, question))
 
     @app.get("/api/search", summary="Search by a sentence or by an item of the data set")
@@ -56,6 +60,7 @@ def add_interface(app: FastAPI, state: State) -> None:
 
     @app.get("/healthz", summary="Status of the server, and its run")
     async def healthz() -> dict[str, Any]:
+        hasher = current()
         return {
             "status": "ok",
             "version": __version__,

@@ -12,11 +12,12 @@ from numpy.typing import NDArray
 
 from cmrhash.errors import CmrhashError
 from cmrhash.search.hasher import Hasher
+from cmrhash.training.runs import HEADS
 
 TOGETHER = 32  # most sentences encoded at once
 KEPT = 2000  # embeddings kept
 
-Key = tuple[str, str, str]  # folder of the run, language, sentence
+Key = tuple[str, str, str]  # digest of the run's heads, language, sentence
 
 
 class Sentences:
@@ -30,7 +31,7 @@ class Sentences:
     @contextmanager
     def waiting(self, hasher: Hasher, text: str, lang: str | None) -> Iterator[None]:
         """Announce a sentence while its request waits. lang: None if it is to be detected."""
-        key = (str(hasher.run.folder), lang, text)
+        key = (hasher.run.files[HEADS], lang, text)
         with self._lock:
             self._waiting[key] += 1
         try:
@@ -43,7 +44,7 @@ class Sentences:
 
     def embed(self, hasher: Hasher, text: str, lang: str) -> NDArray[np.float32]:
         """Embed a sentence (bits,) float32, together with those that wait for the same run in the same language."""
-        key = (str(hasher.run.folder), lang, text)
+        key = (hasher.run.files[HEADS], lang, text)
         with self._lock:
             if key in self._kept:
                 self._kept.move_to_end(key)
@@ -63,10 +64,10 @@ class Sentences:
 
     def _others(self, hasher: Hasher, text: str, lang: str) -> list[str]:
         """Sentences of this run and language that wait and are not embedded yet."""
-        folder, others = str(hasher.run.folder), []
+        heads, others = hasher.run.files[HEADS], []
         with self._lock:
-            waiting = [key for key in self._waiting if key[0] == folder and key[2] != text]
-            waiting = [key for key in waiting if (folder, lang, key[2]) not in self._kept]
+            waiting = [key for key in self._waiting if key[0] == heads and key[2] != text]
+            waiting = [key for key in waiting if (heads, lang, key[2]) not in self._kept]
         for _, given, other in waiting:
             try:
                 if given == lang or (given is None and hasher.language(None, other) == lang):

@@ -96,7 +96,8 @@ def warm(hasher: Hasher) -> list[str]:
 
 def warm_texts(hasher: Hasher) -> list[str]:
     """Load the encoders of sentences, which takes a fraction of a second where they need no torch."""
-    return _problems([partial(hasher.encode_text, ["."], lang) for lang in hasher.langs])
+    asked = [partial(hasher.encode_text, ["."], lang) for lang in hasher.langs]
+    return _problems([partial(hasher.likely, "."), *asked])
 
 
 def warm_photos(hasher: Hasher) -> list[str]:
