@@ -336,8 +336,10 @@ def _note_next(report: Extraction, cache: Path, quiet: bool) -> None:
         note(f"next: {following} (a trained or exported run), or {alone} (photos by photos only)", quiet)
     else:
         following = command_line("train", dataset=report.dataset.name, bits=32, encoder=_choice(report), cache=cache)
-        following += " --overwrite" if report.changes else ""
-        note(f"next: {following}", quiet)
+        if report.changes:
+            note(f"to train on the present items: {following} --overwrite", quiet)
+        else:
+            note(f"next: {following}", quiet)
 
 
 def _choice(report: Extraction) -> list[str]:

@@ -80,7 +80,8 @@ def _kept(dataset: ImageTextDataset, stored: ImageTextDataset, folder: Path, add
         ids = named(item.id for item in lost)
         what = f"{len(lost)} items that `add` brought {ids} would go, because {dataset.root} does not have them"
         raise StaleError(what, folder, 'keep them with `added="keep"`, or take them out with `added="drop"`')
-    return merged(dataset, replace(stored, items=lost))[0]
+    kept = merged(dataset, replace(stored, items=lost))[0]
+    return replace(kept, notes=(*dataset.notes, f"kept {len(lost)} items that `add` brought"))
 
 
 def named(ids: Iterable[str]) -> str:

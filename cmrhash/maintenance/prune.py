@@ -102,8 +102,8 @@ def delete(doomed: Iterable[Doomed], cache: Path, out: Path) -> Iterator[tuple[D
 def _of(config: PruneConfig, held: Holding) -> Iterator[Doomed]:
     found = list(entries(held))
     doomed = [one for entry in found for one in _of_entry(config, entry, found, held) if one.files]
+    doomed += _prepared(config, held)
     yield from doomed
-    yield from _prepared(config, held)
     yield from _partials(held)
     yield from _locks(held, {lock_of(path) for one in doomed for path in one.locks})
 

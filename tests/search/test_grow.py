@@ -68,7 +68,10 @@ def test_extract_keeps_or_drops_what_add_brought(here, capsys):
     write_manifest(here / "mine", entries(here / "mine")[:-1])
     capsys.readouterr()
     assert run(*EXTRACT, "--added", "keep") == 0
-    assert f"since the last extraction: 1 gone (i13), {COUNT + 2} as before" in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert f"since the last extraction: 1 gone (i13), {COUNT + 2} as before" in told
+    assert "kept 3 items that cmrhash add brought" in told
+    assert "to train on the present items: cmrhash train --dataset manifest --bits 32 --overwrite" in told
     assert run("search", "--id", "new/n1", "--json") == 0
     assert run("cache", "verify", "-q") == 0
     assert run(*EXTRACT, "--added", "drop", "-q") == 0
@@ -238,13 +241,15 @@ def test_another_command_after_a_kill_is_not_confused(here, monkeypatch, capsys)
     same_as_fresh(here, [entry for entry in entries(here / "mine") if entry["id"] != "i12"])
 
 
-def test_an_unfinished_change_is_pruned_when_asked(here, monkeypatch):
+def test_an_unfinished_change_is_pruned_when_asked(here, monkeypatch, capsys):
     before = state()
     write_more(here / "mine/more")
     with monkeypatch.context() as patch:
         patch.setattr(switch, "switch", lambda *_: (_ for _ in ()).throw(Killed))
         with pytest.raises(Killed):
             run("add", "mine/more", "-q")
+    capsys.readouterr()
     assert run("cache", "prune", "--unfinished", "--yes") == 0
+    assert "kept:" not in capsys.readouterr().out
     assert state() == before
     assert not (here / "cache/manifest/next").exists()
