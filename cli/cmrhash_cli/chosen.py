@@ -68,7 +68,8 @@ def open_hasher(choice: RunChoice, *, text_models: Sequence[str] = (), **setting
 
     run, data = _chosen(choice)
     if (lost := data.lost_photos()) is not None:
-        following = command_line("relocate", root="DIR", dataset=data.name, cache=choice.cache)
+        added = lost if lost != data.dataset.root else None
+        following = command_line("relocate", root="DIR", dataset=data.name, former=added, cache=choice.cache)
         note(f"photos are not in {lost}: {following} says where they are")
     return Hasher.open(run, data, text_models=by_language(text_models), **settings)
 

@@ -106,7 +106,7 @@ def remove(
     if not gone:
         raise UsageError("no id is given", from_file, "give ids, or a file of ids with `from_file`")
     config = GrowConfig(stores=tuple(store or ()), device=device)
-    note(f"removing {len(set(gone))} items; the others keep their features ...", quiet)
+    note(f"removing {len(set(gone))} item{'s' * (len(set(gone)) > 1)}; the others keep their features ...", quiet)
     from cmrhash.search import grow
 
     with progress_bars(quiet) as progress:
@@ -170,7 +170,7 @@ def _show(grown: Grown, as_json: bool, quiet: bool) -> None:
     rows += [[name, f"{count:,}", "in the store"] for name, count in collections.items()]
     if rows:
         print_table(f"{dataset.name}: {len(dataset.items):,} items", ["file", "rows", "ok"], rows)
-    moves = {"added": changes.new, "removed": changes.gone}
+    moves = {"added": changes.new, "removed": changes.gone, "with a new path": changes.changed}
     words = ", ".join(f"{len(ids)} {what} ({_some(ids)})" for what, ids in moves.items() if ids)
     note(words or f"no item added or removed; the collection's photos are looked up in {dataset.root}", quiet)
     if grown.there:

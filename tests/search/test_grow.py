@@ -156,7 +156,13 @@ def test_photos_may_lie_elsewhere_and_move(here, capsys):
     item = ExtractedDataset.open("cache").dataset.items[-1]
     assert (item.id, item.image) == ("new/n2", (here / "elsewhere/photos/n2.png").as_posix())
     shutil.move(here / "elsewhere", here / "moved")
-    assert run("relocate", "moved", "--from", "elsewhere", "-q") == 0
+    capsys.readouterr()
+    assert run("search", "--id", "i3") == 0
+    where = here / "elsewhere"
+    told = f"photos are not in {where}: cmrhash relocate DIR --dataset manifest --from {where} says where they are"
+    assert told in capsys.readouterr().err
+    assert run("relocate", "moved", "--from", "elsewhere") == 0
+    assert "3 with a new path (new/n0, new/n1, new/n2)" in capsys.readouterr().err
     data = ExtractedDataset.open("cache")
     assert data.dataset.items[-1].image == (here / "moved/photos/n2.png").as_posix()
     assert photo_bytes(data.dataset.root, data.dataset.items[-1].image).startswith(b"\x89PNG")

@@ -168,4 +168,5 @@ def _listen(config: ServeConfig) -> socket.socket:
         return listening
     except OSError as error:
         where = f"{config.host} port {config.port}"
-        raise UsageError(f"cannot listen ({error.strerror or error})", where, "give another `port` or `host`") from None
+        reason = (error.strerror or str(error)).partition(" (while")[0]
+        raise UsageError(f"cannot listen ({reason})", where, "give another `port` or `host`") from None
