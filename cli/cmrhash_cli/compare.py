@@ -81,6 +81,8 @@ def compare(
     cmrhash compare --method supcon --method tie-ap --relevance pairs --train-lang en --lang en
     """
     check_methods(*(method or D.methods))  # before anything heavy is imported
+    config = TrainConfig(langs=tuple(train_lang or ()), relevance=relevance, epochs=epochs, noise=noise, device=device)
+    check_train(config)
     if metric is not None:
         check_metric(metric)
     from cmrhash.features.dataset import ExtractedDataset
@@ -103,8 +105,6 @@ def compare(
     )
     target = out or runs / data.name
     before = (target / "compare.json").exists()
-    config = TrainConfig(langs=tuple(train_lang or ()), relevance=relevance, epochs=epochs, noise=noise, device=device)
-    check_train(config)
     check_given(ctx, grid.methods, config, data, quiet)
     with progress_bars(quiet) as progress:
         result = run(grid, config, data, runs, tuple(encoder or ()), progress)

@@ -8,8 +8,7 @@ from cmrhash.errors import UsageError, did_you_mean
 
 METHODS = (
     *("triplet", "contrastive", "cmpm", "cmpm-cmpc", "logistic", "supcon", "tie-ap", "tie-ap-nce", "acmr", "corrnet"),
-    *("cca", "itq", "sign", "krr-ap"),
-    *("scm", "cvh", "dcmh", "dsph", "dnph", "orthohash", "dchn", "nrch"),
+    *("cca", "scm", "cvh", "itq", "sign", "krr-ap", "dcmh", "dsph", "dnph", "orthohash", "dchn", "nrch"),
     *("djsrh", "jdsh", "dgcpn", "cca-itq", "ucch"),
 )
 REPRODUCTION = (
