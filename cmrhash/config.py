@@ -116,6 +116,7 @@ class TrainConfig:
     input_dropout: float = 0.1  # share of features dropped in training
     first_caption: float = 0.5  # share of steps that surely use the item's first caption, which is the scored one
     margin: float = 0.25  # triplet margin as a share of the bits, on squared L2 distances of tanh embeddings
+    drop_near_duplicates: bool = False  # leave out train items whose photo is (nearly) a query's
     noise: float = 0.0  # share of train items with a wrong label in the place of one of theirs, for experiments
     device: str = "auto"
     checkpoint_seconds: float = 20.0  # how often an unfinished run is saved

@@ -18,6 +18,7 @@ from cmrhash_cli.output import (
     Dataset,
     Debug,
     Device,
+    DropNear,
     Encoder,
     Json,
     Noise,
@@ -56,6 +57,7 @@ def compare(
         int,
         typer.Option(help="Passes over the training items; refused if none of the methods has epochs."),
     ] = T.epochs,
+    drop_near_duplicates: DropNear = T.drop_near_duplicates,
     noise: Noise = T.noise,
     trained_by: TrainedBy = D.trained_by,
     encoder: Encoder = None,
@@ -81,7 +83,14 @@ def compare(
     cmrhash compare --method supcon --method tie-ap --relevance pairs --train-lang en --lang en
     """
     check_methods(*(method or D.methods))  # before anything heavy is imported
-    config = TrainConfig(langs=tuple(train_lang or ()), relevance=relevance, epochs=epochs, noise=noise, device=device)
+    config = TrainConfig(
+        langs=tuple(train_lang or ()),
+        relevance=relevance,
+        epochs=epochs,
+        drop_near_duplicates=drop_near_duplicates,
+        noise=noise,
+        device=device,
+    )
     check_train(config)
     if metric is not None:
         check_metric(metric)

@@ -55,6 +55,13 @@ Noise = Annotated[
         help="Label noise, for experiments: share of train items of which one label is removed and a wrong one added."
     ),
 ]
+DropNear = Annotated[
+    bool,
+    typer.Option(
+        "--drop-near-duplicates",
+        help="Leave out train items whose photo is a query's, byte for byte or by a cosine above 0.9.",
+    ),
+]
 TrainedBy = Annotated[
     str | None,
     typer.Option(

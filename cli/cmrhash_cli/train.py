@@ -20,6 +20,7 @@ from cmrhash_cli.output import (
     Dataset,
     Debug,
     Device,
+    DropNear,
     Encoder,
     Json,
     Noise,
@@ -83,6 +84,7 @@ def train(
         float, typer.Option(help="Share of steps that use an item's first caption; the others use a random one.")
     ] = D.first_caption,
     margin: Annotated[float, typer.Option(help="Triplet margin as a share of the bits.")] = D.margin,
+    drop_near_duplicates: DropNear = D.drop_near_duplicates,
     noise: Noise = D.noise,
     encoder: Encoder = None,
     cache: Cache = CACHE,
@@ -121,6 +123,7 @@ def train(
         input_dropout=input_dropout,
         first_caption=first_caption,
         margin=margin,
+        drop_near_duplicates=drop_near_duplicates,
         noise=noise,
         device=device,
     )

@@ -18,6 +18,7 @@ from cmrhash.data.items import ImageTextDataset, with_relevance
 from cmrhash.data.view import View
 from cmrhash.errors import DataError, UsageError
 from cmrhash.features.dataset import ExtractedDataset
+from cmrhash.features.leaks import near_duplicates
 from cmrhash.features.views import ViewFeatures, relevance_between, scored_rows
 from cmrhash.retrieval.relevance import Relevance
 from cmrhash.training import runs
@@ -83,6 +84,7 @@ class Probe:
     within: bool = False
 
 
+Groups = dict[tuple[View, ...], NDArray[np.int64]]  # views -> items that have these alone, the complete ones first
 Rows = dict[View, NDArray[np.int64]]  # view -> (M,) item of each row, ascending
 Probes = dict[str, dict[str, Probe]]  # language -> direction
 
@@ -120,6 +122,8 @@ def prepare(config: TrainConfig, data: ExtractedDataset, encoders: tuple[str, ..
     rows = {name: view.items for name, view in views.items()}
     train = train_items(dataset, rows, data.folder)
     groups = {tuple(rows): train, **partial_items(dataset, rows)}
+    if config.drop_near_duplicates:
+        groups = _without(groups, near_duplicates(data), data.folder)
     labels = labels_of(dataset, np.concatenate([*groups.values()]), device)
     if config.noise and labels is None:
         raise UsageError("pair relevance has no labels", None, "leave it out", option="noise")
@@ -128,6 +132,16 @@ def prepare(config: TrainConfig, data: ExtractedDataset, encoders: tuple[str, ..
     parts = [None] * len(groups) if labels is None else labels.tensor_split(ends)
     complete, *partial = [Group(*group, own) for group, own in zip(groups.items(), parts, strict=True)]
     return Task(dataset, langs, views, x, complete, partial, val_probes(dataset, langs, rows), device)
+
+
+def _without(groups: Groups, left_out: NDArray[np.bool_], where: Path) -> Groups:
+    """The items of each group but those left out, (items,) bool; raises DataError if few complete items are left."""
+    kept = {views: items[~left_out[items]] for views, items in groups.items()}
+    complete, *partial = kept
+    if len(kept[complete]) < 2:
+        what = f"{len(kept[complete])} items to train on without the photos of queries"
+        raise DataError(what, where, "leave out `drop_near_duplicates`")
+    return {views: kept[views] for views in (complete, *(few for few in partial if len(kept[few]) > 1))}
 
 
 def open_views(

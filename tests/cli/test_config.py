@@ -54,7 +54,9 @@ PLURAL = {
     "compare": {"method": "methods", "train_lang": "langs"},
 }
 MORE = {"extract": FinetuneConfig}  # a second config, for what --finetune does
-TRAINED_BY = {"compare": ("epochs", "noise", "relevance", "device")}  # what a grid hands on to its trainings
+TRAINED_BY = {
+    "compare": ("epochs", "drop_near_duplicates", "noise", "relevance", "device")
+}  # what a grid hands on to its trainings
 NOT_OPTIONS = {
     "train": {"checkpoint_seconds"},
     "extract": {"checkpoint_seconds"},

@@ -8,6 +8,7 @@ import pytest
 from running import ENCODERS, run, write_own
 
 from cmrhash.config import EvalConfig, TrainConfig
+from cmrhash.errors import DataError
 from cmrhash.evaluation.evaluate import evaluate
 from cmrhash.features import leaks as module
 from cmrhash.features.dataset import ExtractedDataset
@@ -93,3 +94,24 @@ def test_without_query_or_train_items_nothing_is_said(tmp_path, monkeypatch, cap
     assert run(*EXTRACT) == 0
     assert "leaks:" not in capsys.readouterr().err
     assert leaks(ExtractedDataset.open("cache")) is None
+
+
+def test_a_training_leaves_out_the_photos_of_queries(leaking, tmp_path, monkeypatch):
+    data, _ = leaking
+    monkeypatch.setattr(module, "NEAR", 2.0)  # an untrained encoder finds all photos near: bytes alone
+    quick = TrainConfig(bits=8, epochs=1, hidden=8, batch=2, device="cpu")
+    usual, _ = train(quick, data, tmp_path / "all")
+    fewer, _ = train(replace(quick, drop_near_duplicates=True), data, tmp_path / "fewer")
+    dropped = int(near_duplicates(data).sum())
+    assert dropped == 1
+    assert fewer.train_items == usual.train_items - dropped
+    protocol = evaluate(EvalConfig(), data, tmp_path / "fewer").protocol
+    assert "drop_near_duplicates True" in protocol["settings other than the default"]
+
+
+def test_a_training_without_items_is_refused(leaking, tmp_path, monkeypatch):
+    data, _ = leaking
+    monkeypatch.setattr("cmrhash.training.task.near_duplicates", lambda of: np.ones(len(of.dataset.items), bool))
+    with pytest.raises(DataError, match="0 items to train on without the photos of queries"):
+        train(TrainConfig(bits=8, drop_near_duplicates=True, device="cpu"), data, tmp_path / "runs")
+    assert not list((tmp_path / "runs").rglob("*.json"))

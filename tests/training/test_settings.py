@@ -2,6 +2,7 @@
 
 from dataclasses import fields, replace
 
+import numpy as np
 import pytest
 import safetensors.torch
 from quick_training import QUICK, heads
@@ -27,6 +28,7 @@ OTHER = {
     "input_dropout": 0.6,
     "first_caption": 1.0,
     "margin": 0.05,
+    "drop_near_duplicates": True,
     "noise": 0.5,
 }
 SMALL = replace(QUICK, bits=8, epochs=2, margin=0.25)
@@ -38,6 +40,14 @@ def refused(method, name, config=SMALL, relevance="labels"):
     except UsageError as error:
         return str(error)
     return ""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _some_near_duplicates():
+    """Every fourth item is near a query: which ones are, is another test."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("cmrhash.training.task.near_duplicates", lambda of: np.arange(len(of.dataset.items)) % 4 == 0)
+        yield
 
 
 @pytest.fixture(scope="module")

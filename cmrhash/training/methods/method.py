@@ -91,7 +91,8 @@ class Method:
         as reading the margin and relevance."""
         own = ("margin", "noise") if self.name else (*self.reads, *(("noise",) if self.labels else ()))
         loop = () if self.terms is None else LOOP if self.heads else (*LOOP, *HEADS)
-        return frozenset((*loop, *own))
+        data = () if self.rotate else ("drop_near_duplicates",)
+        return frozenset((*loop, *own, *data))
 
     def __repr__(self) -> str:
         kind = "closed form" if self.terms is None else "losses"
