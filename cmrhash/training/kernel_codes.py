@@ -52,6 +52,9 @@ class Form(NamedTuple):
     database_ridge: float
 
 
+PSEUDO = Form(None, SEEN_RIDGE)  # by pseudo-labels: without labels a collection is mostly searched itself
+
+
 def form_of(task: Task) -> Form:
     """The form for these train items.
 
@@ -65,13 +68,12 @@ def form_of(task: Task) -> Form:
     return Form(NEW_RIDGE if exclusive else None, SEEN_RIDGE if seen else NEW_RIDGE)
 
 
-def fit(task: Task, state: TrainingState) -> dict[str, Any]:
+def fit(task: Task, state: TrainingState, y: Tensor) -> dict[str, Any]:
     """Fit the (kernel) heads of a training state; its parts code label sets and posteriors.
 
+    y: labels of the train items, or pseudo-labels in their place, (n, classes) float32 of 0 and 1.
     Returns the chosen kernels by view, and the loss terms of the codes, their means over the last tenth of the steps.
     """
-    assert task.train.labels is not None
-    y = task.train.labels
     centred = y - y.mean(0)
     chosen = _support(len(y)).to(y.device)
     kernels: dict[View, Kernel] = {}
@@ -85,7 +87,7 @@ def fit(task: Task, state: TrainingState) -> dict[str, Any]:
         found[view] = regressions[view].regress(centred, kernels[view].ridge)
     scales = {view: of.left_out.std(0).clamp_min(1e-3) for view, of in found.items()}
     terms = _train_codes({view: of.left_out / scales[view] for view, of in found.items()}, y, task, state)
-    form = form_of(task)
+    form = form_of(task) if y is task.train.labels else PSEUDO
     with torch.no_grad():
         target = torch.where(state.parts["labels"](y) >= 0, 1.0, -1.0)
         for view, of in found.items():

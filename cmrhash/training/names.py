@@ -9,7 +9,7 @@ from cmrhash.errors import UsageError, did_you_mean
 METHODS = (
     *("triplet", "contrastive", "cmpm", "cmpm-cmpc", "logistic", "supcon", "tie-ap", "tie-ap-nce", "acmr", "corrnet"),
     *("cca", "scm", "cvh", "itq", "sign", "krr-ap", "dcmh", "dsph", "dnph", "orthohash", "dchn", "nrch"),
-    *("djsrh", "jdsh", "dgcpn", "cca-itq", "ucch"),
+    *("djsrh", "jdsh", "dgcpn", "krr-cluster", "cca-itq", "ucch"),
 )
 REPRODUCTION = (
     "triplet-hard",

@@ -46,10 +46,10 @@ class Task:
     device: torch.device
     by_image: dict[View, runs.TrainedOn] = field(default_factory=dict)
 
-    def first(self, view: View) -> Tensor:
-        """Features of the train items' photos or first captions, (n, D)."""
-        rows = torch.from_numpy(self.views[view].start[self.train.items])
-        return self.x[view][rows.to(self.device)]
+    def first_scaled(self, heads: torch.nn.ModuleDict) -> dict[str, Tensor]:
+        """Features of the train items' photos and first captions, standardised by the heads, (n, D) by view."""
+        rows = {view: torch.from_numpy(of.start[self.train.items]).to(self.device) for view, of in self.views.items()}
+        return {view.short: heads[view].scaled(self.x[view][at]) for view, at in rows.items()}  # type: ignore[operator]
 
 
 @dataclass(frozen=True)

@@ -170,7 +170,9 @@ def _by_kernels(config: TrainConfig, method: Method, task: Task) -> TrainingStat
     """A closed form around a short training of codes: one "epoch"."""
     state = fresh(config, method, task)
     with seeded(config.seed, task.device):
-        found = kernel_codes.fit(task, state)
+        labels = method.targets(task.first_scaled(state.heads)) if method.targets else task.train.labels
+        assert labels is not None  # get_method refuses such a data set
+        found = kernel_codes.fit(task, state, labels)
     state.finish_epoch({"epoch": 0, **found, "skipped": 0} | _judge(task, state.heads))
     return state
 
@@ -191,7 +193,7 @@ def fresh(config: TrainConfig, method: Method, task: Task) -> TrainingState:
     parts.to(task.device)
     if method.start:
         with seeded(config.seed, task.device):
-            method.start(parts, {name.short: heads[name].scaled(task.first(name)) for name in task.views})  # type: ignore[operator]
+            method.start(parts, task.first_scaled(heads))
     optimizer = AdamW(groups_of(config, heads, parts), lr=config.lr, weight_decay=config.weight_decay)
     return TrainingState(heads, parts, optimizer)
 

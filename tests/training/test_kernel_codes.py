@@ -159,7 +159,7 @@ def test_heads_are_the_expansions_that_the_method_describes(extracted):
     task = prepare(KRR, extracted)
     state = train.fresh(KRR, get_method("krr-ap"), task)
     torch.manual_seed(0)
-    found = kernel_codes.fit(task, state)
+    found = kernel_codes.fit(task, state, task.train.labels)
     y = task.train.labels.double().numpy()
     with torch.no_grad():
         target = np.where(state.parts["labels"](task.train.labels).numpy() >= 0, 1.0, -1.0)
@@ -204,7 +204,7 @@ def test_text_heads_compare_words_and_n_grams_too(toy_texts, monkeypatch, landma
     torch.manual_seed(0)
     chosen = kernel_codes._support(len(task.train))
     torch.manual_seed(0)
-    found = kernel_codes.fit(task, state)
+    found = kernel_codes.fit(task, state, task.train.labels)
     assert found["kernels"]["image"]["words"] == 0
     with torch.no_grad():
         target = np.where(state.parts["labels"](task.train.labels).numpy() >= 0, 1.0, -1.0)
@@ -266,7 +266,7 @@ def test_ready_made_features_without_captions_are_all_that_counts(toy_texts, mon
     monkeypatch.setattr(ViewFeatures, "captions", lambda *_: None)
     task = prepare(KRR, toy_texts)
     state = train.fresh(KRR, get_method("krr-ap"), task)
-    found = kernel_codes.fit(task, state)
+    found = kernel_codes.fit(task, state, task.train.labels)
     assert {kernel["words"] for kernel in found["kernels"].values()} == {0}
 
 
@@ -281,7 +281,7 @@ def test_the_form_follows_the_labels_and_the_database(make_cache, tmp_path, excl
 
     task = prepare(KRR, make_cache(tmp_path, change=change))
     state = train.fresh(KRR, get_method("krr-ap"), task)
-    found = kernel_codes.fit(task, state)
+    found = kernel_codes.fit(task, state, task.train.labels)
     ridges = (0.3 if exclusive else None), (0.03 if seen else 0.3)
     assert found["form"] == {"query_ridge": ridges[0], "database_ridge": ridges[1]}
     for view, head in state.heads.items():

@@ -61,6 +61,7 @@ class Method:
     kernel: a closed form with kernel heads, see ``kernel_codes``; queries and database items are hashed differently.
     parts: shapes -> modules that are trained beside the heads. start: (parts, standardised features (n, D) of all train
     items by view, first captions) -> None, called once before the first step, also of a resumed training.
+    targets: standardised features as in ``start`` -> pseudo-labels (n, classes), of a method with kernel heads.
     memory: its parts know every train item, by ``Batch.rows``.
     labels: learns from labels, not from relevance alone.
     reproduction: only for comparison with published results (an ablation, another sampler), not for new work.
@@ -77,6 +78,7 @@ class Method:
     kernel: bool = False
     parts: Callable[[Shapes], Parts] | None = None
     start: Callable[[nn.ModuleDict, Views], None] | None = None
+    targets: Callable[[Views], Tensor] | None = None
     memory: bool = False
     labels: bool = False
     reproduction: bool = False

@@ -12,8 +12,9 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from cmrhash.training import cca
+from cmrhash.training import cca, clusters
 from cmrhash.training import unlabelled_losses as losses
+from cmrhash.training.auxiliary import label_and_posterior_coders
 from cmrhash.training.methods.method import Batch, Method, Terms, ToTerms, Views
 from cmrhash.training.methods.terms import IMAGE, gap, joined
 
@@ -178,6 +179,14 @@ METHODS = {
         parts=lambda _: {"graph": Graph()},
         start=lambda parts, features: _graph(parts).start(features),
         memory=True,
+    ),
+    "krr-cluster": Method(
+        None,
+        "krr-ap with pseudo-labels: nearest clusters of images and texts by k-means, Lloyd (1982), in the place of "
+        "labels, as Caron et al. (ECCV 2018)",
+        kernel=True,
+        parts=lambda shapes: label_and_posterior_coders(shapes._replace(classes=clusters.count(shapes.items))),
+        targets=clusters.pseudo_labels,
     ),
     "cca-itq": Method(
         None,
