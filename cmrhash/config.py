@@ -100,7 +100,7 @@ class TrainConfig:
     """Training: features -> image and text heads in one Hamming space."""
 
     bits: int = 32  # code length
-    method: str = "triplet"  # name of a method, out of methods.METHODS
+    method: str = "triplet"  # name of a method, out of methods.METHODS, or "best"
     seed: int = 0  # initial weights, batch order, caption choice, dropout
     langs: tuple[str, ...] = ()  # languages to train; empty: all extracted languages
     relevance: str | None = None  # relevance of an item to a query: "labels" or "pairs"; None: the data set's own

@@ -10,7 +10,7 @@ import typer
 from cmrhash.config import CompareConfig, TrainConfig, check_train
 from cmrhash.evaluation.metric_names import check_metric
 from cmrhash.training.names import check_methods
-from cmrhash_cli.given import check_given
+from cmrhash_cli.given import check_given, named
 from cmrhash_cli.output import (
     CACHE,
     RUNS,
@@ -82,7 +82,7 @@ def compare(
 
     cmrhash compare --method supcon --method tie-ap --relevance pairs --train-lang en --lang en
     """
-    check_methods(*(method or D.methods))  # before anything heavy is imported
+    check_methods(*(method or D.methods), best=True)  # before anything heavy is imported
     config = TrainConfig(
         langs=tuple(train_lang or ()),
         relevance=relevance,
@@ -103,7 +103,7 @@ def compare(
     from cmrhash.evaluation.compare import table
 
     grid = CompareConfig(
-        methods=tuple(method or D.methods),
+        methods=tuple(named(method or D.methods, data, relevance, quiet)),
         bits=tuple(bits or D.bits),
         langs=tuple(lang or ()),
         seeds=seeds,

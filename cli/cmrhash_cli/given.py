@@ -20,6 +20,17 @@ def given(ctx: typer.Context) -> list[str]:
     return [name for name in ctx.params if ctx.get_parameter_source(name).name != "DEFAULT"]  # type: ignore[union-attr]
 
 
+def named(methods: Sequence[str], data: ExtractedDataset, relevance: str | None, quiet: bool) -> list[str]:
+    """The methods, once each, with the one that "best" stands for; notes which and why."""
+    from cmrhash.training.best import chosen
+
+    choices = [chosen(method, data, relevance) for method in methods]
+    for choice in choices:
+        if choice.why:
+            note(f"best: {choice.method} ({choice.why})", quiet)
+    return list(dict.fromkeys(choice.method for choice in choices))
+
+
 def check_given(
     ctx: typer.Context, methods: Sequence[str], config: TrainConfig, data: ExtractedDataset, quiet: bool
 ) -> None:

@@ -12,7 +12,7 @@ import typer
 
 from cmrhash.config import TrainConfig, check_train
 from cmrhash.training.names import METHODS, REPRODUCTION, aligned, check_methods
-from cmrhash_cli.given import check_given
+from cmrhash_cli.given import check_given, named
 from cmrhash_cli.output import (
     CACHE,
     RUNS,
@@ -52,7 +52,8 @@ def train(
     method: Annotated[
         list[str] | None,
         typer.Option(
-            help=f"Training method (repeatable); default: {D.method}. One of {', '.join((*METHODS, *REPRODUCTION))}. "
+            help=f"Training method (repeatable); default: {D.method}. One of {', '.join((*METHODS, *REPRODUCTION))}, "
+            "or best, which chooses by the kind of data and says which and why. "
             "An option that none of the chosen methods reads is refused."
         ),
     ] = None,
@@ -99,7 +100,7 @@ def train(
 
     cmrhash train --bits 32
 
-    cmrhash train --bits 16 --bits 32 --bits 48 --bits 64
+    cmrhash train --method best --bits 16 --bits 32 --bits 48 --bits 64
 
     cmrhash train --method triplet --method tie-ap
 
@@ -128,13 +129,14 @@ def train(
         device=device,
     )
     lengths = list(dict.fromkeys(bits or [D.bits]))
-    check_methods(*methods)  # before anything heavy is imported
+    check_methods(*methods, best=True)  # before anything heavy is imported
     for length in lengths:
         check_train(replace(config, bits=length))
     from cmrhash.features.dataset import ExtractedDataset
 
     data = ExtractedDataset.open(cache, dataset)
     data.check_choice(config.langs, relevance, encoder or ())
+    methods = named(methods, data, relevance, quiet)
     check_given(ctx, methods, config, data, quiet)
     from cmrhash.evaluation.run_codes import codes_of
     from cmrhash.training.train import train as run_one

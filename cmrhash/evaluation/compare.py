@@ -24,6 +24,7 @@ from cmrhash.evaluation.significance import DRAWS, Difference, columns_of, query
 from cmrhash.features.dataset import ExtractedDataset
 from cmrhash.storage.files import write_bytes
 from cmrhash.training import runs
+from cmrhash.training.best import chosen
 from cmrhash.training.methods import get_method
 from cmrhash.training.task import run_folder
 from cmrhash.training.train import train
@@ -65,6 +66,8 @@ def compare(
     ``compare.csv`` and ``compare.md`` to ``grid.out``, by default ``out/<dataset>/``. Raises UsageError for an empty
     grid, StaleError that names the cell whose folder holds a run of another recipe.
     """
+    names = tuple(dict.fromkeys(chosen(method, data, config.relevance).method for method in grid.methods))
+    grid = replace(grid, methods=names)
     scored_by = data.with_relevance(config.relevance)
     metric = _check(grid, scored_by.dataset.relevance)
     if grid.trained_by is not None:

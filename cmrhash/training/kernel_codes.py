@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from cmrhash.compute.device import threads_for
 from cmrhash.data.view import View
+from cmrhash.training.best import EXACT
 from cmrhash.training.checkpoint import TrainingState
 from cmrhash.training.heads import KernelHead
 from cmrhash.training.kernel_ridge import Exact, Inputs, Kernel, Landmarks, Regression, choose
@@ -31,7 +32,7 @@ from cmrhash.training.schedule import one_cycle
 from cmrhash.training.task import Task
 from cmrhash.training.terms import GRAM, KINDS, Vocabulary
 
-EXACT, LANDMARKS = 20_000, 4_000  # train items
+LANDMARKS = 4_000  # train items
 SEEN_RIDGE = 0.03  # of train items in the database: out of .01 to 1, by val mAP of Flickr8k (32 bits)
 NEW_RIDGE = 0.3  # of new items, and of queries by exclusive classes: out of .1 to 1, by leave-one-out mAP (Pascal)
 STEPS, BATCH, LR = 4_000, 256, 5e-3  # of the codes; as good as 2,000 steps of 512, in half the time

@@ -11,6 +11,7 @@ METHODS = (
     *("cca", "scm", "cvh", "itq", "sign", "krr-ap", "dcmh", "dsph", "dnph", "orthohash", "dchn", "nrch"),
     *("djsrh", "jdsh", "dgcpn", "krr-cluster", "cca-itq", "ucch"),
 )
+BEST = "best"  # stands for one of them, see the module ``best``
 REPRODUCTION = (
     "triplet-hard",
     "triplet-seed",
@@ -30,9 +31,9 @@ ALIGNMENTS = {
 }
 
 
-def check_methods(*names: str) -> None:
-    """Raise UsageError for a method that cmrhash does not have."""
-    known = (*METHODS, *REPRODUCTION)
+def check_methods(*names: str, best: bool = False) -> None:
+    """Raise UsageError for a method that cmrhash does not have. best: whether "best" is allowed."""
+    known = (*METHODS, *REPRODUCTION, *([BEST] if best else []))
     for name in names:
         if name not in known:
             listed = f"{', '.join(METHODS)}; for reproduction only: {', '.join(REPRODUCTION)}"

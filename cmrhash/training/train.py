@@ -33,6 +33,7 @@ from cmrhash.storage.recipes import refuse_difference
 from cmrhash.training import kernel_codes, one_space, runs
 from cmrhash.training.adamw import AdamW
 from cmrhash.training.auxiliary import Shapes
+from cmrhash.training.best import chosen
 from cmrhash.training.checkpoint import TrainingState, forget
 from cmrhash.training.heads import KernelHead
 from cmrhash.training.methods import Batch, Method, Terms, build_head, get_method, total
@@ -61,10 +62,13 @@ def train(
 ) -> tuple[runs.Run, bool]:
     """Train one run, or find it done. data: the extracted data set; out: the folder of all runs.
 
+    Method "best" becomes one of METHODS, see ``best``.
+
     Returns the run and whether it was trained now. Raises UsageError, DataError, or StaleError if the folder holds
     a run of another recipe; an interrupted run is saved and goes on next time.
     """
     check_train(config)
+    config = replace(config, method=chosen(config.method, data, config.relevance).method)
     method = get_method(config.method, with_relevance(data.dataset, config.relevance).relevance)
     target = run_folder(config, data, out)
     make_folder(target)
