@@ -78,6 +78,12 @@ def train(
         ),
     ] = D.schedule,
     weight_decay: Annotated[float, typer.Option(help="Weight decay of AdamW; 0: Adam.")] = D.weight_decay,
+    ema: Annotated[
+        float,
+        typer.Option(
+            help="Moving average of the weights: the share that it keeps each step, such as .97; 0: the last weights."
+        ),
+    ] = D.ema,
     hidden: Annotated[int, typer.Option(help="Width of the hidden layer; 0: a linear head.")] = D.hidden,
     dropout: Annotated[float, typer.Option(help="Dropout rate of the hidden units.")] = D.dropout,
     input_dropout: Annotated[float, typer.Option(help="Dropout rate of the features.")] = D.input_dropout,
@@ -119,6 +125,7 @@ def train(
         text_lr=text_lr,
         schedule=schedule,
         weight_decay=weight_decay,
+        ema=ema,
         hidden=hidden,
         dropout=dropout,
         input_dropout=input_dropout,

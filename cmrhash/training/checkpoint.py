@@ -6,6 +6,7 @@ same bits without a saved generator state.
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 from pathlib import Path
@@ -22,14 +23,15 @@ from cmrhash.training.adamw import AdamW
 from cmrhash.training.runs import CHECKPOINT, VAL, completed
 
 ANEW = "start again with `overwrite=True`"
-PREFIXES = ("heads.", "parts.", "optimizer.", "best.")  # of tensor names
+PREFIXES = ("heads.", "parts.", "optimizer.", "best.", "averaged.")  # of tensor names
 
 
 class TrainingState:
     """Training state: heads, auxiliary modules (``parts``), optimizer, epoch, best epoch, history.
 
-    Of the best epoch only the heads are kept. keeps: False in a process for which another process of the same training
-    saves; it then holds no copies.
+    Of the best epoch only the heads are kept. averaged: the heads that are judged and kept, the moving average of
+    ``heads`` over the steps if ``ema``, the share that it keeps each step, is not 0. keeps: False in a process for
+    which another process of the same training saves; it then holds no copies.
     """
 
     def __init__(
@@ -38,14 +40,27 @@ class TrainingState:
         parts: torch.nn.ModuleDict,
         optimizer: AdamW | torch.optim.Optimizer,
         keeps: bool = True,
+        ema: float = 0.0,
     ) -> None:
         self.heads, self.parts, self.keeps = heads, parts, keeps
         self.optimizer: Any = optimizer
+        self.ema, self.averaged = ema, copy.deepcopy(heads) if ema else heads
         self.epoch = 0
         self.best_epoch, self.best_map = -1, -math.inf
         self.best: dict[str, Tensor] = {}
         self.history: list[dict[str, Any]] = []
         self._snapshot = self._tensors()
+
+    def step(self) -> None:
+        """Let the optimizer change the weights, and the average follow."""
+        self.optimizer.step()
+        if not self.ema:
+            return
+        with torch.no_grad():
+            for mean, weight in zip(self.averaged.parameters(), self.heads.parameters(), strict=True):
+                mean.lerp_(weight, 1 - self.ema)
+            for own, buffer in zip(self.averaged.buffers(), self.heads.buffers(), strict=True):
+                own.copy_(buffer)
 
     def finish_epoch(self, entry: dict[str, Any]) -> None:
         """Record an epoch with its validation scores and take a snapshot to resume from."""
@@ -55,7 +70,7 @@ class TrainingState:
         self.history.append(entry)
         if score > self.best_map or self.best_epoch < 0:
             self.best_map, self.best_epoch = score, self.epoch
-            self.best = {name: _copy(t) for name, t in self.heads.state_dict().items()} if self.keeps else {}
+            self.best = {name: _copy(t) for name, t in self.averaged.state_dict().items()} if self.keeps else {}
         self.epoch += 1
         self._snapshot = self._tensors()
 
@@ -84,6 +99,8 @@ class TrainingState:
             return {}
         tensors = {f"heads.{name}": t for name, t in self.heads.state_dict().items()}
         tensors |= {f"parts.{name}": t for name, t in self.parts.state_dict().items()}
+        if self.ema:
+            tensors |= {f"averaged.{name}": t for name, t in self.averaged.state_dict().items()}
         for at, slots in self.optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer.{at}.{slot}": t for slot, t in slots.items()}
         return {name: _copy(t) for name, t in tensors.items()}
@@ -135,6 +152,8 @@ class TrainingState:
         saved = {key: {n.removeprefix(key): t for n, t in tensors.items() if n.startswith(key)} for key in PREFIXES}
         fill(self.heads, saved["heads."], tensors_path, ANEW)
         fill(self.parts, saved["parts."], tensors_path, ANEW)
+        if self.ema:
+            fill(self.averaged, saved["averaged."], tensors_path, ANEW)
         slots: dict[int, dict[str, Tensor]] = {}
         parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
         for name, tensor in saved["optimizer."].items():

@@ -117,7 +117,7 @@ def _train(
         with threads_for(task.device, batch_size(config.batch, len(task.train))):
             while state.epoch < config.epochs:
                 entry = one_epoch(config, method, task, state)
-                state.finish_epoch(entry | _judge(task, state.heads))
+                state.finish_epoch(entry | _judge(task, state.averaged))
                 progress(what, state.epoch, config.epochs, state.note())
                 if time.monotonic() - saved > config.checkpoint_seconds:
                     state.save(target, recipe)
@@ -199,7 +199,7 @@ def fresh(config: TrainConfig, method: Method, task: Task) -> TrainingState:
         with seeded(config.seed, task.device):
             method.start(parts, task.first_scaled(heads))
     optimizer = AdamW(groups_of(config, heads, parts), lr=config.lr, weight_decay=config.weight_decay)
-    return TrainingState(heads, parts, optimizer)
+    return TrainingState(heads, parts, optimizer, ema=config.ema)
 
 
 def one_epoch(config: TrainConfig, method: Method, task: Task, state: TrainingState) -> dict[str, Any]:
@@ -230,7 +230,7 @@ def one_epoch(config: TrainConfig, method: Method, task: Task, state: TrainingSt
             set_rates(config, state.optimizer.param_groups, state.epoch * steps + step, config.epochs * steps, peak)
             state.optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
-            state.optimizer.step()
+            state.step()
             seen.append(Terms(*({name: v.detach() for name, v in part.items()} for part in terms)))
     if not all(torch.isfinite(weight).all() for weight in state.heads.parameters()):  # a gradient can be NaN alone
         raise CmrhashError(f"weights are not finite after epoch {state.epoch + 1}", None, "lower `lr`")

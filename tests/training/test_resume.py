@@ -12,6 +12,7 @@ from cmrhash.errors import DamagedError, LockedError, StaleError, UsageError
 from cmrhash.features.dataset import ExtractedDataset
 from cmrhash.storage.files import locked
 from cmrhash.training import runs, train
+from cmrhash.training.checkpoint import TrainingState
 from cmrhash.training.methods import METHODS
 
 CHECKPOINT = "checkpoint.json"
@@ -35,6 +36,49 @@ def test_the_callers_random_numbers_stay_as_they_were(extracted, tmp_path):
     torch.manual_seed(5)
     train.train(replace(QUICK, epochs=1), extracted, tmp_path)
     assert torch.equal(torch.rand(4), expected)
+
+
+def test_the_average_of_the_weights_follows_every_step():
+    torch.manual_seed(0)
+    heads = torch.nn.ModuleDict({"image": torch.nn.Sequential(torch.nn.Linear(3, 2), torch.nn.BatchNorm1d(2))})
+    state = TrainingState(heads, torch.nn.ModuleDict(), torch.optim.SGD(heads.parameters(), lr=0.1), ema=0.8)
+    expected = {name: t.clone() for name, t in heads.state_dict().items()}
+    for _ in range(5):
+        heads["image"](torch.randn(4, 3)).pow(2).sum().backward()
+        state.step()
+        for name, weight in heads.named_parameters():
+            expected[name] = 0.8 * expected[name] + 0.2 * weight.detach()
+    expected |= dict(heads.named_buffers())
+    state.finish_epoch({"val_map_mean": 0.5})
+    torch.testing.assert_close(state.best, expected)
+    assert not torch.equal(state.best["image.0.weight"], heads["image"][0].weight)
+
+
+def test_a_run_has_the_averaged_heads_and_their_scores(extracted, finished, tmp_path):
+    """Averaged over no more than a step, they are the last ones; over more, others, and val searches them."""
+    config = replace(QUICK, ema=1e-9)
+    last, _ = train.train(config, extracted, tmp_path / "last")
+    for name, t in safetensors.torch.load(heads(finished)).items():
+        torch.testing.assert_close(safetensors.torch.load(heads(last))[name], t)
+    run, _ = train.train(replace(QUICK, ema=0.9), extracted, tmp_path)
+    assert heads(run) != heads(finished)
+    assert run.outcome.val_map != finished.outcome.val_map
+
+
+@pytest.mark.parametrize("share", [1.0, -0.1, float("nan")])
+def test_other_shares_are_refused(extracted, tmp_path, share):
+    with pytest.raises(UsageError, match="ema"):
+        train.train(replace(QUICK, ema=share), extracted, tmp_path)
+
+
+def test_a_stopped_run_goes_on_to_the_same_average(extracted, tmp_path):
+    config = replace(QUICK, ema=0.9)
+    whole, _ = train.train(config, extracted, tmp_path / "whole")
+    with pytest.raises(KeyboardInterrupt):
+        train.train(config, extracted, tmp_path, progress=stop_after(2, KeyboardInterrupt()))
+    run, _ = train.train(config, extracted, tmp_path)
+    assert heads(run) == heads(whole)
+    assert history(run) == history(whole)
 
 
 def stop_after(epoch, error):

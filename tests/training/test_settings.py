@@ -23,6 +23,7 @@ OTHER = {
     "text_lr": 0,
     "schedule": "constant",
     "weight_decay": 0.5,
+    "ema": 0.9,
     "hidden": 8,
     "dropout": 0.6,
     "input_dropout": 0.6,

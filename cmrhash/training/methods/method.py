@@ -43,7 +43,7 @@ class Terms(NamedTuple):
 
 
 # Fields of TrainConfig: of the training loop, and of the heads of cmrhash.
-LOOP = ("epochs", "batch", "lr", "image_lr", "text_lr", "schedule", "weight_decay", "first_caption")
+LOOP = ("epochs", "batch", "lr", "image_lr", "text_lr", "schedule", "weight_decay", "ema", "first_caption")
 HEADS = ("hidden", "dropout", "input_dropout")
 ToTerms = Callable[[Views, Batch], Terms]
 Pairwise = Callable[[Tensor, Tensor, Batch], Tensor]
