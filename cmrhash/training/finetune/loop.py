@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import math
 import time
-from collections import OrderedDict
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
@@ -47,9 +46,9 @@ from cmrhash.training import runs
 from cmrhash.training.auxiliary import Shapes
 from cmrhash.training.checkpoint import TrainingState, forget
 from cmrhash.training.finetune import tuned
+from cmrhash.training.finetune.heads import heads, in_one_space
 from cmrhash.training.finetune.task import Photos, TuneTask, choose, open_task
 from cmrhash.training.finetune.tuned import Tuned
-from cmrhash.training.heads import Head
 from cmrhash.training.methods import METHODS, Batch, Method, Terms, get_method, total
 from cmrhash.training.schedule import one_cycle, seeded
 from cmrhash.training.settings import refuse_unread
@@ -88,6 +87,8 @@ def finetune(
         done = None if overwrite else tuned.find(target)
         processes.agree("recipe and cache", canonical({"done": done is not None, **recipe}))
         if done:
+            if tuned.TOGETHER not in done.recipe:  # of a version whose views had heads of their own
+                recipe.pop(tuned.TOGETHER, None)
             refuse_difference(done.recipe, recipe, target, "fine-tuning")
             return done
         # a CPU trains in full precision, whatever dtype it extracts in
@@ -144,12 +145,13 @@ class Tuner:
         dims = {View.IMAGE: task.image.dim, **{View.text(lang): encoder.dim for lang, encoder in task.texts.items()}}
         classes = len(task.dataset.classes) if task.labels is not None else 0
         shapes = Shapes(config.bits, classes, {view.short: dim for view, dim in dims.items()})
+        rates = _rates(config, task.image, task.texts)
+        together = in_one_space(task.image, task.texts, rates)
         with seeded(config.seed, self.device):
-            self.heads = nn.ModuleDict({view: _head(dim, config.bits) for view, dim in dims.items()}).to(self.device)
+            self.heads = heads(dims, config.bits, together).to(self.device)
             parts = nn.ModuleDict(method.parts(shapes) if method.parts else {}).to(self.device)
         modules = nn.ModuleDict({view: encoder.module for view, encoder in self.encoders.items()})
         self.model = nn.ModuleDict({"heads": self.heads, "encoders": modules})
-        rates = _rates(config, task.image, task.texts)
         self.frozen = [view for view in self.encoders if not rates[view]]
         groups = [{"params": [*self.heads.parameters(), *parts.parameters()], "peak": config.lr}]
         for view, encoder in self.encoders.items():
@@ -341,12 +343,6 @@ class Tuner:
 # ---------------------------------------------------------------------------------------------- helpers
 
 
-def _head(dim: int, bits: int) -> nn.Module:
-    """Linear head, so that the encoder has to learn, behind a BatchNorm that follows the features."""
-    head = Head(dim, bits, hidden=0, dropout=0.0, input_dropout=0.0)
-    return nn.Sequential(OrderedDict(scale=nn.BatchNorm1d(dim, affine=False), head=head))
-
-
 def _rates(config: FinetuneConfig, image: ImageEncoder, texts: Mapping[str, TextEncoder]) -> dict[View, float]:
     """Peak learning rate by view."""
 
@@ -385,6 +381,8 @@ def _recipe(
     method: Method,
 ) -> dict[str, Any]:
     """All that decides the result, without device and dtype."""
+    rates = _rates(config, image, texts)
+    together = in_one_space(image, texts, rates)
     encoders = {View.IMAGE: image.recipe, **{View.text(lang): encoder.recipe for lang, encoder in texts.items()}}
     return {
         "code": CODE,
@@ -394,7 +392,8 @@ def _recipe(
         "photos_sha256": photos,
         "langs": list(texts),
         "finetune": {k: v for k, v in asdict(config).items() if k != "checkpoint_seconds"},
-        "rates": _rates(config, image, texts),
+        "rates": rates,
+        **({tuned.TOGETHER: list(together)} if together else {}),
         "source": method.source,
         "encoders": {view: {k: v for k, v in made.items() if k != "dtype"} for view, made in encoders.items()},
     }

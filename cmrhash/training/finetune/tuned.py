@@ -36,6 +36,7 @@ from cmrhash.training.runs import Outcome
 SUFFIX = "-tuned"  # of a tuned encoder's name
 IMAGE = "image.safetensors"
 TOWER = "image"  # folder
+TOGETHER = "one_head"  # field of a recipe: views that were tuned through one head, and share a space
 ANEW = "tune again: run `extract` with `finetune=True` and `overwrite=True`"
 E = TypeVar("E", ImageEncoder, TextEncoder)
 
@@ -79,23 +80,25 @@ class Tuned:
         for name, digest in self.files.items():
             checked(self.folder, name, digest, ANEW)
         if View.IMAGE in self.weights:
-            image = self._load(image, self.weights[View.IMAGE])
+            image = self._load(image, View.IMAGE)
         done: dict[str, TextEncoder] = {}
         for lang, encoder in texts.items():
             file = self.weights.get(View.text(lang))
             same = [other for other in done if file and self.weights[View.text(other)] == file]
-            done[lang] = done[same[0]] if same else self._load(encoder, file) if file else encoder
+            done[lang] = done[same[0]] if same else self._load(encoder, View.text(lang)) if file else encoder
         return image, done
 
-    def _load(self, encoder: E, name: str) -> E:
+    def _load(self, encoder: E, view: View) -> E:
+        name = self.weights[view]
         path = checked(self.folder, name, self.files.get(name), ANEW)
         folder = path.parent
         files = [path] if name == IMAGE else self._within(name)
         state = sentence_files.joined({f.relative_to(folder).as_posix(): read_tensors(f, ANEW) for f in files})
         fill(copies.network_of(encoder.module), state, path, ANEW)
         encoder.module.eval()
-        # towers that were tuned for the heads give no common space any more
+        # towers that were tuned for heads of their own give no common space any more
         made = {"tuned": self.digest, **{field: value for field, value in encoder.recipe.items() if field != "space"}}
+        made |= {"space": self.digest} if view in self.recipe.get(TOGETHER, ()) else {}
         made |= {"weights": "tuned", "weights_sha256": state_digest(encoder.module)}
         # relative to the data set's folder, which may move: a file for images, a folder for texts
         source = (path if name == IMAGE else folder).relative_to(self.folder.parent.parent).as_posix()
