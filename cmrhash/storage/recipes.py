@@ -14,6 +14,7 @@ from typing import Any
 from cmrhash.errors import StaleError
 
 LACKING = {"runtime": "torch"}  # what a recipe without a field means
+SETTINGS = ("dtype", "layer", "pooling")  # fields that are settings of the same name
 Difference = tuple[str, str, str]  # field, found, wanted
 
 
@@ -40,7 +41,8 @@ def refuse_difference(made: Mapping[str, Any], asked: Mapping[str, Any], where: 
     if difference:
         field, found, wanted = difference
         message = f"{what} was made with {field} = {found}, but this call has {wanted}"
-        raise StaleError(message, where, "use the same settings, or replace it with `overwrite=True`")
+        same = f"use `{field}={found!r}`" if field in SETTINGS and field in made else "use the same settings"
+        raise StaleError(message, where, f"{same}, or replace it with `overwrite=True`")
 
 
 def first_difference(made: Mapping[str, Any], asked: Mapping[str, Any]) -> Difference | None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cmrhash.storage.recipes import canonical, first_difference
+from cmrhash.errors import StaleError
+from cmrhash.storage.recipes import canonical, first_difference, refuse_difference
 
 TEXT = st.text(st.characters(exclude_categories=()), max_size=4)  # with lone surrogates, as in odd file names
 KEY = TEXT.filter(lambda key: "." not in key)
@@ -28,6 +30,15 @@ def test_the_order_of_the_fields_changes_no_byte_and_what_is_written_is_read(rec
     assert canonical(reversed_order(recipe)) == canonical(recipe)
     assert json.loads(canonical(recipe).decode()) == recipe
     assert first_difference(json.loads(canonical(recipe)), recipe) is None
+
+
+@pytest.mark.parametrize(
+    ("field", "fix"),
+    [("dtype", r"use `dtype=\'float32\'`, or replace it with `overwrite=True`"), ("crop", "use the same settings, or")],
+)
+def test_the_setting_that_differs_is_named_with_the_value_to_give(field, fix):
+    with pytest.raises(StaleError, match=f"made with {field} = float32, but this call has x: .*{fix}"):
+        refuse_difference({field: "float32"}, {field: "x"}, Path("a.h5"), "feature file")
 
 
 @given(RECIPE, RECIPE)
