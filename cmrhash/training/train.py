@@ -78,8 +78,12 @@ def train(
         if (target / runs.CONFIG).exists() and not overwrite:
             run = runs.open_run(target)
             if run.items_sha256 != task.dataset.sha256:
-                what = "the collection changed since this run was trained; its heads still work"
-                raise StaleError(what, target, "use the run as it is, or train it again with `overwrite=True`")
+                what = "the collection changed since this run was trained; the run stays valid"
+                raise StaleError(
+                    what,
+                    target,
+                    "use it as it is (`search`, `evaluate`), or train on the present items with `overwrite=True`",
+                )
             refuse_difference(_comparable(run.record, method), _comparable(recipe, method), target, "run")
             run.file(runs.HEADS)
             log.info("%s: already trained", target)

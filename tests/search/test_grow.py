@@ -11,7 +11,7 @@ import shutil
 import numpy as np
 import pytest
 from growing import COUNT, RUN, entries, same_as_fresh, state, write_more
-from running import EXTRACT, run, write_manifest
+from running import EXTRACT, QUICK, run, write_manifest
 
 import cmrhash
 from cmrhash.data import switch
@@ -30,6 +30,11 @@ def test_added_and_removed_items_give_the_bytes_of_a_fresh_extraction(here, caps
     told = json.loads(capsys.readouterr().out)
     assert (told["added"], told["items"], told["runs"]) == (3, COUNT + 3, ["triplet-8"])
     same_as_fresh(here, union)
+    assert run("train", *QUICK) == 4
+    told = (
+        "the run stays valid: runs/manifest/triplet-8: use it as it is (cmrhash search, cmrhash eval), or train on the"
+    )
+    assert told in capsys.readouterr().err
     capsys.readouterr()
     assert run("search", "a new dog 1", "--lang", "en", "--k", "20", "--json", "-q") == 0
     assert {"n0", "n1", "n2"} < {hit["id"] for hit in json.loads(capsys.readouterr().out)["results"]}
