@@ -103,7 +103,7 @@ def compare(
     from cmrhash.evaluation.compare import table
 
     grid = CompareConfig(
-        methods=tuple(named(method or D.methods, data, relevance, quiet)),
+        methods=tuple(named(method or D.methods, data, trained_by or relevance, quiet)),
         bits=tuple(bits or D.bits),
         langs=tuple(lang or ()),
         seeds=seeds,
