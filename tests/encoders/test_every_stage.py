@@ -17,6 +17,7 @@ from small_models import write_bert, write_clip, write_image_weights, write_vit
 
 import cmrhash
 from cmrhash.data.view import View
+from cmrhash.encoders import text
 from cmrhash.errors import CmrhashError
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
@@ -71,6 +72,7 @@ def made(request, tmp_path_factory):
     """Folder with the extracted features and a run of encoders, their options, and their rows of the table."""
     options, kinds = request.param
     here = tmp_path_factory.mktemp("every")
+    few = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
     write_own(here / "mine", 8 if REGIONS in options else 12, lambda entries: [without(e, "de") for e in entries])
     for name, write in (("bert", write_bert), ("sentence", write_bert), ("clip", write_clip), ("vit", write_vit)):
         if name in options:
@@ -84,10 +86,11 @@ def made(request, tmp_path_factory):
         write_timm(here / "timm.pth")
     if "open_clip:tiny/tiny.pt" in options:
         write_open_clip(here / "tiny.pt")
-    with contextlib.chdir(here):
+    with contextlib.chdir(here), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(text, "TINY", few)
         assert run(*FROM, *options, "-q") == 0
         trained()
-    return here, options, kinds
+        yield here, options, kinds
 
 
 @pytest.fixture
@@ -201,8 +204,11 @@ def test_an_export_holds_the_encoders_and_their_graphs(stage, tmp_path, monkeypa
 def test_photos_alone_are_found_by_sentences_of_a_dual_encoder(stage, capsys):
     options, kinds = stage
     photos = options[: options.index("--text-model")] if "--text-model" in options else options
-    assert run("extract", "mine/images", *photos, "--name", "alone", "--device", "cpu", "-q") == 0
-    assert run("train", "--dataset", "alone", "--method", "itq", "--bits", "4", "--device", "cpu", "-q") == 0
+    for n in range(3, 7):
+        Path("few").mkdir(exist_ok=True)
+        shutil.copy(f"mine/images/{n}.png", "few")
+    assert run("extract", "few", *photos, "--name", "alone", "--device", "cpu", "-q") == 0
+    assert run("train", "--dataset", "alone", "--method", "itq", "--bits", "2", "--device", "cpu", "-q") == 0
     assert run("search", "mine/images/3.png", "--dataset", "alone", "-q") == 0
     ask = ("search", "a dog", "--dataset", "alone")
     if works(kinds, "photos alone by sentences"):
