@@ -40,7 +40,8 @@ if TYPE_CHECKING:
 
 D = TrainConfig
 PAIRS_ADVICE = (
-    "relevance is by pairs: --method ucch finds more of the same meaning, --method supcon more of the very counterparts"
+    "relevance is pairs, and triplet looks for counterparts: for results that mean the same use --method krr-cluster, "
+    "for both --method jdsh"
 )
 
 

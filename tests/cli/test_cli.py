@@ -181,11 +181,11 @@ def test_by_pairs_the_table_is_that_of_image_caption_work(here):
     trained = invoke("train", "--bits", 8, "--relevance", "pairs", *QUICK)
     assert trained.exit_code == 0, trained.output
     assert "next: cmrhash eval --dataset toy --relevance pairs" in trained.stderr
-    assert "--method ucch finds more of the same meaning" in trained.stderr
+    assert "for results that mean the same use --method krr-cluster, for both --method jdsh" in trained.stderr
     assert "by labels, which the training did not see: cmrhash eval --trained-by pairs --dataset toy" in trained.stderr
     chosen = invoke("train", "--bits", 8, "--relevance", "pairs", "--method", "triplet", *QUICK)
-    assert "--method ucch" not in chosen.stderr
-    assert "--method ucch" not in invoke("train", "--bits", 8, *QUICK).stderr
+    assert "--method krr-cluster" not in chosen.stderr
+    assert "--method krr-cluster" not in invoke("train", "--bits", 8, *QUICK).stderr
     assert invoke("eval", "--trained-by", "pairs").exit_code == 0
     done = invoke("eval", "--relevance", "pairs", "--lang", "de", "--map-at", 10)
     assert done.exit_code == 0, done.output
