@@ -111,9 +111,7 @@ class TrainConfig:
     text_lr: float | None = None  # of the text heads
     schedule: str = "one-cycle"  # of the learning rates, out of SCHEDULES
     weight_decay: float = 0.01  # AdamW; 0: Adam
-    ema: float = (
-        0.0  # the run has the moving average of the weights: share that it keeps each step; 0: the last weights
-    )
+    ema: float = 0.0  # share that a moving average of the weights keeps each step; 0: the last weights
     hidden: int = 1024  # width of the hidden layer; 0: a linear head
     dropout: float = 0.2  # share of hidden units dropped in training
     input_dropout: float = 0.1  # share of features dropped in training
@@ -354,16 +352,14 @@ def check_extract(config: ExtractConfig) -> None:
         raise UsageError(f"'{config.store_dtype}' cannot be stored", None, fix, option=STORE_DTYPE)
 
 
-ZERO = ("weight_decay", "ema", "hidden", "dropout", "input_dropout")  # settings that may be 0
-
-
 def check_train(config: TrainConfig) -> None:
     """Raise UsageError for a number or a device that training cannot use."""
     check_device(config.device)
     _check_range("bits", config.bits, 1, MAX_BITS)
     _check_range("seed", config.seed, 0, MAX_SEED)
-    for name in ("epochs", "batch", "lr", "margin", *ZERO):
-        value, zero = getattr(config, name), name in ZERO
+    may_be_0 = ("weight_decay", "ema", "hidden", "dropout", "input_dropout")
+    for name in ("epochs", "batch", "lr", "margin", *may_be_0):
+        value, zero = getattr(config, name), name in may_be_0
         _check_number(name, value, zero)
         if ("dropout" in name or name == "ema") and value >= 1:
             raise UsageError(f"{value} is out of range", None, "give a share below 1", option=name)

@@ -62,8 +62,6 @@ def train(
 ) -> tuple[runs.Run, bool]:
     """Train one run, or find it done. data: the extracted data set; out: the folder of all runs.
 
-    Method "best" becomes one of METHODS, see ``best``.
-
     Returns the run and whether it was trained now. Raises UsageError, DataError, or StaleError if the folder holds
     a run of another recipe; an interrupted run is saved and goes on next time.
     """
