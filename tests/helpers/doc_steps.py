@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from given import BERT, DATASETS, FEW_FEATURES, Extracted, datasets, options, place, train_runs, write_line
+from given import BERT, CLOSED, DATASETS, FEW_FEATURES, Extracted, datasets, options, place, train_runs, write_line
 from local_hub import OWNER, TOKEN, only_this_machine, taken_for_the_hub
 from pages import PAGES, ROOT, Section, calls, sections
 from running import run
@@ -58,7 +58,7 @@ APPENDED = [
         "quicker than the sample's own",
     ),
     (r"extract .*--finetune", "--epochs 1", "25 take long"),
-    (r"(train|compare) ", "--epochs 1", "60 take long"),
+    (rf"(train|compare) (?!(--(?!method)\S+ \S+ )*--method ({CLOSED}) (?!.*--method))", "--epochs 1", "60 take long"),
     (r"compare ", "--seeds 1", "is quick"),
     (r"plot $", "--format svg", "PNG files take as long again"),
     (r"export (?!.*--with-encoders)", "--with-encoders", "no hub is asked for them afterwards"),
