@@ -335,21 +335,11 @@ def check_device(name: str) -> None:
 def check_extract(config: ExtractConfig) -> None:
     """Raise UsageError for an unknown layer, runtime, device, number type or choice."""
     check_device(config.device)
-    if config.dtype not in DTYPES:
-        fix = f"choose one of {', '.join(DTYPES)}"
-        raise UsageError(f"'{config.dtype}' is not a number type", None, fix, option="dtype")
-    if config.layer is not None and config.layer not in LAYERS:
-        fix = f"choose one of {', '.join(LAYERS)}"
-        raise UsageError(f"unknown layer '{config.layer}'", None, fix, option="layer")
-    if config.runtime not in RUNTIMES:
-        fix = f"{did_you_mean(config.runtime, RUNTIMES)} choose one of {', '.join(RUNTIMES)}"
-        raise UsageError(f"unknown runtime '{config.runtime}'", None, fix, option="runtime")
-    if config.added is not None and config.added not in ADDED:
-        fix = f"{did_you_mean(config.added, ADDED)} choose one of {', '.join(ADDED)}"
-        raise UsageError(f"unknown choice '{config.added}'", None, fix, option="added")
-    if config.store_dtype not in STORE_DTYPES:
-        fix = f"choose one of {', '.join(STORE_DTYPES)}"
-        raise UsageError(f"'{config.store_dtype}' cannot be stored", None, fix, option=STORE_DTYPE)
+    _check_choice("dtype", config.dtype, DTYPES, "'{}' is not a number type")
+    _check_choice("runtime", config.runtime, RUNTIMES)
+    _check_choice(STORE_DTYPE, config.store_dtype, STORE_DTYPES, "'{}' cannot be stored")
+    _check_choice("layer", config.layer, LAYERS)
+    _check_choice("added", config.added, ADDED, "unknown choice '{}'")
 
 
 def check_train(config: TrainConfig) -> None:
@@ -365,9 +355,7 @@ def check_train(config: TrainConfig) -> None:
             raise UsageError(f"{value} is out of range", None, "give a share below 1", option=name)
     _check_range("hidden", config.hidden, 0, MAX_HIDDEN)
     _check_rates(config)
-    if config.schedule not in SCHEDULES:
-        fix = f"{did_you_mean(config.schedule, SCHEDULES)} choose one of {', '.join(SCHEDULES)}"
-        raise UsageError(f"unknown schedule '{config.schedule}'", None, fix, option="schedule")
+    _check_choice("schedule", config.schedule, SCHEDULES)
     for name in ("first_caption", "noise"):
         if not 0 <= getattr(config, name) <= 1:
             what = f"{getattr(config, name)} is out of range"
@@ -392,6 +380,12 @@ def _check_rates(config: TrainConfig | FinetuneConfig) -> None:
         _check_number(name, 0 if value is None else value, zero=True)
     if config.image_lr == config.text_lr == 0:
         raise UsageError("`image_lr=0` and `text_lr=0` leave nothing to train", None, "leave one of them out")
+
+
+def _check_choice(name: str, value: str | None, of: tuple[str, ...], what: str = "") -> None:
+    if value is not None and value not in of:
+        fix = f"{did_you_mean(value, of)} choose one of {', '.join(of)}".strip()
+        raise UsageError((what or f"unknown {name} '{{}}'").format(value), None, fix, option=name)
 
 
 def _check_range(name: str, value: int, least: int, most: int) -> None:

@@ -24,6 +24,7 @@ SETTINGS = {
     *(name for command in commands() for name in options(command)),
     *(name for each in map(cmrhash.__getattr__, FUNCTIONS) for name in inspect.signature(each).parameters),
     *cmrhash.Encoder.__annotations__,
+    *inspect.signature(cmrhash.PretrainedHasher.encode_image).parameters,
 }
 CALLS = {*COMMANDS, *commands(), *cmrhash.__all__, *dir(cmrhash.Hasher)}
 TYPED = re.compile(rf"(?<![\w-])--[a-z][\w-]*|\bcmrhash (?:{'|'.join(sorted(commands(), key=len, reverse=True))})\b")

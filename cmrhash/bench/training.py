@@ -24,8 +24,9 @@ from cmrhash.data.view import View
 from cmrhash.features.dataset import ExtractedDataset
 from cmrhash.features.file import FeatureWriter, source_digest
 from cmrhash.training.methods import get_method
+from cmrhash.training.recipe import MIN_STEPS
 from cmrhash.training.task import prepare
-from cmrhash.training.train import MIN_STEPS, fresh, one_epoch
+from cmrhash.training.train import fresh, one_epoch
 
 IMAGE, TEXT = View.IMAGE, View.text("en")
 DIMS = {IMAGE: 512, TEXT: 768}

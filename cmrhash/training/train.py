@@ -37,17 +37,14 @@ from cmrhash.training.best import chosen
 from cmrhash.training.checkpoint import TrainingState, forget
 from cmrhash.training.heads import KernelHead
 from cmrhash.training.methods import Batch, Method, Terms, build_head, get_method, total
+from cmrhash.training.recipe import batch_size, comparable, head_shape, recipe_of
 from cmrhash.training.schedule import groups_of, seeded, set_rates
-from cmrhash.training.settings import NAMING
 from cmrhash.training.task import Group, Probes, Task, asked_rows, prepare, run_folder
 
 log = logging.getLogger(__name__)
 
-COMPARED = ("dataset", "relevance", "split_seed", "items_sha256", "langs", "train", "partial", "features")
-UNCOMPARED = ("langs", "relevance")  # as they were asked for; compared as what they came to
 RIDGES = (1e-3, 1e-2, 1e-1, 1.0, 10.0)  # of a closed form, on features of unit variance; chosen on val
 NAN_STEPS = 3  # non-finite losses in a row before training stops
-MIN_STEPS = 4  # the batch is halved until an epoch has as many
 
 CodesOf = Callable[[View, NDArray[np.int64]], NDArray[np.uint8]]
 
@@ -72,7 +69,7 @@ def train(
     make_folder(target)
     with locked(target / runs.CONFIG):
         task = (one_space.prepare if method.rotate else prepare)(config, data, encoders)
-        recipe = _recipe(config, task, method)
+        recipe = recipe_of(config, task, method)
         if (target / runs.CONFIG).exists() and not overwrite:
             run = runs.open_run(target)
             if run.items_sha256 != task.dataset.sha256:
@@ -82,7 +79,7 @@ def train(
                     target,
                     "use it as it is (`search`, `evaluate`), or train on the present items with `overwrite=True`",
                 )
-            refuse_difference(_comparable(run.record, method), _comparable(recipe, method), target, "run")
+            refuse_difference(comparable(run.record, method), comparable(recipe, method), target, "run")
             run.file(runs.HEADS)
             log.info("%s: already trained", target)
             return run, False
@@ -355,51 +352,5 @@ def judge(probes: Probes, codes_of: CodesOf, bits: int, queries_of: CodesOf | No
 def make_heads(config: TrainConfig, method: Method, dims: Mapping[View, int], items: int) -> torch.nn.ModuleDict:
     """One head per view, by name. dims: features of each; items: to train on."""
     dropouts = {} if method.heads else {"dropout": config.dropout, "input_dropout": config.input_dropout}
-    shape = {**_head_shape(config, method, items), **dropouts}
+    shape = {**head_shape(config, method, items), **dropouts}
     return torch.nn.ModuleDict({name: build_head(dim, config.bits, shape) for name, dim in dims.items()})
-
-
-def _head_shape(config: TrainConfig, method: Method, items: int) -> dict[str, Any]:
-    """What the run's record says of its heads."""
-    if method.kernel:
-        return {"hidden": 0, "bounded": False, "rows": kernel_codes.support_rows(items)}
-    if method.heads:
-        return {"hidden": 0, "bounded": False, "network": method.name}
-    return {"hidden": 0, "bounded": False} if method.terms is None else {"hidden": config.hidden, "bounded": True}
-
-
-def batch_size(wanted: int, items: int) -> int:
-    """The wanted batch, halved until an epoch over the items has MIN_STEPS steps; 2 at least."""
-    while wanted > 2 and items // wanted < MIN_STEPS:
-        wanted //= 2
-    return max(2, wanted)
-
-
-def _recipe(config: TrainConfig, task: Task, method: Method) -> dict[str, Any]:
-    """All that decides the result, for the run's config; where the work is done and saved is left out."""
-    read = {*NAMING, *method.settings} - {*UNCOMPARED}
-    settings = {k: v for k, v in asdict(config).items() if k in read}
-    features = {name: asdict(runs.TrainedOn.of(view.header)) for name, view in task.views.items()}
-    features |= {name: asdict(made) for name, made in task.by_image.items()}
-    return {
-        "dataset": task.dataset.name,
-        "relevance": task.dataset.relevance,
-        "split_seed": task.dataset.split_seed,
-        "items_sha256": task.dataset.sha256,
-        "langs": task.langs,
-        "train": settings,
-        "train_items": len(task.train),
-        **({"partial": {group.name: len(group) for group in task.partial}} if method.partial and task.partial else {}),
-        "batch": batch_size(config.batch, len(task.train)),
-        "source": method.source,
-        "head": _head_shape(config, method, len(task.train)),
-        "features": features,
-        "made_as": {name: view.header.made_as for name, view in task.views.items()},
-    }
-
-
-def _comparable(record: Mapping[str, Any], method: Method) -> dict[str, Any]:
-    """The part of a run's config that must be the same for it to be the run that is asked for."""
-    read = {*NAMING, *method.settings} - {*UNCOMPARED}
-    settings = {k: v for k, v in runs.completed(record)["train"].items() if k in read}
-    return {key: record.get(key) for key in COMPARED} | {"train": settings}

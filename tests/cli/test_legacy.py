@@ -20,7 +20,7 @@ TRAIN = ["train", "--epochs", "20", "--batch", "16", "--hidden", "8", "--dropout
 TRAIN += ["--device", "cpu"]
 EARLIER_RUNS = {
     TRIPLET: [*TRAIN, "--method", "triplet", "--bits", "16", "--seed", "1"],
-    CCA: [*TRAIN, "--method", "cca", "--bits", "12"],
+    CCA: ["train", "--device", "cpu", "--method", "cca", "--bits", "12"],
 }
 
 

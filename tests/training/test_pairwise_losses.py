@@ -18,6 +18,7 @@ from cmrhash.training.losses import (
     projection_classification,
     projection_matching,
     reconstruction,
+    relevance_likelihood,
     tie_aware_ap,
 )
 
@@ -45,6 +46,16 @@ def cells(relevant, wanted):
 def slow_logistic(u, v, relevant):
     near = mean(math.log1p(math.exp(-dot(u[i], v[j]) / 2)) for i, j in cells(relevant, True))
     return (near + mean(math.log1p(math.exp(dot(u[i], v[j]) / 2)) for i, j in cells(relevant, False))) / 2
+
+
+def slow_likelihood(u, v, relevant):
+    """DCMH's first term, a pair at a time."""
+
+    def pair(i, j):
+        theta = dot(u[i], v[j]) / 2
+        return math.log(1 + math.exp(theta)) - float(relevant[i, j]) * theta
+
+    return mean(pair(i, j) for i in range(len(u)) for j in range(len(v)))
 
 
 def slow_contrastive(u, v, relevant, margin):
@@ -99,6 +110,7 @@ def slow_tie_ap(u, v, relevant, among=None):
 
 PAIRWISE = {
     "logistic": (pairwise_logistic, slow_logistic, ()),
+    "likelihood": (relevance_likelihood, slow_likelihood, ()),
     "contrastive": (contrastive, slow_contrastive, (3.0,)),
     "multi-positive": (multi_positive_contrastive, slow_multi_positive, (0.2,)),
     "matching": (projection_matching, slow_matching, ()),

@@ -73,7 +73,7 @@ def trained(small, tmp_path_factory):
             for _ in range(config.epochs):
                 train.one_epoch(config, METHODS[method], task, state)
                 state.epoch += 1
-            known[key] = safetensors.torch.save(state.heads.state_dict())
+            known[key] = safetensors.torch.save(state.averaged.state_dict())
         return known[key]
 
     return of

@@ -15,6 +15,7 @@ from cmrhash.features.file import read_features
 from cmrhash.retrieval import metrics
 from cmrhash.training import runs, schedule, train
 from cmrhash.training.methods import METHODS
+from cmrhash.training.recipe import batch_size
 
 # ---------------------------------------------------------------------------------------------- it learns
 
@@ -226,7 +227,7 @@ def test_one_cycle_of_few_steps_is_finite(steps):
     [(512, 10_000, 512), (512, 2048, 512), (512, 2047, 256), (512, 80, 16), (16, 80, 16), (512, 3, 2), (3, 100, 3)],
 )
 def test_the_batch_is_halved_until_a_pass_has_four_steps(wanted, items, size):
-    assert train.batch_size(wanted, items) == size
+    assert batch_size(wanted, items) == size
 
 
 @pytest.mark.parametrize(("batch", "threads"), [(16, 1), (256, 2)])

@@ -63,6 +63,8 @@ EXACT = "SET LOCAL enable_indexscan = off"
 REGISTRY = """CREATE TABLE IF NOT EXISTS cmrhash_collections (
     name text COLLATE "C" PRIMARY KEY, codes text NOT NULL, bits int NOT NULL, rows bigint NOT NULL,
     approximate bool, meta json NOT NULL)"""
+REGISTER = """INSERT INTO cmrhash_collections (name, codes, bits, rows, approximate, meta)
+    VALUES (%s, '', 1, 0, NULL, '{}') ON CONFLICT DO NOTHING"""
 TABLE = """CREATE TABLE {table} (
     key text COLLATE "C" PRIMARY KEY, row bigint GENERATED ALWAYS AS IDENTITY, code bit({bits}) NOT NULL)"""
 TABLE_NAME = "cmrhash_[0-9a-f]{16}"
@@ -130,15 +132,12 @@ class PostgresStore:
             db.execute(REGISTRY)
             db.execute(SQL(TABLE).format(table=table, bits=Literal(bits)))
             if embeddings:
-                column = SQL("ALTER TABLE {} ADD COLUMN embedding halfvec({}) NOT NULL")
-                db.execute(column.format(table, Literal(bits)))
+                db.execute(SQL("ALTER TABLE {} ADD embedding halfvec({}) NOT NULL").format(table, Literal(bits)))
             about[1] = self._copy(db, table, bits, batches, embeddings)
             if approximate:
                 db.execute(SQL("CREATE INDEX ON {} USING hnsw (code bit_hamming_ops)").format(table))
             db.execute(SQL("ANALYZE {}").format(table))
-            insert = "INSERT INTO cmrhash_collections (name, codes, bits, rows, approximate, meta) "
-            insert += "VALUES (%s, '', 1, 0, NULL, '{}') ON CONFLICT DO NOTHING"
-            db.execute(insert, [check_name(name)])
+            db.execute(REGISTER, [check_name(name)])
             old, _ = self._find(name, lock=True)
             update = "UPDATE cmrhash_collections SET codes=%s, bits=%s, rows=%s, approximate=%s, meta=%s WHERE name=%s"
             db.execute(update, [table.as_string(None).strip('"'), *about, name])
@@ -172,9 +171,8 @@ class PostgresStore:
         with self._server_errors(), self._transaction():
             self.remove(name, gone)
             self.add(name, batches)
-            self._db.execute(
-                "UPDATE cmrhash_collections SET meta=%s WHERE name=%s", [json.dumps(dict(meta)), check_name(name)]
-            )
+            about = [json.dumps(dict(meta)), check_name(name)]
+            self._db.execute("UPDATE cmrhash_collections SET meta=%s WHERE name=%s", about)
         return self.about(name)
 
     def search(self, name: str, packed: Packed, k: int, keys: Sequence[str] | None = None) -> Found:

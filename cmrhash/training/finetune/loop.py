@@ -50,9 +50,10 @@ from cmrhash.training.finetune.heads import heads, in_one_space
 from cmrhash.training.finetune.task import Photos, TuneTask, choose, open_task
 from cmrhash.training.finetune.tuned import Tuned
 from cmrhash.training.methods import METHODS, Batch, Method, Terms, get_method, total
+from cmrhash.training.recipe import batch_size
 from cmrhash.training.schedule import one_cycle, seeded
 from cmrhash.training.settings import refuse_unread
-from cmrhash.training.train import NAN_STEPS, batch_size, judge, summary
+from cmrhash.training.train import NAN_STEPS, judge, summary
 
 LOOK = 16  # steps between checks of the gradients, each of which waits for the device
 JUDGE_BATCH = 64  # items per forward pass

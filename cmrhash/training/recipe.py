@@ -1,0 +1,63 @@
+"""Recipe of a run: all that decides its result, for its record and to compare it with what is asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+from cmrhash.config import TrainConfig
+from cmrhash.training import kernel_codes, runs
+from cmrhash.training.methods import Method
+from cmrhash.training.settings import NAMING
+from cmrhash.training.task import Task
+
+COMPARED = ("dataset", "relevance", "split_seed", "items_sha256", "langs", "train", "partial", "features")
+UNCOMPARED = ("langs", "relevance")  # as they were asked for; compared as what they came to
+MIN_STEPS = 4  # the batch is halved until an epoch has as many
+
+
+def recipe_of(config: TrainConfig, task: Task, method: Method) -> dict[str, Any]:
+    """All that decides the result, for the run's config; where the work is done and saved is left out."""
+    read = {*NAMING, *method.settings} - {*UNCOMPARED}
+    settings = {k: v for k, v in asdict(config).items() if k in read}
+    features = {name: asdict(runs.TrainedOn.of(view.header)) for name, view in task.views.items()}
+    features |= {name: asdict(made) for name, made in task.by_image.items()}
+    return {
+        "dataset": task.dataset.name,
+        "relevance": task.dataset.relevance,
+        "split_seed": task.dataset.split_seed,
+        "items_sha256": task.dataset.sha256,
+        "langs": task.langs,
+        "train": settings,
+        "train_items": len(task.train),
+        **({"partial": {group.name: len(group) for group in task.partial}} if method.partial and task.partial else {}),
+        "batch": batch_size(config.batch, len(task.train)),
+        "source": method.source,
+        "head": head_shape(config, method, len(task.train)),
+        "features": features,
+        "made_as": {name: view.header.made_as for name, view in task.views.items()},
+    }
+
+
+def comparable(record: Mapping[str, Any], method: Method) -> dict[str, Any]:
+    """The part of a run's config that must be the same for it to be the run that is asked for."""
+    read = {*NAMING, *method.settings} - {*UNCOMPARED}
+    settings = {k: v for k, v in runs.completed(record)["train"].items() if k in read}
+    return {key: record.get(key) for key in COMPARED} | {"train": settings}
+
+
+def head_shape(config: TrainConfig, method: Method, items: int) -> dict[str, Any]:
+    """What the run's record says of its heads."""
+    if method.kernel:
+        return {"hidden": 0, "bounded": False, "rows": kernel_codes.support_rows(items)}
+    if method.heads:
+        return {"hidden": 0, "bounded": False, "network": method.name}
+    return {"hidden": 0, "bounded": False} if method.terms is None else {"hidden": config.hidden, "bounded": True}
+
+
+def batch_size(wanted: int, items: int) -> int:
+    """The wanted batch, halved until an epoch over the items has MIN_STEPS steps; 2 at least."""
+    while wanted > 2 and items // wanted < MIN_STEPS:
+        wanted //= 2
+    return max(2, wanted)
