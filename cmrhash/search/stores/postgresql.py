@@ -84,6 +84,8 @@ WITHIN = f"""SELECT q.n - 1, c.distance, c.key {QUERIES} (
 EMBEDDINGS = """EXISTS (SELECT FROM pg_attribute WHERE attrelid = to_regclass(quote_ident(codes))
     AND attname = 'embedding' AND NOT attisdropped)"""
 
+DESCRIBED = f"SELECT codes, name, bits, rows, meta, approximate, {EMBEDDINGS} FROM cmrhash_collections WHERE name=%s"
+
 
 class PostgresStore:
     """A `cmrhash.search.stores.CodeStore` in a database, which reconnects after a lost connection."""
@@ -273,10 +275,7 @@ class PostgresStore:
 
     def _find(self, name: str, lock: bool = False) -> tuple[str, Collection]:
         """Table and description of a collection. lock: against other writers, for the transaction."""
-        query = (
-            f"SELECT codes, name, bits, rows, meta, approximate, {EMBEDDINGS} FROM cmrhash_collections WHERE name=%s"
-        )
-        rows = self._registered(query + (" FOR UPDATE" if lock else ""), [check_name(name)])
+        rows = self._registered(DESCRIBED + (" FOR UPDATE" if lock else ""), [check_name(name)])
         if not rows:
             raise missing_collection(name, self.names(), self.url)
         table = rows[0][0] and own_place(name, rows[0][0], TABLE_NAME, self.url)  # "": made by `replace` just now
