@@ -116,7 +116,8 @@ def answers(hasher: Hasher, config: SearchConfig, path: Path) -> Iterator[dict[s
         queries.append(photo or line)
     if missing:
         named = ", ".join(missing[:NAMED]) + (", ..." if len(missing) > NAMED else "")
-        raise UsageError(f"{len(missing)} photos are missing ({named})", path, "fix these lines; nothing was searched")
+        what = f"{len(missing)} photo{'s are' if len(missing) > 1 else ' is'} missing ({named})"
+        raise UsageError(what, path, "fix these lines; nothing was searched")
     if not queries:
         raise UsageError("no query in the file", path, fix)
     for start in range(0, len(queries), LINES):

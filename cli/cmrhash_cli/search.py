@@ -79,7 +79,9 @@ def search(
     to: Annotated[
         str | None, typer.Option(help="Kind of results: image, text or both; default: the other modality.")
     ] = D.to,
-    k: Annotated[int | None, typer.Option("--k", help="Number of results; default: 10, with --radius all.")] = D.k,
+    k: Annotated[
+        int | None, typer.Option("--k", "-k", help="Number of results; default: 10, with --radius all.")
+    ] = D.k,
     radius: Annotated[
         int | None, typer.Option("--radius", help="Only results whose codes differ in at most so many bits.")
     ] = D.radius,

@@ -37,7 +37,7 @@ def serve(
         str | None,
         typer.Option(help="Address under which a proxy offers the page, such as https://example.org/photos."),
     ] = D.public_url,
-    k: Annotated[int, typer.Option("--k", help="Number of results shown at first.")] = D.k,
+    k: Annotated[int, typer.Option("--k", "-k", help="Number of results shown at first.")] = D.k,
     rank: Rank = D.rank,
     among: Among = D.among,
     run: OneRun = None,
