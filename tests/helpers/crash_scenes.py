@@ -24,6 +24,7 @@ from crash_naive import BLOCK, DIM, ROWS, SOURCE, VALID, X, append
 
 from cmrhash.data import manifest, switch
 from cmrhash.data.items import ImageTextDataset, Item
+from cmrhash.encoders.text import TextEncoder
 from cmrhash.errors import DamagedError, DataError, UsageError
 from cmrhash.features import file as feature_file
 from cmrhash.features import half
@@ -299,7 +300,8 @@ def tune(epochs: int, folder: Path) -> None:
     state = trained(epochs)
     state.best = {f"encoders.text-en.{name}": tensor for name, tensor in state.best.items()}
     network = SimpleNamespace(config=Pretrained())
-    encoder = SimpleNamespace(module=network, tokenizer=Pretrained(), is_sentence=False)
+    encoder = object.__new__(TextEncoder)  # without the rest, which writing does not ask for
+    encoder.module, encoder.tokenizer = network, Pretrained()
     tuned.write(folder / "tuned", {}, state, None, {"en": encoder})
 
 
