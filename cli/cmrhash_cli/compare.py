@@ -33,6 +33,7 @@ from cmrhash_cli.output import (
     progress_bars,
     titled,
 )
+from cmrhash_cli.presets import Config
 
 D, T = CompareConfig, TrainConfig
 
@@ -70,6 +71,7 @@ def compare(
     cache: Cache = CACHE,
     runs: Runs = RUNS,
     device: Device = T.device,
+    config_file: Config = None,
     as_json: Json = False,
     quiet: Quiet = False,
     debug: Debug = False,

@@ -29,6 +29,7 @@ from cmrhash_cli.output import (
     print_table,
     titled,
 )
+from cmrhash_cli.presets import Config
 
 if TYPE_CHECKING:
     from cmrhash.evaluation.evaluate import Evaluation
@@ -70,6 +71,7 @@ def evaluate(
     trec: Annotated[Path | None, typer.Option(help="Folder for TREC run and qrels files, ties in index order.")] = None,
     cache: Cache = CACHE,
     runs: Runs = RUNS,
+    config_file: Config = None,
     as_json: Json = False,
     quiet: Quiet = False,
     debug: Debug = False,

@@ -36,6 +36,7 @@ from cmrhash_cli.output import (
     print_table,
     size_of,
 )
+from cmrhash_cli.presets import Config
 from cmrhash_cli.typed import as_typed
 
 D = ExportConfig
@@ -65,6 +66,7 @@ def export(
     cache: Cache = CACHE,
     runs: Runs = RUNS,
     overwrite: Overwrite = False,
+    config_file: Config = None,
     as_json: Json = False,
     quiet: Quiet = False,
     debug: Debug = False,

@@ -39,6 +39,7 @@ from cmrhash_cli.output import (
     note,
     progress_bars,
 )
+from cmrhash_cli.presets import Config
 from cmrhash_cli.typed import command_line
 
 if TYPE_CHECKING:
@@ -238,6 +239,7 @@ def extract(
     ] = T.margin,
     clip: Annotated[float, typer.Option(help="Fine-tuning: maximum L2 norm of the gradients.")] = T.clip,
     overwrite: Overwrite = D.overwrite,
+    config_file: Config = None,
     as_json: Json = False,
     quiet: Quiet = False,
     debug: Debug = False,

@@ -39,6 +39,7 @@ from cmrhash_cli.output import (
     print_table,
     progress_bars,
 )
+from cmrhash_cli.presets import Config
 from cmrhash_cli.typed import command_line
 
 D = IndexConfig
@@ -93,6 +94,7 @@ def index(
     device: Device = D.device,
     cache: Cache = CACHE,
     runs: Runs = RUNS,
+    config_file: Config = None,
     as_json: Json = False,
     quiet: Quiet = False,
     debug: Debug = False,

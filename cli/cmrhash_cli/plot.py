@@ -23,6 +23,7 @@ from cmrhash_cli.output import (
     note,
     print_json,
 )
+from cmrhash_cli.presets import Config
 from cmrhash_cli.typed import as_typed
 
 D = PlotConfig
@@ -49,6 +50,7 @@ def plot(
     ] = D.out,
     cache: Cache = CACHE,
     runs: Runs = RUNS,
+    config_file: Config = None,
     as_json: Json = False,
     quiet: Quiet = False,
     debug: Debug = False,

@@ -9,6 +9,7 @@ import typer
 
 from cmrhash.config import ReportConfig
 from cmrhash_cli.output import CACHE, RUNS, Cache, Dataset, Debug, Json, Quiet, Runs, ShownLang, note, print_json
+from cmrhash_cli.presets import Config
 
 D = ReportConfig
 
@@ -29,6 +30,7 @@ def report(
     ] = D.out,
     cache: Cache = CACHE,
     runs: Runs = RUNS,
+    config_file: Config = None,
     as_json: Json = False,
     quiet: Quiet = False,
     debug: Debug = False,

@@ -42,6 +42,7 @@ from cmrhash_cli.output import (
     print_table,
     titled,
 )
+from cmrhash_cli.presets import Config
 from cmrhash_cli.queries import Asked, answers, print_lines
 
 if TYPE_CHECKING:
@@ -117,6 +118,7 @@ def search(
     html: Annotated[
         Path | None, typer.Option("--html", help="Also write the results with their photos to this HTML file.")
     ] = None,
+    config_file: Config = None,
     as_json: Json = False,
     quiet: Quiet = False,
     debug: Debug = False,

@@ -22,6 +22,7 @@ from cmrhash_cli.chosen import (
     open_hasher,
 )
 from cmrhash_cli.output import CACHE, RUNS, Cache, Dataset, Debug, Device, Quiet, Relevance, Runs, note
+from cmrhash_cli.presets import Config
 
 D = ServeConfig
 
@@ -51,6 +52,7 @@ def serve(
     device: Device = D.device,
     cache: Cache = CACHE,
     runs: Runs = RUNS,
+    config_file: Config = None,
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:

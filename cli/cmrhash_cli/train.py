@@ -33,6 +33,7 @@ from cmrhash_cli.output import (
     print_table,
     progress_bars,
 )
+from cmrhash_cli.presets import Config, FromRun
 from cmrhash_cli.typed import command_line
 
 if TYPE_CHECKING:
@@ -99,6 +100,8 @@ def train(
     runs: Runs = RUNS,
     device: Device = D.device,
     overwrite: Overwrite = False,
+    config_file: Config = None,
+    from_run: FromRun = None,
     as_json: Json = False,
     quiet: Quiet = False,
     debug: Debug = False,

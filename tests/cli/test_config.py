@@ -70,6 +70,7 @@ NOT_FIELDS = {
     *("dataset", "cache", "runs", "overwrite", "as_json", "quiet", "debug", "encoder", "trec", "device", "help"),
     "alignment",  # a way to say the method
     "finetune",
+    *("config_file", "from_run"),  # where options come from that are not typed
 }
 WHICH_RUN = {"run", "bits", "method", "relevance"}
 CHOICE = {  # what is asked, and of which run
@@ -136,12 +137,14 @@ REGISTERED = [*app.registered_commands, *cache.registered_commands]
 
 @pytest.mark.parametrize("function", [command.callback for command in REGISTERED])
 def test_every_option_is_read(function):
+    """The last two are read by their callbacks."""
     body = ast.parse(inspect.getsource(function)).body[0]
     read = {n.id for part in body.body for n in ast.walk(part) if isinstance(n, ast.Name)}
     if "filled" in read:  # the fields of its configs are taken from all options by their names
         read |= {field.name for each in (ExtractConfig, FinetuneConfig) for field in dataclasses.fields(each)}
     unread = {parameter.arg for parameter in body.args.args} - read
-    assert unread <= {"debug"}  # that one is read where errors are caught, before any command runs
+    # debug is read where errors are caught, before any command runs, the others by their callbacks
+    assert unread <= {"debug", "config_file", "from_run"}
 
 
 @pytest.mark.parametrize("name", sorted(commands()))
