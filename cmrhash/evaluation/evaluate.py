@@ -211,7 +211,8 @@ def check_eval(config: EvalConfig, dataset: ImageTextDataset) -> None:
             raise UsageError(f"unknown direction '{direction}'", None, fix, option="directions")
     if "i2i" in config.directions and dataset.relevance == "pairs":
         what = "i2i needs labels: with relevance pairs each item has one image"
-        raise UsageError(what, None, 'use `relevance="labels"`', option="directions")
+        fix = 'use `relevance="labels"`' if dataset.classes else "leave it out: the data set has no labels"
+        raise UsageError(what, None, fix, option="directions")
     for k in (*config.at, *([] if config.map_at is None else [config.map_at])):
         if k < 1:
             raise UsageError(f"a cutoff of {k} is out of range", None, "give a whole number from 1")

@@ -4,15 +4,17 @@ import json
 import re
 import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from slow_scores import QUICK, run_of
 
 from cmrhash.config import EvalConfig
+from cmrhash.data.items import ImageTextDataset
 from cmrhash.errors import StaleError, UsageError
 from cmrhash.evaluation import evaluate as module
 from cmrhash.evaluation import saved_scores
-from cmrhash.evaluation.evaluate import evaluate
+from cmrhash.evaluation.evaluate import check_eval, evaluate
 from cmrhash.training import runs
 from cmrhash.training.train import train
 
@@ -186,3 +188,11 @@ def test_what_is_no_option_is_refused(scored, config):
     base, data, _ = scored
     with pytest.raises(UsageError):
         evaluate(config, data, base / "runs")
+
+
+def test_photos_by_photos_without_labels_are_refused_with_the_reason():
+    photos = ImageTextDataset("toy", Path("/photos"), (), (), "pairs")
+    with pytest.raises(UsageError, match="leave it out: the data set has no labels"):
+        check_eval(EvalConfig(directions=("i2i",)), photos)
+    with pytest.raises(UsageError, match='use `relevance="labels"`'):
+        check_eval(EvalConfig(directions=("i2i",)), replace(photos, classes=("dog",)))
