@@ -10,7 +10,7 @@ from quick_training import QUICK, heads
 import cmrhash
 from cmrhash.config import TrainConfig
 from cmrhash.errors import UsageError
-from cmrhash.training import runs, train
+from cmrhash.training import kernel_codes, runs, train
 from cmrhash.training.methods import BUILT_IN, METHODS, Method
 from cmrhash.training.settings import CHOSEN, refuse_unread
 from cmrhash.training.task import prepare
@@ -44,9 +44,10 @@ def refused(method, name, config=SMALL, relevance="labels"):
 
 
 @pytest.fixture(scope="module", autouse=True)
-def _some_near_duplicates():
-    """Every fourth item is near a query: which ones are, is another test."""
+def _quick():
+    """Short trainings of codes; every fourth item is near a query: which ones are, is another test."""
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(kernel_codes, "STEPS", 20)
         patch.setattr("cmrhash.training.task.near_duplicates", lambda of: np.arange(len(of.dataset.items)) % 4 == 0)
         yield
 
