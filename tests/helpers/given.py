@@ -93,7 +93,6 @@ PLACED = {
     "raw_features.mat": write_wikipedia_features,
     "mirflickr.mat": lambda path: write_features(path, 20_015),
     "FILE": write_features,
-    "docs/results.toml": lambda path: shutil.copy(Path(__file__).parents[2] / "docs/results.toml", path),
     "results.mat": write_results,
     "results.npz": write_results,
     "common_tags.txt": lambda path: path.write_text("dog 9\nnikon 9\nnone 9\n", encoding="utf-8"),
