@@ -384,7 +384,8 @@ def _check_rates(config: TrainConfig | FinetuneConfig) -> None:
 
 def _check_choice(name: str, value: str | None, of: tuple[str, ...], what: str = "") -> None:
     if value is not None and value not in of:
-        fix = f"{did_you_mean(value, of)} choose one of {', '.join(of)}".strip()
+        near = "" if what else did_you_mean(value, of)
+        fix = f"{near} choose one of {', '.join(of)}".strip()
         raise UsageError((what or f"unknown {name} '{{}}'").format(value), None, fix, option=name)
 
 
