@@ -37,6 +37,7 @@ from cmrhash_cli.presets import Config, FromRun
 from cmrhash_cli.typed import command_line
 
 if TYPE_CHECKING:
+    from cmrhash.features.dataset import ExtractedDataset
     from cmrhash.training.runs import Run
 
 D = TrainConfig
@@ -162,24 +163,28 @@ def train(
     _show(finished, as_json, quiet)
     other = None if relevance == data.dataset.relevance else relevance
     place: dict[str, Any] = {"dataset": data.name, "relevance": other, "cache": cache, "runs": runs}
-    query = "SENTENCE" if finished[0][0].langs else "PHOTO"
+    _next(finished[0][0], data, place, quiet)
+    if finished[0][0].relevance == "pairs":
+        _advise(method, data.dataset.classes, {**place, "relevance": None}, quiet)
+
+
+def _next(run: Run, data: ExtractedDataset, place: dict[str, Any], quiet: bool) -> None:
+    """Note the command to type next. place: options that name the data set and the folders."""
+    query = "SENTENCE" if run.langs else "PHOTO"
     following = command_line("search", query=query, **place) if data.no_captions else command_line("eval", **place)
     note(f"next: {following}", quiet)
-    if finished[0][0].relevance == "pairs":
-        _advise(
-            method,
-            data.dataset.classes,
-            command_line("eval", trained_by="pairs", **{**place, "relevance": None}),
-            quiet,
-        )
 
 
-def _advise(asked: list[str] | None, classes: Sequence[str], by_labels: str, quiet: bool) -> None:
-    """Say after a training by pairs what suits it better, and how labels score it. by_labels: the command for that."""
+def _advise(asked: list[str] | None, classes: Sequence[str], place: dict[str, Any], quiet: bool) -> None:
+    """Name the methods for pair relevance, and the command that scores the run by labels.
+
+    asked: methods that the user chose; place: as for ``_next``.
+    """
     if asked is None:
         note(PAIRS_ADVICE, quiet)
     if classes:
-        note(f"by labels, which the training did not see: {by_labels}", quiet)
+        command = command_line("eval", trained_by="pairs", **place)
+        note(f"by labels, which the training did not see: {command}", quiet)
 
 
 def _show(finished: list[tuple[Run, bool]], as_json: bool, quiet: bool) -> None:
