@@ -18,7 +18,7 @@ from typing import Any
 import safetensors.torch
 from torch import Tensor
 
-from cmrhash.encoders.transformer import check_config, refuse_code
+from cmrhash.encoders.config_file import check_config, refuse_code
 from cmrhash.errors import EncoderError
 from cmrhash.storage.files import make_folder, write_bytes
 

@@ -26,5 +26,9 @@ def check_places(config: ExtractConfig) -> None:
             packages.refuse_single(model, given)
         elif given != "text model" or (path := Path(model).expanduser()).suffix not in WORDS:
             hub.refuse_lost(model, "text model" if given == "text model" else "vision model")
+            if (folder := Path(model).expanduser()).is_dir():
+                from cmrhash.encoders.config_file import check_folder  # its imports take a tenth of a second
+
+                check_folder(folder, "text model" if given == "text model" else "image model")
         elif not path.exists():
             raise EncoderError("no such file of word vectors", path, "check the path")

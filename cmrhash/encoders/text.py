@@ -21,11 +21,12 @@ from torch import nn
 from cmrhash.compute.device import choose_dtype, send
 from cmrhash.config import RANDOM
 from cmrhash.encoders import hub, packages, sentence, tokens
+from cmrhash.encoders.config_file import check_config, refuse_code
 from cmrhash.encoders.pooling import pool
 from cmrhash.encoders.sentence import BEHIND, POOLING, Layout, check_pooling
 from cmrhash.encoders.sentence_layers import layers as layers_of
 from cmrhash.encoders.sentence_layers import width_of
-from cmrhash.encoders.transformer import SHARE, check_config, from_folder, limit_of, refuse_code, tokenizer_of
+from cmrhash.encoders.transformer import SHARE, from_folder, limit_of, tokenizer_of
 from cmrhash.encoders.weights import refuse_broken, state_digest
 from cmrhash.errors import EncoderError, UsageError
 

@@ -18,8 +18,9 @@ from torch import Tensor, nn
 
 from cmrhash.config import LAYERS
 from cmrhash.encoders import hub, processors
+from cmrhash.encoders.config_file import check_config, refuse_code
 from cmrhash.encoders.pixels import Crop, Squash
-from cmrhash.encoders.transformer import SHARE, check_config, from_folder, limit_of, quieten, refuse_code, tokenizer_of
+from cmrhash.encoders.transformer import SHARE, from_folder, limit_of, quieten, tokenizer_of
 from cmrhash.encoders.weights import refuse_broken, state_digest
 from cmrhash.errors import EncoderError
 from cmrhash.storage.files import make_folder, write_bytes

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -71,29 +70,6 @@ def _refusing(folder: Path, kind: str) -> Iterator[None]:
         reason = " ".join(str(error).split())[:160]
         fix = f"give a directory with {PARTS}"
         raise EncoderError(f"cannot load the {kind} ({reason})", folder, fix) from None
-
-
-def check_config(folder: Path) -> dict[str, Any]:
-    """Content of config.json; refuses settings that could make transformers run code other than its own."""
-    path = folder / "config.json"
-    try:
-        config = json.loads(path.read_bytes())
-    except (OSError, ValueError) as error:
-        raise EncoderError(f"no readable config.json ({error})", folder, "give the directory of a text model") from None
-    if not isinstance(config, dict):
-        raise EncoderError("config.json is not a JSON object", folder, "give the directory of a text model")
-    odd = [key for key in config if key.startswith("_attn_implementation")]
-    if odd:
-        raise EncoderError(f"config.json sets {odd[0]}", path, "remove that field: it can load foreign code")
-    return config
-
-
-def refuse_code(config: Mapping[str, Any], folder: Path) -> None:
-    """Raise EncoderError if a config.json names code that computes the features."""
-    if "auto_map" in config:
-        what = "names code to be run (auto_map), which cmrhash never does"
-        fix = "give a model that transformers knows, for example BERT, CLIP, SigLIP or MetaCLIP 2"
-        raise EncoderError(what, folder / "config.json", fix)
 
 
 def limit_of(tokenizer: Any, config: Any) -> int:

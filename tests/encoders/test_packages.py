@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
 import sys
 
 import numpy as np
@@ -12,12 +13,12 @@ import torch
 from package_models import TIMM, need, write_open_clip, write_timm
 from PIL import Image
 from running import run, write_own
-from small_models import write_bert
+from small_models import write_bert, write_vit
 
 import cmrhash
 from cmrhash.config import ExtractConfig
 from cmrhash.encoders import bag_and_vectors, image, packages, places, text
-from cmrhash.errors import UsageError
+from cmrhash.errors import EncoderError, UsageError
 from cmrhash.features.file import read_header
 
 TRAIN = ["--epochs", "2", "--batch", "16", "--hidden", "16", "--bits", "8", "--device", "cpu"]
@@ -257,16 +258,40 @@ def test_a_package_that_is_not_installed_is_named_with_its_extra(model, extra, h
     ],
 )
 def test_a_wrong_place_is_refused_before_torch_is_imported(options, tmp_path):
-    import subprocess
+    assert said_without_torch(options, tmp_path) in ("EncoderError", "UsageError")
 
+
+def said_without_torch(options, folder):
+    """The type of error that check_places raises in a process of its own, which must not have imported torch."""
     code = (
         "import sys; from cmrhash.config import ExtractConfig; from cmrhash.encoders.places import check_places\n"
         f"try: check_places(ExtractConfig(**{options!r}))\n"
         "except Exception as error: print(type(error).__name__, 'torch' in sys.modules)"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path)
-    assert done.stdout.split()[0] in ("EncoderError", "UsageError")
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=folder)
     assert done.stdout.split()[1] == "False"
+    return done.stdout.split()[0]
+
+
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        ("preprocessor_config.json", None),
+        ("preprocessor_config.json", b'{"auto_map": {}}'),
+        ("config.json", b'{"auto_map": {}}'),
+        ("config.json", b"{"),
+        ("model.safetensors", b"\x09\0\0\0\0\0\0\0{"),
+    ],
+)
+def test_a_folder_whose_files_show_it_is_refused_before_torch_is_imported(file, content, tmp_path):
+    write_vit(tmp_path)
+    places.check_places(ExtractConfig(image_model=str(tmp_path)))
+    (tmp_path / file).unlink()
+    if content is not None:
+        (tmp_path / file).write_bytes(content)
+    with pytest.raises(EncoderError, match=file.partition(".")[0] if content else file):
+        places.check_places(ExtractConfig(image_model=str(tmp_path)))
+    assert said_without_torch({"image_model": str(tmp_path)}, tmp_path) == "EncoderError"
 
 
 def test_places_know_the_endings_of_word_vectors():
