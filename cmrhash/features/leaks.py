@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from cmrhash.config import RANDOM
 from cmrhash.data.items import ImageTextDataset
 from cmrhash.data.view import View
 from cmrhash.errors import CmrhashError
@@ -23,7 +24,7 @@ from cmrhash.storage.files import read_json, write_json
 from cmrhash.storage.recipes import fingerprint
 
 FILE = "leaks.json"  # of the last look, beside the features
-VERSION = 1
+VERSION = 2
 NEAR = 0.9  # cosine of photos that are nearly the same
 MOST_PAIRS = 4 * 10**8  # pairs of photos that are compared; beyond, evenly spaced queries
 BLOCK = 1 << 24  # cosines that are held at a time
@@ -61,8 +62,8 @@ class Leaks:
 def leaks(data: ExtractedDataset) -> Leaks | None:
     """Look for leaks, or take what the last look at the same files found; None without train or query items.
 
-    The first image features by name are compared. Errors of feature files are not raised: what cannot be read is not
-    compared.
+    The first image features by name are compared, unless their encoder is untrained: then all photos are near. Errors
+    of feature files are not raised: what cannot be read is not compared.
     """
     query, train = (_with_role(data.dataset, role) for role in ("query", "train"))
     if not query.any() or not train.any():
@@ -94,6 +95,7 @@ def _look(data: ExtractedDataset, headers: Sequence[FeatureHeader], query: Mask,
                 figures["same_captions"] += same
                 continue
             compared = _evenly(asked, max(1, MOST_PAIRS // max(len(known), 1)))
+            compared = compared[: len(compared) * _is_trained(header)]
             near = int((_nearest(view, compared, known) > NEAR).sum()) if len(known) else 0
             encoder = header.encoder
             figures |= {"photos": len(asked), "same_photos": same, "compared": len(compared), "near_photos": near}
@@ -108,8 +110,14 @@ def near_duplicates(data: ExtractedDataset) -> Mask:
         view = data.features(View.IMAGE, header.encoder)
         asked, known = (np.flatnonzero(of[view.items]) for of in (query, train))
         if len(asked) and len(known):
-            leaking[view.items[known[_same(view, known, asked) | (_nearest(view, known, asked) > NEAR)]]] = True
+            leaking[view.items[known[_same(view, known, asked)]]] = True
+            if _is_trained(header):
+                leaking[view.items[known[_nearest(view, known, asked) > NEAR]]] = True
     return leaking
+
+
+def _is_trained(header: FeatureHeader) -> bool:
+    return header.recipe.get("weights") != RANDOM
 
 
 def _same(view: ViewFeatures, rows: NDArray[np.int64], among: NDArray[np.int64]) -> Mask:
