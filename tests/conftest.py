@@ -27,6 +27,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # two test processes share two co
 
 
 def pytest_collection_modifyitems(items):
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)  # long files first: no process is left alone
     for test in {item.obj for item in items if hasattr(item.obj, "hypothesis")}:
         usual = (
             test._hypothesis_internal_use_settings
