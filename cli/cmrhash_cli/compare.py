@@ -20,6 +20,7 @@ from cmrhash_cli.output import (
     Device,
     DropNear,
     Encoder,
+    Jobs,
     Json,
     Noise,
     Quiet,
@@ -58,6 +59,7 @@ def compare(
         int,
         typer.Option(help="Passes over the training items; refused if none of the methods has epochs."),
     ] = T.epochs,
+    jobs: Jobs = D.jobs,
     drop_near_duplicates: DropNear = T.drop_near_duplicates,
     noise: Noise = T.noise,
     trained_by: TrainedBy = D.trained_by,
@@ -111,6 +113,7 @@ def compare(
         seeds=seeds,
         metric=metric,
         against=against,
+        jobs=jobs,
         trained_by=trained_by,
         out=out,
     )

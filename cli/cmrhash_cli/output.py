@@ -70,6 +70,13 @@ TrainedBy = Annotated[
         "and score alone; default: as --relevance.",
     ),
 ]
+Jobs = Annotated[
+    int | None,
+    typer.Option(
+        "--jobs",
+        help="Trainings at a time, each in a process of one thread; default: one after another, each on all cores.",
+    ),
+]
 Device = Annotated[str, typer.Option("--device", help="auto (the GPU if there is one), cpu, cuda, cuda:1, ...")]
 Overwrite = Annotated[
     bool, typer.Option("--overwrite", help="Replace existing files, even if made with other settings.")

@@ -7,18 +7,17 @@ import io
 import json
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from cmrhash.config import CompareConfig, EvalConfig, Progress, TrainConfig
-from cmrhash.errors import StaleError, UsageError
+from cmrhash.errors import UsageError
 from cmrhash.evaluation.commands import command_of
-from cmrhash.evaluation.evaluate import Evaluation, refuse_languages, score
+from cmrhash.evaluation.evaluate import Evaluation, score
+from cmrhash.evaluation.jobs import Job, Shared, check_jobs, train_each
 from cmrhash.evaluation.metric_names import METRICS, check_metric
-from cmrhash.evaluation.run_codes import codes_of
 from cmrhash.evaluation.seen import SIDES
 from cmrhash.evaluation.significance import DRAWS, Difference, columns_of, query_values
 from cmrhash.features.dataset import ExtractedDataset
@@ -26,8 +25,6 @@ from cmrhash.storage.files import write_bytes
 from cmrhash.training import runs
 from cmrhash.training.best import chosen
 from cmrhash.training.methods import get_method
-from cmrhash.training.task import run_folder
-from cmrhash.training.train import train
 
 KEYS = ("dataset", "method", "bits", "lang", "direction")
 METRIC_OF = {"labels": "map", "pairs": "r@1"}
@@ -69,14 +66,16 @@ def compare(
     names = tuple(dict.fromkeys(chosen(method, data, config.relevance).method for method in grid.methods))
     grid = replace(grid, methods=names)
     scored_by = data.with_relevance(config.relevance)
-    metric = _check(grid, scored_by.dataset.relevance)
+    by = scored_by.dataset.relevance
+    metric = _check(grid, by)
     if grid.trained_by is not None:
         config = replace(config, relevance=grid.trained_by)
     data.languages(grid.langs)  # refuse a missing language before any training
     cells = list(dict.fromkeys(Cell(m, b, s) for m in grid.methods for b in grid.bits for s in range(grid.seeds)))
-    found = _train_all(cells, config, data, out, encoders, grid.langs, progress)
+    jobs = [Job(str(cell), replace(config, **cell._asdict()), out) for cell in cells]
+    results = train_each(jobs, Shared(data, encoders, grid.langs, by), grid.jobs, progress)
+    found = [run for run in results if isinstance(run, runs.Run)]
     scored = score(EvalConfig(langs=grid.langs), found, scored_by)
-    by = scored_by.dataset.relevance
     again = {run.folder: command_of(run, data, range(grid.seeds), grid.langs, by) for run in found}
     protocol, rows = {**scored.protocol, "metric": WORDS[metric]}, _rows(scored.rows, metric, again)
     if grid.against:
@@ -92,6 +91,7 @@ def _check(grid: CompareConfig, relevance: str) -> str:
     """Name of the metric; raises UsageError for a grid that cannot be compared."""
     if grid.seeds < 1:
         raise UsageError(f"{grid.seeds} is out of range", None, "give a whole number from 1", option="seeds")
+    check_jobs(grid.jobs)
     for method in grid.methods:
         get_method(method, grid.trained_by or relevance)
     if grid.against and (grid.against not in grid.methods or len(set(grid.methods)) < 2):
@@ -100,51 +100,6 @@ def _check(grid: CompareConfig, relevance: str) -> str:
     metric = METRIC_OF[relevance] if grid.metric is None else grid.metric
     check_metric(metric)
     return metric
-
-
-def _train_all(
-    cells: Sequence[Cell],
-    config: TrainConfig,
-    data: ExtractedDataset,
-    out: Path,
-    encoders: tuple[str, ...],
-    shown: Sequence[str],
-    progress: Progress,
-) -> list[runs.Run]:
-    """Train or find the run of every cell.
-
-    Existing runs come first, so that one of another recipe is refused before any training. shown: languages that every
-    run must be able to score. Progress counts epochs: "grid" over all cells, "run" within the current one.
-    """
-    configs = {cell: replace(config, **cell._asdict()) for cell in cells}
-    targets = {cell: run_folder(of, data, out) for cell, of in configs.items()}
-    there = {cell: (target / runs.CONFIG).exists() for cell, target in targets.items()}
-    found: dict[Cell, runs.Run] = {}
-    epochs, total = config.epochs, config.epochs * len(cells)
-    for cell in sorted(cells, key=lambda cell: not there[cell]):
-        which = f"run {len(found) + 1} of {len(cells)}"
-        told = partial(_report, progress, cell, len(found) * epochs, total, which)
-        try:
-            run, _ = train(configs[cell], data, out, encoders, progress=told)
-        except StaleError as error:
-            if error.where != targets[cell]:
-                raise
-            fix = "use the settings of that run, or another `runs`, or delete it"
-            raise StaleError(f"{cell}: {error.what}", error.where, fix) from None
-        codes_of(run, data)
-        found[cell] = run
-        refuse_languages([run], data, shown)
-        if get_method(cell.method).terms is None and not there[cell]:  # a closed form reports no epochs
-            progress("grid", len(found) * epochs, total, which)
-    return [found[cell] for cell in cells]
-
-
-def _report(
-    progress: Progress, cell: Cell, before: int, total: int, which: str, what: str, done: int, of: int, note: str
-) -> None:
-    """Report the progress of a training and of the grid. before, total: epochs of earlier cells, of all."""
-    progress("grid", before + done, total, which)
-    progress("run", done, of, f"{cell}{': ' if note else ''}{note}")
 
 
 def _rows(rows: Sequence[dict[str, Any]], metric: str, again: dict[Path, str]) -> list[dict[str, Any]]:

@@ -1,0 +1,32 @@
+"""A worker that trains nothing and needs no torch: what a job's name says is what happens to it."""
+
+import json
+import os
+import signal
+import sys
+import time
+
+shared = json.loads(sys.stdin.readline())
+for line in sys.stdin:
+    job = json.loads(line)
+    if job is None:
+        sys.exit(0)
+    what = job["name"]
+    print(json.dumps({"log": ["cmrhash.evaluation.worker", 30, f"about {what}"]}), flush=True)
+    if what == "dies":
+        os.kill(os.getpid(), signal.SIGKILL)
+    if what == "fails":
+        error = {"kind": "DataError", "parts": ["no good", "there", "mend it"], "option": "lr"}
+        print(json.dumps({"error": error}), flush=True)
+        continue
+    if what == "breaks":
+        print(json.dumps({"error": {"kind": "ValueError", "parts": ["x"]}}), flush=True)
+        continue
+    if what == "waits":
+        print(json.dumps({"done": 1, "note": ""}), flush=True)
+        sys.stdin.read()  # until the other process closes it
+        with open(job["out"] + "/saved", "w"):
+            sys.exit(130)
+    print(json.dumps({"done": job["config"]["epochs"], "note": what}), flush=True)
+    time.sleep(0.05)
+    print(json.dumps({"finished": job["out"]}), flush=True)
