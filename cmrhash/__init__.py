@@ -23,12 +23,14 @@ if TYPE_CHECKING:
     from cmrhash.api import open_dataset as open_dataset
     from cmrhash.api import relocate as relocate
     from cmrhash.api import remove as remove
+    from cmrhash.api import sweep as sweep
     from cmrhash.api import train as train
     from cmrhash.config import CompareConfig as CompareConfig
     from cmrhash.config import EvalConfig as EvalConfig
     from cmrhash.config import ExtractConfig as ExtractConfig
     from cmrhash.config import FinetuneConfig as FinetuneConfig
     from cmrhash.config import GrowConfig as GrowConfig
+    from cmrhash.config import SweepConfig as SweepConfig
     from cmrhash.config import TrainConfig as TrainConfig
     from cmrhash.data.in_memory import dataset as dataset
     from cmrhash.data.items import ImageTextDataset as ImageTextDataset
@@ -38,6 +40,7 @@ if TYPE_CHECKING:
     from cmrhash.errors import CmrhashError as CmrhashError
     from cmrhash.errors import DamagedError as DamagedError
     from cmrhash.errors import DataError as DataError
+    from cmrhash.errors import DivergedError as DivergedError
     from cmrhash.errors import EncoderError as EncoderError
     from cmrhash.errors import LockedError as LockedError
     from cmrhash.errors import PeerError as PeerError
@@ -46,6 +49,7 @@ if TYPE_CHECKING:
     from cmrhash.evaluation.evaluate import Evaluation as Evaluation
     from cmrhash.evaluation.score_files import Scored as Scored
     from cmrhash.evaluation.score_files import score_files as score_files
+    from cmrhash.evaluation.sweep import Sweep as Sweep
     from cmrhash.features.dataset import ExtractedDataset as ExtractedDataset
     from cmrhash.retrieval import metrics as metrics
     from cmrhash.search.exported.hasher import PretrainedHasher as PretrainedHasher
@@ -61,15 +65,17 @@ if TYPE_CHECKING:
     from cmrhash.training.runs import Run as Run
 
 _HOME = {  # module -> the names that it gives to the public face
-    "api": "add apply compare evaluate extract find_runs from_pretrained load open_dataset relocate remove train",
-    "config": "CompareConfig EvalConfig ExtractConfig FinetuneConfig GrowConfig TrainConfig",
+    "api": "add apply compare evaluate extract find_runs from_pretrained load open_dataset relocate remove sweep train",
+    "config": "CompareConfig EvalConfig ExtractConfig FinetuneConfig GrowConfig SweepConfig TrainConfig",
     "data.in_memory": "dataset",
     "data.items": "ImageTextDataset Item",
     "data.view": "View",
     "encoders.own": "Encoder",
-    "errors": "CmrhashError DamagedError DataError EncoderError LockedError PeerError StaleError UsageError",
+    "errors": "CmrhashError DamagedError DataError DivergedError EncoderError LockedError PeerError StaleError "
+    "UsageError",
     "evaluation.evaluate": "Evaluation",
     "evaluation.score_files": "Scored score_files",
+    "evaluation.sweep": "Sweep",
     "features.dataset": "ExtractedDataset",
     "search.exported.hasher": "PretrainedHasher",
     "search.grow": "Grown",

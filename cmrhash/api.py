@@ -24,6 +24,7 @@ from cmrhash.config import (
     FinetuneConfig,
     GrowConfig,
     Progress,
+    SweepConfig,
     TrainConfig,
 )
 from cmrhash.data.items import ImageTextDataset, root_of, with_relevance
@@ -32,7 +33,9 @@ from cmrhash.data.tars import is_pattern
 from cmrhash.encoders.own import Encoder
 from cmrhash.errors import UsageError, did_you_mean
 from cmrhash.evaluation import compare as comparison
+from cmrhash.evaluation import sweep as search_of_settings
 from cmrhash.evaluation.evaluate import Evaluation, check_eval, score
+from cmrhash.evaluation.sweep import Sweep
 from cmrhash.features import extract as extraction
 from cmrhash.features.dataset import ExtractedDataset
 from cmrhash.search import apply as application
@@ -45,7 +48,7 @@ from cmrhash.training.methods import Method
 from cmrhash.training.runs import Run
 
 EXTRACT = ("image_encoder", "text_encoder", "finetune", "progress")  # what extract takes besides its config
-Config = TypeVar("Config", ExtractConfig, GrowConfig, TrainConfig, EvalConfig, CompareConfig)
+Config = TypeVar("Config", ExtractConfig, GrowConfig, TrainConfig, EvalConfig, CompareConfig, SweepConfig)
 
 
 def extract(
@@ -164,6 +167,32 @@ def compare(
     return comparison.compare(grid, config, opened, Path(runs), tuple(encoders), progress)
 
 
+def sweep(
+    data: ExtractedDataset | str,
+    values: Mapping[str, Any],
+    method: str | Method = TrainConfig.method,
+    *,
+    cache: str | Path = CACHE,
+    runs: str | Path = RUNS,
+    encoders: Sequence[str] = (),
+    progress: Progress = lambda *_: None,
+    **settings: Any,
+) -> Sweep:
+    """Train many settings of a method, and return them with the best on val first.
+
+    values: field of ``TrainConfig`` -> a list of values to try, or "LOW..HIGH" to draw from. settings: fields of
+    ``SweepConfig`` (samples, seeds, jobs, out) and of ``TrainConfig``, which hold for all. Raises as ``train`` does.
+    """
+    texts = tuple(f"{name}={_listed(value)}" for name, value in values.items())
+    own = {field.name for field in fields(SweepConfig)} - {"values"}
+    grid = _config(SweepConfig, {"values": texts, **{key: value for key, value in settings.items() if key in own}})
+    shared = {key: value for key, value in settings.items() if key not in own}
+    name = method if isinstance(method, str) else _register(method)
+    config, opened = _config(TrainConfig, {"method": name, **shared}), _data(data, cache)
+    _refuse_unread((name,), shared, config, opened)
+    return search_of_settings.sweep(grid, config, opened, Path(runs), tuple(encoders), progress)
+
+
 def load(run: str | Path | Run, *, cache: str | Path = CACHE, **options: Any) -> Hasher:
     """Open a run for search.
 
@@ -258,6 +287,11 @@ def from_pretrained(source: str | Path, *, revision: str | None = None, **option
 # ---------------------------------------------------------------------------------------------- small parts
 
 _register = methods.register
+
+
+def _listed(values: Any) -> str:
+    """Values of a setting as text."""
+    return ",".join(map(str, values)) if isinstance(values, (list, tuple)) else str(values)
 
 
 def _source(

@@ -271,6 +271,17 @@ class CompareConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class SweepConfig:
+    """Search for settings: values to try -> the setting with the best val mAP."""
+
+    values: tuple[str, ...] = ()  # "NAME=VALUE[,VALUE...]" or "NAME=LOW..HIGH", fields of TrainConfig
+    samples: int | None = None  # settings that are drawn; None: all combinations
+    seeds: int = 1  # seeds per setting, counted from 0
+    jobs: int | None = None  # as in CompareConfig
+    out: Path | None = None  # folder of the runs and the table; None: "sweep" in the folder of the runs
+
+
+@dataclass(frozen=True, kw_only=True)
 class PlotConfig:
     """Plots: trained runs -> figures."""
 

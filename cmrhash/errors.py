@@ -4,6 +4,7 @@
     |-- UsageError          2   a setting or argument that cannot be used as given
     |   `-- EncoderError    2   an encoder or its weights are missing, or are not what they should be
     |-- PeerError           1   another process of the same run ended, or does something else
+    |-- DivergedError       1   a training whose loss or weights are not finite
     |-- LockedError         3   another process is writing the same file
     |-- StaleError          4   a file made by another recipe or version
     |-- DataError           5   the data set, or the contents of its files
@@ -59,6 +60,10 @@ class EncoderError(UsageError):
 
 class PeerError(CmrhashError):
     """Another process of the same run ended, or cannot be reached; see ``compute.processes``."""
+
+
+class DivergedError(CmrhashError):
+    """A training whose loss or weights are not finite any more."""
 
 
 class LockedError(CmrhashError):

@@ -20,6 +20,7 @@ from cmrhash_cli.report import report
 from cmrhash_cli.score import score
 from cmrhash_cli.search import search
 from cmrhash_cli.serve import serve
+from cmrhash_cli.sweep import sweep
 from cmrhash_cli.train import train
 
 
@@ -43,6 +44,7 @@ app.command("search")(search)
 app.command("export")(export)
 app.command("serve")(serve)
 app.command("compare")(compare)
+app.command("sweep")(sweep)
 app.command("score")(score)
 app.command("plot")(plot)
 app.command("report")(report)

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
-import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -20,8 +17,8 @@ from cmrhash.evaluation.jobs import Job, Shared, check_jobs, train_each
 from cmrhash.evaluation.metric_names import METRICS, check_metric
 from cmrhash.evaluation.seen import SIDES
 from cmrhash.evaluation.significance import DRAWS, Difference, columns_of, query_values
+from cmrhash.evaluation.table_files import write_table
 from cmrhash.features.dataset import ExtractedDataset
-from cmrhash.storage.files import write_bytes
 from cmrhash.training import runs
 from cmrhash.training.best import chosen
 from cmrhash.training.methods import get_method
@@ -83,7 +80,8 @@ def compare(
         rows = [{**row, **_tested(apart.get(tuple(row[key] for key in KEYS[1:])))} for row in rows]
         protocol["significance"] = SIGNIFICANCE.format(grid.against)
     result = Evaluation(protocol, rows)
-    _write(result, grid.out or out / data.name)
+    columns, lines = table(rows, ("**", "**"))
+    write_table(grid.out or out / data.name, "compare", result.as_json(), columns, lines, result.in_words())
     return result
 
 
@@ -206,18 +204,3 @@ def _cell(row: dict[str, Any] | None, around: tuple[str, str]) -> str:
 
 def _with_spread(mean: float, sd: float | None, around: tuple[str, str] = ("", "")) -> str:
     return f"{around[0]}{mean:.3f}{around[1]}" + ("" if sd is None else f" +- {sd:.3f}")
-
-
-def _write(result: Evaluation, folder: Path) -> None:
-    columns, cells = table(result.rows, ("**", "**"))
-    lines = [columns, ["---"] * len(columns), *cells]
-    markdown = "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n\n"
-    markdown += "\n".join(f"- {line}" for line in result.in_words()) + "\n"
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(result.rows[0]))
-    writer.writeheader()
-    for row in result.rows:
-        writer.writerow({k: " ".join(map(str, v)) if isinstance(v, list) else v for k, v in row.items()})
-    write_bytes(folder / "compare.json", json.dumps(result.as_json(), indent=1).encode())
-    write_bytes(folder / "compare.csv", text.getvalue().encode())
-    write_bytes(folder / "compare.md", markdown.encode())

@@ -1,9 +1,11 @@
-"""Names of the methods, which the command line checks before it imports torch; ``methods`` has their table."""
+"""Names of methods and settings, checked before torch is imported; ``methods`` has the methods' table."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import fields
 
+from cmrhash.config import TrainConfig
 from cmrhash.errors import UsageError, did_you_mean
 
 METHODS = (
@@ -11,6 +13,9 @@ METHODS = (
     *("cca", "scm", "cvh", "itq", "sign", "krr-ap", "dcmh", "dsph", "dnph", "orthohash", "dchn", "nrch"),
     *("djsrh", "jdsh", "dgcpn", "krr-cluster", "cca-itq", "ucch"),
 )
+NAMING = ("method", "bits", "seed", "langs", "relevance")  # every run has them, in its name or in its record
+MACHINE = ("device", "checkpoint_seconds")  # they change no result
+CHOSEN = frozenset(field.name for field in fields(TrainConfig)) - {*NAMING, *MACHINE}  # settings
 BEST = "best"  # stands for one of them, see the module ``best``
 REPRODUCTION = (
     "triplet-hard",

@@ -9,7 +9,7 @@ from typing import Any
 from cmrhash.config import TrainConfig
 from cmrhash.training import kernel_codes, runs
 from cmrhash.training.methods import Method
-from cmrhash.training.settings import NAMING
+from cmrhash.training.names import NAMING
 from cmrhash.training.task import Task
 
 COMPARED = ("dataset", "relevance", "split_seed", "items_sha256", "langs", "train", "partial", "features")

@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import fields
 
 from cmrhash.config import TrainConfig
 from cmrhash.errors import UsageError
 from cmrhash.training.methods import METHODS, get_method
-
-NAMING = ("method", "bits", "seed", "langs", "relevance")  # every run has them, in its name or in its record
-MACHINE = ("device", "checkpoint_seconds")  # they change no result
-CHOSEN = frozenset(field.name for field in fields(TrainConfig)) - {*NAMING, *MACHINE}
+from cmrhash.training.names import CHOSEN
 
 
 def refuse_unread(

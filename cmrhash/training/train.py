@@ -25,7 +25,7 @@ from cmrhash.config import Progress, TrainConfig, check_train
 from cmrhash.data.changes import digests
 from cmrhash.data.items import with_relevance
 from cmrhash.data.view import View
-from cmrhash.errors import CmrhashError, DataError, StaleError
+from cmrhash.errors import DataError, DivergedError, StaleError
 from cmrhash.features.dataset import ExtractedDataset
 from cmrhash.retrieval import codes, index, metrics
 from cmrhash.storage.files import locked, make_folder, remove, sha256, write_bytes
@@ -232,20 +232,20 @@ def one_epoch(config: TrainConfig, method: Method, task: Task, state: TrainingSt
             state.step()
             seen.append(Terms(*({name: v.detach() for name, v in part.items()} for part in terms)))
     if not all(torch.isfinite(weight).all() for weight in state.heads.parameters()):  # a gradient can be NaN alone
-        raise CmrhashError(f"weights are not finite after epoch {state.epoch + 1}", None, "lower `lr`")
+        raise DivergedError(f"weights are not finite after epoch {state.epoch + 1}", None, "lower `lr`")
     return {"epoch": state.epoch, **summary(seen), "skipped": steps - len(seen)}
 
 
 def _stop_after(bad_in_a_row: int, ids: list[str]) -> None:
     if bad_in_a_row == NAN_STEPS:
         what = f"the loss was not finite in {NAN_STEPS} steps in a row (batch: {', '.join(ids)}, ...)"
-        raise CmrhashError(what, None, "lower `lr`, or check the features")
+        raise DivergedError(what, None, "lower `lr`, or check the features")
 
 
 def summary(seen: list[Terms]) -> dict[str, Any]:
     """Mean loss by term over the steps of an epoch, and the sums of what was counted."""
     if not seen:
-        raise CmrhashError("every step of an epoch had a non-finite loss", None, "lower `lr`")
+        raise DivergedError("every step of an epoch had a non-finite loss", None, "lower `lr`")
     names = dict.fromkeys(name for t in seen for name in t.loss)  # not every batch has terms of items that lack a view
     terms = {name: float(torch.stack([t.loss[name] for t in seen if name in t.loss]).double().mean()) for name in names}
     counts: dict[str, float] = {name: int(torch.stack([t.counts[name] for t in seen]).sum()) for name in seen[0].counts}

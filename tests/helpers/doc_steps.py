@@ -60,6 +60,7 @@ APPENDED = [
     (r"extract .*--finetune", "--epochs 1", "25 take long"),
     (rf"(train|compare) (?!(--(?!method)\S+ \S+ )*--method ({CLOSED}) (?!.*--method))", "--epochs 1", "60 take long"),
     (r"compare ", "--seeds 1", "is quick"),
+    (r"sweep ", "--seeds 1 --set epochs=1", "is quick"),
     (r"plot $", "--format svg", "PNG files take as long again"),
     (r"export (?!.*--with-encoders)", "--with-encoders", "no hub is asked for them afterwards"),
     (r"serve ", "--port 0", "somebody else may listen there"),

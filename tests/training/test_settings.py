@@ -12,7 +12,8 @@ from cmrhash.config import TrainConfig
 from cmrhash.errors import UsageError
 from cmrhash.training import kernel_codes, runs, train
 from cmrhash.training.methods import BUILT_IN, METHODS, Method
-from cmrhash.training.settings import CHOSEN, refuse_unread
+from cmrhash.training.names import CHOSEN
+from cmrhash.training.settings import refuse_unread
 from cmrhash.training.task import prepare
 
 OTHER = {
