@@ -20,7 +20,7 @@ from cmrhash.data.cleaning import known_language
 from cmrhash.data.items import ImageTextDataset
 from cmrhash.data.view import View, languages_of
 from cmrhash.errors import UsageError, did_you_mean
-from cmrhash.evaluation import saved_scores
+from cmrhash.evaluation import per_query, saved_scores
 from cmrhash.evaluation.protocol import protocol_of
 from cmrhash.evaluation.run_codes import (
     RunCodes,
@@ -131,7 +131,7 @@ def _of_run(
 ) -> list[dict[str, Any]]:
     """A row a search: those that are kept, and those that are scored now and kept from now on."""
     run, dataset = views.run, data.dataset
-    of = {"codes": views.sha256, "items": dataset.sha256}
+    of = saved_scores.scored(views, dataset)
     cuts = list(config.at or CUTS[dataset.relevance])
     asked = {"ties": config.ties, "map_at": config.map_at, "map_at_rule": config.map_at_rule, "at": cuts}
     if str(Rank.parse(config.rank)) != EvalConfig.rank:
@@ -146,8 +146,9 @@ def _of_run(
     }
     missing = {key: search for key, search in wanted.items() if key not in kept}
     kind = kinds(dataset, views) if missing else NONE
+    each: dict[str, per_query.Values] = {}
     new = {
-        key: {**_who(run, dataset, ends, search), **_score(config, dataset, ends, search, known, kind)}
+        key: {**_who(run, dataset, ends, search), **_score(config, dataset, ends, search, known, kind, each)}
         for key, search in missing.items()
     }
     log.info("%s: %d figures scored now, %d from %s", run.folder, len(new), len(wanted) - len(new), runs.METRICS)
@@ -155,6 +156,8 @@ def _of_run(
     if new:
         rows = list(kept.values())
         saved_scores.keep(run, of, asked, protocol_of(config, data, [run], rows), rows)
+    if each:
+        per_query.keep(run, of, dataset, each)
     return [kept[key] for key in wanted]
 
 
@@ -165,11 +168,17 @@ def _score(
     search: Search,
     known: dict[bytes, Relevance],
     kind: NDArray[np.uint8],
+    each: dict[str, per_query.Values],
 ) -> dict[str, Any]:
+    """Figures of a search. each: takes the values of its queries, by its name."""
     both = sides(dataset, views, search)
     if both.key not in known:
         known[both.key] = both.relevance(dataset)
-    return score_search(config, dataset, both, search, known[both.key], kind)
+
+    def take(items: NDArray[Any], relevant: NDArray[Any]) -> None:
+        each[per_query.name_of(search)] = per_query.values_of(both.queries, items, relevant)
+
+    return score_search(config, dataset, both, search, known[both.key], kind, take)
 
 
 def _who(run: runs.Run, dataset: ImageTextDataset, views: Mapping[View, ViewCodes], search: Search) -> dict[str, Any]:

@@ -8,18 +8,27 @@ unless that of the training), ``protocol`` in words, ``rows`` (without the path 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cmrhash.errors import DamagedError
 from cmrhash.storage.files import read_json, write_json
 from cmrhash.storage.sealed import read_manifest
 from cmrhash.training import runs
 
+if TYPE_CHECKING:
+    from cmrhash.data.items import ImageTextDataset
+    from cmrhash.evaluation.run_codes import RunCodes
+
 VERSION = 2  # increase it when the same codes would score differently
 USUAL = {"map_at": None, "ties": "expected"}  # options that ``shown`` prefers
 RANK, RELEVANCE = "rank", "relevance"  # options that scores by Hamming distance and by the run's own relevance lack
 Row = dict[str, Any]
 Key = tuple[str, str | None, str | None]  # direction, lang, database_lang
+
+
+def scored(views: RunCodes, dataset: ImageTextDataset) -> dict[str, str]:
+    """Digests of the codes and items that scores are of."""
+    return {"codes": views.sha256, "items": dataset.sha256}
 
 
 def kept(run: runs.Run, of: Mapping[str, Any], asked: Mapping[str, Any]) -> dict[Key, Row]:

@@ -5,7 +5,7 @@ Places are Hamming distances, or with another rank the different scores, the hig
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -42,10 +42,12 @@ def score(
     search: Search,
     relevance: Relevance,
     kind: NDArray[np.uint8],
+    take: Callable[[NDArray[Any], NDArray[Any]], None] = lambda *_: None,
 ) -> dict[str, Any]:
     """Score a search; raises DataError if no query has a relevant item.
 
-    kind: (items,) whether the heads were trained on an item, as ``seen.kinds``.
+    kind: (items,) whether the heads were trained on an item, as ``seen.kinds``. take: takes the items and the relevant
+    ones by distance, (Q, D) each, where results are ordered by Hamming distance.
     """
     cuts = config.at or CUTS[dataset.relevance]
     rank = Rank.parse(config.rank)
@@ -56,7 +58,9 @@ def score(
     if rank.kind == HAMMING:
         packed = np.ascontiguousarray(both.source.asked_packed[both.rows])
         hist = rank_histogram(packed, both.sought.index.packed, both.source.codes.bits, relevance, part=part)
-        hists, radii = iter([hist]), _by_radius(*metrics.items_relevant(_whole(hist)))
+        counts = metrics.items_relevant(_whole(hist))
+        take(*counts)
+        hists, radii = iter([hist]), _by_radius(*counts)
     blocks = [_of_queries(config, cuts, hist) for hist in hists]
     of = {name: np.concatenate([block[name] for block in blocks]) for name in blocks[0]} if blocks else {}
     counted = int(np.count_nonzero(~np.isnan(of["map_expected"]))) if of else 0

@@ -14,13 +14,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cmrhash.config import EvalConfig
-from cmrhash.evaluation.metric_names import METRICS
-from cmrhash.evaluation.run_codes import codes_of
-from cmrhash.evaluation.searches import searches, sides
+from cmrhash.data.items import ImageTextDataset
+from cmrhash.data.view import View
+from cmrhash.evaluation import per_query, saved_scores
+from cmrhash.evaluation.run_codes import ViewCodes, among_database, codes_of
+from cmrhash.evaluation.searches import Search, searches, sides
 from cmrhash.features.dataset import ExtractedDataset
 from cmrhash.retrieval import metrics
 from cmrhash.retrieval.index import rank_histogram
-from cmrhash.retrieval.relevance import Relevance
 from cmrhash.training import runs
 
 Floats = NDArray[np.float64]
@@ -84,23 +85,36 @@ def query_values(
 ) -> dict[Column, dict[str, Floats]]:
     """Value of each query by column and method, the mean over the seeds: (Q,) AP, or R@k of 0 to 1.
 
-    found: runs of the data set; langs: languages to score, empty for all; metric: a name of METRICS.
+    found: runs of the data set; langs: languages to score, empty for all; metric: a name of METRICS. Values
+    that ``eval`` or an earlier call kept in the run's folder are taken from there.
     """
-    cut, dataset = METRICS[metric], data.dataset
+    part, dataset = per_query.field_of(metric), data.dataset
     of: dict[Column, dict[str, list[Floats]]] = {}
-    known: dict[bytes, Relevance] = {}
     for run in found:
         views = codes_of(run, data)
-        for search in searches(dataset, views, EvalConfig.directions, langs):
-            both = sides(dataset, views, search)
-            relevance = known.setdefault(both.key, both.relevance(dataset))
-            packed = np.ascontiguousarray(both.source.asked_packed[both.rows])
-            hist = rank_histogram(packed, both.sought.index.packed, both.source.codes.bits, relevance)
-            counts = metrics.items_relevant(hist)
-            values = metrics.average_precision(*counts) if cut is None else metrics.hit_at(*counts, int(cut))
+        wanted = searches(dataset, views, EvalConfig.directions, langs)
+        digests, names = saved_scores.scored(views, dataset), [per_query.name_of(search) for search in wanted]
+        each = per_query.kept(run, digests, dataset, names)
+        if missing := [search for search in wanted if per_query.name_of(search) not in each]:
+            each |= (new := _values(dataset, among_database(dataset, views), missing))
+            per_query.keep(run, digests, dataset, new)
+        for search, name in zip(wanted, names, strict=True):
             column = run.bits, search.lang, search.direction
-            of.setdefault(column, {}).setdefault(run.method, []).append(values)
+            of.setdefault(column, {}).setdefault(run.method, []).append(each[name][part])
     return {column: {method: np.mean(own, axis=0) for method, own in methods.items()} for column, methods in of.items()}
+
+
+def _values(
+    dataset: ImageTextDataset, views: Mapping[View, ViewCodes], wanted: Sequence[Search]
+) -> dict[str, per_query.Values]:
+    """Values of the queries of these searches, by their names, where an earlier version scored the run."""
+    found = {}
+    for search in wanted:
+        both = sides(dataset, views, search)
+        packed = np.ascontiguousarray(both.source.asked_packed[both.rows])
+        hist = rank_histogram(packed, both.sought.index.packed, both.source.codes.bits, both.relevance(dataset))
+        found[per_query.name_of(search)] = per_query.values_of(both.queries, *metrics.items_relevant(hist))
+    return found
 
 
 def columns_of(of: Mapping[Column, Mapping[str, Floats]], against: str) -> dict[tuple[Any, ...], Difference]:

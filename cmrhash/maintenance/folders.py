@@ -14,7 +14,7 @@ from cmrhash.training import runs
 INDEXES = (View.IMAGE.index_file, View.text("*").index_file)
 RUN_FILES = (
     *(runs.CONFIG, runs.CHECKPOINT, runs.HEADS, runs.HISTORY, runs.DIGESTS, runs.CODES, runs.METRICS, runs.WORDS),
-    *("checkpoint-*.safetensors", *INDEXES),
+    *("checkpoint-*.safetensors", "queries-*.npz", *INDEXES),
 )
 BROKEN = (KeyError, TypeError, ValueError, AttributeError, IndexError, RecursionError)  # of JSON in another format
 

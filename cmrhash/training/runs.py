@@ -8,6 +8,7 @@ history.jsonl       one line per epoch: loss terms, val mAP, collapse watch
 codes.h5            codes and embeddings of every item (sealed; also holds the digests of the indexes)
 image.faiss, text-<lang>.faiss   Faiss binary index of the database, one per view
 metrics.json        saved scores, each with its protocol
+queries-<relevance>.npz   average precision and hits of each query
 """
 
 from __future__ import annotations
