@@ -57,6 +57,7 @@ if TYPE_CHECKING:
     from cmrhash.search.hasher import Hasher as Hasher
     from cmrhash.search.results import Hit as Hit
     from cmrhash.training import losses as losses
+    from cmrhash.training.loggers import Logger as Logger
     from cmrhash.training.methods import METHODS as METHODS
     from cmrhash.training.methods import Batch as Batch
     from cmrhash.training.methods import Method as Method
@@ -80,6 +81,7 @@ _HOME = {  # module -> the names that it gives to the public face
     "search.exported.hasher": "PretrainedHasher",
     "search.grow": "Grown",
     "search.hasher": "Hasher Hit",
+    "training.loggers": "Logger",
     "training.methods": "METHODS Batch Method Terms register",
     "training.runs": "Run",
 }

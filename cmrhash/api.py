@@ -44,6 +44,7 @@ from cmrhash.search.exported.hasher import PretrainedHasher
 from cmrhash.search.grow import Grown
 from cmrhash.search.hasher import Hasher
 from cmrhash.training import methods, runs
+from cmrhash.training.loggers import Logger
 from cmrhash.training.methods import Method
 from cmrhash.training.runs import Run
 
@@ -96,21 +97,23 @@ def train(
     encoders: Sequence[str] = (),
     overwrite: bool = False,
     progress: Progress = lambda *_: None,
+    logger: Logger | None = None,
     **settings: Any,
 ) -> Run:
     """Train hash heads on an extracted data set, or find the run done.
 
     data: the data set, or its name in the cache. method: a name out of METHODS, or your own Method. runs: folder of all
-    runs. encoders: "image=NAME" or "LANG=NAME" where the cache has features by several. settings: fields of
-    ``TrainConfig``, such as bits and langs. Raises UsageError (also for a setting that the method does not read),
-    DataError, or StaleError for a run of other settings in the same folder unless ``overwrite``.
+    runs. encoders: "image=NAME" or "LANG=NAME" where the cache has features by several. logger: your own object with
+    the methods of ``Logger``. settings: fields of ``TrainConfig``, such as bits and langs. Raises UsageError (also for
+    a setting that the method does not read), DataError, or StaleError for a run of other settings in the same folder
+    unless ``overwrite``.
     """
     from cmrhash.training.train import train as run_one
 
     name = method if isinstance(method, str) else methods.register(method)
     config, opened = _config(TrainConfig, {"method": name, **settings}), _data(data, cache)
     _refuse_unread((name,), settings, config, opened)
-    return run_one(config, opened, Path(runs), tuple(encoders), overwrite, progress)[0]
+    return run_one(config, opened, Path(runs), tuple(encoders), overwrite, progress, logger)[0]
 
 
 def find_runs(data: ExtractedDataset | str, *, cache: str | Path = CACHE, folder: str | Path = RUNS) -> list[Run]:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cmrhash.config import TrainConfig, check_train
+from cmrhash.training.loggers import TENSORBOARD, check_logger, logger_of
 from cmrhash.training.names import METHODS, REPRODUCTION, aligned, check_methods
 from cmrhash_cli.given import check_given, named
 from cmrhash_cli.output import (
@@ -96,6 +97,13 @@ def train(
     margin: Annotated[float, typer.Option(help="Triplet margin as a share of the bits.")] = D.margin,
     drop_near_duplicates: DropNear = D.drop_near_duplicates,
     noise: Noise = D.noise,
+    log: Annotated[
+        str | None,
+        typer.Option(
+            help="tensorboard or tensorboard:DIR writes the figures of each epoch for TensorBoard; "
+            "default of DIR: tensorboard in the data set's runs."
+        ),
+    ] = None,
     encoder: Encoder = None,
     cache: Cache = CACHE,
     runs: Runs = RUNS,
@@ -144,6 +152,7 @@ def train(
     check_methods(*methods, best=True)  # before anything heavy is imported
     for length in lengths:
         check_train(replace(config, bits=length))
+    check_logger(log)
     from cmrhash.features.dataset import ExtractedDataset
 
     data = ExtractedDataset.open(cache, dataset)
@@ -157,7 +166,8 @@ def train(
     with progress_bars(quiet) as progress:
         for name, length in product(methods, lengths):
             one = replace(config, method=name, bits=length)
-            run, fresh = run_one(one, data, runs, tuple(encoder or ()), overwrite, progress)
+            logger = logger_of(log, runs / data.name / TENSORBOARD)
+            run, fresh = run_one(one, data, runs, tuple(encoder or ()), overwrite, progress, logger)
             codes_of(run, data)
             finished.append((run, fresh))
     _show(finished, as_json, quiet)

@@ -36,6 +36,7 @@ from cmrhash.training.auxiliary import Shapes
 from cmrhash.training.best import chosen
 from cmrhash.training.checkpoint import TrainingState, forget
 from cmrhash.training.heads import KernelHead
+from cmrhash.training.loggers import Logger, Silence, figures
 from cmrhash.training.methods import Batch, Method, Terms, build_head, get_method, total
 from cmrhash.training.recipe import batch_size, comparable, head_shape, recipe_of
 from cmrhash.training.schedule import groups_of, seeded, set_rates
@@ -56,8 +57,11 @@ def train(
     encoders: tuple[str, ...] = (),
     overwrite: bool = False,
     progress: Progress = lambda *_: None,
+    logger: Logger | None = None,
 ) -> tuple[runs.Run, bool]:
     """Train one run, or find it done. data: the extracted data set; out: the folder of all runs.
+
+    logger: takes the figures of each epoch that is trained now, none of a run that is done.
 
     Returns the run and whether it was trained now. Raises UsageError, DataError, or StaleError if the folder holds
     a run of another recipe; an interrupted run is saved and goes on next time.
@@ -84,15 +88,20 @@ def train(
             log.info("%s: already trained", target)
             return run, False
         log.info("%s: training on %d items", target, len(task.train))
-        if method.rotate:
-            return _finish(_rotate(config, method, task), recipe, target, task), True
-        if not method.partial:
+        logger = logger or Silence()
+        logger.start(target.name, recipe)
+        if not method.partial and not method.rotate:
             task.partial = []
-        if method.kernel:
-            return _finish(_by_kernels(config, method, task), recipe, target, task), True
-        if method.fit:
-            return _finish(_fit(config, method, task), recipe, target, task), True
-        return _train(config, method, task, recipe, target, overwrite, progress), True
+        closed = _rotate if method.rotate else _by_kernels if method.kernel else _fit if method.fit else None
+        if closed:
+            state = closed(config, method, task)
+            for entry in state.history:
+                logger.log(entry["epoch"] + 1, figures(entry))
+        else:
+            state = _train(config, method, task, recipe, target, overwrite, progress, logger)
+        run = _finish(state, recipe, target, task)
+        logger.finish(figures(state.history[state.best_epoch]))
+        return run, True
 
 
 # ---------------------------------------------------------------------------------------------- the loop
@@ -106,7 +115,8 @@ def _train(
     target: Path,
     overwrite: bool,
     progress: Progress,
-) -> runs.Run:
+    logger: Logger,
+) -> TrainingState:
     state = fresh(config, method, task)
     state.resume(target, recipe, overwrite)
     what = f"{config.method} {config.bits} bits"
@@ -118,13 +128,14 @@ def _train(
                 entry = one_epoch(config, method, task, state)
                 state.finish_epoch(entry | _judge(task, state.averaged))
                 progress(what, state.epoch, config.epochs, state.note())
+                logger.log(state.epoch, figures(state.history[-1]))
                 if time.monotonic() - saved > config.checkpoint_seconds:
                     state.save(target, recipe)
                     saved = time.monotonic()
     except KeyboardInterrupt:
         state.save(target, recipe)
         raise
-    return _finish(state, recipe, target, task)
+    return state
 
 
 def _finish(state: TrainingState, recipe: dict[str, Any], target: Path, task: Task) -> runs.Run:
