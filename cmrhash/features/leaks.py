@@ -24,7 +24,7 @@ from cmrhash.storage.files import read_json, write_json
 from cmrhash.storage.recipes import fingerprint
 
 FILE = "leaks.json"  # of the last look, beside the features
-VERSION = 2
+VERSION = 3  # increase it when the same files would have other figures
 NEAR = 0.9  # cosine of photos that are nearly the same
 MOST_PAIRS = 4 * 10**8  # pairs of photos that are compared; beyond, evenly spaced queries
 BLOCK = 1 << 24  # cosines that are held at a time
@@ -35,9 +35,9 @@ Mask = NDArray[np.bool_]
 class Leaks:
     """Queries that share something with train items.
 
-    photos, captions: number of query photos and query captions; compared: query photos whose cosines were looked at;
-    same_photos, near_photos, same_captions: those with the bytes, a cosine above NEAR, or the words of a train item;
-    encoder: of the cosines.
+    photos, captions: number of query photos and query captions whose bytes or words were compared, none of ready-made
+    features; compared: query photos whose cosines were looked at; same_photos, near_photos, same_captions: those with
+    the bytes, a cosine above NEAR, or the words of a train item; encoder: of the cosines.
     """
 
     photos: int
@@ -53,7 +53,9 @@ class Leaks:
         if self.photos:
             parts.append(f"{self.same_photos} of {self.photos} query photos are train photos, byte for byte")
         if self.compared:
-            parts.append(f"{self.near_photos} of {self.compared} have a cosine above {NEAR:g} to one ({self.encoder})")
+            who, whom = ("", "one") if self.photos else (" query photos", "a train photo")
+            near = f"{self.near_photos} of {self.compared}{who} have a cosine above {NEAR:g} to {whom}"
+            parts.append(f"{near} ({self.encoder})")
         if self.captions:
             parts.append(f"{self.same_captions} of {self.captions} query captions are train captions, word for word")
         return ", ".join(parts)
@@ -89,16 +91,16 @@ def _look(data: ExtractedDataset, headers: Sequence[FeatureHeader], query: Mask,
         with contextlib.suppress(CmrhashError, OSError):
             view = data.features(header.view, header.encoder)
             asked, known = (np.flatnonzero(of[view.items]) for of in (query, train))  # rows
-            same = int(_same(view, asked, known).sum())
+            same, sources = int(_same(view, asked, known).sum()), 0 if header.is_ready_made else len(asked)
             if not header.view.is_image:
-                figures["captions"] += len(asked)
+                figures["captions"] += sources
                 figures["same_captions"] += same
                 continue
             compared = _evenly(asked, max(1, MOST_PAIRS // max(len(known), 1)))
             compared = compared[: len(compared) * _is_trained(header)]
             near = int((_nearest(view, compared, known) > NEAR).sum()) if len(known) else 0
             encoder = header.encoder
-            figures |= {"photos": len(asked), "same_photos": same, "compared": len(compared), "near_photos": near}
+            figures |= {"photos": sources, "same_photos": same, "compared": len(compared), "near_photos": near}
     return Leaks(**figures, encoder=encoder)
 
 

@@ -118,3 +118,14 @@ def test_a_training_without_items_is_refused(leaking, tmp_path, monkeypatch):
     with pytest.raises(DataError, match="0 items to train on without the photos of queries"):
         train(TrainConfig(bits=8, drop_near_duplicates=True, device="cpu"), data, tmp_path / "runs")
     assert not list((tmp_path / "runs").rglob("*.json"))
+
+
+def test_of_ready_made_features_only_cosines_are_compared(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    x = np.random.default_rng(0).standard_normal((30, 4))
+    np.savez("f.npz", image=x, text=x, label=np.arange(30) % 3)
+    assert run("extract", "--dataset", "features", "--features", "f.npz") == 0
+    found = leaks(ExtractedDataset.open("cache"))
+    assert (found.photos, found.captions) == (0, 0)
+    assert found.compared > 0
+    assert str(found).startswith(f"{found.near_photos} of {found.compared} query photos have a cosine above 0.9")
