@@ -135,6 +135,7 @@ class FinetuneConfig:
     # peak of an encoder's schedule; 0: frozen; None: lr for untrained weights, lr * TRAINED_SHARE for trained ones
     image_lr: float | None = None
     text_lr: float | None = None
+    unfreeze: int | None = None  # last blocks of each encoder to train; None: all of it
     weight_decay: float = 0.01  # AdamW
     margin: float | None = None  # as in TrainConfig, of a method that has one; None: TrainConfig's
     clip: float = 1.0  # largest L2 norm of a step's gradient
@@ -378,11 +379,10 @@ def check_finetune(config: FinetuneConfig) -> None:
     """Raise UsageError for a number that fine-tuning cannot use."""
     _check_range("bits", config.bits, 1, MAX_BITS)
     _check_range("seed", config.seed, 0, MAX_SEED)
-    for name in ("epochs", "batch", "lr", "clip"):
-        _check_number(name, getattr(config, name), zero=False)
-    _check_number("weight_decay", config.weight_decay, zero=True)
-    if config.margin is not None:
-        _check_number("margin", config.margin, zero=False)
+    for name in ("epochs", "batch", "lr", "clip", "weight_decay"):
+        _check_number(name, getattr(config, name), zero=name == "weight_decay")
+    _check_number("margin", 1 if config.margin is None else config.margin, zero=False)
+    _check_range("unfreeze", 1 if config.unfreeze is None else config.unfreeze, 1, 1000)
     _check_rates(config)
 
 

@@ -47,7 +47,9 @@ if TYPE_CHECKING:
 
 D, T = ExtractConfig, FinetuneConfig
 # options of --finetune only
-TUNING = ("method", "bits", "epochs", "batch", "lr", "image_lr", "text_lr", "weight_decay", "margin", "clip")
+TUNING = (
+    *("method", "bits", "epochs", "batch", "lr", "image_lr", "text_lr", "unfreeze", "weight_decay", "margin", "clip"),
+)
 
 
 def _number_or_file(text: str) -> int | Path:
@@ -229,6 +231,13 @@ def extract(
         ),
     ] = T.image_lr,
     text_lr: Annotated[float | None, typer.Option(help="Fine-tuning: the same for the text encoders.")] = T.text_lr,
+    unfreeze: Annotated[
+        int | None,
+        typer.Option(
+            help="Fine-tuning: train only the last N blocks of each encoder (stages of a ResNet, layers of a "
+            "transformer) and what follows them; default: all."
+        ),
+    ] = T.unfreeze,
     weight_decay: Annotated[float, typer.Option(help="Fine-tuning: weight decay of AdamW.")] = T.weight_decay,
     margin: Annotated[
         float | None,

@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from cmrhash.training.gaussian import rbf
+from cmrhash.training.nearby import Nearby
 from cmrhash.training.terms import Vocabulary
 
 SIMILARITIES = 1 << 24  # to support rows, computed at a time: 64 MiB
@@ -133,7 +135,8 @@ class KernelHead(Head):
     With similarities k (B, n) of standardised features to the n support rows, and tf-idf vectors t (B, V) of captions,
     a database item is embedded as k W2 + t T2 + b1, a query as tanh(k W0 + t T0 + b0) + k W1 + t T1 + b1. All is stored
     as buffers, n (D + 3 K) + 3 V K numbers in the main. T sums up the similarities to the support's captions, which are
-    not stored. dim: D features; bits: K; rows: n. A head of photos has no terms.
+    not stored. dim: D features; bits: K; rows: n. A head of photos has no terms. near: items whose correction
+    (``Nearby``) a database item gets, too, where the support rows are only some of the train items; 0: none.
     """
 
     width: Tensor
@@ -144,8 +147,9 @@ class KernelHead(Head):
     idf: Tensor
     term_weights: Tensor
 
-    def __init__(self, dim: int, bits: int, rows: int):
+    def __init__(self, dim: int, bits: int, rows: int, near: int = 0):
         super().__init__(dim, bits, bounded=False, network=nn.Identity())
+        self.nearby = Nearby(dim, bits, near) if near else None
         self.register_buffer("width", torch.ones(()))
         self.register_buffer("support", torch.zeros(rows, dim))
         self.register_buffer("weights", torch.zeros(3, rows, bits))  # of queries, in tanh and beside; of items
@@ -169,15 +173,17 @@ class KernelHead(Head):
         """(B, D) standardised features -> (B, K), as ``embed``."""
         if not query:
             (items,) = self._expanded([2], scaled, captions)
-            return items + self.biases[1]
+            return items + self.biases[1] + (self.nearby(scaled) if self.nearby else 0)
         inner, beside = self._expanded([0, 1], scaled, captions)
         return torch.tanh(inner + self.biases[0]) + beside + self.biases[1]
 
     def by_role(self, x: Tensor) -> tuple[Tensor, ...]:
         """(B, D) raw features without captions -> (B, K) embeddings as queries, and as database items."""
-        similar = rbf(self.scaled(x), self.support, self.width)
+        scaled = self.scaled(x)
+        similar = rbf(scaled, self.support, self.width)
         inner, beside, items = torch.split(similar @ torch.cat([*self.weights], 1), self.bits, 1)
-        return torch.tanh(inner + self.biases[0]) + beside + self.biases[1], items + self.biases[1]
+        items = items + self.biases[1] + (self.nearby.in_graph(scaled) if self.nearby else 0)
+        return torch.tanh(inner + self.biases[0]) + beside + self.biases[1], items
 
     def _expanded(self, which: list[int], scaled: Tensor, captions: Sequence[str] | None) -> tuple[Tensor, ...]:
         """The expansions of those numbers, each (B, K)."""
@@ -203,13 +209,3 @@ class KernelHead(Head):
         """Similarities to the support rows (b, n), some rows at a time."""
         for part in torch.split(scaled, max(1, SIMILARITIES // len(self.support))):
             yield rbf(part, self.support, self.width)
-
-
-def rbf(x: Tensor, y: Tensor, width: float | Tensor) -> Tensor:
-    """Gaussian kernel exp(-width |x - y|^2 / D) of rows x (B, D) and y (C, D), (B, C).
-
-    >>> rbf(torch.zeros(1, 2), torch.tensor([[0.0, 0.0], [1.0, 1.0]]), 1.0)
-    tensor([[1.0000, 0.3679]])
-    """
-    squares = torch.addmm(y.pow(2).sum(1), x, y.T, alpha=-2).add_(x.pow(2).sum(1, keepdim=True))
-    return squares.clamp_min_(0).mul_(-width / x.shape[1]).exp_()

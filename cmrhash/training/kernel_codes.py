@@ -8,7 +8,8 @@ smoothly; ``form_of`` has the exceptions. All this is a kernel expansion over th
 stores.
 
 Up to EXACT train items n, all of them support the heads: O(n^2) memory and O(n^3) time. Beyond, LANDMARKS of them do,
-drawn at random.
+drawn at random, fitted on at most FITTED items; a ``Nearby`` then corrects the codes of all train items, if
+these are searched: landmarks alone forget them.
 """
 
 from __future__ import annotations
@@ -26,21 +27,18 @@ from cmrhash.data.view import View
 from cmrhash.training.best import EXACT
 from cmrhash.training.checkpoint import TrainingState
 from cmrhash.training.heads import KernelHead
-from cmrhash.training.kernel_ridge import Exact, Inputs, Kernel, Landmarks, Regression, choose
+from cmrhash.training.kernel_ridge import BLOCK, Exact, Inputs, Kernel, Landmarks, Regression, choose
 from cmrhash.training.losses import tie_aware_ap
 from cmrhash.training.schedule import one_cycle
 from cmrhash.training.task import Task
 from cmrhash.training.terms import GRAM, KINDS, Vocabulary
 
 LANDMARKS = 4_000  # train items
+FITTED = 200_000  # train items at most that the regressions on landmarks are fitted on
+CODED = 50_000  # of these at most, whose leave-one-out predictions train the codes
 SEEN_RIDGE = 0.03  # of train items in the database: out of .01 to 1, by val mAP of Flickr8k (32 bits)
 NEW_RIDGE = 0.3  # of new items, and of queries by exclusive classes: out of .1 to 1, by leave-one-out mAP (Pascal)
 STEPS, BATCH, LR = 2_000, 256, 5e-3  # of the codes, by val mAP of Flickr8k (32 and 64 bits)
-
-
-def support_rows(items: int) -> int:
-    """Rows that the heads store for so many train items."""
-    return items if items <= EXACT else LANDMARKS
 
 
 class Form(NamedTuple):
@@ -69,59 +67,105 @@ def form_of(task: Task) -> Form:
     return Form(NEW_RIDGE if exclusive else None, SEEN_RIDGE if seen else NEW_RIDGE)
 
 
+def shape_of(task: Task, pseudo: bool) -> dict[str, int]:
+    """Sizes of the heads, as ``methods.build_head`` takes them. pseudo: fitted to pseudo-labels."""
+    items = len(task.train)
+    if items <= EXACT:
+        return {"rows": items}
+    close = (PSEUDO if pseudo else form_of(task)).database_ridge == SEEN_RIDGE
+    return {"rows": LANDMARKS, **({"near": items} if close else {})}
+
+
+class Rows(NamedTuple):
+    """Train items of each use. fitted: by position; support, coded: by position in ``fitted``. All ascending."""
+
+    fitted: Tensor
+    support: Tensor
+    coded: Tensor
+
+    @classmethod
+    def draw(cls, items: int) -> Rows:
+        """All of so many items for each use, or a random part."""
+        fitted = _drawn(items, FITTED if items > EXACT else items)
+        support = _drawn(len(fitted), LANDMARKS if items > EXACT else items)
+        return cls(fitted, support, _drawn(len(fitted), CODED if items > EXACT else items))
+
+
+def _drawn(items: int, most: int) -> Tensor:
+    return torch.arange(items) if items <= most else torch.randperm(items)[:most].sort().values
+
+
 def fit(task: Task, state: TrainingState, y: Tensor) -> dict[str, Any]:
     """Fit the (kernel) heads of a training state; its parts code label sets and posteriors.
 
     y: labels of the train items, or pseudo-labels in their place, (n, classes) float32 of 0 and 1.
     Returns the chosen kernels by view, and the loss terms of the codes, their means over the last tenth of the steps.
     """
-    centred = y - y.mean(0)
-    chosen = _support(len(y)).to(y.device)
+    rows = Rows(*(chosen.to(y.device) for chosen in Rows.draw(len(y))))
+    centred = y[rows.fitted] - y.mean(0)
     kernels: dict[View, Kernel] = {}
     regressions: dict[View, Exact | Landmarks] = {}
     found: dict[View, Regression] = {}
     for view in task.views:
-        kernels[view], inputs = _inputs(task, state, view, centred)
-        exact = len(chosen) == len(y)
-        width = kernels[view].width
-        regressions[view] = Exact(inputs, width) if exact else Landmarks(inputs, inputs.rows(chosen), width)
-        found[view] = regressions[view].regress(centred, kernels[view].ridge)
+        kernels[view], inputs = _inputs(task, state, view, rows.fitted, centred)
+        exact, width = len(rows.support) == len(y), kernels[view].width
+        regressions[view] = Exact(inputs, width) if exact else Landmarks(inputs, inputs.rows(rows.support), width)
+        found[view] = regressions[view].regress(centred, kernels[view].ridge, rows.coded)
     scales = {view: of.left_out.std(0).clamp_min(1e-3) for view, of in found.items()}
-    terms = _train_codes({view: of.left_out / scales[view] for view, of in found.items()}, y, task, state)
+    posteriors = {view: of.left_out / scales[view] for view, of in found.items()}
+    terms = _train_codes(posteriors, y[rows.fitted[rows.coded]], task, state)
     form = form_of(task) if y is task.train.labels else PSEUDO
     with torch.no_grad():
-        target = torch.where(state.parts["labels"](y) >= 0, 1.0, -1.0)
+        code = torch.cat([state.parts["labels"](some) for some in torch.split(y, BLOCK)])
+        target = torch.where(code >= 0, 1.0, -1.0)
         for view, of in found.items():
             linear: Any = state.parts.get_submodule(f"query-{view.short}.1")
             head: Any = state.heads[view]
             ridges = form.query_ridge or kernels[view].ridge, form.database_ridge
-            beside, items = regressions[view].expansions(target - target.mean(0), ridges)
+            beside, items = regressions[view].expansions(target[rows.fitted] - target.mean(0), ridges)
             coded = of.weights @ (linear.weight / scales[view]).T, linear.bias
             inner, bias = map(torch.zeros_like, coded) if form.query_ridge else coded
             _fill(head, kernels[view], regressions[view].support, torch.stack([inner, beside, items]))
             head.biases.copy_(torch.stack([bias, target.mean(0)]))
+            if head.nearby:
+                _correct(task, head, view, target, form.database_ridge)
     kept = {view.short: kernel._asdict() for view, kernel in kernels.items()}
     return {"loss": sum(terms.values()), "terms": terms, "kernels": kept, "form": form._asdict()}
 
 
-def _support(items: int) -> Tensor:
-    """Train items, by their position, that support the heads."""
-    count = support_rows(items)
-    return torch.arange(items) if count == items else torch.randperm(items)[:count].sort().values
+def _correct(task: Task, head: KernelHead, view: View, target: Tensor, ridge: float) -> None:
+    """Correct a head near all train items. target: their codes (n, K)."""
+    assert head.nearby is not None
+    head.nearby.learn_components(head.support)
+    captions = task.views[view].captions(task.dataset)
+    points, residuals = [], []
+    for some in torch.split(torch.arange(len(target)), BLOCK):
+        x, rows = _first(task, view, some)
+        said = None if captions is None else [captions[row] for row in rows]
+        scaled = head.scaled(x)
+        points.append(scaled @ head.nearby.components)
+        residuals.append(target[some] - head.placed(scaled, False, said))
+    head.nearby.fit(torch.cat(points), torch.cat(residuals), ridge)
 
 
-def _inputs(task: Task, state: TrainingState, view: View, targets: Tensor) -> tuple[Kernel, Inputs]:
-    """The kernel of a view, and what it compares: the train items' photos, or their first captions.
+def _first(task: Task, view: View, some: Tensor) -> tuple[Tensor, list[int]]:
+    """Features (s, D) of photos or first captions of train items by their positions, and their rows."""
+    rows = task.views[view].start[task.train.items[some.cpu().numpy()]]
+    return task.x[view][torch.from_numpy(rows).to(task.device)], rows.tolist()
+
+
+def _inputs(task: Task, state: TrainingState, view: View, some: Tensor, targets: Tensor) -> tuple[Kernel, Inputs]:
+    """The kernel of a view, and what it compares: some train items' photos, or their first captions.
 
     A text head learns the terms whose kernels have a weight. Vectors of terms are multiplied by its root.
     """
-    first = task.views[view].start[task.train.items]
     head: Any = state.heads[view]
-    x = head.scaled(task.x[view][torch.from_numpy(first).to(task.device)])
+    x, rows = _first(task, view, some)
+    x = head.scaled(x)
     captions = task.views[view].captions(task.dataset)
     if captions is None:
         return choose(x, targets), Inputs(x)
-    said = [captions[row] for row in first.tolist()]
+    said = [captions[row] for row in rows]
     known = {kind: Vocabulary.learn(said, kind) for kind in KINDS}
     vectors = {kind: of.vectors(said).to(task.device) for kind, of in known.items() if len(of)}
     kernel = choose(x, targets, vectors)

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from itertools import product
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from cmrhash.training.heads import rbf
+from cmrhash.training.gaussian import rbf
 from cmrhash.training.terms import dots
 
 WIDTHS = (0.15, 0.3, 0.6, 0.9, 1.4, 2.0)  # of the kernel, on standardised features
@@ -55,7 +55,7 @@ class Kernel(NamedTuple):
 
 
 class Regression(NamedTuple):
-    """Kernel ridge regression. weights: (m, T) of the expansion; left_out: (n, T) leave-one-out predictions."""
+    """Kernel ridge regression. weights: (m, T) of the expansion; left_out: (s, T) leave-one-out predictions."""
 
     weights: Tensor
     left_out: Tensor
@@ -107,9 +107,10 @@ class Exact:
         """Weights (n, T) for each ridge: (K + ridge I)^-1 targets. targets: (n, T), centred."""
         return [torch.cholesky_solve(targets, self._factor(ridge)) for ridge in ridges]
 
-    def regress(self, targets: Tensor, ridge: float) -> Regression:
-        """Weights and leave-one-out predictions."""
-        return _regress(self._factor(ridge), targets)
+    def regress(self, targets: Tensor, ridge: float, some: Tensor) -> Regression:
+        """Weights, and leave-one-out predictions of some of the rows."""
+        found = _regress(self._factor(ridge), targets)
+        return found._replace(left_out=found.left_out[some])
 
     def _factor(self, ridge: float) -> Tensor:
         return _ridged(self.support.similar(self.support, self.width), ridge)
@@ -138,40 +139,40 @@ class Landmarks:
 
     def expansions(self, targets: Tensor, ridges: Sequence[float]) -> list[Tensor]:
         """Weights (m, T) for each ridge. targets: (n, T), centred."""
-        gram, moments = self._sums(targets)
-        return [self._expanded(torch.cholesky_solve(moments, _ridged(gram.clone(), ridge))) for ridge in ridges]
+        sums = targets.new_zeros(len(self.support), targets.shape[1], dtype=torch.float64)
+        for similar, y in zip(self._blocks(), torch.split(targets, BLOCK), strict=True):
+            sums += similar.T @ y
+        moments = torch.linalg.solve_triangular(self._root.double(), sums, upper=False)  # F^T targets
+        return [self._expanded(torch.cholesky_solve(moments, _ridged(self._gram.clone(), ridge))) for ridge in ridges]
 
-    def regress(self, targets: Tensor, ridge: float) -> Regression:
-        """Weights and leave-one-out predictions.
+    def regress(self, targets: Tensor, ridge: float, some: Tensor) -> Regression:
+        """Weights, and leave-one-out predictions of some of the rows.
 
         With predictions p and leverages h_i = F_i (F^T F + ridge I)^-1 F_i^T, the prediction of row i from all other
         rows is y_i - (y_i - p_i) / (1 - h_i).
         """
-        gram, moments = self._sums(targets)
-        factor = _ridged(gram, ridge)
-        solved = torch.cholesky_solve(moments, factor).to(targets.dtype)
-        factor = factor.to(targets.dtype)
+        (weights,) = self.expansions(targets, [ridge])
+        root = (self._root.double() @ _ridged(self._gram.clone(), ridge)).to(targets.dtype)  # F_i to K_i in one step
         left_out = []
-        for rows, y in zip(self._blocks(), torch.split(targets, BLOCK), strict=True):
-            leverage = torch.linalg.solve_triangular(factor, rows.T, upper=False).pow(2).sum(0)  # (b,)
-            left_out.append(y - (y - rows @ solved) / (1 - leverage)[:, None])
-        return Regression(self._expanded(solved), torch.cat(left_out))
+        for rows in torch.split(some, BLOCK):
+            similar, y = self.inputs.rows(rows).similar(self.support, self.width), targets[rows]
+            leverage = torch.linalg.solve_triangular(root, similar.T, upper=False).pow(2).sum(0)  # (b,)
+            left_out.append(y - (y - similar @ weights) / (1 - leverage)[:, None])
+        return Regression(weights, torch.cat(left_out))
 
-    def _sums(self, targets: Tensor) -> tuple[Tensor, Tensor]:
-        """F^T F (m, m) and F^T targets (m, T) in double precision."""
-        m, double = len(self.support), torch.float64
-        gram = torch.zeros(m, m, dtype=double, device=targets.device)
-        moments = torch.zeros(m, targets.shape[1], dtype=double, device=targets.device)
-        for rows, y in zip(self._blocks(), torch.split(targets, BLOCK), strict=True):
-            gram += rows.T @ rows
-            moments += rows.T @ y
-        return gram, moments
+    @cached_property
+    def _gram(self) -> Tensor:
+        """F^T F (m, m) in double precision."""
+        gram = torch.zeros(len(self.support), len(self.support), dtype=torch.float64, device=self._root.device)
+        for similar in self._blocks():
+            rows = torch.linalg.solve_triangular(self._root, similar.T, upper=False)  # (m, b)
+            gram += rows @ rows.T
+        return gram
 
     def _blocks(self) -> Iterator[Tensor]:
-        """Rows of F, some at a time: (b, m)."""
+        """Similarities to the landmarks, some rows at a time: (b, m)."""
         for part in torch.split(torch.arange(len(self.inputs), device=self.inputs.x.device), BLOCK):
-            similar = self.inputs.rows(part).similar(self.support, self.width)
-            yield torch.linalg.solve_triangular(self._root, similar.T, upper=False).T
+            yield self.inputs.rows(part).similar(self.support, self.width)
 
     def _expanded(self, solved: Tensor) -> Tensor:
         """Weights of the similarities from those of F."""

@@ -34,7 +34,7 @@ def recipe_of(config: TrainConfig, task: Task, method: Method) -> dict[str, Any]
         **({"partial": {group.name: len(group) for group in task.partial}} if method.partial and task.partial else {}),
         "batch": batch_size(config.batch, len(task.train)),
         "source": method.source,
-        "head": head_shape(config, method, len(task.train)),
+        "head": head_shape(config, method, task),
         "features": features,
         "made_as": {name: view.header.made_as for name, view in task.views.items()},
     }
@@ -47,10 +47,10 @@ def comparable(record: Mapping[str, Any], method: Method) -> dict[str, Any]:
     return {key: record.get(key) for key in COMPARED} | {"train": settings}
 
 
-def head_shape(config: TrainConfig, method: Method, items: int) -> dict[str, Any]:
+def head_shape(config: TrainConfig, method: Method, task: Task) -> dict[str, Any]:
     """What the run's record says of its heads."""
     if method.kernel:
-        return {"hidden": 0, "bounded": False, "rows": kernel_codes.support_rows(items)}
+        return {"hidden": 0, "bounded": False, **kernel_codes.shape_of(task, bool(method.targets))}
     if method.heads:
         return {"hidden": 0, "bounded": False, "network": method.name}
     return {"hidden": 0, "bounded": False} if method.terms is None else {"hidden": config.hidden, "bounded": True}

@@ -197,7 +197,7 @@ def fresh(config: TrainConfig, method: Method, task: Task) -> TrainingState:
     classes = len(task.dataset.classes) if task.train.labels is not None else 0
     shapes = Shapes(config.bits, classes, {name.short: dim for name, dim in dims.items()}, len(task.train))
     with seeded(config.seed, task.device):
-        heads = make_heads(config, method, dims, len(task.train))
+        heads = make_heads(config, method, dims, task)
         parts = torch.nn.ModuleDict(method.parts(shapes) if method.parts else {})
     for name, view in task.views.items():
         items = np.concatenate([group.items for group in (task.train, *task.partial) if name in group.views])
@@ -360,8 +360,8 @@ def judge(probes: Probes, codes_of: CodesOf, bits: int, queries_of: CodesOf | No
 # ---------------------------------------------------------------------------------------------- small parts
 
 
-def make_heads(config: TrainConfig, method: Method, dims: Mapping[View, int], items: int) -> torch.nn.ModuleDict:
-    """One head per view, by name. dims: features of each; items: to train on."""
+def make_heads(config: TrainConfig, method: Method, dims: Mapping[View, int], task: Task) -> torch.nn.ModuleDict:
+    """One head per view, by name. dims: features of each."""
     dropouts = {} if method.heads else {"dropout": config.dropout, "input_dropout": config.input_dropout}
-    shape = {**head_shape(config, method, items), **dropouts}
+    shape = {**head_shape(config, method, task), **dropouts}
     return torch.nn.ModuleDict({name: build_head(dim, config.bits, shape) for name, dim in dims.items()})

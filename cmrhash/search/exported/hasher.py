@@ -308,9 +308,10 @@ def _check_fields(config: Mapping[str, Any]) -> None:
         raise ValueError(f"names the view {odd[0]!r}")
     _whole("bits", config["bits"], 4096)
     _whole("hidden", config["head"]["hidden"], 1 << 16, 0)
-    if set(config["head"]) - {"rows"} != {"hidden", "bounded"}:
+    if set(config["head"]) - {"rows", "near"} != {"hidden", "bounded"}:
         raise ValueError("a head of unknown fields")
     _whole("rows", config["head"].get("rows", 1), 1 << 20)
+    _whole("near", config["head"].get("near", 1), 1 << 22)
     for view, entry in encoders.items():
         _whole("dim", entry["dim"], 1 << 20)
         _check_encoder(View(view), entry, files)

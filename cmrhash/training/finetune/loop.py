@@ -46,6 +46,7 @@ from cmrhash.training import runs
 from cmrhash.training.auxiliary import Shapes
 from cmrhash.training.checkpoint import TrainingState, forget
 from cmrhash.training.finetune import tuned
+from cmrhash.training.finetune.blocks import train_last
 from cmrhash.training.finetune.heads import heads, in_one_space
 from cmrhash.training.finetune.task import Photos, TuneTask, choose, open_task
 from cmrhash.training.finetune.tuned import Tuned
@@ -157,7 +158,7 @@ class Tuner:
         groups = [{"params": [*self.heads.parameters(), *parts.parameters()], "peak": config.lr}]
         for view, encoder in self.encoders.items():
             module = encoder.module
-            module.requires_grad_(view not in self.frozen)
+            train_last(module, config.unfreeze) if view not in self.frozen else module.requires_grad_(False)
             if self._learns_statistics(view):
                 distributed.over_all_ranks(module, self.device)
             if view not in self.frozen:
@@ -276,10 +277,8 @@ class Tuner:
     @torch.inference_mode()
     def _judge(self) -> dict[str, Any]:
         """Validation scores as of ``train.judge``, on the items that ``choose`` selected."""
-        if self.task.probes is None:
-            return {}
         self.model.eval()
-        return judge(self.task.probes, self._codes_of, self.config.bits)
+        return {} if self.task.probes is None else judge(self.task.probes, self._codes_of, self.config.bits)
 
     def _codes_of(self, view: View, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
         """Hash rows of a view; each rank takes its share of the batches that one process would form."""
@@ -384,6 +383,7 @@ def _recipe(
     """All that decides the result, without device and dtype."""
     rates = _rates(config, image, texts)
     together = in_one_space(image, texts, rates)
+    left_out = {"checkpoint_seconds", *(["unfreeze"] if config.unfreeze is None else [])}
     encoders = {View.IMAGE: image.recipe, **{View.text(lang): encoder.recipe for lang, encoder in texts.items()}}
     return {
         "code": CODE,
@@ -392,7 +392,7 @@ def _recipe(
         "items_sha256": items_digest(dataset),
         "photos_sha256": photos,
         "langs": list(texts),
-        "finetune": {k: v for k, v in asdict(config).items() if k != "checkpoint_seconds"},
+        "finetune": {k: v for k, v in asdict(config).items() if k not in left_out},
         "rates": rates,
         **({tuned.TOGETHER: list(together)} if together else {}),
         "source": method.source,

@@ -46,12 +46,12 @@ def register(method: Method) -> str:
 
 def build_head(dim: int, bits: int, shape: Mapping[str, Any]) -> Head:
     """The head that a run records. shape: keywords of ``Head``; "network" names the method whose ``heads`` it has;
-    "rows" makes it a ``KernelHead`` with that many support rows.
+    "rows" makes it a ``KernelHead`` with that many support rows, and "near" items that correct it.
 
     Raises UsageError if that method is not registered here.
     """
     if "rows" in shape:
-        return KernelHead(dim, bits, shape["rows"])
+        return KernelHead(dim, bits, shape["rows"], shape.get("near", 0))
     own = {key: value for key, value in shape.items() if key != "network"}
     if "network" not in shape:
         return Head(dim, bits, **own)
