@@ -117,6 +117,7 @@ class TrainConfig:
     input_dropout: float = 0.1  # share of features dropped in training
     first_caption: float = 0.5  # share of steps that surely use the item's first caption, which is the scored one
     margin: float = 0.25  # triplet margin as a share of the bits, on squared L2 distances of tanh embeddings
+    memory: int = 0  # items of earlier steps with which pairwise losses compare a batch, too; more than all: all
     drop_near_duplicates: bool = False  # leave out train items whose photo is (nearly) a query's
     noise: float = 0.0  # share of train items with a wrong label in the place of one of theirs, for experiments
     device: str = "auto"
@@ -358,15 +359,14 @@ def check_extract(config: ExtractConfig) -> None:
 def check_train(config: TrainConfig) -> None:
     """Raise UsageError for a number or a device that training cannot use."""
     check_device(config.device)
-    _check_range("bits", config.bits, 1, MAX_BITS)
-    _check_range("seed", config.seed, 0, MAX_SEED)
+    for name, most in {"bits": MAX_BITS, "seed": MAX_SEED, "hidden": MAX_HIDDEN, "memory": MAX_SEED}.items():
+        _check_range(name, getattr(config, name), int(name == "bits"), most)
     may_be_0 = ("weight_decay", "ema", "hidden", "dropout", "input_dropout")
     for name in ("epochs", "batch", "lr", "margin", *may_be_0):
-        value, zero = getattr(config, name), name in may_be_0
-        _check_number(name, value, zero)
+        value = getattr(config, name)
+        _check_number(name, value, name in may_be_0)
         if ("dropout" in name or name == "ema") and value >= 1:
             raise UsageError(f"{value} is out of range", None, "give a share below 1", option=name)
-    _check_range("hidden", config.hidden, 0, MAX_HIDDEN)
     _check_rates(config)
     _check_choice("schedule", config.schedule, SCHEDULES)
     for name in ("first_caption", "noise"):

@@ -95,6 +95,13 @@ def train(
         float, typer.Option(help="Share of steps that use an item's first caption; the others use a random one.")
     ] = D.first_caption,
     margin: Annotated[float, typer.Option(help="Triplet margin as a share of the bits.")] = D.margin,
+    memory: Annotated[
+        int,
+        typer.Option(
+            help="Items of earlier steps with which pairwise losses (tie-ap, supcon, logistic, cmpm, contrastive) "
+            "compare a batch, too; 0: none."
+        ),
+    ] = D.memory,
     drop_near_duplicates: DropNear = D.drop_near_duplicates,
     noise: Noise = D.noise,
     log: Annotated[
@@ -144,6 +151,7 @@ def train(
         input_dropout=input_dropout,
         first_caption=first_caption,
         margin=margin,
+        memory=memory,
         drop_near_duplicates=drop_near_duplicates,
         noise=noise,
         device=device,

@@ -37,7 +37,9 @@ from cmrhash.training.best import chosen
 from cmrhash.training.checkpoint import TrainingState, forget
 from cmrhash.training.heads import KernelHead
 from cmrhash.training.loggers import Logger, Silence, figures
+from cmrhash.training.memory import Memory
 from cmrhash.training.methods import Batch, Method, Terms, build_head, get_method, total
+from cmrhash.training.methods.method import Views
 from cmrhash.training.recipe import batch_size, comparable, head_shape, recipe_of
 from cmrhash.training.schedule import groups_of, seeded, set_rates
 from cmrhash.training.task import Group, Probes, Task, asked_rows, prepare, run_folder
@@ -199,6 +201,9 @@ def fresh(config: TrainConfig, method: Method, task: Task) -> TrainingState:
     with seeded(config.seed, task.device):
         heads = make_heads(config, method, dims, task)
         parts = torch.nn.ModuleDict(method.parts(shapes) if method.parts else {})
+    if config.memory and "memory" in method.settings:
+        views = [view.short for view in dims]
+        parts["earlier"] = Memory(views, config.bits, min(config.memory, len(task.train)))
     for name, view in task.views.items():
         items = np.concatenate([group.items for group in (task.train, *task.partial) if name in group.views])
         rows = np.concatenate([np.arange(view.start[i], view.start[i] + view.count[i]) for i in items])
@@ -305,7 +310,24 @@ def _terms(
     rows = chosen.to(task.device) if group is task.train else None
     margin, progress = config.margin * config.bits, state.epoch / config.epochs
     batch = Batch(relevant, config.bits, margin, y, features, state.parts, rows, progress)
-    return method.terms(views, batch)
+    return method.terms(views, batch if rows is None else _with_memory(batch, views, group.labels))
+
+
+def _with_memory(batch: Batch, views: Views, labels: Tensor | None) -> Batch:
+    """The batch with the items of earlier steps, if the training remembers some; it then remembers the batch.
+
+    labels: of all train items; None for relevance by pairs, where no other item is relevant.
+    """
+    if "earlier" not in batch.parts:
+        return batch
+    memory: Any = batch.parts["earlier"]
+    assert batch.rows is not None
+    others, embeddings = memory.recall(batch.rows)
+    relevant = batch.relevant.new_zeros(len(batch.rows), len(others))
+    if labels is not None:
+        relevant = labels[batch.rows] @ labels[others].T > 0.5
+    memory.remember(batch.rows, views)
+    return replace(batch, memory=embeddings, remembered=relevant)
 
 
 def _judge(task: Task, heads: torch.nn.ModuleDict) -> dict[str, Any]:

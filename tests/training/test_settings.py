@@ -30,6 +30,7 @@ OTHER = {
     "input_dropout": 0.6,
     "first_caption": 1.0,
     "margin": 0.05,
+    "memory": 20,
     "drop_near_duplicates": True,
     "noise": 0.5,
 }

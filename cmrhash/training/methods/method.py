@@ -23,7 +23,8 @@ class Batch:
     squared L2 distances of embeddings in [-1, 1]^K; labels: (B, classes) float32 of 0 and 1, None for relevance by
     pairs; features: standardised input features (B, D) by view; parts: what the method trains beside the heads; rows:
     (B,) int64 positions among all train items, None where these are not at hand, as in fine-tuning; progress: share of
-    the epochs that are done."""
+    the epochs that are done; memory: embeddings (C, K) of items of earlier steps by view, to which the items of the
+    batch are relevant as ``remembered``, (B, C) bool, says."""
 
     relevant: Tensor
     bits: int
@@ -33,6 +34,8 @@ class Batch:
     parts: nn.ModuleDict = field(default_factory=nn.ModuleDict)
     rows: Tensor | None = None
     progress: float = 0.0
+    memory: Views = field(default_factory=dict)
+    remembered: Tensor | None = None
 
 
 class Terms(NamedTuple):
@@ -66,7 +69,8 @@ class Method:
     labels: learns from labels, not from relevance alone.
     reproduction: only for comparison with published results (an ablation, another sampler), not for new work.
     partial: its terms are defined for any views, so that items that lack a view train the others.
-    reads: fields of TrainConfig that its terms read beside those of its kind: "margin", "noise" if they read relevance.
+    reads: fields of TrainConfig that its terms read beside those of its kind: "margin", "memory", "noise" if they read
+    relevance.
     name: of a method of the user's own, which ``train`` registers; heads: (D features, K bits) -> a module that maps
     standardised features (B, D) to embeddings (B, K), in place of the usual head.
     """
@@ -91,7 +95,7 @@ class Method:
     def settings(self) -> frozenset[str]:
         """Fields of TrainConfig that change its result, beside those that name a run. A method of the user's own counts
         as reading the margin and relevance."""
-        own = ("margin", "noise") if self.name else (*self.reads, *(("noise",) if self.labels else ()))
+        own = ("margin", "memory", "noise") if self.name else (*self.reads, *(("noise",) if self.labels else ()))
         loop = () if self.terms is None else LOOP if self.heads else (*LOOP, *HEADS)
         data = () if self.rotate else ("drop_near_duplicates",)
         return frozenset((*loop, *own, *data))

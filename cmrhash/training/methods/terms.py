@@ -2,23 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
 from itertools import product
 
+import torch
 from torch import Tensor
 
 from cmrhash.training.methods.method import Batch, Pairwise, Terms, ToTerms, Views
 
 IMAGE = "image"
+Ranked = Callable[[Tensor, Tensor, Batch, bool], Tensor]  # anchors, ranked items, batch, whether both are one view
 
 
-def pairs(loss: Pairwise, own: bool) -> ToTerms:
+def pairs(loss: Ranked, own: bool) -> ToTerms:
     """The mean of a pairwise loss over all ordered pairs of views. own: a view with itself counts too, so that
-    image, en and de give nine pairs instead of six.
+    image, en and de give nine pairs instead of six. The second view has the remembered items behind those of the batch.
     """
 
     def terms(views: Views, batch: Batch) -> Terms:
         chosen = [(a, b) for a, b in product(views, views) if own or a != b]
-        return Terms({f"{a}-{b}": loss(views[a], views[b], batch) / len(chosen) for a, b in chosen}, {})
+        ranked = views
+        if batch.remembered is not None:
+            ranked = {name: torch.cat([v, batch.memory[name]]) for name, v in views.items()}
+            batch = replace(batch, relevant=torch.cat([batch.relevant, batch.remembered], 1))
+        return Terms({f"{a}-{b}": loss(views[a], ranked[b], batch, a == b) / len(chosen) for a, b in chosen}, {})
 
     return terms
 
