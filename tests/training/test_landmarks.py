@@ -8,6 +8,7 @@ import safetensors.torch
 import torch
 
 from cmrhash.config import TrainConfig
+from cmrhash.encoders.graphs import PACKAGES, export, open_graph
 from cmrhash.evaluation.run_codes import codes_of, load_heads
 from cmrhash.retrieval.codes import pack
 from cmrhash.training import kernel_codes, nearby, train
@@ -135,6 +136,25 @@ def test_graphs_correct_database_items_too():
     torch.testing.assert_close(query, head.embed(x, query=True), atol=1e-5, rtol=1e-4)
     torch.testing.assert_close(item, head.embed(x), atol=1e-5, rtol=1e-4)
     assert not torch.allclose(query, item, atol=0.1)
+
+
+@pytest.mark.slow
+def test_onnx_corrects_database_items_too(tmp_path):
+    for name in PACKAGES:
+        pytest.importorskip(name, reason="pip install cmrhash[onnx]")
+    torch.manual_seed(0)
+    head = build_head(6, 5, {"hidden": 0, "bounded": False, "rows": 10, "near": 100})
+    for buffer in (head.support, head.weights, head.biases):
+        buffer.normal_()
+    head.nearby = fitted()[0]
+    graph = torch.nn.Module()
+    graph.head, graph.forward = head, head.by_role
+    export(graph.eval(), {"x": torch.randn(4, 6)}, ("query", "item"), {"x": {0: "batch"}}).save(tmp_path / "head.onnx")
+    for count in (1, 30):
+        x = torch.randn(count, 6)
+        query, item = open_graph(tmp_path / "head.onnx").run(None, {"x": x.numpy()})
+        np.testing.assert_allclose(query, head.embed(x, query=True), atol=1e-5)
+        np.testing.assert_allclose(item, head.embed(x), atol=1e-5)
 
 
 def test_items_that_are_not_searched_need_no_correction(make_cache, tmp_path):

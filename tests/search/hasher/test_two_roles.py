@@ -192,13 +192,13 @@ def test_an_export_hashes_in_both_roles(hasher, here, shared):
     assert 'hasher.encode_image(["1.jpg", "2.jpg"], role="database")' in (shared / "README.md").read_text()
 
 
-@pytest.mark.parametrize("rows", ["many", 0, 1 << 40])
-def test_an_export_with_other_rows_is_damaged(shared, tmp_path, rows):
+@pytest.mark.parametrize(("field", "count"), [("rows", "many"), ("rows", 0), ("rows", 1 << 40), ("near", 1 << 40)])
+def test_an_export_with_other_rows_is_damaged(shared, tmp_path, field, count):
     other = shutil.copytree(shared, tmp_path / "other")
     config = read_json(other / "config.json", "")
-    config["head"]["rows"] = rows
+    config["head"][field] = count
     write_json(other / "config.json", {key: value for key, value in config.items() if key != "sha256"})
-    with pytest.raises(DamagedError, match="rows is"):
+    with pytest.raises(DamagedError, match=f"{field} is"):
         cmrhash.from_pretrained(other, device="cpu")
 
 
