@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+from array import array
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -75,20 +77,18 @@ class Vocabulary:
     def vectors(self, captions: Sequence[str]) -> Tensor:
         """Sparse tf-idf vectors (N, V) float32; the part of each kind has length 1, or 0 without a known term."""
         idf = self.idf.tolist()
-        rows: list[int] = []
-        columns: list[int] = []
-        values: list[float] = []
+        rows, columns, values = array("q"), array("q"), array("f")  # a tenth of the memory of lists
         for at, caption in enumerate(captions):
             for find in self._kinds:
                 known = self._known(find(caption))
                 norm = math.sqrt(sum(idf[row] ** 2 for row in known))
                 if norm > NORM:
-                    rows += [at] * len(known)
-                    columns += known
-                    values += [idf[row] / norm for row in known]
-        places = torch.tensor([rows, columns], dtype=torch.int64).view(2, -1)
-        shape = len(captions), len(self)
-        return torch.sparse_coo_tensor(places, torch.tensor(values), shape, check_invariants=True).coalesce()
+                    rows.extend([at] * len(known))
+                    columns.extend(known)
+                    values.extend([idf[row] / norm for row in known])
+        places = torch.tensor(np.stack([np.array(rows, np.int64), np.array(columns, np.int64)]))
+        found = torch.tensor(np.array(values, np.float32))
+        return torch.sparse_coo_tensor(places, found, (len(captions), len(self)), check_invariants=True).coalesce()
 
     def _known(self, terms: Iterable[str]) -> list[int]:
         return sorted(self._row[term] for term in terms if term in self._row)
