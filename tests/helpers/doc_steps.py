@@ -39,6 +39,7 @@ SCENES = 80  # of the built-in sample, in place of 1000
 NOT_RUN = {
     "pip install": "wants a fresh environment and the package index: .ci/run starts with the README's line",
     "pytest": "this is it, or a part of it that runs with the others",
+    "python -m cmrhash.bench.scale": "measures, and so takes long: test_scale.py runs it on a few items",
     "cmrhash bench": "measures, and so takes long: test_bench.py runs every path of it on a few items",
 }
 
