@@ -5,6 +5,7 @@ Places are Hamming distances, or with another rank the different scores, the hig
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -17,7 +18,7 @@ from cmrhash.data.items import ImageTextDataset
 from cmrhash.errors import DataError
 from cmrhash.evaluation.searches import Search, Sides
 from cmrhash.evaluation.seen import SIDES, figures
-from cmrhash.retrieval import metrics
+from cmrhash.retrieval import metrics, real_valued
 from cmrhash.retrieval.index import distances_to, rank_histogram
 from cmrhash.retrieval.ranking import (
     ASYMMETRIC,
@@ -31,7 +32,7 @@ from cmrhash.retrieval.ranking import (
 from cmrhash.retrieval.relevance import Relevance
 
 Floats = NDArray[np.float64]
-REAL_BLOCK = 1 << 19  # similarities that are sorted at a time: what stays in a core's cache
+REAL_BLOCK = 1 << 22  # similarities that a thread computes at a time: products of few queries are slow
 COUNT_BLOCK = 1 << 21  # counts of ranked items that are held at a time
 
 
@@ -175,10 +176,9 @@ def _real(cuts: Sequence[int], both: Sides, relevance: Relevance) -> dict[str, A
 
     def some(first: int) -> tuple[NDArray[Any], ...]:
         last = min(first + block, len(q))
-        similarity, gains = q[first:last] @ d.T, relevance.gains(first, last, 0, len(d))
-        return metrics.average_precision_real(similarity, gains), *metrics.nearest_relevant_real(similarity, gains)
+        return real_valued.figures(q[first:last] @ d.T, relevance.gains(first, last, 0, len(d)))
 
-    with ThreadPoolExecutor() as pool:
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
         parts = list(pool.map(some, range(0, len(q), block)))
     ap, items, relevant = (np.concatenate(part) for part in zip(*parts, strict=True))
     hits = {str(k): metrics.mean_over_valid(metrics.hit_at(items, relevant, k))[0] for k in cuts}

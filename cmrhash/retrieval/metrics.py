@@ -20,9 +20,8 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from cmrhash.errors import DataError, UsageError, did_you_mean
+from cmrhash.errors import UsageError, did_you_mean
 from cmrhash.retrieval.codes import describe
-from cmrhash.retrieval.relevance import EXCLUDED
 
 Floats = NDArray[np.float64]
 Counts = NDArray[np.integer[Any]]
@@ -109,18 +108,22 @@ def average_precision(items: Counts, relevant: Counts, k: int | None = None, rul
     n, r, before, found = _groups(items, relevant)
     total = r.sum(axis=1)  # (Q,) R
     cut = _cut(k, n)
-    harmonic = _prefix(1.0 / np.arange(1, _longest(n) + 1))
+    harmonic = prefix_sums(1.0 / np.arange(1, _longest(n) + 1))
     if rule == "first":
         return _mean_of_first(n, r, before, found, np.minimum(total, cut), harmonic)
     places = np.clip(cut - before, 0, n)
-    sums = _precision_sum(n, r, places, before, found, harmonic)  # (Q, D)
+    sums = expected_precision(n, r, places, before, found, harmonic)  # (Q, D)
     if rule == "hits":
         return _mean_of_hits(n, r, before, places, sums, harmonic)
-    return _ratio(sums.sum(axis=1), np.minimum(total, cut) if rule == "min" else total)
+    return ratio(sums.sum(axis=1), np.minimum(total, cut) if rule == "min" else total)
 
 
-def _precision_sum(n: Any, r: Any, places: Any, before: Any, found: Any, harmonic: Floats) -> Any:
-    """Expected sum of precisions at the relevant items in the first ``places`` places of a group."""
+def expected_precision(n: Any, r: Any, places: Any, before: Any, found: Any, harmonic: Floats) -> Any:
+    """Expected sum of precisions at the relevant items in the first ``places`` places of a group.
+    >>> harmonic = prefix_sums(np.array([1.0, 1 / 2, 1 / 3]))
+    >>> float(expected_precision(n=3, r=1, places=1, before=0, found=0, harmonic=harmonic).round(3))
+    0.333
+    """
     rho = np.where(n > 1, (r - 1) / np.maximum(n - 1, 1), 0.0)
     tail = harmonic[before + places] - harmonic[before]
     return r / np.maximum(n, 1) * (rho * places + (found + 1 - rho * (before + 1)) * tail)
@@ -139,7 +142,7 @@ def _mean_of_hits(n: Counts, r: Counts, before: Counts, places: Counts, sums: Fl
         x = np.arange(max(0, m - (n[q, d] - in_group)), min(in_group, m) + 1)
         rest = n[q, d] - in_group - m + x[1:]  # > 0: irrelevant items left out when x are in
         steps = (in_group - x[:-1]) * (m - x[:-1]) / (x[1:] * rest)
-        inner = _precision_sum(m, x, m, before[q, d], hits[q], harmonic)
+        inner = expected_precision(m, x, m, before[q, d], hits[q], harmonic)
         value[q] = _by_ratios(steps) @ ((top[q] + inner) / np.maximum(hits[q] + x, 1))
     return np.where(r.sum(axis=1) > 0, value, np.nan)
 
@@ -152,16 +155,16 @@ def _mean_of_first(n: Counts, r: Counts, before: Counts, found: Counts, last: Co
     t-th of the other r - 1 comes later, and E[Y; Y < t] = E[Y] Pr[Y' < t - 1], Y' being Y with r - 2 of n - 2 items.
     """
     whole = found + r <= last[:, None]
-    value = np.where(whole, _precision_sum(n, r, n, before, found, harmonic), 0.0).sum(axis=1)
+    value = np.where(whole, expected_precision(n, r, n, before, found, harmonic), 0.0).sum(axis=1)
     for q, d in np.argwhere(~whole & (found < last[:, None])):  # at most one group a query; there 1 <= t < r
         size, of, t = int(n[q, d]), int(r[q, d]), int(last[q] - found[q, d])
-        fewer = 1.0 - _prefix(_place_of(size - 1, of - 1, t))  # (n,) Pr[Y < t] at places 1 ... n
+        fewer = 1.0 - prefix_sums(_place_of(size - 1, of - 1, t))  # (n,) Pr[Y < t] at places 1 ... n
         weight = (found[q, d] + 1) * fewer
         if t > 1:
             mean = (of - 1) * np.arange(1, size) / (size - 1)  # E[Y] at places 2 ... n
-            weight[1:] += mean * (1.0 - _prefix(_place_of(size - 2, of - 2, t - 1)))
+            weight[1:] += mean * (1.0 - prefix_sums(_place_of(size - 2, of - 2, t - 1)))
         value[q] += of / size * (weight / (before[q, d] + np.arange(1, size + 1))).sum()
-    return _ratio(value, last)
+    return ratio(value, last)
 
 
 def precision_at(items: Counts, relevant: Counts, k: int) -> Floats:
@@ -169,7 +172,7 @@ def precision_at(items: Counts, relevant: Counts, k: int) -> Floats:
     >>> precision_at(np.array([[1, 2]]), np.array([[1, 1]]), k=2)
     array([0.75])
     """
-    return _ratio(_hits_at(items, relevant, k), np.where(relevant.sum(axis=1) > 0, k, 0))
+    return ratio(_hits_at(items, relevant, k), np.where(relevant.sum(axis=1) > 0, k, 0))
 
 
 def recall_at(items: Counts, relevant: Counts, k: int) -> Floats:
@@ -177,7 +180,7 @@ def recall_at(items: Counts, relevant: Counts, k: int) -> Floats:
     >>> recall_at(np.array([[1, 2]]), np.array([[1, 1]]), k=2)
     array([0.75])
     """
-    return _ratio(_hits_at(items, relevant, k), relevant.sum(axis=1))
+    return ratio(_hits_at(items, relevant, k), relevant.sum(axis=1))
 
 
 def _hits_at(items: Counts, relevant: Counts, k: int) -> Floats:
@@ -235,14 +238,14 @@ def ndcg_at(hist: Counts, k: int | None = None) -> Floats:
     gain = np.arange(hist.shape[1])
     n = hist.sum(axis=1, dtype=np.int64)  # (Q, D)
     cut = _cut(k, n)
-    discount = _prefix(1.0 / np.log2(1.0 + np.arange(1, _longest(n) + 1)))
+    discount = prefix_sums(1.0 / np.log2(1.0 + np.arange(1, _longest(n) + 1)))
     before = n.cumsum(axis=1) - n
     mean_gain = np.einsum("g,qgd->qd", gain, hist) / np.maximum(n, 1)
     dcg = mean_gain * (discount[np.minimum(before + n, cut)] - discount[np.minimum(before, cut)])
     best = hist.sum(axis=2, dtype=np.int64)[:, ::-1]  # (Q, G + 1) rows of gain G, ..., 1, 0
     end = best.cumsum(axis=1)
     ideal = gain[::-1] * (discount[np.minimum(end, cut)] - discount[np.minimum(end - best, cut)])
-    return _ratio(dcg.sum(axis=1), ideal.sum(axis=1))
+    return ratio(dcg.sum(axis=1), ideal.sum(axis=1))
 
 
 def precision_within(items: Counts, relevant: Counts, radius: int) -> tuple[Floats, float]:
@@ -273,72 +276,9 @@ def pr_curve(items: Counts, relevant: Counts) -> tuple[Floats, Floats]:
     valid = r.sum(axis=1) > 0
     ball, hits = (before + n)[valid], (found + r)[valid]
     inside = (ball > 0).sum(axis=0)
-    precision = _ratio((hits / np.maximum(ball, 1)).sum(axis=0), inside)
+    precision = ratio((hits / np.maximum(ball, 1)).sum(axis=0), inside)
     recall = (hits / np.maximum(hits[:, -1:], 1)).sum(axis=0)
-    return precision, _ratio(recall, np.full(n.shape[1], valid.sum()))
-
-
-def average_precision_real(similarity: NDArray[np.floating[Any]], gains: NDArray[Any]) -> Floats:
-    """Expected AP of real-valued scores over the whole ranking; ties are exact here too.
-
-    similarity: (Q, N) float32 or float64, higher = nearer; gains: (Q, N), 0 = not relevant, EXCLUDED = left out.
-    Returns (Q,). Raises DataError for NaN or infinity, UsageError for other dtypes or shapes.
-    >>> average_precision_real(np.array([[0.9, 0.1, 0.5]]), np.array([[1, 1, 0]]))
-    array([0.83333333])
-    """
-    _check_real(similarity, gains)
-    harmonic = _prefix(1.0 / np.arange(1, similarity.shape[1] + 1))
-    sums, relevant = np.zeros(len(similarity)), np.zeros(len(similarity), np.int64)
-    for q, (key, gain) in enumerate(zip(-similarity, gains, strict=True)):  # the key falls with nearness
-        excluded = gain == EXCLUDED
-        if excluded.any():
-            key, gain = key[~excluded], gain[~excluded]
-        related = np.sort(key[gain > 0])
-        relevant[q] = len(related)
-        if len(related):
-            sums[q] = _precision_sum(*_tie_groups(np.sort(key), related), harmonic).sum()
-    return _ratio(sums, relevant)
-
-
-def _tie_groups(key: NDArray[Any], related: NDArray[Any]) -> tuple[Counts, Counts, Counts, Counts, Counts]:
-    """Group the keys (N,), sorted, that occur among ``related`` (R,), sorted, R > 0, as `_precision_sum` takes them.
-
-    Only the relevant keys are searched for: sorting plain values is several times faster than sorting places.
-    """
-    found = np.flatnonzero(np.concatenate(([True], related[1:] != related[:-1])))  # relevant items before the group
-    value, r = related[found], np.diff(found, append=len(related))
-    before = np.searchsorted(key, value)
-    n = r.copy()
-    wider = np.flatnonzero(key.take(before + r, mode="clip") == value)  # irrelevant items tie as well
-    n[wider] = np.searchsorted(key, value[wider], "right") - before[wider]
-    return n, r, n, before, found
-
-
-def nearest_relevant_real(similarity: NDArray[np.floating[Any]], gains: NDArray[Any]) -> tuple[Counts, Counts]:
-    """Counts around the nearest relevant item, as `hit_at` takes them: nearer items, and items with its score.
-
-    Arguments and errors as for `average_precision_real`. Returns (items, relevant), (Q, 2) int64 each.
-    >>> nearest_relevant_real(np.array([[0.9, 0.5, 0.5]]), np.array([[0, 1, 0]]))
-    (array([[1, 2]]), array([[0, 1]]))
-    """
-    _check_real(similarity, gains)
-    there = gains != EXCLUDED
-    related = there & (gains > 0)
-    best = np.where(related, similarity, -np.inf).max(axis=1, initial=-np.inf)[:, None]
-    tied = similarity == best
-    relevant = np.count_nonzero(tied & related, axis=1)
-    items = np.count_nonzero(there & (similarity > best), axis=1), np.count_nonzero(there & tied, axis=1)
-    return np.stack(items, axis=1), np.stack((np.zeros_like(relevant), relevant), axis=1)
-
-
-def _check_real(similarity: NDArray[Any], gains: NDArray[Any]) -> None:
-    floats = isinstance(similarity, np.ndarray) and similarity.dtype in (np.float32, np.float64)
-    if not floats or similarity.ndim != 2 or np.shape(gains) != similarity.shape:
-        got = f"{describe(similarity)} and {describe(gains)}"
-        raise UsageError(f"scores must be (Q, N) float32 or float64 and gains of their shape, got {got}")
-    if not np.isfinite(similarity).all():
-        row = int(np.argmin(np.isfinite(similarity).all(axis=1)))
-        raise DataError(f"similarities with NaN or infinite values, first in query {row}")
+    return precision, ratio(recall, np.full(n.shape[1], valid.sum()))
 
 
 def _groups(items: Counts, relevant: Counts) -> tuple[Counts, Counts, Counts, Counts]:
@@ -372,19 +312,25 @@ def _longest(items: Counts) -> int:
     return int(items.sum(axis=1, dtype=np.int64).max(initial=0))
 
 
-def _prefix(values: Floats) -> Floats:
-    """Sums of the first 0, 1, 2, ... values."""
+def prefix_sums(values: Floats) -> Floats:
+    """Sums of the first 0, 1, 2, ... values.
+    >>> prefix_sums(np.array([1.0, 2.0]))
+    array([0., 1., 3.])
+    """
     return np.concatenate(([0.0], np.cumsum(values)))
 
 
-def _ratio(value: Any, divisor: Any) -> Floats:
-    """value / divisor, NaN where the divisor is 0."""
+def ratio(value: Any, divisor: Any) -> Floats:
+    """Quotient, NaN where the divisor is 0.
+    >>> ratio(np.array([1.0, 0.0]), np.array([2, 0]))
+    array([0.5, nan])
+    """
     return np.where(divisor > 0, value / np.where(divisor > 0, divisor, 1), np.nan)
 
 
 def _by_ratios(steps: Floats) -> Floats:
     """Probabilities, each ``steps`` times the one before; by logarithms, as they span hundreds of decades."""
-    log = _prefix(np.log(steps))
+    log = prefix_sums(np.log(steps))
     weight = np.exp(log - log.max())
     share: Floats = weight / weight.sum()
     return share

@@ -21,7 +21,7 @@ from slow_metrics import average_precision_ranked
 from cmrhash.data.items import ImageTextDataset, Item, check, with_relevance
 from cmrhash.errors import CmrhashError
 from cmrhash.features.file import read_features
-from cmrhash.retrieval import metrics
+from cmrhash.retrieval import metrics, real_valued
 from cmrhash.retrieval.codes import Codes, collapse, pack, pad, unpack
 from cmrhash.retrieval.index import BinaryIndex, rank_histogram
 from cmrhash.retrieval.relevance import Relevance
@@ -378,10 +378,7 @@ LABEL_CALLS = [
     Misuse("counts that are shares", "UsageError", lambda: precision(items=ITEMS / 2)),
     Misuse("counts of two shapes", "UsageError", lambda: precision(relevant=RELEVANT[:1])),
     Misuse("counts in lists", "UsageError", lambda: precision(items=ITEMS.tolist())),
-    *(
-        Misuse(f"similarities: {what}", cls, lambda s=s, g=g: metrics.average_precision_real(s, g))
-        for what, s, g, cls in SCORES
-    ),
+    *(Misuse(f"similarities: {what}", cls, lambda s=s, g=g: real_valued.figures(s, g)) for what, s, g, cls in SCORES),
     Misuse("the same id twice", "DataError", lambda: check(items({}, {"id": "0"}))),
     Misuse("an id of nothing", "DataError", lambda: check(items({"id": " "}))),
     Misuse("a label that is no class", "DataError", lambda: check(items({"labels": (2,)}))),

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from slow_metrics import CUTS, ap, by_pattern, hits, mean, orders
 
 from cmrhash.errors import UsageError
-from cmrhash.retrieval import metrics
+from cmrhash.retrieval import metrics, real_valued
 from cmrhash.retrieval.metrics import RULES
 
 # Tie groups by distance: the gains of their items, 0 = not relevant.
@@ -210,7 +210,7 @@ def test_no_queries_give_no_values():
     assert metrics.ndcg_at(np.zeros((0, 2, 9), np.int32), 5).shape == (0,)
     assert metrics.split_ties(none, none, "optimistic")[0].shape == (0, 18)
     assert np.isnan(metrics.pr_curve(none, none)).all()
-    assert metrics.average_precision_real(np.zeros((0, 4), np.float32), np.zeros((0, 4), np.uint8)).shape == (0,)
+    assert real_valued.figures(np.zeros((0, 4), np.float32), np.zeros((0, 4), np.uint8))[0].shape == (0,)
 
 
 def test_an_unknown_rule_is_answered_with_the_nearest():

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from slow_metrics import CUTS, ap, average_precision_ranked, by_pattern, mean, orders
 
 from cmrhash.errors import DataError, UsageError
-from cmrhash.retrieval import metrics
+from cmrhash.retrieval import metrics, real_valued
 from cmrhash.retrieval.relevance import EXCLUDED
 
 
@@ -60,7 +60,7 @@ def test_real_scores_with_ties_are_the_mean_over_all_orders(dtype, rows, values,
     gains = rng.integers(0, 3, (3, rows)).astype(np.uint8)
     if own:
         gains[np.arange(3), rng.integers(0, rows, 3)] = EXCLUDED
-    result = metrics.average_precision_real(similarity, gains)
+    result = real_valued.figures(similarity, gains)[0]
     for q in range(3):
         present = gains[q] != EXCLUDED
         groups = [
@@ -79,8 +79,20 @@ def test_real_scores_without_ties_are_a_sort():
     gains = rng.integers(0, 2, similarity.shape)
     order = np.argsort(-similarity, axis=1)
     expected = average_precision_ranked(np.take_along_axis(gains, order, axis=1) > 0)
-    assert metrics.average_precision_real(similarity, gains) == pytest.approx(expected)
-    assert metrics.average_precision_real(similarity.astype(np.float64), gains) == pytest.approx(expected)
+    assert real_valued.figures(similarity, gains)[0] == pytest.approx(expected)
+    assert real_valued.figures(similarity.astype(np.float64), gains)[0] == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("steps", [9, 1 << 30])
+def test_cosines_that_are_sorted_with_their_relevance_give_what_a_plain_sort_gives(steps):
+    rng = np.random.default_rng(1)
+    similarity = (np.round(rng.uniform(-1, 1, (9, 2000)) * steps) / steps).astype(np.float32)
+    similarity[:, :2], similarity[0, :3] = (-1, 1), (0.0, -0.0, np.float32(1e-45))
+    gains = rng.choice(np.array([0, 0, 1, EXCLUDED], np.uint8), similarity.shape)
+    gains[3] = 0
+    packed, plain = real_valued.figures(similarity, gains), real_valued.figures(similarity.astype(np.float64), gains)
+    for found, expected in zip(packed, plain, strict=True):
+        np.testing.assert_allclose(found, expected, rtol=1e-14)
 
 
 def test_real_scores_that_are_no_numbers_are_refused():
@@ -88,10 +100,10 @@ def test_real_scores_that_are_no_numbers_are_refused():
     similarity = np.ones((3, 4), np.float32)
     similarity[1, 2] = np.nan
     with pytest.raises(DataError, match="first in query 1"):
-        metrics.average_precision_real(similarity, gains)
+        real_valued.figures(similarity, gains)
     for wrong in (gains, similarity[0], similarity[:2], similarity.astype(np.float16)):
         with pytest.raises(UsageError, match="scores must be"):
-            metrics.average_precision_real(wrong, gains)
+            real_valued.figures(wrong, gains)
 
 
 def test_average_precision_of_one_ranking():
@@ -108,7 +120,7 @@ def test_average_precision_of_one_ranking():
 def test_the_nearest_relevant_of_real_scores_is_that_of_all_tie_orders(scores, seed, k):
     similarity = np.array(scores, np.float32)
     gains = np.random.default_rng(seed).choice(np.array([0, 0, 1, 3, EXCLUDED], np.uint8), similarity.shape)
-    found = metrics.nearest_relevant_real(similarity, gains)
+    found = real_valued.figures(similarity, gains)[1:]
     for query, (row, judged) in enumerate(zip(scores, gains.tolist(), strict=True)):
         there = sorted((-score, gain) for score, gain in zip(row, judged, strict=True) if gain != EXCLUDED)
         groups = [[g > 0 for _, g in group] for _, group in itertools.groupby(there, key=lambda pair: pair[0])]
