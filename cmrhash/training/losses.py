@@ -7,11 +7,12 @@ is a scalar of the embeddings' dtype to be minimised; shapes that do not fit rai
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.autograd.function import FunctionCtx
 from torch.nn import functional
 
 
@@ -293,21 +294,62 @@ def tie_aware_ap(u: Tensor, v: Tensor, relevant: Tensor, among: Tensor | None = 
     >>> tie_aware_ap(u, u, torch.eye(2, dtype=torch.bool))  # each anchor ranks its own pair first
     tensor(0.)
     """
-    bits = u.shape[1]
-    weight = torch.ones_like(relevant, dtype=u.dtype) if among is None else among.to(u.dtype)
-    distance = ((bits - u @ v.T) / 2).clamp(0, bits)
-    low = distance.detach().floor().clamp_max(bits - 1)  # the last bin takes its weight from the one before
-    share = distance - low  # (B, C) in [0, 1], weight of the upper neighbour
-    bins = torch.stack([low, low + 1]).long()  # (2, B, C)
-    parts = torch.stack([1 - share, share]) * weight
-    empty = u.new_zeros(2, len(u), bits + 1)
-    items = empty.scatter_add(2, bins, parts).sum(0)  # (B, K + 1)
-    hits = empty.scatter_add(2, bins, parts * relevant).sum(0)
+    items, hits = _SoftHistograms.apply(u @ v.T, u.shape[1], relevant, among)  # (B, K + 1)
     items_before, hits_before = items.cumsum(1) - items, hits.cumsum(1) - hits
     precision = (2 * hits_before + hits + 1) / (2 * items_before + items + 1)
-    count = (relevant * weight).sum(1)
+    count = (relevant if among is None else relevant & among).sum(1)
     ap = (hits * precision).sum(1) / count.clamp_min(1)
     return 1 - _mean_where(ap, count > 0)
+
+
+class _SoftHistograms(torch.autograd.Function):
+    """Numbers of items and of relevant items at each distance, from products of codes.
+
+    An item lies with its share between two distances, so its gradient is the difference of theirs: one look-up in a
+    small table takes the place of the gradients of four sums, to the same bits.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: FunctionCtx, product: Tensor, bits: int, relevant: Tensor, among: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """product, relevant, among (B, C) -> two (B, K + 1)."""
+        distance = (bits - product).div_(2).clamp_(0, bits)
+        low = distance.floor().clamp_max_(bits - 1)  # the last bin takes its weight from the one before
+        upper = distance.sub_(low)  # (B, C) in [0, 1], weight of the upper neighbour
+        lower = 1 - upper
+        if among is not None:
+            lower, upper = (part.mul_(_numbers(among, part)) for part in (lower, upper))
+        is_hit, place = _numbers(relevant, low), low.int().long()
+        empty = product.new_zeros(len(product), bits)
+        items = [empty.scatter_add(1, place, part) for part in (lower, upper)]
+        hits = [empty.scatter_add(1, place, part.mul_(is_hit)) for part in (lower, upper)]
+        edge = product.abs()
+        counted = [] if among is None else [among]
+        if edge.max() >= bits:  # clamped, so without a gradient
+            counted.append(edge < bits)
+        ctx.save_for_backward(low.add_(is_hit, alpha=bits).int().long(), *counted)
+        return _joined(*items), _joined(*hits)
+
+    @staticmethod
+    def backward(ctx: Any, by_items: Tensor, by_hits: Tensor) -> tuple[Tensor | None, ...]:
+        """Gradient of the products."""
+        place, *counted = ctx.saved_tensors
+        slopes = torch.cat([by_items.diff(dim=1), (by_items + by_hits).diff(dim=1)], 1)  # (B, 2 K), relevant ones last
+        found = slopes.gather(1, place).mul_(-0.5)
+        for mask in counted:
+            found.mul_(_numbers(mask, found))
+        return found, None, None, None
+
+
+def _joined(lower: Tensor, upper: Tensor) -> Tensor:
+    """Weights by lower and by upper neighbour, (B, K) each -> (B, K + 1) by distance."""
+    return functional.pad(lower, (0, 1)) + functional.pad(upper, (1, 0))
+
+
+def _numbers(mask: Tensor, like: Tensor) -> Tensor:
+    """0 and 1 in the dtype of another tensor; torch converts bytes faster than bool."""
+    return mask.view(torch.uint8).to(like.dtype)
 
 
 def _mean_where(values: Tensor, mask: Tensor) -> Tensor:

@@ -163,6 +163,33 @@ def test_the_anchor_itself_can_be_left_out_of_the_ranking():
     assert tie_aware_ap(u, u, relevant).item() < tie_aware_ap(u, u, relevant, among).item()
 
 
+def plain_tie_ap(u, v, relevant, among):
+    """Tie-aware AP whose four sums are differentiated one by one."""
+    bits = u.shape[1]
+    distance = ((bits - u @ v.T) / 2).clamp(0, bits)
+    low = distance.detach().floor().clamp_max(bits - 1)
+    bins, share = torch.stack([low, low + 1]).long(), distance - low
+    parts = torch.stack([1 - share, share]) * among.to(u.dtype)
+    empty = u.new_zeros(2, len(u), bits + 1)
+    items, hits = (empty.scatter_add(2, bins, part).sum(0) for part in (parts, parts * relevant))
+    before, found = items.cumsum(1) - items, hits.cumsum(1) - hits
+    count = (relevant & among).sum(1)
+    ap = (hits * (2 * found + hits + 1) / (2 * before + items + 1)).sum(1) / count.clamp_min(1)
+    return 1 - (ap * (count > 0)).sum() / (count > 0).sum().clamp_min(1)
+
+
+@pytest.mark.parametrize("spread", [0.3, 1.0, 30.0])  # 30: codes at the corners, whose distances are clamped
+@pytest.mark.parametrize("own", [False, True])
+def test_the_gradient_of_tie_aware_ap_is_that_of_its_plain_sums(spread, own):
+    draw = torch.Generator().manual_seed(0)
+    u, v = (torch.tanh(spread * torch.randn(90, 16, generator=draw)).requires_grad_() for _ in range(2))
+    relevant, among = torch.rand(90, 90, generator=draw) < 0.2, ~(torch.eye(90, dtype=torch.bool) & own)
+    expected, found = plain_tie_ap(u, v, relevant, among), tie_aware_ap(u, v, relevant, among if own else None)
+    torch.testing.assert_close(found, expected, rtol=1e-6, atol=0)
+    for mine, other in zip(*(torch.autograd.grad(loss, (u, v)) for loss in (found, expected)), strict=True):
+        torch.testing.assert_close(mine, other, rtol=1e-4, atol=1e-8)
+
+
 def test_codes_at_the_corners_are_counted_at_whole_distances():
     u = torch.tensor([[1.0, 1.0], [-1.0, -1.0]])
     relevant = torch.eye(2, dtype=torch.bool)
