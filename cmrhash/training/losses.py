@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.autograd.function import FunctionCtx
@@ -57,13 +56,14 @@ def batch_all_triplets(distance: Tensor, relevant: Tensor, margin: float) -> Tri
     (tensor([0.5000]), tensor([1]), tensor([1]))
     """
     distance = distance if distance.dim() == 3 else distance.unsqueeze(0)  # (V, B, C)
-    positive = relevant.expand_as(distance)
-    order, sorted_positive = _sort(torch.where(positive, distance + margin, distance).detach(), positive)
+    keys = torch.add(distance.detach(), _numbers(relevant, distance), alpha=margin)
+    order, is_positive = _sort(keys, relevant)
     place = torch.arange(1, distance.shape[-1] + 1, device=distance.device, dtype=torch.int32)
-    positives = sorted_positive.cumsum(-1, dtype=torch.int32)  # (V, B, C) up to and with this place
+    positives = is_positive.cumsum(-1, dtype=torch.int32)  # (V, B, C) up to and with this place
     # a positive has place - positives negatives before it; a negative has the rest of the positives after it
-    weights = torch.where(sorted_positive, place - positives, positives - positives[..., -1:])
-    active = weights.clamp_min(0).sum((-1, -2))  # (V,)
+    weights = positives - positives[..., -1:]
+    weights += is_positive * (place - positives).sub_(weights)
+    active = weights.clamp_min(0).sum(-1, dtype=torch.int32).sum(-1)  # (V,)
     weights = torch.empty_like(distance).scatter(-1, order, weights.to(distance.dtype))  # in the order of distance
     per_anchor = relevant.sum(-1)  # (B,) positives of each anchor
     valid = (per_anchor * (relevant.shape[-1] - per_anchor)).sum().expand(len(distance))  # (V,)
@@ -72,23 +72,26 @@ def batch_all_triplets(distance: Tensor, relevant: Tensor, margin: float) -> Tri
 
 
 def _sort(keys: Tensor, positive: Tensor) -> tuple[Tensor, Tensor]:
-    """Sort the last axis (at most 2^20 long) ascending, positives first among equal keys; keys: not negative.
+    """Sort the last axis (at most 2^20 long) ascending, positives first among equal keys.
 
-    Returns the order, int64 indices, and the sorted ``positive``.
+    keys: (V, B, C), not negative; positive: (B, C) bool. Returns the order, int64 indices, and the sorted ``positive``
+    as int32 0 and 1, (V, B, C) each.
     """
     if keys.dtype == torch.float32:
         # The bits of non-negative floats sort like the floats. Mark and index ride in the low bits of one wide
         # integer, so that a plain sort does it all, which NumPy has vectorised and torch on a CPU has not.
-        column = torch.arange(keys.shape[-1], device=keys.device)
-        packed = (keys.view(torch.int32).to(torch.int64) << 21) | ((~positive).to(torch.int64) << 20) | column
+        marks = (~positive).to(torch.int64).mul_(1 << 20).add_(torch.arange(keys.shape[-1], device=keys.device))
+        packed = keys.view(torch.int32).to(torch.int64).mul_(1 << 21).add_(marks)
         if packed.device.type == "cpu":
-            packed = torch.from_numpy(np.sort(packed.numpy(), axis=-1))
+            packed.numpy().sort(axis=-1)
         else:
             packed = packed.sort(-1).values
-        return packed & ((1 << 20) - 1), (packed & (1 << 20)) == 0
+        marked = packed.to(torch.int32).bitwise_right_shift_(20)  # the low half; its bit 20 is 0 for positives
+        return packed.bitwise_and_((1 << 20) - 1), marked.bitwise_not_().bitwise_and_(1)
+    positive = positive.expand_as(keys)
     first = (~positive).to(torch.int8).argsort(stable=True, dim=-1)
     order = first.gather(-1, keys.gather(-1, first).argsort(stable=True, dim=-1))
-    return order, positive.gather(-1, order)
+    return order, positive.gather(-1, order).to(torch.int32)
 
 
 def four_triplets(u: Tensor, texts: list[Tensor], relevant: Tensor, margin: float) -> Triplets:
