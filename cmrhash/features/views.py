@@ -54,6 +54,18 @@ class ViewFeatures:
         """Item of each valid row, (M,) int64, ascending."""
         return self.features.item[self.rows].astype(np.int64)
 
+    @property
+    def x(self) -> NDArray[np.float32]:
+        """Features of the valid rows, (M, D) float32, to be read only; not copied if all rows are valid."""
+        whole = self.features.x
+        return whole if np.array_equal(self.rows, np.arange(len(whole))) else whole[self.rows]
+
+    def rows_of(self, items: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Positions in ``rows`` of these items' rows, item by item."""
+        ends = np.cumsum(self.count[items])
+        at = np.repeat(self.start[items] - ends + self.count[items], self.count[items])
+        return at + np.arange(len(at))
+
     def captions(self, dataset: ImageTextDataset) -> list[str] | None:
         """Captions of the valid rows; None for photos, and for ready-made features of other captions or of none."""
         of = [(at, text) for at, item in enumerate(dataset.items) for text in item.texts.get(str(self.view.lang), ())]

@@ -2,44 +2,48 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
 from cmrhash.errors import UsageError
 from cmrhash.training import rotations
+from cmrhash.training.row_blocks import Matrix, Views, blocks, covariance, widths
 
-Matrix = NDArray[np.float64]
 
+def fit(views: Views, bits: int, ridges: Sequence[float]) -> Iterator[dict[str, Matrix]]:
+    """Fit projections onto the directions in which the views correlate most, once for each ridge.
 
-def fit(views: dict[str, Matrix], bits: int, ridge: float) -> dict[str, Matrix]:
-    """Fit projections onto the directions in which the views correlate most.
-
-    views: name -> (n, D) standardised features, row i of each from item i. ridge: added to the diagonal of every view's
-    covariance. Returns name -> (D, bits); the projected training rows have unit variance over the views together, most
-    correlated direction first. Two views give Hotelling's CCA (1936); more give Kettenring's SUMCOR in its eigenvalue
-    form (Biometrika 1971; Nielsen, IEEE TIP 2002): the leading eigenvectors of B^(-1/2) A B^(-1/2), A the covariance of
-    all views side by side, B its block diagonal plus the ridge. Raises UsageError if a view has fewer than ``bits``
-    features.
+    views: name -> (n, D) standardised features, row i of each from item i. ridges: added to the diagonal of every
+    view's covariance. Yields name -> (D, bits); the projected training rows have unit variance over the views together,
+    most correlated direction first. Two views give Hotelling's CCA (1936); more give Kettenring's SUMCOR in its
+    eigenvalue form (Biometrika 1971; Nielsen, IEEE TIP 2002): the leading eigenvectors of B^(-1/2) A B^(-1/2), A the
+    covariance of all views side by side, B its block diagonal plus the ridge. Raises UsageError if a view has fewer
+    than ``bits`` features. The features are read once, in blocks.
     """
-    return _directions(views, bits, ridge)[0]
+    return (weights for weights, _ in _directions(views, bits, ridges))
 
 
-def fit_itq(views: dict[str, Matrix], bits: int, ridge: float) -> dict[str, Matrix]:
+def fit_itq(views: Views, bits: int, ridges: Sequence[float]) -> Iterator[dict[str, Matrix]]:
     """Fit projections as `fit` does, weighted by their correlations and turned until they lie near their signs.
 
     The correlation of a direction is (e - 1) / (V - 1), e its eigenvalue and V the number of views. One rotation serves
     all views; it is fitted to the projected rows of all of them, from a fixed random start. Source: Gong & Lazebnik,
     Iterative Quantization, TPAMI 2013, section 4 (CCA-ITQ), with texts in the place of labels.
     """
-    directions, values = _directions(views, bits, ridge)
-    correlations = np.clip((values - 1) / (len(views) - 1), 0, None)
-    weights = {name: weight * correlations for name, weight in directions.items()}
-    turn = rotations.turn(np.concatenate([x @ weights[name] for name, x in views.items()]), np.random.default_rng(0))
-    return {name: weight @ turn for name, weight in weights.items()}
+    for directions, values in _directions(views, bits, ridges):
+        correlations = np.clip((values - 1) / (len(views) - 1), 0, None)
+        weights = {name: weight * correlations for name, weight in directions.items()}
+        projected = [x @ weights[name] for _, parts in blocks(views) for name, x in parts.items()]
+        turn = rotations.turn(np.concatenate(projected), np.random.default_rng(0))
+        yield {name: weight @ turn for name, weight in weights.items()}
 
 
-def _directions(views: dict[str, Matrix], bits: int, ridge: float) -> tuple[dict[str, Matrix], NDArray[np.float64]]:
-    """Projections (D, bits) by view and their eigenvalues (bits,), largest first."""
+def _directions(
+    views: Views, bits: int, ridges: Sequence[float]
+) -> Iterator[tuple[dict[str, Matrix], NDArray[np.float64]]]:
+    """Projections (D, bits) by view and their eigenvalues (bits,), largest first, for each ridge."""
     for name, x in views.items():
         if x.shape[1] < bits:
             raise UsageError(
@@ -48,16 +52,26 @@ def _directions(views: dict[str, Matrix], bits: int, ridge: float) -> tuple[dict
                 "use fewer bits",
                 option="bits",
             )
-    rows = len(next(iter(views.values())))
-    whiten = {name: inverse_root(x.T @ x / rows + ridge * np.eye(x.shape[1])) for name, x in views.items()}
-    white = np.concatenate([x @ whiten[name] for name, x in views.items()], axis=1)  # (n, sum of D)
-    values, vectors = np.linalg.eigh(white.T @ white / rows)
-    leading = vectors[:, ::-1][:, :bits]  # (sum of D, bits)
-    leading = leading * np.where(leading.sum(0) < 0, -1, 1)  # fix the arbitrary sign of an eigenvector
-    ends = np.cumsum([x.shape[1] for x in views.values()])[:-1]
-    parts = np.split(leading, ends)
-    weights = {name: whiten[name] @ part * np.sqrt(len(views)) for name, part in zip(views, parts, strict=True)}
-    return weights, values[::-1][:bits]
+    moments, own = covariance(views), widths(views)
+    for ridge in ridges:
+        white = whitening(moments, own, ridge)
+        values, vectors = np.linalg.eigh(white.T @ moments @ white)
+        leading = vectors[:, ::-1][:, :bits]  # (sum of D, bits)
+        leading = leading * np.where(leading.sum(0) < 0, -1, 1)  # fix the arbitrary sign of an eigenvector
+        weights = white @ leading * np.sqrt(len(views))
+        yield {name: weights[columns] for name, columns in own.items()}, values[::-1][:bits]
+
+
+def whitening(moments: Matrix, own: dict[str, slice], ridge: float) -> Matrix:
+    """C^(-1/2) of each view's covariance C with the ridge, as blocks of a matrix (sum of D, sum of D).
+
+    moments: covariance of all views side by side; own: columns of each view.
+    """
+    white = np.zeros_like(moments)
+    for columns in own.values():
+        block = moments[columns, columns]
+        white[columns, columns] = inverse_root(block + ridge * np.eye(len(block)))
+    return white
 
 
 def inverse_root(covariance: Matrix) -> Matrix:

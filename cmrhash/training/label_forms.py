@@ -1,75 +1,107 @@
 """Closed forms that learn from labels: SCM and CVH, linear heads for any number of views. NumPy only.
 
 views: name -> (n, D) standardised features, row i of each from item i; labels: (n, C) of 0 and 1, any number per item;
-ridge: added to the diagonal of every view's covariance. Both return name -> (D, bits). Two items are as similar as the
-cosine of their labels. For two views these are the published problems; more views stand side by side, and each pair of
-views counts once, as in ``cca``. Only products with the labels are needed, never an n x n matrix.
+ridges: added to the diagonal of every view's covariance, one after another. Both yield name -> (D, bits) for each
+ridge. Two items are as similar as the cosine of their labels. For two views these are the published problems; more
+views stand side by side, and each pair of views counts once, as in ``cca``. Only products with the labels are needed,
+never an n x n matrix, and the features are read in blocks.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cmrhash.errors import UsageError
-from cmrhash.training.cca import Matrix, inverse_root
+from cmrhash.training.cca import whitening
+from cmrhash.training.row_blocks import Matrix, Views, blocks, count, covariance, widths
+
+Labels = NDArray[np.floating]
+Factors = Callable[[slice, dict[str, Matrix]], Mapping[str, Matrix]]
 
 
-def scm(views: dict[str, Matrix], bits: int, ridge: float, labels: NDArray[np.floating]) -> dict[str, Matrix]:
+def scm(views: Views, bits: int, ridges: Sequence[float], labels: Labels) -> Iterator[dict[str, Matrix]]:
     """Fit SCM bit by bit: each takes the direction that explains most of what earlier bits left of the similarity.
 
     Of every pair of views a, b, the sum over bits of h_a h_b^T approximates bits * S with S = 2 cos(labels) - 1: a bit
-    is the leading eigenvector of the blocks X_a^T R_ab X_b with respect to X_a^T X_a, R the residual.
+    is the leading eigenvector of the blocks X_a^T R_ab X_b with respect to X_a^T X_a, R the residual. Each bit reads
+    the features once, for all ridges together.
     Source: Zhang & Li, Large-Scale Supervised Multimodal Hashing with Semantic Correlation Maximization, AAAI 2014,
     sequential learning (algorithm 1), the eigenproblem written for both views at once.
     """
-    white, z = _whitened(views, ridge)
-    known = np.concatenate([_unit(labels), np.ones((len(labels), 1))], axis=1)
-    sides = {name: x.T @ known for name, x in z.items()}  # (D, C + 1 + bits so far)
+    moments, own = covariance(views), widths(views)
+    whites = [whitening(moments, own, ridge) for ridge in ridges]
+    known = _products(views, lambda rows, x: dict.fromkeys(x, np.insert(_unit(labels[rows]), labels.shape[1], 1, 1)))
+    sides = [_parts(white.T @ known, own) for white in whites]  # of each ridge: (D, C + 1 + bits so far) by view
     weights = [2.0 * bits] * labels.shape[1] + [-1.0 * bits]
-    found: dict[str, list[Matrix]] = {name: [] for name in views}
+    heads = [np.zeros((len(moments), 0)) for _ in ridges]  # (sum of D, bits so far)
     for _ in range(bits):
-        for name, direction in _leading(sides, np.array(weights)).items():
-            code = np.where(z[name] @ direction >= 0, 1.0, -1.0)
-            sides[name] = np.concatenate([sides[name], (z[name].T @ code)[:, None]], axis=1)
-            found[name].append(white[name] @ direction)
+        leading = [np.concatenate([*_leading(of, np.array(weights)).values()]) for of in sides]
+        directions = [white @ one for white, one in zip(whites, leading, strict=True)]
+        codes = _products(views, _signs(_parts(np.stack(directions, 1), own)))
+        for at, white in enumerate(whites):
+            heads[at] = np.column_stack([heads[at], directions[at]])
+            more = _parts(white.T @ codes[:, at], own)
+            sides[at] = {name: np.column_stack([side, more[name]]) for name, side in sides[at].items()}
         weights.append(-1.0)
-    return {name: np.stack(own, axis=1) for name, own in found.items()}
+    return (_parts(weight, own) for weight in heads)
 
 
-def cvh(views: dict[str, Matrix], bits: int, ridge: float, labels: NDArray[np.floating]) -> dict[str, Matrix]:
+def cvh(views: Views, bits: int, ridges: Sequence[float], labels: Labels) -> Iterator[dict[str, Matrix]]:
     """Fit CVH: similar items near each other within and between views, the embeddings of all views uncorrelated.
 
     The last eigenvectors of the blocks X_a^T (2 (D - W) + (views - 1) D) X_a and -X_a^T W X_b with respect to
     X_a^T X_a; W = cos(labels), D its row sums. Raises UsageError for more bits than the views have features.
     Source: Kumar & Udupa, Learning Hash Functions for Cross-View Similarity Search, IJCAI 2011.
     """
-    white, z = _whitened(views, ridge)
-    most = sum(x.shape[1] for x in z.values())
+    own = widths(views)
+    most = sum(x.shape[1] for x in views.values())
     if bits > most:
         raise UsageError(f"cvh allows at most {most} bits, as many as features", None, "use fewer bits", option="bits")
-    unit = _unit(labels)
-    degree = (unit @ unit.sum(0))[:, None]
-    across = np.concatenate([x.T @ unit for x in z.values()])  # (sum of D, C)
-    blocks = -across @ across.T
-    ends = np.cumsum([0, *(x.shape[1] for x in z.values())])
-    for (first, last), x in zip(pairwise(ends), z.values(), strict=True):
-        own = slice(first, last)
-        blocks[own, own] = 2 * blocks[own, own] + (len(z) + 1) * x.T @ (degree * x)
-    _, vectors = np.linalg.eigh(blocks)
-    parts = np.split(_signed(vectors[:, :bits]), ends[1:-1])
-    return {name: white[name] @ part for name, part in zip(z, parts, strict=True)}
+    moments = covariance(views)
+    across = _products(views, lambda rows, x: dict.fromkeys(x, _unit(labels[rows])))  # (sum of D, C)
+    total = sum((_unit(labels[rows]).sum(0) for rows, _ in blocks(views)), np.zeros(labels.shape[1]))
+    spread = covariance(views, lambda rows: _unit(labels[rows]) @ total) * count(views)
+    for ridge in ridges:
+        white = whitening(moments, own, ridge)
+        similar = white.T @ across
+        whole = -similar @ similar.T
+        for columns in own.values():
+            block = white[columns, columns]
+            within = (len(own) + 1) * block.T @ spread[columns, columns] @ block
+            whole[columns, columns] = 2 * whole[columns, columns] + within
+        _, vectors = np.linalg.eigh(whole)
+        yield _parts(white @ _signed(vectors[:, :bits]), own)
 
 
-def _whitened(views: dict[str, Matrix], ridge: float) -> tuple[dict[str, Matrix], dict[str, Matrix]]:
-    """C^(-1/2) of each view's covariance C with the ridge (D, D), and its features times that (n, D)."""
-    white = {name: inverse_root(x.T @ x / len(x) + ridge * np.eye(x.shape[1])) for name, x in views.items()}
-    return white, {name: x @ white[name] for name, x in views.items()}
+def _products(views: Views, factors: Factors) -> Matrix:
+    """Sums over the rows of X_a^T F_a, all views below each other, (sum of D, m).
+
+    factors: (rows, features of each view in them) -> F by view, (b, m).
+    """
+    total: dict[str, Any] = dict.fromkeys(views, 0.0)
+    for rows, parts in blocks(views):
+        for name, factor in factors(rows, parts).items():
+            total[name] = total[name] + parts[name].T @ factor
+    return np.concatenate([*total.values()])
+
+
+def _signs(directions: dict[str, Matrix]) -> Factors:
+    """-1 and +1 of features projected onto directions (D, m) by view, as ``_products`` takes them."""
+    return lambda _, parts: {name: np.where(x @ directions[name] >= 0, 1.0, -1.0) for name, x in parts.items()}
+
+
+def _parts(whole: Matrix, own: dict[str, slice]) -> dict[str, Matrix]:
+    """Rows of each view out of those of all views below each other."""
+    return {name: whole[rows] for name, rows in own.items()}
 
 
 def _unit(labels: NDArray[np.floating]) -> Matrix:
+    labels = labels.astype(np.float64, copy=False)
     found: Matrix = labels / np.maximum(np.linalg.norm(labels, axis=1, keepdims=True), 1e-12)
     return found
 

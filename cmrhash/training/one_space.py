@@ -57,7 +57,7 @@ def fit(config: TrainConfig, method: Method, task: Task, heads: torch.nn.ModuleD
     assert method.rotate is not None
     for head in heads.values():
         head.std.fill_(1)  # type: ignore[operator]
-    rows = torch.from_numpy(_rows(task.views[View.IMAGE], task.train.items)).to(task.device)
+    rows = torch.from_numpy(task.views[View.IMAGE].rows_of(task.train.items)).to(task.device)
     centred = heads[View.IMAGE].scaled(task.x[View.IMAGE][rows]).cpu().numpy()  # type: ignore[operator]
     weight = torch.from_numpy(method.rotate(centred, config.bits, config.seed))
     for head in heads.values():
@@ -83,8 +83,3 @@ def _to_fit(dataset: ImageTextDataset, view: ViewFeatures) -> NDArray[np.int64]:
     train = np.array(["train" in item.splits for item in dataset.items])
     chosen = np.flatnonzero(train & view.has)
     return chosen if len(chosen) > 1 else np.flatnonzero(view.has)
-
-
-def _rows(view: ViewFeatures, items: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Rows of a view's valid features that belong to items, in their order."""
-    return np.concatenate([np.arange(view.start[item], view.start[item] + view.count[item]) for item in items])

@@ -37,8 +37,8 @@ def turn(components: Matrix, rng: np.random.Generator) -> Matrix:
     """Fit the rotation (K, K) that brings components (n, K) near their signs, from a random one on, as `itq` does."""
     found = _orthonormal(rng, components.shape[1])
     for _ in range(ITERATIONS):
-        codes = np.where(components @ found >= 0, 1.0, -1.0)
-        left, _, right = np.linalg.svd(codes.T @ components)
+        near = (np.where(part @ found >= 0, 1.0, -1.0).T @ part for part in _blocks(components))
+        left, _, right = np.linalg.svd(sum(near, np.zeros_like(found)))
         found = right.T @ left.T
     return found
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -67,6 +68,33 @@ class Group:
     def name(self) -> str:
         """The views, joined by "+"."""
         return "+".join(view.short for view in self.views)
+
+
+@dataclass(frozen=True)
+class Means:
+    """Mean standardised features of items in a view: an item's captions count as one. Computed where they are read.
+
+    head: standardises; x: (M, D) features of the view's valid rows; items: (n,) int64, all with rows in the view.
+    """
+
+    head: torch.nn.Module
+    x: Tensor
+    view: ViewFeatures
+    items: NDArray[np.int64]
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(n, D)."""
+        return len(self.items), self.x.shape[1]
+
+    def __getitem__(self, rows: slice) -> NDArray[np.float64]:
+        """Means of some items, (b, D)."""
+        items = self.items[rows]
+        at = torch.from_numpy(self.view.rows_of(items)).to(self.x.device)
+        scaled = self.head.scaled(self.x[at]).double().cpu().numpy()  # type: ignore[operator]
+        count = self.view.count[items]
+        means: NDArray[np.float64] = np.add.reduceat(scaled, np.cumsum(count) - count, axis=0) / count[:, None]
+        return means
 
 
 @dataclass(frozen=True)
@@ -153,7 +181,7 @@ def open_views(
     names = [View.IMAGE, *map(View.text, langs)]
     chosen = data.chosen(names, encoders)
     views = {name: data.features(name, chosen.get(name)) for name in names}
-    x = {name: torch.from_numpy(view.features.x[view.rows]).to(device) for name, view in views.items()}
+    x = {name: torch.from_numpy(view.x).to(device) for name, view in views.items()}
     return dataset, device, views, x
 
 
@@ -201,10 +229,10 @@ def labels_of(dataset: ImageTextDataset, items: NDArray[np.int64], device: torch
     """Labels of items as 0 and 1, (n, classes) float32; None for relevance by pairs."""
     if dataset.relevance != "labels":
         return None
-    labels = torch.zeros(len(items), len(dataset.classes))
-    for at, item in enumerate(items):
-        labels[at, list(dataset.items[item].labels)] = 1
-    return labels.to(device)
+    own = [dataset.items[item].labels for item in items.tolist()]
+    labels = np.zeros((len(items), len(dataset.classes)), np.float32)
+    labels[np.repeat(np.arange(len(items)), [*map(len, own)]), [*chain.from_iterable(own)]] = 1
+    return torch.from_numpy(labels).to(device)
 
 
 def val_probes(dataset: ImageTextDataset, langs: list[str], rows: Rows, at_most: int | None = None) -> Probes | None:

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cmrhash.compute.device import threads_for
+from cmrhash.compute.memory import memory_kept
 from cmrhash.config import Progress, TrainConfig, check_train
 from cmrhash.data.changes import digests
 from cmrhash.data.items import with_relevance
@@ -42,7 +43,7 @@ from cmrhash.training.methods import Batch, Method, Terms, build_head, get_metho
 from cmrhash.training.methods.method import Views
 from cmrhash.training.recipe import batch_size, comparable, head_shape, recipe_of
 from cmrhash.training.schedule import groups_of, seeded, set_rates
-from cmrhash.training.task import Group, Probes, Task, asked_rows, prepare, run_folder
+from cmrhash.training.task import Group, Means, Probes, Task, asked_rows, prepare, run_folder
 
 log = logging.getLogger(__name__)
 
@@ -125,7 +126,7 @@ def _train(
     saved = time.monotonic()
     progress(what, state.epoch, config.epochs, state.note())
     try:
-        with threads_for(task.device, batch_size(config.batch, len(task.train))):
+        with threads_for(task.device, batch_size(config.batch, len(task.train))), memory_kept():
             while state.epoch < config.epochs:
                 entry = one_epoch(config, method, task, state)
                 state.finish_epoch(entry | _judge(task, state.averaged))
@@ -160,15 +161,11 @@ def _fit(config: TrainConfig, method: Method, task: Task) -> TrainingState:
     """A closed form: one "epoch" for every ridge, the best on val is kept."""
     assert method.fit is not None
     state = fresh(replace(config, hidden=0), method, task)
-    means: dict[str, NDArray[np.float64]] = {}
-    for name, view in task.views.items():  # an item's captions count as one, their mean
-        x = state.heads[name].scaled(task.x[name]).cpu()  # type: ignore[operator]
-        sums = np.add.reduceat(x.double().numpy(), view.start[view.has], axis=0)  # (items that have it, D)
-        at = np.cumsum(view.has) - 1
-        means[name] = sums[at[task.train.items]] / view.count[task.train.items, None]
-    given = (task.train.labels.cpu().double().numpy(),) if method.labels and task.train.labels is not None else ()
-    for epoch, ridge in enumerate(RIDGES):
-        for view_name, weight in method.fit(means, config.bits, ridge, *given).items():
+    means = {name: Means(state.heads[name], task.x[name], of, task.train.items) for name, of in task.views.items()}
+    given = (task.train.labels.cpu().numpy(),) if method.labels and task.train.labels is not None else ()
+    fitted = method.fit(means, config.bits, RIDGES, *given)
+    for epoch, (ridge, heads) in enumerate(zip(RIDGES, fitted, strict=True)):
+        for view_name, weight in heads.items():
             state.heads[view_name].set_linear(torch.from_numpy(weight))  # type: ignore[operator]
         state.finish_epoch({"epoch": epoch, "ridge": ridge, "skipped": 0} | _judge(task, state.heads))
     return state
@@ -206,8 +203,8 @@ def fresh(config: TrainConfig, method: Method, task: Task) -> TrainingState:
         parts["earlier"] = Memory(views, config.bits, min(config.memory, len(task.train)))
     for name, view in task.views.items():
         items = np.concatenate([group.items for group in (task.train, *task.partial) if name in group.views])
-        rows = np.concatenate([np.arange(view.start[i], view.start[i] + view.count[i]) for i in items])
-        heads[name].standardise(task.x[name][torch.from_numpy(rows).to(task.device)].cpu())  # type: ignore[operator]
+        rows = torch.from_numpy(view.rows_of(items))
+        heads[name].standardise(task.x[name][rows.to(task.device)].cpu())  # type: ignore[operator]
     heads.to(task.device)
     parts.to(task.device)
     if method.start:
@@ -334,8 +331,9 @@ def _judge(task: Task, heads: torch.nn.ModuleDict) -> dict[str, Any]:
     if task.probes is None:
         return {}
 
-    captions = {view: of.captions(task.dataset) for view, of in task.views.items()}
     head = heads[View.IMAGE]
+    kernels = isinstance(head, KernelHead)  # the only ones that read captions
+    captions = {view: of.captions(task.dataset) if kernels else None for view, of in task.views.items()}
 
     def codes_of(view: View, rows: NDArray[np.int64], query: bool = False) -> NDArray[np.uint8]:
         x = task.x[view][torch.from_numpy(rows).to(task.device)]
@@ -343,7 +341,7 @@ def _judge(task: Task, heads: torch.nn.ModuleDict) -> dict[str, Any]:
         texts = None if said is None else [said[row] for row in rows.tolist()]
         return codes.pack(heads[view].embed(x, query=query, captions=texts).cpu().numpy())  # type: ignore[operator]
 
-    queries_of = (lambda view, rows: codes_of(view, rows, True)) if isinstance(head, KernelHead) else None
+    queries_of = (lambda view, rows: codes_of(view, rows, True)) if kernels else None
     return judge(task.probes, codes_of, head.bits, queries_of)  # type: ignore[arg-type]
 
 

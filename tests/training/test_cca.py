@@ -27,7 +27,7 @@ def textbook(x, y, bits):
 
 def test_two_views_give_the_canonical_correlations():
     made = views()
-    weights = cca.fit(made, 3, 0.0)
+    (weights,) = cca.fit(made, 3, [0.0])
     u, v = (made[name] @ weights[name] for name in made)
     correlations = [np.corrcoef(u[:, k], v[:, k])[0, 1] for k in range(3)]
     np.testing.assert_allclose(correlations, textbook(*made.values(), 3), atol=1e-8)
@@ -37,7 +37,7 @@ def test_two_views_give_the_canonical_correlations():
 
 def test_a_third_view_that_repeats_the_second_changes_no_direction():
     made = views()
-    two, three = cca.fit(made, 2, 1e-3), cca.fit({**made, "en": made["de"]}, 2, 1e-3)
+    (two,), (three,) = cca.fit(made, 2, [1e-3]), cca.fit({**made, "en": made["de"]}, 2, [1e-3])
     np.testing.assert_allclose(three["de"], three["en"], atol=1e-8)
     u, w = made["de"] @ two["de"], made["de"] @ three["de"]
     assert all(abs(np.corrcoef(u[:, k], w[:, k])[0, 1]) > 0.95 for k in range(2))
@@ -46,12 +46,12 @@ def test_a_third_view_that_repeats_the_second_changes_no_direction():
 def test_constant_features_are_survived():
     made = views()
     made["image"][:, 2] = 0
-    assert all(np.isfinite(w).all() for w in cca.fit(made, 2, 0.0).values())
+    assert all(np.isfinite(w).all() for w in next(cca.fit(made, 2, [0.0])).values())
 
 
 def test_more_bits_than_features_are_refused():
     with pytest.raises(UsageError, match="at most 5 bits, as many as de features"):
-        cca.fit(views(), 6, 0.1)
+        next(cca.fit(views(), 6, [0.1]))
 
 
 def slow_rotation(components, start, steps):
@@ -66,7 +66,7 @@ def slow_rotation(components, start, steps):
 
 def test_cca_itq_turns_directions_weighted_by_their_correlations():
     made = views()
-    weights, found = cca.fit(made, 3, 0.0), cca.fit_itq(made, 3, 0.0)
+    (weights,), (found,) = cca.fit(made, 3, [0.0]), cca.fit_itq(made, 3, [0.0])
     correlations = textbook(*made.values(), 3)
     projected = np.concatenate([made[name] @ weights[name] * correlations for name in made])
     start = rotations._orthonormal(np.random.default_rng(0), 3)
@@ -78,7 +78,7 @@ def test_cca_itq_turns_directions_weighted_by_their_correlations():
 
 def test_cca_itq_lies_nearer_to_its_signs_than_the_random_start():
     made = views(rows=800)
-    found = np.concatenate([made[name] @ w for name, w in cca.fit_itq(made, 3, 0.1).items()])
+    found = np.concatenate([made[name] @ w for name, w in next(cca.fit_itq(made, 3, [0.1])).items()])
     other = found @ rotations._orthonormal(np.random.default_rng(7), 3)
     assert np.linalg.norm(other) == pytest.approx(np.linalg.norm(found))
     assert np.linalg.norm(np.sign(found) - found) < np.linalg.norm(np.sign(other) - other)

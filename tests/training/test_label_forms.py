@@ -45,7 +45,7 @@ def signs(x):
 
 def test_scm_of_two_views_is_the_papers_problem_bit_by_bit(views, labels):
     two = {name: views[name] for name in ("image", "en")}
-    found = label_forms.scm(two, 8, RIDGE, labels)
+    (found,) = label_forms.scm(two, 8, [RIDGE], labels)
     x, y = two.values()
     residual = 8 * (2 * cosines(labels) - 1)
     for bit in range(8):
@@ -61,7 +61,7 @@ def test_scm_of_two_views_is_the_papers_problem_bit_by_bit(views, labels):
 
 
 def test_scm_of_three_views_puts_each_pair_of_views_beside_the_others(views, labels):
-    found = label_forms.scm(views, 4, RIDGE, labels)
+    (found,) = label_forms.scm(views, 4, [RIDGE], labels)
     residual = {(a, b): 4 * (2 * cosines(labels) - 1) for a in views for b in views if a != b}
     widths = {name: x.shape[1] for name, x in views.items()}
     for bit in range(4):
@@ -78,7 +78,7 @@ def test_scm_of_three_views_puts_each_pair_of_views_beside_the_others(views, lab
 
 
 def test_cvh_minimises_the_distances_of_similar_items_within_and_between_views(views, labels):
-    found = label_forms.cvh(views, 3, RIDGE, labels)
+    (found,) = label_forms.cvh(views, 3, [RIDGE], labels)
     w, names = cosines(labels), list(views)
     pairs = [(a, b) for at, a in enumerate(names) for b in names[at:]]
 
@@ -99,8 +99,8 @@ def test_cvh_minimises_the_distances_of_similar_items_within_and_between_views(v
 
 def test_more_bits_than_features_are_refused_by_cvh_alone(views, labels):
     with pytest.raises(UsageError, match="cvh allows at most 19 bits"):
-        label_forms.cvh(views, 20, RIDGE, labels)
-    assert label_forms.scm(views, 20, RIDGE, labels)["de"].shape == (6, 20)
+        next(label_forms.cvh(views, 20, [RIDGE], labels))
+    assert next(label_forms.scm(views, 20, [RIDGE], labels))["de"].shape == (6, 20)
 
 
 @pytest.mark.parametrize("method", ["scm", "cvh"])

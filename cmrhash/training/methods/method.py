@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -11,8 +11,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from cmrhash.training import cca
 from cmrhash.training.auxiliary import Parts, Shapes
+from cmrhash.training.row_blocks import Matrix
 
 Views = dict[str, Tensor]  # "image" first, then each language -> embeddings (B, K)
 
@@ -57,8 +57,8 @@ class Method:
     """A way of training the heads.
 
     terms: (views, batch) -> Terms, None for a closed form. source: paper or code, for the run's record.
-    fit: (standardised features (n, D) by view, bits, ridge) -> linear heads (D, K) by view, of a closed form; one that
-    learns from labels is given them last, (n, classes) of 0 and 1.
+    fit: (standardised features (n, D) by view, bits, ridges) -> linear heads (D, K) by view for each ridge, of a closed
+    form; one that learns from labels is given them last, (n, classes) of 0 and 1.
     rotate: (centred features (n, D) of images alone, bits, seed) -> one linear head (D, K), of a closed form for images
     and texts of one space.
     kernel: a closed form with kernel heads, see ``kernel_codes``; queries and database items are hashed differently.
@@ -77,8 +77,8 @@ class Method:
 
     terms: ToTerms | None
     source: str
-    fit: Callable[..., dict[str, cca.Matrix]] | None = None
-    rotate: Callable[[NDArray[np.floating], int, int], cca.Matrix] | None = None
+    fit: Callable[..., Iterator[dict[str, Matrix]]] | None = None
+    rotate: Callable[[NDArray[np.floating], int, int], Matrix] | None = None
     kernel: bool = False
     parts: Callable[[Shapes], Parts] | None = None
     start: Callable[[nn.ModuleDict, Views], None] | None = None
