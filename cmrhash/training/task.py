@@ -26,6 +26,9 @@ from cmrhash.training import runs
 from cmrhash.training.methods import get_method
 from cmrhash.training.noise import with_noise
 
+MOST_PAIRS = 500_000_000  # val queries x database items that a direction is judged on: a second of CPU time
+FEWEST = 500  # val queries, however large the database
+
 
 @dataclass
 class Task:
@@ -241,7 +244,7 @@ def val_probes(dataset: ImageTextDataset, langs: list[str], rows: Rows, at_most:
     Val items are the queries. The database is the data set's without val and query items; by pairs, the val items.
     Where all database items are queries (Pascal Sentence), no search at test time finds a train item: val items then
     search the other val items or, if no two of them share a label, the train items. at_most: number of queries, and of
-    database items, to take evenly from the data set.
+    database items, to take evenly from the data set. Beyond MOST_PAIRS, fewer queries search the whole database.
     """
     probes: Probes = {}
     known: dict[bytes, Relevance] = {}  # shared by searches between the same items
@@ -253,10 +256,11 @@ def val_probes(dataset: ImageTextDataset, langs: list[str], rows: Rows, at_most:
     for lang in langs:
         both = (View.IMAGE, View.text(lang))
         has = np.all([np.isin(np.arange(len(val)), rows[name]) for name in both], axis=0)
-        queries = _evenly(np.flatnonzero(has & val), at_most)
+        queries, database = _evenly(np.flatnonzero(has & val), at_most), np.flatnonzero(has & searched)
         within = unseen and _share_a_label(dataset, queries)
         alone = within or dataset.relevance == "pairs"
-        database = queries if alone else _evenly(np.flatnonzero(has & searched), at_most)
+        database = queries if alone else _evenly(database, at_most)
+        queries = queries if alone else _evenly(queries, max(FEWEST, MOST_PAIRS // max(len(database), 1)))
         if not len(queries) or not len(database):
             return None
         query_rows = {name: scored_rows(dataset, rows[name], queries) for name in both}

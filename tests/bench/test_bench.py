@@ -10,7 +10,7 @@ import pytest
 import transformers
 
 from cmrhash import bench as runner
-from cmrhash.bench import Case, Path, encoding, retrieval, start, storage, training
+from cmrhash.bench import Case, Path, encoding, peers, retrieval, start, storage, training
 from cmrhash.encoders import graphs
 from cmrhash.errors import UsageError
 from cmrhash_cli.main import main
@@ -78,6 +78,17 @@ def test_memory_is_what_our_way_takes_beyond_what_was_there(monkeypatch):
 def test_an_unknown_path_is_answered_with_the_nearest():
     with pytest.raises(UsageError, match="did you mean evaluation-32"):
         runner.bench(("evaluation-33",))
+
+
+@pytest.mark.parametrize("peer", [peers.gathering, *(peer for _, peer in peers.PEERS.values())])
+def test_functions_of_peers_give_average_precision(peer):
+    draw = np.random.default_rng(0)
+    queries, database = (draw.standard_normal((n, 16)).astype(np.float32) for n in (5, 200))  # no two distances tie
+    own, other = ((draw.random((n, 6)) < 0.3).astype(np.float32) for n in (5, 200))
+    own[:, 0], other[0, 0] = 1, 1
+    relevant = np.take_along_axis(other @ own.T > 0, np.argsort(-(database @ queries.T), axis=0), axis=0).T
+    expected = [np.mean([row[: at + 1].mean() for at in np.flatnonzero(row)]) for row in relevant]
+    assert peer(queries, database, own, other) == pytest.approx(expected, rel=1e-5)
 
 
 @pytest.mark.slow

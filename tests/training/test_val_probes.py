@@ -8,11 +8,12 @@ import torch
 from quick_training import QUICK, history
 
 from cmrhash.config import EvalConfig
+from cmrhash.data.view import View
 from cmrhash.evaluation.evaluate import evaluate
 from cmrhash.evaluation.run_codes import load_heads
 from cmrhash.features.file import read_features
 from cmrhash.retrieval import metrics
-from cmrhash.training import runs, train
+from cmrhash.training import runs, task, train
 from cmrhash.training.checkpoint import TrainingState
 
 
@@ -95,3 +96,18 @@ def test_resumed_training_that_another_search_judged_forgets_those_scores():
     state.finish_epoch({"val_map": {}, "val_map_mean": 0.9, "skipped": 0})
     state.finish_epoch({"val_map": {}, "val_map_mean": 0.3, "chosen_on": runs.VAL, "skipped": 0})
     assert (state.result()["best_epoch"], state.result()["chosen_on"]) == (0, runs.VAL)
+
+
+def test_a_large_database_is_searched_whole_by_fewer_val_items(extracted, monkeypatch):
+    rows = {
+        View.IMAGE: extracted.features(View.IMAGE).items,
+        View.text("de"): extracted.features(View.text("de")).items,
+    }
+    full = task.val_probes(extracted.dataset, ["de"], rows)["de"]["i2t"]
+    monkeypatch.setattr(task, "MOST_PAIRS", 3 * len(full.database))
+    monkeypatch.setattr(task, "FEWEST", 2)
+    fewer = task.val_probes(extracted.dataset, ["de"], rows)["de"]["i2t"]
+    assert (len(full.queries) > 3, len(fewer.queries)) == (True, 3)
+    assert fewer.database.tolist() == full.database.tolist()
+    monkeypatch.setattr(task, "FEWEST", 4)
+    assert len(task.val_probes(extracted.dataset, ["de"], rows)["de"]["i2t"].queries) == 4
