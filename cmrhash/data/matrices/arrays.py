@@ -49,7 +49,7 @@ def list_arrays(path: Path) -> list[Array]:
     Raises DataError for another format, UsageError for a MATLAB file without scipy.
     """
     if not path.is_file():
-        raise DataError("no such file", path, "check `features`")
+        raise DataError("no such file", path, "check the path")
     with path.open("rb") as file:
         begin = file.read(HDF5_STARTS[-1] + 8)
     with one_line_errors(path):
