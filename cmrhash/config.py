@@ -248,9 +248,11 @@ class ServeConfig(EncoderPlaces):
     max_runs: int = 4  # most runs that are open at the same time
     max_text: int = 2000  # most characters per sentence
     max_body: int = 10 * 10**6  # most bytes per upload
+    max_pixels: int = 25 * 10**6  # most pixels of an upload; a larger JPEG is decoded at a smaller size
     body_seconds: float = 10.0  # time limit of an upload
     max_photo: int = 64 * 10**6  # most bytes of an original photo that is sent
     uploads: int = 32  # uploads in memory at the same time
+    uploads_each: int = 8  # of them, from one address; no limit behind a proxy, which sends all from its own
     kept_photos: int = 200  # most uploaded photos that are kept, so that their address stays valid
     kept_bytes: int = 128 * 2**20  # most bytes of them
     queue: int = 250  # queries that may wait while one is answered

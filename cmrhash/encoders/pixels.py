@@ -8,6 +8,7 @@ give their first frame. All other images raise ``BadImage``.
 from __future__ import annotations
 
 import io
+import re
 import stat
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -23,6 +24,10 @@ from cmrhash.errors import DamagedError, StaleError
 FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF")
 MAX_PIXELS = 64_000_000  # checked in the header, before decoding
 MAX_BYTES = 256 * 2**20
+MAX_SCANS = 10 * MAX_PIXELS  # pixels times scans of a progressive JPEG, each of which costs as much as a decoding
+MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")  # of a JPEG, behind the bytes of a scan
+SCAN, END_OF_IMAGE = 0xDA, 0xD9
+ROWS = 256  # made opaque at once, so that a large photo needs less memory
 MAX_SIDE = 4096  # pixels: longest side of a prepared photo
 RULES = "pillow; exif orientation; white behind transparency; 16 bit / 257; first frame; v1"
 
@@ -177,16 +182,28 @@ def read_bytes(path: Path, offset: int = 0, size: int | None = None) -> bytes:
         raise BadImage("unreadable", str(error)) from None
 
 
-def decode(content: bytes) -> Image.Image:
-    """RGB image from the bytes of a file; raises BadImage for incomplete or other content."""
+def decode(content: bytes, most: int = MAX_PIXELS, draft: bool = False) -> Image.Image:
+    """RGB image from the bytes of a file; raises BadImage for incomplete or other content.
+
+    most: pixels that are decoded. draft: a larger JPEG (up to MAX_PIXELS) is decoded at a half, quarter or eighth of
+    its size, which costs little; a progressive one is not, because it needs the memory of its full size.
+    """
     if not content:
         raise BadImage("empty", "the file is empty")
     try:
         image = Image.open(io.BytesIO(content), formats=FORMATS)
-        if image.width * image.height > MAX_PIXELS:
-            raise BadImage("too-large", f"{image.width} x {image.height} pixels, at most {MAX_PIXELS} are decoded")
+        wide, high = image.size
+        progressive = "progressive" in image.info
+        if draft and most < wide * high <= MAX_PIXELS and image.format == "JPEG" and not progressive:
+            scale = next(scale for scale in (2, 4, 8) if wide * high <= most * scale**2 or scale == 8)
+            image.draft(None, (wide // scale, high // scale))
+        if image.width * image.height > most:
+            raise BadImage("too-large", f"{wide} x {high} pixels, at most {most} are decoded")
+        if progressive and wide * high * _scans(content) > MAX_SCANS:
+            raise BadImage("too-large", f"{_scans(content)} scans of {wide} x {high} pixels")
         image.load()
-        return to_rgb(ImageOps.exif_transpose(image))
+        ImageOps.exif_transpose(image, in_place=True)
+        return to_rgb(image)
     except BadImage:
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
@@ -211,7 +228,26 @@ def to_rgb(image: Image.Image) -> Image.Image:
         grey = np.where(grey == image.info.get("transparency", -1), 65535, grey)
         return Image.fromarray((grey // 257).astype(np.uint8)).convert("RGB")
     if image.mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in image.info:
-        image = image.convert("RGBA")
-        white = Image.new("RGBA", image.size, "white")
-        image = Image.alpha_composite(white, image)
-    return image.convert("RGB")
+        return _on_white(image)
+    return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def _on_white(image: Image.Image) -> Image.Image:
+    made = Image.new("RGB", image.size)
+    for top in range(0, image.height, ROWS):
+        part = image.crop((0, top, image.width, min(top + ROWS, image.height))).convert("RGBA")
+        made.paste(Image.alpha_composite(Image.new("RGBA", part.size, "white"), part).convert("RGB"), (0, top))
+    return made
+
+
+def _scans(jpeg: bytes) -> int:
+    """Number of scans of a JPEG, without those of previews within it or of anything behind its end."""
+    at, found = 2, 0
+    while at + 4 <= len(jpeg) and jpeg[at] == 0xFF and jpeg[at + 1] != END_OF_IMAGE:
+        scan = jpeg[at + 1] == SCAN
+        found += scan
+        at += 2 + int.from_bytes(jpeg[at + 2 : at + 4], "big") if jpeg[at + 1] != 0xFF else 1
+        if scan:
+            following = MARKER.search(jpeg, at)
+            at = following.start() if following else len(jpeg)
+    return found

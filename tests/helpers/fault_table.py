@@ -31,6 +31,7 @@ ROWS = (  # in the order of the table
     "bad command line",
     "hostile file",
     "web page: host, origin, size, type, path, slow body",
+    "web page: slow, idle and hostile clients",
     "hub: refused, cut off, changed, foreign",
     "training: NaN, no negative, collapse",
 )

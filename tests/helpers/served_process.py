@@ -3,8 +3,24 @@
 import contextlib
 import os
 import re
+import socket
 import subprocess
 import sys
+
+import pytest
+
+
+@pytest.fixture(autouse=True)
+def no_network(monkeypatch):
+    """Replaces the fixture of all tests where it is imported: connections to this machine only."""
+    connect = socket.socket.connect
+
+    def guarded(self, address):
+        if self.family in (socket.AF_INET, socket.AF_INET6) and not address[0].startswith(("127.", "::1")):
+            raise OSError(f"a test tried to connect to {address}")
+        return connect(self, address)
+
+    monkeypatch.setattr(socket.socket, "connect", guarded)
 
 
 @contextlib.contextmanager

@@ -11,22 +11,9 @@ pytest.importorskip("fastapi", reason='needs pip install "cmrhash[serve]"')
 
 from package_models import TIMM, write_open_clip_folder, write_timm
 from running import run
-from served_process import serving
+from served_process import no_network, serving  # noqa: F401  # the first replaces a fixture
 
 pytestmark = pytest.mark.slow
-
-
-@pytest.fixture(autouse=True)
-def no_network(monkeypatch):
-    """Replaces the fixture of all tests: connections to this machine only."""
-    connect = socket.socket.connect
-
-    def guarded(self, address):
-        if self.family in (socket.AF_INET, socket.AF_INET6) and address[0] not in ("127.0.0.1", "::1"):
-            raise OSError(f"a test tried to connect to {address}")
-        return connect(self, address)
-
-    monkeypatch.setattr(socket.socket, "connect", guarded)
 
 
 def get(port, path, **headers):

@@ -29,13 +29,15 @@ from cmrhash.version import __version__
 class State:
     """All that the routes share.
 
-    encoding: worker that hashes words and photos; looking: worker for queries by items; drawing: worker for plots, so
-    that a slow plot delays no search. warming: loading of the encoders, None if it was not started.
+    encoding: worker that hashes words; seeing: worker that decodes and hashes photos, so that a large one delays no
+    sentence; looking: worker for queries by items; drawing: worker for plots. warming: loading of the encoders, None if
+    it was not started.
     """
 
     config: ServeConfig
     collection: Collection
     encoding: Worker
+    seeing: Worker
     looking: Worker
     drawing: Worker
     pages: Pages = field(init=False)
@@ -45,7 +47,7 @@ class State:
 
     def __post_init__(self) -> None:
         self.pages = Pages(self.collection)
-        self.photos = QueryPhotos(self.config.kept_photos, self.config.kept_bytes)
+        self.photos = QueryPhotos(self.config.kept_photos, self.config.kept_bytes, self.config.max_pixels)
 
     @property
     def ready(self) -> bool:
@@ -54,7 +56,7 @@ class State:
 
     def close(self) -> None:
         """End the workers."""
-        for worker in (self.encoding, self.looking, self.drawing):
+        for worker in (self.encoding, self.seeing, self.looking, self.drawing):
             worker.close()
 
 
@@ -62,7 +64,8 @@ def new_state(hasher: Hasher, config: ServeConfig) -> State:
     """Make the state of a server that was started with a run."""
     public = public_url(config.public_url)
     collection = Collection(hasher, config, public.prefix if public else "")
-    return State(config, collection, Worker(config.queue), Worker(config.queue), Worker(config.queue))
+    encoding, looking, drawing = (Worker(config.queue) for _ in range(3))
+    return State(config, collection, encoding, Worker(config.uploads), looking, drawing)
 
 
 def create_app(state: State) -> FastAPI:

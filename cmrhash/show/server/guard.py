@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import hmac
 import logging
+from collections import Counter
 from collections.abc import Awaitable, Callable, MutableMapping
 from dataclasses import dataclass
 from http.cookies import CookieError, SimpleCookie
@@ -28,6 +29,7 @@ Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
+SPARED = 1.0  # seconds in which an upload is not ended for another one
 METHODS = ("GET", "POST")
 ELSEWHERE = ("cross-site", "same-site")  # values of Sec-Fetch-Site for requests by other sites
 COOKIE = "cmrhash-token"
@@ -50,11 +52,16 @@ class _Refused(Exception):
 
 @dataclass(frozen=True)
 class Bounds:
-    """Limits of request bodies: bytes of one, seconds until it must be complete, and bodies at the same time."""
+    """Limits of request bodies.
+
+    max_body: bytes of one; slow: seconds until it must be complete; bodies: at the same time; of_one: likewise, of one
+    address, None for no limit.
+    """
 
     max_body: int = 10 * 10**6
     slow: float = 10.0
     bodies: int = 8
+    of_one: int | None = None
 
 
 class Guard:
@@ -74,7 +81,8 @@ class Guard:
     ) -> None:
         self.app, self.token, self.bounds, self.public = app, token, bounds, public
         self.hosts = (*hosts, public.host) if hosts and public else hosts
-        self._bodies = 0
+        self._bodies: Counter[str] = Counter()  # by address
+        self._reading: dict[object, tuple[str, asyncio.Timeout]] = {}  # bodies that are not complete, the oldest first
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Refuse a request or pass it on."""
@@ -102,14 +110,17 @@ class Guard:
 
     async def _pass_body(self, scope: Scope, headers: dict[str, str], receive: Receive, send: Send) -> None:
         """Read the body of a request and pass both on, unless too many bodies are in memory already."""
-        if self._bodies >= self.bounds.bodies:
+        address = (scope.get("client") or ("",))[0]
+        own = self.bounds.of_one is not None and self._bodies[address] >= self.bounds.of_one
+        if (own or self._bodies.total() >= self.bounds.bodies) and not self._make_room(address if own else None):
             raise _Refused(429, "too many uploads at the same time: try again in a moment")
-        self._bodies += 1
+        self._bodies[address] += 1
         try:
-            body = await self._body(headers, receive)
+            body = await self._body(headers, receive, address)
             await self.app(scope, _replay(body, receive), _with_headers(send))
         finally:
-            self._bodies -= 1
+            self._bodies[address] -= 1
+            self._bodies += Counter()  # forgets addresses that have none
 
     def _check(self, scope: Scope, headers: dict[str, str]) -> None:
         if scope["method"] not in METHODS:
@@ -143,17 +154,33 @@ class Guard:
         cookie = f"{COOKIE}={token}; HttpOnly; SameSite=Strict; Path={self._prefix or '/'}{secure}"
         await _answer(send, 303, "", [(b"location", target.encode("latin-1")), (b"set-cookie", cookie.encode())])
 
-    async def _body(self, headers: dict[str, str], receive: Receive) -> bytes:
+    async def _body(self, headers: dict[str, str], receive: Receive, address: str) -> bytes:
         """Read the body; too large a body is refused by its announced size first, then by its true size."""
         announced = headers.get("content-length", "0")
         if not announced.isdecimal():
             raise _Refused(400, "Content-Length is not a number")
         if int(announced) > self.bounds.max_body:
             raise self._too_large()
+        key = object()
         try:
-            return await asyncio.wait_for(self._read(receive), self.bounds.slow)
+            async with asyncio.timeout(self.bounds.slow) as limit:
+                self._reading[key] = address, limit
+                return await self._read(receive)
         except TimeoutError:
-            raise _Refused(408, f"the request body took longer than {self.bounds.slow:g} s") from None
+            raise _Refused(408, "the request body took too long: try again in a moment") from None
+        finally:
+            self._reading.pop(key, None)
+
+    def _make_room(self, address: str | None) -> bool:
+        """End the oldest upload of an address, or of any, that is not complete after SPARED seconds."""
+        now = asyncio.get_running_loop().time()
+        for key, (of, limit) in self._reading.items():
+            ends = limit.when()
+            if address in (None, of) and ends is not None and ends - self.bounds.slow + SPARED <= now:
+                self._reading.pop(key)
+                limit.reschedule(now)
+                return True
+        return False
 
     async def _read(self, receive: Receive) -> bytes:
         body = bytearray()

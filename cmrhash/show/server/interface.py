@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Annotated, Any, Literal
 
 from fastapi import FastAPI, File, Form, Query, UploadFile
@@ -10,6 +11,7 @@ from cmrhash.errors import UsageError
 from cmrhash.search.hasher import Hasher
 from cmrhash.show.answers import Answer, Question, ask
 from cmrhash.show.server.app import State
+from cmrhash.show.server.query_photos import bounded
 from cmrhash.show.server.requests import check
 from cmrhash.version import __version__
 
@@ -34,7 +36,8 @@ def add_interface(app: FastAPI, state: State) -> None:
             raise UsageError("both a sentence and an id", None, "give either q or id")
         check(question, config)
         hasher = current()
-        return _as_json(hasher, await state.encoding.run(ask, hasher, question))
+        worker = state.encoding if question.photo is None else state.seeing
+        return _as_json(hasher, await worker.run(_asked, hasher, question, config.max_pixels))
 
     @app.get("/api/search", summary="Search by a sentence or by an item of the data set")
     async def search(
@@ -68,6 +71,12 @@ def add_interface(app: FastAPI, state: State) -> None:
             "dataset": hasher.dataset.name,
             "items": len(hasher.dataset.items),
         }
+
+
+def _asked(hasher: Hasher, question: Question, pixels: int) -> Answer:
+    if question.photo is not None:
+        question = replace(question, photo=bounded(question.photo, pixels)[0])
+    return ask(hasher, question)
 
 
 def _as_json(hasher: Hasher, answer: Answer) -> dict[str, Any]:

@@ -44,7 +44,7 @@ def add_pages(app: FastAPI, state: State) -> None:
         question = question_of(pairs, state.config)
         try:
             if content is not None:
-                digest = await state.encoding.run(state.photos.keep, content)
+                digest = await state.seeing.run(state.photos.keep, content)
                 question = replace(question, digest=digest, ident=None, by="image")
             if question.parts == 0:
                 raise UsageError("no query", None, "Type some words, or choose a photo.")
@@ -99,7 +99,8 @@ async def _shown(state: State, served: Served, question: Question, lang: str | N
     if question.text is not None:
         announced = state.sentences.waiting(served.hasher, question.text, question.lang)
     with announced:
-        return _html(await state.encoding.run(_answered, state, served, question, lang))
+        worker = state.encoding if question.photo is None else state.seeing
+        return _html(await worker.run(_answered, state, served, question, lang))
 
 
 def _answered(state: State, served: Served, question: Question, lang: str | None) -> str:

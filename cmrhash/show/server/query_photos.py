@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import threading
 from collections import OrderedDict
 from dataclasses import dataclass
+
+from PIL import Image
 
 from cmrhash.encoders.pixels import BadImage, decode
 from cmrhash.errors import DataError, UsageError
@@ -14,6 +17,28 @@ from cmrhash.show.html.thumbnails import thumbnail
 
 GONE = "This photo is no longer on the server"
 WHY = "The server keeps the latest uploads only, until it is stopped. Choose the photo again."
+
+
+QUALITY = 95  # of the JPEG that stands for a larger one
+
+
+def bounded(content: bytes, pixels: int) -> tuple[bytes, Image.Image]:
+    """Decode an upload: its bytes and its RGB image of at most that many pixels.
+
+    A larger JPEG is decoded at a smaller size, and the result replaces the upload. Raises DataError for an unreadable
+    photo and for one of another format that is larger.
+    """
+    try:
+        image = decode(content, pixels, draft=True)
+        with Image.open(io.BytesIO(content)) as header:
+            same = sorted(header.size) == sorted(image.size)
+    except BadImage as bad:
+        raise DataError(f"{NO_PHOTO} ({bad})", None, "give another file, or a smaller one") from None
+    if not same:
+        out = io.BytesIO()
+        image.save(out, "JPEG", quality=QUALITY)
+        content = out.getvalue()
+    return content, image
 
 
 class PhotoGone(UsageError):
@@ -29,10 +54,10 @@ class QueryPhoto:
 
 
 class QueryPhotos:
-    """The latest uploads, for several threads. count, size: most photos and most bytes kept."""
+    """The latest uploads, for several threads. count, size: most photos and most bytes kept; pixels: of each."""
 
-    def __init__(self, count: int, size: int) -> None:
-        self.count, self.size = count, size
+    def __init__(self, count: int, size: int, pixels: int) -> None:
+        self.count, self.size, self.pixels = count, size, pixels
         self.bytes = 0
         self._kept: OrderedDict[str, QueryPhoto] = OrderedDict()
         self._lock = threading.Lock()
@@ -47,10 +72,8 @@ class QueryPhotos:
             if digest in self._kept:
                 self._kept.move_to_end(digest)
                 return digest
-        try:
-            photo = QueryPhoto(content, thumbnail(decode(content)))
-        except BadImage as bad:
-            raise DataError(f"{NO_PHOTO} ({bad})", None, "give another file") from None
+        content, image = bounded(content, self.pixels)
+        photo = QueryPhoto(content, thumbnail(image))
         with self._lock:
             self.bytes += 0 if digest in self._kept else _size(photo)
             self._kept[digest] = photo

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import secrets
 import socket
 from collections.abc import Callable, Sequence
@@ -19,11 +20,11 @@ from cmrhash.config import ServeConfig
 from cmrhash.errors import CmrhashError, UsageError
 from cmrhash.search.hasher import Hasher
 from cmrhash.show.server.app import State, create_app, new_state
+from cmrhash.show.server.connections import AWAITED, Connection, Sparing
 from cmrhash.show.server.guard import LOOPBACK, Bounds, Guard
 from cmrhash.show.server.public import public_url
 
 CONNECTIONS = 400  # concurrent; a browser opens six
-KEEP_ALIVE = 10  # seconds until an idle connection is closed
 
 
 @dataclass(frozen=True)
@@ -63,6 +64,7 @@ def serve(hasher: Hasher, config: ServeConfig, tell: Callable[[str], None], open
     _load(hasher, state, tell)
     options = uvicorn.Config(
         guarded(state, token),
+        http=Connection,
         lifespan="off",
         ws="none",
         log_level="warning",
@@ -70,9 +72,11 @@ def serve(hasher: Hasher, config: ServeConfig, tell: Callable[[str], None], open
         server_header=False,
         proxy_headers=False,
         limit_concurrency=CONNECTIONS,
-        timeout_keep_alive=KEEP_ALIVE,
+        timeout_keep_alive=int(AWAITED),
         timeout_graceful_shutdown=2,
     )
+    for name in ("uvicorn.error", Guard.__module__):
+        logging.getLogger(name).addFilter(Sparing())
     try:
         uvicorn.Server(options).run(sockets=[listening])
     finally:
@@ -85,7 +89,9 @@ def guarded(state: State, token: str | None = None) -> Guard:
     app: Any = create_app(state)
     config = state.config
     hosts = () if token else LOOPBACK
-    bounds = Bounds(config.max_body, config.body_seconds, config.uploads)
+    bounds = Bounds(
+        config.max_body, config.body_seconds, config.uploads, None if config.public_url else config.uploads_each
+    )
     return Guard(app, hosts, token, bounds, public_url(config.public_url))
 
 
