@@ -15,6 +15,7 @@ from cmrhash.features.file import read_features
 from cmrhash.retrieval import metrics
 from cmrhash.training import runs, task, train
 from cmrhash.training.checkpoint import TrainingState
+from cmrhash.training.task import val_probes
 
 
 def of_queries_only(item):
@@ -68,6 +69,33 @@ def test_val_items_that_share_no_label_search_the_train_items(make_cache, tmp_pa
     run, _ = train.train(replace(QUICK, epochs=2), data, tmp_path / "runs")
     assert run.outcome.chosen_on == runs.VAL
     assert run.outcome.val_map_mean > 0
+
+
+@pytest.mark.parametrize("at_most", [None, 7])
+@pytest.mark.parametrize("also_query", [False, True])
+def test_val_items_search_the_database_without_themselves_and_the_query_items(
+    make_cache, tmp_path, at_most, also_query
+):
+    def change(item):
+        return replace(item, splits=item.splits | {"database"}) if also_query else item
+
+    data = make_cache(tmp_path / "cache", change=change)
+    assert all("database" in item.splits for item in data.dataset.items if "val" in item.splits)
+    rows = {view: read_features(data.folder / f"{view}-toy.h5").item for view in ("image", "text-en", "text-de")}
+    probes = val_probes(data.dataset, ["de", "en"], {View(name): item for name, item in rows.items()}, at_most)
+    roles = [item.splits for item in data.dataset.items]
+    val = [n for n, own in enumerate(roles) if "val" in own]
+    searched = [n for n, own in enumerate(roles) if "database" in own and not own & {"val", "query"}]
+    few = at_most or len(roles)
+    wanted = [
+        [items[n * len(items) // few] for n in range(few)] if few < len(items) else items for items in (val, searched)
+    ]
+    for by_direction in probes.values():
+        for probe in by_direction.values():
+            found = [
+                rows[str(view)][at] for view, at in ((probe.source, probe.queries), (probe.sought, probe.database))
+            ]
+            assert [items.tolist() for items in found] == wanted
 
 
 @pytest.mark.parametrize("kind", ["train items in the database", "other items in the database", "pairs"])

@@ -143,7 +143,8 @@ class PostgresStore:
             old, _ = self._find(name, lock=True)
             update = "UPDATE cmrhash_collections SET codes=%s, bits=%s, rows=%s, approximate=%s, meta=%s WHERE name=%s"
             db.execute(update, [table.as_string(None).strip('"'), *about, name])
-            if old:
+            others = db.execute("SELECT FROM cmrhash_collections WHERE codes=%s", [old]).fetchall()
+            if old and not others:  # an entry may have been changed to the table of another collection
                 db.execute(SQL("DROP TABLE {}").format(Identifier(old)))
         return self.about(name)
 

@@ -90,3 +90,24 @@ def test_a_forged_entry_drops_nothing(store, kind, foreign):
         assert kind.there(store, foreign)
     finally:
         kind.drop(store, foreign)
+
+
+def test_an_entry_that_names_the_codes_of_another_collection_leaves_them(store, kind):
+    batch = (numbered(3), np.zeros((3, 1), np.uint8))
+    for name in ("forged", "mine"):
+        store.replace(name, 8, [batch])
+    if store.url.startswith("postgresql"):
+        of_mine = "(SELECT codes FROM cmrhash_collections WHERE name = 'mine')"
+        old = store._db.execute("SELECT codes FROM cmrhash_collections WHERE name = 'forged'").fetchone()[0]
+        store._db.execute(f"DROP TABLE {old}")
+        store._db.execute(f"UPDATE cmrhash_collections SET codes={of_mine} WHERE name = 'forged'")
+    elif store.url.startswith("faiss"):
+        kind.forge(store, read_json(store.folder / "mine.json", "")["folder"])
+    else:
+        kind.forge(store, store._find("mine")[0])
+    try:
+        store.replace("forged", 8, [batch])
+    except DamagedError:  # a place of another name
+        assert store.url.startswith("milvus")
+    assert store.about("mine").rows == 3
+    assert store.search("mine", batch[1], 1)[1][0][0] in batch[0]
