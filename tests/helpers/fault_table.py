@@ -32,6 +32,7 @@ ROWS = (  # in the order of the table
     "hostile file",
     "web page: host, origin, size, type, path, slow body",
     "web page: slow, idle and hostile clients",
+    "web page: requests drawn from its OpenAPI document",
     "hub: refused, cut off, changed, foreign",
     "training: NaN, no negative, collapse",
 )

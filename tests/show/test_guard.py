@@ -2,6 +2,8 @@
 
 import asyncio
 import re
+import shutil
+import socket
 
 import pytest
 
@@ -158,6 +160,84 @@ def test_where_others_can_reach_it_every_request_needs_the_token(hasher, serve, 
         assert "HttpOnly; SameSite=Strict" in first.headers["set-cookie"]
         assert client.get("/healthz").status_code == 200  # by the cookie
         assert client.post("/", **form(photo(made, 3)), headers={"origin": "null"}).status_code == 403
+
+
+@FAULT
+@pytest.mark.parametrize(
+    "path", ["/%5Cevil.example/", "//evil.example/", "/\\evil.example/", "\\/evil.example/", "/\t/evil.example/"]
+)
+def test_the_token_s_redirect_stays_on_this_host(hasher, serve, path):
+    guard = serve(hasher, token="secret").app
+    sent = []
+
+    async def send(message):
+        sent.append(message)
+
+    async def receive():
+        return part(b"", more=False)
+
+    scope = {"type": "http", "method": "GET", "path": path, "raw_path": path.encode(), "query_string": b"token=secret"}
+    asyncio.run(guard({**scope, "headers": [(b"host", b"photos.example")]}, receive, send))
+    target = dict(sent[0]["headers"])[b"location"].decode()
+    assert sent[0]["status"] == 303
+    assert re.fullmatch(r"/(%09/|%5C)?evil\.example/", target)
+
+
+@pytest.mark.parametrize("host", ["127.0.0.2", "127.1.2.3"])
+def test_another_address_of_this_machine_accepts_its_own_name(hasher, serve, host):
+    with serve(hasher, host=host) as client:
+        assert client.get("/healthz", headers={"host": f"{host}:8000"}).status_code == 200
+        assert client.get("/healthz", headers={"host": "127.0.0.9:8000"}).status_code == 421
+
+
+def test_the_printed_addresses_can_be_opened():
+    assert server._names("127.0.0.2") == ["127.0.0.2"]
+    assert server._names("photos.example") == ["photos.example"]
+    assert server._names("0.0.0.0")[0] == "127.0.0.1"
+    assert server._names("::")[0] == "::1"
+
+
+def test_of_all_addresses_the_one_that_others_use_is_printed_too(monkeypatch):
+    monkeypatch.setattr(socket.socket, "connect", lambda self, address: None)
+    monkeypatch.setattr(socket.socket, "getsockname", lambda self: ("192.168.0.7", 1))
+    assert server._names("0.0.0.0") == ["127.0.0.1", "192.168.0.7"]
+
+
+@FAULT
+@pytest.mark.parametrize("gone", ["runs/manifest/triplet-16", "cache", "mine"])
+def test_files_that_go_away_end_in_answers_in_one_line(made, serve, tmp_path, faults, gone):
+    shutil.copytree(made, tmp_path / "all")
+    hasher = Hasher.load(tmp_path / "all/runs/manifest/triplet-16", tmp_path / "all/cache", device="cpu")
+    with serve(hasher) as client:
+        shutil.rmtree(tmp_path / "all" / gone)
+        plots = [f"/plot/{name}.svg" for name in ("distances", "bits")]
+        for path in (
+            "/",
+            "/?id=i3",
+            "/api/search?q=dog&lang=en",
+            "/healthz",
+            "/scores",
+            "/item/i3",
+            "/photo/i3",
+            *plots,
+        ):
+            faults.tried += 1
+            answer = client.get(path)  # an error that no handler knows would be raised here
+            assert answer.status_code in (200, 404, 500)
+            if answer.status_code == 500 and "json" in answer.headers["content-type"]:
+                error = answer.json()["error"]
+                assert "\n" not in error
+                assert str(tmp_path) not in error
+            faults.survived += 1
+
+
+def test_an_error_that_nobody_foresaw_is_answered_and_logged(hasher, serve, monkeypatch):
+    client = serve(hasher)
+    monkeypatch.setattr(client.state.collection, "get", lambda name: 1 / 0)
+    with pytest.raises(ZeroDivisionError):  # for the log of the server, after the answer
+        client.get("/healthz")
+    client = type(client)(client.app, base_url=BASE, raise_server_exceptions=False)
+    assert client.get("/healthz").json() == {"error": "unforeseen error: see the log of the server"}
 
 
 @FAULT

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,9 +17,10 @@ from cmrhash.errors import CmrhashError
 from cmrhash.search.hasher import Hasher
 from cmrhash.show.answers import Question
 from cmrhash.show.server.documents import Pages
+from cmrhash.show.server.guard import GUARDED
 from cmrhash.show.server.public import public_url
 from cmrhash.show.server.query_photos import QueryPhotos
-from cmrhash.show.server.requests import PLAIN, plainly, told
+from cmrhash.show.server.requests import PLAIN, answers, plainly, told
 from cmrhash.show.server.sentences import Sentences
 from cmrhash.show.server.served import Collection
 from cmrhash.show.server.worker import Busy, Worker
@@ -76,7 +78,15 @@ def create_app(state: State) -> FastAPI:
 
     public = public_url(state.config.public_url)
     servers = [{"url": str(public)}] if public else None
-    app = FastAPI(title="cmrhash", version=__version__, docs_url=None, redoc_url=None, servers=servers)
+    app = FastAPI(
+        title="cmrhash",
+        version=__version__,
+        docs_url=None,
+        redoc_url=None,
+        servers=servers,
+        redirect_slashes=False,
+        responses=answers({}, *GUARDED),
+    )
     add_pages(app, state)
     add_interface(app, state)
     add_files(app, state)
@@ -85,13 +95,15 @@ def create_app(state: State) -> FastAPI:
 
 
 def _add_errors(app: FastAPI, state: State) -> None:
-    def refused(request: Request, status: int, words: str, title: str, advice: str) -> Response:
+    def refused(
+        request: Request, status: int, words: str, title: str, advice: str, more: Mapping[str, str] | None = None
+    ) -> Response:
         if request.url.path == "/" or "text/html" in request.headers.get("accept", ""):
             question = Question(k=state.config.k)
             shown = state.pages.problem(state.collection.first, question, title, advice)
-            return HTMLResponse(shown, status, {"cache-control": "no-store"})
+            return HTMLResponse(shown, status, {"cache-control": "no-store", **(more or {})})
         headers = {"retry-after": "1"} if status == 429 else {}
-        return JSONResponse({"error": words}, status, headers)
+        return JSONResponse({"error": words}, status, headers | dict(more or {}))
 
     async def ours(request: Request, error: Exception) -> Response:
         status, words = told(error)
@@ -104,9 +116,10 @@ def _add_errors(app: FastAPI, state: State) -> None:
 
     async def http(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
-        return refused(request, error.status_code, error.detail, *PLAIN.get(error.status_code, PLAIN[500]))
+        title, advice = PLAIN.get(error.status_code, PLAIN[500])
+        return refused(request, error.status_code, error.detail, title, advice, error.headers)
 
-    for kind in (CmrhashError, Busy):
+    for kind in (CmrhashError, Busy, OSError, Exception):  # the last one is also logged, with its traceback
         app.add_exception_handler(kind, ours)
     app.add_exception_handler(RequestValidationError, invalid)
     app.add_exception_handler(HTTPException, http)

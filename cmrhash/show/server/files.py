@@ -10,6 +10,7 @@ from cmrhash.show.html.document import SVG_POLICY, static
 from cmrhash.show.html.tiles import shape_rules
 from cmrhash.show.server.app import State
 from cmrhash.show.server.originals import original
+from cmrhash.show.server.requests import answers
 
 SCRIPT, STYLE = "text/javascript", "text/css"
 FILES = {  # file -> media type
@@ -55,7 +56,18 @@ def _add_photos(app: FastAPI, state: State) -> None:
         item = collection.first.hasher.item(ident)
         return item.image if item else None
 
-    @app.get("/thumb/{ident:path}", summary="A small JPEG of an item's photo", response_class=Response)
+    picture = {"schema": {"type": "string", "format": "binary"}}
+    jpeg_alone = {"content": {"image/jpeg": picture}}
+    any_photo = {"content": {"image/*": picture}}
+    thumbs = answers(jpeg_alone, 404, 422, 500)
+    thumbs[404]["content"] |= {"image/svg+xml": {"schema": {"type": "string"}}}  # to who asks for an image
+
+    @app.get(
+        "/thumb/{ident:path}",
+        summary="A small JPEG of an item's photo",
+        response_class=Response,
+        responses=thumbs,
+    )
     def thumb(request: Request, ident: str) -> Response:
         jpeg = collection.thumbs.of(image_of(ident))
         if jpeg is None:
@@ -64,7 +76,12 @@ def _add_photos(app: FastAPI, state: State) -> None:
             raise HTTPException(404, "no photo of this item")
         return Response(jpeg, media_type="image/jpeg", headers=AN_HOUR)
 
-    @app.get("/photo/{ident:path}", summary="The original photo of an item", response_class=Response)
+    @app.get(
+        "/photo/{ident:path}",
+        summary="The original photo of an item",
+        response_class=Response,
+        responses=answers(any_photo, 404, 413, 422, 500),
+    )
     def photo(ident: str) -> Response:
         found = original(collection.first.hasher.dataset.root, image_of(ident), state.config.max_photo)
         if found is None:
@@ -78,7 +95,14 @@ def _add_photos(app: FastAPI, state: State) -> None:
 
 
 def _add_plots(app: FastAPI, state: State) -> None:
-    @app.get("/plot/{name}.svg", summary="A plot of the run", response_class=Response)
+    svg_alone = {"content": {"image/svg+xml": {"schema": {"type": "string"}}}}
+
+    @app.get(
+        "/plot/{name}.svg",
+        summary="A plot of the run",
+        response_class=Response,
+        responses=answers(svg_alone, 404, 422, 429, 500),
+    )
     async def plot(request: Request, name: str) -> Response:
         run = request.query_params.get("run")
         served = await state.drawing.run(state.collection.of, run)

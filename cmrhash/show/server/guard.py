@@ -11,7 +11,7 @@ import asyncio
 import hmac
 import logging
 from collections import Counter
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, MutableMapping, Sequence
 from dataclasses import dataclass
 from http.cookies import CookieError, SimpleCookie
 from typing import Any
@@ -28,6 +28,7 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
+GUARDED = (401, 403, 405, 421)  # statuses with which any request may be refused
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 SPARED = 1.0  # seconds in which an upload is not ended for another one
 METHODS = ("GET", "POST")
@@ -45,9 +46,9 @@ HEADERS = {
 
 
 class _Refused(Exception):
-    def __init__(self, status: int, words: str) -> None:
+    def __init__(self, status: int, words: str, headers: Sequence[tuple[bytes, bytes]] = ()) -> None:
         super().__init__(words)
-        self.status = status
+        self.status, self.headers = status, headers
 
 
 @dataclass(frozen=True)
@@ -124,7 +125,7 @@ class Guard:
 
     def _check(self, scope: Scope, headers: dict[str, str]) -> None:
         if scope["method"] not in METHODS:
-            raise _Refused(405, "only GET and POST are supported")
+            raise _Refused(405, "only GET and POST are supported", [(b"allow", ", ".join(METHODS).encode())])
         hosts = [value for name, value in scope["headers"] if name.lower() == b"host"]
         if len(hosts) != 1 or (self.hosts and _hostname(headers["host"]) not in self.hosts):
             fix = "open the address that the server printed"
@@ -146,7 +147,8 @@ class Guard:
         if scope["method"] != "GET" or not hmac.compare_digest(given.encode(), self.token.encode()):
             raise _Refused(401, "open the address with the token that the server printed")
         rest = urlencode([pair for pair in query if pair[0] != "token"])
-        path: str = "/" + scope["raw_path"].decode("latin-1").lstrip("/")  # "//host" would be another machine
+        # browsers take "//host" and "/\\host" for another machine, and pass over tabs between
+        path = quote("/" + scope["raw_path"].decode("latin-1").lstrip("/\\"), safe="/%:@!$&'()*+,;=~")
         return self._prefix + path + ("?" + rest if rest else "")
 
     async def _redirect(self, send: Send, target: str, token: str) -> None:
@@ -257,7 +259,7 @@ def _with_headers(send: Send) -> Send:
 
 async def _refuse(send: Send, no: _Refused) -> None:
     log.info("refused with status %d: %s", no.status, no)
-    await _answer(send, no.status, str(no), [(b"connection", b"close")])
+    await _answer(send, no.status, str(no), [(b"connection", b"close"), *no.headers])
 
 
 async def _answer(send: Send, status: int, words: str, headers: list[tuple[bytes, bytes]]) -> None:

@@ -6,14 +6,49 @@ from dataclasses import replace
 from typing import Annotated, Any, Literal
 
 from fastapi import FastAPI, File, Form, Query, UploadFile
+from pydantic import BaseModel
 
 from cmrhash.errors import UsageError
 from cmrhash.search.hasher import Hasher
 from cmrhash.show.answers import Answer, Question, ask
 from cmrhash.show.server.app import State
 from cmrhash.show.server.query_photos import bounded
-from cmrhash.show.server.requests import check
+from cmrhash.show.server.requests import answers, check
 from cmrhash.version import __version__
+
+
+class Result(BaseModel):
+    """A result, with the fields of ``cmrhash search --json``."""
+
+    rank: int
+    id: str
+    modality: Literal["image", "text"]
+    lang: str | None
+    caption: str | None
+    image: str | None
+    labels: list[str]
+    distance: int
+    score: float
+
+
+class Found(BaseModel):
+    """Answer of a search. query: the sentence, the item, or that it was a photo."""
+
+    query: str | dict[str, Any]
+    lang: str
+    run: str
+    results: list[Result]
+
+
+class Status(BaseModel):
+    """Status of the server."""
+
+    status: Literal["ok"]
+    version: str
+    run: str
+    dataset: str
+    items: int
+
 
 Target = Annotated[
     Literal["image", "text", "both"] | None, Query(description="What to find; default: the other modality.")
@@ -28,6 +63,12 @@ def add_interface(app: FastAPI, state: State) -> None:
     """Add the API."""
     config = state.config
 
+    bounds: dict[str, Any] = {"minimum": 1, "maximum": config.max_k}  # `check` refuses others with its own words
+    number: Any = Query(config.k, description="Number of results.", json_schema_extra=bounds)
+    sentence: Any = Query(None, description=f"A sentence of at most {config.max_text} characters.")
+    number_in_form: Any = Form(config.k, json_schema_extra=bounds)
+    usual = (400, 404, 422, 429, 500)
+
     def current() -> Hasher:
         return (state.collection.get(None) or state.collection.first).hasher
 
@@ -39,29 +80,37 @@ def add_interface(app: FastAPI, state: State) -> None:
         worker = state.encoding if question.photo is None else state.seeing
         return _as_json(hasher, await worker.run(_asked, hasher, question, config.max_pixels))
 
-    @app.get("/api/search", summary="Search by a sentence or by an item of the data set")
+    @app.get(
+        "/api/search",
+        summary="Search by a sentence or by an item of the data set",
+        responses=answers({"model": Found}, *usual),
+    )
     async def search(
-        q: Annotated[str | None, Query(description="A sentence.")] = None,
+        q: str | None = sentence,
         id: Annotated[str | None, Query(description="Id of an item of the data set, instead of a sentence.")] = None,
         by: Annotated[
             Literal["image", "text"], Query(description="With id: the image of the item or its first caption.")
         ] = "image",
         lang: Lang = None,
         to: Target = None,
-        k: Annotated[int, Query(description="Number of results.")] = config.k,
+        k: int = number,
     ) -> dict[str, Any]:
         return await answered(Question(text=q, ident=id, by=by, lang=lang, to=to, k=k))
 
-    @app.post("/api/search", summary="Search by a photo")
+    @app.post(
+        "/api/search",
+        summary="Search by a photo",
+        responses=answers({"model": Found}, *usual, 408, 413),
+    )
     async def search_photo(
         photo: Annotated[UploadFile, File(description="JPEG, PNG, GIF, WebP, BMP or TIFF.")],
         lang: Annotated[str | None, Form()] = None,
         to: Annotated[Literal["image", "text", "both"] | None, Form()] = None,
-        k: Annotated[int, Form()] = config.k,
+        k: int = number_in_form,
     ) -> dict[str, Any]:
         return await answered(Question(photo=await photo.read(), lang=lang, to=to, k=k))
 
-    @app.get("/healthz", summary="Status of the server, and its run")
+    @app.get("/healthz", summary="Status of the server, and its run", responses=answers({"model": Status}))
     async def healthz() -> dict[str, Any]:
         hasher = current()
         return {

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from http import HTTPStatus
+from typing import Any
 
 from fastapi import Request
+from pydantic import BaseModel
 
 from cmrhash.config import ServeConfig
 from cmrhash.errors import CmrhashError, EncoderError, UsageError
@@ -33,6 +36,26 @@ PLAIN = {  # status -> title and advice on the page, where the error itself has 
     429: ("Too many people are searching right now", "Try again in a moment."),
     500: ("Something went wrong on the server", "Try again. If it stays so, tell the person who runs it."),
 }
+
+
+class Problem(BaseModel):
+    """Answer to a request that is not possible."""
+
+    error: str
+
+
+def answers(found: dict[str, Any], *statuses: int) -> dict[int | str, dict[str, Any]]:
+    """Describe answers for the OpenAPI document.
+
+    found: with status 200; statuses: of refusals, which are JSON, or plain text by the guard.
+    """
+    text = {"schema": {"type": "string"}}
+    described: dict[int | str, dict[str, Any]] = {
+        status: {"model": Problem, "description": HTTPStatus(status).phrase, "content": {"text/plain": text}}
+        for status in statuses
+    }
+    return {200: found, **described} if found else described
+
 
 Pairs = Sequence[tuple[str, str]]
 
@@ -81,7 +104,10 @@ def told(error: Exception) -> tuple[int, str]:
     """Status and message of an error, without paths."""
     if isinstance(error, Busy):
         return 429, "too many requests: try again in a moment"
-    assert isinstance(error, CmrhashError)
+    if isinstance(error, OSError):
+        return 500, f"the files of the run cannot be read ({(error.strerror or 'unknown reason').lower()})"
+    if not isinstance(error, CmrhashError):
+        return 500, "unforeseen error: see the log of the server"
     status = next(
         (code for kind, code in STATUS.items() if isinstance(error, kind)), 400 if error.where is None else 500
     )

@@ -56,9 +56,10 @@ def serve(hasher: Hasher, config: ServeConfig, tell: Callable[[str], None], open
     token, listening = opened.token, opened.listening
     public = public_url(config.public_url)
     state = new_state(hasher, config)
-    name = f"[{config.host}]" if ":" in config.host else config.host
     ending = f"?token={token}" if token else ""
-    tell(f"http://{name}:{listening.getsockname()[1]}/{ending}")
+    for host in _names(config.host):
+        name = f"[{host}]" if ":" in host else host
+        tell(f"http://{name}:{listening.getsockname()[1]}/{ending}")
     if public:
         tell(f"behind the proxy: {public}/{ending}")
     _load(hasher, state, tell)
@@ -88,7 +89,7 @@ def guarded(state: State, token: str | None = None) -> Guard:
     """Put the guard before the page. With a token every Host name is accepted: other sites lack the token."""
     app: Any = create_app(state)
     config = state.config
-    hosts = () if token else LOOPBACK
+    hosts = () if token else (*LOOPBACK, config.host.lower())
     bounds = Bounds(
         config.max_body, config.body_seconds, config.uploads, None if config.public_url else config.uploads_each
     )
@@ -153,6 +154,21 @@ def _token(config: ServeConfig) -> str | None:
             what, None, "leave it out, or add `i_know=True` and share the address with its token", option="host"
         )
     return secrets.token_urlsafe(24)
+
+
+def _names(host: str) -> list[str]:
+    """Addresses to open: of all interfaces, this machine's own and the one that others use."""
+    try:
+        if not ip_address(host).is_unspecified:
+            return [host]
+    except ValueError:
+        return [host]
+    six = ":" in host
+    own = ["::1" if six else "127.0.0.1"]
+    with suppress(OSError), socket.socket(socket.AF_INET6 if six else socket.AF_INET, socket.SOCK_DGRAM) as asked:
+        asked.connect(("2001:db8::1" if six else "192.0.2.1", 9))  # sends nothing: the system chooses the interface
+        own.append(asked.getsockname()[0])
+    return list(dict.fromkeys(own))
 
 
 def _is_loopback(host: str) -> bool:
