@@ -40,6 +40,14 @@ CUSTOM = "custom"  # weights field of a feature file that an encoder object of t
 READY = "ready"  # weights field of a feature file that no cmrhash encoder made
 
 
+def at_home(path: Path) -> Path:
+    """The path with the home folder for ``~`` at its start; the path itself where there is no such user."""
+    try:
+        return path.expanduser()
+    except RuntimeError:
+        return path
+
+
 @dataclass(frozen=True, kw_only=True)
 class ExtractConfig:
     """Feature extraction: a data set and encoders -> feature files."""

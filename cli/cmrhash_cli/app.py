@@ -2,9 +2,42 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import wraps
+from pathlib import Path
+from typing import Any
+
 import typer
 
-app = typer.Typer(
+from cmrhash.config import at_home
+
+Command = Callable[..., Any]
+
+
+class App(typer.Typer):
+    """A Typer application whose paths may begin with ``~``, which shells leave as it is in --option=~/x."""
+
+    def command(self, *args: Any, **options: Any) -> Callable[[Command], Command]:  # type: ignore[override]
+        """Add a command."""
+        add = super().command(*args, **options)
+        return lambda run: add(_with_home(run))
+
+
+def _with_home(run: Command) -> Command:
+    @wraps(run)
+    def command(*args: Any, **options: Any) -> Any:
+        return run(*args, **{name: _at_home(value) for name, value in options.items()})
+
+    return command
+
+
+def _at_home(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_at_home(each) for each in value]
+    return at_home(value) if isinstance(value, Path) else value
+
+
+app = App(
     help="Cross-modal hashing: find images by text and texts by image through compact binary codes.\n\n"
     "The three main steps: cmrhash extract, cmrhash train --bits 32, cmrhash eval --lang de.",
     no_args_is_help=True,

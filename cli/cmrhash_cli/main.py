@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from cmrhash_cli.app import app
+from cmrhash_cli.app import App, app
 from cmrhash_cli.bench import bench
 from cmrhash_cli.cache import ls, prune, verify
 from cmrhash_cli.compare import compare
@@ -51,7 +51,7 @@ app.command("report")(report)
 app.command("bench")(bench)
 app.command("env")(env)
 
-cache = typer.Typer(help="Inspect and clean up the cache and the runs.")
+cache = App(help="Inspect and clean up the cache and the runs.")
 cache.command("ls")(ls)
 cache.command("verify")(verify)
 cache.command("prune")(prune)

@@ -11,6 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
+from cmrhash.config import at_home
 from cmrhash.errors import DataError, UsageError, did_you_mean
 
 VALUES = (str, int, float, bool)
@@ -21,6 +22,7 @@ def _read_config(ctx: typer.Context, path: Path | None) -> None:
     if path is None or ctx.resilient_parsing:
         return
     try:
+        path = at_home(path)
         tables = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise DataError(f"not readable ({error.strerror})", path, "check the path") from None
@@ -56,7 +58,7 @@ def _read_run(ctx: typer.Context, folder: Path | None) -> None:
     from cmrhash.evaluation.protocol import changed_settings
     from cmrhash.training.runs import open_run
 
-    run = open_run(folder)
+    run = open_run(at_home(folder))
     if run.is_applied:
         raise UsageError("that run was trained elsewhere", folder, "give a run that `train` made", option="from_run")
     found: dict[str, Any] = {

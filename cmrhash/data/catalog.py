@@ -46,6 +46,7 @@ from cmrhash.data.splits import with_splits
 from cmrhash.data.tars import is_pattern
 from cmrhash.data.view import View
 from cmrhash.errors import DataError, UsageError, did_you_mean
+from cmrhash.storage.files import is_refused_elsewhere
 
 READERS: dict[str, Callable[..., ImageTextDataset]] = {
     SAMPLE_DATASET: read_sample,
@@ -153,6 +154,8 @@ def finished(dataset: ImageTextDataset, config: ExtractConfig) -> ImageTextDatas
         raise UsageError(
             f"'{name}' cannot be a folder name", None, "use letters, digits, '.', '_' and '-'", option="name"
         )
+    if is_refused_elsewhere(name):
+        raise UsageError(f"'{name}' cannot be a folder name on Windows", None, "give another one", option="name")
     return check(replace(dataset, name=name, root=root_of(dataset.root, config.follow_links)))
 
 

@@ -23,7 +23,8 @@ def write_trec(config: EvalConfig, data: ExtractedDataset, out: Path, target: Pa
     """Write a run file and a qrels file for each search that ``evaluate`` scores.
 
     Call ``evaluate`` first. What is tied ranks in index order; the score is N - rank, because trec_eval orders equal
-    scores by its own rule. Where all captions count, caption n of an item is named "<id>#n". Returns the paths.
+    scores by its own rule. Where all captions count, caption n of an item is named "<id>#n". A space in an id is
+    written as %20 and % as %25, as in URLs. Returns the paths.
     """
     dataset = data.with_relevance(config.relevance).dataset
     trained_by = config.trained_by or dataset.relevance
@@ -65,7 +66,7 @@ def _write(ranked: Path, judged: Path, both: Sides, dataset: ImageTextDataset, r
 def _ids(dataset: ImageTextDataset, view: ViewCodes) -> NDArray[np.str_]:
     """Names of the rows of a view, (M,): item ids, numbered where all rows of an item count."""
     item = view.codes.item
-    ids = [dataset.items[row].id.replace(" ", "_") for row in item]
+    ids = [dataset.items[row].id.replace("%", "%25").replace(" ", "%20") for row in item]
     if dataset.relevance == "pairs" and (np.diff(item) == 0).any():
         ids = [f"{name}#{n}" for name, n in zip(ids, view.ordinal, strict=True)]
     return np.array(ids)

@@ -29,8 +29,14 @@ log = logging.getLogger(__name__)
 WINDOWS = os.name == "nt"  # it cannot sync folders, nor rename or delete open files; its locks block readers, too
 MOVES = 100  # attempts to rename, 20 ms apart, while another process reads the target (Windows only)
 NO_SYNC = (errno.EINVAL, errno.ENOTSUP)  # errors of network file systems without fsync for folders
+RESERVED = re.compile("con|prn|aux|nul|com[0-9]|lpt[0-9]", re.IGNORECASE)  # names of devices on Windows
 PIECE = 1 << 20  # bytes: smaller pieces are joined before they are written
 _DIGEST = re.compile(rb'^ "sha256": "([0-9a-f]{64})",\n', re.MULTILINE)  # a line at the top level of a JSON object
+
+
+def is_refused_elsewhere(name: str) -> bool:
+    """Whether Windows, or a disk shared with it, refuses a file of this name."""
+    return name.endswith((".", " ")) or RESERVED.fullmatch(name.partition(".")[0]) is not None
 
 
 def write_bytes(path: Path, content: bytes | Iterable[bytes]) -> None:

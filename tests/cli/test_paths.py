@@ -1,5 +1,6 @@
 """Paths on the command line: empty ones, and data sets whose photos are links to another folder."""
 
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -7,8 +8,10 @@ from running import ENCODERS, run
 from trees import COUNT, write_folder
 
 import cmrhash
+from cmrhash.config import at_home
 from cmrhash.data.manifest import load
 from cmrhash.errors import UsageError
+from cmrhash.search.stores.folder import FolderStore
 from cmrhash.show.html.thumbnails import Thumbnails
 
 
@@ -26,6 +29,27 @@ def test_an_empty_path_is_refused_in_python():
         cmrhash.extract("")
     with pytest.raises(UsageError, match="^root: the path is empty"):
         cmrhash.extract("folder", root="")
+
+
+@pytest.mark.parametrize("words", [("--cache=~/there",), ("--cache", "~/there"), ("--config", "~/c.toml")])
+def test_a_tilde_is_the_home_folder(tmp_path, monkeypatch, capsys, words):
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    (tmp_path / "home/there").mkdir(parents=True)
+    (tmp_path / "home/c.toml").write_text('[search]\ncache = "~/there"\n')
+    monkeypatch.chdir(tmp_path)
+    assert run("search", "dog", *words) != 0
+    assert str(tmp_path / "home/there") in capsys.readouterr().err
+    assert not (tmp_path / "~").exists()
+
+
+def test_paths_of_users_who_are_not_there_stay_as_they_are():
+    assert at_home(Path("~nobody-of-this-name/x")) == Path("~nobody-of-this-name/x")
+
+
+def test_a_store_below_the_home_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path)
+    assert FolderStore("faiss:~/codes", None).folder == tmp_path / "home/codes"
 
 
 @pytest.fixture

@@ -1,9 +1,12 @@
 """TREC files, judged by ir_measures."""
 
 import math
+from dataclasses import replace
+from urllib.parse import unquote
 
 import numpy as np
 import pytest
+from quick_training import QUICK
 from slow_metrics import average_precision_ranked
 from slow_scores import related, run_of
 
@@ -13,6 +16,7 @@ from cmrhash.evaluation.evaluate import evaluate
 from cmrhash.evaluation.run_codes import stored_codes
 from cmrhash.evaluation.searches import Search, sides
 from cmrhash.evaluation.trec import write_trec
+from cmrhash.training.train import train
 
 
 def test_trec_files_are_judged_alike(mine, tmp_path):
@@ -61,3 +65,19 @@ def test_trec_files_number_captions_and_leave_the_query_itself_out(paired, tmp_p
     judged = [line.split() for line in (tmp_path / (stems[1] + ".qrels")).read_text().splitlines()]
     assert ["i6#1", "0", "i6#0", "1"] in judged
     assert len(judged) == len(captions)
+
+
+def test_ids_stay_apart_in_trec_files(make_cache, tmp_path):
+    names = {"i0": "a b", "i1": "a_b", "i2": "a%20b", "i6": "a%b"}
+    data = make_cache(tmp_path / "cache", change=lambda item: replace(item, id=names.get(item.id, item.id)))
+    train(replace(QUICK, epochs=1), data, tmp_path / "runs")
+    evaluate(EvalConfig(langs=("de",)), data, tmp_path / "runs")
+    written = write_trec(EvalConfig(langs=("de",)), data, tmp_path / "runs", tmp_path / "trec")
+    for path in written:
+        lines = [line.split(" ") for line in path.read_text().splitlines()]
+        assert {len(line) for line in lines} == {6 if path.suffix == ".run" else 4}
+    found = {line.split(" ")[2] for line in written[0].read_text().splitlines()}
+    asked = {line.split(" ")[0] for line in written[0].read_text().splitlines()}
+    assert {unquote(name) for name in asked | found} >= set(names.values())
+    assert {"a%20b", "a%25b"} <= asked
+    assert {"a_b", "a%2520b"} <= found

@@ -56,7 +56,7 @@ def _spoken(config: Mapping[str, Any], lang: str) -> str:
 def _front_matter(langs: list[str]) -> str:
     spoken = [lang for lang in langs if re.fullmatch(r"[a-z]{2,3}", lang)]
     lines = ["---", "# license: to be chosen by the author, e.g. mit", "library_name: cmrhash"]
-    lines += ["language:", *(f"- {lang}" for lang in spoken)] if spoken else []
+    lines += ["language:", *(f'- "{lang}"' for lang in spoken)] if spoken else []
     return "\n".join([*lines, "tags:", *(f"- {tag}" for tag in TAGS), "---"])
 
 

@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cmrhash.config import BATCH_ROWS, IVF_ROWS, PROBES
+from cmrhash.config import BATCH_ROWS, IVF_ROWS, PROBES, at_home
 from cmrhash.errors import CmrhashError, DataError, UsageError
 from cmrhash.retrieval.codes import check_bits, check_k
 from cmrhash.retrieval.index import ApproximateIndex, BinaryIndex, FlatWriter
@@ -57,7 +57,7 @@ class FolderStore:
 
     def __init__(self, url: str, probes: int | None) -> None:
         path = url.partition(":")[2]
-        self.folder = Path(path.removeprefix("//"))
+        self.folder = at_home(Path(path.removeprefix("//")))
         self.url = f"faiss:{self.folder}"
         if not path.strip("/") or (self.folder.exists() and not self.folder.is_dir()):
             raise UsageError("not a folder", self.url, "give faiss:DIR")

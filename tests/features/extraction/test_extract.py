@@ -174,6 +174,10 @@ def test_an_unfinished_file_of_another_recipe_is_refused_unless_it_is_to_be_repl
         ({"dataset": "nosuch"}, UsageError, "unknown data set 'nosuch': choose one of sample, iaprtc12, .*manifest"),
         ({"root": None}, UsageError, "data set 'manifest' needs its folder: give `root=.DIR.`"),
         ({"name": "../x"}, UsageError, r"'\.\./x' cannot be a folder name: use letters"),
+        *(
+            ({"name": name}, UsageError, f"'{name}' cannot be a folder name on Windows: give another one")
+            for name in ("con", "NUL.2", "lpt1", "flickr.")
+        ),
         ({"name": ".hidden"}, UsageError, r"'\.hidden' cannot be a folder name: use letters"),
         ({"device": "nosuch"}, UsageError, "'nosuch' cannot be used"),
         ({"image_model": "resnet19"}, UsageError, "unknown image model 'resnet19': did you mean"),

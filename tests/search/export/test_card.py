@@ -10,6 +10,7 @@ from handed_on import TRAIN
 from cmrhash.config import EvalConfig, TrainConfig
 from cmrhash.evaluation.evaluate import evaluate
 from cmrhash.features.dataset import ExtractedDataset
+from cmrhash.search.exported.card import _front_matter
 from cmrhash.search.hasher import Hasher
 from cmrhash.training import runs
 from cmrhash.training.train import train
@@ -30,6 +31,12 @@ def test_the_card_is_what_hubs_read_and_says_how_the_figures_were_made(shared, m
     assert report["protocol"]["ties"] in text
     assert "FaceNet" in text
     assert "from_pretrained" in text
+
+
+@pytest.mark.parametrize("lang", ["no", "on", "yes", "de"])
+def test_a_language_is_text_in_yaml(lang):
+    front = _front_matter([lang])
+    assert yaml.safe_load(front.strip("-"))["language"] == [lang]
 
 
 def test_the_card_names_both_languages_where_texts_find_texts(made, tmp_path):
