@@ -54,6 +54,16 @@ class UsageError(CmrhashError):
     exit_code = 2
 
 
+def lacking(what: str, package: str, error: ImportError, where: str | PathLike[str] | None, fix: str) -> UsageError:
+    """Make the error for an import that failed; names the part that is missing if it is not the package itself.
+
+    what: who needs the package, such as "plots need Matplotlib".
+    """
+    missing = (error.name or "").partition(".")[0]
+    why = "is not installed" if missing == package else f"cannot be loaded ({error})"
+    return UsageError(f"{what}, which {why}", where, fix)
+
+
 class EncoderError(UsageError):
     """An encoder that is unknown, cannot be found without network, or whose weights do not fit."""
 

@@ -92,6 +92,9 @@ CACHE, RUNS = config.CACHE, config.RUNS
 
 PLAIN: dict[str, Any] = {"highlight": False, "markup": False}  # a caption may have [brackets], which are not markup
 FOLDED = 24  # characters at least of a column that may go over several lines
+STARVED = re.compile(
+    "can't start new thread|can(no|')t allocate memory|out of memory|failed to map segment", re.IGNORECASE
+)
 INTERRUPTED = "Interrupted. Progress is saved; rerun to resume"
 MISNAMED = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG, errno.EACCES)  # a path
 Misuse: Any = typer.BadParameter.__mro__[2]  # the base of the parser's own errors, wherever Typer has it from
@@ -124,21 +127,18 @@ def _run(app: typer.Typer, debug: bool) -> None:
         command = error.ctx.command_path if getattr(error, "ctx", None) else "cmrhash"
         _fail(f"{error.format_message().rstrip('.')}: {_repeated(error)}see {command} --help", 2, debug)
     except CmrhashError as error:
-        _fail(_misfit(error) or message(error), error.exit_code, debug)
+        _fail(_misfit(error) or _starved(error) or message(error), error.exit_code, debug)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader has closed the pipe: no complaint
         sys.exit(1)
     except OSError as error:
-        where = error.filename or ""
-        _fail(
-            f"{error.strerror or error}: {where}: check the path, its permissions and the free space",
-            2 if error.errno in MISNAMED else 1,
-            debug,
-        )
+        parts = [error.strerror or str(error), error.filename, "check the path, its permissions and the free space"]
+        named = ": ".join(str(part) for part in parts if part)
+        _fail(_starved(error) or named, 2 if error.errno in MISNAMED else 1, debug)
     except Exception as error:
         words = " ".join(str(error).split())[:200]
         unforeseen = f"unexpected {type(error).__name__}: {words}: rerun with --debug and report the traceback"
-        _fail(_misfit(error) or unforeseen, 1, debug)
+        _fail(_misfit(error) or _starved(error) or unforeseen, 1, debug)
 
 
 class _LogLines(logging.Handler):
@@ -185,6 +185,16 @@ def _misfit(error: BaseException | None) -> str:
             pair = " and ".join(f"{name} {version(name)}" for name in ("torch", "torchvision"))
             return f"{pair} do not match: install both together"
         error = error.__cause__ or error.__context__  # transformers and our encoders reword it
+    return ""
+
+
+def _starved(error: BaseException | None) -> str:
+    """Say that memory is short if that caused the error, else ""."""
+    while error:
+        short = isinstance(error, OSError) and error.errno == errno.ENOMEM
+        if short or isinstance(error, MemoryError) or STARVED.search(str(error)):
+            return "not enough memory: raise its limit or give smaller batches, and rerun: finished work is kept"
+        error = error.__cause__ or error.__context__
     return ""
 
 

@@ -14,7 +14,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from cmrhash.errors import DataError, UsageError
+from cmrhash.errors import DataError, lacking
 
 BATCH, PHOTOS = 1024, 16  # rows in memory at a time; of a column of photos
 KEPT, BATCHES = 64 * 2**20, 64  # bytes and batches of photos that stay in memory, besides the last two batches
@@ -28,9 +28,9 @@ def opened(path: Path) -> Iterator[Any]:
     try:
         from pyarrow import ArrowException
         from pyarrow.parquet import ParquetFile
-    except ImportError:
+    except ImportError as error:
         fix = 'pip install "cmrhash[parquet]"'
-        raise UsageError("Parquet needs pyarrow, which is not installed", path, fix) from None
+        raise lacking("Parquet needs pyarrow", "pyarrow", error, path, fix) from None
     try:  # with these settings a row group is not held whole, however long it is
         with ParquetFile(path, pre_buffer=False, buffer_size=1 << 20) as file:
             yield file

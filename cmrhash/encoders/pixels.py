@@ -204,7 +204,7 @@ def decode(content: bytes, most: int = MAX_PIXELS, draft: bool = False) -> Image
         image.load()
         ImageOps.exif_transpose(image, in_place=True)
         return to_rgb(image)
-    except BadImage:
+    except (BadImage, MemoryError):  # a photo is not damaged because memory is short
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise BadImage("too-large", str(error)) from None

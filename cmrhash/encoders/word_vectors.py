@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cmrhash.encoders.fasttext_file import MAGIC, read_fasttext
-from cmrhash.errors import EncoderError, UsageError
+from cmrhash.errors import EncoderError, lacking
 
 HEAD = 1 << 16  # bytes that are searched for a NUL byte, the sign of a binary file
 AS_TEXT = "give the text format of word2vec, GloVe or fastText: a word and its numbers per line, plain or .gz"
@@ -112,8 +112,8 @@ def train_word2vec(sentences: Sequence[Sequence[str]], seed: int) -> tuple[list[
     try:
         import gensim
         from gensim.models import Word2Vec
-    except ImportError:
-        raise UsageError("word2vec needs gensim", None, 'pip install "cmrhash[words]"') from None
+    except ImportError as error:
+        raise lacking("word2vec needs gensim", "gensim", error, None, 'pip install "cmrhash[words]"') from None
     logging.getLogger("gensim").setLevel(logging.ERROR)  # it warns about small corpora
     # one worker, as the order of several is random; a fixed hash, as Python's differs between processes
     model = Word2Vec(sentences, **WORD2VEC, seed=seed % 2**32, workers=1, hashfxn=_hash)

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cmrhash.errors import UsageError
+from cmrhash.errors import lacking
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -236,8 +236,8 @@ def _styled(**more: Any) -> Iterator[None]:
     """Apply our Matplotlib settings alone while drawing."""
     try:
         import matplotlib.style
-    except ImportError:
-        raise UsageError("plots need Matplotlib", None, 'pip install "cmrhash[viz]"') from None
+    except ImportError as error:
+        raise lacking("plots need Matplotlib", "matplotlib", error, None, 'pip install "cmrhash[viz]"') from None
     with matplotlib.style.context(["default", STYLE | more]), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing from")  # names may be in any script
         yield

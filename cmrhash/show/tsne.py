@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from cmrhash.data.items import ImageTextDataset
 from cmrhash.data.view import View
-from cmrhash.errors import UsageError
+from cmrhash.errors import lacking
 from cmrhash.evaluation.run_codes import ViewCodes
 from cmrhash.show import plots
 from cmrhash.show.plots import Points
@@ -70,8 +70,9 @@ def _tsne(x: NDArray[np.float32], seed: int) -> NDArray[np.floating[Any]]:
     """Map (N, D) embeddings to (N, 2) by cosine t-SNE (van der Maaten & Hinton, JMLR 2008)."""
     try:
         from sklearn.manifold import TSNE
-    except ImportError:
-        raise UsageError("plot tsne needs scikit-learn", None, 'pip install "cmrhash[viz]"') from None
+    except ImportError as error:
+        fix = 'pip install "cmrhash[viz]"'
+        raise lacking("plot tsne needs scikit-learn", "sklearn", error, None, fix) from None
     x = x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12)
     spread = x.shape[1] > 1 and (x.std(axis=0) > 1e-6).sum() > 1  # the first axes of collapsed codes are no start
     perplexity = min(30.0, (len(x) - 1) / 3)

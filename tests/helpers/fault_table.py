@@ -28,6 +28,7 @@ ROWS = (  # in the order of the table
     "broken or odd photo",
     "broken or odd text",
     "bad labels, codes, features, Faiss calls",
+    "limit of memory",
     "bad command line",
     "hostile file",
     "web page: host, origin, size, type, path, slow body",

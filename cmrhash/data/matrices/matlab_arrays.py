@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cmrhash.data.matrices.array import TEXT, Array, dense, from_columns, too_dense
-from cmrhash.errors import UsageError
+from cmrhash.errors import lacking
 
 NUMBERS = ("double", "single", "logical", *(f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)))
 STRINGS = ("char", "cell")  # cells may hold numbers, too: the classes of an item, say
@@ -20,9 +20,9 @@ def list_matlab(path: Path) -> Iterator[Array]:
     """Arrays of the file, and the numbers in its structs. Raises UsageError without scipy."""
     try:
         from scipy.io import loadmat, whosmat
-    except ImportError:
+    except ImportError as error:
         fix = 'pip install "cmrhash[mat]"'
-        raise UsageError("MATLAB files up to 7.2 need scipy, which is not installed", path, fix) from None
+        raise lacking("MATLAB files up to 7.2 need scipy", "scipy", error, path, fix) from None
 
     def load(name: str) -> Any:
         return loadmat(str(path), appendmat=False, variable_names=[name])[name]

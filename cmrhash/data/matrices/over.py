@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from cmrhash.config import SAMPLE_DATASET
 from cmrhash.data.items import ImageTextDataset, Ready
 from cmrhash.data.matrices.array import Array
 from cmrhash.data.matrices.arrays import list_arrays
@@ -51,7 +52,13 @@ def lay_over(dataset: ImageTextDataset, files: Sequence[Path], maps: Sequence[st
     if not views:
         raise UsageError("no array has a name known for features", files[0], advice(arrays, View.IMAGE))
     found: Counter[str] = Counter()
-    ready = {View(v): _laid_over(dataset, View(v), views[v], found) for v in views}
+    try:
+        ready = {View(v): _laid_over(dataset, View(v), views[v], found) for v in views}
+    except DataError as error:
+        if dataset.name != SAMPLE_DATASET:
+            raise
+        fix = f'{error.fix}; the items are those of the built-in sample: for arrays alone give `dataset="features"`'
+        raise DataError(error.what, error.where, fix) from None
     notes, left = unused(left_over(arrays, chosen, maps))
     told = {**dataset.found, **dims(ready), **+found, **left}
     return replace(dataset, ready={**dataset.ready, **ready}, found=told, notes=(*dataset.notes, *notes))

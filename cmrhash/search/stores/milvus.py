@@ -26,7 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cmrhash.config import MAX_KEY, PROBES
-from cmrhash.errors import CmrhashError, DataError, UsageError
+from cmrhash.errors import CmrhashError, DataError, UsageError, lacking
 from cmrhash.retrieval.codes import check_bits, check_k, check_radius
 from cmrhash.retrieval.ranking import Rank
 from cmrhash.search.stores import (
@@ -50,8 +50,8 @@ from cmrhash.search.stores import (
 
 try:
     from pymilvus import DataType, MilvusClient, MilvusException
-except ImportError:
-    raise UsageError("Milvus needs pymilvus", None, 'pip install "cmrhash[milvus]"') from None
+except ImportError as error:
+    raise lacking("Milvus needs pymilvus", "pymilvus", error, None, 'pip install "cmrhash[milvus]"') from None
 
 T = TypeVar("T")
 LIST = "cmrhash_collections"

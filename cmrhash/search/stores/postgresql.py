@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cmrhash.config import PROBES
-from cmrhash.errors import CmrhashError, DataError, UsageError
+from cmrhash.errors import CmrhashError, DataError, UsageError, lacking
 from cmrhash.retrieval.codes import check_bits, check_k, check_packed, check_radius, unpack
 from cmrhash.retrieval.ranking import RERANK, Rank
 from cmrhash.search.stores import (
@@ -49,8 +49,8 @@ try:
     from psycopg import errors
     from psycopg.conninfo import conninfo_to_dict
     from psycopg.sql import SQL, Composable, Composed, Identifier, Literal
-except ImportError:
-    raise UsageError("PostgreSQL needs psycopg", None, 'pip install "cmrhash[pgvector]"') from None
+except ImportError as error:
+    raise lacking("PostgreSQL needs psycopg", "psycopg", error, None, 'pip install "cmrhash[pgvector]"') from None
 
 T = TypeVar("T")
 Rows = list[tuple[Any, ...]]

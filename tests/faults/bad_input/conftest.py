@@ -48,6 +48,7 @@ def refused(here, capsys):
         assert "unexpected" not in error
         after = files(here)
         assert [str(p) for p, content in before.items() if after.get(p) != content] == []
+        assert [str(p) for p in after.keys() - before.keys()] == []
         return error
 
     return check
