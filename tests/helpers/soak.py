@@ -88,8 +88,9 @@ class Soak:
             "photo of an item": lambda: get(f"/thumb/{self.random.choice(self.ids)}"),
             "upload": lambda: post(self.photo),
         }
-        while time.monotonic() < ends:
-            kind = self.random.choice(list(asked))
+        for sent, kind in enumerate(itertools.cycle(asked)):
+            if sent >= len(asked) and time.monotonic() > ends:
+                break
             start = time.monotonic()
             answer = await asyncio.wait_for(self._ask(asked[kind]()), 120)
             self.waits[kind].append(time.monotonic() - start)
