@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from PIL import Image
 
-from cmrhash.encoders.pixels import BadImage, decode
+from cmrhash.encoders.pixels import MAX_PIXELS, BadImage, decode
 from cmrhash.errors import DataError, UsageError
 from cmrhash.show.answers import NO_PHOTO
 from cmrhash.show.html.thumbnails import thumbnail
@@ -56,7 +56,7 @@ class QueryPhoto:
 class QueryPhotos:
     """The latest uploads, for several threads. count, size: most photos and most bytes kept; pixels: of each."""
 
-    def __init__(self, count: int, size: int, pixels: int) -> None:
+    def __init__(self, count: int, size: int, pixels: int = MAX_PIXELS) -> None:
         self.count, self.size, self.pixels = count, size, pixels
         self.bytes = 0
         self._kept: OrderedDict[str, QueryPhoto] = OrderedDict()
