@@ -166,5 +166,5 @@ def test_training_says_nothing_and_survives_a_corpus_of_one_word_and_any_seed(co
 
 def test_without_gensim_the_extra_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "gensim", None)
-    with pytest.raises(UsageError, match=r'word2vec needs gensim, which is not installed: pip install "cmrhash\[words\]"'):
+    with pytest.raises(UsageError, match=r'word2vec needs gensim, which is not .*: pip install "cmrhash\[words\]"'):
         load("word2vec")

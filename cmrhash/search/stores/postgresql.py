@@ -83,7 +83,6 @@ WITHIN = f"""SELECT q.n - 1, c.distance, c.key {QUERIES} (
     WHERE c.distance <= {{radius}} ORDER BY q.n, c.distance, c.row"""
 EMBEDDINGS = """EXISTS (SELECT FROM pg_attribute WHERE attrelid = to_regclass(quote_ident(codes))
     AND attname = 'embedding' AND NOT attisdropped)"""
-
 DESCRIBED = f"SELECT codes, name, bits, rows, meta, approximate, {EMBEDDINGS} FROM cmrhash_collections WHERE name=%s"
 
 
