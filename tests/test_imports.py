@@ -92,7 +92,7 @@ def test_the_library_knows_nothing_of_the_command_line():
         ("h5py", {"hdf5.py", "file.py", "foreign_hdf5.py"}),  # our files, and those of others
         ("faiss", {"index.py"}),
         ("psycopg", {"postgresql.py"}),
-        ("pyarrow", {"parquet.py"}),
+        ("pyarrow", {"parquet_file.py"}),
         ("pymilvus", {"milvus.py"}),
         ("matplotlib", {"plots.py", "sources.py"}),  # the latter for a type alone
         ("sklearn", {"tsne.py"}),

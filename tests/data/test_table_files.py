@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from trees import put, write_table
 
 from cmrhash.config import ExtractConfig
+from cmrhash.data import parquet_file
 from cmrhash.data.catalog import read_dataset
 from cmrhash.data.items import ImageTextDataset, check, with_roles
 from cmrhash.data.readers import table
@@ -110,7 +111,7 @@ def test_parquet(tmp_path: Path) -> None:
 def test_parquet_without_pyarrow_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     with pytest.raises(UsageError, match=r'^Parquet needs pyarrow, .*: pip install "cmrhash\[parquet\]"$'):
-        read(tmp_path, b"PAR1", name="data.parquet")
+        parquet_file.columns(tmp_path / "data.parquet")
 
 
 def test_bare_delimiters_in_a_last_column_of_captions_belong_to_it(tmp_path: Path) -> None:

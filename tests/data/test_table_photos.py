@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cmrhash.data import parquet
+from cmrhash.data import parquet_file
 from cmrhash.data.items import ImageTextDataset, check
 from cmrhash.data.readers import table
 from cmrhash.data.recognise import recognise
@@ -176,21 +176,21 @@ def test_no_successful_download_is_one_line(tmp_path: Path) -> None:
 def test_photos_in_any_order_and_by_any_thread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from concurrent.futures import ThreadPoolExecutor
 
-    monkeypatch.setattr(parquet, "PHOTOS", 4)
-    monkeypatch.setattr(parquet, "BATCHES", 2)
+    monkeypatch.setattr(parquet_file, "PHOTOS", 4)
+    monkeypatch.setattr(parquet_file, "BATCHES", 2)
     write(tmp_path / "t.parquet", [{"jpg": jpeg(n)} for n in range(90)], group=25)
     order = [int(n) for n in np.random.default_rng(0).permutation(90)] + list(range(90))
     with ThreadPoolExecutor(4) as pool:
-        found = list(pool.map(lambda n: photo_bytes(tmp_path, f"t.parquet@jpg+{n}"), order))
+        found = list(pool.map(lambda n: parquet_file.photo(tmp_path / "t.parquet", "jpg", n), order))
     assert found == [jpeg(n) for n in order]
 
 
 def test_photos_in_order_are_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write(tmp_path / "t.parquet", [{"jpg": jpeg(n)} for n in range(90)], group=50)
-    read, contents = list[int](), parquet._contents
-    monkeypatch.setattr(parquet, "_contents", lambda batch: (read.append(len(batch)), contents(batch))[1])
+    read, contents = list[int](), parquet_file._contents
+    monkeypatch.setattr(parquet_file, "_contents", lambda batch: (read.append(len(batch)), contents(batch))[1])
     for n in range(90):
-        photo_bytes(tmp_path, f"t.parquet@jpg+{n}")
+        parquet_file.photo(tmp_path / "t.parquet", "jpg", n)
     assert sum(read) == 90
 
 

@@ -31,6 +31,7 @@ ROWS = (  # in the order of the table
     "limit of memory",
     "bad command line",
     "hostile file",
+    "changed bytes in a foreign file",
     "web page: host, origin, size, type, path, slow body",
     "web page: slow, idle and hostile clients",
     "web page: requests drawn from its OpenAPI document",

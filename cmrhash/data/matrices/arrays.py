@@ -46,7 +46,7 @@ SPARSE = {"data", "shape", "format"}  # members of scipy's sparse .npz, besides 
 def list_arrays(path: Path) -> list[Array]:
     """Arrays of a file, whose format is recognised by content.
 
-    Raises DataError for another format, UsageError for a MATLAB file without scipy.
+    Raises DataError for another format and for a damaged file.
     """
     if not path.is_file():
         raise DataError("no such file", path, "check the path")

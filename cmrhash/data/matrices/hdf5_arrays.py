@@ -1,10 +1,11 @@
-"""Arrays in HDF5 files, which MATLAB 7.3 writes, too."""
+"""Arrays in HDF5 files, which MATLAB 7.3 writes, too; they are read in another process, which a file may crash."""
 
 from __future__ import annotations
 
 import math
 from collections import Counter
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cmrhash.data.matrices.array import Array, from_columns, too_dense
+from cmrhash.storage import apart
 from cmrhash.storage.foreign_hdf5 import Foreign, open_foreign
 
 A_PHOTO = "global_descriptor"  # dataset in the group of each photo, as hloc writes them
@@ -19,6 +21,22 @@ A_PHOTO = "global_descriptor"  # dataset in the group of each photo, as hloc wri
 
 def list_hdf5(path: Path) -> Iterator[Array]:
     """Arrays of the file; groups that hold the vector of one photo each make one array."""
+    for number, (name, shape, dtype, refused, names) in enumerate(apart.call(f"{__name__}:described", path)):
+        load = partial(apart.call, f"{__name__}:content", path, number)
+        yield Array(path, name, tuple(shape), dtype, load, refused, tuple(names))
+
+
+def described(path: Path) -> list[tuple[str, tuple[int, ...], str, str, tuple[str, ...]]]:
+    """Name, shape, dtype, refusal and names of the rows of each array; runs in the other process."""
+    return [(array.name, array.shape, array.dtype, array.refused, array.names) for array in _arrays(path)]
+
+
+def content(path: Path, number: int) -> NDArray[Any]:
+    """The array of that number; runs in the other process."""
+    return list(_arrays(path))[number].load()
+
+
+def _arrays(path: Path) -> Iterator[Array]:
     size = path.stat().st_size
     with open_foreign(path) as found:
         photos = {name: array for name, array in found.items() if name.endswith(f".{A_PHOTO}")}

@@ -1,66 +1,35 @@
-"""Arrays in MATLAB's files up to version 7.2, which scipy reads."""
+"""Arrays in MATLAB's files up to version 7.2."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from cmrhash.data.matrices.array import TEXT, Array, dense, from_columns, too_dense
-from cmrhash.errors import lacking
+from cmrhash.data.matrices.array import TEXT, Array, too_dense
+from cmrhash.data.matrices.matlab_file import Variable, variables
 
 NUMBERS = ("double", "single", "logical", *(f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)))
 STRINGS = ("char", "cell")  # cells may hold numbers, too: the classes of an item, say
 
 
 def list_matlab(path: Path) -> Iterator[Array]:
-    """Arrays of the file, and the numbers in its structs. Raises UsageError without scipy."""
-    try:
-        from scipy.io import loadmat, whosmat
-    except ImportError as error:
-        fix = 'pip install "cmrhash[mat]"'
-        raise lacking("MATLAB files up to 7.2 need scipy", "scipy", error, path, fix) from None
-
-    def load(name: str) -> Any:
-        return loadmat(str(path), appendmat=False, variable_names=[name])[name]
-
-    def reader(name: str) -> Callable[[], NDArray[Any]]:
-        return lambda: _dense_from_scipy(load(name))
-
-    def text_reader(name: str) -> Callable[[], NDArray[Any]]:
-        return lambda: np.asarray(load(name))
-
+    """Arrays of the file, and the numbers in its structs."""
     size = path.stat().st_size
-    for name, shape, kind in whosmat(str(path), appendmat=False):
-        if kind == "struct" and shape == (1, 1):  # such as "param" with the splits; small, hence read at once
-            yield from _fields(path, name, load(name)[0, 0])
-        elif kind in STRINGS:
-            yield Array(path, name, shape[:1] if kind == "char" else shape, TEXT, text_reader(name))
+    for one in variables(path):
+        if one.kind == "struct" and one.shape == (1, 1):  # such as "param" with the splits; small, hence read at once
+            yield from _fields(path, one)
+        elif one.kind in STRINGS:
+            yield Array(path, one.name, one.shape[:1] if one.kind == "char" else one.shape, TEXT, one.read)
         else:
-            refused = "" if kind in (*NUMBERS, "sparse") else "not numbers"
-            yield Array(path, name, shape, kind, reader(name), refused or too_dense(shape, size))
+            refused = "" if one.kind in (*NUMBERS, "sparse") and not one.complex else "not numbers"
+            kind = f"complex {one.kind}" if one.complex else one.kind
+            yield Array(path, one.name, one.shape, kind, one.read, refused or too_dense(one.shape, size))
 
 
-def _fields(path: Path, name: str, record: Any) -> Iterator[Array]:
+def _fields(path: Path, struct: Variable) -> Iterator[Array]:
     """Numeric fields of a MATLAB struct."""
-    for field in record.dtype.names or ():
-        value = record[field]
+    for field, value in struct.read().items():
         if isinstance(value, np.ndarray) and value.dtype.kind in "buif":
-            yield Array(path, f"{name}.{field}", value.shape, str(value.dtype), value.view)
-
-
-def _dense_from_scipy(value: Any) -> NDArray[Any]:
-    """Dense array from scipy's matrix.
-
-    Sparse matrices are converted here, because scipy trusts the indices in the file.
-    """
-    if isinstance(value, np.ndarray):
-        if value.dtype.kind not in "buif":
-            raise ValueError(f"{value.dtype} are not real numbers")
-        return value
-    if value.format == "coo":
-        return dense(value.data, value.row, value.col, value.shape)
-    return from_columns(value.data, value.indices, value.indptr, value.shape)
+            yield Array(path, f"{struct.name}.{field}", value.shape, str(value.dtype), value.view)

@@ -36,7 +36,7 @@ def read(root: Path, images: Path | None = None) -> ImageTextDataset:
     """Read the data set: an item per path of the index.
 
     images: folder of the photos; None: that of the lists. Raises DataError for lists of different lengths, for a file
-    without a known array, and if ``images`` holds none of the photos; UsageError without scipy.
+    without a known array, and if ``images`` holds none of the photos.
     """
     extra: Counter[str] = Counter()
     index = _array(root, *INDEX)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-
 import h5py
 import numpy as np
 import pytest
@@ -139,13 +137,6 @@ def test_every_format_brings_the_same(tmp_path, data, kind):
     assert [item.labels for item in dataset.items] == [(n % CLASSES,) for n in range(N)]
     assert dataset.found.get("arrays turned, for their items were columns", 0) == 3 * (kind == "items are columns")
     assert (dataset.found["items"], dataset.found["classes"]) == (N, CLASSES)
-
-
-def test_scipy_is_asked_for_by_name(tmp_path, data, monkeypatch):
-    file = matlab5(tmp_path / "f.mat", {"IAll": data["I"], "YAll": data["T"]})
-    monkeypatch.setitem(sys.modules, "scipy.io", None)
-    with pytest.raises(UsageError, match=r'scipy, which is not installed: .*f\.mat: pip install "cmrhash\[mat\]"'):
-        read(file)
 
 
 @pytest.mark.parametrize(
