@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -104,12 +104,15 @@ def export(
         offline=config.offline,
     )
     chosen = hasher.run
-    hasher.save_pretrained(target, with_encoders=config.with_encoders, overwrite=overwrite)
-    graphs = {}
-    if config.onnx:
+    graphs: dict[str, Any] = {}
+
+    def write_graphs(folder: Path) -> None:
         from cmrhash.search.exported.onnx import write
 
-        graphs = write(hasher, target, hasher.captions(8))
+        graphs.update(write(hasher, folder, hasher.captions(8)))
+
+    more = write_graphs if config.onnx else None
+    hasher.save_pretrained(target, with_encoders=config.with_encoders, overwrite=overwrite, more=more)
     url = None
     if config.push:
         from cmrhash.search.exported.write import push as upload

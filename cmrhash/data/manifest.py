@@ -40,7 +40,8 @@ from cmrhash.data.parsing import report, unique_keys
 from cmrhash.data.photo_files import find_photo
 from cmrhash.data.switch import settle
 from cmrhash.errors import DamagedError, DataError, StaleError, UsageError, did_you_mean
-from cmrhash.storage.files import locked, make_folder, read_json, remove, write_bytes, write_json
+from cmrhash.storage import staged
+from cmrhash.storage.files import locked, make_folder, read_json, write_bytes, write_json
 
 MANIFEST = "manifest.jsonl"  # written by users
 ITEMS, ABOUT = "items.jsonl", "dataset.json"  # in the cache: the items, and the description of the data set
@@ -210,16 +211,17 @@ def _digested(lines: Iterable[bytes], digest: hashlib._Hash) -> Iterator[bytes]:
 
 
 def store(dataset: ImageTextDataset, folder: Path) -> None:
-    """Write items (with their copy in blocks) and description into a folder of the cache, each file atomically.
+    """Write items (with their copy in blocks) and description into a folder of the cache, all in one step."""
+    digest, blocks = hashlib.sha256(), hashlib.sha256()
+    with staged.staged(folder, ABOUT) as aside:
+        write_bytes(aside / ITEMS, _digested(dump(dataset), digest))
+        write_bytes(aside / BLOCKS, _digested(item_blocks.dump(dataset, digest.hexdigest()), blocks))
+        write_json(aside / ABOUT, _about(dataset, digest.hexdigest(), blocks.hexdigest()))
 
-    ``dataset.json`` is deleted first and written last, so that it never describes other items.
-    """
-    digest = hashlib.sha256()
-    remove(folder / ABOUT)
-    write_bytes(folder / ITEMS, _digested(dump(dataset), digest))
-    blocks = hashlib.sha256()
-    write_bytes(folder / BLOCKS, _digested(item_blocks.dump(dataset, digest.hexdigest()), blocks))
-    about = {
+
+def _about(dataset: ImageTextDataset, items: str, blocks: str) -> dict[str, Any]:
+    """Description of a data set. items, blocks: sha256 of its two files."""
+    return {
         "version": VERSION,
         "name": dataset.name,
         **_place(dataset),
@@ -231,10 +233,9 @@ def store(dataset: ImageTextDataset, folder: Path) -> None:
         **_joined(dataset),
         **({"chosen": dataset.chosen} if dataset.chosen else {}),
         "found": dict(dataset.found),
-        "items_sha256": digest.hexdigest(),
-        "blocks_sha256": blocks.hexdigest(),
+        "items_sha256": items,
+        "blocks_sha256": blocks,
     }
-    write_json(folder / ABOUT, about)
 
 
 def _joined(dataset: ImageTextDataset) -> dict[str, list[list[int]]]:
@@ -265,6 +266,7 @@ def keep(dataset: ImageTextDataset, folder: Path) -> None:
     """Write the items into the cache, unless the same are stored; the folder of the original data may have moved."""
     make_folder(folder)
     with locked(folder / ABOUT, wait=True):  # several processes may share an extraction
+        staged.settle(folder)
         if (folder / ABOUT).exists():
             about = read_about(folder)
             place = {key: about[key] for key in ("root", LINKS, ALSO) if key in about}
@@ -316,6 +318,7 @@ def load(folder: Path) -> ImageTextDataset:
 def _opened(folder: Path) -> Iterator[tuple[dict[str, Any], IO[bytes]]]:
     """Yield the description of the data set and its open items file, after checking both digests."""
     settle(folder)
+    staged.settle(folder)
     about_path, items_path = folder / ABOUT, folder / ITEMS
     for path in (about_path, items_path):
         if not path.is_file():

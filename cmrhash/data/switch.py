@@ -16,6 +16,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from cmrhash.storage.files import locked, make_folder, move, read_json, remove, sync, write_json
+from cmrhash.storage.staged import inside
 
 CHANGE, NEXT = "change.json", "next"
 LAST = "dataset.json"  # moved last: it describes the other files
@@ -76,10 +77,11 @@ def done(folder: Path) -> None:
 
 def _move(folder: Path) -> None:
     about = read_json(folder / CHANGE, AGAIN)
-    aside = folder / NEXT / about["from"]
+    aside = inside(folder, f"{NEXT}/{about['from']}")
     for name in about["files"]:
-        if (aside / name).exists():
-            move(aside / name, folder / name)
+        source, target = inside(aside, name), inside(folder, name)
+        if source.exists():
+            move(source, target)
     if aside.is_dir():
         sync(aside)  # the other end of each rename
     clear(folder)

@@ -31,6 +31,7 @@ from cmrhash.maintenance.inventory import (
     reason,
 )
 from cmrhash.maintenance.states import State
+from cmrhash.storage import staged
 from cmrhash.storage.files import drop_lock, holder, lock_of, locked, remove_lock
 from cmrhash.storage.sealed import SHARD, merging
 from cmrhash.training import runs
@@ -104,6 +105,7 @@ def _of(config: PruneConfig, held: Holding) -> Iterator[Doomed]:
     doomed = [one for entry in found for one in _of_entry(config, entry, found, held) if one.files]
     doomed += _prepared(config, held)
     yield from doomed
+    yield from _staged(held)
     yield from _partials(held)
     yield from _locks(held, {lock_of(path) for one in doomed for path in one.locks})
 
@@ -161,6 +163,17 @@ def _prepared(config: PruneConfig, held: Holding) -> Iterator[Doomed]:
     aside = held.folder / switch.NEXT
     if config.unfinished and aside.is_dir() and not holder(aside):
         yield _doom(aside, "unfinished", [path for path in aside.rglob("*") if path.is_file()], aside)
+
+
+def _staged(held: Holding) -> Iterator[Doomed]:
+    """Select new files that a killed process has not put in the place of old ones."""
+    tuned = run_folders(held.folder / runs.TUNED)
+    for folder in (held.folder, *tuned, *run_folders(held.runs)):
+        aside = folder / staged.NEXT
+        files = [path for path in aside.rglob("*") if path.is_file()]
+        begun = (aside / staged.SWITCH).exists() or holder(aside / staged.SWITCH)
+        if not begun and files and all(_age(path) > LEFT_BEHIND for path in files):
+            yield _doom(aside, "left behind by a killed process", files)
 
 
 def _partials(held: Holding) -> Iterator[Doomed]:

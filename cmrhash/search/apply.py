@@ -27,7 +27,8 @@ from cmrhash.features.extract import Opened, extract, refuse_bad
 from cmrhash.search.exported import write
 from cmrhash.search.exported.hasher import HEADS, PretrainedHasher
 from cmrhash.search.hasher import Hasher
-from cmrhash.storage.files import locked, make_folder, read_json, remove, sha256, write_bytes, write_json
+from cmrhash.storage.files import locked, make_folder, read_json, sha256, write_bytes, write_json
+from cmrhash.storage.staged import staged
 from cmrhash.training import runs
 from cmrhash.training.runs import EXPORT, Run, TrainedOn
 
@@ -106,10 +107,9 @@ def _run(embedder: Hasher | PretrainedHasher, data: ExtractedDataset, out: Path,
         headers = {view: embedder.data.header(run.features[of].file) for view, of in made.items()}
         sources = {view: header.source for view, header in headers.items() if header is not None} | dict(moved)
         known = {lang: dict(sorted(words.items())) for lang, words in embedder.words.items()}
-        write_json(target / runs.WORDS, known)  # they tell the language of a sentence
         lender = PretrainedHasher.load(target / EXPORT)
         sources = {view: source for view, source in sources.items() if _is_apart(lender, view)}
-        return _write(target, lender, data, {**run.record, EXPORT: EXPORT, "sources": sources})
+        return _write(target, lender, data, {**run.record, EXPORT: EXPORT, "sources": sources}, known)
     config = embedder.config
     record = {
         **{key: config[key] for key in ("source", "head")},
@@ -133,8 +133,14 @@ def _is_apart(lender: PretrainedHasher, view: View) -> bool:
     return not lender.config["encoders"].get(lender.head_of(view), {}).get("part")
 
 
-def _write(target: Path, lender: PretrainedHasher, data: ExtractedDataset, record: Mapping[str, Any]) -> Run:
-    """Write the folder of the run; its config comes last."""
+def _write(
+    target: Path,
+    lender: PretrainedHasher,
+    data: ExtractedDataset,
+    record: Mapping[str, Any],
+    words: Mapping[str, Any] | None = None,
+) -> Run:
+    """Write the folder of the run in one step. words: of each language, unless the export is elsewhere."""
     features: dict[str, TrainedOn] = {}
     made_as: dict[str, str] = {}
     for view, entry in lender.config["encoders"].items():
@@ -144,12 +150,12 @@ def _write(target: Path, lender: PretrainedHasher, data: ExtractedDataset, recor
         features[view] = TrainedOn.of(header) if header else TrainedOn(file, "", entry["dim"], *made)
         made_as |= {view: header.made_as} if header else {}
     make_folder(target)
-    with locked(target / runs.CONFIG):
-        for name in (runs.CONFIG, runs.METRICS):
-            remove(target / name)
-        write_bytes(target / runs.HEADS, (lender.folder / HEADS).read_bytes())
-        write_bytes(target / runs.HISTORY, b"")
-        files = [runs.HEADS, runs.HISTORY, *([runs.WORDS] if record[EXPORT] == EXPORT else [])]
+    with locked(target / runs.CONFIG), staged(target, runs.CONFIG, [runs.METRICS]) as aside:
+        write_bytes(aside / runs.HEADS, (lender.folder / HEADS).read_bytes())
+        write_bytes(aside / runs.HISTORY, b"")
+        if words is not None:
+            write_json(aside / runs.WORDS, words)
+        files = [runs.HEADS, runs.HISTORY, *([] if words is None else [runs.WORDS])]
         own = {
             "dataset": data.name,
             "relevance": data.dataset.relevance,
@@ -158,7 +164,8 @@ def _write(target: Path, lender: PretrainedHasher, data: ExtractedDataset, recor
             "langs": list(lender.langs),
             "features": {view: vars(of) for view, of in features.items()},
             "made_as": made_as,
-            "files": {name: sha256(target / name) for name in files},
+            "files": {name: sha256(aside / name) for name in files},
         }
         kept = {key: value for key, value in record.items() if key not in ("val_map", "val_map_mean", "collapse")}
-        return Run.read(target, runs.write_record(target, {**kept, **own}))
+        full = runs.write_record(aside, {**kept, **own})
+    return Run.read(target, full)

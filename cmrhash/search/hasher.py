@@ -11,7 +11,7 @@ when the first query has to be encoded.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
@@ -190,17 +190,24 @@ class Hasher(RunEmbedder):
 
     # ------------------------------------------------------------------------------------------ to hand on
 
-    def save_pretrained(self, folder: str | Path, *, with_encoders: bool = False, overwrite: bool = False) -> None:
-        """Write what others need to encode as this run does, without its data set; see ``share.export``."""
+    def save_pretrained(
+        self,
+        folder: str | Path,
+        *,
+        with_encoders: bool = False,
+        overwrite: bool = False,
+        more: Callable[[Path], object] | None = None,
+    ) -> None:
+        """Write what others need to encode as this run does, without its data set; see ``exported.write.save``."""
         from cmrhash.search.exported import write
 
         langs = {lang: self._text_models.get(lang, self._text_models.get("")) for lang in self.langs}
         moved = {View.IMAGE: self._image_weights, **{View.text(lang): model for lang, model in langs.items()}}
         source = write.Exporting(self.run, self.folder, self, moved)
-        write.save(source, Path(folder), with_encoders=with_encoders, overwrite=overwrite)
+        write.save(source, Path(folder), with_encoders=with_encoders, overwrite=overwrite, more=more)
 
     def push_to_hub(self, repo: str, *, private: bool = False, with_encoders: bool = False) -> str:
-        """Export it to the model hub as "owner/name", and return the address of the commit; see ``share.export``."""
+        """Export it to the model hub as "owner/name", and return the commit's address; see ``exported.write.push``."""
         from cmrhash.search.exported import write
 
         with TemporaryDirectory() as folder:

@@ -25,6 +25,7 @@ from cmrhash.data.view import View
 from cmrhash.errors import DamagedError, StaleError, UsageError
 from cmrhash.storage.files import checked, read_json, write_bytes, write_json
 from cmrhash.storage.sealed import read_manifest
+from cmrhash.storage.staged import settle
 
 if TYPE_CHECKING:
     from cmrhash.data.items import ImageTextDataset
@@ -288,6 +289,7 @@ def open_run(folder: str | Path) -> Run:
 
 def read_record(folder: Path) -> dict[str, Any]:
     """Read the ``config.json`` of a finished training; raises UsageError, DamagedError or StaleError."""
+    settle(folder)
     path = folder / CONFIG
     if not path.is_file():
         raise UsageError("no trained run", folder, "run `train` first")

@@ -29,8 +29,9 @@ from cmrhash.data.view import View
 from cmrhash.errors import DataError, DivergedError, StaleError
 from cmrhash.features.dataset import ExtractedDataset
 from cmrhash.retrieval import codes, index, metrics
-from cmrhash.storage.files import locked, make_folder, remove, sha256, write_bytes
+from cmrhash.storage.files import locked, make_folder, sha256, write_bytes
 from cmrhash.storage.recipes import refuse_difference
+from cmrhash.storage.staged import settle, staged
 from cmrhash.training import kernel_codes, one_space, runs
 from cmrhash.training.adamw import AdamW
 from cmrhash.training.auxiliary import Shapes
@@ -75,6 +76,7 @@ def train(
     target = run_folder(config, data, out)
     make_folder(target)
     with locked(target / runs.CONFIG):
+        settle(target)
         task = (one_space.prepare if method.rotate else prepare)(config, data, encoders)
         recipe = recipe_of(config, task, method)
         if (target / runs.CONFIG).exists() and not overwrite:
@@ -142,16 +144,16 @@ def _train(
 
 
 def _finish(state: TrainingState, recipe: dict[str, Any], target: Path, task: Task) -> runs.Run:
-    """Write the run; its config goes first and comes last, so that it never speaks of other heads than there are."""
-    remove(target / runs.CONFIG)
-    remove(target / runs.METRICS)  # of the heads that were there before
-    write_bytes(target / runs.HEADS, safetensors.torch.save(state.best))
-    runs.write_lines(target / runs.HISTORY, state.history)
+    """Write the run in one step, in the place of the one that was there with its metrics."""
     trained = np.unique(np.concatenate([group.items for group in (task.train, *task.partial)]))
-    write_bytes(target / runs.DIGESTS, digests(task.dataset, trained))
-    files = {name: sha256(target / name) for name in (runs.HEADS, runs.HISTORY, runs.DIGESTS)}
-    record = {**recipe, **state.result(), "trained": len(trained), "files": files}
-    run = runs.Run.read(target, runs.write_record(target, record))
+    with staged(target, runs.CONFIG, [runs.METRICS]) as aside:
+        write_bytes(aside / runs.HEADS, safetensors.torch.save(state.best))
+        runs.write_lines(aside / runs.HISTORY, state.history)
+        write_bytes(aside / runs.DIGESTS, digests(task.dataset, trained))
+        files = {name: sha256(aside / name) for name in (runs.HEADS, runs.HISTORY, runs.DIGESTS)}
+        record = {**recipe, **state.result(), "trained": len(trained), "files": files}
+        record = runs.write_record(aside, record)
+    run = runs.Run.read(target, record)
     forget(target)
     log.info("%s: trained, %s", target, state.note() or "without val items")
     return run

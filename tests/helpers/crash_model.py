@@ -48,7 +48,7 @@ class Crash:
 
     def rebuild(self, folder: Path) -> None:
         for path in self.folders:
-            (folder / path).mkdir(parents=True)
+            (folder / path).mkdir(parents=True, exist_ok=True)  # made again after its removal, which is not recorded
         for path, content in self.files.items():
             (folder / path).write_bytes(content)
 

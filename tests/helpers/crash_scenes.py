@@ -30,7 +30,8 @@ from cmrhash.features import file as feature_file
 from cmrhash.features import half
 from cmrhash.features.file import FeatureWriter, read_features
 from cmrhash.retrieval.index import BinaryIndex
-from cmrhash.storage.files import sha256, write_bytes
+from cmrhash.storage import staged
+from cmrhash.storage.files import make_folder, sha256, write_bytes
 from cmrhash.storage.hdf5 import read_sealed, write_sealed
 from cmrhash.training import runs, train
 from cmrhash.training.checkpoint import TrainingState
@@ -134,21 +135,16 @@ HALF = Scene(partial(extract, stored="float16"), partial(check_features, stored=
 # ---------------------------------------------------------------------------------------------- files in one move
 
 
-def numbered(found: Callable[[Path], int], *steps: Callable[[Path], None], replaced: int = -1) -> Scene:
-    """Steps, each said when done. found: the number of the step that the folder shows whole, 0 for none.
-
-    replaced: the step that may, as long as it is under way, leave nothing at all of those before it.
-    """
+def numbered(found: Callable[[Path], int], *steps: Callable[[Path], None]) -> Scene:
+    """Steps, each said when done. found: the number of the step that the folder shows whole, 0 for none."""
 
     def do(folder: Path, say: Say) -> None:
         for number, step in enumerate(steps, 1):
-            if number == replaced:
-                say("replacing")
             step(folder)
             say(number)
 
     def check(folder: Path, said: Said, _: dict[str, bytes]) -> int:
-        shown, promised = found(folder), 0 if not said or said[-1] == "replacing" else int(said[-1])
+        shown, promised = found(folder), int(said[-1]) if said else 0
         steps[-1](folder)
         assert found(folder) == len(steps), "the last step does not go through again"
         assert not list(folder.rglob("*.part*")), "something half-written stays"
@@ -195,6 +191,25 @@ def show_index(folder: Path) -> int:
         return 0
     assert np.array_equal(packed, SOURCE[: len(packed)])
     return len(packed)
+
+
+def put_folder(number: int, folder: Path) -> None:
+    """Files in folders, other ones each time."""
+    with staged.staged(folder / "out", "config", ("sub/**/*",)) as aside:
+        for name in ("heads", f"sub/{number}/weights", "config"):
+            make_folder((aside / name).parent)
+            (aside / name).write_bytes(b"%d\n" % number * 400)
+
+
+def show_folder(folder: Path) -> int:
+    staged.settle(folder / "out")
+    files = {str(path.relative_to(folder / "out")): path for path in folder.rglob("*") if path.is_file()}
+    files = {name: path for name, path in files.items() if not name.startswith(staged.NEXT)}
+    shown = {path.read_bytes()[:2] for path in files.values()}
+    assert len(shown) < 2, "files of both"
+    number = int(shown.pop()) if shown else 0
+    assert set(files) == ({"heads", f"sub/{number}/weights", "config"} if number else set())
+    return number
 
 
 def put_items(number: int, folder: Path) -> None:
@@ -318,7 +333,8 @@ SCENES = {
     "one file": numbered(show_lines, *twice(put_lines)),
     "codes": numbered(show_codes, *twice(put_codes)),
     "index": numbered(show_index, *twice(put_index)),
-    "items": numbered(show_items, *twice(put_items), replaced=2),
+    "items": numbered(show_items, *twice(put_items)),
+    "folder": numbered(show_folder, *twice(put_folder)),
     "collection": numbered(show_collection, lambda f: put_collection(f / "toy", 1), grow),
     "training": numbered(
         show_training,
@@ -326,9 +342,8 @@ SCENES = {
         lambda f: trained(2).save(f, {}),
         partial(finish, 2),
         partial(finish, 3),
-        replaced=4,
     ),
-    "fine-tuning": numbered(show_tuned, partial(tune, 1)),
+    "fine-tuning": numbered(show_tuned, *twice(tune)),
 }
 
 

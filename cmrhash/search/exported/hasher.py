@@ -33,6 +33,7 @@ from cmrhash.retrieval.ranking import ASYMMETRIC, HAMMING, Rank, asymmetric_scor
 from cmrhash.search.embedder import Embedder, is_photo
 from cmrhash.storage.files import checked, read_json
 from cmrhash.storage.recipes import canonical
+from cmrhash.storage.staged import settle
 from cmrhash.training.runs import EXPORT, Run
 
 if TYPE_CHECKING:
@@ -267,6 +268,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     Raises UsageError, StaleError or DamagedError. An export may come from strangers: it may name no file but those
     above.
     """
+    settle(folder)
     config = _fields(folder)
     for name, digest in config["files"].items():
         checked(folder, name, digest, AGAIN)

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,8 +24,9 @@ from cmrhash.features.outcome import OF_DATA
 from cmrhash.search.embedder import Embedder
 from cmrhash.search.exported.card import card
 from cmrhash.search.exported.hasher import CARD, CONFIG, FILE, HEADS, VERSION, PretrainedHasher, read_config
-from cmrhash.storage.files import make_folder, remove, sha256, sync, write_bytes, write_json
+from cmrhash.storage.files import make_folder, sha256, write_bytes, write_json
 from cmrhash.storage.recipes import canonical
+from cmrhash.storage.staged import staged
 from cmrhash.training import runs
 from cmrhash.version import __version__
 
@@ -51,13 +51,20 @@ class Exporting:
     moved: Mapping[View, str | None]
 
 
-def save(source: Exporting, target: Path, *, with_encoders: bool = False, overwrite: bool = False) -> None:
+def save(
+    source: Exporting,
+    target: Path,
+    *,
+    with_encoders: bool = False,
+    overwrite: bool = False,
+    more: Callable[[Path], object] | None = None,
+) -> None:
     """Write the folder that ``PretrainedHasher.load`` opens.
 
     Tuned, untrained and word text encoders and tuned image encoders are bundled; public ones are referenced by name, or
-    bundled too ``with_encoders``. An untrained image encoder is drawn again from its seed. The old config is removed
-    first and the new one written last, so that a killed export is no export. Bundled encoders are opened once to check
-    their digests.
+    bundled too ``with_encoders``. An untrained image encoder is drawn again from its seed. Bundled encoders are opened
+    once to check their digests. more: writes further files into the folder that it gets, such as ONNX graphs. The new
+    files take the place of an earlier export in one step, once all of them are written.
 
     Raises UsageError for a folder with other files, unless ``overwrite``, and for ready-made features.
     """
@@ -69,19 +76,21 @@ def save(source: Exporting, target: Path, *, with_encoders: bool = False, overwr
     refuse_heads(source.run)
     entries = _entries(source, with_encoders)
     make_folder(target)
-    for name in (CONFIG, ONNX):
-        remove(target / name)
-    for graph in (path for pattern in GRAPHS for path in target.glob(pattern)):
-        graph.unlink()  # graphs of earlier heads
-    shutil.rmtree(target / "encoders", ignore_errors=True)
+    with staged(target, CONFIG, ("encoders/**/*", ONNX, *GRAPHS)) as aside:
+        _write(source, entries, aside)
+        _check(aside, entries)
+        if more:
+            more(aside)
+
+
+def _write(source: Exporting, entries: Mapping[View, Mapping[str, Any]], target: Path) -> None:
+    """Write heads, bundled encoders, model card and config."""
     for view, entry in entries.items():
         if entry["part"] and not (target / entry["part"]).exists():
             _bundle(source.embedder, view, target / entry["part"])
     run, langs = source.run, source.embedder.langs
     write_bytes(target / HEADS, run.file(runs.HEADS).read_bytes())
     there = sorted(path for path in [target / HEADS, *(target / "encoders").rglob("*")] if path.is_file())
-    for path in sorted({*there, *(path.parent for path in there)}):  # transformers does not sync its files
-        sync(path)
     config = {
         "version": VERSION,
         "cmrhash": __version__,
@@ -97,7 +106,6 @@ def save(source: Exporting, target: Path, *, with_encoders: bool = False, overwr
     }
     write_bytes(target / CARD, card(config, run, saved_scores.shown(run)).encode(errors="backslashreplace"))
     write_json(target / CONFIG, config)
-    _check(target, entries)
 
 
 def refuse_heads(run: runs.Run) -> None:

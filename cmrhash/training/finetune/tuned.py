@@ -13,7 +13,6 @@ An encoder that was not tuned (learning rate 0) has no file here.
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -27,8 +26,9 @@ from cmrhash.encoders.image import ImageEncoder
 from cmrhash.encoders.text import TextEncoder
 from cmrhash.encoders.weights import state_digest
 from cmrhash.errors import DamagedError
-from cmrhash.storage.files import checked, remove, sha256, sync
+from cmrhash.storage.files import checked, sha256
 from cmrhash.storage.recipes import fingerprint
+from cmrhash.storage.staged import settle, staged
 from cmrhash.training import runs
 from cmrhash.training.checkpoint import TrainingState, fill, read_tensors
 from cmrhash.training.runs import Outcome
@@ -112,6 +112,7 @@ class Tuned:
 
 def find(folder: Path) -> Tuned | None:
     """Finished fine-tuning in a folder, None if there is none; raises DamagedError or StaleError."""
+    settle(folder)
     if not (folder / runs.CONFIG).exists():
         return None
     try:
@@ -129,13 +130,21 @@ def write(
 ) -> Tuned:
     """Write the tuned encoders, the tensors "encoders.<view>." of ``state.best``.
 
-    The old config is removed first and the new one written last, so that it never describes other weights.
+    They take the place of former ones in one step.
     """
-    remove(folder / runs.CONFIG)
-    for old in folder.glob(str(View.ANY_TEXT)):
-        shutil.rmtree(old)
-    (folder / IMAGE).unlink(missing_ok=True)
-    shutil.rmtree(folder / TOWER, ignore_errors=True)
+    with staged(folder, runs.CONFIG, (IMAGE, f"{TOWER}/**/*", f"{View.ANY_TEXT}/**/*")) as aside:
+        record = _write(aside, recipe, state, image, texts)
+    return Tuned.read(folder, record, fresh=True)
+
+
+def _write(
+    folder: Path,
+    recipe: dict[str, Any],
+    state: TrainingState,
+    image: ImageEncoder | None,
+    texts: dict[str, TextEncoder],
+) -> dict[str, Any]:
+    """Write the files of a fine-tuning; returns its record."""
     weights = {}
     if image is not None:
         weights[View.IMAGE] = _write_image(folder, state, image)
@@ -146,13 +155,9 @@ def write(
         if lang == sharing[0]:
             copies.write(encoder, _tensors(state, View.text(lang), encoder.module), folder / part)
     runs.write_lines(folder / runs.HISTORY, state.history)
-    there = (path for path in folder.rglob("*") if path.is_file() and path.suffix != ".part")
-    made = [path for path in there if not path.name.startswith((".", "checkpoint"))]
-    for path in sorted({*made, *(path.parent for path in made)}):  # transformers does not sync its files
-        sync(path)
-    files = {path.relative_to(folder).as_posix(): sha256(path) for path in sorted(made)}
-    content = {"recipe": recipe, "weights": weights, **state.result(), "files": files}
-    return Tuned.read(folder, runs.write_record(folder, content), fresh=True)
+    made = (path for path in sorted(folder.rglob("*")) if path.is_file() and not path.name.startswith("."))
+    files = {path.relative_to(folder).as_posix(): sha256(path) for path in made}
+    return runs.write_record(folder, {"recipe": recipe, "weights": weights, **state.result(), "files": files})
 
 
 def _write_image(folder: Path, state: TrainingState, image: ImageEncoder) -> str:
