@@ -21,6 +21,7 @@ from cmrhash_cli.output import (
     Runs,
     note,
     print_json,
+    print_line,
     print_table,
     progress_bars,
     size_of,
@@ -66,7 +67,7 @@ def ls(
     if not found:
         note(f"no files in {cache} or {runs}: run cmrhash extract first", quiet)
     for line in dict.fromkeys(_advice(entry) for entry in found if entry.fix):
-        print(line)
+        print_line(line)
 
 
 def verify(
@@ -96,14 +97,14 @@ def verify(
             if checked.status != "whole" or checked.words not in PLAIN:
                 last.append(_line(checked))  # problems are printed last
             elif not as_json:
-                print(_line(checked))
+                print_line(_line(checked))
     counts = _counts(found)
     size, seconds = sum(one.bytes for one in found), time.monotonic() - start
     if as_json:
         files = [{"file": str(o.path), "status": o.status, "state": o.words, "fix": as_typed(o.fix)} for o in found]
         print_json({**counts, "bytes": size, "seconds": round(seconds, 3), "files": files})
     else:
-        print(*last, sep="\n", end="\n" * bool(last))
+        print_line(*last)
         words = ", ".join(f"{count} {status}" for status, count in counts.items())
         print(f"{len(found)} files checked, {size_of(size)} in {seconds:.1f} s: {words}")
     raise typer.Exit(exit_code(found))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from cmrhash_cli.output import CACHE, RUNS, Cache, Debug, Json, Runs, print_json
+from cmrhash_cli.output import CACHE, RUNS, Cache, Debug, Json, Runs, print_json, print_line
 
 
 def env(cache: Cache = CACHE, runs: Runs = RUNS, as_json: Json = False, debug: Debug = False) -> None:
@@ -18,4 +18,4 @@ def env(cache: Cache = CACHE, runs: Runs = RUNS, as_json: Json = False, debug: D
     if as_json:
         print_json(found)
     else:
-        print(as_markdown(found))
+        print_line(as_markdown(found))

@@ -33,6 +33,7 @@ from cmrhash_cli.output import (
     Runs,
     note,
     print_json,
+    print_line,
     print_table,
     size_of,
 )
@@ -128,7 +129,7 @@ def export(
     rows = [[name, size_of(size)] for name, size in files.items()]
     print_table(f"{target}: {chosen.method}, {chosen.bits} bits", ["file", "size"], rows, _told(encoders, graphs))
     if url:
-        print(f"uploaded: {url}")
+        print_line(f"uploaded: {url}")
 
 
 def _check(config: ExportConfig) -> None:

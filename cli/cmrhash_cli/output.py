@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import json
 import logging
 import os
@@ -19,6 +20,7 @@ import typer
 
 from cmrhash import config
 from cmrhash.config import Progress
+from cmrhash.data.cleaning import shown, shown_json
 from cmrhash.errors import CmrhashError, UsageError
 from cmrhash_cli.typed import message
 
@@ -106,15 +108,38 @@ def run(app: typer.Typer) -> None:
     Exit codes are those of cmrhash.errors, 130 after Ctrl-C, and 1 for an unexpected error.
     """
     warnings.filterwarnings("ignore", module=r"PIL\.")  # its doubts about odd photos; quarantine.jsonl lists them
+    open_streams()
     debug = "--debug" in sys.argv or os.environ.get("CMRHASH_DEBUG", "") not in ("", "0", "false")
     with _log_on_stderr("DEBUG" if debug else "WARNING"):
         _run(app, debug)
+
+
+def open_streams() -> None:
+    """Make stdout and stderr usable whatever they are: closed ones go nowhere, others escape what they cannot encode.
+
+    A closed one must not be the number of the next file that is opened, into which messages would go.
+    """
+    closed = [name for name in ("stdout", "stderr") if getattr(sys, name) is None]
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            while os.open(os.devnull, os.O_RDWR) < number:
+                pass
+    for name in closed:
+        setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+    if "stdout" in closed:
+        note("stdout is closed: results that are not files are lost")
 
 
 def _run(app: typer.Typer, debug: bool) -> None:
     """Run the command and end the process with its exit code."""
     try:
         code = app(standalone_mode=False)
+        sys.stdout.flush()  # a full disk or a closed pipe shows here, and not when Python ends
         if code == 130:  # Typer's word for Ctrl-C
             _fail(INTERRUPTED, 130, debug)
         sys.exit(code or 0)
@@ -146,7 +171,7 @@ class _LogLines(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Print a record."""
-        print(self.format(record), file=sys.stderr)
+        print(shown(self.format(record)), file=sys.stderr)
 
 
 @contextmanager
@@ -205,7 +230,7 @@ def _fail(message: str, code: int, debug: bool) -> None:
         import traceback
 
         traceback.print_exc()
-    print(f"error: {message}".encode(errors="backslashreplace").decode(), file=sys.stderr)
+    print(f"error: {shown(message)}", file=sys.stderr)
     sys.exit(code)
 
 
@@ -231,12 +256,23 @@ def print_version(wanted: bool) -> None:
 def note(message: str, quiet: bool = False) -> None:
     """Print a line for people on stderr."""
     if not quiet:
-        print(message, file=sys.stderr)
+        print(shown(message), file=sys.stderr)
+
+
+def print_line(*lines: object) -> None:
+    """Print lines for people on stdout."""
+    print(*map(shown, lines), sep="\n", end="\n" * bool(lines))
 
 
 def print_json(value: Any) -> None:
-    """Print a result for programs on stdout."""
-    print(json.dumps(value, indent=1, ensure_ascii=False, default=str))
+    """Print a result for programs on stdout; see ``json_text``."""
+    print(json_text(value, indent=1))
+
+
+def json_text(value: Any, indent: int | None = None) -> str:
+    """JSON of a value: in ASCII unless stdout takes UTF-8, with escapes for what a terminal obeys."""
+    plain = not (sys.stdout.encoding or "").lower().replace("-", "").startswith("utf")
+    return shown_json(json.dumps(value, indent=indent, ensure_ascii=plain, default=str))
 
 
 def size_of(count: int) -> str:
@@ -260,7 +296,9 @@ def print_table(
 
     # in a pipe each row is one line: figures must not be cut for a width that a pipe does not have
     console = Console(**PLAIN) if sys.stdout.isatty() else Console(**PLAIN, width=1000)
-    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, title_style="bold")
+    columns, folded = [shown(column) for column in columns], shown(folded)
+    rows = [[shown(cell) for cell in row] for row in rows]
+    table = Table(title=shown(title), title_justify="left", box=box.SIMPLE_HEAD, title_style="bold")
     for at, column in enumerate(columns):
         numeric = bool(rows) and all(_is_number(row[at]) for row in rows)
         table.add_column(column, justify="right" if numeric else "left", no_wrap=column != folded)
@@ -271,7 +309,7 @@ def print_table(
     with console.capture() as printed:
         console.print(table)
         if caption:
-            console.print(caption, soft_wrap=True)
+            console.print(shown(caption), soft_wrap=True)
     print("\n".join(line.rstrip() for line in printed.get().splitlines()))
 
 
@@ -325,6 +363,7 @@ def _bars() -> Iterator[Progress]:
         tasks: dict[str, Any] = {}
 
         def show(what: str, done: int, total: int, note: str = "") -> None:
+            what = shown(what)
             if what not in tasks:
                 tasks[what] = bars.add_task(what, total=total, completed=done, rate="", note=note)
             task = bars.tasks[bars.task_ids.index(tasks[what])]
@@ -353,7 +392,7 @@ class _Lines:
         if now - last >= 10 or done == total:
             rate = (done - first) / (now - start) if done > first and now > start else 0
             left = f", {rate:.1f}/s, {(total - done) / rate:.0f} s left" if rate and done < total else ""
-            print(f"{what}: {done}/{total}{left}{'  ' + note if note else ''}", file=sys.stderr)
+            print(f"{shown(what)}: {done}/{total}{left}{'  ' + shown(note) if note else ''}", file=sys.stderr)
             last = now
         self._shown[what] = (start, first, last, done)
 

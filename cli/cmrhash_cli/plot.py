@@ -22,6 +22,7 @@ from cmrhash_cli.output import (
     ShownLang,
     note,
     print_json,
+    print_line,
 )
 from cmrhash_cli.presets import Config
 from cmrhash_cli.typed import as_typed
@@ -87,4 +88,4 @@ def plot(
     if as_json:
         print_json({"dataset": data.name, **drawn.as_json()})
     else:
-        print("\n".join(map(str, drawn.files)))
+        print_line(*drawn.files)

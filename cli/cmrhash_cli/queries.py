@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from cmrhash.config import SearchConfig
 from cmrhash.errors import UsageError
+from cmrhash_cli.output import json_text
 
 if TYPE_CHECKING:
     from cmrhash.search.hasher import Hasher
@@ -129,4 +129,4 @@ def answers(hasher: Hasher, config: SearchConfig, path: Path) -> Iterator[dict[s
 def print_lines(found: Iterator[dict[str, Any]]) -> None:
     """Print one line of JSON per answer."""
     for answer in found:
-        print(json.dumps(answer, ensure_ascii=False))
+        print(json_text(answer))

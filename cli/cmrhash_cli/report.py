@@ -8,7 +8,20 @@ from typing import Annotated
 import typer
 
 from cmrhash.config import ReportConfig
-from cmrhash_cli.output import CACHE, RUNS, Cache, Dataset, Debug, Json, Quiet, Runs, ShownLang, note, print_json
+from cmrhash_cli.output import (
+    CACHE,
+    RUNS,
+    Cache,
+    Dataset,
+    Debug,
+    Json,
+    Quiet,
+    Runs,
+    ShownLang,
+    note,
+    print_json,
+    print_line,
+)
 from cmrhash_cli.presets import Config
 
 D = ReportConfig
@@ -53,6 +66,6 @@ def report(
     if as_json:
         print_json(made.as_json())
     else:
-        print(made.file)
+        print_line(made.file)
     count = f"{len(made.runs)} run{'s' if made.runs[1:] else ''}"
     note(f"{made.size / 1e6:.1f} MB, {count}, {made.photos} photos", quiet)

@@ -17,6 +17,8 @@ _INVISIBLE = re.compile(
 )
 # Control characters, surrogates and private use.
 _CONTROL = re.compile("[\0-\x1f\x7f-\x9f\ud800-\udfff\ue000-\uf8ff\U000f0000-\U000ffffd\U00100000-\U0010fffd]")
+# What a terminal obeys and what reorders a line: control characters, marks of direction, line separators, surrogates.
+_UNSHOWN = re.compile("[\0-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff]")
 _JOINERS = "\u200c\u200d"
 
 NO_LABEL = ("", "-1", "-1.0", "nan")  # what tables write where there is no label
@@ -32,6 +34,20 @@ def clean_text(text: str) -> str:
         text = _CONTROL.sub(" ", _INVISIBLE.sub("", text))
     text = " ".join(unicodedata.normalize("NFC", text).split())
     return text if text.isascii() or text.strip(_JOINERS + " ") else ""
+
+
+def shown(text: object) -> str:
+    """A text for a terminal, page or message: characters that control it or hide text become escapes such as \\x1b.
+
+    These are control characters but for line feeds and tabs, marks and overrides of direction, and surrogates.
+    """
+    words = str(text)
+    return words if words.isprintable() else _UNSHOWN.sub(lambda match: ascii(match[0])[1:-1], words)
+
+
+def shown_json(text: str) -> str:
+    """The text of a JSON value with the same characters as escapes of JSON."""
+    return text if text.isprintable() else _UNSHOWN.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
 
 
 def clean_label(text: str) -> str:

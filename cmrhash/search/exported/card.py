@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from cmrhash.config import RANDOM
+from cmrhash.data.cleaning import shown
 from cmrhash.data.view import View, languages_of
 from cmrhash.training.runs import Run
 
@@ -121,4 +122,4 @@ def _figures(metrics: Mapping[str, Any] | None) -> str:
 
 def _plain(text: str) -> str:
     """Escape the Markdown in a name."""
-    return re.sub(r"([\\`*_{}\[\]<>|#])", r"\\\1", " ".join(str(text).split()))
+    return re.sub(r"([\\`*_{}\[\]<>|#])", r"\\\1", " ".join(shown(text).split()))

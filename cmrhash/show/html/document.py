@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from importlib.resources import files
 
+from cmrhash.data.cleaning import shown
+
 # Content security policies, by which a browser runs and loads nothing but our own files: of a document in one file,
 # of the page that ``cmrhash serve`` answers with, and of an SVG, which is a document of its own.
 FILE_POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
@@ -17,8 +19,8 @@ SVG_POLICY = "default-src 'none'; style-src 'unsafe-inline'; sandbox"
 
 
 def esc(text: object) -> str:
-    """Escape a text for use in an element or a quoted attribute."""
-    return escape(str(text), quote=True)
+    """Escape a text for use in an element or a quoted attribute, and what controls a reader; see ``shown``."""
+    return escape(shown(text), quote=True)
 
 
 def static(name: str) -> bytes:
