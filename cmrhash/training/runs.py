@@ -17,12 +17,13 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_type_hints
 
-from cmrhash.config import RANDOM, TrainConfig
+from cmrhash.config import MAX_BITS, RANDOM, TrainConfig
 from cmrhash.data.changes import changed_since
 from cmrhash.data.view import View
 from cmrhash.errors import DamagedError, StaleError, UsageError
+from cmrhash.storage import records
 from cmrhash.storage.files import checked, read_json, write_bytes, write_json
 from cmrhash.storage.sealed import read_manifest
 from cmrhash.storage.staged import settle
@@ -47,6 +48,13 @@ TUNED = "tuned"  # folder of fine-tunings in a data set's cache, stored as runs 
 VAL = "val"  # criterion of the selected epoch: val queries, search in the database without val and query items
 WITHIN_VAL = "val within val"  # val queries, search in the other val items
 VERSION = 1
+OPTIONAL = {  # fields that only some runs have
+    "trained": int | None,
+    "split_seed": int | None,
+    "made_as": Mapping[str, Any] | None,
+    "sources": Mapping[str, str | None] | None,
+    EXPORT: str | None,
+}
 ANEW = "run `train` with `overwrite=True`"
 
 
@@ -93,8 +101,9 @@ class Outcome:
 
     @classmethod
     def read(cls, record: Mapping[str, Any]) -> Outcome:
-        """Outcome in a stored record; other fields are ignored."""
-        return cls(**{key.name: record[key.name] for key in fields(cls) if key.name in record})
+        """Outcome in a stored record; other fields are ignored. Raises KeyError, ValueError."""
+        outcome: Outcome = records.read(cls, record)
+        return outcome
 
 
 @dataclass(frozen=True)
@@ -124,23 +133,23 @@ class Run:
     @classmethod
     def read(cls, folder: Path, record: Mapping[str, Any]) -> Run:
         """Build a run from its record; raises StaleError for missing fields, DamagedError for wrong types."""
-        plain = ("dataset", "relevance", "items_sha256", "train_items", "batch", "source")
         try:
-            return cls(
-                folder=folder,
-                langs=tuple(record["langs"]),
-                settings=dict(record["train"]),
-                head=dict(record["head"]),
-                features={View(name): TrainedOn(**of) for name, of in record["features"].items()},
-                files=dict(record["files"]),
-                outcome=Outcome.read(record),
-                record=record,
-                **{key: record[key] for key in plain},
+            settings = records.typed(Mapping[str, Any], record["train"], "train")
+            for name, kind in {"method": str, "seed": int, **get_type_hints(TrainConfig)}.items():
+                if name in settings or name in ("bits", "method", "seed"):
+                    records.typed(kind, settings[name], f"train.{name}")
+            if not 0 < settings["bits"] <= MAX_BITS:
+                raise ValueError(f"{settings['bits']} bits")
+            for name, kind in OPTIONAL.items():
+                records.typed(kind, record.get(name), name)
+            run: Run = records.read(
+                cls, record, folder=folder, settings=settings, outcome=Outcome.read(record), record=record
             )
+            return run
         except KeyError:
             raise StaleError("fields are missing", folder / CONFIG, f"made by another version: {ANEW}") from None
         except (TypeError, ValueError, AttributeError) as error:
-            raise DamagedError(f"not the config of a run ({error})", folder / CONFIG, ANEW) from None
+            raise DamagedError(f"not the config of a run ({str(error)[:120]})", folder / CONFIG, ANEW) from None
 
     def __repr__(self) -> str:
         score = "" if self.outcome.val_map_mean is None else f", val mAP {self.outcome.val_map_mean:.3f}"

@@ -261,7 +261,7 @@ RECIPE: dict[str, Any] = {  # of a run, all that its reader asks for beside the 
     "relevance": "labels",
     "items_sha256": "",
     "langs": [],
-    "train": {},
+    "train": {"bits": 8, "method": "triplet", "seed": 0},
     "train_items": 0,
     "batch": 1,
     "source": "",

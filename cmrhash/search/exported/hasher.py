@@ -31,6 +31,7 @@ from cmrhash.retrieval.codes import check_k, pack
 from cmrhash.retrieval.index import BinaryIndex
 from cmrhash.retrieval.ranking import ASYMMETRIC, HAMMING, Rank, asymmetric_scores
 from cmrhash.search.embedder import Embedder, is_photo
+from cmrhash.storage import records
 from cmrhash.storage.files import checked, read_json
 from cmrhash.storage.recipes import canonical
 from cmrhash.storage.staged import settle
@@ -60,6 +61,13 @@ FILE = re.compile(rf"heads\.safetensors|encoders/[\w+-]+(\.safetensors|/({NAMES}
 # a torchvision enum entry, a hub id or a model of open_clip; never a path
 SOURCE = re.compile(r"(open_clip:)?\w[\w.-]*(/\w[\w.-]*)?")
 NAMED = re.compile(r"image|text-[\w-]+")  # views
+RECIPE: dict[str, Any] = {  # types of an encoder's settings, as far as it has them
+    **dict.fromkeys(("encoder", "weights", "weights_sha256", "dtype", "pooling"), str),
+    **dict.fromkeys(("layer", "tokenizer_sha256"), str | None),
+    "crop": Mapping[str, Any],
+    "max_length": int | None,
+    "weights_seed": int,
+}
 KINDS = ("image", "transformer", "words")
 
 
@@ -301,7 +309,11 @@ def _fields(folder: Path) -> dict[str, Any]:
 
 def _check_fields(config: Mapping[str, Any]) -> None:
     """Raise ValueError, or the error of a missing field, unless every field is valid."""
-    encoders, views, files = config["encoders"], config["views"], config["files"]
+    for name in ("dataset", "method", "source", "relevance", "cmrhash"):
+        records.typed(str, config[name], name)
+    views = records.typed(Mapping[View, View], config["views"], "views")
+    encoders = records.typed(Mapping[View, Mapping[str, Any]], config["encoders"], "encoders")
+    files = records.typed(Mapping[str, str], config["files"], "files")
     if odd := [name for name in files if not FILE.fullmatch(name)]:
         raise ValueError(f"names the file {odd[0]!r}")
     if HEADS not in files or View.IMAGE not in views or not set(views.values()) == set(encoders):
@@ -325,6 +337,10 @@ def _check_encoder(view: View, entry: Mapping[str, Any], files: Mapping[str, str
         raise ValueError(f"{view} has an encoder of the kind {entry['kind']!r}")
     way = "layer" if "layer" in recipe else "pooling"  # of a tower, of another transformer
     needs = ["encoder", "weights", "weights_sha256", way, "max_length", "dtype", "tokenizer_sha256"]
+    for name, typed in RECIPE.items():
+        if name in recipe:
+            records.typed(typed, recipe[name], f"{view}.{name}")
+    _whole("max_length", recipe.get("max_length") or 1, 1 << 16)
     for field in {"image": [*needs[:3], "dtype", "crop"], "words": ["pooling"], "transformer": needs}[entry["kind"]]:
         recipe[field]
     if source is not None and (not SOURCE.fullmatch(source) or ".." in source):

@@ -26,6 +26,7 @@ from cmrhash.encoders.image import ImageEncoder
 from cmrhash.encoders.text import TextEncoder
 from cmrhash.encoders.weights import state_digest
 from cmrhash.errors import DamagedError
+from cmrhash.storage import records
 from cmrhash.storage.files import checked, sha256
 from cmrhash.storage.recipes import fingerprint
 from cmrhash.storage.staged import settle, staged
@@ -60,8 +61,8 @@ class Tuned:
     def read(cls, folder: Path, record: Mapping[str, Any], fresh: bool) -> Tuned:
         """Build a fine-tuning from its record; raises DamagedError for missing fields or wrong types."""
         try:
-            weights = {View(name): str(file) for name, file in record["weights"].items()}
-            return cls(folder, dict(record["recipe"]), weights, dict(record["files"]), Outcome.read(record), fresh)
+            tuned: Tuned = records.read(cls, record, folder=folder, outcome=Outcome.read(record), fresh=fresh)
+            return tuned
         except (KeyError, TypeError, ValueError, AttributeError):
             raise DamagedError("the files of the tuned encoders were changed", folder / runs.CONFIG, ANEW) from None
 

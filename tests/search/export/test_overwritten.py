@@ -6,14 +6,18 @@ import os
 import shutil
 from pathlib import Path
 
+import odd_records
 import pytest
 from running import largest_file
 
+from cmrhash.errors import CmrhashError, DamagedError
 from cmrhash.search.exported import write
-from cmrhash.search.exported.hasher import PretrainedHasher, read_config
+from cmrhash.search.exported.hasher import CONFIG, PretrainedHasher, read_config
 from cmrhash.search.hasher import Hasher
 from cmrhash.storage import staged
+from cmrhash.storage.files import read_json, write_json
 
+FUZZ = int(os.environ.get("CMRHASH_FUZZ", "1"))
 CALLS = ("fsync", "replace", "unlink", "rmdir", "mkdir")  # of the system, each of which may be the last
 
 
@@ -97,9 +101,6 @@ def test_a_full_disk_keeps_the_old_export(other):
 @pytest.mark.parametrize("name", ["../victim", "/tmp/victim", "sub/../../victim", "link/victim", "sub\\..\\victim"])
 @pytest.mark.parametrize("field", ["files", "removed"])
 def test_a_switch_of_strangers_touches_nothing_outside(tmp_path: Path, name: str, field: str) -> None:
-    from cmrhash.errors import DamagedError
-    from cmrhash.storage.files import write_json
-
     folder, outside = tmp_path / "theirs", tmp_path / "outside"
     (folder / staged.NEXT / "link").mkdir(parents=True)
     outside.mkdir()
@@ -111,3 +112,22 @@ def test_a_switch_of_strangers_touches_nothing_outside(tmp_path: Path, name: str
     with pytest.raises(DamagedError, match="not below the folder"):
         staged.settle(folder)
     assert (outside / "victim").read_text() == (tmp_path / "victim").read_text() == "mine"
+
+
+@pytest.mark.faults("record of others: field missing or of another type")
+def test_every_odd_config_of_an_export_is_read_or_refused(copy, faults):
+    config, wrong = read_json(copy / CONFIG, ""), []
+    for name, odd in list(odd_records.odd(config))[:: 1 if FUZZ > 1 else 7]:
+        write_json(copy / CONFIG, odd)
+        faults.tried += 1
+        try:
+            made = PretrainedHasher.load(copy, device="cpu")
+            assert isinstance(made.bits, int)
+            assert all(isinstance(lang, str) for lang in made.langs)
+        except CmrhashError:
+            pass
+        except Exception as error:
+            wrong.append(f"{name}: {error!r}")
+            continue
+        faults.survived += 1
+    assert not wrong
