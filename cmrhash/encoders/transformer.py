@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
 
+from cmrhash.encoders.config_file import check_config
 from cmrhash.encoders.sentence import PARTS
 from cmrhash.encoders.weights import refuse_too_large
 from cmrhash.errors import EncoderError
@@ -23,6 +25,7 @@ def from_folder(
 ) -> tuple[Any, Any]:
     """Model of a directory in float32, and the report on its tensors; raises EncoderError. kind: for the message."""
     refuse_too_large(folder.glob("model*.safetensors"), folder)
+    _refuse_more_than_weights(folder)
     with _refusing(folder, kind):
         return auto.from_pretrained(  # type: ignore[no-any-return]
             folder,
@@ -33,6 +36,30 @@ def from_folder(
             attn_implementation=attention,
             dtype=torch.float32,
         )
+
+
+def _refuse_more_than_weights(folder: Path) -> None:
+    """Raise EncoderError for a config.json that asks for more layers or larger ones than the weights can fill."""
+    tensors = numbers = 0
+    for path in folder.glob("model*.safetensors"):
+        with path.open("rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            tensors += file.read(min(length, path.stat().st_size)).count(b"data_offsets")
+        numbers += path.stat().st_size
+    for name, value in _sizes(check_config(folder)):
+        most, unit = (tensors, "tensors") if "layer" in name else (numbers, "bytes")
+        if numbers and value > most:
+            what = f"config.json says {name} {value}, but the weights have {most} {unit}"
+            raise EncoderError(what, folder, "get config.json and the weights of one model")
+
+
+def _sizes(config: Mapping[str, Any]) -> Iterator[tuple[str, int]]:
+    """Names and values of the settings, also of towers, that decide how large the model is."""
+    for name, value in config.items():
+        if isinstance(value, Mapping):
+            yield from _sizes(value)
+        elif isinstance(value, int) and re.search(r"layers|_size$|_dim$|^d_|^n_|^dim$|position_embeddings|heads", name):
+            yield name, value
 
 
 def tokenizer_of(folder: Path) -> Any:

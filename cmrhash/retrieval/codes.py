@@ -179,7 +179,7 @@ def collapse(packed: NDArray[np.uint8], bits: int) -> Collapse:
     if rows < 2:
         raise DataError(f"collapse detection needs at least 2 codes, got {rows}")
     constant = float(np.mean((ones == 0) | (ones == rows)))
-    distinct = len({row.tobytes() for row in packed}) / min(rows, 2.0**bits)
+    distinct = len({row.tobytes() for row in packed}) / min(rows, 2**bits)
     return Collapse(
         constant_bits=constant,
         distinct=distinct,

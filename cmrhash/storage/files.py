@@ -22,13 +22,13 @@ from typing import IO, Any
 import portalocker
 from portalocker import LockFlags
 
-from cmrhash.errors import DamagedError, LockedError
+from cmrhash.errors import CmrhashError, DamagedError, LockedError
 
 log = logging.getLogger(__name__)
 
 WINDOWS = os.name == "nt"  # it cannot sync folders, nor rename or delete open files; its locks block readers, too
 MOVES = 100  # attempts to rename, 20 ms apart, while another process reads the target (Windows only)
-NO_SYNC = (errno.EINVAL, errno.ENOTSUP)  # errors of network file systems without fsync for folders
+NO_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.EBADF)  # errors of network file systems without fsync for folders
 RESERVED = re.compile("con|prn|aux|nul|com[0-9]|lpt[0-9]", re.IGNORECASE)  # names of devices on Windows
 PIECE = 1 << 20  # bytes: smaller pieces are joined before they are written
 _DIGEST = re.compile(rb'^ "sha256": "([0-9a-f]{64})",\n', re.MULTILINE)  # a line at the top level of a JSON object
@@ -198,7 +198,7 @@ def holder(path: Path) -> str:
         with lock_of(path).open(encoding="utf-8", errors="replace") as file:
             shared = LockFlags.EXCLUSIVE if WINDOWS else LockFlags.SHARED  # on Windows shared locks need pywin32
             return "" if _lock(file, wait=False, how=shared) else _holder(file)
-    except OSError:  # no lock file, or it cannot be opened
+    except (OSError, CmrhashError):  # no lock file, it cannot be opened, or the file system takes no locks
         return ""
 
 
@@ -231,7 +231,9 @@ def _lock(file: IO[Any], wait: bool, how: LockFlags = LockFlags.EXCLUSIVE) -> bo
             if not wait:
                 return False
         except portalocker.LockException as error:
-            raise OSError(errno.ENOLCK, f"the lock is refused ({error.strerror})", file.name) from error
+            reason = error.strerror or next((str(a) for a in error.args if isinstance(a, OSError | str)), "no reason")
+            what = f"the file system takes no locks ({reason})"
+            raise CmrhashError(what, file.name, "use folders on a local disk, with `cache` and `runs`") from error
 
 
 def _holder(file: IO[str]) -> str:

@@ -64,6 +64,16 @@ BAD = {  # kind and case: options, what is done to the model, what is said
         lambda d: edit_json(d / "model/config.json", model_type="own", **CODE),
         "code to be run",
     ),
+    "bert, layers": (
+        TO_BERT,
+        lambda d: edit_json(d / "model/config.json", num_hidden_layers=1_000_000),
+        "num_hidden_layers 1000000, but the weights have .* tensors",
+    ),
+    "bert, size": (
+        TO_BERT,
+        lambda d: edit_json(d / "model/config.json", vocab_size=1 << 40),
+        "vocab_size 1099511627776, but the weights have .* bytes",
+    ),
     "bert, tokenizer": (TO_BERT, lambda d: other_words(d / "model"), "tokenizer .* do not match"),
     "bert, missing": (TO_BERT, lambda d: edit_weights(d / WEIGHTS, less), "the weights lack 7 tensors"),
     "bert, shapes": (TO_BERT, lambda d: edit_weights(d / WEIGHTS, other_shapes), "cannot load the text model"),
