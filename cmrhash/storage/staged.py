@@ -93,7 +93,7 @@ def _move(folder: Path) -> None:
     old = [inside(folder, name) for name in about["removed"]]
     new = [(inside(aside, name), inside(folder, name)) for name in about["files"]]
     if aside.is_symlink():
-        raise DamagedError("a link in the place of a folder", aside, AGAIN)
+        raise DamagedError("a link instead of a folder", aside, AGAIN)
     for path in old:
         remove(path)
     for source, target in new:
