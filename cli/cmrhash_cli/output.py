@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import io
 import json
 import logging
 import os
@@ -22,6 +21,7 @@ from cmrhash import config
 from cmrhash.config import Progress
 from cmrhash.data.cleaning import shown, shown_json
 from cmrhash.errors import CmrhashError, UsageError
+from cmrhash_cli.streams import open_streams
 from cmrhash_cli.typed import message
 
 if TYPE_CHECKING:
@@ -108,31 +108,11 @@ def run(app: typer.Typer) -> None:
     Exit codes are those of cmrhash.errors, 130 after Ctrl-C, and 1 for an unexpected error.
     """
     warnings.filterwarnings("ignore", module=r"PIL\.")  # its doubts about odd photos; quarantine.jsonl lists them
-    open_streams()
+    if open_streams():
+        note("stdout is closed: results that are not files are lost")
     debug = "--debug" in sys.argv or os.environ.get("CMRHASH_DEBUG", "") not in ("", "0", "false")
     with _log_on_stderr("DEBUG" if debug else "WARNING"):
         _run(app, debug)
-
-
-def open_streams() -> None:
-    """Make stdout and stderr usable whatever they are: closed ones go nowhere, others escape what they cannot encode.
-
-    A closed one must not be the number of the next file that is opened, into which messages would go.
-    """
-    closed = [name for name in ("stdout", "stderr") if getattr(sys, name) is None]
-    for number in range(3):
-        try:
-            os.fstat(number)
-        except OSError:
-            while os.open(os.devnull, os.O_RDWR) < number:
-                pass
-    for name in closed:
-        setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")
-    if "stdout" in closed:
-        note("stdout is closed: results that are not files are lost")
 
 
 def _run(app: typer.Typer, debug: bool) -> None:

@@ -10,14 +10,14 @@ import sys
 
 import pytest
 
-from cmrhash_cli import output
+from cmrhash_cli import output, streams
 
 KIND = "odd stream or foreign text"
 TEXT = "Hünd 狗 🐕 \u202e"
 CODE = f"""
 import sys
 import typer
-from cmrhash_cli import output
+from cmrhash_cli import output, streams
 app = typer.Typer(add_completion=False)
 @app.command()
 def command(fail: bool = False):
@@ -94,7 +94,7 @@ class Refusing(io.TextIOWrapper):
 def test_logs_and_progress_on_such_a_stream(monkeypatch):
     stream = Refusing()
     monkeypatch.setattr(sys, "stderr", stream)
-    output.open_streams()
+    streams.open_streams()
     with output.progress_bars(quiet=False) as progress:
         progress(TEXT, 1, 1, TEXT)
     assert stream.written().count(r"\u72d7") == 2
