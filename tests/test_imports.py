@@ -14,20 +14,22 @@ import cmrhash
 TREE = Path(cmrhash.__file__).parent
 MAY_IMPORT = {  # a room and the rooms that it may import; docs/architecture.md says what lives where
     "errors": "",
-    "config": "errors",
+    "config": "",
+    "checks": "errors config",
     "storage": "errors",
     "compute": "errors",
     "retrieval": "errors storage",
     "data": "errors config storage",
     "encoders": "errors config storage compute",
-    "features": "errors config storage compute retrieval data encoders",
-    "training": "errors config storage compute retrieval data encoders features",
-    "evaluation": "errors config storage compute retrieval data encoders features training",
-    "search": "errors config storage compute retrieval data encoders features training evaluation",
-    "show": "errors config storage compute retrieval data encoders features training evaluation search",
-    "api": "errors config storage compute retrieval data encoders features training evaluation search",
-    "maintenance": "errors config storage compute retrieval data encoders features training evaluation search show",
-    "bench": "errors config storage compute retrieval data encoders features training evaluation search show",
+    "features": "errors checks config storage compute retrieval data encoders",
+    "training": "errors checks config storage compute retrieval data encoders features",
+    "evaluation": "errors checks config storage compute retrieval data encoders features training",
+    "search": "errors checks config storage compute retrieval data encoders features training evaluation",
+    "show": "errors checks config storage compute retrieval data encoders features training evaluation search",
+    "api": "errors checks config storage compute retrieval data encoders features training evaluation search",
+    "maintenance": "errors checks config storage compute retrieval data encoders features training evaluation "
+    "search show",
+    "bench": "errors checks config storage compute retrieval data encoders features training evaluation search show",
 }
 FREE = {"__init__", "version"}  # the public face, which imports on demand, and one line that every room may import
 HEAVY = ("torch", "torchvision", "transformers", "faiss", "h5py", "numpy", "matplotlib", "sklearn")

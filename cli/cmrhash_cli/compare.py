@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from cmrhash.config import CompareConfig, TrainConfig, check_train
+from cmrhash.checks import check_train
+from cmrhash.config import CompareConfig, TrainConfig
 from cmrhash.evaluation.metric_names import check_metric
 from cmrhash.training.names import check_methods
 from cmrhash_cli.given import check_given, named

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from cmrhash.checks import check_extract, check_finetune
 from cmrhash.config import (
     DATASETS,
     MAX_IMAGE_BATCH,
@@ -18,8 +19,6 @@ from cmrhash.config import (
     ExtractConfig,
     FinetuneConfig,
     TrainConfig,
-    check_extract,
-    check_finetune,
 )
 from cmrhash.encoders.places import check_places
 from cmrhash.errors import UsageError

@@ -8,7 +8,8 @@ from typing import Annotated
 
 import typer
 
-from cmrhash.config import SweepConfig, TrainConfig, check_train
+from cmrhash.checks import check_train
+from cmrhash.config import SweepConfig, TrainConfig
 from cmrhash.training.names import check_methods
 from cmrhash.training.values import settings_of
 from cmrhash_cli.given import named

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cmrhash.config import TrainConfig, check_train
+from cmrhash.checks import check_train
+from cmrhash.config import TrainConfig
 from cmrhash.training.loggers import TENSORBOARD, check_logger, logger_of
 from cmrhash.training.names import METHODS, REPRODUCTION, aligned, check_methods
 from cmrhash_cli.given import check_given, named

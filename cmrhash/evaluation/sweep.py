@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from cmrhash.config import Progress, SweepConfig, TrainConfig, check_train
+from cmrhash.checks import check_train
+from cmrhash.config import Progress, SweepConfig, TrainConfig
 from cmrhash.errors import DataError, DivergedError, UsageError
 from cmrhash.evaluation.commands import command_of
 from cmrhash.evaluation.jobs import Job, Result, Shared, check_jobs, train_each

@@ -16,8 +16,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cmrhash.checks import check_extract
 from cmrhash.compute import processes
-from cmrhash.config import OWN, RANDOM, SAMPLE_DATASET, TEXT_MODELS, ExtractConfig, Progress, check_extract
+from cmrhash.config import OWN, RANDOM, SAMPLE_DATASET, TEXT_MODELS, ExtractConfig, Progress
 from cmrhash.data.catalog import finished, read_dataset
 from cmrhash.data.changes import Changes, renewed
 from cmrhash.data.cleaning import known_language

@@ -7,7 +7,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cmrhash.config import check_device
+from cmrhash.checks import check_device
 from cmrhash.data.cleaning import known_language
 from cmrhash.data.view import View
 from cmrhash.evaluation.run_codes import ViewCodes, load_heads, load_light_heads

@@ -20,9 +20,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from cmrhash.checks import check_train
 from cmrhash.compute.device import threads_for
 from cmrhash.compute.memory import memory_kept
-from cmrhash.config import Progress, TrainConfig, check_train
+from cmrhash.config import Progress, TrainConfig
 from cmrhash.data.changes import digests
 from cmrhash.data.items import with_relevance
 from cmrhash.data.view import View

@@ -12,7 +12,7 @@ from types import SimpleNamespace
 import pytest
 import typer
 
-from cmrhash import config
+from cmrhash import checks, config, errors
 from cmrhash.config import (
     CompareConfig,
     EvalConfig,
@@ -62,7 +62,7 @@ NOT_OPTIONS = {
     "extract": {"checkpoint_seconds"},
     "serve": {
         *("max_k", "max_depth", "max_runs", "max_text", "max_body", "max_photo", "body_seconds", "queue", "uploads"),
-        *("kept_photos", "kept_bytes", "thumb_bytes"),
+        *("kept_photos", "kept_bytes", "thumb_bytes", "max_pixels", "uploads_each"),
     },
 }
 NOT_FIELDS = {
@@ -70,6 +70,7 @@ NOT_FIELDS = {
     *("dataset", "cache", "runs", "overwrite", "as_json", "quiet", "debug", "encoder", "trec", "device", "help"),
     "alignment",  # a way to say the method
     "finetune",
+    "log",  # an object in Python
     *("config_file", "from_run"),  # where options come from that are not typed
 }
 WHICH_RUN = {"run", "bits", "method", "relevance"}
@@ -209,10 +210,10 @@ def test_an_alignment_is_another_name_of_a_method():
     assert names.aligned(["triplet", "acmr", "triplet"], "coral") == ["triplet", "acmr-coral"]
     for method in ("triplet", "acmr-mmd"):
         with pytest.raises(
-            config.UsageError, match=f"alignment: method '{method}' has no alignment: use `method=\"acmr\"`"
+            errors.UsageError, match=f"alignment: method '{method}' has no alignment: use `method=\"acmr\"`"
         ):
             names.aligned([method], "mmd")
-    with pytest.raises(config.UsageError, match="unknown alignment 'corral': did you mean coral?"):
+    with pytest.raises(errors.UsageError, match="unknown alignment 'corral': did you mean coral?"):
         names.aligned(["acmr"], "corral")
 
 
@@ -227,45 +228,45 @@ def test_finetune_alone_asks_for_its_config_as_it_is(monkeypatch):
 
 @pytest.mark.parametrize("bits", [0, -3, 4097])
 def test_impossible_code_lengths_are_refused(bits):
-    with pytest.raises(config.UsageError, match=f"^bits: {bits} is out of range: give a whole number from 1 to 4096$"):
-        config.check_train(TrainConfig(bits=bits))
-    with pytest.raises(config.UsageError, match=f"^bits: {bits} is out of range: give a whole number from 1 to 4096$"):
-        config.check_finetune(FinetuneConfig(bits=bits))
+    with pytest.raises(errors.UsageError, match=f"^bits: {bits} is out of range: give a whole number from 1 to 4096$"):
+        checks.check_train(TrainConfig(bits=bits))
+    with pytest.raises(errors.UsageError, match=f"^bits: {bits} is out of range: give a whole number from 1 to 4096$"):
+        checks.check_finetune(FinetuneConfig(bits=bits))
 
 
 @pytest.mark.parametrize("field", ["epochs", "batch", "lr", "image_lr", "margin", "hidden", "weight_decay", "dropout"])
 @pytest.mark.parametrize("value", [-1, float("nan"), float("inf")])
 def test_numbers_that_nothing_can_be_trained_with_are_refused(field, value):
-    with pytest.raises(config.UsageError, match=f"^{field}: {value} is out of range: "):
-        config.check_train(TrainConfig(**{field: value}))
+    with pytest.raises(errors.UsageError, match=f"^{field}: {value} is out of range: "):
+        checks.check_train(TrainConfig(**{field: value}))
 
 
 @pytest.mark.parametrize("field", ["epochs", "batch", "lr", "image_lr", "text_lr", "weight_decay", "margin", "clip"])
 @pytest.mark.parametrize("value", [-1, float("nan"), float("inf")])
 def test_numbers_that_nothing_can_be_tuned_with_are_refused(field, value):
-    with pytest.raises(config.UsageError, match=f"^{field}: {value} is out of range: "):
-        config.check_finetune(FinetuneConfig(**{field: value}))
+    with pytest.raises(errors.UsageError, match=f"^{field}: {value} is out of range: "):
+        checks.check_finetune(FinetuneConfig(**{field: value}))
 
 
 def test_one_side_can_be_left_as_it_is_but_not_both():
-    config.check_finetune(FinetuneConfig(image_lr=0, weight_decay=0))
-    config.check_finetune(FinetuneConfig(text_lr=0))
-    with pytest.raises(config.UsageError, match="leave nothing to train"):
-        config.check_finetune(FinetuneConfig(image_lr=0, text_lr=0))
-    with pytest.raises(config.UsageError, match="leave nothing to train"):
-        config.check_train(TrainConfig(image_lr=0, text_lr=0))
-    with pytest.raises(config.UsageError, match="schedule: unknown schedule 'one-cyle': did you mean one-cycle?"):
-        config.check_train(TrainConfig(schedule="one-cyle"))
+    checks.check_finetune(FinetuneConfig(image_lr=0, weight_decay=0))
+    checks.check_finetune(FinetuneConfig(text_lr=0))
+    with pytest.raises(errors.UsageError, match="leave nothing to train"):
+        checks.check_finetune(FinetuneConfig(image_lr=0, text_lr=0))
+    with pytest.raises(errors.UsageError, match="leave nothing to train"):
+        checks.check_train(TrainConfig(image_lr=0, text_lr=0))
+    with pytest.raises(errors.UsageError, match="schedule: unknown schedule 'one-cyle': did you mean one-cycle?"):
+        checks.check_train(TrainConfig(schedule="one-cyle"))
 
 
 def test_zero_is_a_value_where_it_means_something():
-    config.check_train(TrainConfig(hidden=0, dropout=0, input_dropout=0, weight_decay=0))
-    config.check_train(TrainConfig(image_lr=0))
+    checks.check_train(TrainConfig(hidden=0, dropout=0, input_dropout=0, weight_decay=0))
+    checks.check_train(TrainConfig(image_lr=0))
     for field in ("epochs", "batch", "lr", "margin"):
-        with pytest.raises(config.UsageError, match="above 0"):
-            config.check_train(TrainConfig(**{field: 0}))
+        with pytest.raises(errors.UsageError, match="above 0"):
+            checks.check_train(TrainConfig(**{field: 0}))
 
 
 def test_the_configs_need_the_standard_library_only():
-    code = "import sys, cmrhash.config; print([m for m in ('numpy', 'torch', 'typer', 'rich') if m in sys.modules])"
+    code = "import sys, cmrhash.checks; print([m for m in ('numpy', 'torch', 'typer', 'rich') if m in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"

@@ -6,7 +6,8 @@ import pytest
 import torch
 from quick_training import QUICK, heads, history
 
-from cmrhash.config import TrainConfig, check_train
+from cmrhash.checks import check_train
+from cmrhash.config import TrainConfig
 from cmrhash.errors import UsageError
 from cmrhash.training import train
 from cmrhash.training.memory import Memory

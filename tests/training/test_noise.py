@@ -6,7 +6,8 @@ import pytest
 import torch
 from quick_training import QUICK, heads
 
-from cmrhash.config import EvalConfig, check_train
+from cmrhash.checks import check_train
+from cmrhash.config import EvalConfig
 from cmrhash.errors import UsageError
 from cmrhash.evaluation.evaluate import score
 from cmrhash.training import train

@@ -22,7 +22,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cmrhash.config import RANDOM, check_device
+from cmrhash.checks import check_device
+from cmrhash.config import RANDOM
 from cmrhash.data.cleaning import known_language
 from cmrhash.data.view import View, languages_of
 from cmrhash.encoders import hub, packages

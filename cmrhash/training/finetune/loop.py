@@ -27,9 +27,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from cmrhash.checks import check_finetune
 from cmrhash.compute import distributed, processes
 from cmrhash.compute.device import choose_dtype, send
-from cmrhash.config import RANDOM, TRAINED_SHARE, FinetuneConfig, Progress, TrainConfig, check_finetune
+from cmrhash.config import RANDOM, TRAINED_SHARE, FinetuneConfig, Progress, TrainConfig
 from cmrhash.data.items import ImageTextDataset
 from cmrhash.data.manifest import items_digest
 from cmrhash.data.view import View
