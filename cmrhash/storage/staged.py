@@ -14,6 +14,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
 
 from cmrhash.errors import DamagedError
+from cmrhash.storage import files
 from cmrhash.storage.files import drop_lock, lock_of, locked, make_folder, move, read_json, remove, sync, write_json
 
 NEXT, SWITCH = ".next", "switch.json"
@@ -34,12 +35,12 @@ def staged(folder: Path, last: str, replaces: Iterable[str] = ()) -> Iterator[Pa
         _clear(aside)
         try:
             yield aside
-            files = sorted(_files(aside), key=lambda name: (name == last, name))
-            for path in {aside / name for name in files} | {(aside / name).parent for name in files}:
+            names = sorted(_files(aside), key=lambda name: (name == last, name))
+            for path in {aside / name for name in names} | {(aside / name).parent for name in names}:
                 sync(path)
             old = {path.relative_to(folder).as_posix() for each in replaces for path in folder.glob(each)}
-            gone = sorted(name for name in old - {*files} if (folder / name).is_file())
-            write_json(aside / SWITCH, {"files": files, "removed": gone})
+            gone = sorted(name for name in old - {*names} if (folder / name).is_file())
+            write_json(aside / SWITCH, {"files": names, "removed": gone})
         except BaseException:
             _clear(aside)
             _drop(aside)
@@ -58,6 +59,7 @@ def _alone(aside: Path) -> Iterator[None]:
                 stack.enter_context(locked(aside / SWITCH, wait=True))
                 break
         yield
+    _drop_lock(aside)
 
 
 def settle(folder: Path) -> None:
@@ -69,6 +71,15 @@ def settle(folder: Path) -> None:
         if (aside / SWITCH).is_file():
             _move(folder)
             _drop(aside)
+    _drop_lock(aside)
+
+
+def _drop_lock(aside: Path) -> None:
+    """Remove the lock and its folder where a lock that is held cannot be removed, as on Windows."""
+    if files.WINDOWS:
+        files.remove_lock(aside / SWITCH)
+        with contextlib.suppress(OSError):  # another writer has begun
+            aside.rmdir()
 
 
 def inside(folder: Path, name: str) -> Path:
