@@ -343,12 +343,12 @@ from cmrhash_cli.main import main
 
 real = library.train
 
-def train(*args):
+def train(config, data, out, encoders, overwrite, given, logger):
     def progress(what, done, total, note=""):
-        args[-1](what, done, total, note)
+        given(what, done, total, note)
         if done == 3:
             os.kill(os.getpid(), signal.SIGINT)
-    return real(*args[:-1], progress)
+    return real(config, data, out, encoders, overwrite, progress, logger)
 
 library.train = train
 main()
