@@ -55,6 +55,14 @@ def test_links_between_pages_lead_somewhere(page):
             assert (page.parent / target).exists(), f"{page.name}: {target}"
 
 
+def test_the_readme_is_short_and_its_pictures_are_small():
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert len(text.splitlines()) <= 150
+    pictures = re.findall(r"!\[[^\]]+\]\(([^)]+)\)", text)
+    assert len(pictures) == 2
+    assert all((ROOT / name).stat().st_size < 150_000 for name in pictures)
+
+
 def test_the_reference_is_that_of_the_commands():
     written = (ROOT / "docs/cli.md").read_text(encoding="utf-8")
     assert written == reference(), "python -m cmrhash_cli.reference > docs/cli.md"

@@ -38,6 +38,11 @@ SCENES = 80  # of the built-in sample, in place of 1000
 # What is not run: how such a step starts, and why.
 NOT_RUN = {
     "pip install": "wants a fresh environment and the package index: .ci/run starts with the README's line",
+    "uv pip install": "the same, with PyTorch of the CPU",
+    "git clone": "the same",
+    "cd cmrhash": "the same",
+    "python3 -m venv": "the same",
+    "source venv": "the same",
     "pytest": "this is it, or a part of it that runs with the others",
     "python -m cmrhash.bench.scale": "measures, and so takes long: test_scale.py runs it on a few items",
     "cmrhash bench": "measures, and so takes long: test_bench.py runs every path of it on a few items",
@@ -84,7 +89,11 @@ ANY_DATASET = {"--dataset NAME --root DIR": "--dataset {0} --root {0}", "extract
 POSTGRES = "postgresql://me@host/photos"  # the server of the tests
 STORE = "/srv/codes"  # a folder
 HUB = "owner/name"  # a repository on a hub in this process
-MEANT = {HUB: f"{OWNER}/codes", "cmrhash.train(data, bits=32)": "cmrhash.train(data, bits=32, epochs=1)"}
+MEANT = {
+    HUB: f"{OWNER}/codes",
+    "cmrhash.train(data, bits=32)": "cmrhash.train(data, bits=32, epochs=1)",
+    "N = 1_000_000": "N = 1_000",
+}
 
 # What a program takes as given: its variables.
 VARIABLES = {
