@@ -25,6 +25,7 @@ from cmrhash.errors import UsageError
 from cmrhash.training.names import check_methods
 from cmrhash_cli.extract_report import show
 from cmrhash_cli.given import given
+from cmrhash_cli.groups import TUNING
 from cmrhash_cli.output import (
     CACHE,
     Cache,
@@ -45,10 +46,6 @@ if TYPE_CHECKING:
     from cmrhash.features.extract import Extraction
 
 D, T = ExtractConfig, FinetuneConfig
-# options of --finetune only
-TUNING = (
-    *("method", "bits", "epochs", "batch", "lr", "image_lr", "text_lr", "unfreeze", "weight_decay", "margin", "clip"),
-)
 
 
 def _number_or_file(text: str) -> int | Path:
@@ -216,36 +213,36 @@ def extract(
         bool, typer.Option("--finetune", help="Fine-tune the encoders on this data set first.")
     ] = False,
     method: Annotated[
-        str, typer.Option(help="Fine-tuning: training method, as in cmrhash train; not a closed-form one.")
+        str, typer.Option(help="Training method, as in cmrhash train; not a closed-form one.")
     ] = T.method,
-    bits: Annotated[int, typer.Option(help="Fine-tuning: code length of the temporary hash heads.")] = T.bits,
-    epochs: Annotated[int, typer.Option(help="Fine-tuning: passes over the training items.")] = T.epochs,
-    batch: Annotated[int, typer.Option(help="Fine-tuning: batch size (items per step).")] = T.batch,
-    lr: Annotated[float, typer.Option(help="Fine-tuning: peak learning rate of the hash heads.")] = T.lr,
+    bits: Annotated[int, typer.Option(help="Code length of the temporary hash heads.")] = T.bits,
+    epochs: Annotated[int, typer.Option(help="Passes over the training items.")] = T.epochs,
+    batch: Annotated[int, typer.Option(help="Batch size (items per step).")] = T.batch,
+    lr: Annotated[float, typer.Option(help="Peak learning rate of the hash heads.")] = T.lr,
     image_lr: Annotated[
         float | None,
         typer.Option(
-            help=f"Fine-tuning: peak learning rate of the image encoder; 0 freezes it; default: --lr, "
+            help=f"Peak learning rate of the image encoder; 0 freezes it; default: --lr, "
             f"times {TRAINED_SHARE} for pretrained weights."
         ),
     ] = T.image_lr,
-    text_lr: Annotated[float | None, typer.Option(help="Fine-tuning: the same for the text encoders.")] = T.text_lr,
+    text_lr: Annotated[float | None, typer.Option(help="The same for the text encoders.")] = T.text_lr,
     unfreeze: Annotated[
         int | None,
         typer.Option(
-            help="Fine-tuning: train only the last N blocks of each encoder (stages of a ResNet, layers of a "
+            help="Train only the last N blocks of each encoder (stages of a ResNet, layers of a "
             "transformer) and what follows them; default: all."
         ),
     ] = T.unfreeze,
-    weight_decay: Annotated[float, typer.Option(help="Fine-tuning: weight decay of AdamW.")] = T.weight_decay,
+    weight_decay: Annotated[float, typer.Option(help="Weight decay of AdamW.")] = T.weight_decay,
     margin: Annotated[
         float | None,
         typer.Option(
-            help=f"Fine-tuning: margin of triplet, contrastive, acmr and the like, as a share of the bits; default: "
+            help=f"Margin of triplet, contrastive, acmr and the like, as a share of the bits; default: "
             f"{TrainConfig.margin}."
         ),
     ] = T.margin,
-    clip: Annotated[float, typer.Option(help="Fine-tuning: maximum L2 norm of the gradients.")] = T.clip,
+    clip: Annotated[float, typer.Option(help="Maximum L2 norm of the gradients.")] = T.clip,
     overwrite: Overwrite = D.overwrite,
     config_file: Config = None,
     as_json: Json = False,

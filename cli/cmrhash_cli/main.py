@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import typer
 
 from cmrhash_cli.app import App, app
@@ -12,6 +14,7 @@ from cmrhash_cli.env import env
 from cmrhash_cli.evaluate import evaluate
 from cmrhash_cli.export import export
 from cmrhash_cli.extract import extract
+from cmrhash_cli.groups import Grouped
 from cmrhash_cli.grow import add, relocate, remove
 from cmrhash_cli.index import index
 from cmrhash_cli.output import print_version, run
@@ -33,28 +36,32 @@ def _global(
     pass
 
 
-app.command("extract")(extract)
-app.command("train")(train)
-app.command("eval")(evaluate)
-app.command("index")(index)
-app.command("add")(add)
-app.command("remove")(remove)
-app.command("relocate")(relocate)
-app.command("search")(search)
-app.command("export")(export)
-app.command("serve")(serve)
-app.command("compare")(compare)
-app.command("sweep")(sweep)
-app.command("score")(score)
-app.command("plot")(plot)
-app.command("report")(report)
-app.command("bench")(bench)
-app.command("env")(env)
+COMMANDS: dict[str, Callable[..., None]] = {
+    "extract": extract,
+    "train": train,
+    "eval": evaluate,
+    "index": index,
+    "add": add,
+    "remove": remove,
+    "relocate": relocate,
+    "search": search,
+    "export": export,
+    "serve": serve,
+    "compare": compare,
+    "sweep": sweep,
+    "score": score,
+    "plot": plot,
+    "report": report,
+    "bench": bench,
+    "env": env,
+}
+for name, command in COMMANDS.items():
+    app.command(name, cls=Grouped)(command)
 
 cache = App(help="Inspect and clean up the cache and the runs.")
-cache.command("ls")(ls)
-cache.command("verify")(verify)
-cache.command("prune")(prune)
+cache.command("ls", cls=Grouped)(ls)
+cache.command("verify", cls=Grouped)(verify)
+cache.command("prune", cls=Grouped)(prune)
 app.add_typer(cache, name="cache")
 
 

@@ -21,6 +21,7 @@ from cmrhash import config
 from cmrhash.config import Progress
 from cmrhash.data.cleaning import shown, shown_json
 from cmrhash.errors import CmrhashError, UsageError
+from cmrhash_cli.hints import hint
 from cmrhash_cli.streams import open_streams
 from cmrhash_cli.typed import message
 
@@ -126,11 +127,9 @@ def _run(app: typer.Typer, debug: bool) -> None:
     except (KeyboardInterrupt, typer.Abort):
         _fail(INTERRUPTED, 130, debug)
     except Misuse as error:
-        if not sys.argv[1:]:
-            error.show(sys.stdout)  # no command at all: the help
-            sys.exit(2)
         command = error.ctx.command_path if getattr(error, "ctx", None) else "cmrhash"
-        _fail(f"{error.format_message().rstrip('.')}: {_repeated(error)}see {command} --help", 2, debug)
+        advice = [words] if (words := hint(error, sys.argv[1:])) else []
+        _fail(": ".join([error.format_message().rstrip("."), *advice, f"see {command} --help"]), 2, debug)
     except CmrhashError as error:
         _fail(_misfit(error) or _starved(error) or message(error), error.exit_code, debug)
     except BrokenPipeError:
@@ -170,15 +169,6 @@ def _log_on_stderr(level: str) -> Iterator[None]:
     finally:
         log.removeHandler(lines)
         log.setLevel(before)
-
-
-def _repeated(error: Any) -> str:
-    """Advice on giving several numbers, if they were joined by commas."""
-    option: Any = getattr(error, "param", None)
-    joined = [arg.rpartition("=")[2] for arg in sys.argv if re.fullmatch(r"(--[\w-]+=)?\d+(,\d+)+", arg)]
-    if not joined or not getattr(option, "multiple", False):
-        return ""
-    return f"repeat the option: {' '.join(f'{option.opts[0]} {number}' for number in joined[0].split(','))}: "
 
 
 def _misfit(error: BaseException | None) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import cmrhash_cli.main  # noqa: F401  adds the commands
+from cmrhash_cli.groups import grouped
 from cmrhash_cli.typed import commands
 
 
@@ -32,15 +33,16 @@ def _about(text: str) -> list[str]:
 
 def _options(command: Any) -> list[str]:
     lines = ["| argument or option | default | |", "|---|---|---|"]
-    for option in command.params:
-        name = (
-            option.name.upper()
-            if option.param_type_name == "argument"
-            else ", ".join(option.opts + option.secondary_opts)
-        )
-        words = (option.help or "").replace("|", "\\|")
-        lines.append(f"| `{name}` | {_default(option)} | {words} |")
+    for group, members in grouped(str(command.name), command.params).items():
+        lines += [f"| **{group}** | | |", *map(_option, members)]
     return lines
+
+
+def _option(option: Any) -> str:
+    argument = option.param_type_name == "argument"
+    name = option.name.upper() if argument else ", ".join(option.opts + option.secondary_opts)
+    words = (option.help or "").replace("|", "\\|")
+    return f"| `{name}` | {_default(option)} | {words} |"
 
 
 def _default(option: Any) -> str:
