@@ -39,8 +39,7 @@ def _at_home(value: Any) -> Any:
 
 app = App(
     help="Cross-modal hashing: find images by text and texts by image through compact binary codes.\n\n"
-    "The three main steps: cmrhash extract, cmrhash train --bits 32, cmrhash eval --lang de.",
-    no_args_is_help=True,
+    "The main steps: cmrhash extract, cmrhash train --bits 32, cmrhash eval, cmrhash search SENTENCE.",
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},

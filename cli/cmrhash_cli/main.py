@@ -10,6 +10,7 @@ from cmrhash_cli.app import App, app
 from cmrhash_cli.bench import bench
 from cmrhash_cli.cache import ls, prune, verify
 from cmrhash_cli.compare import compare
+from cmrhash_cli.doctor import doctor
 from cmrhash_cli.env import env
 from cmrhash_cli.evaluate import evaluate
 from cmrhash_cli.export import export
@@ -25,15 +26,18 @@ from cmrhash_cli.search import search
 from cmrhash_cli.serve import serve
 from cmrhash_cli.sweep import sweep
 from cmrhash_cli.train import train
+from cmrhash_cli.welcome import welcome
 
 
-@app.callback()
+@app.callback(invoke_without_command=True)
 def _global(
+    ctx: typer.Context,
     version: bool = typer.Option(
         False, "--version", callback=print_version, is_eager=True, help="Show the version and exit."
     ),
 ) -> None:
-    pass
+    if ctx.invoked_subcommand is None:
+        print(welcome())
 
 
 COMMANDS: dict[str, Callable[..., None]] = {
@@ -53,6 +57,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "plot": plot,
     "report": report,
     "bench": bench,
+    "doctor": doctor,
     "env": env,
 }
 for name, command in COMMANDS.items():

@@ -43,7 +43,7 @@ LONGEST = 200  # characters of a value
 
 def describe(cache: Path, out: Path) -> dict[str, dict[str, Any]]:
     """Collect the report: section -> name -> value, all JSON. cache, out: folders of feature files and of runs."""
-    imported = {name: _import(module) for name, module in (PACKAGES | EXTRAS).items()}
+    imported = {name: import_or_say(module) for name, module in (PACKAGES | EXTRAS).items()}
     torch = imported["torch"]
     return {
         "cmrhash": {"version": __version__, "commit": _commit(), "from": _home(PACKAGE)},
@@ -74,7 +74,7 @@ def _in_words(value: Any) -> str:
 # ---------------------------------------------------------------------------------------------- packages
 
 
-def _import(module: str) -> Any:
+def import_or_say(module: str) -> Any:
     """Import a module, or say in words why that fails."""
     try:
         with warnings.catch_warnings():
