@@ -77,7 +77,7 @@ def extract(
 
         done: extraction.Extraction = extract_tuned(config, finetune, progress)
     else:
-        opened = extraction.open_encoders(config, items, image_encoder, text_encoder)
+        opened = extraction.open_encoders(config, items, image_encoder, text_encoder, progress)
         done = extraction.extract(config, progress, opened)
     extraction.refuse_bad(done, config.max_bad)
     return ExtractedDataset.open(config.cache, done.dataset.name)

@@ -10,8 +10,9 @@ import hashlib
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -131,6 +132,7 @@ def load(
     vocabulary: int | Path,
     pooling: str | None = None,
     seed: int = 0,
+    progress: Callable[..., None] = lambda *_: None,
 ) -> dict[str, WordEncoder]:
     """An encoder per language of ``captions``.
 
@@ -138,7 +140,7 @@ def load(
     (trained on them from ``seed``) or the path of a file of word vectors, which is read once for all languages.
     train, captions: language -> captions of the train items, and of all items.
     pooling: of word vectors: "mean", "sum" or "tf-idf" (mean weighted by inverse document frequency); None: the first
-    that the model supports.
+    that the model supports. progress: called with (task, done, total) while word2vec is trained.
     Raises EncoderError for an unusable file and for train captions without words, UsageError for an unknown pooling, an
     unusable vocabulary or without gensim.
     """
@@ -153,7 +155,7 @@ def load(
     if model == BOW and not isinstance(vocabulary, Path):
         return {lang: _bow(train[lang], vocabulary) for lang in captions}
     if model == TRAINED:
-        return {lang: _trained(train[lang], pooling, seed) for lang in captions}
+        return {lang: _trained(train[lang], pooling, seed, partial(progress, f"{lang} word2vec")) for lang in captions}
     return _from_file(Path(model).expanduser(), train, captions, pooling)
 
 
@@ -207,8 +209,8 @@ def _bag(name: str, words: list[str]) -> WordEncoder:
     return WordEncoder(name, len(words), recipe, vocabulary, np.ones(len(words), np.float32), None)
 
 
-def _trained(train: Sequence[str], pooling: str, seed: int) -> WordEncoder:
-    words, vectors, version = train_word2vec([lower_words(caption) for caption in train], seed)
+def _trained(train: Sequence[str], pooling: str, seed: int, told: Callable[[int, int], None]) -> WordEncoder:
+    words, vectors, version = train_word2vec([lower_words(caption) for caption in train], seed, told)
     how = {"gensim": version, "settings": dict(WORD2VEC), "seed": seed}  # first, as they explain different weights
     return _pooled(TRAINED, {"encoder": TRAINED, **how}, words, vectors, pooling, train)
 

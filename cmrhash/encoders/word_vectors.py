@@ -5,7 +5,7 @@ from __future__ import annotations
 import gzip
 import logging
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from collections.abc import Set as AbstractSet
 from contextlib import contextmanager
 from pathlib import Path
@@ -104,19 +104,33 @@ def _malformed(number: int, dim: int, path: Path) -> EncoderError:
     return EncoderError(f"line {number} is not a word and {numbers}", path, AS_TEXT)
 
 
-def train_word2vec(sentences: Sequence[Sequence[str]], seed: int) -> tuple[list[str], NDArray[np.float32], str]:
+def train_word2vec(
+    sentences: Sequence[Sequence[str]], seed: int, told: Callable[[int, int], None] = lambda *_: None
+) -> tuple[list[str], NDArray[np.float32], str]:
     """Train skip-gram: (V words, (V, D) float32 vectors, version of gensim).
 
-    The same seed gives the same bytes. Raises UsageError without gensim.
+    The same seed gives the same bytes. told: called with the epochs done and their number. Raises UsageError without
+    gensim.
     """
     try:
         import gensim
         from gensim.models import Word2Vec
+        from gensim.models.callbacks import CallbackAny2Vec
     except ImportError as error:
         raise lacking("word2vec needs gensim", "gensim", error, None, 'pip install "cmrhash[words]"') from None
+
+    class Told(CallbackAny2Vec):  # type: ignore[misc]
+        def __init__(self) -> None:
+            self.done = 0
+
+        def on_epoch_end(self, _: Any) -> None:
+            self.done += 1
+            told(self.done, WORD2VEC["epochs"])
+
+    told(0, WORD2VEC["epochs"])
     logging.getLogger("gensim").setLevel(logging.ERROR)  # it warns about small corpora
     # one worker, as the order of several is random; a fixed hash, as Python's differs between processes
-    model = Word2Vec(sentences, **WORD2VEC, seed=seed % 2**32, workers=1, hashfxn=_hash)
+    model = Word2Vec(sentences, **WORD2VEC, seed=seed % 2**32, workers=1, hashfxn=_hash, callbacks=[Told()])
     return list(model.wv.index_to_key), np.asarray(model.wv.vectors, np.float32), str(gensim.__version__)
 
 

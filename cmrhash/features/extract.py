@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from cmrhash.checks import check_extract
 from cmrhash.compute import processes
-from cmrhash.config import OWN, RANDOM, SAMPLE_DATASET, TEXT_MODELS, ExtractConfig, Progress
+from cmrhash.config import RANDOM, SAMPLE_DATASET, ExtractConfig, Progress
 from cmrhash.data.catalog import finished, read_dataset
 from cmrhash.data.changes import Changes, renewed
 from cmrhash.data.cleaning import known_language
@@ -26,7 +26,7 @@ from cmrhash.data.items import ImageTextDataset
 from cmrhash.data.manifest import QUARANTINE, keep
 from cmrhash.data.splits import refuse_empty
 from cmrhash.data.view import View
-from cmrhash.encoders import bag_and_vectors, hub, names, packages
+from cmrhash.encoders import hub, names, packages
 from cmrhash.encoders.own import Encoder, OwnEncoder
 from cmrhash.errors import CmrhashError, DataError, StaleError, UsageError
 from cmrhash.features import shards
@@ -36,14 +36,12 @@ from cmrhash.features.outcome import Extracted, FeaturePart
 from cmrhash.features.precomputed import extract_ready
 from cmrhash.features.runtime import Runtimes
 from cmrhash.features.shards import OF_ITEMS, Shard, refuse_other_recipe
+from cmrhash.features.text_models import encoders_of, models_of, unused
 from cmrhash.storage.files import locked, write_bytes
 
 if TYPE_CHECKING:
     from cmrhash.features.captions import CaptionEncoder
     from cmrhash.features.images import PhotoEncoder
-
-
-_LEAVE_OUT = "leave it out, or encode the captions with"
 
 
 @dataclass(frozen=True)
@@ -99,7 +97,7 @@ def extract(config: ExtractConfig, progress: Progress = lambda *_: None, opened:
     shard = _shard(config)
     with processes.group(processes.device_of(config.device) if processes.world() > 1 else None):
         meet = processes.meeting()
-        opened = opened or open_encoders(config)
+        opened = opened or open_encoders(config, progress=progress)
         dataset = opened.dataset
         folder = config.cache / dataset.name
         opened = _on_runtimes(opened, runtimes := Runtimes(config, folder))
@@ -175,8 +173,9 @@ def open_encoders(
     dataset: ImageTextDataset | None = None,
     image_encoder: Encoder[Any] | None = None,
     text_encoder: Encoder[Any] | Mapping[str, Encoder[Any]] | None = None,
+    progress: Progress = lambda *_: None,
 ) -> Opened:
-    """Read the data set, and load the encoders that the config names.
+    """Read the data set, and load the encoders that the config names, or train them (word2vec).
 
     dataset: the data set itself, in place of the one that the config names. image_encoder, text_encoder: encoders of
     the user's own, in place of those that the config names; a mapping gives one per language.
@@ -193,7 +192,8 @@ def open_encoders(
     given = text_encoder if isinstance(text_encoder, Mapping) else dict.fromkeys(langs, text_encoder)
     own = {known_language(lang, langs): OwnEncoder(each, "text") for lang, each in given.items() if each is not None}
     own = {lang: encoder for lang, encoder in own.items() if lang in langs}
-    models = _text_models(config, langs, dataset.ready, own)
+    models = models_of(config, langs, dataset.ready, own)
+    dataset = replace(dataset, notes=(*dataset.notes, *unused(config, models)))
     _refuse_unread_image_model(config, dataset)
     photos = View.IMAGE not in dataset.ready and any(item.image for item in dataset.items)
     if photos and image_encoder is None:
@@ -201,7 +201,7 @@ def open_encoders(
     for model in dict.fromkeys(models.values()):
         names.check_text_model(model, config.pooling, config.offline)
     image: PhotoEncoder | None = _image_encoder(config, image_encoder) if photos else None
-    texts = {**_text_encoders(config, dataset, models), **own}
+    texts = {**encoders_of(config, dataset, models, progress), **own}
     used = [encoder.recipe.get("layer") for encoder in (image, *texts.values()) if encoder]
     if config.layer is not None and config.layer not in used:
         fix = "leave it out, or give a transformers model, for example with `model`"
@@ -289,84 +289,6 @@ def _image_encoder(config: ExtractConfig, own: Encoder[Any] | None) -> PhotoEnco
         offline=config.offline,
         layer=config.layer,
     )
-
-
-def _text_models(
-    config: ExtractConfig, langs: list[str], ready: Collection[str] = (), own: Collection[str] = ()
-) -> dict[str, str]:
-    """Language -> model, from "[LANG=]MODEL" options, the sample's untrained one, or the built-in table.
-
-    ready: the views that have ready-made features, own: the languages that have an encoder object, and so no model.
-    """
-    given: dict[str, str] = {}
-    for option in config.text_models:
-        match = re.fullmatch(r"([A-Za-z0-9_-]+)=(.+)", option)
-        lang, model = match.groups() if match else ("", option)
-        if not model:
-            raise UsageError("no model is given", None, "give [LANG=]MODEL, or leave it out", option="text_models")
-        lang = known_language(lang, langs)
-        if match and lang not in langs:
-            what = f"'{option}' names an unknown language"
-            raise UsageError(what, None, f"the languages are {', '.join(langs)}", option="text_models")
-        if match and model != OWN and (View.text(lang) in ready or lang in own):
-            what, way = f"'{option}' is not needed, the {lang} texts have ready-made features", f"text.{lang}="
-            raise UsageError(what, None, f'{_LEAVE_OUT} `maps=("{way}",)`', option="text_models")
-        given[lang] = model
-    encoded = [lang for lang in langs if View.text(lang) not in ready and lang not in own]
-    if given.get("", OWN) != OWN and langs and not encoded:
-        what = f"'{given['']}' is not needed, the texts have ready-made features"
-        raise UsageError(what, None, f'{_LEAVE_OUT} `maps=("text=",)`', option="text_models")
-    default = given.get("", RANDOM if config.dataset == SAMPLE_DATASET else None)
-    models = {lang: given.get(lang, default or TEXT_MODELS.get(lang, "")) for lang in encoded}
-    missing = [lang for lang, model in models.items() if not model]
-    if missing:
-        fix = f'give `text_models=("{missing[0]}=DIR",)`'
-        raise UsageError(f"no text model for language '{missing[0]}'", None, fix)
-    if lost := [lang for lang, model in models.items() if model == OWN]:
-        raise UsageError(f"the data set has no {lost[0]} features of its own", None, "give a text model")
-    return models
-
-
-def _text_encoders(
-    config: ExtractConfig, dataset: ImageTextDataset, models: dict[str, str]
-) -> dict[str, CaptionEncoder]:
-    """One encoder a language; languages with the same trained transformer share it, and a file is read once."""
-    if isinstance(config.vocabulary, Path) and bag_and_vectors.BOW not in models.values():
-        fix = 'add `text_models=("bow",)`'
-        raise UsageError(f"no text model is bow, which uses the words of {config.vocabulary}", None, fix)
-    if config.prompt is not None and all(bag_and_vectors.takes(model) for model in models.values()):
-        fix = "leave it out, or give a directory of sentence-transformers with `text_models`"
-        raise UsageError("no text model has prompts", None, fix, option="prompt")
-    train = {
-        lang: [text for item in dataset.items if "train" in item.splits for text in item.texts.get(lang, ())]
-        for lang in models
-    }
-    made: dict[str, CaptionEncoder] = {}
-    for model in dict.fromkeys(models.values()):
-        langs = [lang for lang in models if models[lang] == model]
-        if bag_and_vectors.takes(model):
-            captions = {lang: captions_of(dataset, lang)[1] for lang in langs}
-            made |= bag_and_vectors.load(
-                model, train, captions, vocabulary=config.vocabulary, pooling=config.pooling, seed=config.seed
-            )
-            continue
-        from cmrhash.encoders import text as text_encoders
-
-        for shared in [[lang] for lang in langs] if model == RANDOM else [langs]:
-            encoder = text_encoders.load(
-                model,
-                pooling=config.pooling,
-                prompt=config.prompt,
-                max_length=config.max_length,
-                device=processes.device_of(config.device),
-                dtype=config.dtype,
-                seed=config.seed,
-                offline=config.offline,
-                corpus=train[shared[0]] if model == RANDOM else (),
-                layer=config.layer,
-            )
-            made |= dict.fromkeys(shared, encoder)
-    return made
 
 
 # ---------------------------------------------------------------------------------------------- what was bad

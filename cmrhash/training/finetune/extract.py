@@ -42,7 +42,7 @@ def extract_tuned(config: ExtractConfig, tune: FinetuneConfig, progress: Progres
     device = processes.device_of(config.device)
     with processes.group(device):
         with processes.first():
-            opened = open_encoders(config)
+            opened = open_encoders(config, progress=progress)
         image, texts = _tunable(opened)
         folder = config.cache / opened.dataset.name
         keep(opened.dataset, folder)

@@ -8,8 +8,9 @@ from extracting import COUNT, DE, EN, config, entry, save_bert, write
 from cmrhash.config import ExtractConfig
 from cmrhash.encoders import text as text_encoders
 from cmrhash.errors import UsageError
-from cmrhash.features.extract import _text_models, extract
+from cmrhash.features.extract import extract
 from cmrhash.features.file import read_features
+from cmrhash.features.text_models import models_of, unused
 
 
 def test_languages_with_the_same_model_share_it(source, tmp_path, monkeypatch):
@@ -41,6 +42,33 @@ def test_an_untrained_vocabulary_is_learned_on_the_training_captions_alone(mine,
 
 
 @pytest.mark.parametrize(
+    ("options", "langs", "notes"),
+    [
+        (("bow",), [], ['`text_models=("bow",)` is not used: the photos have no captions to encode']),
+        (("bow",), ["en"], []),
+        (
+            ("en=bow", "word2vec"),
+            ["en"],
+            ['`text_models=("word2vec",)` is not used: every language has another text model'],
+        ),
+        (("en=a=b",), ["en"], []),
+        (("own",), [], []),
+    ],
+)
+def test_a_text_model_that_encodes_nothing_is_named(options, langs, notes):
+    asked = ExtractConfig(dataset="manifest", text_models=options)
+    assert unused(asked, models_of(asked, langs)) == notes
+
+
+def test_photos_without_captions_get_a_note_and_both_towers_none(mine, tmp_path):
+    write(mine, [{key: value for key, value in entry(n).items() if key != "texts"} for n in range(COUNT)])
+    report = extract(config(mine, tmp_path, text_models=("bow",)))
+    assert [line for line in report.dataset.notes if "bow" in line]
+    towers = ExtractConfig(image_model="clip", text_models=("clip",))
+    assert unused(towers, {}) == []
+
+
+@pytest.mark.parametrize(
     ("options", "langs", "models"),
     [
         ((), ["de", "en"], {"de": "bert-base-german-cased", "en": "bert-base-uncased"}),
@@ -55,14 +83,14 @@ def test_an_untrained_vocabulary_is_learned_on_the_training_captions_alone(mine,
     ],
 )
 def test_models_are_given_by_language_or_for_all(options, langs, models):
-    assert _text_models(ExtractConfig(dataset="manifest", text_models=options), langs) == models
+    assert models_of(ExtractConfig(dataset="manifest", text_models=options), langs) == models
 
 
 def test_the_sample_has_untrained_models_unless_told_otherwise():
-    assert _text_models(ExtractConfig(), ["en", "de"]) == {"en": "random", "de": "random"}
-    assert _text_models(ExtractConfig(text_models=("en=x",)), ["en", "de"]) == {"en": "x", "de": "random"}
+    assert models_of(ExtractConfig(), ["en", "de"]) == {"en": "random", "de": "random"}
+    assert models_of(ExtractConfig(text_models=("en=x",)), ["en", "de"]) == {"en": "x", "de": "random"}
 
 
 def test_a_language_without_a_model_of_its_own_needs_one():
     with pytest.raises(UsageError, match="no text model for language 'fr': give `text_models=..fr=DIR"):
-        _text_models(ExtractConfig(dataset="manifest"), ["en", "fr"])
+        models_of(ExtractConfig(dataset="manifest"), ["en", "fr"])
