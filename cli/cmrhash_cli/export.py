@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -35,10 +35,14 @@ from cmrhash_cli.output import (
     print_json,
     print_line,
     print_table,
+    progress_bars,
     size_of,
 )
 from cmrhash_cli.presets import Config
 from cmrhash_cli.typed import as_typed
+
+if TYPE_CHECKING:
+    from cmrhash.search.hasher import Hasher
 
 D = ExportConfig
 
@@ -105,20 +109,7 @@ def export(
         offline=config.offline,
     )
     chosen = hasher.run
-    graphs: dict[str, Any] = {}
-
-    def write_graphs(folder: Path) -> None:
-        from cmrhash.search.exported.onnx import write
-
-        graphs.update(write(hasher, folder, hasher.captions(8)))
-
-    more = write_graphs if config.onnx else None
-    hasher.save_pretrained(target, with_encoders=config.with_encoders, overwrite=overwrite, more=more)
-    url = None
-    if config.push:
-        from cmrhash.search.exported.write import push as upload
-
-        url = upload(target, config.push, private=config.private)
+    graphs, url = _write(hasher, target, config, overwrite, quiet)
     files = {path.relative_to(target).as_posix(): path.stat().st_size for path in _files(target)}
     encoders = {view: entry["part"] or entry["source"] for view, entry in read_config(target)["encoders"].items()}
     if as_json:
@@ -130,6 +121,32 @@ def export(
     print_table(f"{target}: {chosen.method}, {chosen.bits} bits", ["file", "size"], rows, _told(encoders, graphs))
     if url:
         print_line(f"uploaded: {url}")
+
+
+def _write(
+    hasher: Hasher, target: Path, config: ExportConfig, overwrite: bool, quiet: bool
+) -> tuple[dict[str, Any], str | None]:
+    """Write the folder with its graphs, then upload it; returns onnx.json, and the address of the upload."""
+    steps, url = 1 + config.onnx + bool(config.push), None
+    graphs: dict[str, Any] = {}
+    with progress_bars(quiet) as progress:
+
+        def write_graphs(folder: Path) -> None:
+            from cmrhash.search.exported.onnx import write
+
+            progress("export", 1, steps, "ONNX graphs, compared with torch")
+            graphs.update(write(hasher, folder, hasher.captions(8)))
+
+        progress("export", 0, steps, "heads and encoders, opened once to check them")
+        more = write_graphs if config.onnx else None
+        hasher.save_pretrained(target, with_encoders=config.with_encoders, overwrite=overwrite, more=more)
+        if config.push:
+            from cmrhash.search.exported.write import push as upload
+
+            progress("export", steps - 1, steps, f"upload to {config.push}")
+            url = upload(target, config.push, private=config.private)
+        progress("export", steps, steps)
+    return graphs, url
 
 
 def _check(config: ExportConfig) -> None:

@@ -334,13 +334,14 @@ def _bars() -> Iterator[Progress]:
 
         def show(what: str, done: int, total: int, note: str = "") -> None:
             what = shown(what)
+            known = total if total > 1 or done else None  # one step of unknown length: a bar that moves
             if what not in tasks:
-                tasks[what] = bars.add_task(what, total=total, completed=done, rate="", note=note)
+                tasks[what] = bars.add_task(what, total=known, completed=done, rate="", note=note)
             task = bars.tasks[bars.task_ids.index(tasks[what])]
             if done < task.completed:  # the next one of the same name
-                bars.reset(tasks[what], total=total, completed=done)
+                bars.reset(tasks[what], total=known, completed=done)
             rate = f"{task.speed:.1f}/s" if task.speed else ""
-            bars.update(tasks[what], completed=done, rate=rate, note=note)
+            bars.update(tasks[what], total=known, completed=done, rate=rate, note=note)
 
         yield show
 

@@ -23,6 +23,7 @@ from cmrhash_cli.output import (
     note,
     print_json,
     print_line,
+    progress_bars,
 )
 from cmrhash_cli.presets import Config
 from cmrhash_cli.typed import as_typed
@@ -79,7 +80,8 @@ def plot(
     from cmrhash.show.figures import draw
 
     data = ExtractedDataset.open(cache, dataset)
-    drawn = draw(config, data, runs)
+    with progress_bars(quiet) as progress:
+        drawn = draw(config, data, runs, progress)
     for kind, why in drawn.skipped.items():
         note(f"no {kind}: {as_typed(why)}", quiet)
     alone = [kind for kind in PLOTS if kind in OF_ONE and kind in (kinds or PLOTS) and kind not in drawn.skipped]

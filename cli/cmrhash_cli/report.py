@@ -21,6 +21,7 @@ from cmrhash_cli.output import (
     note,
     print_json,
     print_line,
+    progress_bars,
 )
 from cmrhash_cli.presets import Config
 
@@ -60,7 +61,8 @@ def report(
     from cmrhash.training.runs import open_run
 
     name = open_run(run).dataset if run else dataset
-    made = write(config, ExtractedDataset.open(cache, name), runs)
+    with progress_bars(quiet) as progress:
+        made = write(config, ExtractedDataset.open(cache, name), runs, progress)
     if made.missing:
         note(f"{made.missing} photos are missing or unreadable: shown without them", quiet)
     if as_json:

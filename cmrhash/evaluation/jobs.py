@@ -115,8 +115,13 @@ def train_each(
 def work(job: Job, shared: Shared, told: Told, scored: bool = True) -> runs.Run:
     """Train or find one run, with its codes and scores."""
     try:
+        share = job.config.epochs  # the steps of a closed form count as if they were its epochs
         run, _ = train(
-            job.config, shared.data, job.out, shared.encoders, progress=lambda _what, done, _of, note: told(done, note)
+            job.config,
+            shared.data,
+            job.out,
+            shared.encoders,
+            progress=lambda _what, done, of, note="": told(done * share // of, note),
         )
     except StaleError as error:
         if error.where != run_folder(job.config, shared.data, job.out):
@@ -182,7 +187,7 @@ class _Board:
         self._progress(title, done, job.config.epochs, f"{job.name}{': ' if note else ''}{note}")
 
     def finish(self, title: str, job: Job) -> None:
-        """Count a job; a closed form reports no epochs, and counts as if it had them."""
+        """Count a job with all its epochs."""
         self._present.pop(title, None)
         self._finished += 1
         self._epochs += job.config.epochs

@@ -42,6 +42,7 @@ def deploy(
         name = collection_of(run, view)
         batches = _batches(name, keys_of(run, dataset, codes), codes, progress)
         made.append(store.replace(name, run.bits, batches, meta_of(run, dataset, view, among), approximate, embeddings))
+        progress(f"{name}: index", 1, 1)
     return made
 
 
@@ -133,3 +134,4 @@ def _batches(name: str, keys: list[str], view: ViewCodes, progress: Progress) ->
         rows = view.database[start : start + BATCH_ROWS]
         yield keys[start : start + BATCH_ROWS], view.codes.packed[rows], view.embedding[rows]
         progress(name, start + len(rows), len(keys))
+    progress(f"{name}: index", 0, 1, "the store, which builds its index")

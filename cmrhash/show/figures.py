@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cmrhash.config import PLOTS, PlotConfig
+from cmrhash.config import PLOTS, PlotConfig, Progress
 from cmrhash.data.items import RELEVANCE, ImageTextDataset
 from cmrhash.errors import DataError, UsageError, did_you_mean
 from cmrhash.evaluation.searches import searches
@@ -60,7 +60,7 @@ class Drawn:
         return {"files": list(map(str, self.files)), "skipped": self.skipped, "run": str(self.run), "of": self.of}
 
 
-def draw(config: PlotConfig, data: ExtractedDataset, out: Path) -> Drawn:
+def draw(config: PlotConfig, data: ExtractedDataset, out: Path, progress: Progress = lambda *_: None) -> Drawn:
     """Draw and write the chosen kinds of plots, or all that are possible.
 
     out: folder of all runs. Raises UsageError for an unknown kind or format, for missing runs, and for a chosen kind
@@ -69,7 +69,7 @@ def draw(config: PlotConfig, data: ExtractedDataset, out: Path) -> Drawn:
     _check(config)
     data = data.with_relevance(config.relevance)
     found = runs.find_runs(out, data.name, data.dataset.relevance, config.bits, config.methods, config.seeds)
-    source = ShownRuns(data, found, config.langs, config.items)
+    source = ShownRuns(data, found, config.langs, config.items, progress)
     made, skipped = drawings(source, config.kinds)
     target = config.out or out / data.name / "plots"
     files = []
@@ -84,13 +84,16 @@ def drawings(source: ShownRuns, kinds: Sequence[str] = ()) -> tuple[list[Drawing
     """Draw the plots of the kinds, or of all possible kinds; returns them, and why kinds were skipped."""
     made: list[Drawing] = []
     skipped: dict[str, str] = {}
-    for kind in dict.fromkeys(kinds or PLOTS):
+    chosen = tuple(dict.fromkeys(kinds or PLOTS))
+    for done, kind in enumerate(chosen):
+        source.progress("plots", done, len(chosen), PLOTS[kind])
         try:
             made += KINDS[kind](source)
         except Lacking as error:
             if kinds:
                 raise
             skipped[kind] = error.what
+    source.progress("plots", len(chosen), len(chosen))
     return made, skipped
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cmrhash.config import PlotConfig, ReportConfig
+from cmrhash.config import PlotConfig, Progress, ReportConfig
 from cmrhash.data.cleaning import known_language
 from cmrhash.data.items import ImageTextDataset
 from cmrhash.errors import DataError, StaleError, UsageError
@@ -51,7 +51,7 @@ class Report:
         return {**told, "photos": self.photos, "photos_missing": self.missing}
 
 
-def report(config: ReportConfig, data: ExtractedDataset, out: Path) -> Report:
+def report(config: ReportConfig, data: ExtractedDataset, out: Path, progress: Progress = lambda *_: None) -> Report:
     """Write the report of a run, or of the comparison saved beside the runs.
 
     out: folder of all runs. Raises UsageError without a run or for numbers below 1; StaleError if the comparison no
@@ -67,7 +67,7 @@ def report(config: ReportConfig, data: ExtractedDataset, out: Path) -> Report:
     if config.run is None and compared.is_file():
         rows = _read_comparison(compared)
         paired = data.with_relevance(rows[0]["relevance"])
-        source = _source(paired, _runs_of(rows, paired.dataset, out, compared), config)
+        source = _source(paired, _runs_of(rows, paired.dataset, out, compared), config, progress)
         _refuse_other_scores(rows, source, compared)
         title, results, commands = f"{dataset.name}: comparison", _comparison(rows, config), _commands(rows)
         target = config.out or beside / "report.html"
@@ -77,7 +77,7 @@ def report(config: ReportConfig, data: ExtractedDataset, out: Path) -> Report:
             if config.run
             else runs.best_run(runs.find_runs(out, dataset.name, dataset.relevance))
         )
-        source = _source(data.with_relevance(run.relevance), [run], config)
+        source = _source(data.with_relevance(run.relevance), [run], config, progress)
         results = score_table(source.evaluation.rows, "Scores by language and direction")
         title, commands = f"{dataset.name}: {run.folder.name}", [command_of(run, data)]
         target = config.out or run.folder / "report.html"
@@ -88,8 +88,8 @@ def report(config: ReportConfig, data: ExtractedDataset, out: Path) -> Report:
     return Report(target, len(content), [run.folder for run in source.found], *thumbnails.counts)
 
 
-def _source(data: ExtractedDataset, found: Sequence[runs.Run], config: ReportConfig) -> ShownRuns:
-    return ShownRuns(data, found, config.langs, PlotConfig.items)
+def _source(data: ExtractedDataset, found: Sequence[runs.Run], config: ReportConfig, progress: Progress) -> ShownRuns:
+    return ShownRuns(data, found, config.langs, PlotConfig.items, progress)
 
 
 # ---------------------------------------------------------------------------------------------- parts

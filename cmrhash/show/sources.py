@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cmrhash.config import EvalConfig
+from cmrhash.config import EvalConfig, Progress
 from cmrhash.data.cleaning import known_language
 from cmrhash.data.items import RELEVANCE, ImageTextDataset
 from cmrhash.data.view import View
@@ -47,10 +47,20 @@ class Lacking(UsageError):
 
 
 class ShownRuns:
-    """Runs of a data set with scores and codes, each read once. items: limit of a t-SNE map."""
+    """Runs of a data set with scores and codes, each read once.
 
-    def __init__(self, data: ExtractedDataset, found: Sequence[runs.Run], langs: Sequence[str], items: int) -> None:
-        self.data, self.dataset, self.asked, self.items = data, data.dataset, langs, items
+    items: limit of a t-SNE map; progress: called while plots are drawn.
+    """
+
+    def __init__(
+        self,
+        data: ExtractedDataset,
+        found: Sequence[runs.Run],
+        langs: Sequence[str],
+        items: int,
+        progress: Progress = lambda *_: None,
+    ) -> None:
+        self.data, self.dataset, self.asked, self.items, self.progress = data, data.dataset, langs, items, progress
         self.found = runs.current(found, data)
         self.best = runs.best_run(self.found)
         self._counts: dict[Search, tuple[NDArray[np.int64], NDArray[np.int64]]] = {}

@@ -15,6 +15,7 @@ these are searched: landmarks alone forget them.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from functools import reduce
 from operator import add
 from typing import Any, NamedTuple
@@ -95,10 +96,13 @@ def _drawn(items: int, most: int) -> Tensor:
     return torch.arange(items) if items <= most else torch.randperm(items)[:most].sort().values
 
 
-def fit(task: Task, state: TrainingState, y: Tensor) -> dict[str, Any]:
+def fit(
+    task: Task, state: TrainingState, y: Tensor, told: Callable[[int, str], None] = lambda *_: None
+) -> dict[str, Any]:
     """Fit the (kernel) heads of a training state; its parts code label sets and posteriors.
 
-    y: labels of the train items, or pseudo-labels in their place, (n, classes) float32 of 0 and 1.
+    y: labels of the train items, or pseudo-labels in their place, (n, classes) float32 of 0 and 1. told: called with
+    the number of finished steps, two per view and one, and the thing that is computed next.
     Returns the chosen kernels by view, and the loss terms of the codes, their means over the last tenth of the steps.
     """
     rows = Rows(*(chosen.to(y.device) for chosen in Rows.draw(len(y))))
@@ -106,19 +110,22 @@ def fit(task: Task, state: TrainingState, y: Tensor) -> dict[str, Any]:
     kernels: dict[View, Kernel] = {}
     regressions: dict[View, Exact | Landmarks] = {}
     found: dict[View, Regression] = {}
-    for view in task.views:
+    for done, view in enumerate(task.views):
+        told(done, f"kernel ridge regression of the labels, {view.short}")
         kernels[view], inputs = _inputs(task, state, view, rows.fitted, centred)
         exact, width = len(rows.support) == len(y), kernels[view].width
         regressions[view] = Exact(inputs, width) if exact else Landmarks(inputs, inputs.rows(rows.support), width)
         found[view] = regressions[view].regress(centred, kernels[view].ridge, rows.coded)
     scales = {view: of.left_out.std(0).clamp_min(1e-3) for view, of in found.items()}
     posteriors = {view: of.left_out / scales[view] for view, of in found.items()}
+    told(len(found), "codes of the label sets")
     terms = _train_codes(posteriors, y[rows.fitted[rows.coded]], task, state)
     form = form_of(task) if y is task.train.labels else PSEUDO
     with torch.no_grad():
         code = torch.cat([state.parts["labels"](some) for some in torch.split(y, BLOCK)])
         target = torch.where(code >= 0, 1.0, -1.0)
-        for view, of in found.items():
+        for done, (view, of) in enumerate(found.items(), len(found) + 1):
+            told(done, f"hash heads, {view.short}")
             linear: Any = state.parts.get_submodule(f"query-{view.short}.1")
             head: Any = state.heads[view]
             ridges = form.query_ridge or kernels[view].ridge, form.database_ridge

@@ -11,6 +11,7 @@ import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -100,7 +101,7 @@ def train(
             task.partial = []
         closed = _rotate if method.rotate else _by_kernels if method.kernel else _fit if method.fit else None
         if closed:
-            state = closed(config, method, task)
+            state = closed(config, method, task, partial(progress, f"{config.method} {config.bits} bits"))
             for entry in state.history:
                 logger.log(entry["epoch"] + 1, figures(entry))
         else:
@@ -160,36 +161,44 @@ def _finish(state: TrainingState, recipe: dict[str, Any], target: Path, task: Ta
     return run
 
 
-def _fit(config: TrainConfig, method: Method, task: Task) -> TrainingState:
+def _fit(config: TrainConfig, method: Method, task: Task, told: Progress) -> TrainingState:
     """A closed form: one "epoch" for every ridge, the best on val is kept."""
     assert method.fit is not None
     state = fresh(replace(config, hidden=0), method, task)
     means = {name: Means(state.heads[name], task.x[name], of, task.train.items) for name, of in task.views.items()}
     given = (task.train.labels.cpu().numpy(),) if method.labels and task.train.labels is not None else ()
+    told(0, len(RIDGES), f"closed form of {len(RIDGES)} ridges, then the val mAP of each")
     fitted = method.fit(means, config.bits, RIDGES, *given)
     for epoch, (ridge, heads) in enumerate(zip(RIDGES, fitted, strict=True)):
         for view_name, weight in heads.items():
             state.heads[view_name].set_linear(torch.from_numpy(weight))  # type: ignore[operator]
         state.finish_epoch({"epoch": epoch, "ridge": ridge, "skipped": 0} | _judge(task, state.heads))
+        told(epoch + 1, len(RIDGES), state.note())
     return state
 
 
-def _rotate(config: TrainConfig, method: Method, task: Task) -> TrainingState:
+def _rotate(config: TrainConfig, method: Method, task: Task, told: Progress) -> TrainingState:
     """A closed form of images alone: one "epoch"."""
     state = fresh(replace(config, hidden=0), method, task)
+    told(0, 2, "a rotation of the features")
     one_space.fit(config, method, task, state.heads)
+    told(1, 2, "val mAP")
     state.finish_epoch({"epoch": 0, "skipped": 0} | _judge(task, state.heads))
+    told(2, 2, state.note())
     return state
 
 
-def _by_kernels(config: TrainConfig, method: Method, task: Task) -> TrainingState:
+def _by_kernels(config: TrainConfig, method: Method, task: Task, told: Progress) -> TrainingState:
     """A closed form around a short training of codes: one "epoch"."""
     state = fresh(config, method, task)
     with seeded(config.seed, task.device):
         labels = method.targets(task.first_scaled(state.heads)) if method.targets else task.train.labels
         assert labels is not None  # get_method refuses such a data set
-        found = kernel_codes.fit(task, state, labels)
+        steps = 2 * len(task.views) + 2  # of fit, and one of the val mAP
+        found = kernel_codes.fit(task, state, labels, lambda done, note: told(done, steps, note))
+    told(steps - 1, steps, "val mAP")
     state.finish_epoch({"epoch": 0, **found, "skipped": 0} | _judge(task, state.heads))
+    told(steps, steps, state.note())
     return state
 
 

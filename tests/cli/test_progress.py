@@ -1,0 +1,100 @@
+"""Progress of work that had none: closed forms, word2vec, stores, plots; and how bars and lines show it."""
+
+from contextlib import closing
+
+import numpy as np
+import pytest
+
+from cmrhash.config import PlotConfig, TrainConfig
+from cmrhash.evaluation.jobs import Job, Shared, train_each
+from cmrhash.search.hasher import Hasher
+from cmrhash.search.publish import deploy
+from cmrhash.search.stores import open_store
+from cmrhash.training.train import train
+from cmrhash_cli import output
+
+
+class Seen(list):
+    """Calls of a progress function."""
+
+    def __call__(self, what, done, total, note=""):
+        self.append((what, done, total, note))
+
+    def ends(self):
+        """Task -> whether it began at 0, never went back, and ended at its total."""
+        tasks = {what: [call for call in self if call[0] == what] for what in dict.fromkeys(call[0] for call in self)}
+        return {
+            what: calls[0][1] == 0 and calls[-1][1] == calls[-1][2] and calls == sorted(calls, key=lambda one: one[1])
+            for what, calls in tasks.items()
+        }
+
+
+@pytest.fixture(scope="module")
+def data(make_cache, tmp_path_factory):
+    return make_cache(tmp_path_factory.mktemp("progress") / "cache")
+
+
+@pytest.mark.parametrize(("method", "awaited"), [("cca", "ridges"), ("krr-ap", "hash heads, image")])
+def test_a_closed_form_says_how_far_it_is(data, tmp_path, monkeypatch, method, awaited):
+    monkeypatch.setattr("cmrhash.training.kernel_codes.STEPS", 10)
+    seen = Seen()
+    train(TrainConfig(method=method, bits=8, device="cpu"), data, tmp_path, progress=seen)
+    assert seen.ends() == {f"{method} 8 bits": True}
+    assert any(awaited in note for *_, note in seen)
+
+
+def test_a_closed_form_among_jobs_counts_as_its_epochs(data, tmp_path):
+    seen = Seen()
+    jobs = [Job("one", TrainConfig(method="cca", bits=8, epochs=20, device="cpu"), tmp_path)]
+    train_each(jobs, Shared(data, ()), progress=seen)
+    own = [call for call in seen if call[0] == "run"]
+    assert own[0][1:3] == (0, 20)
+    assert own[-1][1:3] == (20, 20)
+    assert seen.ends()["grid"]
+
+
+def test_a_store_and_plots_say_what_they_wait_for(data, tmp_path):
+    run, _ = train(TrainConfig(bits=8, epochs=1, hidden=8, device="cpu"), data, tmp_path / "runs")
+    seen = Seen()
+    with closing(Hasher.open(run, data)) as hasher, closing(open_store(f"faiss:{tmp_path / 'store'}")) as store:
+        deploy(run, hasher.dataset, hasher.views, store, progress=seen)
+    name = f"toy-{run.folder.name}-image"
+    assert seen.ends().items() >= {name: True, f"{name}: index": True}.items()
+    pytest.importorskip("matplotlib")
+    from cmrhash.show.figures import draw
+
+    seen = Seen()
+    draw(PlotConfig(kinds=("training", "distances"), formats=("svg",)), data, tmp_path / "runs", seen)
+    assert seen.ends() == {"plots": True}
+    assert [note for *_, note in seen if "Hamming distances" in note]
+
+
+def test_word2vec_counts_its_epochs(monkeypatch):
+    pytest.importorskip("gensim", reason="gensim, the extra 'words', is not installed")
+    from cmrhash.encoders import bag_and_vectors, word_vectors
+
+    monkeypatch.setitem(word_vectors.WORD2VEC, "vector_size", 8)
+    words = np.array(["dog", "car", "snow", "red"])
+    texts = {"en": [" ".join(words[[n % 4, n % 3]]) for n in range(20)]}
+    seen = Seen()
+    bag_and_vectors.load("word2vec", texts, texts, vocabulary=1, progress=seen)
+    assert [call[:3] for call in seen] == [("en word2vec", at, 20) for at in range(21)]
+
+
+def test_one_step_of_unknown_length_moves_until_it_is_done(monkeypatch):
+    from rich.progress import Progress
+
+    totals, real = [], Progress.update
+
+    def update(bars, task, **values):
+        totals.append((values["completed"], values["total"]))
+        return real(bars, task, **values)
+
+    monkeypatch.setattr(Progress, "update", update)
+    bars = output._bars()
+    show = next(bars)
+    show("index", 0, 1, "the store")
+    show("index", 1, 1)
+    show("photos", 0, 5)
+    bars.close()
+    assert totals == [(0, None), (1, 1), (0, 5)]
