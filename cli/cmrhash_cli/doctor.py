@@ -6,7 +6,19 @@ from dataclasses import asdict
 
 import typer
 
-from cmrhash_cli.output import CACHE, RUNS, Cache, Debug, Json, Quiet, Runs, print_json, print_table, progress_bars
+from cmrhash_cli.output import (
+    CACHE,
+    RUNS,
+    Cache,
+    Debug,
+    Json,
+    Quiet,
+    Runs,
+    print_json,
+    print_line,
+    print_table,
+    progress_bars,
+)
 
 
 def doctor(
@@ -30,5 +42,5 @@ def doctor(
         rows = [[one.state, one.part, one.found, one.fix] for one in found]
         print_table("installation", ["state", "part", "found", "to do"], rows, folded="found")
         failed, absent = (sum(one.state == state for one in found) for state in (FAILED, ABSENT))
-        print(f"{failed} failed, {absent} optional parts missing" if failed or absent else "nothing is missing")
+        print_line(f"{failed} failed, {absent} optional parts missing" if failed or absent else "nothing is missing")
     raise typer.Exit(0 if passes(found) else 1)

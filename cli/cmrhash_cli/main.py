@@ -18,7 +18,7 @@ from cmrhash_cli.extract import extract
 from cmrhash_cli.groups import Grouped
 from cmrhash_cli.grow import add, relocate, remove
 from cmrhash_cli.index import index
-from cmrhash_cli.output import print_version, run
+from cmrhash_cli.output import print_line, print_version, run
 from cmrhash_cli.plot import plot
 from cmrhash_cli.report import report
 from cmrhash_cli.score import score
@@ -37,7 +37,7 @@ def _global(
     ),
 ) -> None:
     if ctx.invoked_subcommand is None:
-        print(welcome())
+        print_line(welcome())
 
 
 COMMANDS: dict[str, Callable[..., None]] = {
