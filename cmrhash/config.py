@@ -275,6 +275,7 @@ class CompareConfig:
     trained_by: str | None = None  # relevance of the training, if another than that of the scoring
     metric: str | None = None  # "map", "r@1", "r@5" or "r@10"; None: map for labels, r@1 for pairs
     against: str | None = None  # method that the others are tested against
+    format: str = "text"  # "text", or "latex" for a paper: also writes compare.tex
     jobs: int | None = None  # trainings at a time, in processes of one thread; None: one by one, with all threads
     out: Path | None = None  # folder of the table; None: the folder of the runs, where a report finds it
 

@@ -55,6 +55,9 @@ def compare(
     against: Annotated[
         str | None, typer.Option(help="Method that the others are tested against, for significance.")
     ] = D.against,
+    form: Annotated[
+        str, typer.Option("--format", help="Printed table: text, or latex (booktabs), which is also written as .tex.")
+    ] = D.format,
     relevance: Relevance = T.relevance,
     epochs: Annotated[
         int,
@@ -82,6 +85,8 @@ def compare(
     """Train the missing runs, evaluate all, then print and write the table.
 
     cmrhash compare --method triplet --method tie-ap --bits 32 --bits 64 --seeds 3
+
+    cmrhash compare --method cca --method tie-ap --bits 16 --bits 32 --against cca --format latex
 
     cmrhash compare --method ucch --method jdsh --bits 32 --trained-by pairs
 
@@ -114,6 +119,7 @@ def compare(
         seeds=seeds,
         metric=metric,
         against=against,
+        format=form,
         jobs=jobs,
         trained_by=trained_by,
         out=out,
@@ -125,9 +131,12 @@ def compare(
         result = run(grid, config, data, runs, tuple(encoder or ()), progress)
     if as_json:
         print_json(result.as_json())
+    elif form == "latex":
+        print((target / "compare.tex").read_text(encoding="utf-8"), end="")
     else:
         columns, cells = table(result.rows)
         title = f"{data.name}: {result.protocol['metric']}, mean +- sd over seeds (* = collapsed)"
         again = f"command of the first cell: {result.rows[0]['command']}"
         print_table(titled(title, result.protocol), columns, cells, "\n".join([*result.in_words(), again]))
-    note(f"{'replaced' if before else 'written'}: {target}/compare.md, .csv, .json", quiet)
+    tex = ", .tex" if form == "latex" else ""
+    note(f"{'replaced' if before else 'written'}: {target}/compare.md, .csv, .json{tex}", quiet)

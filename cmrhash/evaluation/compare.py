@@ -10,20 +10,23 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from cmrhash.config import CompareConfig, EvalConfig, Progress, TrainConfig
-from cmrhash.errors import UsageError
+from cmrhash.errors import UsageError, did_you_mean
 from cmrhash.evaluation.commands import command_of
 from cmrhash.evaluation.evaluate import Evaluation, score
 from cmrhash.evaluation.jobs import Job, Shared, check_jobs, train_each
+from cmrhash.evaluation.latex import latex_table
 from cmrhash.evaluation.metric_names import METRICS, check_metric
 from cmrhash.evaluation.seen import SIDES
 from cmrhash.evaluation.significance import DRAWS, Difference, columns_of, query_values
 from cmrhash.evaluation.table_files import write_table
 from cmrhash.features.dataset import ExtractedDataset
+from cmrhash.storage.files import write_bytes
 from cmrhash.training import runs
 from cmrhash.training.best import chosen
 from cmrhash.training.methods import get_method
 
 KEYS = ("dataset", "method", "bits", "lang", "direction")
+FORMATS = ("text", "latex")
 METRIC_OF = {"labels": "map", "pairs": "r@1"}
 WORDS = {"map": "mAP over the whole database", **{name: f"R@{k} (hit@{k})" for name, k in METRICS.items() if k}}
 
@@ -57,8 +60,9 @@ def compare(
 
     Returns one row per cell with "mean", "sd" (of the sample) and "n". config: settings that all cells share; method,
     bits and seed come from the cell. Finished runs are reused; an interrupted call resumes. Writes ``compare.json``,
-    ``compare.csv`` and ``compare.md`` to ``grid.out``, by default ``out/<dataset>/``. Raises UsageError for an empty
-    grid, StaleError that names the cell whose folder holds a run of another recipe.
+    ``compare.csv`` and ``compare.md`` to ``grid.out``, by default ``out/<dataset>/``, and ``compare.tex`` if
+    ``grid.format`` is "latex". Raises UsageError for an empty grid, StaleError that names the cell whose folder holds a
+    run of another recipe.
     """
     names = tuple(dict.fromkeys(chosen(method, data, config.relevance).method for method in grid.methods))
     grid = replace(grid, methods=names)
@@ -81,7 +85,10 @@ def compare(
         protocol["significance"] = SIGNIFICANCE.format(grid.against)
     result = Evaluation(protocol, rows)
     columns, lines = table(rows, ("**", "**"))
-    write_table(grid.out or out / data.name, "compare", result.as_json(), columns, lines, result.in_words())
+    target = grid.out or out / data.name
+    write_table(target, "compare", result.as_json(), columns, lines, result.in_words())
+    if grid.format == "latex":
+        write_bytes(target / "compare.tex", latex_table(rows, protocol, result.in_words()).encode())
     return result
 
 
@@ -89,6 +96,9 @@ def _check(grid: CompareConfig, relevance: str) -> str:
     """Name of the metric; raises UsageError for a grid that cannot be compared."""
     if grid.seeds < 1:
         raise UsageError(f"{grid.seeds} is out of range", None, "give a whole number from 1", option="seeds")
+    if grid.format not in FORMATS:
+        fix = f"{did_you_mean(grid.format, FORMATS)} choose of {', '.join(FORMATS)}"
+        raise UsageError(f"unknown format '{grid.format}'", None, fix, option="format")
     check_jobs(grid.jobs)
     for method in grid.methods:
         get_method(method, grid.trained_by or relevance)

@@ -1,4 +1,4 @@
-"""Files of a table: JSON with everything, CSV with a line per row, Markdown for people."""
+"""Files of a table: JSON with everything, CSV with a line of figures per row, Markdown for people."""
 
 from __future__ import annotations
 
@@ -22,13 +22,15 @@ def write_table(
 ) -> None:
     """Write ``name.json``, ``name.csv`` and ``name.md``.
 
-    whole: what the JSON file holds; its "rows" are the lines of the CSV file. columns, cells, words: of the Markdown.
+    whole: what the JSON file holds; its "rows" are the lines of the CSV file, without their "command". columns, cells,
+    words: of the Markdown.
     """
     lines = [columns, ["---"] * len(columns), *cells]
     markdown = "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n\n"
     markdown += "\n".join(f"- {line}" for line in words) + "\n"
     text = io.StringIO()
-    writer = csv.DictWriter(text, list(whole["rows"][0]))
+    names = [name for name in whole["rows"][0] if name != "command"]
+    writer = csv.DictWriter(text, names, extrasaction="ignore")
     writer.writeheader()
     for row in whole["rows"]:
         writer.writerow({k: " ".join(map(str, v)) if isinstance(v, list) else v for k, v in row.items()})
