@@ -301,13 +301,17 @@ class PlotConfig:
     seeds: tuple[int, ...] = ()  # empty: every trained seed
     langs: tuple[str, ...] = ()  # empty: every language that the runs can score
     relevance: str | None = None  # as in EvalConfig
-    formats: tuple[str, ...] = ("png", "svg")  # file formats of each figure
+    formats: tuple[str, ...] = ("png", "svg")  # file formats of each figure: png, svg or pdf
+    size: str | None = None  # width: "column", "page" or centimetres; None: as wide as its panels
+    title: bool = True  # with a title and the protocol; without them for a paper, whose caption says them
     items: int = 1000  # most query items in a t-SNE map; drawn with the run's seed
     out: Path | None = None  # folder of the figures; None: "plots" in the folder of the runs
 
 
 PLOTS = {
     "pr": "precision and recall by Hamming radius",
+    "pr-rank": "precision and recall by rank",
+    "topn": "precision among the first N results",
     "bits": "mAP (by pairs R@1) by code length, mean and spread over seeds",
     "seen": "mAP among unseen against seen database items, mean over seeds",
     "distances": "Hamming distances of relevant and irrelevant pairs",

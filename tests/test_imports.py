@@ -96,7 +96,7 @@ def test_the_library_knows_nothing_of_the_command_line():
         ("psycopg", {"postgresql.py"}),
         ("pyarrow", {"parquet_file.py"}),
         ("pymilvus", {"milvus.py"}),
-        ("matplotlib", {"plots.py", "sources.py"}),  # the latter for a type alone
+        ("matplotlib", {"plots.py", "sources.py", "themed.py"}),  # the latter two for a type alone
         ("sklearn", {"tsne.py"}),
     ],
 )

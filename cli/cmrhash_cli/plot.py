@@ -1,4 +1,4 @@
-"""cmrhash plot: trained runs -> plots as PNG and SVG."""
+"""cmrhash plot: trained runs -> plots as PNG, SVG or PDF."""
 
 from __future__ import annotations
 
@@ -44,8 +44,15 @@ def plot(
     seed: Annotated[list[int] | None, typer.Option(help="Seed (repeatable); default: all trained.")] = None,
     relevance: Relevance = D.relevance,
     formats: Annotated[
-        list[str] | None, typer.Option("--format", help="File format: png or svg (repeatable); default: both.")
+        list[str] | None, typer.Option("--format", help="File format: png, svg or pdf (repeatable); default: png, svg.")
     ] = None,
+    size: Annotated[
+        str | None,
+        typer.Option(help="Width: column, page or centimetres, for a paper; default: that of the panels."),
+    ] = D.size,
+    title: Annotated[bool, typer.Option(help="Title and protocol in the figure; a paper has them in its caption.")] = (
+        D.title
+    ),
     items: Annotated[int, typer.Option(help="Maximum number of query items in a t-SNE map.")] = D.items,
     out: Annotated[
         Path | None, typer.Option(help="Folder of the plots; default: plots, in the data set's folder of runs.")
@@ -57,11 +64,13 @@ def plot(
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
-    """Plot trained runs: precision and recall, mAP by bits, seen and unseen items, distances, t-SNE map, training.
+    """Plot trained runs: precision and recall, first N results, mAP by bits, seen and unseen items, t-SNE map, ...
 
     cmrhash plot
 
     cmrhash plot bits pr --lang en --out figures --format svg
+
+    cmrhash plot bits topn --format pdf --size column --no-title
 
     cmrhash plot tsne --method triplet --bits 32 --seed 0
     """
@@ -73,6 +82,8 @@ def plot(
         langs=tuple(lang or ()),
         relevance=relevance,
         formats=tuple(formats or D.formats),
+        size=size,
+        title=title,
         items=items,
         out=out,
     )

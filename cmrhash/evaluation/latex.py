@@ -7,7 +7,7 @@ from itertools import pairwise
 from typing import Any
 
 WORDS = {"i2t": r"Image $\rightarrow$ text", "t2i": r"Text $\rightarrow$ image"}
-SINGLE = 4  # columns of figures that fit into one column of a page
+SINGLE = {False: 6, True: 3}  # figures that fit into one column of a page, without and with their spread
 SPECIAL = {
     **{char: f"\\{char}" for char in "&%$#_{}"},
     "\\": r"\textbackslash{}",
@@ -34,7 +34,7 @@ def latex_table(rows: Rows, protocol: Mapping[str, Any], words: Sequence[str]) -
     ends = [2 + len(bits) * at for at in range(len(ways) + 1)]
     heads = [f"\\multicolumn{{{len(bits)}}}{{c}}{{{WORDS[way]}}}" for way in ways]
     rules = " ".join(f"\\cmidrule(lr){{{first}-{last - 1}}}" for first, last in pairwise(ends))
-    kind = "table" if len(places) <= SINGLE else "table*"
+    kind = "table" if len(places) <= SINGLE[any(row["sd"] is not None for row in rows)] else "table*"
     lines = [
         *(f"% {' '.join(line.split())}" for line in words),
         f"\\begin{{{kind}}}",

@@ -1,7 +1,7 @@
 """Plots of trained runs: the data of each kind, and its files; ``plots`` draws them.
 
-``pr``, ``bits`` and ``seen`` show all selected runs, averaged over seeds; ``distances``, ``tsne`` and ``training`` show
-the run with the best validation mAP.
+``pr``, ``pr-rank``, ``topn``, ``bits`` and ``seen`` show all selected runs, averaged over seeds; ``distances``,
+``tsne`` and ``training`` show the run with the best validation mAP.
 """
 
 from __future__ import annotations
@@ -22,9 +22,10 @@ from cmrhash.evaluation.searches import searches
 from cmrhash.evaluation.seen import SIDES, by_side
 from cmrhash.features.dataset import ExtractedDataset
 from cmrhash.retrieval.codes import MAX_CONSTANT_BITS, MIN_DISTINCT
-from cmrhash.show import plots
-from cmrhash.show.plots import Distances, Panel, Series
+from cmrhash.show import curves, plots
+from cmrhash.show.plots import Distances, Look, Panel, Series
 from cmrhash.show.sources import (
+    MOST,
     WORDS,
     Cells,
     Drawing,
@@ -43,7 +44,10 @@ from cmrhash.show.tsne import FEWEST, embedding_map
 from cmrhash.storage.files import write_bytes
 from cmrhash.training import runs
 
-FORMATS = ("png", "svg")
+FORMATS = ("png", "svg", "pdf")
+WIDTHS = {"column": 8.4, "page": 17.4}  # cm, of the usual two-column styles
+NARROWEST, WIDEST = 5, 60  # cm
+REFERENCES = 3  # methods whose real-valued embeddings are drawn as well
 
 
 @dataclass(frozen=True)
@@ -69,7 +73,9 @@ def draw(config: PlotConfig, data: ExtractedDataset, out: Path, progress: Progre
     _check(config)
     data = data.with_relevance(config.relevance)
     found = runs.find_runs(out, data.name, data.dataset.relevance, config.bits, config.methods, config.seeds)
-    source = ShownRuns(data, found, config.langs, config.items, progress)
+    most = len(config.methods) or MOST  # methods that were asked for are all shown
+    look = Look(_inches(config.size), config.title)
+    source = ShownRuns(data, found, config.langs, config.items, look, most, progress)
     made, skipped = drawings(source, config.kinds)
     target = config.out or out / data.name / "plots"
     files = []
@@ -100,47 +106,6 @@ def drawings(source: ShownRuns, kinds: Sequence[str] = ()) -> tuple[list[Drawing
 # ---------------------------------------------------------------------------------------------- kinds
 
 
-def precision_recall(source: ShownRuns) -> list[Drawing]:
-    """Draw one figure per language; several methods get a column per code length, one method a line per length."""
-    drawn = []
-    for lang in dict.fromkeys(lang for _, _, lang, _ in source.cells):
-        cells = {key: rows for key, rows in source.cells.items() if key[2] == lang}
-        names, lengths = names_of(cells), lengths_of(cells)
-        if len(names) > 1:
-            grid = [[_pr_panel(cells, names, [bits], lang, d, f"{bits} bits") for bits in lengths] for d in WORDS]
-        else:
-            grid = [[_pr_panel(cells, names, lengths, lang, d, "") for d in WORDS]]
-        title = f"{source.dataset.name}, {listed(names)}, {listed(lengths)} bits, {lang}: precision and recall"
-        how = "one point per Hamming radius; precision: mean over queries with a result within the radius"
-        figure = plots.curves(grid, title, footer_of(source.dataset, cells, source.found, how))
-        caption = f"Precision against recall at every Hamming radius, {lang}."
-        drawn.append(Drawing("pr", stem_of("pr", cells, lang), figure, caption))
-    return drawn
-
-
-def _pr_panel(
-    cells: Cells, names: Sequence[str], lengths: Sequence[int], lang: str, direction: str, what: str
-) -> Panel:
-    series, chance = [], []
-    for name in names:
-        for bits in lengths:
-            rows = cells.get((name, bits, lang, direction), [])
-            if rows:
-                recall, precision = (_mean_curve(rows, part) for part in ("recall", "precision"))
-                style = names.index(name) if what else lengths.index(bits)
-                series.append(Series(name if what else f"{bits} bits", recall, precision, style))
-                chance.append(rows[0]["chance"])
-    title = ", ".join(part for part in (WORDS[direction], what) if part)
-    return Panel(title, "recall", "precision", series, [("chance", float(np.mean(chance)))], unit_y=True)
-
-
-def _mean_curve(rows: Sequence[Row], part: str) -> list[float]:
-    """Mean over the seeds, (bits + 1,); NaN at radii without results for a seed."""
-    values = np.array([row["pr_by_radius"][part] for row in rows], np.float64)
-    mean: list[float] = values.mean(axis=0).tolist()
-    return mean
-
-
 def by_bits(source: ShownRuns) -> list[Drawing]:
     """Draw a row per language and a column per direction; error bars are standard deviations over seeds."""
     lengths = lengths_of(source.cells)
@@ -160,7 +125,8 @@ def by_bits(source: ShownRuns) -> list[Drawing]:
         grid.append(row)
     title = f"{source.dataset.name}, {listed(names)}, {listed(lengths)} bits: {metric} by code length"
     how = "mean and standard deviation over seeds" if len({run.seed for run in source.found}) > 1 else ""
-    figure = plots.curves(grid, title, footer_of(source.dataset, source.cells, source.found, how))
+    footer = footer_of(source.dataset, source.cells, source.found, source.with_choice(how))
+    figure = plots.curves(grid, title, footer, look=source.look)
     caption = f"{metric} against code length, with chance level and real-valued embeddings for comparison."
     return [Drawing("bits", stem_of("bits", source.cells), figure, caption)]
 
@@ -174,6 +140,8 @@ def _by_bits(cells: Cells, name: str, lengths: Sequence[int], lang: str, directi
     spread = [float(np.std(own, ddof=1)) if len(own) > 1 else 0.0 for own in values]
     style = names_of(cells).index(name)
     line = Series(name, list(there), means, style, spread if any(spread) else None)
+    if len(names_of(cells)) > REFERENCES:
+        return [line]
     return [line, Series("real-valued, cosine", list(there), real, style, reference=True)]
 
 
@@ -196,17 +164,18 @@ def by_seen(source: ShownRuns) -> list[Drawing]:
     for lang in dict.fromkeys(lang for _, _, lang, _ in cells):
         row = []
         for direction in WORDS:
-            series = [Series("seen = unseen", ends, ends, len(names), reference=True)]
+            series = [Series("seen = unseen", ends, ends, -1, reference=True)]
             for style, name in enumerate(names):
                 of = [cells[key] for key in sorted(cells) if (key[0], *key[2:]) == (name, lang, direction)]
                 seen, unseen = ([_mean_of(rows, f"map_{side}") for rows in of] for side in SIDES[::-1])
                 series.append(Series(name, seen, unseen, style))
             title = f"{WORDS[direction]}, {lang}"
-            row.append(Panel(title, "mAP, seen database items", "mAP, unseen database items", series))
+            row.append(Panel(title, "mAP, seen items", "mAP, unseen items", series))
         grid.append(row)
     title = f"{source.dataset.name}, {listed(names)}, {listed(lengths_of(cells))} bits: seen and unseen database items"
     how = "seen: the heads were trained on them; one point per code length"
-    figure = plots.curves(grid, title, footer_of(source.dataset, cells, source.found, how))
+    footer = footer_of(source.dataset, cells, source.found, source.with_choice(how))
+    figure = plots.curves(grid, title, footer, look=source.look)
     caption = "mAP among database items that the heads were not trained on, against mAP among those that they were."
     return [Drawing("seen", stem_of("seen", cells), figure, caption)]
 
@@ -235,7 +204,7 @@ def distance_histograms(source: ShownRuns) -> list[Drawing]:
     title = of_run(source.best, source.dataset, "Hamming distances")
     cells: Cells = {("", 0, *key): [row] for key, row in counts.items()}
     how = "each histogram sums to 1; P: probability that a relevant pair is nearer than an irrelevant one, ties half"
-    figure = plots.distances(grid, title, footer_of(source.dataset, cells, [source.best], how))
+    figure = plots.distances(grid, title, footer_of(source.dataset, cells, [source.best], how), source.look)
     caption = f"Hamming distances of relevant and irrelevant query-database pairs of {source.best.folder.name}."
     return [Drawing("distances", f"distances-{source.best.folder.name}", figure, caption)]
 
@@ -264,17 +233,28 @@ def training_curves(source: ShownRuns) -> list[Drawing]:
 
     def panel(title: str, unit: str, lines: Mapping[str, Sequence[float]], **more: Any) -> list[Panel]:
         series = [Series(name, epochs, y, style) for style, (name, y) in enumerate(lines.items())]
-        return [Panel(title, "epoch", unit, series, marks=marks, **more)]
+        return [Panel(title, "epoch", unit, series, marks=marks, whole_x=True, **more)]
 
-    terms = {name: [entry["terms"][name] for entry in history] for name in history[0]["terms"]}
-    grid = [panel("loss by term", "loss, mean over steps", terms)]
+    grid = [panel("loss by term", "loss, mean over steps", _terms(history, run.langs))]
     if "val_map" in history[0]:
         grid.append(panel("validation mAP, tie-aware", "mAP", _val(history)))
         levels = [("constant: collapsed above", MAX_CONSTANT_BITS), ("distinct: collapsed below", MIN_DISTINCT)]
         grid.append(panel("code collapse", "share", _watch(history), levels=levels, unit_y=True))
-    figure = plots.curves(grid, of_run(run, source.dataset, "training"), _trained(source.dataset, run), wide=True)
+    title = of_run(run, source.dataset, "training")
+    figure = plots.curves(grid, title, _trained(source.dataset, run), wide=True, look=source.look)
     caption = f"Training of {run.folder.name}: loss by term, validation mAP and code collapse."
     return [Drawing("training", f"training-{run.folder.name}", figure, caption)]
+
+
+def _terms(history: Sequence[Row], langs: Sequence[str]) -> dict[str, list[float]]:
+    """Loss terms by epoch; where a panel has no room for all, the terms of different languages are averaged."""
+    names = {name: name for name in history[0]["terms"]}
+    if len(names) >= plots.INSIDE:
+        kinds = {name: name.partition(".")[0].split("-") for name in names}  # of "i2t.de" and "image-de"
+        names = {name: "-".join("text" if part in langs else part for part in kind) for name, kind in kinds.items()}
+    shown = dict.fromkeys(names.values())
+    own = {short: [name for name in names if names[name] == short] for short in shown}
+    return {short: [float(np.mean([e["terms"][name] for name in own[short]])) for e in history] for short in shown}
 
 
 def _val(history: Sequence[Row]) -> dict[str, list[float]]:
@@ -287,11 +267,11 @@ def _val(history: Sequence[Row]) -> dict[str, list[float]]:
 
 
 def _watch(history: Sequence[Row]) -> dict[str, list[float]]:
-    """Shares of constant bits and distinct database codes of each view, and of active triplets, by epoch."""
+    """Shares of constant bits and distinct database codes of the worst view, and of active triplets, by epoch."""
     lines = {}
-    for key, words in (("constant_bits", "constant bits"), ("distinct", "distinct codes")):
-        for view in sorted(history[0]["collapse"]):
-            lines[f"{words}, {view}"] = [entry["collapse"][view][key] for entry in history]
+    for key, words, worst in (("constant_bits", "constant bits", max), ("distinct", "distinct codes", min)):
+        views = [[of[key] for of in entry["collapse"].values()] for entry in history]
+        lines[f"{words}, worst view"] = [worst(of) for of in views]
     if "active_share" in history[0]:
         lines["active triplets"] = [entry["active_share"] for entry in history]
     return lines
@@ -305,7 +285,9 @@ def _trained(dataset: ImageTextDataset, run: runs.Run) -> str:
 
 
 KINDS: dict[str, Callable[[ShownRuns], list[Drawing]]] = {
-    "pr": precision_recall,
+    "pr": curves.by_radius,
+    "pr-rank": curves.by_rank,
+    "topn": curves.first_results,
     "bits": by_bits,
     "seen": by_seen,
     "distances": distance_histograms,
@@ -320,5 +302,20 @@ def _check(config: PlotConfig) -> None:
             if name not in known:
                 fix = f"{did_you_mean(name, known)} choose of {', '.join(known)}"
                 raise UsageError(f"unknown {option.removesuffix('s')} '{name}'", None, fix, option=option)
+    _inches(config.size)
     if config.items < FEWEST:
         raise UsageError(f"{config.items} is out of range", None, f"give a whole number from {FEWEST}", option="items")
+
+
+def _inches(size: str | None) -> float | None:
+    """Width of a figure in inches; None: as wide as its panels."""
+    if size is None:
+        return None
+    try:
+        width = WIDTHS[size] if size in WIDTHS else float(size)
+    except ValueError:
+        width = float("nan")
+    if not NARROWEST <= width <= WIDEST:
+        fix = f"give {', '.join(WIDTHS)} or a width of {NARROWEST} to {WIDEST} cm"
+        raise UsageError(f"'{size}' is no size of a figure", None, fix, option="size")
+    return width / 2.54

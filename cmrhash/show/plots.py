@@ -1,14 +1,13 @@
-"""Plots with Matplotlib: curves, histograms of distances, maps of embeddings, as PNG or SVG.
+"""Plots with Matplotlib: curves, histograms of distances, maps of embeddings, as PNG, SVG or PDF.
 
 No other module imports Matplotlib or sets the style of a figure. Every series has a colour that colour-blind readers
 can tell apart (Okabe & Ito 2008), and a marker, dash or hatch that survives a grey print. Equal data give equal bytes
-of SVG, whatever the user's Matplotlib settings, which stay unchanged.
+of a file, whatever the user's Matplotlib settings, which stay unchanged.
 """
 
 from __future__ import annotations
 
 import io
-import re
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -22,7 +21,7 @@ from cmrhash.errors import lacking
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
+    from matplotlib.figure import Figure, SubFigure
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#222222")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
@@ -30,7 +29,9 @@ DASHES: tuple[Any, ...] = ("-", (0, (5, 1.5)), (0, (3, 1, 1, 1)), (0, (1.2, 1.2)
 LEVELS: tuple[Any, ...] = (":", (0, (6, 2, 1, 2)))
 RELEVANT, IRRELEVANT = ("#0072B2", "////"), ("#E69F00", "....")  # colour and hatch
 INK, MUTED, PALE = "#222222", "#595959", "#C8C8C8"
-WIDTH, PANEL, TALL = 2.7, 2.3, 1.55  # inches: of a panel, its height, that of a panel with a wide time axis
+WIDTH, PANEL, TALL = 3.0, 2.4, 1.55  # inches: of a panel, its height, that of a panel with a wide time axis
+NARROW, LOWEST = 1.4, 1.5  # inches: width of a panel below which panels go below each other, least height
+INSIDE, ROOMY = 5, 2.2  # entries of a legend that find room inside a panel of at least that width in inches
 DPI = 200  # of a PNG
 STYLE = {
     "font.family": "DejaVu Sans",  # comes with Matplotlib: the same letters everywhere
@@ -54,30 +55,36 @@ STYLE = {
     "lines.linewidth": 1.3,
     "lines.markersize": 3.6,
     "hatch.linewidth": 0.5,
-    "legend.frameon": False,
+    "legend.framealpha": 0.8,
+    "legend.edgecolor": "none",
+    "legend.borderpad": 0.2,
+    "legend.labelspacing": 0.3,
     "legend.fontsize": 7,
-    "legend.handlelength": 3.2,
+    "legend.handlelength": 2.6,
+    "pdf.fonttype": 42,  # TrueType letters inside the file, as publishers ask for
     "figure.titlesize": 9,
     "figure.facecolor": "white",
     "savefig.facecolor": "white",
     "svg.hashsalt": "cmrhash",  # ids of an SVG, otherwise random
 }
-THEME = {  # colour of a figure -> its name in a style sheet, and what it is in the dark
-    "#ffffff": ("--plot-ground", "#14171b"),
-    INK: ("--plot-ink", "#e8eaed"),
-    MUTED: ("--plot-muted", "#a5adb8"),
-    PALE.lower(): ("--plot-pale", "#4a525c"),
-    "#e4e4e4": ("--plot-grid", "#2b3138"),
-    "#0072b2": ("--plot-blue", "#4aa3df"),
-}
-_IN_THE_DARK = " ".join(f"{name}: {dark};" for name, dark in THEME.values())
-DARK = f"@media screen and (prefers-color-scheme: dark) {{ svg {{ {_IN_THE_DARK} }} }}"
 SILENT = ("Date", "Creator", "Format", "Type")  # metadata left out of an SVG
+UNDATED = ("CreationDate", "Creator", "Producer")  # ... and of a PDF
+
+
+@dataclass(frozen=True)
+class Look:
+    """Size and frame of a figure. width: inches, None for that of its panels; titled: with title and footer."""
+
+    width: float | None = None
+    titled: bool = True
+
+
+USUAL = Look()
 
 
 @dataclass(frozen=True)
 class Series:
-    """A line. style: index of its colour, marker and dash.
+    """A line. style: index of its colour, marker and dash; -1 for a reference without markers.
 
     x, y: (N,) numbers; NaN breaks the line. sd: (N,) standard deviations, drawn as error bars. reference: a baseline,
     drawn thin and dashed with hollow markers; all references of a figure share one legend entry.
@@ -103,6 +110,7 @@ class Panel:
     marks: Sequence[tuple[str, float]] = ()
     ticks: Sequence[float] = ()
     unit_y: bool = False  # the y axis runs from 0 to 1
+    whole_x: bool = False  # x counts something
 
 
 @dataclass(frozen=True)
@@ -125,15 +133,15 @@ class Points:
     names: Sequence[str] = field(default=())
 
 
-def curves(grid: Sequence[Sequence[Panel]], title: str, footer: str, wide: bool = False) -> Figure:
-    """Draw panels in a grid with shared axes and one legend.
+def curves(grid: Sequence[Sequence[Panel]], title: str, footer: str, wide: bool = False, look: Look = USUAL) -> Figure:
+    """Draw panels in a grid with shared axes and one legend; panels without a single point are left out.
 
     wide: stack the panels over a shared x axis, each with its own y axis and legend.
     """
+    grid = _fitting(_filled(grid), look)
     with _styled():
-        figure, axes = _figure(
-            grid, title, footer, (5.0, TALL) if wide else (WIDTH, PANEL), sharex=True, sharey=not wide
-        )
+        size = (5.5, TALL) if wide else (WIDTH, PANEL)
+        figure, body, axes = _figure(grid, title, footer, size, look, sharex=True, sharey=not wide)
         for row, panels in enumerate(grid):
             for column, panel in enumerate(panels):
                 ax = axes[row][column]
@@ -141,38 +149,41 @@ def curves(grid: Sequence[Sequence[Panel]], title: str, footer: str, wide: bool 
                 ax.set_xlabel(panel.x_label if row == len(grid) - 1 else "")
                 ax.set_ylabel(panel.y_label if column == 0 else "")
                 if wide:
-                    ax.legend(*_entries([ax]), loc="center left", bbox_to_anchor=(1.01, 0.5))
+                    ax.legend(*_entries([ax]), loc="best", ncols=1 if figure.get_figwidth() < 2 * ROOMY else 2)
         figure.align_ylabels()
         if not wide:
-            figure.legend(*_entries([ax for row in axes for ax in row]), loc="outside right center")
+            _legend(figure, body, axes, *_entries([ax for row in axes for ax in row]))
         return figure
 
 
-def distances(grid: Sequence[Sequence[Distances]], title: str, footer: str) -> Figure:
+def distances(grid: Sequence[Sequence[Distances]], title: str, footer: str, look: Look = USUAL) -> Figure:
     """Draw histograms of Hamming distances, normalised per kind of pair so that few relevant pairs stay visible."""
     with _styled():
-        figure, axes = _figure(grid, title, footer, (WIDTH, PANEL), sharex=True, sharey=True)
+        grid = _fitting(grid, look)
+        figure, body, axes = _figure(grid, title, footer, (WIDTH, PANEL), look, sharex=True, sharey=True)
+        lines = 0
         for row, panels in enumerate(grid):
             for column, panel in enumerate(panels):
                 ax = axes[row][column]
                 _histogram(ax, panel.irrelevant, IRRELEVANT, "irrelevant pairs")
                 _histogram(ax, panel.relevant, RELEVANT, "relevant pairs")
                 ax.set_title(panel.title, loc="left")
-                ax.text(0.02, 0.98, panel.note, transform=ax.transAxes, va="top", fontsize=6.5, color=MUTED)
+                lines = max(lines, _note(ax, panel.note, figure.get_figwidth() / len(panels)))
                 ax.set_ylim(0, None)
                 ax.margins(x=0)
                 ax.set_xlabel("Hamming distance (bits)" if row == len(grid) - 1 else "")
                 ax.set_ylabel("share of pairs" if column == 0 else "")
         top = max(_share(counts).max() for row in grid for p in row for counts in (p.relevant, p.irrelevant))
-        axes[0][0].set_ylim(0, 1.25 * top)  # room for the notes
-        figure.legend(*_entries([axes[0][0]]), loc="outside upper right", ncols=2)
+        notes = 0.16 * lines / (0.65 * figure.get_figheight() / len(grid))  # their share of a panel's height
+        axes[0][0].set_ylim(0, top / (1 - min(notes, 0.6)))
+        _strip(figure, body, *_entries([axes[0][0]]))
         return figure
 
 
-def scatter(points: Points, title: str, footer: str) -> Figure:
+def scatter(points: Points, title: str, footer: str, look: Look = USUAL) -> Figure:
     """Draw a map of embeddings: filled markers for images, hollow ones for texts, a colour per group."""
     with _styled():
-        figure, axes = _figure([[points]], title, footer, (5.4, 4.6))
+        figure, body, axes = _figure([[points]], title, footer, (5.4, 4.6), look)
         ax = axes[0][0]
         for at in range(-1, len(points.names)):
             colour, marker = (PALE, ".") if at < 0 else (COLOURS[at % len(COLOURS)], MARKERS[at % len(MARKERS)])
@@ -181,8 +192,8 @@ def scatter(points: Points, title: str, footer: str) -> Figure:
                 face, size = ("none" if hollow else colour), 12 if at < 0 else 16
                 ax.scatter(x, y, size, facecolors=face, edgecolors=colour, marker=marker, linewidths=0.7)
         ax.set_aspect("equal", "datalim")
-        ax.set(xticks=[], yticks=[], xlabel="t-SNE, first axis (no unit)", ylabel="t-SNE, second axis (no unit)")
-        figure.legend(*_keys(ax, points), loc="outside right center")
+        ax.set_axis_off()  # places of a t-SNE map have no unit
+        _strip(figure, body, *_keys(ax, points), handle=1.0)
         return figure
 
 
@@ -197,35 +208,15 @@ def words(text: str) -> Figure:
 
 
 def render(figure: Figure, form: str, live_text: bool = False) -> bytes:
-    """Render a figure as "png" or "svg" bytes. live_text: keep text as text in the SVG."""
+    """Render a figure as "png", "svg" or "pdf" bytes. live_text: keep text as text in the SVG."""
     with _styled(**{"svg.fonttype": "none" if live_text else "path"}), io.BytesIO() as file:
         if form == "svg":
             figure.savefig(file, format="svg", metadata=dict.fromkeys(SILENT))
+        elif form == "pdf":
+            figure.savefig(file, format="pdf", metadata=dict.fromkeys(UNDATED))
         else:
             figure.savefig(file, format=form, dpi=DPI, metadata={"Software": None})
         return file.getvalue()
-
-
-def inline(figure: Figure, name: str) -> str:
-    """Render a figure as an SVG element for HTML, with ids that start with ``name``.
-
-    It follows the dark mode if the document has the stylesheet ``DARK``.
-    """
-    svg = _named_colours(render(figure, "svg", live_text=True).decode())
-    svg = svg.replace("'DejaVu Sans'", "'DejaVu Sans', Verdana, sans-serif")  # Verdana is as wide
-    svg = re.sub(r"\s+xmlns(:\w+)?=\"[^\"]*\"", "", svg[svg.index("<svg") :])
-    return re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{name}-", svg)
-
-
-def themed(figure: Figure) -> bytes:
-    """Render a figure as an SVG file that follows the dark mode."""
-    svg = _named_colours(render(figure, "svg").decode())
-    return re.sub(r"(<svg[^>]*>)", rf"\1<style>{DARK}</style>", svg, count=1).encode()
-
-
-def _named_colours(svg: str) -> str:
-    """Replace colours by CSS variables with the same default."""
-    return re.sub(r"#[0-9a-f]{6}\b", lambda of: f"var({THEME[of[0]][0]}, {of[0]})" if of[0] in THEME else of[0], svg)
 
 
 # ---------------------------------------------------------------------------------------------- parts of a figure
@@ -244,17 +235,57 @@ def _styled(**more: Any) -> Iterator[None]:
 
 
 def _figure(
-    grid: Sequence[Sequence[Any]], title: str, footer: str, size: tuple[float, float], **shared: Any
-) -> tuple[Figure, Any]:
+    grid: Sequence[Sequence[Any]], title: str, footer: str, size: tuple[float, float], look: Look, **shared: Any
+) -> tuple[Figure, SubFigure, Any]:
+    """Make a figure with title and footer, the body between them, and the axes of a grid in the body."""
     from matplotlib.figure import Figure
 
     rows, columns = len(grid), len(grid[0])
-    legend = 1.5 if size[0] * columns < 11 else 2.0
-    figure = Figure(figsize=(size[0] * columns + legend, size[1] * rows + 0.7), layout="constrained")
-    width = figure.get_figwidth()
-    figure.suptitle(_folded(title, 0.6 * width), x=0.01, ha="left", fontweight="bold")  # bold, at 9 points
-    figure.supxlabel(_folded(footer, width), x=0.01, ha="left", fontsize=6, color=MUTED)
-    return figure, figure.subplots(rows, columns, squeeze=False, **shared)
+    width = look.width or size[0] * columns
+    panel = min(size[1], max(LOWEST, size[1] * width / (size[0] * columns)))
+    lines = (_folded(title, 0.6 * width), _folded(footer, width)) if look.titled else ("", "")
+    words = 0.2 + sum(0.12 * len(text.splitlines()) for text in lines)
+    figure = Figure(figsize=(width, panel * rows + words), layout="constrained")
+    if look.titled:
+        figure.suptitle(lines[0], x=0.01, ha="left", fontweight="bold")  # bold, at 9 points
+        figure.supxlabel(lines[1], x=0.01, ha="left", fontsize=6, color=MUTED)
+    body = figure.subfigures(squeeze=False)[0, 0]  # a legend outside its axes then leaves room for the title
+    return figure, body, body.subplots(rows, columns, squeeze=False, **shared)
+
+
+def _filled(grid: Sequence[Sequence[Panel]]) -> list[list[Panel]]:
+    """Leave out the rows and columns in which no panel has a point."""
+    full = np.array([[any(np.isfinite(of.y).any() for of in panel.series) for panel in row] for row in grid])
+    if not full.any():
+        return [list(row) for row in grid]
+    rows, columns = (np.flatnonzero(full.any(axis=axis)).tolist() for axis in (1, 0))
+    return [[grid[row][column] for column in columns] for row in rows]
+
+
+def _fitting(grid: Sequence[Sequence[Any]], look: Look) -> Sequence[Sequence[Any]]:
+    """Turn rows into columns where panels beside each other would be too narrow."""
+    is_narrow = look.width is not None and look.width / len(grid[0]) < NARROW and len(grid) < len(grid[0])
+    return list(zip(*grid, strict=True)) if is_narrow else grid
+
+
+def _legend(figure: Figure, body: SubFigure, axes: Any, handles: Sequence[Any], names: Sequence[str]) -> None:
+    """Put a legend into the first panel, or above all panels if it is too large for that."""
+    ax, width = axes[0][0], figure.get_figwidth() / len(axes[0])
+    if len(names) <= INSIDE and width >= ROOMY:
+        ax.legend(handles, names, loc="best")
+    else:
+        _strip(figure, body, handles, names)
+
+
+def _strip(figure: Figure, body: SubFigure, handles: Sequence[Any], names: Sequence[str], handle: float = 2.6) -> None:
+    """Put a legend above the panels in as many columns as there is room for; the figure grows by its lines.
+
+    handle: length of the drawn part of an entry, in letters.
+    """
+    width, height = figure.get_size_inches()
+    columns = max(1, min(len(names), int(width / (0.25 + 0.1 * handle + 0.055 * max(map(len, names))))))
+    figure.set_figheight(height + 0.16 * -(-len(names) // columns))
+    body.legend(handles, names, loc="outside upper center", ncols=columns, columnspacing=1.0, handlelength=handle)
 
 
 def _folded(text: str, inches: float) -> str:
@@ -273,8 +304,9 @@ def _panel(ax: Axes, panel: Panel) -> None:
         if of.reference:
             dashed: dict[str, Any] = {"linestyle": (0, (2, 2)), "linewidth": 0.8}
             dashed |= {"markersize": 3, "markerfacecolor": "white", "markeredgewidth": 0.7}
-            ax.plot(of.x, of.y, color=colour, marker=MARKERS[of.style % len(MARKERS)], **dashed)
-            ax.plot([], [], color=MUTED, marker="o", label=_label(of.name), **dashed)  # the shared legend entry
+            marker, key = (MARKERS[of.style % len(MARKERS)], "o") if of.style >= 0 else ("", "")
+            ax.plot(of.x, of.y, color=colour, marker=marker, **dashed)
+            ax.plot([], [], color=MUTED, marker=key, label=_label(of.name), **dashed)  # the shared legend entry
             continue
         marker, dash = MARKERS[of.style % len(MARKERS)], DASHES[of.style % len(DASHES)]
         line = {"color": colour, "marker": marker, "linestyle": dash, "label": _label(of.name)}
@@ -289,6 +321,8 @@ def _panel(ax: Axes, panel: Panel) -> None:
     ax.set_title(panel.title, loc="left")
     if panel.ticks:
         ax.set_xticks(panel.ticks)
+    elif panel.whole_x:
+        ax.locator_params(axis="x", integer=True)
     if panel.unit_y:
         ax.set_ylim(-0.02, 1.02)
 
@@ -296,6 +330,14 @@ def _panel(ax: Axes, panel: Panel) -> None:
 def _every(points: int) -> Any:
     """Spacing of markers: all of a few points, else some along the line."""
     return None if points <= 10 else 0.12
+
+
+def _note(ax: Axes, text: str, inches: float) -> int:
+    """Write lines into the upper part of a panel, folded to its width without the labels of its axis; their number."""
+    folded = "\n".join(_folded(line, 0.75 * inches) for line in text.splitlines())
+    written = ax.text(0.02, 0.98, folded, transform=ax.transAxes, va="top", fontsize=6.5, color=MUTED)
+    written.set_in_layout(False)
+    return len(folded.splitlines())
 
 
 def _histogram(ax: Axes, counts: NDArray[np.int64], look: tuple[str, str], name: str) -> None:

@@ -16,7 +16,7 @@ from cmrhash.evaluation.commands import command_of
 from cmrhash.features.dataset import ExtractedDataset
 from cmrhash.search.hasher import Hasher
 from cmrhash.search.judge import label_names
-from cmrhash.show import plots
+from cmrhash.show import themed
 from cmrhash.show.examples import Example, examples
 from cmrhash.show.figures import drawings
 from cmrhash.show.html.document import esc, figure, picture, points, standalone, table
@@ -83,7 +83,7 @@ def report(config: ReportConfig, data: ExtractedDataset, out: Path, progress: Pr
         target = config.out or run.folder / "report.html"
     thumbnails = Thumbnails(dataset.root, config.thumbnail)
     body = _body(config, source, title, results, commands, thumbnails)
-    content = standalone(title, f"<main class=report>{body}</main>", plots.DARK).encode(errors="backslashreplace")
+    content = standalone(title, f"<main class=report>{body}</main>", themed.DARK).encode(errors="backslashreplace")
     write_bytes(target, content)
     return Report(target, len(content), [run.folder for run in source.found], *thumbnails.counts)
 
@@ -112,7 +112,7 @@ def _body(
         "<h2>Protocol</h2>",
         points(protocol),
         "<h2>Plots</h2>",
-        *(figure(plots.inline(of.figure, f"f{at}"), of.caption) for at, of in enumerate(made)),
+        *(figure(themed.inline(of.figure, f"f{at}"), of.caption) for at, of in enumerate(made)),
         *(f"<p class=soft>Not shown: {esc(why)}.</p>" for why in skipped.values()),
         "<h2>Examples</h2>",
         *_examples(config, source, thumbnails),

@@ -18,16 +18,21 @@ from cmrhash.errors import UsageError
 from cmrhash.evaluation.evaluate import Evaluation, score
 from cmrhash.evaluation.protocol import CAPTIONS
 from cmrhash.evaluation.run_codes import RunCodes, codes_of, refuse_language
-from cmrhash.evaluation.searches import Search, sides
+from cmrhash.evaluation.searches import Search, searches, sides
 from cmrhash.features.dataset import ExtractedDataset
 from cmrhash.retrieval import metrics
 from cmrhash.retrieval.index import rank_histogram
+from cmrhash.show.plots import COLOURS, USUAL, Look
 from cmrhash.training import runs
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+MOST = len(COLOURS)  # methods of a figure that has all runs
 WORDS = {"i2t": "image to text", "t2i": "text to image"}
+Counts = NDArray[np.int64]
+FIRST = 1000  # results of the curve of the first N, as in most papers
+RANK_METRICS = (metrics.precision_at, metrics.recall_at)
 Row = Mapping[str, Any]
 Cells = dict[tuple[str, int, str, str], list[Row]]
 
@@ -49,7 +54,8 @@ class Lacking(UsageError):
 class ShownRuns:
     """Runs of a data set with scores and codes, each read once.
 
-    items: limit of a t-SNE map; progress: called while plots are drawn.
+    items: limit of a t-SNE map; look: of every figure; most: methods in a figure of all runs, the best on val;
+    progress: called while plots are drawn.
     """
 
     def __init__(
@@ -58,12 +64,16 @@ class ShownRuns:
         found: Sequence[runs.Run],
         langs: Sequence[str],
         items: int,
+        look: Look = USUAL,
+        most: int = MOST,
         progress: Progress = lambda *_: None,
     ) -> None:
         self.data, self.dataset, self.asked, self.items, self.progress = data, data.dataset, langs, items, progress
+        self.look, self.most = look, most
         self.found = runs.current(found, data)
         self.best = runs.best_run(self.found)
-        self._counts: dict[Search, tuple[NDArray[np.int64], NDArray[np.int64]]] = {}
+        self._counts: dict[Search, tuple[Counts, Counts]] = {}
+        self._by_rank: dict[tuple[str, str, str], NDArray[np.float64]] = {}
 
     @cached_property
     def evaluation(self) -> Evaluation:
@@ -79,7 +89,23 @@ class ShownRuns:
         for row in rows:
             name = row["method"] + (f" ({'+'.join(row['trained_langs'])})" if several else "")
             cells.setdefault((name, row["bits"], row["lang"], row["direction"]), []).append(row)
-        return cells
+        shown = self._best(cells)
+        return {key: rows for key, rows in cells.items() if key[0] in shown}
+
+    def _best(self, cells: Cells) -> list[str]:
+        """Names of the methods with the highest validation mAP, at most ``most``."""
+        val = {str(run.folder): run.outcome.val_map_mean or 0.0 for run in self.found}
+        of: dict[str, list[float]] = {}
+        for key, rows in cells.items():
+            of.setdefault(key[0], []).extend(val[row["run"]] for row in rows)
+        self.methods = len(of)
+        return sorted(of, key=lambda name: -float(np.mean(of[name])))[: self.most]
+
+    def with_choice(self, how: str) -> str:
+        """Add to a footer that only the best methods are shown."""
+        shown = len(names_of(self.cells))
+        chosen = f"{shown} of {self.methods} methods, the best on val" if shown < self.methods else ""
+        return "; ".join(part for part in (how, chosen) if part)
 
     @cached_property
     def views(self) -> RunCodes:
@@ -96,18 +122,38 @@ class ShownRuns:
                 refuse_language(self.best, self.data, lang)
         return [lang for lang in there if not asked or lang in asked]
 
-    def counts(self, search: Search) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    def counts(self, search: Search) -> tuple[Counts, Counts]:
         """Count database items and relevant ones by distance, per query of the best run: (Q, bits + 1) each."""
         if search not in self._counts:
-            self._counts[search] = self._count(search)
+            self._counts[search] = self._count(self.views, search)
         return self._counts[search]
 
-    def _count(self, search: Search) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        both = sides(self.dataset, self.views, search)
+    def by_rank(self, row: Row) -> NDArray[np.float64]:
+        """Ranks, and mean precision and recall of the queries of a row of scores there: (3, ranks)."""
+        key = row["run"], row["lang"], row["direction"]
+        if key not in self._by_rank:
+            run = next(run for run in self.found if str(run.folder) == row["run"])
+            views = codes_of(run, self.data)
+            for search in searches(self.dataset, views, tuple(WORDS), [row["lang"]]):
+                counts, ranks = self._count(views, search), ranks_of(row["database"])
+                of = [[metric(*counts, rank) for rank in ranks.tolist()] for metric in RANK_METRICS]
+                means = [[metrics.mean_over_valid(values)[0] for values in own] for own in of]
+                self._by_rank[row["run"], row["lang"], search.direction] = np.array([ranks, *means])
+        return self._by_rank[key]
+
+    def _count(self, views: RunCodes, search: Search) -> tuple[Counts, Counts]:
+        both = sides(self.dataset, views, search)
         packed = np.ascontiguousarray(both.source.asked_packed[both.rows])
-        hist = rank_histogram(packed, both.sought.index.packed, self.best.bits, both.relevance(self.dataset))
+        hist = rank_histogram(packed, both.sought.index.packed, both.source.codes.bits, both.relevance(self.dataset))
         items, relevant = metrics.items_relevant(hist)
         return items.astype(np.int64, copy=False), relevant.astype(np.int64, copy=False)
+
+
+def ranks_of(database: int) -> NDArray[np.int64]:
+    """Ranks of a curve: close to each other at first, even steps to FIRST and to the end of the database."""
+    first = np.linspace(0, min(FIRST, database), 21)[1:]
+    every = np.concatenate([np.geomspace(1, database, 30), np.linspace(1, database, 30), first])
+    return np.unique(np.maximum(every.round(), 1).astype(np.int64))
 
 
 # ---------------------------------------------------------------------------------------------- words

@@ -16,7 +16,7 @@ from cmrhash.show import plots
 from cmrhash.show.plots import Points
 from cmrhash.show.sources import Drawing, Lacking, ShownRuns, of_run, untrained
 
-CLASSES = len(plots.COLOURS)  # coloured classes of a map; the others are grey
+CLASSES = 20  # named classes of a map
 FEWEST = 8  # items of a map
 
 
@@ -32,11 +32,12 @@ def embedding_map(source: ShownRuns) -> list[Drawing]:
         title = of_run(source.best, source.dataset, f"t-SNE of the embeddings, {lang}")
         what = f"{len(chosen):,} query items, unseen in training, each as image and as text; cosine distance"
         if names:
-            what += f"; colour: rarest label of the item, the {len(names)} most frequent of these are named"
+            among = "" if len(names) < CLASSES else f" among the {CLASSES} named ones"
+            what += f"; colour: rarest label of the item{among}"
         footer = f"{what}; seed {source.best.seed}{untrained([source.best])}"
         name = f"tsne-{source.best.folder.name}-{lang}"
         caption = f"t-SNE map of the real-valued embeddings of {source.best.folder.name}, {lang}."
-        drawn.append(Drawing("tsne", name, plots.scatter(points, title, footer), caption))
+        drawn.append(Drawing("tsne", name, plots.scatter(points, title, footer, source.look), caption))
     return drawn
 
 
@@ -56,14 +57,19 @@ def _sample(source: ShownRuns, *views: ViewCodes) -> tuple[NDArray[np.int64], li
 
 
 def _groups(dataset: ImageTextDataset, chosen: NDArray[np.int64]) -> tuple[NDArray[np.int64], list[str]]:
-    """Group items by their rarest label; -1 for all but the most frequent groups. Returns groups and names."""
+    """Group items by the rarest of their named labels, -1 without one. Returns groups and names.
+
+    Named are all labels, or of more than CLASSES those that are the rarest of most items.
+    """
     if dataset.relevance != "labels":
         return np.full(len(chosen), -1, np.int64), []
     count = Counter(label for item in dataset.items for label in item.labels)
-    own = [min(dataset.items[at].labels, key=lambda label: (count[label], label)) for at in chosen]
-    shown = sorted(Counter(own).items(), key=lambda pair: (-pair[1], pair[0]))[:CLASSES]
-    place = {label: at for at, (label, _) in enumerate(shown)}
-    return np.array([place.get(label, -1) for label in own]), [dataset.classes[label] for label, _ in shown]
+    by_rarity = [sorted(dataset.items[at].labels, key=lambda label: (count[label], label)) for at in chosen]
+    rarest = Counter(labels[0] for labels in by_rarity)
+    shown = sorted(rarest, key=lambda label: (-rarest[label], label))[:CLASSES]
+    place = {label: at for at, label in enumerate(shown)}
+    group = [next((place[label] for label in labels if label in place), -1) for labels in by_rarity]
+    return np.array(group), [dataset.classes[label] for label in shown]
 
 
 def _tsne(x: NDArray[np.float32], seed: int) -> NDArray[np.floating[Any]]:

@@ -7,7 +7,7 @@ from importlib.util import find_spec
 from cmrhash.config import PLOTS, PlotConfig
 from cmrhash.errors import CmrhashError
 from cmrhash.search.hasher import Hasher
-from cmrhash.show import plots
+from cmrhash.show import plots, themed
 from cmrhash.show.figures import KINDS
 from cmrhash.show.sources import ShownRuns
 from cmrhash.training import runs
@@ -38,7 +38,7 @@ class Pictures:
                 drawn = [of.figure for of in KINDS[kind](self._source(kind))]
             except CmrhashError as error:
                 drawn = [plots.words(f"not available: {error.what}")] * len(mine)
-            self._drawn |= dict(zip(mine, map(plots.themed, drawn), strict=True))
+            self._drawn |= dict(zip(mine, map(themed.themed, drawn), strict=True))
         return self._drawn[name]
 
     def _source(self, kind: str) -> ShownRuns:
