@@ -49,7 +49,7 @@ def report(
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
-    """Write one self-contained HTML file: protocol, tables, plots, examples, commands to reproduce it.
+    """Write one self-contained HTML file: tables, examples, plots, protocol, commands to reproduce it.
 
     cmrhash report --run runs/sample/triplet-32
 

@@ -87,7 +87,7 @@ def _drawn(
         title = f"{source.dataset.name}, {listed(names)}, {listed(lengths)} bits, {lang}: {what}"
         footer = footer_of(source.dataset, cells, source.found, source.with_choice(how))
         figure = plots.curves(grid, title, footer, look=source.look)
-        drawn.append(Drawing(kind, stem_of(kind, cells, lang), figure, f"{caption}, {lang}."))
+        drawn.append(Drawing(kind, stem_of(kind, cells, lang), figure, f"{caption}, {lang}.", footer))
     return drawn
 
 

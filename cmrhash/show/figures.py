@@ -128,7 +128,7 @@ def by_bits(source: ShownRuns) -> list[Drawing]:
     footer = footer_of(source.dataset, source.cells, source.found, source.with_choice(how))
     figure = plots.curves(grid, title, footer, look=source.look)
     caption = f"{metric} against code length, with chance level and real-valued embeddings for comparison."
-    return [Drawing("bits", stem_of("bits", source.cells), figure, caption)]
+    return [Drawing("bits", stem_of("bits", source.cells), figure, caption, footer)]
 
 
 def _by_bits(cells: Cells, name: str, lengths: Sequence[int], lang: str, direction: str) -> list[Series]:
@@ -177,7 +177,7 @@ def by_seen(source: ShownRuns) -> list[Drawing]:
     footer = footer_of(source.dataset, cells, source.found, source.with_choice(how))
     figure = plots.curves(grid, title, footer, look=source.look)
     caption = "mAP among database items that the heads were not trained on, against mAP among those that they were."
-    return [Drawing("seen", stem_of("seen", cells), figure, caption)]
+    return [Drawing("seen", stem_of("seen", cells), figure, caption, footer)]
 
 
 def _mean_of(rows: Sequence[Row], key: str) -> float:
@@ -204,9 +204,10 @@ def distance_histograms(source: ShownRuns) -> list[Drawing]:
     title = of_run(source.best, source.dataset, "Hamming distances")
     cells: Cells = {("", 0, *key): [row] for key, row in counts.items()}
     how = "each histogram sums to 1; P: probability that a relevant pair is nearer than an irrelevant one, ties half"
-    figure = plots.distances(grid, title, footer_of(source.dataset, cells, [source.best], how), source.look)
+    footer = footer_of(source.dataset, cells, [source.best], how)
+    figure = plots.distances(grid, title, footer, source.look)
     caption = f"Hamming distances of relevant and irrelevant query-database pairs of {source.best.folder.name}."
-    return [Drawing("distances", f"distances-{source.best.folder.name}", figure, caption)]
+    return [Drawing("distances", f"distances-{source.best.folder.name}", figure, caption, footer)]
 
 
 def nearer(relevant: NDArray[np.int64], irrelevant: NDArray[np.int64]) -> float:
@@ -241,9 +242,10 @@ def training_curves(source: ShownRuns) -> list[Drawing]:
         levels = [("constant: collapsed above", MAX_CONSTANT_BITS), ("distinct: collapsed below", MIN_DISTINCT)]
         grid.append(panel("code collapse", "share", _watch(history), levels=levels, unit_y=True))
     title = of_run(run, source.dataset, "training")
-    figure = plots.curves(grid, title, _trained(source.dataset, run), wide=True, look=source.look)
+    footer = _trained(source.dataset, run)
+    figure = plots.curves(grid, title, footer, wide=True, look=source.look)
     caption = f"Training of {run.folder.name}: loss by term, validation mAP and code collapse."
-    return [Drawing("training", f"training-{run.folder.name}", figure, caption)]
+    return [Drawing("training", f"training-{run.folder.name}", figure, caption, footer)]
 
 
 def _terms(history: Sequence[Row], langs: Sequence[str]) -> dict[str, list[float]]:

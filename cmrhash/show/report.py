@@ -1,4 +1,4 @@
-"""Reports: one HTML file of a run or a comparison with protocol, tables, plots, examples and commands."""
+"""Reports: one HTML file of a run or a comparison with tables, examples, plots, protocol and commands."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ from cmrhash.show.html.document import esc, figure, picture, points, standalone,
 from cmrhash.show.html.results import card, described, gallery, query
 from cmrhash.show.html.scores import score_table
 from cmrhash.show.html.thumbnails import Thumbnails, data_uri
+from cmrhash.show.plots import Look
 from cmrhash.show.sources import WORDS, ShownRuns
 from cmrhash.storage.files import write_bytes
 from cmrhash.training import runs
@@ -89,7 +90,8 @@ def report(config: ReportConfig, data: ExtractedDataset, out: Path, progress: Pr
 
 
 def _source(data: ExtractedDataset, found: Sequence[runs.Run], config: ReportConfig, progress: Progress) -> ShownRuns:
-    return ShownRuns(data, found, config.langs, PlotConfig.items, progress)
+    untitled = Look(titled=False)  # captions are below the figures
+    return ShownRuns(data, found, config.langs, PlotConfig.items, untitled, progress=progress)
 
 
 # ---------------------------------------------------------------------------------------------- parts
@@ -109,13 +111,13 @@ def _body(
         f"<p class=problem>{esc(warning)}</p>" if untrained else "",
         "<h2>Results</h2>",
         results,
-        "<h2>Protocol</h2>",
-        points(protocol),
-        "<h2>Plots</h2>",
-        *(figure(themed.inline(of.figure, f"f{at}"), of.caption) for at, of in enumerate(made)),
-        *(f"<p class=soft>Not shown: {esc(why)}.</p>" for why in skipped.values()),
         "<h2>Examples</h2>",
         *_examples(config, source, thumbnails),
+        "<h2>Plots</h2>",
+        *(figure(themed.inline(of.figure, f"f{at}"), f"{of.caption} {of.footer}.") for at, of in enumerate(made)),
+        *(f"<p class=soft>Not shown: {esc(why)}.</p>" for why in skipped.values()),
+        "<h2>Protocol</h2>",
+        points(protocol),
         "<h2>Reproduction</h2>",
         f"<pre>{esc(chr(10).join(commands))}</pre>",
         _features(source.best),
@@ -202,14 +204,18 @@ def _refuse_other_scores(rows: Sequence[Mapping[str, Any]], source: ShownRuns, p
 
 
 def _comparison(rows: Sequence[dict[str, Any]], config: ReportConfig) -> str:
-    from cmrhash.evaluation.compare import WORDS as METRICS  # brings torch
+    from cmrhash.evaluation.compare import SIGNIFICANCE  # brings torch
+    from cmrhash.evaluation.compare import WORDS as METRICS
     from cmrhash.evaluation.compare import table as grid
 
     asked = {known_language(lang, {row["lang"] for row in rows}) for lang in config.langs}
     shown = [row for row in rows if not asked or row["lang"] in asked]
     metric = METRICS.get(rows[0]["metric"], rows[0]["metric"])
     about = f"{metric}; mean ± standard deviation over seeds; * = a run has collapsed codes"
-    return table(*grid(shown), about)
+    if baseline := [row["method"] for row in shown if row.get("difference", 0.0) is None]:
+        about += f"; {SIGNIFICANCE.format(baseline[0])}"
+    columns, cells = grid(shown)
+    return table(columns, [[cell.replace(" +- ", " ± ") for cell in line] for line in cells], about)
 
 
 def _commands(rows: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -39,12 +39,13 @@ Cells = dict[tuple[str, int, str, str], list[Row]]
 
 @dataclass(frozen=True)
 class Drawing:
-    """A plot. name: of the file, without suffix; caption: a sentence."""
+    """A plot. name: of the file, without suffix; caption: a sentence; footer: how it was measured, as in the figure."""
 
     kind: str
     name: str
     figure: Figure
     caption: str
+    footer: str = ""
 
 
 class Lacking(UsageError):

@@ -37,7 +37,7 @@ def embedding_map(source: ShownRuns) -> list[Drawing]:
         footer = f"{what}; seed {source.best.seed}{untrained([source.best])}"
         name = f"tsne-{source.best.folder.name}-{lang}"
         caption = f"t-SNE map of the real-valued embeddings of {source.best.folder.name}, {lang}."
-        drawn.append(Drawing("tsne", name, plots.scatter(points, title, footer, source.look), caption))
+        drawn.append(Drawing("tsne", name, plots.scatter(points, title, footer, source.look), caption, footer))
     return drawn
 
 

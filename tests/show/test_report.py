@@ -135,7 +135,10 @@ def test_scores_and_protocol_are_those_of_eval(written):
     for line in result.in_words():
         assert line.partition(": ")[2] in text
     assert "Untrained encoders: image, text-de, text-en" in text
-    assert content.count("<svg") == content.count("<figure>") == 2 + 1 + 2 + 1 + 1
+    assert content.count("<svg") == content.count("<figure>") == 2 + 2 + 2 + 1 + 2 + 1 + 1
+    heads = [word for word in words if word in ("Results", "Examples", "Plots", "Protocol", "Reproduction")]
+    assert heads == ["Results", "Examples", "Plots", "Protocol", "Reproduction"]
+    assert content.count("t-SNE of the embeddings") == 0  # captions name the figures, which have no titles
     assert "plot bits needs two code lengths" in text
 
 
