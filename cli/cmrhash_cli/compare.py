@@ -55,7 +55,7 @@ def compare(
     against: Annotated[
         str | None, typer.Option(help="Method that the others are tested against, for significance.")
     ] = D.against,
-    form: Annotated[
+    format: Annotated[
         str, typer.Option("--format", help="Printed table: text, or latex (booktabs), which is also written as .tex.")
     ] = D.format,
     relevance: Relevance = T.relevance,
@@ -119,7 +119,7 @@ def compare(
         seeds=seeds,
         metric=metric,
         against=against,
-        format=form,
+        format=format,
         jobs=jobs,
         trained_by=trained_by,
         out=out,
@@ -131,12 +131,12 @@ def compare(
         result = run(grid, config, data, runs, tuple(encoder or ()), progress)
     if as_json:
         print_json(result.as_json())
-    elif form == "latex":
+    elif format == "latex":
         print((target / "compare.tex").read_text(encoding="utf-8"), end="")
     else:
         columns, cells = table(result.rows)
         title = f"{data.name}: {result.protocol['metric']}, mean +- sd over seeds (* = collapsed)"
         again = f"command of the first cell: {result.rows[0]['command']}"
         print_table(titled(title, result.protocol), columns, cells, "\n".join([*result.in_words(), again]))
-    tex = ", .tex" if form == "latex" else ""
+    tex = ", .tex" if format == "latex" else ""
     note(f"{'replaced' if before else 'written'}: {target}/compare.md, .csv, .json{tex}", quiet)

@@ -57,7 +57,7 @@ def test_a_table_has_a_column_per_direction_and_length_and_marks_the_best(tmp_pa
         row("c", 16, 0.3, "t2i", chance=0.2, sd=None, collapsed=1, significant=True),
     ]
     text = latex_table(rows, PROTOCOL, ["metric: 50 % of\nit"])
-    assert text.startswith("% metric: 50 % of it\n\\begin{table}")
+    assert text.startswith("% metric: 50 % of it\n\\begin{table*}")
     head, lengths, first, second, chance = checked(text, tmp_path)
     assert head[1:] == [
         r"\multicolumn{2}{c}{Image $\rightarrow$ text}",
@@ -79,14 +79,15 @@ def test_languages_are_blocks_of_a_wide_table_and_untrained_encoders_are_named(t
         row("a", b, 0.5, way, lang, n=1, sd=None)
         for lang in ("de", "en")
         for way in ("i2t", "t2i")
-        for b in (8, 16, 32)
+        for b in (8, 16, 32, 64)
     ]
     text = latex_table(rows, {**PROTOCOL, "untrained_encoders": ["text-de"]}, [])
     assert text.count("table*") == 2
+    assert "table*" not in latex_table([of for of in rows if of["bits"] < 64], PROTOCOL, [])
     assert [line[0] for line in checked(text, tmp_path)[2:]] == [
-        r"\multicolumn{7}{l}{\textit{de}}",
+        r"\multicolumn{9}{l}{\textit{de}}",
         *("a", r"\textit{chance}"),
-        r"\multicolumn{7}{l}{\textit{en}}",
+        r"\multicolumn{9}{l}{\textit{en}}",
         *("a", r"\textit{chance}"),
     ]
     assert r"\caption{mAP on my\_set, 1 seed. UNTRAINED ENCODERS: text-de.}" in text
