@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 from cmrhash.config import (
+    ACROSS,
     ADDED,
     DEVICES,
     DTYPES,
@@ -53,6 +54,7 @@ def check_train(config: TrainConfig) -> None:
             raise UsageError(f"{value} is out of range", None, "give a share below 1", option=name)
     _check_rates(config)
     _check_choice("schedule", config.schedule, SCHEDULES)
+    _check_choice("direction", config.direction, ACROSS)
     for name in ("first_caption", "noise"):
         if not 0 <= getattr(config, name) <= 1:
             what = f"{getattr(config, name)} is out of range"

@@ -125,6 +125,7 @@ class TrainConfig:
     memory: int = 0  # items of earlier steps with which pairwise losses compare a batch, too; more than all: all
     drop_near_duplicates: bool = False  # leave out train items whose photo is (nearly) a query's
     noise: float = 0.0  # share of train items with a wrong label in the place of one of theirs, for experiments
+    direction: str | None = None  # out of ACROSS: the only search direction to train; None: both
     device: str = "auto"
     checkpoint_seconds: float = 20.0  # how often an unfinished run is saved
 
@@ -150,6 +151,7 @@ class FinetuneConfig:
 
 
 SCHEDULES = ("one-cycle", "constant")
+ACROSS = ("i2t", "t2i")  # search directions of a training: texts by images, images by texts
 TRAINED_SHARE = 0.1  # learning rate of pretrained encoders, as a share of the heads'
 
 

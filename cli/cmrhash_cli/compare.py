@@ -24,6 +24,7 @@ from cmrhash_cli.output import (
     Jobs,
     Json,
     Noise,
+    OneDirection,
     Quiet,
     Relevance,
     Runs,
@@ -66,6 +67,7 @@ def compare(
     jobs: Jobs = D.jobs,
     drop_near_duplicates: DropNear = T.drop_near_duplicates,
     noise: Noise = T.noise,
+    direction: OneDirection = T.direction,
     trained_by: TrainedBy = D.trained_by,
     encoder: Encoder = None,
     out: Annotated[
@@ -99,6 +101,7 @@ def compare(
         epochs=epochs,
         drop_near_duplicates=drop_near_duplicates,
         noise=noise,
+        direction=direction,
         device=device,
     )
     check_train(config)

@@ -131,13 +131,15 @@ def _print(result: Evaluation, at: tuple[int, ...]) -> None:
     lines = "\n".join([*result.in_words(), *_scored(rows)])
     several = {key for key in ("trained_langs", "encoders") if len({str(row[key]) for row in rows}) > 1}
     if across:
-        directions = [d for d in ("i2t", "t2i") if any(row["direction"] == d for row in across)]
-        columns = ["method", "bits", "seed", "lang", *figures.columns(directions)]
         by_run: dict[tuple[str, str | None], list[Row]] = {}
         for row in across:
             by_run.setdefault((row["run"], row["lang"]), []).append(row)
-        cells = [line for own in by_run.values() for line in figures.lines(_who(own[0], several), own)]
-        print_table(titled(title, result.protocol), columns, cells, "" if within else lines)
+        ways = list(dict.fromkeys(tuple(row["direction"] for row in own) for own in by_run.values()))
+        for some in ways:  # a table for each set of directions
+            alike = [own for own in by_run.values() if tuple(row["direction"] for row in own) == some]
+            cells = [line for own in alike for line in figures.lines(_who(own[0], several), own)]
+            columns = ["method", "bits", "seed", "lang", *figures.columns(some)]
+            print_table(titled(title, result.protocol), columns, cells, "" if within or some != ways[-1] else lines)
     if within:
         columns = ["method", "bits", "seed", "query", "database", *figures.columns([""])]
         cells = [line for row in within for line in figures.lines(_who(row, several), [row])]
@@ -149,6 +151,7 @@ def _who(row: Row, several: set[str]) -> list[str]:
     method = row["method"]
     method += f" ({'+'.join(row['trained_langs'])})" if "trained_langs" in several else ""
     method += f" [{', '.join(dict.fromkeys(row['encoders'].values()))}]" if "encoders" in several else ""
+    method += f" ({row['trained_direction']} only)" if "trained_direction" in row else ""
     method += " (collapsed)" if row["collapsed"] else ""
     ends = [_lang(row["lang"], row["head_lang"])]
     if row["direction"] == "t2t":

@@ -58,6 +58,12 @@ Noise = Annotated[
         help="Label noise, for experiments: share of train items of which one label is removed and a wrong one added."
     ),
 ]
+OneDirection = Annotated[
+    str | None,
+    typer.Option(
+        "--direction", help="Train and score one search direction only: i2t (texts by images) or t2i; default: both."
+    ),
+]
 DropNear = Annotated[
     bool,
     typer.Option(

@@ -174,6 +174,7 @@ def search(
     note_left_out(hasher, quiet)
     if doubt:
         note(f"warning: {doubt}", quiet)
+    _note_direction(hasher, "t" if asked.text is not None or (item is not None and by == "text") else "i", hits, quiet)
     if asked.text is not None or any(hit.modality == "text" for hit in hits):
         _note_borrowed(hasher, str(config.lang), quiet)
     if as_json:
@@ -192,6 +193,13 @@ def _note_borrowed(hasher: Hasher, lang: str, quiet: bool) -> None:
     head = hasher.head_of(View.text(lang)).short
     if head != lang:
         note(f"warning: the run was not trained on {lang}; its {head} head is used", quiet)
+
+
+def _note_direction(hasher: Hasher, source: str, hits: Sequence[Hit], quiet: bool) -> None:
+    """Warn about a search in a direction that was not trained. source: "t" for a query text, "i" for a photo."""
+    trained = hasher.run.direction
+    if trained and any(f"{source}2{hit.modality[0]}" != trained for hit in hits):
+        note(f"warning: {hasher.run.folder.name} was trained for {trained} only", quiet)
 
 
 def _open(choice: RunChoice, config: SearchConfig) -> Hasher:

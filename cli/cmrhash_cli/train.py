@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cmrhash.checks import check_train
-from cmrhash.config import TrainConfig
+from cmrhash.config import ACROSS, TrainConfig
 from cmrhash.training.loggers import TENSORBOARD, check_logger, logger_of
 from cmrhash.training.names import METHODS, REPRODUCTION, aligned, check_methods
 from cmrhash_cli.given import check_given, named
@@ -26,6 +26,7 @@ from cmrhash_cli.output import (
     Encoder,
     Json,
     Noise,
+    OneDirection,
     Overwrite,
     Quiet,
     Relevance,
@@ -105,6 +106,7 @@ def train(
     ] = D.memory,
     drop_near_duplicates: DropNear = D.drop_near_duplicates,
     noise: Noise = D.noise,
+    direction: OneDirection = D.direction,
     log: Annotated[
         str | None,
         typer.Option(
@@ -155,6 +157,7 @@ def train(
         memory=memory,
         drop_near_duplicates=drop_near_duplicates,
         noise=noise,
+        direction=direction,
         device=device,
     )
     lengths = list(dict.fromkeys(bits or [D.bits]))
@@ -213,7 +216,7 @@ def _show(finished: list[tuple[Run, bool]], as_json: bool, quiet: bool) -> None:
         rows = []
         for run, fresh in finished:
             maps, outcome = run.outcome.val_map, run.outcome
-            cells = [f"{maps[lang][d]:.3f}" if lang in maps else "-" for lang in run.langs for d in ("i2t", "t2i")]
+            cells = [_figure(maps.get(lang, {}).get(d)) for lang in run.langs for d in ACROSS]
             epoch = f"{outcome.best_epoch + 1} of {outcome.epochs}"
             rows.append([str(run.folder), str(run.bits), epoch, *cells, "trained" if fresh else "reused"])
         langs = finished[0][0].langs
@@ -221,7 +224,7 @@ def _show(finished: list[tuple[Run, bool]], as_json: bool, quiet: bool) -> None:
             "run",
             "bits",
             "epoch",
-            *(f"{lang} {d}" for lang in langs for d in ("i2t", "t2i")),
+            *(f"{lang} {d}" for lang in langs for d in ACROSS),
             "state",
         ]
         print_table("validation mAP of the chosen epoch (tie-aware)", columns, rows)
@@ -231,6 +234,10 @@ def _show(finished: list[tuple[Run, bool]], as_json: bool, quiet: bool) -> None:
     for run, _ in finished:
         for line in _warnings(run):
             note(f"warning: {run.folder.name}: {line}", quiet)
+
+
+def _figure(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"
 
 
 def _as_json(run: Run, fresh: bool) -> dict[str, Any]:

@@ -126,7 +126,7 @@ def _rows(rows: Sequence[dict[str, Any]], metric: str, again: dict[Path, str]) -
                 "head_lang": own[0]["head_lang"],
                 "trained_langs": own[0]["trained_langs"],
                 "relevance": own[0]["relevance"],
-                **({"trained_by": own[0]["trained_by"]} if "trained_by" in own[0] else {}),
+                **{key: value for key, value in own[0].items() if key in ("trained_by", "trained_direction")},
                 "metric": metric,
                 "mean": mean,
                 "sd": sd,

@@ -108,6 +108,8 @@ def score(config: EvalConfig, found: Sequence[runs.Run], data: ExtractedDataset)
     if not rows:
         what = "no item has two captions of a language" if dataset.languages else "no item has a caption"
         fix = "choose other directions, or another data set"
+        if all(run.direction for run in found):
+            what = f"the runs were trained for {' and '.join(sorted({str(run.direction) for run in found}))} only"
         if not dataset.languages and dataset.relevance == "labels":
             fix = '`evaluate` with `directions=("i2i",)` scores photos by photos'
         raise UsageError(f"nothing to score: {what}", data.folder, fix)
@@ -142,7 +144,7 @@ def _of_run(
     ends = among_database(dataset, views)
     wanted = {
         (search.direction, search.lang, search.database_lang): search
-        for search in searches(dataset, ends, config.directions, config.langs)
+        for search in searches(dataset, ends, run.scored(config.directions), config.langs)
     }
     missing = {key: search for key, search in wanted.items() if key not in kept}
     kind = kinds(dataset, views) if missing else NONE
@@ -194,6 +196,7 @@ def _who(run: runs.Run, dataset: ImageTextDataset, views: Mapping[View, ViewCode
         "head_lang": heads[0] if heads else None,
         **({"database_lang": search.database_lang, "database_head_lang": heads[1]} if heads[1:] else {}),
         "trained_langs": list(run.langs),
+        **({"trained_direction": run.direction} if run.direction else {}),
         "encoders": {view: view.encoder_of(of.file) for view, of in run.features.items()},
         "relevance": dataset.relevance,
         **({"trained_by": run.relevance} if run.relevance != dataset.relevance else {}),

@@ -92,7 +92,7 @@ def query_values(
     of: dict[Column, dict[str, list[Floats]]] = {}
     for run in found:
         views = codes_of(run, data)
-        wanted = searches(dataset, views, EvalConfig.directions, langs)
+        wanted = searches(dataset, views, run.scored(EvalConfig.directions), langs)
         digests, names = saved_scores.scored(views, dataset), [per_query.name_of(search) for search in wanted]
         each = per_query.kept(run, digests, dataset, names)
         if missing := [search for search in wanted if per_query.name_of(search) not in each]:

@@ -32,7 +32,7 @@ def write_trec(config: EvalConfig, data: ExtractedDataset, out: Path, target: Pa
     written = []
     for run in runs.find_runs(out, dataset.name, trained_by, config.bits, config.methods, config.seeds):
         views = among_database(dataset, stored_codes(run))
-        for search in searches(dataset, views, config.directions, config.langs):
+        for search in searches(dataset, views, run.scored(config.directions), config.langs):
             ends = (search.source, search.sought) if search.direction == "t2t" else (_text_end(search),)
             stem = target / f"{run.name}.{'-'.join(view.short for view in ends)}.{search.direction}"
             ranked, judged = (stem.with_name(stem.name + end) for end in (".run", ".qrels"))

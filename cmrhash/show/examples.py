@@ -32,7 +32,7 @@ class Example:
 
 def examples(source: ShownRuns, hasher: Hasher, lang: str, count: int, top: int) -> dict[str, list[Example]]:
     """Choose ``count`` queries of each rank with their ``top`` results, by direction."""
-    shown = searches(source.dataset, source.views, tuple(WORDS), [lang])
+    shown = searches(source.dataset, source.views, source.best.scored(tuple(WORDS)), [lang])
     return {search.direction: _of_search(source, hasher, search, count, top) for search in shown}
 
 

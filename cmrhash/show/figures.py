@@ -189,7 +189,7 @@ def distance_histograms(source: ShownRuns) -> list[Drawing]:
     grid, counts = [], {}
     for lang in source.langs:
         row = []
-        for search in searches(source.dataset, source.views, tuple(WORDS), [lang]):
+        for search in searches(source.dataset, source.views, source.best.scored(tuple(WORDS)), [lang]):
             items, relevant = source.counts(search)
             valid = relevant.sum(axis=1) > 0  # as everywhere: queries that have something to find
             if not valid.any():

@@ -34,6 +34,7 @@ NEEDED = {
     *("method", "bits", "lang", "head_lang", "direction", "relevance", "metric", "mean", "sd", "n", "real", "real_sd"),
     *("chance", "collapsed", "seeds", "trained_langs", "command"),
 }
+SAME = ("method", "bits", "lang", "direction", "trained_langs", "trained_direction")  # in rows of the same runs
 
 
 @dataclass(frozen=True)
@@ -179,8 +180,12 @@ def _read_comparison(path: Path) -> list[dict[str, Any]]:
 def _runs_of(rows: Sequence[Mapping[str, Any]], dataset: ImageTextDataset, out: Path, path: Path) -> list[runs.Run]:
     """Find the runs of the comparison; StaleError if one is missing."""
     found = runs.find_runs(out, dataset.name, dataset.relevance)
-    cells = {(row["method"], row["bits"], seed, *row["trained_langs"]) for row in rows for seed in row["seeds"]}
-    there = {(run.method, run.bits, run.seed, *run.langs): run for run in found}
+    cells = {
+        (row["method"], row["bits"], seed, row.get("trained_direction", ""), *row["trained_langs"])
+        for row in rows
+        for seed in row["seeds"]
+    }
+    there = {(run.method, run.bits, run.seed, run.direction or "", *run.langs): run for run in found}
     if gone := sorted(cells - there.keys()):
         what = f"{len(gone)} runs of the comparison are gone, {gone[0][0]} with {gone[0][1]} bits first"
         raise StaleError(what, path, "run `compare` again")
@@ -190,11 +195,7 @@ def _runs_of(rows: Sequence[Mapping[str, Any]], dataset: ImageTextDataset, out: 
 def _refuse_other_scores(rows: Sequence[Mapping[str, Any]], source: ShownRuns, path: Path) -> None:
     """Raise StaleError if a mean of the comparison differs from the current scores of its runs."""
     for row in rows:
-        own = [
-            now
-            for now in source.evaluation.rows
-            if all(now[key] == row[key] for key in ("method", "bits", "lang", "direction", "trained_langs"))
-        ]
+        own = [now for now in source.evaluation.rows if all(now.get(key) == row.get(key) for key in SAME)]
         cut = row["metric"].removeprefix("r@")
         scores = [now["map"] if row["metric"] == "map" else now["hit_at"].get(cut) for now in own]
         if scores and None not in scores and abs(sum(scores) / len(scores) - row["mean"]) > 1e-6:

@@ -83,12 +83,13 @@ class ShownRuns:
 
     @cached_property
     def cells(self) -> Cells:
-        """Rows of all seeds by (method, bits, language, direction); names of methods tell training languages apart."""
+        """Rows of all seeds by (method, bits, language, direction); names of methods tell trainings apart."""
         rows = self.evaluation.rows
         several = len({tuple(row["trained_langs"]) for row in rows}) > 1
         cells: Cells = {}
         for row in rows:
             name = row["method"] + (f" ({'+'.join(row['trained_langs'])})" if several else "")
+            name += f" ({row['trained_direction']} only)" if "trained_direction" in row else ""
             cells.setdefault((name, row["bits"], row["lang"], row["direction"]), []).append(row)
         shown = self._best(cells)
         return {key: rows for key, rows in cells.items() if key[0] in shown}

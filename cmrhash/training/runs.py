@@ -176,6 +176,15 @@ class Run:
         return int(self.settings["seed"])
 
     @property
+    def direction(self) -> str | None:
+        """The only search direction of the training, "i2t" or "t2i"; None for both."""
+        return self.settings.get("direction")
+
+    def scored(self, directions: Sequence[str]) -> list[str]:
+        """Those of the search directions that the run was trained for, all if for both."""
+        return [way for way in directions if self.direction in (None, way)]
+
+    @property
     def has_two_roles(self) -> bool:
         """Whether queries are hashed differently from database items."""
         return "rows" in self.head
@@ -280,13 +289,21 @@ class Run:
 
 
 def folder_of(
-    runs: Path, dataset: str, method: str, bits: int, seed: int, langs: Sequence[str] = (), relevance: str = ""
+    runs: Path,
+    dataset: str,
+    method: str,
+    bits: int,
+    seed: int,
+    langs: Sequence[str] = (),
+    relevance: str = "",
+    direction: str = "",
 ) -> Path:
     """Folder of a run; seed 0 adds nothing to its name.
 
-    langs: given for a training on some of the languages; relevance: given if it differs from the data set's.
+    langs: given for a training on some of the languages; relevance: given if it differs from the data set's; direction:
+    given if only that one was trained.
     """
-    parts = [method, str(bits), "+".join(langs), relevance, f"seed{seed}" if seed else ""]
+    parts = [method, str(bits), "+".join(langs), relevance, direction, f"seed{seed}" if seed else ""]
     return runs / dataset / "-".join(part for part in parts if part)
 
 
@@ -360,15 +377,15 @@ def find_runs(
         if others:
             wish, fix = f"{wish} with relevance {relevance}", f'{fix}, or use `relevance="{others[0]}"`'
         raise UsageError(f"no such trained run{wish} (there: {there})", runs / dataset, fix)
-    return sorted(fitting, key=lambda run: (run.method, run.langs, run.seed, run.bits))
+    return sorted(fitting, key=lambda run: (run.method, run.langs, run.direction or "", run.seed, run.bits))
 
 
 def best_run(found: Sequence[Run]) -> Run:
-    """Run with the best validation mAP among the runs on most languages.
+    """Run with the best validation mAP among the runs on most languages, of both directions if there are any.
 
-    Means over different numbers of languages are not comparable. The first of equal runs; without val items the first.
+    Means over different languages or directions are not comparable. Of equal runs, and without val items, the first.
     """
-    return max(found, key=lambda run: (len(run.langs), run.outcome.val_map_mean or 0.0))
+    return max(found, key=lambda run: (run.direction is None, len(run.langs), run.outcome.val_map_mean or 0.0))
 
 
 def write_lines(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cmrhash.compute.device import choose_device
-from cmrhash.config import QUERY_LANGUAGE, TrainConfig
+from cmrhash.config import ACROSS, QUERY_LANGUAGE, TrainConfig
 from cmrhash.data.items import ImageTextDataset, with_relevance
 from cmrhash.data.view import View
 from cmrhash.errors import DataError, UsageError
@@ -140,7 +141,8 @@ def run_folder(config: TrainConfig, data: ExtractedDataset, out: Path) -> Path:
     langs, every = run_languages(config, data)
     own, relevance = data.dataset.relevance, with_relevance(data.dataset, config.relevance).relevance
     part, other = langs if langs != every else (), relevance if relevance != own else ""
-    return runs.folder_of(out, data.name, config.method, config.bits, config.seed, part, other)
+    way = get_method(config.method).direction(config)
+    return runs.folder_of(out, data.name, config.method, config.bits, config.seed, part, other, way or "")
 
 
 def prepare(config: TrainConfig, data: ExtractedDataset, encoders: tuple[str, ...] = ()) -> Task:
@@ -162,7 +164,9 @@ def prepare(config: TrainConfig, data: ExtractedDataset, encoders: tuple[str, ..
     ends = np.cumsum([len(items) for items in groups.values()])[:-1].tolist()
     parts = [None] * len(groups) if labels is None else labels.tensor_split(ends)
     complete, *partial = [Group(*group, own) for group, own in zip(groups.items(), parts, strict=True)]
-    return Task(dataset, langs, views, x, complete, partial, val_probes(dataset, langs, rows), device)
+    way = get_method(config.method).direction(config)
+    probes = val_probes(dataset, langs, rows, ways=(way,) if way else ACROSS)
+    return Task(dataset, langs, views, x, complete, partial, probes, device)
 
 
 def _without(groups: Groups, left_out: NDArray[np.bool_], where: Path) -> Groups:
@@ -238,8 +242,14 @@ def labels_of(dataset: ImageTextDataset, items: NDArray[np.int64], device: torch
     return torch.from_numpy(labels).to(device)
 
 
-def val_probes(dataset: ImageTextDataset, langs: list[str], rows: Rows, at_most: int | None = None) -> Probes | None:
-    """Validation searches by language and direction; None without val items.
+def val_probes(
+    dataset: ImageTextDataset,
+    langs: list[str],
+    rows: Rows,
+    at_most: int | None = None,
+    ways: Sequence[str] = ACROSS,
+) -> Probes | None:
+    """Validation searches by language and direction, out of ``ways``; None without val items.
 
     Val items are the queries. The database is the data set's without val and query items; by pairs, the val items.
     Where all database items are queries (Pascal Sentence), no search at test time finds a train item: val items then
@@ -266,7 +276,8 @@ def val_probes(dataset: ImageTextDataset, langs: list[str], rows: Rows, at_most:
         query_rows = {name: scored_rows(dataset, rows[name], queries) for name in both}
         database_rows = {name: scored_rows(dataset, rows[name], database) for name in both}
         probes[lang] = {}
-        for direction, (a, b) in {"i2t": both, "t2i": both[::-1]}.items():
+        for direction in ways:
+            a, b = both if direction == "i2t" else both[::-1]
             query_items, database_items = rows[a][query_rows[a]], rows[b][database_rows[b]]
             key = query_items.tobytes() + b"|" + database_items.tobytes()
             if key not in known:

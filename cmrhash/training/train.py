@@ -318,7 +318,8 @@ def _terms(
         relevant |= y @ y.T > 0.5
     rows = chosen.to(task.device) if group is task.train else None
     margin, progress = config.margin * config.bits, state.epoch / config.epochs
-    batch = Batch(relevant, config.bits, margin, y, features, state.parts, rows, progress)
+    way = method.direction(config)
+    batch = Batch(relevant, config.bits, margin, y, features, state.parts, rows, progress, direction=way)
     return method.terms(views, batch if rows is None else _with_memory(batch, views, group.labels))
 
 

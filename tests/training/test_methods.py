@@ -72,6 +72,20 @@ def test_tie_ap_nce_adds_a_tenth_of_the_own_pair_among_all_items_of_the_batch(vi
     assert {name.split(".")[0] for name in terms.loss} == {"ap", "nce"}
 
 
+@pytest.mark.parametrize("name", sorted(name for name in METHODS if "direction" in METHODS[name].reads))
+def test_a_direction_trains_the_terms_of_query_and_database_views_alone(views, full, name):
+    whole, one = (
+        METHODS[name].terms(views, replace(full(name), direction=direction)).loss for direction in (None, "i2t")
+    )
+    ends = ("image-de", "image-en", "i2t.de", "i2t.en")
+    assert list(one) == [term for term in whole if term.endswith(ends)]
+    assert len(one) in (2, 4)
+    other = METHODS[name].terms(views, replace(full(name), direction="t2i")).loss
+    assert len(other) == len(one)
+    assert not set(other) & set(one)
+    assert total(METHODS[name].terms(views, replace(full(name), direction="t2i"))) != sum(one.values())
+
+
 SHAPES = Shapes(8, 3, {"image": 7, "de": 4, "en": 5}, 12)
 
 

@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from cmrhash.config import TrainConfig
 from cmrhash.training.auxiliary import Parts, Shapes
 from cmrhash.training.row_blocks import Matrix
 
@@ -24,7 +25,8 @@ class Batch:
     pairs; features: standardised input features (B, D) by view; parts: what the method trains beside the heads; rows:
     (B,) int64 positions among all train items, None where these are not at hand, as in fine-tuning; progress: share of
     the epochs that are done; memory: embeddings (C, K) of items of earlier steps by view, to which the items of the
-    batch are relevant as ``remembered``, (B, C) bool, says."""
+    batch are relevant as ``remembered``, (B, C) bool, says; direction: "i2t" or "t2i", the only one to train, None for
+    both."""
 
     relevant: Tensor
     bits: int
@@ -36,6 +38,7 @@ class Batch:
     progress: float = 0.0
     memory: Views = field(default_factory=dict)
     remembered: Tensor | None = None
+    direction: str | None = None
 
 
 class Terms(NamedTuple):
@@ -69,8 +72,8 @@ class Method:
     labels: learns from labels, not from relevance alone.
     reproduction: only for comparison with published results (an ablation, another sampler), not for new work.
     partial: its terms are defined for any views, so that items that lack a view train the others.
-    reads: fields of TrainConfig that its terms read beside those of its kind: "margin", "memory", "noise" if they read
-    relevance.
+    reads: fields of TrainConfig that its terms read beside those of its kind: "margin", "memory", "direction", "noise"
+    if they read relevance.
     name: of a method of the user's own, which ``train`` registers; heads: (D features, K bits) -> a module that maps
     standardised features (B, D) to embeddings (B, K), in place of the usual head.
     """
@@ -95,10 +98,14 @@ class Method:
     def settings(self) -> frozenset[str]:
         """Fields of TrainConfig that change its result, beside those that name a run. A method of the user's own counts
         as reading the margin and relevance."""
-        own = ("margin", "memory", "noise") if self.name else (*self.reads, *(("noise",) if self.labels else ()))
+        own = (*self.reads, *(("margin", "memory", "noise") if self.name else ("noise",) if self.labels else ()))
         loop = () if self.terms is None else LOOP if self.heads else (*LOOP, *HEADS)
         data = () if self.rotate else ("drop_near_duplicates",)
         return frozenset((*loop, *own, *data))
+
+    def direction(self, config: TrainConfig) -> str | None:
+        """The only search direction that it trains, None for both."""
+        return config.direction if "direction" in self.settings else None
 
     def __repr__(self) -> str:
         kind = "closed form" if self.terms is None else "losses"

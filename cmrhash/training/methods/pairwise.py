@@ -14,6 +14,7 @@ from cmrhash.training.methods.terms import joined, labels_of, pairs
 # Flickr8k (32 bits). With more, own pairs are found more often and items of the same label less often.
 OWN_PAIR = 0.1
 READ = ("memory", "noise")  # settings of losses of relevance alone
+RANKED = (*READ, "direction")  # of those that compare an anchor with what it is to find
 
 
 def _contrastive(u: Tensor, v: Tensor, batch: Batch, own: bool) -> Tensor:
@@ -54,13 +55,14 @@ METHODS = {
         partial=True,
         reads=("margin", *READ),
     ),
-    "cmpm": Method(pairs(_cmpm, own=False), "CMPM, Zhang & Lu (ECCV 2018) eq. 1-4", partial=True, reads=READ),
+    "cmpm": Method(pairs(_cmpm, own=False), "CMPM, Zhang & Lu (ECCV 2018) eq. 1-4", partial=True, reads=RANKED),
     "cmpm-cmpc": Method(
         joined(cmpm=(1.0, pairs(_cmpm, own=False)), cmpc=(1.0, pairs(_cmpc, own=False))),
         "CMPM + CMPC, Zhang & Lu (ECCV 2018) eq. 1-8",
         parts=label_directions,
         labels=True,
         partial=True,
+        reads=("direction",),
     ),
     "logistic": Method(
         pairs(_logistic, own=True),
@@ -68,13 +70,13 @@ METHODS = {
         partial=True,
         reads=READ,
     ),
-    "supcon": Method(pairs(_supcon, own=True), "SupCon (NeurIPS 2020) eq. 2", partial=True, reads=READ),
-    "tie-ap": Method(pairs(_tie_ap, own=True), "tie-aware AP, He et al. (CVPR 2018) eq. 8", partial=True, reads=READ),
+    "supcon": Method(pairs(_supcon, own=True), "SupCon (NeurIPS 2020) eq. 2", partial=True, reads=RANKED),
+    "tie-ap": Method(pairs(_tie_ap, own=True), "tie-aware AP, He et al. (CVPR 2018) eq. 8", partial=True, reads=RANKED),
     "tie-ap-nce": Method(
         joined(ap=(1.0, pairs(_tie_ap, own=True)), nce=(OWN_PAIR, pairs(_own_pair, own=False))),
         "tie-aware AP, He et al. (CVPR 2018) eq. 8, by labels, with InfoNCE, van den Oord et al. (2018) eq. 4, on each "
         f"item's own pair; weight {OWN_PAIR:g}",
         partial=True,
-        reads=("noise",),
+        reads=("noise", "direction"),
     ),
 }

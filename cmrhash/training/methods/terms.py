@@ -18,10 +18,12 @@ Ranked = Callable[[Tensor, Tensor, Batch, bool], Tensor]  # anchors, ranked item
 def pairs(loss: Ranked, own: bool) -> ToTerms:
     """The mean of a pairwise loss over all ordered pairs of views. own: a view with itself counts too, so that
     image, en and de give nine pairs instead of six. The second view has the remembered items behind those of the batch.
+    With a direction of the batch, only the pairs of that direction count.
     """
 
     def terms(views: Views, batch: Batch) -> Terms:
         chosen = [(a, b) for a, b in product(views, views) if own or a != b]
+        chosen = [ends for ends in chosen if batch.direction in (None, direction_of(*ends))]
         ranked = views
         if batch.remembered is not None:
             ranked = {name: torch.cat([v, batch.memory[name]]) for name, v in views.items()}
@@ -29,6 +31,11 @@ def pairs(loss: Ranked, own: bool) -> ToTerms:
         return Terms({f"{a}-{b}": loss(views[a], ranked[b], batch, a == b) / len(chosen) for a, b in chosen}, {})
 
     return terms
+
+
+def direction_of(a: str, b: str) -> str:
+    """Search direction of a query view and a database view: "i2t", "t2i", "i2i" or "t2t"."""
+    return "2".join("i" if name == IMAGE else "t" for name in (a, b))
 
 
 def gap(loss: Pairwise) -> ToTerms:

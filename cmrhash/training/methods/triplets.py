@@ -22,13 +22,10 @@ def triplets(sampler: Callable[..., losses.Triplets]) -> ToTerms:
         else:
             found = [sampler(views[lang], [], batch.relevant, batch.margin) for lang in langs]
             names = [f"t2t.{lang}" for lang in langs]
-        values = torch.cat([result.loss for result in found])
-        loss = {
-            name: value if name == "i2i" else value * (1 / len(langs))
-            for name, value in zip(names, values, strict=True)
-        }
-        valid, active = (torch.stack([r[at].sum() for r in found]).sum() for at in (1, 2))
-        return Terms(loss, {"valid_triplets": valid, "active_triplets": active})
+        values, valid, active = (torch.cat(of) for of in zip(*found, strict=True))
+        trained = [at for at, name in enumerate(names) if batch.direction in (None, name[:3])]
+        loss = {names[at]: values[at] if names[at] == "i2i" else values[at] * (1 / len(langs)) for at in trained}
+        return Terms(loss, {"valid_triplets": valid[trained].sum(), "active_triplets": active[trained].sum()})
 
     return terms
 
@@ -44,20 +41,20 @@ METHODS = {
         triplets(losses.four_triplets),
         "four triplet terms, batch-all; FaceNet (CVPR 2015) eq. 1",
         partial=True,
-        reads=("margin", "noise"),
+        reads=("margin", "noise", "direction"),
     ),
     "triplet-hard": Method(
         triplets(losses.hardest_triplets),
         "four triplet terms, batch-hard, Hermans et al. (2017) eq. 5",
         reproduction=True,
         partial=True,
-        reads=("margin", "noise"),
+        reads=("margin", "noise", "direction"),
     ),
     "triplet-seed": Method(
         triplets(losses.seed_triplets),
         "sampler of xiami2019/Cross-modal-retrieval, utils.py",
         reproduction=True,
         partial=True,
-        reads=("margin", "noise"),
+        reads=("margin", "noise", "direction"),
     ),
 }
