@@ -255,7 +255,7 @@ def _make(run: Run, data: ExtractedDataset) -> None:
     for view in [*made_of, *borrowed]:
         made: runs.TrainedOn | Borrowed = borrowed[view] if view in borrowed else run.features[view]
         of = data.features(view, view.encoder_of(made.file))
-        x = torch.from_numpy(of.features.x[of.rows])
+        x = torch.from_numpy(of.x)
         head: Any = heads[borrowed[view].head if view in borrowed else view]
         captions = of.captions(dataset)
         embedding = head.embed(x, captions=captions).numpy()

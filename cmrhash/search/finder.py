@@ -245,7 +245,7 @@ class Finder:
     def image_features(self) -> NDArray[np.float32]:
         """Features of the photos in the cache, (M, D), a row per row of the image codes."""
         of = self.data.features(View.IMAGE, View.IMAGE.encoder_of(self.run.features[View.IMAGE].file))
-        return of.features.x[of.rows]
+        return of.x
 
     def _found(self, view: View, near: Candidates, at: int, score: float) -> Found:
         row = int(near.rows[at])

@@ -30,8 +30,9 @@ class TrainingState:
     """Training state: heads, auxiliary modules (``parts``), optimizer, epoch, best epoch, history.
 
     Of the best epoch only the heads are kept. averaged: the heads that are judged and kept, the moving average of
-    ``heads`` over the steps if ``ema``, the share that it keeps each step, is not 0. keeps: False in a process for
-    which another process of the same training saves; it then holds no copies.
+    ``heads`` over the steps if ``ema``, the share that it keeps each step, is not 0. keeps: False where nothing is to
+    be resumed from here: in a process for which another one of the same training saves, and in a closed form of a
+    single "epoch". It then holds no copies.
     """
 
     def __init__(

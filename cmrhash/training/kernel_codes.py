@@ -145,14 +145,14 @@ def _correct(task: Task, head: KernelHead, view: View, target: Tensor, ridge: fl
     assert head.nearby is not None
     head.nearby.learn_components(head.support)
     captions = task.views[view].captions(task.dataset)
-    points, residuals = [], []
+    points, residuals = target.new_empty(head.nearby.points.shape), torch.empty_like(target)
     for some in torch.split(torch.arange(len(target)), BLOCK):
         x, rows = _first(task, view, some)
         said = None if captions is None else [captions[row] for row in rows]
         scaled = head.scaled(x)
-        points.append(scaled @ head.nearby.components)
-        residuals.append(target[some] - head.placed(scaled, False, said))
-    head.nearby.fit(torch.cat(points), torch.cat(residuals), ridge)
+        points[some] = scaled @ head.nearby.components
+        residuals[some] = target[some] - head.placed(scaled, False, said)
+    head.nearby.fit(points, residuals, ridge)
 
 
 def _first(task: Task, view: View, some: Tensor) -> tuple[Tensor, list[int]]:
@@ -180,7 +180,7 @@ def _inputs(task: Task, state: TrainingState, view: View, some: Tensor, targets:
     if not weights:
         return kernel, Inputs(x)
     head.learn(reduce(add, [known[kind] for kind in weights]))
-    return kernel, Inputs(x, torch.cat([vectors[kind] * math.sqrt(weight) for kind, weight in weights.items()], 1))
+    return kernel, Inputs(x, torch.cat([vectors.pop(kind) * math.sqrt(weight) for kind, weight in weights.items()], 1))
 
 
 def _train_codes(posteriors: dict[View, Tensor], y: Tensor, task: Task, state: TrainingState) -> dict[str, float]:

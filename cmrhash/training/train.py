@@ -199,6 +199,7 @@ def _by_kernels(config: TrainConfig, method: Method, task: Task, told: Progress)
     told(steps - 1, steps, "val mAP")
     state.finish_epoch({"epoch": 0, **found, "skipped": 0} | _judge(task, state.heads))
     told(steps, steps, state.note())
+    state.best = state.heads.state_dict()  # not a copy: they do not change any more
     return state
 
 
@@ -223,7 +224,7 @@ def fresh(config: TrainConfig, method: Method, task: Task) -> TrainingState:
         with seeded(config.seed, task.device):
             method.start(parts, task.first_scaled(heads))
     optimizer = AdamW(groups_of(config, heads, parts), lr=config.lr, weight_decay=config.weight_decay)
-    return TrainingState(heads, parts, optimizer, ema=config.ema)
+    return TrainingState(heads, parts, optimizer, keeps=not method.kernel, ema=config.ema)
 
 
 def one_epoch(config: TrainConfig, method: Method, task: Task, state: TrainingState) -> dict[str, Any]:

@@ -27,3 +27,11 @@ def test_photos_and_features_of_other_texts_have_no_captions(make_cache, tmp_pat
     one_each = replace(data.dataset, items=tuple(replace(i, texts={"en": ("a",)}) for i in data.dataset.items))
     none = replace(data.dataset, items=tuple(replace(i, texts={}) for i in data.dataset.items))
     assert found.captions(one_each) is found.captions(none) is None
+
+
+def test_features_are_copied_only_where_rows_are_left_out(make_cache, tmp_path):
+    found = make_cache(tmp_path, count=12).features(View.IMAGE)
+    assert found.x is found.features.x
+    valid = np.arange(len(found.rows)) != 3
+    for few in (replace(found, rows=found.rows[valid]), replace(found, rows=found.rows[::-1])):
+        np.testing.assert_array_equal(few.x, found.features.x[few.rows])

@@ -163,3 +163,13 @@ def test_items_that_are_not_searched_need_no_correction(make_cache, tmp_path):
 
     run, _ = train.train(KRR, make_cache(tmp_path / "cache", change=unseen), tmp_path / "runs")
     assert "near" not in run.head
+
+
+def test_a_training_holds_one_copy_of_features_and_heads(make_cache, tmp_path):
+    data = make_cache(tmp_path, count=120)
+    task = prepare(KRR, data)
+    assert all(np.shares_memory(x.numpy(), data.features(view).features.x) for view, x in task.x.items())
+    state = train.fresh(KRR, get_method("krr-ap"), task)
+    kernel_codes.fit(task, state, task.train.labels)
+    state.finish_epoch({"epoch": 0, "skipped": 0})
+    assert (state.best, state._snapshot) == ({}, {})
