@@ -55,7 +55,7 @@ PLURAL = {
 }
 MORE = {"extract": FinetuneConfig}  # a second config, for what --finetune does
 TRAINED_BY = {
-    "compare": ("epochs", "drop_near_duplicates", "noise", "relevance", "device")
+    "compare": ("epochs", "drop_near_duplicates", "noise", "direction", "relevance", "device")
 }  # what a grid hands on to its trainings
 NOT_OPTIONS = {
     "train": {"checkpoint_seconds"},
