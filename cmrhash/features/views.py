@@ -50,12 +50,6 @@ class ViewFeatures:
         return self.count > 0
 
     @property
-    def x(self) -> NDArray[np.float32]:
-        """Features of the valid rows, (M, D) float32; no copy where these are all rows, in their order."""
-        every = len(self.rows) == len(self.features.x) and bool((np.diff(self.rows) > 0).all())
-        return self.features.x if every else self.features.x[self.rows]
-
-    @property
     def items(self) -> NDArray[np.int64]:
         """Item of each valid row, (M,) int64, ascending."""
         return self.features.item[self.rows].astype(np.int64)

@@ -153,8 +153,7 @@ def _finish(state: TrainingState, recipe: dict[str, Any], target: Path, task: Ta
         runs.write_lines(aside / runs.HISTORY, state.history)
         write_bytes(aside / runs.DIGESTS, digests(task.dataset, trained))
         files = {name: sha256(aside / name) for name in (runs.HEADS, runs.HISTORY, runs.DIGESTS)}
-        record = {**recipe, **state.result(), "trained": len(trained), "files": files}
-        record = runs.write_record(aside, record)
+        record = runs.write_record(aside, {**recipe, **state.result(), "trained": len(trained), "files": files})
     run = runs.Run.read(target, record)
     forget(target)
     log.info("%s: trained, %s", target, state.note() or "without val items")
@@ -198,8 +197,8 @@ def _by_kernels(config: TrainConfig, method: Method, task: Task, told: Progress)
         found = kernel_codes.fit(task, state, labels, lambda done, note: told(done, steps, note))
     told(steps - 1, steps, "val mAP")
     state.finish_epoch({"epoch": 0, **found, "skipped": 0} | _judge(task, state.heads))
-    told(steps, steps, state.note())
     state.best = state.heads.state_dict()  # not a copy: they do not change any more
+    told(steps, steps, state.note())
     return state
 
 

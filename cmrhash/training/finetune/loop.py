@@ -1,9 +1,8 @@
 """Fine-tuning loop: training as in train.py, with the encoders unfrozen.
 
-The heads are discarded; the encoders of the epoch with the best val mAP are kept.
-
-Every epoch draws its random numbers from (seed, epoch) alone, so an interrupted run resumes from its checkpoint, on a
-CPU with identical bits. Only whole epochs are saved; an interrupted epoch is repeated.
+The heads are discarded; the encoders of the epoch with the best val mAP are kept. Every epoch draws its random numbers
+from (seed, epoch) alone, so an interrupted run resumes from its checkpoint, on a CPU with identical bits. Only whole
+epochs are saved; an interrupted epoch is repeated.
 
 Several processes (see compute/processes.py) share each step: each runs the encoders on its part of the batch, then all
 ranks gather the features and apply heads and loss to the whole batch. Without dropout the result equals that of one
