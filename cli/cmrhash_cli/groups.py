@@ -33,13 +33,16 @@ GROUPS: dict[str, str] = {  # in the order of the help: names of parameters, of 
     "Scores": "direction map_at map_at_rule ties at metric against",
     "Store": "store probes approximate embeddings",
     "Deletion": "unfinished gone yes",
-    "Output": "out formats items examples top thumbnail html trec with_encoders onnx push private store_dtype "
+    "Output": "out format formats size title items examples top thumbnail html trec with_encoders onnx push private store_dtype "
     "overwrite as_json quiet",
     "Advanced": "jobs device shard cache runs config_file from_run debug help",
 }
 OF_COMMAND: dict[str, Mapping[str, str]] = {  # where a command means something else by a name
     "extract": dict.fromkeys(TUNING, "Fine-tuning") | {"seed": "Advanced"},
-    **{name: dict.fromkeys(("bits", "method", "seed"), "Training") for name in ("train", "compare", "sweep")},
+    **{
+        name: dict.fromkeys(("bits", "method", "seed", "direction"), "Training")
+        for name in ("train", "compare", "sweep")
+    },
     "index": {"store": "Output"},
     "serve": {"k": "Page"},
     "score": {"like": "Scores"},
@@ -60,6 +63,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "to": ("image", "text", "both"),
     "by": ("image", "text"),
     "kinds": tuple(config.PLOTS),
+    "format": ("text", "latex"),
     "formats": ("png", "svg", "pdf"),
     "schedule": config.SCHEDULES,
     "device": config.DEVICES,
