@@ -33,8 +33,8 @@ GROUPS: dict[str, str] = {  # in the order of the help: names of parameters, of 
     "Scores": "direction map_at map_at_rule ties at metric against",
     "Store": "store probes approximate embeddings",
     "Deletion": "unfinished gone yes",
-    "Output": "out format formats size title items examples top thumbnail html trec with_encoders onnx push private store_dtype "
-    "overwrite as_json quiet",
+    "Output": "out format formats size title items examples top thumbnail html trec with_encoders onnx push private "
+    "store_dtype overwrite as_json quiet",
     "Advanced": "jobs device shard cache runs config_file from_run debug help",
 }
 OF_COMMAND: dict[str, Mapping[str, str]] = {  # where a command means something else by a name
