@@ -32,6 +32,7 @@ from cmrhash.show.sources import (
     Lacking,
     Row,
     ShownRuns,
+    directions_of,
     footer_of,
     lengths_of,
     listed,
@@ -117,7 +118,7 @@ def by_bits(source: ShownRuns) -> list[Drawing]:
     grid = []
     for lang in langs:
         row = []
-        for direction in WORDS:
+        for direction in directions_of(source.cells):
             series = [s for name in names for s in _by_bits(source.cells, name, lengths, lang, direction)]
             chance = next(_figure(r[0], "_chance") for key, r in source.cells.items() if key[2:] == (lang, direction))
             title = f"{WORDS[direction]}, {lang}"
@@ -163,7 +164,7 @@ def by_seen(source: ShownRuns) -> list[Drawing]:
     grid = []
     for lang in dict.fromkeys(lang for _, _, lang, _ in cells):
         row = []
-        for direction in WORDS:
+        for direction in directions_of(cells):
             series = [Series("seen = unseen", ends, ends, -1, reference=True)]
             for style, name in enumerate(names):
                 of = [cells[key] for key in sorted(cells) if (key[0], *key[2:]) == (name, lang, direction)]

@@ -213,6 +213,11 @@ def lengths_of(cells: Cells) -> list[int]:
     return sorted({bits for _, bits, _, _ in cells})
 
 
+def directions_of(cells: Cells) -> list[str]:
+    """Search directions with scores; runs of one direction have one."""
+    return [way for way in WORDS if any(key[3] == way for key in cells)]
+
+
 def listed(values: Sequence[Any]) -> str:
     """Join the first five values."""
     return ", ".join(map(str, values[:5])) + (", ..." if values[5:] else "")

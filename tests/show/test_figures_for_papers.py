@@ -148,3 +148,16 @@ def test_an_item_whose_rarest_label_is_not_named_has_the_colour_of_another(make_
     for item, at in zip(data.items, group, strict=True):
         there = {data.classes[label] for label in item.labels} & set(names)
         assert (names[at] in there) if at >= 0 else not there
+
+
+def test_a_search_direction_without_scores_has_no_panel(trained):
+    source = shown(trained)
+    source.__dict__["cells"] = {
+        (name, bits, *key[2:]): rows
+        for (name, *key_), rows in source.cells.items()
+        for bits in (6, 8)
+        if (key := (name, *key_))[3] == "t2i"
+    }
+    for kind in ("bits", "topn"):
+        (drawing,), _ = drawings(source, [kind])
+        assert all(ax.get_title(loc="left").startswith("text to image") for ax in drawing.figure.axes)
