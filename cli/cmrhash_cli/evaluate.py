@@ -102,6 +102,8 @@ def evaluate(
     from cmrhash.evaluation.trec import write_trec
     from cmrhash.features.dataset import ExtractedDataset
 
+    if trec and any(path.exists() and not path.is_dir() for path in (trec, *trec.parents)):
+        raise UsageError("a file, and no folder", trec, "name another folder", option="trec")
     data = ExtractedDataset.open(cache, dataset)
     try:
         result = run(config, data, runs)

@@ -21,7 +21,7 @@ from cmrhash.compute.device import choose_dtype, send
 from cmrhash.config import RANDOM
 from cmrhash.encoders import hub, packages, regions
 from cmrhash.encoders.pixels import Crop, Preparation
-from cmrhash.encoders.weights import fetch, find_entry, load_state, read_state, state_digest
+from cmrhash.encoders.weights import drawn, fetch, find_entry, load_state, read_state, state_digest
 from cmrhash.errors import EncoderError, did_you_mean
 
 # Modules of networks that are no classifiers: models() lists their names, network(model, state, where) makes one.
@@ -98,8 +98,7 @@ def load(
         return _tower(model, weights, layer, device, dtype, offline)
     untrained = weights == RANDOM
     crop: Preparation
-    with torch.random.fork_rng(devices=[]), _quiet():
-        torch.manual_seed(seed)
+    with drawn(seed), _quiet():
         if of_timm:
             from cmrhash.encoders import timm_models
 

@@ -27,7 +27,7 @@ from cmrhash.encoders.sentence import BEHIND, POOLING, Layout, check_pooling
 from cmrhash.encoders.sentence_layers import layers as layers_of
 from cmrhash.encoders.sentence_layers import width_of
 from cmrhash.encoders.transformer import SHARE, from_folder, limit_of, tokenizer_of
-from cmrhash.encoders.weights import refuse_broken, state_digest
+from cmrhash.encoders.weights import drawn, refuse_broken, state_digest
 from cmrhash.errors import EncoderError, UsageError
 
 ENCODER_OF_TWO = ("t5", "mt5", "umt5")  # types with a decoder, which texts do not need
@@ -374,8 +374,7 @@ def _untrained(corpus: Sequence[str], seed: int) -> tuple[Any, Any]:
         model_max_length=512,
         **{f"{name[1:-1].lower()}_token": name for name in SPECIAL},
     )
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with drawn(seed):
         module = transformers.BertModel(transformers.BertConfig(vocab_size=len(number), **TINY))
     module.pooler = None  # unused
     return tokenizer, module

@@ -21,7 +21,7 @@ from cmrhash.encoders import hub, processors
 from cmrhash.encoders.config_file import check_config, refuse_code
 from cmrhash.encoders.pixels import Crop, Squash
 from cmrhash.encoders.transformer import SHARE, from_folder, limit_of, quieten, tokenizer_of
-from cmrhash.encoders.weights import refuse_broken, state_digest
+from cmrhash.encoders.weights import drawn, refuse_broken, state_digest
 from cmrhash.errors import EncoderError
 from cmrhash.storage.files import make_folder, write_bytes
 
@@ -223,7 +223,7 @@ def _network(folder: Path, side: str, dual: bool) -> tuple[Any, dict[str, Any]]:
     """The network with the parts of one side, and the digests that go into the recipe."""
     found = _model_class(folder)
     how = "sdpa" if getattr(found, "_supports_sdpa", False) else "eager"
-    with torch.random.fork_rng(devices=[]):  # missing tensors are drawn
+    with drawn(0):  # missing tensors
         network, report = from_folder(folder, side, how)
     missing = set(report["missing_keys"])
     space = {} if missing or not dual else {"space": state_digest(network)}

@@ -10,6 +10,7 @@ import socket
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from threading import Lock
 from typing import Any
 from urllib.error import URLError
 from urllib.parse import urlparse
@@ -27,6 +28,16 @@ OLD_NAMES = (
     (r"(fpn\.(?:inner|layer)_blocks\.\d+)\.(weight|bias)$", r"\1.0.\2"),
     (r"(rpn\.head\.conv)\.(weight|bias)$", r"\1.0.0.\2"),
 )
+
+_DRAWING = Lock()  # the random numbers of torch belong to the whole process
+
+
+@contextlib.contextmanager
+def drawn(seed: int) -> Iterator[None]:
+    """Draw weights from a seed, one thread at a time, and leave the caller's random numbers as they were."""
+    with _DRAWING, torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        yield
 
 
 def state_digest(model: torch.nn.Module) -> str:
