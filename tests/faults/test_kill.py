@@ -76,7 +76,7 @@ def kill_until_done(order, folder, do, args, events, seed):
 
 
 @pytest.mark.faults("killed for real, extraction resumed")
-@pytest.mark.parametrize(("data", "span"), [("photos", (3, 30)), ("ready", (2, 26))])
+@pytest.mark.parametrize(("data", "span"), [("photos", (3, 30)), ("ready", (2, 24))])
 def test_a_killed_extraction_goes_on_to_the_same_files(data, span, order, commands, tmp_path, faults):
     assert order(tmp_path / "whole", "cmrhash", commands[data]) == 0
     kills = kill_until_done(order, tmp_path / "killed", "cmrhash", commands[data], {"disk": span}, seed=0)
