@@ -137,7 +137,8 @@ def _write(
             progress("export", 1, steps, "ONNX graphs, compared with torch")
             graphs.update(write(hasher, folder, hasher.captions(8)))
 
-        progress("export", 0, steps, "heads and encoders, opened once to check them")
+        if steps > 1:
+            progress("export", 0, steps, "heads and encoders, opened once to check them")
         more = write_graphs if config.onnx else None
         hasher.save_pretrained(target, with_encoders=config.with_encoders, overwrite=overwrite, more=more)
         if config.push:
@@ -145,7 +146,8 @@ def _write(
 
             progress("export", steps - 1, steps, f"upload to {config.push}")
             url = upload(target, config.push, private=config.private)
-        progress("export", steps, steps)
+        if steps > 1:
+            progress("export", steps, steps)
     return graphs, url
 
 

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from cmrhash.config import PLOTS, PlotConfig, Progress
 from cmrhash.data.items import RELEVANCE, ImageTextDataset
 from cmrhash.errors import DataError, UsageError, did_you_mean
+from cmrhash.evaluation.evaluate import refuse_languages
 from cmrhash.evaluation.searches import searches
 from cmrhash.evaluation.seen import SIDES, by_side
 from cmrhash.features.dataset import ExtractedDataset
@@ -74,6 +75,7 @@ def draw(config: PlotConfig, data: ExtractedDataset, out: Path, progress: Progre
     _check(config)
     data = data.with_relevance(config.relevance)
     found = runs.find_runs(out, data.name, data.dataset.relevance, config.bits, config.methods, config.seeds)
+    refuse_languages(found, data, config.langs)
     most = len(config.methods) or MOST  # methods that were asked for are all shown
     look = Look(_inches(config.size), config.title)
     source = ShownRuns(data, found, config.langs, config.items, look, most, progress)

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 
 from cmrhash.errors import UsageError
+from cmrhash.retrieval import real_valued
 from cmrhash.retrieval import relevance as module
-from cmrhash.retrieval.metrics import average_precision, nearest_relevant_real, precision_within
+from cmrhash.retrieval.metrics import average_precision, precision_within
 from cmrhash.retrieval.relevance import Relevance
 
 
@@ -57,5 +58,5 @@ def test_counts_that_cannot_be_are_refused(relevant):
 
 
 def test_an_empty_database_has_no_nearest_item():
-    items, relevant = nearest_relevant_real(np.empty((2, 0)), np.empty((2, 0), np.uint8))
+    _, items, relevant = real_valued.figures(np.empty((2, 0), np.float32), np.empty((2, 0), np.uint8))
     assert (items.tolist(), relevant.tolist()) == ([[0, 0], [0, 0]], [[0, 0], [0, 0]])

@@ -287,7 +287,8 @@ def test_plots_are_drawn_once_asked_for_in_the_colours_of_the_page(client, hashe
     pytest.importorskip("matplotlib")
     shown = Seen(client.get("/scores").text)
     addresses = [img["src"] for img in shown.all("img") if img["src"].startswith("/plot/")]
-    names = ["pr-de", "pr-en", "bits", "seen", "distances", "tsne-de", "tsne-en", "training"]
+    names = [f"{kind}-{lang}" for kind in ("pr", "pr-rank", "topn") for lang in ("de", "en")]
+    names += ["bits", "seen", "distances", "tsne-de", "tsne-en", "training"]
     assert addresses == [f"/plot/{name}.svg" for name in names]
     assert all(img["loading"] == "lazy" for img in shown.all("img") if img["src"] in addresses)
     drawn = {}

@@ -12,7 +12,7 @@ from cmrhash.show.figures import KINDS
 from cmrhash.show.sources import ShownRuns
 from cmrhash.training import runs
 
-OF_A_LANGUAGE = ("pr", "tsne")  # one plot per language
+OF_A_LANGUAGE = ("pr", "pr-rank", "topn", "tsne")  # one plot per language
 OF_ALL_RUNS = ("bits", "seen")
 
 
@@ -23,17 +23,20 @@ class Pictures:
         self._hasher = hasher
         self._drawn: dict[str, bytes] = {}
         self.names: dict[str, str] = {}
+        self._kinds: dict[str, str] = {}
         for kind, words in PLOTS.items() if find_spec("matplotlib") else ():
             if kind in OF_A_LANGUAGE:
-                self.names |= {f"{kind}-{lang}": f"{words}, {lang}" for lang in hasher.langs}
+                named = {f"{kind}-{lang}": f"{words}, {lang}" for lang in hasher.langs}
             else:
-                self.names[kind] = words
+                named = {kind: words}
+            self.names |= named
+            self._kinds |= dict.fromkeys(named, kind)
 
     def svg(self, name: str) -> bytes:
         """Draw a plot as SVG, or the reason why it cannot be drawn. name: one of ``names``."""
         if name not in self._drawn:
-            kind = name.partition("-")[0]
-            mine = [other for other in self.names if other.partition("-")[0] == kind]
+            kind = self._kinds[name]
+            mine = [other for other, of in self._kinds.items() if of == kind]
             try:
                 drawn = [of.figure for of in KINDS[kind](self._source(kind))]
             except CmrhashError as error:
