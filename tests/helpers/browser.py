@@ -14,6 +14,7 @@ FLAGS = (
     "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
     "--disable-component-update --disable-sync --disable-dev-shm-usage"
 ).split()
+LOAD = 25_000  # milliseconds
 ELEMENT = "element-6066-11e4-a52e-4f735466cecf"  # the protocol's own name of a reference
 MISSING = [name for name in ("chromium", "chromedriver") if not shutil.which(name)]
 
@@ -28,7 +29,13 @@ class Browser:
         return _call(self.port, method, f"/session/{self.session}{path}", content)
 
     def go(self, address):
-        self.call("POST", "/url", {"url": address})
+        """Load a page; once more if Chromium, on a busy machine, has lost the first try."""
+        try:
+            self.call("POST", "/url", {"url": address})
+        except AssertionError as error:
+            if "timeout" not in str(error):
+                raise
+            self.call("POST", "/url", {"url": address})
 
     def find(self, css):
         found = self.call("POST", "/elements", {"using": "css selector", "value": css})
@@ -116,7 +123,11 @@ def browser(folder):
         started = next(line for line in driver.stdout if "successfully on port" in line)
         port = int(started.rsplit(" ", 1)[1].rstrip(".\n"))
         options = {"args": [*FLAGS, f"--user-data-dir={folder}"]}
-        wanted = {"goog:chromeOptions": options, "goog:loggingPrefs": {"performance": "ALL", "browser": "ALL"}}
+        wanted = {
+            "goog:chromeOptions": options,
+            "timeouts": {"pageLoad": LOAD},
+            "goog:loggingPrefs": {"performance": "ALL", "browser": "ALL"},
+        }
         made = _call(port, "POST", "/session", {"capabilities": {"alwaysMatch": wanted}})
         yield Browser(port, made["sessionId"])
         _call(port, "DELETE", f"/session/{made['sessionId']}")
