@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Annotated, Any, Literal
 
@@ -110,6 +111,10 @@ def add_interface(app: FastAPI, state: State) -> None:
     ) -> dict[str, Any]:
         return await answered(Question(photo=await photo.read(), lang=lang, to=to, k=k))
 
+    _add_status(app, current)
+
+
+def _add_status(app: FastAPI, current: Callable[[], Hasher]) -> None:
     @app.get("/healthz", summary="Status of the server, and its run", responses=answers({"model": Status}))
     async def healthz() -> dict[str, Any]:
         hasher = current()
