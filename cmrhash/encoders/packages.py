@@ -38,7 +38,8 @@ def find(model: str) -> str:
     """Name of the package that a model needs, and of its extra; raises UsageError if it is not installed."""
     package = model.partition(":")[0]
     if importlib.util.find_spec(package) is None:
-        raise UsageError(f"'{model}' needs the package {package}", None, f'pip install "cmrhash[{package}]"')
+        extra = package.replace("_", "-")  # names of extras are written so; pip before 23.3 knows no other form
+        raise UsageError(f"'{model}' needs the package {package}", None, f'pip install "cmrhash[{extra}]"')
     return package
 
 

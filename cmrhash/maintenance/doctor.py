@@ -21,11 +21,10 @@ from cmrhash.maintenance.environment import PACKAGES, import_or_say
 
 OK, ABSENT, FAILED = "ok", "missing", "FAILED"  # FAILED: cmrhash cannot work; ABSENT: a part of it cannot
 EXTRAS = {  # extra -> what needs it, and its modules
-    "mat": ("feature and data files of MATLAB up to 7.2", ("scipy",)),
     "parquet": ("Parquet tables", ("pyarrow",)),
     "words": ("--text-model word2vec", ("gensim",)),
     "timm": ("--image-model timm:NAME", ("timm",)),
-    "open_clip": ("--model open_clip:ARCH/PRETRAINED", ("open_clip",)),
+    "open-clip": ("--model open_clip:ARCH/PRETRAINED", ("open_clip",)),
     "onnx": ("export --onnx, extract --runtime onnx", ("onnx", "onnxruntime", "onnxscript")),
     "pgvector": ("--store postgresql://...", ("psycopg",)),
     "milvus": ("--store milvus+http://...", ("pymilvus",)),

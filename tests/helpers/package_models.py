@@ -37,7 +37,7 @@ def need(package):
     """Skip the test unless the package is installed."""
     os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
     if importlib.util.find_spec(package) is None:
-        pytest.skip(f'needs pip install "cmrhash[{package}]"')
+        pytest.skip(f'needs pip install "cmrhash[{package.replace("_", "-")}]"')
     return __import__(package)
 
 

@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import re
 import subprocess
 import sys
 import tomllib
@@ -54,7 +55,23 @@ def test_a_whole_installation_passes_and_leaves_nothing_behind(tmp_path):
 
 def test_every_extra_is_checked():
     declared = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["optional-dependencies"]
-    assert EXTRAS.keys() == declared.keys() - {"test", "dev"} - {"docs"}
+    assert EXTRAS.keys() == {name for name, packages in declared.items() if packages} - {"test", "dev", "docs"}
+
+
+def test_every_extra_that_a_text_names_can_be_installed():
+    """By pip before 23.3, too, which compares names letter by letter with their normal form (PEP 685)."""
+    declared = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["optional-dependencies"]
+    assert [name for name in declared if name != re.sub("[-_.]+", "-", name).lower()] == []
+    files = [
+        ROOT / "README.md",
+        ROOT / "pyproject.toml",
+        *(ROOT / "docs").rglob("*.md"),
+        *(ROOT / "cmrhash").rglob("*.py"),
+    ]
+    texts = "\n".join(file.read_text(encoding="utf-8") for file in files)
+    named = set(re.findall(r"[\w-]+", " ".join(re.findall(r"(?:cmrhash|\.)\[([\w,-]+)\]\"", texts))))
+    assert named - {"NAME"} <= declared.keys()
+    assert len(named) > 8
 
 
 def test_missing_and_broken_packages(states, without):
