@@ -13,6 +13,8 @@ from cmrhash.encoders import processors
 from cmrhash.encoders.sentence import PARTS
 from cmrhash.errors import EncoderError
 
+AGAIN = "give the directory of a model as transformers saves it"
+
 
 def check_folder(folder: Path, kind: str) -> None:
     """Raise EncoderError for a directory whose files show at once that it cannot be used.
@@ -38,10 +40,12 @@ def check_config(folder: Path) -> dict[str, Any]:
     path = folder / "config.json"
     try:
         config = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        raise EncoderError("no config.json", folder, AGAIN) from None
     except (OSError, ValueError) as error:
-        raise EncoderError(f"no readable config.json ({error})", folder, "give the directory of a text model") from None
+        raise EncoderError(f"no readable config.json ({error})", folder, AGAIN) from None
     if not isinstance(config, dict):
-        raise EncoderError("config.json is not a JSON object", folder, "give the directory of a text model")
+        raise EncoderError("config.json is not a JSON object", folder, AGAIN)
     odd = [key for key in config if key.startswith("_attn_implementation")]
     if odd:
         raise EncoderError(f"config.json sets {odd[0]}", path, "remove that field: it can load foreign code")

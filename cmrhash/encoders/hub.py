@@ -9,6 +9,7 @@ import contextlib
 import json
 import os
 from collections.abc import Iterator, Sequence
+from fnmatch import filter as matching
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +20,20 @@ LOGIN = "run hf auth login"
 
 
 def locate(
-    model: str, patterns: Sequence[str], offline: bool, kind: str, fix: str, revision: str | None = None
+    model: str,
+    patterns: Sequence[str],
+    offline: bool,
+    kind: str,
+    fix: str,
+    revision: str | None = None,
+    optional: Sequence[str] = (),
 ) -> Path:
     """Directory of a model.
 
-    patterns: names of its files; kind: noun for messages; fix: advice if the model is unavailable;
-    revision: branch, tag or commit on the hub; None: main.
+    patterns: names of files that it needs, "a|b" for one of two; optional: of files that it may have. A folder of the
+    local cache that lacks a needed one stems from an interrupted download, or from that of other files.
+    kind: noun for messages; fix: advice if the model is unavailable; revision: branch, tag or commit on the hub; None:
+    main.
     Raises EncoderError if the model is unavailable, at once if ``model`` looks like a path that does not exist;
     UsageError for a revision of a directory.
     """
@@ -38,11 +47,12 @@ def locate(
     if path.exists() or ("/" in model and path.parent.is_dir()):
         raise EncoderError(f"'{model}' is not a directory with a {kind}", None, "check the path")
     refuse_lost(model, kind)
-    return cached(model, patterns, revision) or _of_hub(model, patterns, offline, kind, fix, revision)
+    wanted = [*patterns, *optional]
+    return cached(model, patterns, revision) or _of_hub(model, wanted, offline, kind, fix, revision)
 
 
 def _of_hub(model: str, patterns: Sequence[str], offline: bool, kind: str, fix: str, revision: str | None) -> Path:
-    """Download a model that is not in the local cache."""
+    """Download files of a model of which the local cache lacks some."""
     from huggingface_hub.constants import HF_HUB_CACHE
 
     which = f"{kind} '{model}'" + (f", revision '{revision}'," if revision else "")
@@ -94,15 +104,13 @@ def is_offline() -> bool:
 
 
 def cached(model: str, patterns: Sequence[str], revision: str | None) -> Path | None:
-    """The model's folder in the local cache, None if incomplete.
-
-    An interrupted download may lack files, so all files that ``patterns`` names exactly must exist.
-    """
+    """The model's folder in the local cache, None if it lacks a file; patterns: as those of ``locate``."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 
     try:
-        found = snapshot_download(model, revision=revision, allow_patterns=list(patterns), local_files_only=True)
+        each = _each(patterns)
+        found = snapshot_download(model, revision=revision, allow_patterns=each, local_files_only=True)
     except HFValidationError as error:
         raise EncoderError(
             f"'{model}' is neither a directory nor a model id ({error})", None, "check its spelling"
@@ -110,7 +118,23 @@ def cached(model: str, patterns: Sequence[str], revision: str | None) -> Path | 
     except LocalEntryNotFoundError:
         return None
     folder = Path(found)
-    return folder if all((folder / name).is_file() for name in patterns if "*" not in name) else None
+    names = [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()]
+    whole = all(any(matching(names, one) for one in _each([needed])) for needed in patterns)
+    return folder if whole and _has_all_parts(folder) else None
+
+
+def _each(patterns: Sequence[str]) -> list[str]:
+    """Patterns with each alternative of its own."""
+    return [one for pattern in patterns for one in pattern.split("|")]
+
+
+def _has_all_parts(folder: Path) -> bool:
+    """Whether weights in several files are complete."""
+    try:
+        parts = json.loads((folder / "model.safetensors.index.json").read_bytes())["weight_map"].values()
+        return all((folder / str(part)).is_file() for part in parts)
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):
+        return True  # one file, or an index that is judged where it is read
 
 
 def _fetched(model: str, patterns: Sequence[str], revision: str | None, which: str, fix: str) -> Path:
@@ -119,7 +143,7 @@ def _fetched(model: str, patterns: Sequence[str], revision: str | None, which: s
 
     try:
         with spoken():
-            found = snapshot_download(model, revision=revision, allow_patterns=list(patterns), etag_timeout=10)
+            found = snapshot_download(model, revision=revision, allow_patterns=_each(patterns), etag_timeout=10)
     except Unreachable as error:
         raise EncoderError(f"{which} is not in the local cache, and {error.what}", HF_HUB_CACHE, fix) from None
     except CmrhashError as error:

@@ -20,7 +20,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from cmrhash.compute.device import choose_dtype, send
-from cmrhash.encoders import hub, open_clip_files, packages
+from cmrhash.encoders import hub, open_clip_files, packages, sentence
 from cmrhash.encoders.image import ImageEncoder
 from cmrhash.encoders.open_clip_files import IMAGE, TEXT
 from cmrhash.encoders.pixels import MAX_SIDE, Crop, Squash
@@ -32,6 +32,8 @@ LAYER = "projection"
 FILES = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")  # of a model on the hub, the first that is there
 UNUSED = ("visual", "text_decoder", "logit_scale", "logit_bias")  # by the text tower
 QUICK = "quick_gelu"
+HUB = "hf-hub:"  # open_clip's own sign for a model of the hub
+OPTIONAL = ("*token*.json", "vocab*", "merges.txt", "*.model", "config.json")  # files of a model of the hub
 
 
 class OpenClipTower(nn.Module):
@@ -136,7 +138,8 @@ def text_encoder(
 class _Named:
     """A model as it was named. library: open_clip; pretrained: a tag or a file; config: of the architecture.
 
-    folder: a directory in place of a tag or a file; tower: IMAGE or TEXT if it has one tower alone.
+    folder: a directory in place of a tag or a file; tower: IMAGE or TEXT if it has one tower alone; repository: id of
+    the model of the hub that the directory holds.
     """
 
     library: Any
@@ -147,6 +150,7 @@ class _Named:
     offline: bool
     folder: Path | None = None
     tower: str | None = None
+    repository: str = ""
 
     @property
     def file(self) -> Path | None:
@@ -157,6 +161,8 @@ class _Named:
     @property
     def source(self) -> str:
         """What opens the same model again, from any folder."""
+        if self.repository:
+            return f"{packages.OPEN_CLIP}{HUB}{self.repository}"
         if self.folder:
             return f"{packages.OPEN_CLIP}{self.folder.resolve()}"
         return f"{packages.OPEN_CLIP}{self.architecture}/{self.file.resolve() if self.file else self.pretrained}"
@@ -165,18 +171,20 @@ class _Named:
     def name(self) -> str:
         """Name of the encoder in file names."""
         if self.folder:
-            return re.sub(r"[^\w.-]", "-", f"open_clip-{self.folder.resolve().name}")
+            named = self.repository.replace("/", "--") or self.folder.resolve().name
+            return re.sub(r"[^\w.-]", "-", f"open_clip-{named}")
         named = self.file.stem if self.file else self.pretrained
         return re.sub(r"[^\w.-]", "-", f"open_clip-{self.architecture}-{named}")
 
 
 def _named(model: str, offline: bool) -> _Named:
-    """What a name means: "open_clip:ARCH/TAG", "open_clip:ARCH/FILE" or "open_clip:DIR"."""
+    """What a name means: "open_clip:ARCH/TAG", "open_clip:ARCH/FILE", "open_clip:DIR" or "open_clip:hf-hub:ID"."""
     place = model.removeprefix(packages.OPEN_CLIP)
-    if folder := open_clip_files.folder_of(place):
+    repository = place.removeprefix(HUB) if place.startswith(HUB) else ""
+    if folder := _downloaded(repository, offline) if repository else open_clip_files.folder_of(place):
         content = open_clip_files.read(folder)
         architecture = str(content.get("architecture", open_clip_files.FOLDER))
-        rest = (content["model_cfg"], offline, folder, content.get("tower"))
+        rest = (content["model_cfg"], offline, folder, content.get("tower"), repository)
         return _Named(packages.load(model), model, architecture, "", *rest)
     architecture, _, pretrained = place.partition("/")
     if not architecture or not pretrained:
@@ -198,6 +206,13 @@ def _named(model: str, offline: bool) -> _Named:
     return named
 
 
+def _downloaded(repository: str, offline: bool) -> Path:
+    """Directory of a model of the hub: its config, its weights, and a tokenizer if it has one."""
+    fix = f"give {packages.OPEN_CLIP}DIR, a directory with its files"
+    hub.locate(repository, (open_clip_files.CONFIG,), offline, "open_clip model", fix, optional=OPTIONAL)
+    return hub.locate_file(repository, FILES, offline, "open_clip model", fix).parent
+
+
 def _network(model: str, layer: str | None, offline: bool, side: str) -> tuple[Any, _Named]:
     """A network with its weights, which every tensor comes from; of a copy of one tower that tower alone."""
     named = _named(model, offline)
@@ -205,7 +220,7 @@ def _network(model: str, layer: str | None, offline: bool, side: str) -> tuple[A
         raise EncoderError(f"{model} has no layer '{layer}'", None, f"choose {LAYER}", option="layer")
     if named.folder:
         return _of_folder(named, named.folder, side), named
-    _of_transformers(named, "hf_model_name", "config.json")
+    _of_transformers(named, "hf_model_name", ["config.json"])
     tag = {} if named.file else named.library.get_pretrained_cfg(named.architecture, named.pretrained)
     if named.config.get(QUICK) and tag and not tag.get(QUICK):
         fix = f"give {packages.OPEN_CLIP}{named.architecture.removesuffix('-quickgelu')}/{named.pretrained}"
@@ -232,7 +247,7 @@ def _of_folder(named: _Named, folder: Path, side: str) -> Any:
     files = list(folder.glob("*.safetensors")) or list(folder.glob("*.bin"))
     refuse_too_large(files, folder)
     if named.tower is None:
-        _of_transformers(named, open_clip_files.OF_TRANSFORMERS, "config.json")
+        _of_transformers(named, open_clip_files.OF_TRANSFORMERS, ["config.json"])
         if not files:
             raise EncoderError("a directory of open_clip without weights", folder, "get it again")
         with _refusing(named.model, folder):
@@ -268,18 +283,18 @@ def _fetched(named: _Named, tag: dict[str, Any]) -> Path:
 
 def _tokenizer(named: _Named) -> Any:
     if not named.folder:
-        _of_transformers(named, "hf_tokenizer_name", "*")
+        _of_transformers(named, "hf_tokenizer_name", sentence.TOKENIZER, sentence.OPTIONAL)
     of_hub = bool(named.config["text_cfg"].get("hf_tokenizer_name"))
     place = f"local-dir:{named.folder}" if named.folder else named.architecture
     with _refusing(named.model, None):
         return named.library.get_tokenizer(place, **({"trust_remote_code": False} if of_hub else {}))
 
 
-def _of_transformers(named: _Named, field: str, pattern: str) -> None:
+def _of_transformers(named: _Named, field: str, patterns: Sequence[str], optional: Sequence[str] = ()) -> None:
     """Have the files of a model of the hub that an architecture is built of, or refuse at once."""
     if other := named.config["text_cfg"].get(field):
-        patterns = [pattern] if pattern != "*" else ["*.json", "*.txt", "*.model"]
-        hub.locate(other, patterns, named.offline, f"part of {named.model}", "give another architecture")
+        fix = "give another architecture"
+        hub.locate(other, patterns, named.offline, f"part of {named.model}", fix, optional=optional)
 
 
 def _tower(network: Any, side: str, named: _Named) -> tuple[OpenClipTower, dict[str, Any]]:

@@ -26,7 +26,10 @@ ACTIVATIONS = ("Identity", "Tanh", "ReLU", "GELU", "SiLU", "Sigmoid", "LeakyReLU
 BEHIND = "sentence"  # name of the layers in the transformer's state: "sentence.0.linear.weight"
 MODULES, PROMPTS, WEIGHTS = "modules.json", "config_sentence_transformers.json", "model.safetensors"
 # of a download; "*" matches folders too: "*.json" takes modules.json and 1_Pooling/config.json
-FILES = ["*.json", "*.txt", "*.model", "model*.safetensors", "[0-9]_*/model*.safetensors", "[0-9]_Dense/*.bin"]
+# what a text model needs of the hub, and what it may have
+TOKENIZER = ["*token*.json|*vocab*|*.model"]
+FILES = ["*config.json", *TOKENIZER, "model*.safetensors|[0-9]_*/model*.safetensors"]
+OPTIONAL = ["*.json", "*.txt", "*.model", "[0-9]_Dense/*.bin"]
 PARTS = "config.json, model.safetensors and tokenizer.json"  # for messages
 OLD_WEIGHTS = "pytorch_model.bin"  # read without running code
 KINDS = ("bert", "roberta", "distilbert", "camembert", "albert", "xlm-roberta", "xlnet")
@@ -116,9 +119,9 @@ def locate(model: str, offline: bool = False) -> Path:
     """Directory of a text model: an existing one, the hub's local cache, or a download."""
     others = "bow, word2vec or a file of word vectors"
     fix = f'give `text_models=("[LANG=]DIR",)` with {PARTS}, or random for a dry run, or {others}'
-    folder = hub.locate(model, FILES, offline, "text model", fix)
+    folder = hub.locate(model, FILES, offline, "text model", fix, optional=OPTIONAL)
     if not Path(model).expanduser().is_dir() and (weights := lacking(folder)):  # an older download
-        return hub.locate(model, [*FILES, *weights], offline, "text model", fix)
+        return hub.locate(model, [*FILES, *weights], offline, "text model", fix, optional=OPTIONAL)
     return folder
 
 

@@ -26,7 +26,8 @@ from cmrhash.errors import EncoderError
 from cmrhash.storage.files import make_folder, write_bytes
 
 DUAL, IMAGE, TEXT = "dual encoder", "image model", "text model"
-IMAGE_FILES = ["config.json", "*processor_config.json", "model*.safetensors", "model.safetensors.index.json"]
+IMAGE_FILES = ["config.json", "*processor_config.json", "model*.safetensors"]
+INDEX = ["model.safetensors.index.json"]  # of weights in several files
 SAVED = ("config.json", "model.safetensors", processors.FILES[0])  # files of a saved image tower
 SIDES = {IMAGE: ("vision", "visual", "image"), TEXT: ("text",)}  # starts of the names of a tower's parts
 PADDED = ("siglip", "siglip2")  # trained on padded texts: the last position is the feature, and no mask is used
@@ -111,7 +112,7 @@ def _model_class(folder: Path) -> Any:
 def locate(model: str, offline: bool = False) -> Path:
     """Directory of an image model: an existing one, the hub's local cache, or a download."""
     fix = f'give `image_model="DIR"` with {", ".join(SAVED)}, or the name of a torchvision classifier'
-    return hub.locate(model, IMAGE_FILES, offline, "vision model", fix)
+    return hub.locate(model, IMAGE_FILES, offline, "vision model", fix, optional=INDEX)
 
 
 def refuse_single(model: str, offline: bool = False) -> None:

@@ -54,7 +54,7 @@ def other_tokenizer(folder):
 
 BAD = {  # what is done to a CLIP, and what is said
     "no preprocessor": (lambda d: (d / "preprocessor_config.json").unlink(), "no preprocessor_config.json"),
-    "no config": (lambda d: (d / "config.json").unlink(), "no readable config.json"),
+    "no config": (lambda d: (d / "config.json").unlink(), "no config.json: "),
     "code": (lambda d: edit_json(d / "config.json", auto_map={"AutoModel": "x.Y"}), "code to be run .auto_map"),
     "code of photos": (lambda d: edit_json(d / "preprocessor_config.json", auto_map={}), "code to be run .auto_map"),
     "attention": (lambda d: edit_json(d / "config.json", _attn_implementation="x/y"), "sets _attn_implementation"),
