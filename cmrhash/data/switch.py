@@ -1,7 +1,9 @@
 """A changed collection takes the place of the old one in one step that a kill cannot tear.
 
     next/NAME/     items and feature files of the changed collection, prepared while the old one is used
-    change.json    files to move from there, and ids of removed items; kept until codes and stores are up to date
+    next/for.json  what is prepared there, so that only the same command resumes it
+    change.json    files to move from there, files to delete, and ids of removed items; kept until codes and stores are
+                   up to date
 
 The switch is the moment in which ``change.json`` appears. Whoever opens the collection later moves the files that a
 killed process has not moved. Before that moment the collection is the old one, whatever ``next`` holds.
@@ -15,10 +17,13 @@ import shutil
 from collections.abc import Iterable
 from pathlib import Path
 
-from cmrhash.storage.files import locked, make_folder, move, read_json, remove, sync, write_json
+from cmrhash.errors import DamagedError, LockedError
+from cmrhash.storage.files import holder, locked, make_folder, move, read_json, remove, sync, write_json
 from cmrhash.storage.staged import inside
 
 CHANGE, NEXT = "change.json", "next"
+PURPOSE = "for.json"
+NOT_MOVED = (".lock", ".part")  # suffixes
 LAST = "dataset.json"  # moved last: it describes the other files
 AGAIN = "run `extract` again"
 
@@ -31,12 +36,27 @@ def clear(folder: Path) -> None:
         (folder / NEXT).rmdir()
 
 
-def start(folder: Path, names: Iterable[str]) -> Path:
-    """Make the folder of the changed collection, with these files of the present one, and return it."""
+def begun(folder: Path, purpose: str) -> Path | None:
+    """Folder that a killed process has prepared for the same purpose, None if there is none."""
+    aside, path = folder / NEXT / folder.name, folder / NEXT / PURPOSE
+    if (folder / CHANGE).exists() or not (aside / LAST).exists() or not path.exists():
+        return None
+    with contextlib.suppress(DamagedError):
+        return aside if read_json(path, AGAIN).get("purpose") == purpose else None
+    return None
+
+
+def start(folder: Path, names: Iterable[str], purpose: str) -> Path:
+    """Make the folder of the changed collection, with these files of the present one, and return it.
+
+    purpose: digest of what will be prepared. Raises LockedError if another process writes there.
+    """
+    _refuse_busy(folder / NEXT)
     remove(folder / CHANGE)
     clear(folder)
     aside = folder / NEXT / folder.name
     make_folder(aside)
+    write_json(folder / NEXT / PURPOSE, {"purpose": purpose})
     for name in names:
         try:
             os.link(folder / name, aside / name)  # no file is changed in place, so both can share it
@@ -45,16 +65,35 @@ def start(folder: Path, names: Iterable[str]) -> Path:
     return aside
 
 
-def switch(folder: Path, removed: Iterable[str]) -> None:
-    """Put the prepared files in the place of the present ones. removed: ids, kept until ``done``."""
+def _refuse_busy(place: Path) -> None:
+    for lock in place.rglob(".*.lock"):
+        path = lock.with_name(lock.name[1:].removesuffix(".lock"))
+        if process := holder(path):
+            raise LockedError(f"being written by {process}", path, "wait for that process, or stop it")
+
+
+def switch(folder: Path, removed: Iterable[str], whole: Iterable[str] = (), brief: bool = False) -> None:
+    """Put the prepared files in the place of the present ones.
+
+    removed: ids, kept until ``done``; brief: there is nothing to do afterwards. whole: folders of which no old file
+    stays.
+    """
     aside = folder / NEXT / folder.name
-    names = {path.name for path in aside.iterdir() if path.is_file() and path.suffix not in (".lock", ".part")}
     with locked(folder / CHANGE, wait=True):
-        for path in (aside, aside.parent, folder):
+        for path in (*(path for path in aside.rglob("*") if path.is_dir()), aside, aside.parent, folder):
             sync(path)
+        names = _files(aside, aside)
+        gone = sorted({name for each in whole for name in _files(folder, folder / each)} - names)
         files = [*sorted(names - {LAST}), LAST]
-        write_json(folder / CHANGE, {"from": aside.name, "files": files, "removed": list(removed)})
+        change = {"from": aside.name, "files": files, "gone": gone, "removed": list(removed), "brief": brief}
+        write_json(folder / CHANGE, change)
         _move(folder)
+
+
+def _files(folder: Path, below: Path) -> set[str]:
+    """Names of the files below a part of a folder, relative to the folder, but for unfinished ones and locks."""
+    found = (path for path in below.rglob("*") if path.is_file() and path.suffix not in NOT_MOVED)
+    return {path.relative_to(folder).as_posix() for path in found}
 
 
 def settle(folder: Path) -> None:
@@ -78,10 +117,16 @@ def done(folder: Path) -> None:
 def _move(folder: Path) -> None:
     about = read_json(folder / CHANGE, AGAIN)
     aside = inside(folder, f"{NEXT}/{about['from']}")
+    for name in about.get("gone", ()):
+        remove(inside(folder, name))
     for name in about["files"]:
         source, target = inside(aside, name), inside(folder, name)
         if source.exists():
+            make_folder(target.parent)
             move(source, target)
-    if aside.is_dir():
-        sync(aside)  # the other end of each rename
+    for path in (aside, *aside.rglob("*")):
+        if path.is_dir():
+            sync(path)  # the other end of each rename
+    if about.get("brief"):
+        remove(folder / CHANGE)
     clear(folder)

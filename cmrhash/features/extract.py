@@ -33,7 +33,8 @@ from cmrhash.features import shards
 from cmrhash.features.captions import captions_of, changing_fields, extract_texts, text_recipe
 from cmrhash.features.images import extract_images, image_recipe
 from cmrhash.features.outcome import Extracted, FeaturePart
-from cmrhash.features.precomputed import extract_ready
+from cmrhash.features.precomputed import extract_ready, ready_recipe
+from cmrhash.features.replaced import replaced, replacing
 from cmrhash.features.runtime import Runtimes
 from cmrhash.features.shards import OF_ITEMS, Shard, refuse_other_recipe
 from cmrhash.features.text_models import encoders_of, models_of, unused
@@ -94,27 +95,35 @@ def extract(config: ExtractConfig, progress: Progress = lambda *_: None, opened:
     files.
     """
     check_extract(config)
-    shard = _shard(config)
+    _shard(config)
     with processes.group(processes.device_of(config.device) if processes.world() > 1 else None):
-        meet = processes.meeting()
         opened = opened or open_encoders(config, progress=progress)
-        dataset = opened.dataset
-        folder = config.cache / dataset.name
-        opened = _on_runtimes(opened, runtimes := Runtimes(config, folder))
-        if not config.overwrite:
-            _refuse_other_recipes(opened, folder, config)
-        with processes.first():
-            opened = opened.changed(runtimes.ready)
-        keep(dataset, folder)
-        encoded = _encode(opened, folder, config, shard, _labelled(progress, shard))
-        meet()
-        files = [] if processes.rank() else [one.finish(progress) for one in encoded]
-        if processes.world() > 1 and any(file.missing for file in files):
-            raise CmrhashError(
-                "shards of other processes are missing", folder, "start all processes with the same cache folder"
-            )
-        _write_quarantine(folder, [file for file in files if not file.missing])
-        meet()
+        if not replacing(config, opened.dataset):
+            return _extract(config, progress, opened)
+        made_of = recipes(opened, config)
+        return replaced(config, opened.dataset, made_of, lambda beside: _extract(beside, progress, opened))
+
+
+def _extract(config: ExtractConfig, progress: Progress, opened: Opened) -> Extraction:
+    """Extract into the folder of the cache."""
+    shard, meet = _shard(config), processes.meeting()
+    dataset = opened.dataset
+    folder = config.cache / dataset.name
+    opened = _on_runtimes(opened, runtimes := Runtimes(config, folder))
+    if not config.overwrite:
+        _refuse_other_recipes(opened, folder, config)
+    with processes.first():
+        opened = opened.changed(runtimes.ready)
+    keep(dataset, folder)
+    encoded = _encode(opened, folder, config, shard, _labelled(progress, shard))
+    meet()
+    files = [] if processes.rank() else [one.finish(progress) for one in encoded]
+    if processes.world() > 1 and any(file.missing for file in files):
+        raise CmrhashError(
+            "shards of other processes are missing", folder, "start all processes with the same cache folder"
+        )
+    _write_quarantine(folder, [file for file in files if not file.missing])
+    meet()
     used = [encoder.recipe for encoder in (opened.image, *opened.texts.values()) if encoder]
     untrained = any(recipe["weights"] == RANDOM for recipe in used)
     halves = {recipe.get("dtype", "float32") for recipe in used} - {"float32"} if config.dtype == "auto" else set()
@@ -239,16 +248,27 @@ def _on_runtimes(opened: Opened, runtimes: Runtimes) -> Opened:
 
 def _refuse_other_recipes(opened: Opened, folder: Path, config: ExtractConfig) -> None:
     """Raise StaleError for a feature file of another encoder, before anything is written."""
-    dataset, image = opened.dataset, opened.image
-    recipes: list[tuple[View, str, dict[str, Any], tuple[str, ...]]] = []
-    if image is not None:
-        recipes.append((View.IMAGE, image.name, image_recipe(dataset, image, config), OF_ITEMS))
+    encoders: list[tuple[View, Any, tuple[str, ...]]] = []
+    if opened.image is not None:
+        encoders.append((View.IMAGE, opened.image, OF_ITEMS))
+    encoders += [(View.text(lang), encoder, changing_fields(encoder)) for lang, encoder in opened.texts.items()]
+    made_of = recipes(opened, config)
+    for view, encoder, changing in encoders:
+        if (path := folder / view.feature_file(encoder.name)).exists():
+            refuse_other_recipe(path, made_of[view], changing)
+
+
+def recipes(opened: Opened, config: ExtractConfig) -> dict[str, dict[str, Any]]:
+    """All that determines the features of each view, besides photos and captions."""
+    dataset, made_of = opened.dataset, dict[str, dict[str, Any]]()
+    for view in (View.IMAGE, *map(View.text, opened.langs)):
+        if view in dataset.ready:
+            made_of[view] = ready_recipe(dataset, view, config)
+    if opened.image is not None:
+        made_of[View.IMAGE] = image_recipe(dataset, opened.image, config)
     for lang, encoder in opened.texts.items():
-        recipe = text_recipe(dataset, lang, encoder, config)
-        recipes.append((View.text(lang), encoder.name, recipe, changing_fields(encoder)))
-    for view, name, recipe, changing in recipes:
-        if (path := folder / view.feature_file(name)).exists():
-            refuse_other_recipe(path, recipe, changing)
+        made_of[View.text(lang)] = text_recipe(dataset, lang, encoder, config)
+    return made_of
 
 
 def _languages(dataset: ImageTextDataset, asked: Sequence[str]) -> list[str]:

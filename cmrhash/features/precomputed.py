@@ -33,9 +33,7 @@ def extract_ready(
     """
     start, own = time.monotonic(), dataset.ready[view]
     path = folder / view.feature_file(own.name)
-    made_by = {"encoder": own.name, "weights": READY, "weights_sha256": own.sha256 or _digest(own.x)}
-    lang = {} if view.is_image else {"lang": view.lang}
-    recipe = {"kind": view.kind, "code": CODE, "items": ids_digest(dataset), **lang, **storage_of(config), **made_by}
+    recipe = ready_recipe(dataset, view, config)
     item = np.arange(len(dataset.items), dtype=np.int32) if own.item is None else own.item
     ids = tuple(i.id for i in dataset.items)
     target = Target(path, item, ids, own.x.shape[1], recipe, READY_BLOCK, shard, config.overwrite, None, OF_CORPUS)
@@ -51,6 +49,14 @@ def extract_ready(
                 progress(f"{view} features", writer.slice(block).stop, writer.rows)
             target.seal(writer, made_with(source=own.source))
     return FeaturePart(target, view, time.monotonic() - start, fresh, lambda _: BROKEN)
+
+
+def ready_recipe(dataset: ImageTextDataset, view: View, config: ExtractConfig) -> dict[str, Any]:
+    """All that determines the file of ready-made features."""
+    own = dataset.ready[view]
+    made_by = {"encoder": own.name, "weights": READY, "weights_sha256": own.sha256 or _digest(own.x)}
+    lang = {} if view.is_image else {"lang": view.lang}
+    return {"kind": view.kind, "code": CODE, "items": ids_digest(dataset), **lang, **storage_of(config), **made_by}
 
 
 def _digest(x: NDArray[Any]) -> str:

@@ -74,16 +74,15 @@ def prepare(
 
 def _start(data: ExtractedDataset, dataset: ImageTextDataset) -> Path:
     """Folder of the changed collection: that of a killed call with the same items, or a new one."""
-    aside = data.folder / switch.NEXT / data.name
-    begun = (aside / manifest.ABOUT).exists() and not (data.folder / switch.CHANGE).exists()
-    if begun and manifest.read_about(aside)["items_sha256"] == manifest.items_digest(dataset):
-        return aside
+    purpose = manifest.items_digest(dataset)
+    if begun := switch.begun(data.folder, purpose):
+        return begun
     headers = [header for of_view in data.present().values() for header in of_view]
     names = [header.path.name for header in headers]
     names += [path.name for header in headers if (path := words_path(header.path)).exists() and header.view.lang]
     names += [path.name for path in data.folder.glob("graph-*") if GRAPH_FILE.fullmatch(path.name)]
     names += [manifest.QUARANTINE] * (data.folder / manifest.QUARANTINE).exists()
-    aside = switch.start(data.folder, names)
+    aside = switch.start(data.folder, names, purpose)
     manifest.keep(dataset, aside)
     return aside
 

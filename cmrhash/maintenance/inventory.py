@@ -216,7 +216,7 @@ def _unfinished(held: Holding, path: Path, facts: Facts) -> Found:
 
 
 def _change(held: Holding, path: Path, facts: Facts) -> Found:
-    """State of a change of the collection by ``add``, ``remove`` or ``relocate`` that has not taken place yet."""
+    """State of a change of the collection by ``extract``, ``add``, ... that has not taken place yet."""
     aside = path / held.name
     far = "nothing prepared yet"
     if (aside / manifest.ABOUT).exists():

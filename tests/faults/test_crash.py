@@ -5,6 +5,7 @@ What is written is recorded as system calls of a real process (`tracing`), what 
 """
 
 import itertools
+import os
 import shutil
 
 import crash_naive
@@ -81,7 +82,8 @@ def test_the_recording_is_complete(recorded):
 def test_nothing_finished_is_lost_and_nothing_wrong_is_read(model, scene, recorded, rebuilt, faults):
     history = recorded[0][scene]
     whole, bad = history.whole().files, []
-    for at, crash in enumerate(different(MODELS[model](history))):
+    share = 1 if "CMRHASH_CRASHES" in os.environ else SCENES[scene].share
+    for at, crash in itertools.islice(enumerate(different(MODELS[model](history))), 0, None, share):
         what, lost = rebuilt(SCENES[scene], crash, whole)
         faults.tried += 1
         faults.survived += what == "fine"

@@ -64,6 +64,8 @@ PLACES = {
     "a run in the place of another": (RETRAIN, "cmrhash.training.runs.write_json", 1, 40),
     "items in the place of others": (AGAIN, "cmrhash.data.manifest.write_bytes", 1, 40),
     "account of other items": (AGAIN, "cmrhash.data.manifest.write_json", 1, 40),
+    "features in the place of others": (AGAIN, "cmrhash.storage.hdf5.seal", 2, 40),
+    "account of what is replaced": (AGAIN, "cmrhash.data.switch.write_json", 2, 40),
 }
 
 

@@ -18,6 +18,7 @@ from typing import Any
 from unittest.mock import patch
 
 import numpy as np
+import ready_data
 import torch
 import tracing
 from crash_naive import BLOCK, DIM, ROWS, SOURCE, VALID, X, append
@@ -26,6 +27,7 @@ from cmrhash.data import manifest, switch
 from cmrhash.data.items import ImageTextDataset, Item
 from cmrhash.encoders.text import TextEncoder
 from cmrhash.errors import DamagedError, DataError, UsageError
+from cmrhash.features import extract as extraction
 from cmrhash.features import file as feature_file
 from cmrhash.features import half
 from cmrhash.features.file import FeatureWriter, read_features
@@ -46,6 +48,7 @@ class Scene:
     """do: (folder, say). check: (folder, what was said, the files of an undisturbed end) -> how many finished things
     are lost; raises AssertionError if what it finds is wrong, and whatever else if nothing there can be used.
     mutant: what is changed about cmrhash meanwhile; then after some crash of that model the check must find it so.
+    share: one of so many crashes is checked, unless CMRHASH_CRASHES is set.
     """
 
     do: Callable[[Path, Say], None]
@@ -53,6 +56,7 @@ class Scene:
     mutant: Callable[[], AbstractContextManager[object]] = nullcontext
     model: str = ""
     found: str = ""
+    share: int = 1
 
 
 # ---------------------------------------------------------------------------------------------- a feature file
@@ -114,7 +118,7 @@ def check_features(folder: Path, said: Said, whole: dict[str, bytes], stored: st
             w.seal({})
         finished -= set(done)
     assert path.read_bytes() == whole[FEATURES], "not the same bytes at the end"
-    assert not list(folder.rglob("*.part*")), "something half-written stays"
+    assert not (left := list(folder.rglob("*.part*"))), f"something half-written stays: {left}"
     return len(finished)
 
 
@@ -147,7 +151,7 @@ def numbered(found: Callable[[Path], int], *steps: Callable[[Path], None]) -> Sc
         shown, promised = found(folder), int(said[-1]) if said else 0
         steps[-1](folder)
         assert found(folder) == len(steps), "the last step does not go through again"
-        assert not list(folder.rglob("*.part*")), "something half-written stays"
+        assert not (left := list(folder.rglob("*.part*"))), f"something half-written stays: {left}"
         return max(0, promised - shown)
 
     return Scene(do, check)
@@ -240,7 +244,7 @@ def grow(folder: Path) -> None:
     if not show_collection(folder):
         put_collection(folder / "toy", 1)
     if show_collection(folder) < 2:
-        put_collection(switch.start(folder / "toy", ()), 2)
+        put_collection(switch.start(folder / "toy", (), "toy"), 2)
         switch.switch(folder / "toy", ["gone"])
     switch.done(folder / "toy")
 
@@ -336,6 +340,7 @@ SCENES = {
     "items": numbered(show_items, *twice(put_items)),
     "folder": numbered(show_folder, *twice(put_folder)),
     "collection": numbered(show_collection, lambda f: put_collection(f / "toy", 1), grow),
+    "overwritten": replace(numbered(show_collection, *twice(ready_data.put)), share=12),
     "training": numbered(
         show_training,
         lambda f: trained(1).save(f, {}),
@@ -360,6 +365,12 @@ MUTANTS = {
     "switch not finished": replace(
         numbered(show_collection, lambda f: put_collection(f / "toy", 1), grow),
         mutant=lambda: patch.object(manifest, "settle", lambda _: None),
+        model="killed",
+        found="wrong",
+    ),
+    "items before features": replace(
+        SCENES["overwritten"],
+        mutant=lambda: patch.object(extraction, "replacing", lambda *_: False),
         model="killed",
         found="wrong",
     ),

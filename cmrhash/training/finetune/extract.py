@@ -5,21 +5,20 @@ Tuned encoders are kept in ``cache/<dataset>/tuned/``, their features beside tho
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import asdict, dataclass, replace
 
 from cmrhash.compute import processes
 from cmrhash.config import ExtractConfig, FinetuneConfig, Progress
-from cmrhash.data.manifest import keep
-from cmrhash.data.view import View
+from cmrhash.data.manifest import ABOUT, keep
 from cmrhash.encoders.image import ImageEncoder
 from cmrhash.encoders.pixels import Letterbox
 from cmrhash.encoders.text import TextEncoder
 from cmrhash.errors import UsageError
-from cmrhash.features.extract import Extraction, Opened, extract, open_encoders
+from cmrhash.features.extract import Extraction, Opened, extract, open_encoders, recipes
+from cmrhash.features.replaced import replaced, replacing
+from cmrhash.training import runs
 from cmrhash.training.finetune.loop import finetune, tuning_method
-from cmrhash.training.finetune.tuned import SUFFIX, Tuned
+from cmrhash.training.finetune.tuned import Tuned
 
 
 @dataclass
@@ -39,20 +38,33 @@ def extract_tuned(config: ExtractConfig, tune: FinetuneConfig, progress: Progres
     if config.shard:
         fix = "tune in one call, then give `image_weights` and `text_models` of the tuned encoders"
         raise UsageError("fine-tuning has no shards", None, fix, option="shard")
-    device = processes.device_of(config.device)
-    with processes.group(device):
+    with processes.group(processes.device_of(config.device)):
         with processes.first():
             opened = open_encoders(config, progress=progress)
-        image, texts = _tunable(opened)
-        folder = config.cache / opened.dataset.name
+        _tunable(opened)  # refused before anything is written
+        if not (config.overwrite and replacing(config, opened.dataset)):
+            return _extract_tuned(config, tune, opened, progress)
+        made_of = {**recipes(opened, config), "finetune": asdict(replace(tune, checkpoint_seconds=0))}
+        unchanged = [opened]
+
+        def work(beside: ExtractConfig) -> TunedExtraction:
+            fresh = unchanged.pop() if unchanged else open_encoders(config, progress=progress)
+            return _extract_tuned(beside, tune, fresh, progress)
+
+        done = replaced(config, opened.dataset, made_of, work, lambda done: (f"{runs.TUNED}/{done.tuned.folder.name}",))
+        place = config.cache / opened.dataset.name / runs.TUNED / done.tuned.folder.name
+        return replace(done, tuned=replace(done.tuned, folder=place))
+
+
+def _extract_tuned(config: ExtractConfig, tune: FinetuneConfig, opened: Opened, progress: Progress) -> TunedExtraction:
+    """Fine-tune and extract into the folder of the cache."""
+    image, texts = _tunable(opened)
+    folder = config.cache / opened.dataset.name
+    if not (folder / ABOUT).exists():
         keep(opened.dataset, folder)
-        tuned = finetune(tune, opened.dataset, image, texts, folder, config.dtype, config.overwrite, progress)
-        image, texts = tuned.apply(image, texts)
-        if tuned.fresh and config.overwrite and not processes.rank():
-            encoders = {View.IMAGE: image.name, **{View.text(lang): texts[lang].name for lang in opened.langs}}
-            tuned_ones = {view: name for view, name in encoders.items() if name.endswith(SUFFIX)}
-            _remove(folder, [view.feature_file(name) for view, name in tuned_ones.items()])
-        done = extract(config, progress, replace(opened, image=image, texts=dict(texts)))
+    tuned = finetune(tune, opened.dataset, image, texts, folder, config.dtype, config.overwrite, progress)
+    image, texts = tuned.apply(image, texts)
+    done = extract(config, progress, replace(opened, image=image, texts=dict(texts)))
     return TunedExtraction(**vars(done), tuned=tuned)
 
 
@@ -67,13 +79,3 @@ def _tunable(opened: Opened) -> tuple[ImageEncoder, dict[str, TextEncoder]]:
             fix = f'give a BERT-like model with `text_models=("{lang}=DIR",)`'
             raise UsageError(f"fine-tuning has no network to tune for the '{lang}' texts", None, fix)
     return opened.image, tunable
-
-
-def _remove(folder: Path, names: Sequence[str]) -> None:
-    """Remove features of the replaced fine-tuning.
-
-    Otherwise a call that resumes this one would stop with StaleError.
-    """
-    for name in names:
-        for path in (folder / name, folder / f"{name}.part"):
-            path.unlink(missing_ok=True)

@@ -110,7 +110,7 @@ def test_overwrite_tunes_and_extracts_anew(made, source, finished):
     assert contents(report.folder) == contents(finished.folder)
 
 
-def test_a_replacement_that_is_cut_short_goes_on_without_tuning_again(made, source):
+def test_a_replacement_that_is_cut_short_keeps_the_old_and_goes_on_without_tuning_again(made, source, finished):
     def stop(what, *_):
         if what == "en texts":
             raise KeyboardInterrupt
@@ -118,9 +118,14 @@ def test_a_replacement_that_is_cut_short_goes_on_without_tuning_again(made, sour
     other = replace(QUICK, epochs=1)
     with pytest.raises(KeyboardInterrupt):
         extract_tuned(config(source, made, overwrite=True), other, stop)
-    report = extract_tuned(config(source, made), other)
+    assert contents(finished.folder).items() <= contents(made / "manifest").items()
+    assert not extract_tuned(config(source, made), QUICK).tuned.fresh
+    report = extract_tuned(config(source, made, overwrite=True), other)
     assert not report.tuned.fresh
     assert [file.fresh for file in report.files] == [False, False, True]
+    assert report.tuned.folder == made / "manifest/tuned" / FOLDER
+    assert extract_tuned(config(source, made), other).tuned.digest == report.tuned.digest
+    assert not (made / "manifest/next").exists()
 
 
 def test_features_of_another_tuning_or_of_none_are_refused(made, source, frozen):
