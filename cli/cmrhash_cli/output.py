@@ -104,6 +104,7 @@ FOLDED = 24  # characters at least of a column that may go over several lines
 STARVED = re.compile(
     "can't start new thread|can(no|')t allocate memory|out of memory|failed to map segment", re.IGNORECASE
 )
+LONG_WORD = re.compile(r"(\S{200})\S{300,}(\S{50})")  # of an error: an option of 10,000 characters, ...
 INTERRUPTED = "Interrupted. Progress is saved; rerun to resume"
 MISNAMED = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG, errno.EACCES)  # a path
 Misuse: Any = typer.BadParameter.__mro__[2]  # the base of the parser's own errors, wherever Typer has it from
@@ -206,7 +207,7 @@ def _fail(message: str, code: int, debug: bool) -> None:
         import traceback
 
         traceback.print_exc()
-    print(f"error: {shown(message)}", file=sys.stderr)
+    print("error: " + shown(LONG_WORD.sub(r"\1...\2", message)), file=sys.stderr)
     sys.exit(code)
 
 

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from cmrhash.config import DROP
+from cmrhash.data.description import BROUGHT
 from cmrhash.data.items import ImageTextDataset, Item, LinkedRoot, also_of, check, root_of
-from cmrhash.data.manifest import BROUGHT, load, read_about
+from cmrhash.data.manifest import load, read_about
 from cmrhash.errors import CmrhashError, DataError, StaleError
 
 NAMED = 5  # ids in a message

@@ -12,8 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cmrhash.data.additions import named, settled, without
+from cmrhash.data.description import LATER, ids_of
 from cmrhash.data.items import ImageTextDataset, Item
-from cmrhash.data.manifest import ABOUT, LATER, entry, ids_of, items_digest, load, read_about
+from cmrhash.data.manifest import ABOUT, entry, items_digest, load, read_about
 from cmrhash.errors import StaleError
 from cmrhash.storage.recipes import refuse_difference
 

@@ -23,8 +23,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import IO, Any
 
-from cmrhash.data import item_blocks
+from cmrhash.data import description, item_blocks
 from cmrhash.data.cleaning import check_language, clean_label, clean_language, clean_text, is_printable
+from cmrhash.data.description import BROUGHT, LATER, ids_of, joined
 from cmrhash.data.items import (
     ROLES,
     ImagesBelow,
@@ -50,7 +51,6 @@ QUARANTINE = "quarantine.jsonl"  # unusable files, with reasons
 FIELDS = ("id", "image", "texts", "labels", "splits")
 LINKS = "follow_links"  # in dataset.json
 ALSO = "also"  # in dataset.json: folders elsewhere with added photos
-LATER, BROUGHT = "later", "brought"  # in dataset.json: ranges of rows, as fields of ImageTextDataset
 VERSION = 1
 AGAIN = "delete it and run `extract` again"
 
@@ -230,29 +230,12 @@ def _about(dataset: ImageTextDataset, items: str, blocks: str) -> dict[str, Any]
         "split_seed": dataset.split_seed,
         "val_drawn": dataset.val_drawn,
         **({"added": dataset.added} if dataset.added else {}),
-        **_joined(dataset),
+        **joined(dataset),
         **({"chosen": dataset.chosen} if dataset.chosen else {}),
         "found": dict(dataset.found),
         "items_sha256": items,
         "blocks_sha256": blocks,
     }
-
-
-def _joined(dataset: ImageTextDataset) -> dict[str, list[list[int]]]:
-    """Rows of the items that joined the data set, as half-open ranges; kinds without any are left out."""
-    joined = {}
-    for kind, ids in ((LATER, dataset.later), (BROUGHT, dataset.brought)):
-        rows = [row for row, item in enumerate(dataset.items) if item.id in ids] if ids else []
-        starts = [n for n, row in enumerate(rows) if not n or row != rows[n - 1] + 1]
-        stops = [*starts[1:], len(rows)]
-        if rows:
-            joined[kind] = [[rows[start], rows[stop - 1] + 1] for start, stop in zip(starts, stops, strict=True)]
-    return joined
-
-
-def ids_of(items: Sequence[Item], ranges: Iterable[Sequence[int]]) -> frozenset[str]:
-    """Ids in the ranges of rows that ``_joined`` gives."""
-    return frozenset(items[row].id for start, stop in ranges for row in range(start, stop))
 
 
 def _place(dataset: ImageTextDataset) -> dict[str, Any]:
@@ -270,9 +253,9 @@ def keep(dataset: ImageTextDataset, folder: Path) -> None:
         if (folder / ABOUT).exists():
             about = read_about(folder)
             place = {key: about[key] for key in ("root", LINKS, ALSO) if key in about}
-            joined = {kind: about[kind] for kind in (LATER, BROUGHT) if kind in about}
-            kept = place, joined, about.get("classes"), about.get("added", 0), about.get("chosen", "")
-            asked = _place(dataset), _joined(dataset), list(dataset.classes), dataset.added, dataset.chosen
+            ranges = {kind: about[kind] for kind in (LATER, BROUGHT) if kind in about}
+            kept = place, ranges, about.get("classes"), about.get("added", 0), about.get("chosen", "")
+            asked = _place(dataset), joined(dataset), list(dataset.classes), dataset.added, dataset.chosen
             if kept == asked and about["items_sha256"] == items_digest(dataset):
                 return
         store(dataset, folder)
@@ -327,6 +310,10 @@ def _opened(folder: Path) -> Iterator[tuple[dict[str, Any], IO[bytes]]]:
     if about.get("version") != VERSION:
         fix = f"this cmrhash reads version {VERSION}; upgrade it, or run `extract` again"
         raise StaleError(f"data set format version {about.get('version')}", about_path, fix)
+    try:
+        description.check(about)
+    except (ValueError, KeyError) as error:
+        raise DamagedError(f"unreadable ({str(error)[:120]})", about_path, AGAIN) from None
     with items_path.open("rb") as lines:
         if hashlib.file_digest(lines, "sha256").hexdigest() != about.get("items_sha256"):
             fix = "delete the .json* files of the folder and run `extract` again"

@@ -46,6 +46,8 @@ def write_bytes(path: Path, content: bytes | Iterable[bytes]) -> None:
     content: bytes, or an iterable of bytes, which is consumed during the write.
     Raises OSError that names the file.
     """
+    if not path.name or path.is_dir():
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
     make_folder(path.parent)
     partial = path.with_name(path.name + ".part")
     with _open_exclusively(partial) as file:
@@ -132,7 +134,8 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
 def read_json(path: Path, fix: str) -> dict[str, Any]:
     """Read an object that ``write_json`` wrote, without its digest.
 
-    The digest is checked before the JSON is parsed. Raises DamagedError if it differs, with ``fix`` as the advice.
+    The digest is checked before the JSON is parsed. Raises DamagedError, with ``fix`` as the advice, if it differs, and
+    for bytes that are no such object.
     """
     if not stat.S_ISREG(path.stat().st_mode):  # reading a pipe would block forever
         raise DamagedError("not a regular file", path, fix)
@@ -141,7 +144,12 @@ def read_json(path: Path, fix: str) -> dict[str, Any]:
     body = raw.replace(digest[0], b"", 1) if digest else raw
     if not digest or hashlib.sha256(body).hexdigest().encode() != digest[1]:
         raise DamagedError("the file was changed after writing: its sha256 differs", path, fix)
-    content: dict[str, Any] = json.loads(body)
+    try:
+        content = json.loads(body)
+    except (ValueError, RecursionError):
+        content = None
+    if not isinstance(content, dict):
+        raise DamagedError("not a JSON object", path, fix)
     return content
 
 

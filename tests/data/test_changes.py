@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 
 from cmrhash.data.additions import merged, without
 from cmrhash.data.changes import Changes, renewed
+from cmrhash.data.description import BROUGHT, LATER
 from cmrhash.data.items import ImageTextDataset, Item, with_roles
-from cmrhash.data.manifest import BROUGHT, LATER, keep, load, read_about
+from cmrhash.data.manifest import keep, load, read_about
 from cmrhash.errors import StaleError
 from cmrhash.storage.files import write_json
 
