@@ -80,7 +80,20 @@ def open_graph(graph: Path | bytes, threads: int = 1) -> Any:
     options.log_severity_level = 3
     options.intra_op_num_threads = threads
     source = graph if isinstance(graph, bytes) else str(graph)
-    return onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+    return onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"], enable_fallback=0)
+
+
+def refuse_unbounded(content: bytes) -> None:
+    """Raise ValueError for a graph with loops, branches or data in other files, which ``network_graph`` never makes."""
+    import onnx
+
+    model = onnx.load_from_string(content)
+    nodes = [*model.graph.node, *(node for function in model.functions for node in function.node)]
+    if any(each.HasField("g") or each.graphs for node in nodes for each in node.attribute):
+        raise ValueError("it has graphs within the graph")
+    tensors = [*model.graph.initializer, *(each.t for node in nodes for each in node.attribute if each.HasField("t"))]
+    if model.graph.sparse_initializer or any(tensor.external_data for tensor in tensors):
+        raise ValueError("it has data in other files")
 
 
 def sample_pixels(size: int) -> NDArray[np.uint8]:
@@ -104,20 +117,34 @@ class OnnxNetwork(nn.Module):
         self._made, self._session = made, None
 
     def open(self) -> Any:
-        """Open the session, unless it is open."""
+        """Open the session, unless it is open. Raises EncoderError for a graph that cannot be used."""
         if self._session is None:
             need_onnx()
-            self._session = open_graph(self._made(), torch.get_num_threads())
+            content = self._made()
+            with _usable():
+                refuse_unbounded(content)
+                self._session = open_graph(content, torch.get_num_threads())
         return self._session
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """Return what the network of the encoder returns for the same tensors."""
+        """Return what the network of the encoder returns for the same tensors; raises EncoderError if it cannot."""
         session = self.open()
-        names = [one.name for one in session.get_inputs()]
-        feed = dict(zip(names, (x.contiguous().numpy() for x in _tensors(args, kwargs).values()), strict=True))
-        outputs = [one.name for one in session.get_outputs()]
-        found = {name: torch.from_numpy(x) for name, x in zip(outputs, session.run(None, feed), strict=True)}
+        with _usable():
+            names = [one.name for one in session.get_inputs()]
+            feed = dict(zip(names, (x.contiguous().numpy() for x in _tensors(args, kwargs).values()), strict=True))
+            outputs = [one.name for one in session.get_outputs()]
+            found = {name: torch.from_numpy(x) for name, x in zip(outputs, session.run(None, feed), strict=True)}
         return found[FEATURES] if FEATURES in found else SimpleNamespace(**found)
+
+
+@contextlib.contextmanager
+def _usable() -> Iterator[None]:
+    """Raise errors of a graph as EncoderError: onnx and ONNX Runtime raise types of their own."""
+    try:
+        yield
+    except Exception as error:
+        what = f"an ONNX graph in the cache cannot be used ({' '.join(str(error).split())[:120]})"
+        raise EncoderError(what, None, "delete the files graph-*.sealed there, or use `runtime='torch'`") from None
 
 
 def on_onnx(encoder: Network, made: Callable[[], bytes]) -> Network:

@@ -32,6 +32,7 @@ from cmrhash.storage.sealed import (
 )
 
 Arrays = Mapping[str, NDArray[Any]]
+UNREADABLE = (OSError, RuntimeError, LookupError, ValueError, TypeError)  # errors of h5py
 
 
 # ---------------------------------------------------------------------------------------------- writing
@@ -117,8 +118,13 @@ def open_sealed(
     manifest = manifest or read_manifest(path)
     with path.open("rb") as file:
         refuse_payload(file, manifest, path)
-        with h5py.File(file, "r") as h5:
-            yield manifest, {name: _plain(h5, name, manifest["payload_bytes"], path) for name in h5}
+        with contextlib.ExitStack() as stack:
+            try:  # the digest may fit and the bytes be no HDF5: of another program
+                h5 = stack.enter_context(h5py.File(file, "r"))
+                arrays = {name: _plain(h5, name, manifest["payload_bytes"], path) for name in h5}
+            except UNREADABLE as error:
+                raise DamagedError(f"unreadable ({str(error)[:120]})", path, DELETE) from None
+            yield manifest, arrays
 
 
 def read_sealed(
@@ -139,5 +145,8 @@ def _plain(h5: h5py.File, name: str, size: int, path: Path) -> h5py.Dataset:
     data = h5[name]
     elsewhere = data.external is not None or data.is_virtual or data.chunks is not None
     if elsewhere or data.dtype.kind not in "uif" or data.shape is None or data.nbytes > size:
+        raise DamagedError(f"'{name}' is not a plain dataset", path, DELETE)
+    start = data.id.get_offset()  # None: not stored in one piece
+    if data.nbytes and (start is None or start + data.nbytes > USER_BLOCK + size):
         raise DamagedError(f"'{name}' is not a plain dataset", path, DELETE)
     return data

@@ -24,7 +24,7 @@ import numpy as np
 SECONDS, MEMORY = 20, 3 << 30  # of a file; bytes beyond those of the start
 PHOTOS = {"JPEG": [{}, {"progressive": True}], "PNG": [{}], "GIF": [{}], "WEBP": [{}, {"lossless": True}], "BMP": [{}]}
 PHOTOS |= {"TIFF": [{"compression": name} for name in (None, "tiff_lzw", "tiff_deflate", "jpeg", "group4")]}
-FORMATS = ("mat", "h5", "npz", "npy", "safetensors", "parquet", "pth", "tar", "vec", *PHOTOS)
+FORMATS = ("mat", "h5", "npz", "npy", "safetensors", "parquet", "pth", "tar", "vec", "sealed", *PHOTOS)
 X = np.random.default_rng(0).random((6, 4))
 
 
@@ -159,9 +159,18 @@ def words():
     yield ("3 4\n" + "\n".join(rows) + "\n").encode()
 
 
+def sealed():
+    """Payloads of our own sealed files; ``read_sealed`` puts the right digest over them."""
+    from cmrhash.storage.hdf5 import write_sealed
+    from cmrhash.storage.sealed import USER_BLOCK
+
+    for arrays in ({"x": X.astype("f4"), "ids": np.arange(6)}, {"codes": np.ones((6, 4), "u1"), "empty": X[:0]}):
+        yield written(lambda path, a=arrays: write_sealed(path, a, {}))[USER_BLOCK:]
+
+
 def whole(kind):
     """A few files of the format."""
-    makers = {"mat": matlab, "h5": hdf5, "parquet": parquet, "tar": archives, "vec": words}
+    makers = {"mat": matlab, "h5": hdf5, "parquet": parquet, "tar": archives, "vec": words, "sealed": sealed}
     makers |= {name: lambda: photos(kind) for name in PHOTOS}
     makers |= {"pth": tensors, "safetensors": safetensors}
     makers |= {"npy": lambda: numpys(kind), "npz": lambda: numpys(kind)}
@@ -214,6 +223,18 @@ def read_words(path):
     word_vectors.read_vectors(path, {"w0", "w2"})
 
 
+def read_sealed(path):
+    from cmrhash.storage import hdf5, sealed
+
+    content = bytes(sealed.USER_BLOCK) + path.read_bytes()
+    with path.open("w+b") as file:
+        file.write(content)
+        digest, size = sealed.payload(file)
+        about = {"version": sealed.VERSION, "payload_sha256": digest, "payload_bytes": size}
+        sealed.write_block(file, sealed.MAGIC, about)
+    hdf5.read_sealed(path)
+
+
 def reader(kind):
     """The function that reads such a file."""
     if kind in PHOTOS:
@@ -223,6 +244,7 @@ def reader(kind):
         "pth": read_tensors,
         "tar": read_tar,
         "vec": read_words,
+        "sealed": read_sealed,
     }.get(kind, read_arrays)
 
 

@@ -57,7 +57,7 @@ def used(stored):
 
 
 def outcome(stored):
-    """"read", "refused", or the error that nobody foresaw."""
+    """ "read", "refused", or the error that nobody foresaw."""
     try:
         used(stored)
     except CmrhashError as error:
