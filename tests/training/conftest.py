@@ -3,7 +3,13 @@
 import pytest
 from quick_training import QUICK
 
-from cmrhash.training import train
+from cmrhash.training import kernel_codes, train
+
+
+@pytest.fixture(autouse=True)
+def few_code_steps(monkeypatch):
+    """Codes of ``krr-ap`` and ``krr-cluster`` take 200 steps; test_two_roles.py trains them by all 2000."""
+    monkeypatch.setattr(kernel_codes, "STEPS", 200)
 
 
 @pytest.fixture(scope="session")

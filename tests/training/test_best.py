@@ -4,19 +4,13 @@ import json
 from dataclasses import replace
 from types import SimpleNamespace
 
-import pytest
 from exit_codes import USAGE
 from running import run
 
 import cmrhash
-from cmrhash.training import best, kernel_codes
+from cmrhash.training import best
 from cmrhash.training.best import chosen
 from cmrhash.training.names import METHODS
-
-
-@pytest.fixture(autouse=True)
-def few_steps(monkeypatch):
-    monkeypatch.setattr(kernel_codes, "STEPS", 50)
 
 
 def test_it_stands_for_a_method_by_the_kind_of_data(extracted, make_cache, tmp_path, monkeypatch):
