@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from extracting import SMALL, config, contents, save_bert
+from extracting import config, contents, save_bert
 from small_models import write_image_weights
 
 from cmrhash.config import PruneConfig, VerifyConfig
@@ -24,6 +24,7 @@ from cmrhash.maintenance.verify import verify
 
 pytestmark = pytest.mark.slow
 BITS = 256
+SMALL = "squeezenet1_1"  # has a graph of few nodes
 IMAGE, TEXTS = View.IMAGE, [View.text("de"), View.text("en")]
 
 
@@ -33,6 +34,7 @@ def weights(tmp_path_factory):
     folder = tmp_path_factory.mktemp("weights")
     write_image_weights(folder / "image.pth", SMALL)
     return {
+        "image_model": SMALL,
         "image_weights": str(folder / "image.pth"),
         "text_models": (str(save_bert(folder / "tiny-bert")),),
         "device": "cpu",

@@ -20,7 +20,7 @@ def made(make_manifest, tmp_path_factory):
     """Photos, encoders in files, cache and an evaluated run: English by a BERT, German by its words."""
     base = tmp_path_factory.mktemp("export")
     root = make_manifest(base / "mine", 40)
-    write_image_weights(base / "small.pth", "mobilenet_v3_small")
+    write_image_weights(base / "small.pth", "squeezenet1_1")
     write_bert(base / "bert")
     config = ExtractConfig(
         dataset="manifest",
@@ -28,7 +28,7 @@ def made(make_manifest, tmp_path_factory):
         cache=base / "cache",
         device="cpu",
         dtype="float32",
-        image_model="mobilenet_v3_small",
+        image_model="squeezenet1_1",
         image_weights=str(base / "small.pth"),
         text_models=(str(base / "bert"), "de=bow"),
     )

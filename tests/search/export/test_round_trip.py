@@ -46,7 +46,7 @@ def test_public_encoders_are_named_and_have_to_be_given(made, hasher, wanted, tm
     loaded = Hasher.from_pretrained(tmp_path / "plain")
     np.testing.assert_array_equal(loaded.embed_text(TEXTS, "de"), wanted.de)  # words travel always
     assert re.search(
-        r"weights of its image encoder \(mobilenet_v3_small, \w{12}\.\.\.\) .*image_weights=.*`with_encoders=True`",
+        r"weights of its image encoder \(squeezenet1_1, \w{12}\.\.\.\) .*image_weights=.*`with_encoders=True`",
         refused(lambda: loaded.embed_image(wanted.photos)),
     )
     assert re.search(r"text-en encoder .*text_models=\{.en.: .DIR.\}", refused(lambda: loaded.embed_text(TEXTS, "en")))
@@ -58,7 +58,7 @@ def test_public_encoders_are_named_and_have_to_be_given(made, hasher, wanted, tm
 
 def test_other_weights_than_those_of_the_run_are_refused(hasher, wanted, tmp_path):
     hasher.save_pretrained(tmp_path / "plain")
-    torch.save(torchvision.models.mobilenet_v3_small().state_dict(), tmp_path / "other.pth")
+    torch.save(torchvision.models.squeezenet1_1().state_dict(), tmp_path / "other.pth")
     loaded = Hasher.from_pretrained(tmp_path / "plain", image_weights=str(tmp_path / "other.pth"))
     assert "weights_sha256" in refused(lambda: loaded.embed_image(wanted.photos))
 
@@ -70,7 +70,7 @@ def test_tuned_encoders_travel_and_languages_share_one(made, tmp_path):
         cache=tmp_path / "cache",
         device="cpu",
         dtype="float32",
-        image_model="mobilenet_v3_small",
+        image_model="squeezenet1_1",
         image_weights=str(made / "small.pth"),
         text_models=(str(made / "bert"),),
     )

@@ -12,6 +12,7 @@ from small_models import write_bert
 from tokenizers import Tokenizer
 
 from cmrhash.config import ExtractConfig
+from cmrhash.data.view import View
 from cmrhash.encoders import graphs
 from cmrhash.encoders import text as text_encoders
 from cmrhash.errors import EncoderError, StaleError
@@ -37,7 +38,7 @@ def config(made, cache, model, **changes):
         cache=cache,
         device="cpu",
         dtype="float32",
-        image_model="mobilenet_v3_small",
+        image_model="squeezenet1_1",
         image_weights=str(made / "small.pth"),
         text_models=(str(model),),
     )
@@ -115,8 +116,8 @@ def test_the_graph_pools_and_follows_the_layers(base, tmp_path):
         pytest.importorskip(name, reason="pip install cmrhash[onnx]")
     hasher = opened(base)
     hasher.save_pretrained(tmp_path / "out")
-    onnx.write(hasher, tmp_path / "out", hasher.captions(4))
-    about = read_json(tmp_path / "out/onnx.json", "")["graphs"]["text-en.onnx"]
+    view = View.text("en")
+    about = onnx._text(hasher.text_encoder(view), hasher.heads[view], tmp_path / "out", view, hasher.captions(4)["en"])
     assert (about["prompt"], about["max_length"], about["pooling"]) == ("house 12 ", 30, SIX)
     tokenizer = Tokenizer.from_file(str(tmp_path / "out" / about["tokenizer"]))
     tokenizer.encode_special_tokens = True
