@@ -29,6 +29,7 @@ from cmrhash.data import sample
 from cmrhash.data.catalog import read_dataset
 from cmrhash.data.items import check
 from cmrhash.encoders.graphs import PACKAGES
+from cmrhash.training import kernel_codes
 
 ONE = ("docs/tutorial.md", "docs/sharing.md")  # pages whose sections use the files of earlier sections
 SECTIONS = [section for page in PAGES for section in sections(page, whole=str(page.relative_to(ROOT)) in ONE)]
@@ -49,17 +50,20 @@ NOT_RUN = {
 }
 
 # What is appended to a command: to which one, what, and why.
-IMAGE, FEWER = (f"--image-model {name} --image-weights random" for name in ("mobilenet_v3_small", FEW_FEATURES))
+IMAGE, FEWER, NODES = (
+    f"--image-model {name} --image-weights random" for name in ("mobilenet_v3_small", FEW_FEATURES, "squeezenet1_1")
+)
 APPENDED = [
+    (r"extract (?=.*--runtime onnx)", f"{NODES} --text-model {BERT}", "is exported in 2 s, the others in 9"),
     (
-        r"extract (?=\w|.*--dataset)(?!.*--(model|image-model|image-weights|features|root ROOT))",
+        r"extract (?=\w|.*--dataset)(?!.*--(model|image-model|image-weights|features|root ROOT|runtime))",
         IMAGE,
         "downloads nothing, and is quick",
     ),
     (r"extract (?=.*--root ROOT)", FEWER, "the same; cca follows, which is quick if the features are few"),
     (r"extract (?=\w|.*--dataset)(?!.*--(model|text-model|features))", f"--text-model {BERT}", "downloads nothing"),
     (
-        r"extract (?=.*--(finetune|name))(?!.*--(dataset|features|model|image-model))",
+        r"extract (?=.*--(finetune|name))(?!.*--(dataset|features|model|image-model|runtime))",
         f"{IMAGE} --text-model {BERT}",
         "quicker than the sample's own",
     ),
@@ -71,6 +75,8 @@ APPENDED = [
     (r"export (?!.*--with-encoders)", "--with-encoders", "no hub is asked for them afterwards"),
     (r"serve ", "--port 0", "somebody else may listen there"),
 ]
+
+LENGTHS = 2  # of a grid that compare trains: more take long, and show nothing else
 
 # What is left off a command: its option, and why.
 LEFT_OFF = {"cmrhash export whole --with-encoders --onnx": ("--onnx", "takes 12 s: docs/sharing.md has it, too")}
@@ -136,6 +142,7 @@ class Page:
         """Lay down what it takes as given, then run its steps one after the other."""
         self.monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
         self.monkeypatch.delenv("CMRHASH_STORE", raising=False)
+        self.monkeypatch.setattr(kernel_codes, "STEPS", 100)  # of 2000
         section = self.put_in(section)
         self.requests = [step for step in section.steps() if step.startswith("curl ")]
         made, used = datasets(section)
@@ -261,6 +268,9 @@ def appended(words, left_off=None):
     """The words of a command with what APPENDED says, without what LEFT_OFF says or needs packages that are missing."""
     if left_off or any(importlib.util.find_spec(name) is None for name in PACKAGES):
         words = [word for word in words if word not in (left_off or ["--onnx", "--runtime", "onnx"])]
+    if words[0] == "compare":
+        further = [at for at, word in enumerate(words) if word == "--bits"][LENGTHS:]
+        words = [word for at, word in enumerate(words) if not {at, at - 1} & set(further)]
     text = " ".join(words) + " "
     return words + [word for command, more, _ in APPENDED if re.match(command, text) for word in more.split()]
 

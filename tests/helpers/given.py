@@ -165,7 +165,7 @@ class Extracted:
         if name not in self.names:
             encoders = [
                 "--image-model",
-                FEW_FEATURES,
+                "squeezenet1_1",  # has a graph of few nodes
                 "--image-weights",
                 "random",
                 f"--text-model=en={BERT}",
