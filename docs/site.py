@@ -1,0 +1,100 @@
+"""Hooks of mkdocs.yml: pages that are not Markdown files in docs/, and docstrings as Markdown."""
+
+from __future__ import annotations
+
+import json
+import posixpath
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import griffe
+from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.structure.files import File, Files
+from mkdocs.structure.pages import Page
+
+ROOT = Path(__file__).resolve().parents[1]
+ELSEWHERE = {  # path in the repository -> path on the site
+    "README.md": "index.md",
+    "CHANGELOG.md": "changelog.md",
+    "CONTRIBUTING.md": "contributing.md",
+    "SECURITY.md": "security.md",
+    "docs/README.md": "overview.md",
+}
+CODE = "https://github.com/cmrhash/cmrhash/blob/main/"
+LINK = re.compile(r"(?<=\]\()([^)#\s:]+)(?=[)#])")
+
+
+def on_files(files: Files, config: MkDocsConfig) -> Files:
+    """Add the pages of ELSEWHERE and the notebooks."""
+    for file in [file for file in files if file.src_uri == "README.md" or file.src_uri.endswith(".ipynb")]:
+        files.remove(file)
+    for path, page in ELSEWHERE.items():
+        files.append(File.generated(config, page, content=(ROOT / path).read_text("utf-8")))
+    for path in sorted((ROOT / "docs/notebooks").glob("*.ipynb")):
+        notebook = json.loads(path.read_text("utf-8"))
+        files.append(File.generated(config, f"notebooks/{path.stem}.md", content=markdown(notebook)))
+    return files
+
+
+def on_page_markdown(text: str, page: Page, config: MkDocsConfig, files: Files) -> str:
+    """Point links at pages of the site, and links to other files of the repository at its web view."""
+    source = next((path for path, name in ELSEWHERE.items() if name == page.file.src_uri), f"docs/{page.file.src_uri}")
+
+    def target(found: re.Match[str]) -> str:
+        path = posixpath.normpath(posixpath.join(posixpath.dirname(source), found[1]))
+        name = ELSEWHERE.get(path, re.sub(r"\.ipynb$", ".md", path.removeprefix("docs/")))
+        shown = (file := files.get_file_from_path(name)) and file.inclusion.is_included()
+        if shown and (path in ELSEWHERE or path.startswith("docs/")):
+            return posixpath.relpath(name, posixpath.dirname(page.file.src_uri) or ".")
+        return CODE + path if (ROOT / path).exists() else found[1]
+
+    return LINK.sub(target, text)
+
+
+def markdown(notebook: dict[str, Any]) -> str:
+    """Cells of a notebook with their outputs, as Markdown."""
+    parts = []
+    for cell in notebook["cells"]:
+        source = "".join(cell["source"])
+        parts.append(source if cell["cell_type"] == "markdown" else fenced("python", source))
+        parts += [shown(output) for output in cell.get("outputs", [])]
+    return "\n\n".join(parts) + "\n"
+
+
+def shown(output: dict[str, Any]) -> str:
+    """An output of a cell: a picture, else its text."""
+    data = output.get("data", {})
+    if "image/png" in data:
+        return f"![output](data:image/png;base64,{''.join(data['image/png']).strip()})"
+    return fenced("text", "".join(data.get("text/plain", output.get("text", ""))))
+
+
+def fenced(language: str, text: str) -> str:
+    """A block of code, or of output."""
+    return f"````{language}\n{text.rstrip()}\n````"
+
+
+class Docstrings(griffe.Extension):
+    """Doctests as code, and the fields of settings, whose comments describe them, as a table."""
+
+    def on_instance(self, *, obj: griffe.Object, **options: Any) -> None:
+        """Change the docstring of an object."""
+        if obj.docstring:
+            obj.docstring.value = re.sub(r"(?m)(^>>> .*\n?(?:.+\n?)*)", r"```pycon\n\1\n```\n", obj.docstring.value)
+
+    def on_class_members(self, *, cls: griffe.Class, **options: Any) -> None:
+        """Add the fields to the docstring of a class of settings."""
+        if cls.name.endswith("Config") and cls.docstring:
+            cls.docstring.value += "\n\n| field | default | meaning |\n|---|---|---|\n" + "\n".join(fields(cls))
+
+
+def fields(cls: griffe.Class) -> Iterator[str]:
+    """Rows of a table: the fields of a class with the comments behind or above them."""
+    lines, above = cls.source.splitlines(), ""
+    for line in lines:
+        comment = line.partition("  # ")[2] or above
+        if found := re.match(r"    (\w+): .*? = (.*?)(?:  # .*)?$", line):
+            yield f"| `{found[1]}` | `{found[2]}` | {comment.replace('|', chr(92) + '|')} |"
+        above = f"{above} {line.strip()[2:]}".strip() if line.strip().startswith("# ") else ""
