@@ -22,6 +22,7 @@ ELSEWHERE = {  # path in the repository -> path on the site
     "SECURITY.md": "security.md",
     "docs/README.md": "overview.md",
 }
+MARKUP = {"<": "&lt;", "*": r"\*"}
 CODE = "https://github.com/cmrhash/cmrhash/blob/main/"
 LINK = re.compile(r"(?<=\]\()([^)#\s:]+)(?=[)#])")
 
@@ -82,12 +83,18 @@ class Docstrings(griffe.Extension):
     def on_instance(self, *, obj: griffe.Object, **options: Any) -> None:
         """Change the docstring of an object."""
         if obj.docstring:
-            obj.docstring.value = re.sub(r"(?m)(^>>> .*\n?(?:.+\n?)*)", r"```pycon\n\1\n```\n", obj.docstring.value)
+            text = re.sub(r"(?m)^(?!    |>>> ).*", escaped, obj.docstring.value)
+            obj.docstring.value = re.sub(r"(?m)(^>>> .*\n?(?:.+\n?)*)", r"```pycon\n\1\n```\n", text)
 
     def on_class_members(self, *, cls: griffe.Class, **options: Any) -> None:
         """Add the fields to the docstring of a class of settings."""
         if cls.name.endswith("Config") and cls.docstring:
             cls.docstring.value += "\n\n| field | default | meaning |\n|---|---|---|\n" + "\n".join(fields(cls))
+
+
+def escaped(line: re.Match[str]) -> str:
+    """A line of prose whose "<" and "*" outside of backticks are no markup."""
+    return re.sub(r"(`+).*?\1|[<*]", lambda found: MARKUP.get(found[0], found[0]), line[0])
 
 
 def fields(cls: griffe.Class) -> Iterator[str]:
