@@ -114,6 +114,11 @@ class Element:
     def text(self):
         return self.browser.call("GET", f"{self.path}/text")
 
+    @property
+    def box(self):
+        """Its place and size: x, y, width, height."""
+        return self.browser.call("GET", f"{self.path}/rect")
+
 
 @contextmanager
 def browser(folder):

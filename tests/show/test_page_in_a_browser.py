@@ -213,6 +213,8 @@ def test_labels_filter_with_one_click(window, address):
 def test_everything_essential_works_without_scripts(window, address, made):
     window.devtools("Emulation.setScriptExecutionDisabled", value=True)
     window.go(address)
+    bar, button = (window.one(css).box for css in (".bar", ".bar button"))
+    assert button["x"] + button["width"] <= bar["x"] + bar["width"]
     window.one("#q").type("dog\n")
     window.wait(".under")
     window.one("a[data-list]").click()
