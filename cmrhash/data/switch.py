@@ -18,21 +18,20 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from cmrhash.errors import DamagedError, LockedError
+from cmrhash.storage import files
 from cmrhash.storage.files import holder, locked, make_folder, move, read_json, remove, sync, write_json
-from cmrhash.storage.staged import inside
+from cmrhash.storage.staged import files_below, inside
 
 CHANGE, NEXT = "change.json", "next"
 PURPOSE = "for.json"
-NOT_MOVED = (".lock", ".part")  # suffixes
 LAST = "dataset.json"  # moved last: it describes the other files
 AGAIN = "run `extract` again"
 
 
 def clear(folder: Path) -> None:
     """Remove the prepared files."""
-    for path in sorted((folder / NEXT).rglob("*"), reverse=True):
-        path.rmdir() if path.is_dir() else path.unlink()
-    with contextlib.suppress(FileNotFoundError):
+    files.clear(folder / NEXT)
+    with contextlib.suppress(OSError):
         (folder / NEXT).rmdir()
 
 
@@ -82,18 +81,17 @@ def switch(folder: Path, removed: Iterable[str], whole: Iterable[str] = (), brie
     with locked(folder / CHANGE, wait=True):
         for path in (*(path for path in aside.rglob("*") if path.is_dir()), aside, aside.parent, folder):
             sync(path)
-        names = _files(aside, aside)
-        gone = sorted({name for each in whole for name in _files(folder, folder / each)} - names)
-        files = [*sorted(names - {LAST}), LAST]
-        change = {"from": aside.name, "files": files, "gone": gone, "removed": list(removed), "brief": brief}
+        names = files_below(aside, aside)
+        gone = sorted({name for each in whole for name in files_below(folder, folder / each)} - names)
+        change = {
+            "from": aside.name,
+            "files": [*sorted(names - {LAST}), LAST],
+            "gone": gone,
+            "removed": list(removed),
+            "brief": brief,
+        }
         write_json(folder / CHANGE, change)
         _move(folder)
-
-
-def _files(folder: Path, below: Path) -> set[str]:
-    """Names of the files below a part of a folder, relative to the folder, but for unfinished ones and locks."""
-    found = (path for path in below.rglob("*") if path.is_file() and path.suffix not in NOT_MOVED)
-    return {path.relative_to(folder).as_posix() for path in found}
 
 
 def settle(folder: Path) -> None:

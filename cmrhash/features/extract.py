@@ -38,7 +38,7 @@ from cmrhash.features.replaced import replaced, replacing
 from cmrhash.features.runtime import Runtimes
 from cmrhash.features.shards import OF_ITEMS, Shard, refuse_other_recipe
 from cmrhash.features.text_models import encoders_of, models_of, unused
-from cmrhash.storage.files import locked, write_bytes
+from cmrhash.storage.files import locked, refuse_folded, write_bytes
 
 if TYPE_CHECKING:
     from cmrhash.features.captions import CaptionEncoder
@@ -58,6 +58,13 @@ class Opened:
     image: PhotoEncoder | None
     texts: dict[str, CaptionEncoder]
     changes: Changes = field(default_factory=Changes)
+
+    @property
+    def names(self) -> dict[View, str]:
+        """Names of the encoders, or of ready-made features, in file names."""
+        encoders = {View.IMAGE: self.image, **{View.text(lang): encoder for lang, encoder in self.texts.items()}}
+        names = {view: own.name for view, own in self.dataset.ready.items()}
+        return names | {view: encoder.name for view, encoder in encoders.items() if encoder is not None}
 
     def changed(self, change: Callable[[View, Any], Any]) -> Opened:
         """The same with other encoders: change gives the encoder of a view in place of its present one."""
@@ -98,6 +105,8 @@ def extract(config: ExtractConfig, progress: Progress = lambda *_: None, opened:
     _shard(config)
     with processes.group(processes.device_of(config.device) if processes.world() > 1 else None):
         opened = opened or open_encoders(config, progress=progress)
+        for view, name in opened.names.items():
+            refuse_folded(config.cache / opened.dataset.name / view.feature_file(name))
         if not replacing(config, opened.dataset):
             return _extract(config, progress, opened)
         made_of = recipes(opened, config)
@@ -193,6 +202,7 @@ def open_encoders(
     config = _both_towers(config)
     dataset = read_dataset(config) if dataset is None else finished(dataset, config)
     folder = config.cache / dataset.name
+    refuse_folded(folder)
     dataset, changes = renewed(dataset, folder, config.overwrite, config.added)
     if changes and (config.shard or processes.world() > 1):
         raise StaleError(f"the data set changed ({changes})", folder, "extract the changes in one process")

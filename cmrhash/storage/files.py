@@ -15,6 +15,7 @@ import re
 import socket
 import stat
 import time
+import unicodedata
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
@@ -22,7 +23,7 @@ from typing import IO, Any
 import portalocker
 from portalocker import LockFlags
 
-from cmrhash.errors import CmrhashError, DamagedError, LockedError
+from cmrhash.errors import CmrhashError, DamagedError, LockedError, UsageError
 
 log = logging.getLogger(__name__)
 
@@ -30,6 +31,7 @@ WINDOWS = os.name == "nt"  # it cannot sync folders, nor rename or delete open f
 MOVES = 100  # attempts to rename, 20 ms apart, while another process reads the target (Windows only)
 NO_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.EBADF)  # errors of network file systems without fsync for folders
 RESERVED = re.compile("con|prn|aux|nul|com[0-9]|lpt[0-9]", re.IGNORECASE)  # names of devices on Windows
+OF_NFS = ".nfs"  # start of the names of files that were deleted while a process had them open
 PIECE = 1 << 20  # bytes: smaller pieces are joined before they are written
 _DIGEST = re.compile(rb'^ "sha256": "([0-9a-f]{64})",\n', re.MULTILINE)  # a line at the top level of a JSON object
 
@@ -67,6 +69,7 @@ def write_bytes(path: Path, content: bytes | Iterable[bytes]) -> None:
 
 def move(part: Path, path: Path) -> None:
     """Rename a finished file durably, replacing any file of that name."""
+    about = os.stat(part)
     for left in reversed(range(MOVES if WINDOWS else 1)):
         try:
             os.replace(part, path)
@@ -75,6 +78,10 @@ def move(part: Path, path: Path) -> None:
             if not left:
                 raise
             time.sleep(0.02)
+        except FileNotFoundError:  # NFS: the server had done it, and was asked again
+            if not (path.exists() and os.path.samestat(about, path.stat())):
+                raise
+            break
     sync(path.parent)
 
 
@@ -99,8 +106,30 @@ def _joined(content: bytes | Iterable[bytes]) -> Iterator[bytes]:
 def remove(path: Path) -> None:
     """Delete a file if it exists, and sync its folder."""
     if path.exists():
-        path.unlink()
+        path.unlink(missing_ok=True)
         sync(path.parent)
+
+
+def clear(folder: Path, keep: str = "") -> None:
+    """Remove all files and folders below a folder, but for the file of this name, and what NFS keeps for readers."""
+    for path in sorted(folder.rglob("*"), reverse=True):
+        if path.is_dir() and not path.is_symlink():
+            with contextlib.suppress(OSError):  # not empty: a file that another process has open on NFS
+                path.rmdir()
+        elif path.name != keep and not path.name.startswith(OF_NFS):
+            path.unlink(missing_ok=True)
+
+
+def refuse_folded(path: Path) -> None:
+    """Raise UsageError if a path leads to a file or folder whose name differs by case, as some file systems allow."""
+    if not os.path.lexists(path):
+        return
+    plain = unicodedata.normalize("NFC", path.name)
+    names = {unicodedata.normalize("NFC", name) for name in os.listdir(path.parent)}
+    same = sorted(name for name in names if name.casefold() == plain.casefold())
+    if same and plain not in names:
+        what = f"'{path.name}' is '{same[0]}' here: the file system does not tell upper from lower case"
+        raise UsageError(what, path.parent, "choose another name")
 
 
 @contextlib.contextmanager
@@ -259,7 +288,9 @@ def _is_current(path: Path, file: IO[Any]) -> bool:
         return True  # an open file cannot be deleted
     try:
         return os.path.samestat(os.fstat(file.fileno()), path.stat())
-    except FileNotFoundError:
+    except OSError as error:
+        if error.errno not in (errno.ENOENT, errno.ESTALE):  # ESTALE: deleted through another machine
+            raise
         return False
 
 

@@ -93,8 +93,13 @@ def inside(folder: Path, name: str) -> Path:
 
 def _files(aside: Path) -> list[str]:
     """Names of the new files."""
-    found = (path for path in aside.rglob("*") if path.is_file() and path.suffix not in _UNUSED)
-    return [path.relative_to(aside).as_posix() for path in found]
+    return sorted(files_below(aside, aside))
+
+
+def files_below(folder: Path, part: Path) -> set[str]:
+    """Names of the files below a part of a folder, relative to the folder, but for unfinished ones and locks."""
+    found = (path for path in part.rglob("*") if path.is_file() and path.suffix not in _UNUSED)
+    return {path.relative_to(folder).as_posix() for path in found if not path.name.startswith(files.OF_NFS)}
 
 
 def _move(folder: Path) -> None:
@@ -122,11 +127,7 @@ def _move(folder: Path) -> None:
 def _clear(aside: Path) -> None:
     """Remove what a killed process has left, but for the lock."""
     remove(aside / SWITCH)
-    for path in sorted(aside.rglob("*"), reverse=True):
-        if path.is_dir() and not path.is_symlink():
-            path.rmdir()
-        elif path.name != lock_of(aside / SWITCH).name:
-            path.unlink()
+    files.clear(aside, lock_of(aside / SWITCH).name)
 
 
 def _drop(aside: Path) -> None:
