@@ -1,5 +1,6 @@
 """Real kills (SIGKILL) of the real commands until they are through: every file has the same bytes as without them."""
 
+import itertools
 import json
 import os
 import random
@@ -15,6 +16,7 @@ from trees import write_manifest
 
 pytestmark = pytest.mark.slow
 
+KILLS = 10 * int(os.environ.get("CMRHASH_FUZZ", "1"))  # of a command and kind of event, at most
 APPENDS = 18  # what a whole naive extraction writes: three arrays, six blocks
 TRAIN = "train --bits 8 --epochs 8 --batch 16 --hidden 16 --dropout 0.1 --device cpu".split()
 
@@ -61,18 +63,27 @@ def said(folder):
     return (folder / "said").read_text().split() if (folder / "said").exists() else []
 
 
+def spread(events, luck):
+    """The first and last event of each kind and span, and some of each part between, in any order."""
+    kills = []
+    for kind, (first, last) in sorted(events.items()):
+        edges = np.linspace(first, last + 1, KILLS - 1).astype(int)
+        some = [luck.randint(start, max(start, end - 1)) for start, end in itertools.pairwise(edges.tolist())]
+        kills += [(kind, at) for at in (first, *some, last)]
+    luck.shuffle(kills)
+    return kills
+
+
 def kill_until_done(order, folder, do, args, events, seed):
-    """Do it again and again, each time up to an event of a seeded kind and number; returns these."""
-    luck, kills = random.Random(seed), []
-    while True:
-        kind = luck.choice(sorted(events))
-        kill = kind, luck.randint(*events[kind])
+    """Do it again and again, each time up to an event of a seeded kind and number, at last whole; returns the kills."""
+    done = []
+    for kill in [*spread(events, random.Random(seed)), None]:
         status = order(folder, do, args, kill)
         if status == 0:
-            return kills
+            return done
         assert status == -signal.SIGKILL, (folder / "output").read_text()
-        kills.append(kill)
-        assert len(kills) < 100, "no progress"
+        done.append(kill)
+    raise AssertionError("no end")
 
 
 @pytest.mark.faults("killed for real, extraction resumed")
@@ -105,7 +116,7 @@ def test_a_killed_addition_or_removal_goes_on_to_the_same_files(order, commands,
     for seed, change in enumerate((add, remove)):
         assert order(tmp_path / "whole", "cmrhash", change) == 0, (tmp_path / "whole/output").read_text()
         kills = kill_until_done(order, tmp_path / "killed", "cmrhash", change, {"disk": (3, 40)}, seed=seed)
-        assert len(kills) >= 2
+        assert len(kills) >= 8
         faults.tried += len(kills)
         same = all(files(tmp_path / "killed" / part) == files(tmp_path / "whole" / part) for part in ("cache", "runs"))
         faults.survived += len(kills) * same
@@ -124,7 +135,7 @@ def test_a_killed_training_goes_on_to_the_same_run(order, make_cache, tmp_path, 
     faults.tried = len(kills)
     faults.survived = len(kills) * same
     faults.lost = len(saved) - len(set(saved))  # no epoch that was saved is trained again
-    assert set(saved) == set(said(tmp_path / "whole"))
+    assert set(saved) <= set(said(tmp_path / "whole"))  # a kill may come between a checkpoint and the word of it
     assert order(tmp_path / "naive", "naive training") == 0
     cut = kill_until_done(order, tmp_path / "naive killed", "naive training", [], {"step": (3, 12)}, seed=1)
     last = f"model-{kill_child.EPOCHS - 1}.pt"

@@ -19,7 +19,11 @@ from pathlib import Path
 import crash_naive
 import h5py
 import torch
+import torch._dynamo  # optimizers and torchvision import it late, and it takes 1.5 s
 
+import cmrhash.data.catalog
+import cmrhash.encoders.image
+import cmrhash.search.hasher  # noqa: F401
 from cmrhash.features import captions as extract_texts
 from cmrhash.features import file as feature_file
 from cmrhash.features import images as extract_images
