@@ -1,5 +1,6 @@
 """A run of krr-ap, whose queries and database items have different codes: codes, scores, searches, exports."""
 
+import contextlib
 import json
 import shutil
 import subprocess
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 from PIL import Image
+from running import run
 from slow_scores import expected_ap, hamming, related
 from slow_terms import slow_tf_idf
 
@@ -38,10 +40,11 @@ def cli(folder, *args):
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """A folder with the sample, extracted and trained by processes of their own."""
+    """A folder with the sample, extracted, and trained by a process of its own."""
     folder = tmp_path_factory.mktemp("roles")
     draw(folder / "cache/sample/drawn", count=COUNT)
-    cli(folder, "extract", "--quiet", "--device", "cpu")
+    with contextlib.chdir(folder):
+        assert run("extract", "--image-model", "squeezenet1_1", "--quiet", "--device", "cpu") == 0
     cli(folder, "train", "--method", "krr-ap", "--bits", str(BITS), "--quiet", "--device", "cpu")
     return folder
 
@@ -143,8 +146,10 @@ def test_sentences_photos_and_closelyask_as_queries(hasher, here):
 
 
 @pytest.mark.slow
-def test_processes_of_their_own(trained):
-    rows = json.loads(cli(trained, "eval", "--json"))["rows"]
+def test_commands(here, trained, capsys):
+    """The search in a process of its own."""
+    assert run("eval", "--json") == 0
+    rows = json.loads(capsys.readouterr().out)["rows"]
     assert {(row["method"], row["direction"], row["lang"]) for row in rows} == {
         ("krr-ap", direction, lang) for direction in ("i2t", "t2i") for lang in ("de", "en")
     }
