@@ -1,7 +1,7 @@
 """Commands on a system that lacks what only POSIX systems have, and what Windows refuses; as a program of its own.
 
-``other_system.py FOLDER MODE`` runs the commands in the folder and prints {command: what it said}. MODE "windows" hides
-modules and functions of Python and refuses what Windows refuses, "linux" does neither.
+``other_system.py FOLDER`` runs the commands in the folder and prints {command: what it said}. It hides modules and
+functions of Python and refuses what Windows refuses.
 """
 
 from __future__ import annotations
@@ -168,9 +168,8 @@ def said(args: list[str]) -> str:
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    if sys.argv[2] == "windows":
-        hide()
-        refuse()
-        assert import_all() > 100
+    hide()
+    refuse()
+    assert import_all() > 100
     os.chdir(sys.argv[1])
     print(json.dumps({" ".join(args): said(args) for args in COMMANDS}))
