@@ -41,7 +41,7 @@ def djsrh(queries: Floats, database: Floats, query_labels: Floats, database_labe
 
 
 def dchmt(queries: Floats, database: Floats, query_labels: Floats, database_labels: Floats) -> Floats:
-    """calc_map_k of torchcmh, DCHMT and later code: DCMH's in torch."""
+    """calc_map_k of torchcmh, DCHMT, TwDH and later code: DCMH's in torch."""
     import torch
 
     q, d, ql, dl = (torch.from_numpy(x) for x in (queries, database, query_labels, database_labels))
@@ -78,6 +78,6 @@ def gathering(queries: Floats, database: Floats, query_labels: Floats, database_
 PEERS: dict[str, tuple[str, Peer]] = {
     "dcmh": ("calc_map_k of DCMH", dcmh),
     "djsrh": ("calculate_top_map of DJSRH", djsrh),
-    "dchmt": ("calc_map_k of DCHMT, in torch", dchmt),
+    "dchmt": ("calc_map_k of DCHMT and TwDH, in torch", dchmt),
     "ucch": ("fx_calc_map_multilabel_k of UCCH", ucch),
 }
