@@ -21,8 +21,8 @@ from cmrhash.show.sources import (
     ShownRuns,
     footer_of,
     lengths_of,
-    listed,
     names_of,
+    of_cells,
     stem_of,
 )
 
@@ -41,7 +41,7 @@ def by_radius(source: ShownRuns) -> list[Drawing]:
 
     how = "one point per Hamming radius; precision: mean over queries with a result within the radius"
     caption = "Precision against recall at every Hamming radius"
-    return _drawn(source, "pr", line, ("recall", "precision"), "precision and recall by radius", how, caption)
+    return _drawn(source, "pr", line, ("recall", "precision"), "Precision and recall by radius", how, caption)
 
 
 def by_rank(source: ShownRuns) -> list[Drawing]:
@@ -53,7 +53,7 @@ def by_rank(source: ShownRuns) -> list[Drawing]:
 
     how = "one point per rank, of 1 to the whole database; ties: expected value over random order"
     caption = "Precision against recall at every rank of the database"
-    return _drawn(source, "pr-rank", line, ("recall", "precision"), "precision and recall by rank", how, caption)
+    return _drawn(source, "pr-rank", line, ("recall", "precision"), "Precision and recall by rank", how, caption)
 
 
 def first_results(source: ShownRuns) -> list[Drawing]:
@@ -66,7 +66,7 @@ def first_results(source: ShownRuns) -> list[Drawing]:
 
     axes, how = ("first N results", "precision"), "ties: expected value over random order"
     caption = "Precision among the first N results of the Hamming ranking"
-    return _drawn(source, "topn", line, axes, "precision of the first N results", how, caption)
+    return _drawn(source, "topn", line, axes, "Precision of the first N results", how, caption)
 
 
 # ---------------------------------------------------------------------------------------------- panels
@@ -84,7 +84,7 @@ def _drawn(
             grid = [[_panel(cells, line, axes, [bits], lang, d, f"{bits} bits") for bits in lengths] for d in WORDS]
         else:
             grid = [[_panel(cells, line, axes, lengths, lang, d, "") for d in WORDS]]
-        title = f"{source.dataset.name}, {listed(names)}, {listed(lengths)} bits, {lang}: {what}"
+        title = of_cells(cells, source.dataset, what, lang)
         footer = footer_of(source.dataset, cells, source.found, source.with_choice(how))
         figure = plots.curves(grid, title, footer, look=source.look)
         drawn.append(Drawing(kind, stem_of(kind, cells, lang), figure, f"{caption}, {lang}.", footer))

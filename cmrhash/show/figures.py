@@ -36,8 +36,8 @@ from cmrhash.show.sources import (
     directions_of,
     footer_of,
     lengths_of,
-    listed,
     names_of,
+    of_cells,
     of_run,
     stem_of,
     untrained,
@@ -126,7 +126,7 @@ def by_bits(source: ShownRuns) -> list[Drawing]:
             title = f"{WORDS[direction]}, {lang}"
             row.append(Panel(title, "code length (bits)", metric, series, [("chance", chance)], ticks=lengths))
         grid.append(row)
-    title = f"{source.dataset.name}, {listed(names)}, {listed(lengths)} bits: {metric} by code length"
+    title = of_cells(source.cells, source.dataset, f"{metric} by code length")
     how = "mean and standard deviation over seeds" if len({run.seed for run in source.found}) > 1 else ""
     footer = footer_of(source.dataset, source.cells, source.found, source.with_choice(how))
     figure = plots.curves(grid, title, footer, look=source.look)
@@ -175,7 +175,7 @@ def by_seen(source: ShownRuns) -> list[Drawing]:
             title = f"{WORDS[direction]}, {lang}"
             row.append(Panel(title, "mAP, seen items", "mAP, unseen items", series))
         grid.append(row)
-    title = f"{source.dataset.name}, {listed(names)}, {listed(lengths_of(cells))} bits: seen and unseen database items"
+    title = of_cells(cells, source.dataset, "mAP among seen and unseen database items")
     how = "seen: the heads were trained on them; one point per code length"
     footer = footer_of(source.dataset, cells, source.found, source.with_choice(how))
     figure = plots.curves(grid, title, footer, look=source.look)
@@ -244,7 +244,7 @@ def training_curves(source: ShownRuns) -> list[Drawing]:
         grid.append(panel("validation mAP, tie-aware", "mAP", _val(history)))
         levels = [("constant: collapsed above", MAX_CONSTANT_BITS), ("distinct: collapsed below", MIN_DISTINCT)]
         grid.append(panel("code collapse", "share", _watch(history), levels=levels, unit_y=True))
-    title = of_run(run, source.dataset, "training")
+    title = of_run(run, source.dataset, "Training")
     footer = _trained(source.dataset, run)
     figure = plots.curves(grid, title, footer, wide=True, look=source.look)
     caption = f"Training of {run.folder.name}: loss by term, validation mAP and code collapse."

@@ -195,7 +195,14 @@ def untrained(found: Sequence[runs.Run]) -> str:
 def of_run(run: runs.Run, dataset: ImageTextDataset, what: str) -> str:
     """Title of a plot of one run."""
     trained = "" if set(run.langs) >= set(dataset.languages) else f", trained on {' and '.join(run.langs)}"
-    return f"{dataset.name}, {run.method}, {run.bits} bits{trained}: {what}"
+    return f"{what}, {dataset.name}, {run.method}, {run.bits} bits{trained}"
+
+
+def of_cells(cells: Cells, dataset: ImageTextDataset, what: str, *more: str) -> str:
+    """Title of a plot of several runs: what the legend does not say."""
+    names, lengths = names_of(cells), lengths_of(cells)
+    same = [*(names if len(names) == 1 else []), *(f"{bits} bits" for bits in lengths if len(lengths) == 1)]
+    return ", ".join([what, dataset.name, *same, *more])
 
 
 def _range(values: Iterable[int]) -> str:
@@ -216,11 +223,6 @@ def lengths_of(cells: Cells) -> list[int]:
 def directions_of(cells: Cells) -> list[str]:
     """Search directions with scores; runs of one direction have one."""
     return [way for way in WORDS if any(key[3] == way for key in cells)]
-
-
-def listed(values: Sequence[Any]) -> str:
-    """Join the first five values."""
-    return ", ".join(map(str, values[:5])) + (", ..." if values[5:] else "")
 
 
 def stem_of(kind: str, cells: Cells, *more: str) -> str:

@@ -227,7 +227,8 @@ def test_every_kind_is_written_in_both_formats(grid, tmp_path, capsys):
 def test_title_and_footer_say_what_was_measured(grid):
     said = text(only(drawings(source(grid), ["bits"])[0], "bits"))
     for words in (
-        "toy, logistic, triplet, 8, 16 bits",
+        "mAP by code length, toy ",
+        "logistic triplet",
         "20 queries, 100 database",
         "tie-aware",
         "seeds 0, 1",
