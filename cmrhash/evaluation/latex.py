@@ -8,6 +8,7 @@ from typing import Any
 
 WORDS = {"i2t": r"Image $\rightarrow$ text", "t2i": r"Text $\rightarrow$ image"}
 SINGLE = {False: 6, True: 3}  # figures that fit into one column of a page, without and with their spread
+NARROW = 6  # figures with their spread that fit into a page in small type; more get smaller type
 SPECIAL = {
     **{char: f"\\{char}" for char in "&%$#_{}"},
     "\\": r"\textbackslash{}",
@@ -34,13 +35,16 @@ def latex_table(rows: Rows, protocol: Mapping[str, Any], words: Sequence[str]) -
     ends = [2 + len(bits) * at for at in range(len(ways) + 1)]
     heads = [f"\\multicolumn{{{len(bits)}}}{{c}}{{{WORDS[way]}}}" for way in ways]
     rules = " ".join(f"\\cmidrule(lr){{{first}-{last - 1}}}" for first, last in pairwise(ends))
-    kind = "table" if len(places) <= SINGLE[any(row["sd"] is not None for row in rows)] else "table*"
+    spread = any(row["sd"] is not None for row in rows)
+    kind = "table" if len(places) <= SINGLE[spread] else "table*"
+    size, gap = ("footnotesize", 2) if spread and len(places) > NARROW else ("small", 4)
     lines = [
         *(f"% {' '.join(line.split())}" for line in words),
         f"\\begin{{{kind}}}",
-        r"\centering\small\setlength{\tabcolsep}{4pt}",
+        f"\\centering\\{size}\\setlength{{\\tabcolsep}}{{{gap}pt}}",
         f"\\caption{{{_caption(rows, protocol)}}}",
         f"\\label{{tab:{''.join(c if c.isalnum() and c.isascii() else '-' for c in rows[0]['dataset'])}}}",
+        r"\smallskip",
         f"\\begin{{tabular}}{{l{'c' * len(places)}}}",
         r"\toprule",
         _line(["", *heads]),

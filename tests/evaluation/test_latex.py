@@ -15,7 +15,7 @@ QUICK = TrainConfig(epochs=2, batch=16, lr=0.02, hidden=16, device="cpu")
 COMMANDS = {
     *("begin", "end", "centering", "small", "setlength", "tabcolsep", "caption", "label", "toprule", "midrule"),
     *("bottomrule", "cmidrule", "multicolumn", "textbf", "textit", "scriptsize", "pm", "dagger", "rightarrow"),
-    *("textbackslash", "textasciitilde", "textasciicircum"),
+    *("textbackslash", "textasciitilde", "textasciicircum", "footnotesize", "smallskip"),
 }
 PROTOCOL = {"metric": "mAP", "significance": "† differs from a_b (p < .05)", "untrained_encoders": []}
 
@@ -92,6 +92,19 @@ def test_languages_are_blocks_of_a_wide_table_and_untrained_encoders_are_named(t
     ]
     assert r"\caption{mAP on my\_set, 1 seed. UNTRAINED ENCODERS: text-de.}" in text
     assert "textbf" not in text  # one method has no rival
+
+
+@pytest.mark.skipif(not shutil.which("pdflatex"), reason="needs pdflatex with booktabs")
+@pytest.mark.parametrize("lengths", [(16,), (16, 32, 64, 128)])
+def test_latex_makes_a_table_that_fits_into_the_page(lengths, tmp_path):
+    rows = [row(name, b, 0.5, way) for name in ("a_b", "krr-ap") for b in lengths for way in ("i2t", "t2i")]
+    table = latex_table([{**one, "significant": True} for one in rows], PROTOCOL, ["50 % of: a_b"])
+    head = r"\documentclass[twocolumn]{article}\usepackage{booktabs}\usepackage[margin=2cm]{geometry}"
+    (tmp_path / "paper.tex").write_text(head + "\n\\begin{document}\n" + table + "\\end{document}\n", encoding="utf-8")
+    command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "paper.tex"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout
+    assert "Overfull" not in done.stdout
 
 
 def test_every_character_of_a_name_is_escaped(tmp_path):
