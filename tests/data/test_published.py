@@ -46,12 +46,15 @@ def djsrh(labels, test_num, train_num, first_test, first_train, wanted, seed):
             test_index, train_index = index[:first_test], index[first_test : first_test + first_train]
             first = False
         else:
-            ind = np.array([i for i in index if i not in (list(train_index) + list(test_index))], int)
+            drawn = {*train_index, *test_index}
+            ind = np.array([i for i in index if i not in drawn], int)
             test_index = np.concatenate((test_index, ind[:test_num]))
             train_index = np.concatenate((train_index, ind[test_num : test_num + train_num]))
-    database_index = np.array([i for i in range(labels.shape[0]) if i not in list(test_index)])
+    test = set(test_index)
+    database_index = np.array([i for i in range(labels.shape[0]) if i not in test])
     if train_index.shape[0] < wanted:
-        pick = np.array([i for i in database_index if i not in list(train_index)])
+        train = set(train_index)
+        pick = np.array([i for i in database_index if i not in train])
         pick = pick[np.random.permutation(pick.shape[0])]
         train_index = np.concatenate((train_index, pick[: wanted - train_index.shape[0]]))
     return test_index, train_index, database_index
