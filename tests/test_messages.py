@@ -61,19 +61,21 @@ def texts(tree):
             yield node.value
 
 
-RAISED = list(dict.fromkeys(raised()))
+@pytest.fixture(scope="module")
+def messages():
+    return list(dict.fromkeys(raised()))
 
 
-def test_there_are_messages_to_look_at():
-    assert len(RAISED) > 100
+def test_there_are_messages_to_look_at(messages):
+    assert len(messages) > 100
 
 
-def test_no_message_knows_the_command_line():
-    assert [(where, text) for where, text in RAISED if TYPED.search(text)] == []
+def test_no_message_knows_the_command_line(messages):
+    assert [(where, text) for where, text in messages if TYPED.search(text)] == []
 
 
-def test_what_stands_in_backticks_is_a_setting_or_a_call():
-    for where, text in RAISED:
+def test_what_stands_in_backticks_is_a_setting_or_a_call(messages):
+    for where, text in messages:
         for name in re.findall(r"`(\w+)(?:=[^`]*)?`", text):
             assert {name, name.removesuffix("s")} & (SETTINGS | CALLS), f"{where}: {text}"
 

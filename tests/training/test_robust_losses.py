@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 import torch
 from quick_training import QUICK, history
-from sklearn.mixture import GaussianMixture
 from torch.nn.functional import normalize
 
 from cmrhash.training import robust_losses as losses
@@ -48,6 +47,8 @@ def test_the_contrast_leaves_relevant_items_out_and_discounts_far_ones(made):
 
 
 def test_the_mixture_is_scikit_learns():
+    from sklearn.mixture import GaussianMixture  # takes a second, in every process that collects tests
+
     rng = np.random.default_rng(0)
     misfit = np.concatenate([rng.normal(1, 0.2, 300), rng.normal(3, 0.4, 150)])
     found = losses.clean_chances(torch.from_numpy(misfit)).numpy()
