@@ -242,15 +242,12 @@ def test_added_photos_ask_for_the_training_again(here, towers, capsys):
 
 
 @pytest.mark.slow
-def test_processes_of_their_own(here):
-    def process(*args):
-        command = [sys.executable, one_space.__file__, *args, "--device", "cpu"]
-        environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
-        return subprocess.run(command, cwd=here, env=environment, check=True, capture_output=True, text=True).stdout
-
-    process("extract", "holiday")
-    process("train", "--method", "itq", "--bits", str(BITS))
-    found = json.loads(process("search", "red", "--k", "1", "--json"))["results"]
+def test_a_search_in_a_process_of_its_own(here, towers):
+    assert run("extract", "holiday", "--quiet") == run("train", "--method", "itq", "--bits", BITS, "--quiet") == 0
+    command = [sys.executable, one_space.__file__, "search", "red", "--k", "1", "--json", "--device", "cpu"]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run(command, cwd=here, env=environment, check=True, capture_output=True, text=True)
+    found = json.loads(done.stdout)["results"]
     assert [(hit["id"], hit["distance"]) for hit in found] == [("red", 0)]
 
 
