@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 from cmrhash.config import (
     ACROSS,
     ADDED,
@@ -11,7 +9,9 @@ from cmrhash.config import (
     DTYPES,
     LAYERS,
     MAX_BITS,
+    MAX_COUNT,
     MAX_HIDDEN,
+    MAX_NUMBER,
     MAX_SEED,
     RUNTIMES,
     SCHEDULES,
@@ -93,6 +93,7 @@ def _check_range(name: str, value: int, least: int, most: int) -> None:
 
 
 def _check_number(name: str, value: float, zero: bool) -> None:
-    if not math.isfinite(value) or value < 0 or (value == 0 and not zero):
-        fix = f"give a finite number {'from' if zero else 'above'} 0"
+    most = MAX_COUNT if isinstance(value, int) else MAX_NUMBER
+    if not 0 <= value <= most or (value == 0 and not zero):
+        fix = f"give a finite number {'from' if zero else 'above'} 0, at most {most:g}"
         raise UsageError(f"{value} is out of range", None, fix, option=name)

@@ -310,10 +310,10 @@ def refuse_language(run: Run, data: ExtractedDataset, lang: str) -> None:
 
     Its features are missing, or come from another text encoder.
     """
-    others = _others(run, data, lang)
+    others = _others(run, data, lang) if lang else []
     if not others:
-        there = ", ".join(lang for lang in data.dataset.languages if data.headers(View.text(lang)))
-        what = f"no features for language '{lang}' (there: {there})"
+        there = ", ".join(str(view.lang) for view in data.present() if not view.is_image)
+        what = f"no features for language '{lang}' (there: {there or 'none'})"
         raise UsageError(what, data.folder, "run `extract` with `langs`")
     head, header, difference = others[0]
     assert difference is not None

@@ -8,9 +8,12 @@ import resource
 import sys
 
 import numpy as np
+import typer
 from PIL import Image
 
-from cmrhash_cli.main import main
+from cmrhash_cli import main as cli
+
+cli.app = typer.main.get_command(cli.app)  # built once, not at every call
 
 QUICK = ["--epochs", "2", "--batch", "16", "--hidden", "16", "--bits", "8", "--device", "cpu"]
 ENCODERS = ["--image-model", "mobilenet_v3_small", "--image-weights", "random", "--text-model", "random"]
@@ -40,7 +43,7 @@ def run(*args):
     """Run a command as the script does; returns its exit code."""
     before, sys.argv = sys.argv, ["cmrhash", *map(str, args)]
     try:
-        main()
+        cli.main()
     except SystemExit as end:
         return end.code or 0
     finally:
