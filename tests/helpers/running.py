@@ -13,7 +13,7 @@ from PIL import Image
 
 from cmrhash_cli import main as cli
 
-cli.app = typer.main.get_command(cli.app)  # built once, not at every call
+BUILT = typer.main.get_command(cli.app)  # once, not at every call
 
 QUICK = ["--epochs", "2", "--batch", "16", "--hidden", "16", "--bits", "8", "--device", "cpu"]
 ENCODERS = ["--image-model", "mobilenet_v3_small", "--image-weights", "random", "--text-model", "random"]
@@ -41,13 +41,14 @@ def write_manifest(root, entries):
 
 def run(*args):
     """Run a command as the script does; returns its exit code."""
-    before, sys.argv = sys.argv, ["cmrhash", *map(str, args)]
+    before, sys.argv = (sys.argv, cli.app), ["cmrhash", *map(str, args)]
+    cli.app = BUILT
     try:
         cli.main()
     except SystemExit as end:
         return end.code or 0
     finally:
-        sys.argv = before
+        sys.argv, cli.app = before
     return 0
 
 
