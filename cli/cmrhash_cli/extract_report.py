@@ -112,6 +112,8 @@ def _notes(report: Extraction) -> Iterator[str]:
     data = report.dataset
     yield "found: " + as_typed(", ".join(f"{count} {what}" for what, count in data.found.items()))
     yield from map(as_typed, data.notes)
+    if data.relevance == "pairs" and data.languages:
+        yield "relevance: pairs, an item's own counterpart alone (no labels)"
     if report.changes:
         yield f"since the last extraction: {report.changes}"
         yield "runs stay usable: their codes are made again at the next use"

@@ -128,6 +128,11 @@ class ImageTextDataset:
         ready = languages_of(self.ready)
         return tuple(sorted({*ready} | {lang for item in self.items for lang in item.texts}))
 
+    @property
+    def can_be_scored(self) -> bool:
+        """Whether items have labels or captions, which make others relevant to them."""
+        return self.relevance == "labels" or bool(self.languages)
+
     def count(self, role: str) -> int:
         """Number of items with that role."""
         return sum(role in item.splits for item in self.items)

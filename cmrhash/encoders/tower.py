@@ -109,15 +109,16 @@ def _model_class(folder: Path) -> Any:
     return found[0] if isinstance(found, tuple) else found
 
 
-def locate(model: str, offline: bool = False) -> Path:
-    """Directory of an image model: an existing one, the hub's local cache, or a download."""
+def locate(model: str, offline: bool = False, both: bool = False) -> Path:
+    """Directory of an image model: an existing one, the hub's local cache, or a download. both: of a dual encoder."""
     fix = f'give `image_model="DIR"` with {", ".join(SAVED)}, or the name of a torchvision classifier'
+    fix = 'give `model="DIR"`, the directory of a dual encoder' if both else fix
     return hub.locate(model, IMAGE_FILES, offline, "vision model", fix, optional=INDEX)
 
 
 def refuse_single(model: str, offline: bool = False) -> None:
     """Raise EncoderError for a model that is no dual encoder, before its weights are read."""
-    folder = locate(model, offline)
+    folder = locate(model, offline, both=True)
     refuse_code(check_config(folder), folder)
     if (kind := kind_of(folder)) != DUAL:
         fix = f"give it as `{kind.split()[0]}_model`, or a dual encoder here" if kind else "give a CLIP, a SigLIP, ..."

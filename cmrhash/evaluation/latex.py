@@ -116,8 +116,9 @@ def _caption(rows: Rows, protocol: Mapping[str, Any]) -> str:
     parts = [f"{protocol['metric']} on {rows[0]['dataset']}, {spread}{seeds}."]
     if len({row["method"] for row in rows}) > 1:
         parts.append("Bold: the best of each column.")
-    if any(row.get("significant") for row in rows):
-        parts.append(f"{protocol['significance']}.")
+    if tested := protocol.get("significance"):
+        found = any(row.get("significant") for row in rows)
+        parts.append((tested if found else tested.replace("† differs", "No method differs")) + ".")
     if any(row["collapsed"] for row in rows):
         parts.append("*: a run has collapsed codes.")
     if protocol["untrained_encoders"]:

@@ -163,8 +163,9 @@ def find_item(hasher: Hasher, ident: str) -> Item:
 
 
 def example_items(hasher: Hasher, count: int) -> list[Item]:
-    """Choose query items evenly, from those with a photo if any has one."""
-    queries = [item for item in hasher.dataset.items if "query" in item.splits]
+    """Choose query items evenly, all items where none is a query, from those with a photo if any has one."""
+    items = hasher.dataset.items
+    queries = [item for item in items if "query" in item.splits] or list(items)
     queries = [item for item in queries if item.image] or queries
     return [queries[n * len(queries) // count] for n in range(count)] if len(queries) > count else queries
 

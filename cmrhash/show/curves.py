@@ -110,4 +110,4 @@ def _panel(
                 chance.append(rows[0]["chance"])
     title = ", ".join(part for part in (WORDS[direction], what) if part)
     levels = [("chance", float(np.mean(chance)))] if chance else []
-    return Panel(title, *axes, series, levels, unit_y=True)
+    return Panel(title, *axes, series, levels, from_zero=True)

@@ -110,6 +110,7 @@ class Panel:
     marks: Sequence[tuple[str, float]] = ()
     ticks: Sequence[float] = ()
     unit_y: bool = False  # the y axis runs from 0 to 1
+    from_zero: bool = False  # the shared y axis starts at 0
     whole_x: bool = False  # x counts something
 
 
@@ -151,6 +152,8 @@ def curves(grid: Sequence[Sequence[Panel]], title: str, footer: str, wide: bool 
                 if wide:
                     ax.legend(*_entries([ax]), loc="best", ncols=1 if figure.get_figwidth() < 2 * ROOMY else 2)
         figure.align_ylabels()
+        if any(panel.from_zero for panels in grid for panel in panels):
+            axes[0][0].set_ylim(bottom=0)
         if not wide:
             _legend(figure, body, axes, *_entries([ax for row in axes for ax in row]))
         return figure

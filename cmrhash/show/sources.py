@@ -164,13 +164,12 @@ def ranks_of(database: int) -> NDArray[np.int64]:
 def footer_of(dataset: ImageTextDataset, cells: Cells, found: Sequence[runs.Run], how: str) -> str:
     """Protocol in one line."""
     rows = [row for own in cells.values() for row in own]
-    seeds = sorted({run.seed for run in found})
     parts = [
         f"{_range(row['queries'] for row in rows)} queries, {_range(row['database'] for row in rows)} database",
         f"relevant: {RELEVANCE[dataset.relevance]}",
         f"captions: {CAPTIONS[dataset.relevance].partition(':')[0]}",
         "tie-aware",
-        f"seed{'s' if seeds[1:] else ''} {', '.join(map(str, seeds))}",
+        _seeds(found),
         how,
     ]
     collapsed = sorted({run.name for run in found if run.outcome.collapsed})
@@ -178,6 +177,15 @@ def footer_of(dataset: ImageTextDataset, cells: Cells, found: Sequence[runs.Run]
     mixed = [view for view, names in _encoders(found).items() if len(names) > 1]
     parts += [f"RUNS BY DIFFERENT ENCODERS: {', '.join(mixed)}"] if mixed else []
     return "; ".join(part for part in parts if part) + untrained(found)
+
+
+def _seeds(found: Sequence[runs.Run]) -> str:
+    """The seeds, and those of methods that have fewer."""
+    of = {run.method: sorted({other.seed for other in found if other.method == run.method}) for run in found}
+    seeds = sorted({run.seed for run in found})
+    fewer = [f"{method}: {', '.join(map(str, own))}" for method, own in of.items() if own != seeds]
+    words = f"seed{'s' if seeds[1:] else ''} {', '.join(map(str, seeds))}"
+    return words + (f" ({'; '.join(fewer)})" if fewer else "")
 
 
 def _encoders(found: Sequence[runs.Run]) -> dict[View, set[str]]:

@@ -52,7 +52,7 @@ def test_counts_what_is_there_and_what_is_missing(root: Path) -> None:
         "labelled items": 7,
         "classes": 2,
         "items without en text": 3,
-        "text names repaired": 1,
+        "misspelt names of text files corrected": 1,
         "texts in no list": 2,
         "empty texts": 1,
         "items without an image": 3,
@@ -64,7 +64,7 @@ def test_a_name_that_lost_its_first_letter_is_repaired_if_one_file_fits(root: Pa
     put(root / TEST, "-7\tp5\t2\n")
     dataset = wikipedia.read(root)
     assert dataset.items[4].id == "x-7"
-    assert dataset.found["text names repaired"] == 2
+    assert dataset.found["misspelt names of text files corrected"] == 2
     put(root / "texts/y-7.xml", wikipedia_xml("y"))
     assert wikipedia.read(root).items[4].id == "-7"
 
@@ -129,6 +129,6 @@ def test_the_real_data_set() -> None:
     drawn = check(with_roles(wikipedia.read(REAL), seed=0))
     assert all("en" in item.texts for item in drawn.items)
     assert len(drawn.classes) == 10
-    assert drawn.found["text names repaired"] == 1
+    assert drawn.found["misspelt names of text files corrected"] == 1
     assert drawn.count("query") == drawn.count("database") == 693
     assert drawn.count("train") + drawn.count("val") == 2173

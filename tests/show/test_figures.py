@@ -4,6 +4,7 @@ import json
 import sys
 from dataclasses import replace
 from statistics import mean, stdev
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from cmrhash.errors import DataError, UsageError
 from cmrhash.evaluation.evaluate import evaluate
 from cmrhash.evaluation.run_codes import stored_codes
 from cmrhash.retrieval.codes import unpack
-from cmrhash.show import plots, themed, tsne
+from cmrhash.show import plots, sources, themed, tsne
 from cmrhash.show.figures import draw, drawings, nearer
 from cmrhash.show.plots import Distances, Panel, Points, Series
 from cmrhash.show.sources import ShownRuns
@@ -236,6 +237,12 @@ def test_title_and_footer_say_what_was_measured(grid):
     ):
         assert words in said
     assert "UNTRAINED" not in said
+
+
+def test_methods_with_fewer_seeds_are_named():
+    found = [SimpleNamespace(method="cca", seed=0), *(SimpleNamespace(method="triplet", seed=seed) for seed in (1, 0))]
+    assert sources._seeds(found) == "seeds 0, 1 (cca: 0)"
+    assert sources._seeds(found[:1]) == "seed 0"
 
 
 def test_untrained_encoders_are_said(make_cache, tmp_path):

@@ -74,7 +74,7 @@ def read(root: Path) -> ImageTextDataset:
         )
         for entry in entries
     )
-    extra["text names repaired"] = len(repaired)
+    extra["misspelt names of text files corrected"] = len(repaired)
     extra["texts in no list"] = len(texts.keys() - {item.id for item in items})
     return ImageTextDataset("wikipedia", root, items, classes, found=report(items, classes, ["en"], extra))
 

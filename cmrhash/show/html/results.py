@@ -23,7 +23,7 @@ def about(hasher: Hasher) -> str:
     parts = [
         f"{data.name}: {run.method}, {run.bits} bits, seed {run.seed}, trained on {trained}",
         hasher.scope,
-        f"relevant: {RELEVANCE[data.relevance]}",
+        f"relevant: {RELEVANCE[data.relevance]}" if data.can_be_scored else "",
         f"validation mAP {val:.3f}" if val else "",
         "UNTRAINED ENCODERS" if untrained else "",
     ]

@@ -100,7 +100,7 @@ needs to read words and photos. The results appear here in a few seconds.</p>
 <p>{esc(about(hasher))}</p>
 <nav class="chips" aria-label="Runs">{runs}</nav>
 {scored(hasher)}
-{_plots(links, served.plots)}
+{_plots(links, served.plots) if hasher.dataset.can_be_scored else ""}
 </main>"""
         return document(f"Scores of {hasher.run.folder.name} - cmrhash", self._head(links), body)
 
@@ -148,6 +148,8 @@ def _sentences(hasher: Hasher, items: list[Item], lang: str) -> list[tuple[str, 
 def scored(hasher: Hasher) -> str:
     """Build the table of the scores that ``cmrhash eval`` saved for this run, with their protocol."""
     report = saved_scores.shown(hasher.run)
+    if report is None and not hasher.dataset.can_be_scored:
+        return "<p>Nothing to score: the photos have neither captions nor labels.</p>"
     if report is None:
         return "<p>No scores yet: run <code>cmrhash eval</code>.</p>"
     protocol = {key: _listed(value) for key, value in report["protocol"].items() if value}

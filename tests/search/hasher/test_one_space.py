@@ -260,7 +260,11 @@ def test_the_page_is_served(data):
     state = new_state(hasher, ServeConfig())
     assert warm(hasher) == []
     with testclient.TestClient(guarded(state), base_url="http://127.0.0.1:8000") as client:
-        assert client.get("/").status_code == 200
+        first, scores = client.get("/").text, client.get("/scores").text
+        assert first.count("/?id=") >= 8  # photos to start from
+        assert "relevant" not in first
+        assert "Nothing to score" in scores
+        assert "<img" not in scores
         assert client.get("/", params={"q": "red"}).text.count("<img") > 1
         found = client.get("/api/search", params={"q": "red", "k": 1}).json()["results"]
         assert [(hit["id"], hit["distance"]) for hit in found] == [("red", 0)]
