@@ -117,7 +117,8 @@ def extract(
         str | None,
         typer.Option(
             help="How tokens become one vector: mean, cls, max, mean_sqrt_len, weightedmean or lasttoken, or several "
-            "joined by +; default: that of modules.json, else mean. For word vectors mean (default), sum or tf-idf."
+            "joined by +; default: that of modules.json, else mean. For word vectors mean (default), sum, tf-idf, "
+            "or sequence (one by one, for a head that is an LSTM)."
         ),
     ] = D.pooling,
     prompt: Annotated[

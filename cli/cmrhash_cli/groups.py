@@ -71,7 +71,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "runtime": config.RUNTIMES,
     "store_dtype": config.STORE_DTYPES,
     "layer": config.LAYERS,
-    "pooling": ("mean", "cls", "max", "mean_sqrt_len", "weightedmean", "lasttoken", "sum", "tf-idf"),
+    "pooling": ("mean", "cls", "max", "mean_sqrt_len", "weightedmean", "lasttoken", "sum", "tf-idf", "sequence"),
     "protocol": config.PROTOCOLS,
     "added": config.ADDED,
     "labels_from": config.LABELS_FROM,

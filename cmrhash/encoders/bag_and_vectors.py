@@ -26,7 +26,8 @@ from cmrhash.errors import EncoderError, UsageError
 
 BOW, TRAINED = "bow", "word2vec"  # model names that are not files
 FILES = (".txt", ".vec", ".gz", ".bin", ".ftz")  # suffixes of word-vector files, to recognise a missing file
-POOLING = {BOW: ("binary",), "vectors": ("mean", "sum", "tf-idf")}  # the first is the default
+POOLING = {BOW: ("binary",), "vectors": ("mean", "sum", "tf-idf", "sequence")}  # the first is the default
+POSITIONS = 20  # words of a "sequence"; a caption has 6 to 15
 RULES = "NFC; letters, marks and numbers; as written, else in lower case; v1"
 
 Captions = Mapping[str, Sequence[str]]  # language -> captions
@@ -70,6 +71,10 @@ class WordEncoder:
             if self.vectors is None:
                 out[at, rows] = 1
                 continue
+            if positions := self.recipe.get("positions"):
+                vectors = self.vectors[rows[:positions]]  # (words, D)
+                out[at, : vectors.size] = vectors.ravel()
+                continue
             weight = self.weight[rows]
             total = (weight[:, None] * self.vectors[rows]).sum(0)  # (D,)
             out[at] = total if self.recipe["pooling"] == "sum" else total / weight.sum()
@@ -112,7 +117,7 @@ def rebuild(name: str, recipe: Mapping[str, Any], arrays: Mapping[str, NDArray[A
     words = bytes(arrays["words"]).decode().split("\n")
     vocabulary = {word: row for row, word in enumerate(words)}
     vectors = arrays.get("vectors")
-    dim = len(words) if vectors is None else vectors.shape[1]
+    dim = len(words) if vectors is None else vectors.shape[1] * int(recipe.get("positions", 1))
     return WordEncoder(name, dim, dict(recipe), vocabulary, arrays["weight"], vectors)
 
 
@@ -139,8 +144,9 @@ def load(
     model: "bow" (the ``vocabulary`` most frequent words of the train captions, or the words of that file), "word2vec"
     (trained on them from ``seed``) or the path of a file of word vectors, which is read once for all languages.
     train, captions: language -> captions of the train items, and of all items.
-    pooling: of word vectors: "mean", "sum" or "tf-idf" (mean weighted by inverse document frequency); None: the first
-    that the model supports. progress: called with (task, done, total) while word2vec is trained.
+    pooling: of word vectors: "mean", "sum", "tf-idf" (mean weighted by inverse document frequency) or "sequence" (those
+    of the first POSITIONS known words one after the other, then 0); None: the first that the model supports.
+    progress: called with (task, done, total) while word2vec is trained.
     Raises EncoderError for an unusable file and for train captions without words, UsageError for an unknown pooling, an
     unusable vocabulary or without gensim.
     """
@@ -259,7 +265,9 @@ def _pooled(
     }
     vocabulary = {word: row for row, word in enumerate(words)}
     weight = np.ones(len(words), np.float32)
-    made = WordEncoder(f"{name}-{pooling}", vectors.shape[1], recipe, vocabulary, weight, vectors)
+    positions = POSITIONS if pooling == "sequence" else 1
+    recipe |= {"positions": positions} if pooling == "sequence" else {}
+    made = WordEncoder(f"{name}-{pooling}", positions * vectors.shape[1], recipe, vocabulary, weight, vectors)
     if pooling == "tf-idf":
         made.weight = _idf(made, train)
         recipe["idf_sha256"] = hashlib.sha256(made.weight.tobytes()).hexdigest()

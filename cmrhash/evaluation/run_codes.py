@@ -202,7 +202,9 @@ def load_heads(run: Run) -> ModuleDict:
     from cmrhash.training.checkpoint import fill, read_tensors
     from cmrhash.training.methods import build_head
 
-    heads = torch.nn.ModuleDict({view: build_head(of.dim, run.bits, run.head) for view, of in run.features.items()})
+    heads = torch.nn.ModuleDict(
+        {view: build_head(of.dim, run.bits, run.head, view) for view, of in run.features.items()}
+    )
     path = run.file(runs.HEADS)
     fill(heads, read_tensors(path, runs.ANEW), path, runs.ANEW)
     return heads.eval()

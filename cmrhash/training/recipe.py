@@ -7,6 +7,7 @@ from dataclasses import asdict
 from typing import Any
 
 from cmrhash.config import TrainConfig
+from cmrhash.errors import UsageError
 from cmrhash.training import kernel_codes, runs
 from cmrhash.training.methods import Method
 from cmrhash.training.names import NAMING
@@ -48,12 +49,21 @@ def comparable(record: Mapping[str, Any], method: Method) -> dict[str, Any]:
 
 
 def head_shape(config: TrainConfig, method: Method, task: Task) -> dict[str, Any]:
-    """What the run's record says of its heads."""
+    """What the run's record says of its heads. Raises UsageError for a method that cannot read sequences of words."""
+    made = {name: view.header.recipe.get("positions") for name, view in task.views.items()}
+    words = {str(name): count for name, count in made.items() if count}
+    if words and (method.terms is None or method.heads):
+        what = f"method '{config.method}' reads one vector per text, and {min(words)} has sequences of words"
+        raise UsageError(
+            what, None, "choose a method with epochs and heads of cmrhash, or extract with another pooling"
+        )
     if method.kernel:
         return {"hidden": 0, "bounded": False, **kernel_codes.shape_of(task, bool(method.targets))}
     if method.heads:
         return {"hidden": 0, "bounded": False, "network": method.name}
-    return {"hidden": 0, "bounded": False} if method.terms is None else {"hidden": config.hidden, "bounded": True}
+    if method.terms is None:
+        return {"hidden": 0, "bounded": False}
+    return {"hidden": config.hidden, "bounded": True, **({"words": words} if words else {})}
 
 
 def batch_size(wanted: int, items: int) -> int:

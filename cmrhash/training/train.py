@@ -397,4 +397,4 @@ def make_heads(config: TrainConfig, method: Method, dims: Mapping[View, int], ta
     """One head per view, by name. dims: features of each."""
     dropouts = {} if method.heads else {"dropout": config.dropout, "input_dropout": config.input_dropout}
     shape = {**head_shape(config, method, task), **dropouts}
-    return torch.nn.ModuleDict({name: build_head(dim, config.bits, shape) for name, dim in dims.items()})
+    return torch.nn.ModuleDict({name: build_head(dim, config.bits, shape, name) for name, dim in dims.items()})

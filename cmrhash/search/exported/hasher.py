@@ -175,7 +175,7 @@ class PretrainedHasher(Embedder):
 
         path = self._file(HEADS)
         dims = {view: entry["dim"] for view, entry in self.config["encoders"].items()}
-        heads = ModuleDict({view: build_head(dim, self.bits, self.config["head"]) for view, dim in dims.items()})
+        heads = ModuleDict({view: build_head(dim, self.bits, self.config["head"], view) for view, dim in dims.items()})
         fill(heads, read_tensors(path, AGAIN), path, AGAIN)
         return heads.eval()
 
@@ -323,12 +323,14 @@ def _check_fields(config: Mapping[str, Any]) -> None:
         raise ValueError(f"names the view {odd[0]!r}")
     _whole("bits", config["bits"], 4096)
     _whole("hidden", config["head"]["hidden"], 1 << 16, 0)
-    if set(config["head"]) - {"rows", "near"} != {"hidden", "bounded"}:
+    if set(config["head"]) - {"rows", "near", "words"} != {"hidden", "bounded"}:
         raise ValueError("a head of unknown fields")
     _whole("rows", config["head"].get("rows", 1), 1 << 20)
     _whole("near", config["head"].get("near", 1), 1 << 22)
+    words = records.typed(Mapping[View, int], config["head"].get("words", {}), "words")
     for view, entry in encoders.items():
         _whole("dim", entry["dim"], 1 << 20)
+        _whole("words", words.get(view, 1), entry["dim"])
         _check_encoder(View(view), entry, files)
 
 

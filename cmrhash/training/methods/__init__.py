@@ -10,6 +10,7 @@ from cmrhash.errors import UsageError, did_you_mean
 from cmrhash.training.heads import Head, KernelHead
 from cmrhash.training.methods import acmr, classes, closed, corrnet, dcmh, nrch, pairwise, triplets, unlabelled
 from cmrhash.training.methods.method import Batch, Method, Terms, total
+from cmrhash.training.sequences import SequenceHead
 
 __all__ = [
     "BUILT_IN",
@@ -44,15 +45,18 @@ def register(method: Method) -> str:
     return method.name
 
 
-def build_head(dim: int, bits: int, shape: Mapping[str, Any]) -> Head:
-    """The head that a run records. shape: keywords of ``Head``; "network" names the method whose ``heads`` it has;
-    "rows" makes it a ``KernelHead`` with that many support rows, and "near" items that correct it.
+def build_head(dim: int, bits: int, shape: Mapping[str, Any], view: str) -> Head:
+    """The head that a run records for a view. shape: keywords of ``Head``; "network" names the method whose ``heads``
+    it has; "rows" makes it a ``KernelHead`` with that many support rows, and "near" items that correct it; "words"
+    holds the number of words of the views that have a ``SequenceHead``.
 
     Raises UsageError if that method is not registered here.
     """
     if "rows" in shape:
         return KernelHead(dim, bits, shape["rows"], shape.get("near", 0))
-    own = {key: value for key, value in shape.items() if key != "network"}
+    own = {key: value for key, value in shape.items() if key not in ("network", "words")}
+    if view in shape.get("words", {}):
+        return SequenceHead(dim, bits, shape["words"][view], **own)
     if "network" not in shape:
         return Head(dim, bits, **own)
     method = METHODS.get(shape["network"])
