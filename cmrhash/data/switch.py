@@ -50,7 +50,7 @@ def start(folder: Path, names: Iterable[str], purpose: str) -> Path:
 
     purpose: digest of what will be prepared. Raises LockedError if another process writes there.
     """
-    _refuse_busy(folder / NEXT)
+    refuse_busy((folder / NEXT).rglob(".*.lock"))
     remove(folder / CHANGE)
     clear(folder)
     aside = folder / NEXT / folder.name
@@ -64,8 +64,9 @@ def start(folder: Path, names: Iterable[str], purpose: str) -> Path:
     return aside
 
 
-def _refuse_busy(place: Path) -> None:
-    for lock in place.rglob(".*.lock"):
+def refuse_busy(locks: Iterable[Path]) -> None:
+    """Raise LockedError if another process holds one of these locks."""
+    for lock in locks:
         path = lock.with_name(lock.name[1:].removesuffix(".lock"))
         if process := holder(path):
             raise LockedError(f"being written by {process}", path, "wait for that process, or stop it")

@@ -57,6 +57,7 @@ def replaced(
     purpose = fingerprint({"items": manifest.items_digest(dataset), "overwrite": config.overwrite, **made_of})
     beside = replace(config, cache=folder / switch.NEXT, overwrite=False)
     switch.settle(folder)
+    switch.refuse_busy(folder.glob(".*.h5.lock"))
     with _alone(config, folder) as alone:
         with processes.first(), locked(folder / switch.CHANGE, wait=True):
             begun = switch.begun(folder, purpose) is not None
@@ -80,6 +81,7 @@ def replaced(
         if not processes.rank() and not _is_prepared(folder):
             return work(replace(config, overwrite=False))
         if not processes.rank() and not any(file.missing for file in done.files):
+            switch.refuse_busy(folder.glob(".*.h5.lock"))
             switch.switch(folder, (), whole(done), brief=True)
             _drop_parts(folder, done)
         return _named(done, folder)

@@ -285,7 +285,7 @@ def test_the_hub_is_asked_for_the_files_of_the_modules_and_for_no_code():
     from fnmatch import fnmatch
 
     def fetched(name):
-        return any(fnmatch(name, pattern) for pattern in sentence.FILES)
+        return any(fnmatch(name, one) for of in (*sentence.FILES, *sentence.OPTIONAL) for one in of.split("|"))
 
     wanted = ["modules.json", "1_Pooling/config.json", "2_Dense/config.json", "2_Dense/model.safetensors"]
     wanted += ["2_Dense/pytorch_model.bin", "0_Transformer/model.safetensors", "config_sentence_transformers.json"]
@@ -302,7 +302,7 @@ def test_a_download_from_before_gets_the_weights_that_it_lacks(folder, monkeypat
     weights.unlink()
     asked = []
 
-    def located(model, patterns, *_):
+    def located(model, patterns, *_, optional):
         asked.append(patterns)
         if "2_Dense/model.safetensors" in patterns:
             weights.write_bytes(content)

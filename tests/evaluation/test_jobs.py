@@ -97,7 +97,7 @@ def test_an_error_of_a_training_is_that_of_this_process_or_a_result(stood_in, tm
 def test_a_worker_answers_as_the_other_side_expects(make_cache, tmp_path):
     shared = Shared(make_cache(tmp_path / "cache"), (), ("de",), "labels")
     good = Job("good", replace(QUICK, bits=8, epochs=1), tmp_path / "runs")
-    bad = replace(good, name="bad", config=replace(good.config, lr=1e30, bits=16, epochs=3))
+    bad = replace(good, name="bad", config=replace(good.config, lr=1e12, bits=16, epochs=3))
     lines = [json.dumps(line) for line in (shared.as_json(), good.as_json(), bad.as_json(), None)]
     told = []
     worker.serve(lambda: lines.pop(0), told.append)

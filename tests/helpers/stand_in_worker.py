@@ -13,7 +13,12 @@ for line in sys.stdin:
         sys.exit(0)
     what = job["name"]
     print(json.dumps({"log": ["cmrhash.evaluation.worker", 30, f"about {what}"]}), flush=True)
-    if what == "dies":
+    if what == "dies":  # once the one that waits has said so
+        for _ in range(100):
+            time.sleep(0.05)
+            if os.path.exists(job["out"] + "/waiting"):
+                time.sleep(0.2)
+                break
         os.kill(os.getpid(), signal.SIGKILL)
     if what == "fails":
         error = {"kind": "DataError", "parts": ["no good", "there", "mend it"], "option": "lr"}
@@ -24,6 +29,7 @@ for line in sys.stdin:
         continue
     if what == "waits":
         print(json.dumps({"done": 1, "note": ""}), flush=True)
+        open(job["out"] + "/waiting", "w").close()
         sys.stdin.read()  # until the other process closes it
         with open(job["out"] + "/saved", "w"):
             sys.exit(130)
