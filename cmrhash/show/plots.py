@@ -272,12 +272,17 @@ def _fitting(grid: Sequence[Sequence[Any]], look: Look) -> Sequence[Sequence[Any
 
 
 def _legend(figure: Figure, body: SubFigure, axes: Any, handles: Sequence[Any], names: Sequence[str]) -> None:
-    """Put a legend into the first panel, or above all panels if it is too large for that."""
+    """Put a legend into the first panel, or above all panels if it is too large for that or would cover a line."""
     ax, width = axes[0][0], figure.get_figwidth() / len(axes[0])
     if len(names) <= INSIDE and width >= ROOMY:
-        ax.legend(handles, names, loc="best")
-    else:
-        _strip(figure, body, handles, names)
+        legend = ax.legend(handles, names, loc="best")
+        figure.draw_without_rendering()
+        box = legend.get_window_extent()
+        drawn = (line.get_transform().transform_path(line.get_path()) for line in ax.lines)
+        if not any(path.intersects_bbox(box, filled=False) for path in drawn):
+            return
+        legend.remove()
+    _strip(figure, body, handles, names)
 
 
 def _strip(figure: Figure, body: SubFigure, handles: Sequence[Any], names: Sequence[str], handle: float = 2.6) -> None:

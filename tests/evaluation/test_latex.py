@@ -90,7 +90,10 @@ def test_languages_are_blocks_of_a_wide_table_and_untrained_encoders_are_named(t
         r"\multicolumn{9}{l}{\textit{en}}",
         *("a", r"\textit{chance}"),
     ]
-    assert r"\caption{mAP on my\_set, 1 seed. No method differs from a\_b (p $<$ .05). UNTRAINED ENCODERS: text-de.}" in text
+    assert (
+        r"\caption{mAP on my\_set, 1 seed. No method differs from a\_b (p $<$ .05). UNTRAINED ENCODERS: text-de.}"
+        in text
+    )
     assert "textbf" not in text  # one method has no rival
 
 

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from matplotlib.legend import Legend
 from running import run as cmrhash
 
 from cmrhash.config import PLOTS, EvalConfig, PlotConfig, TrainConfig
@@ -112,8 +113,13 @@ def test_map_by_bits_has_mean_and_spread_of_the_seeds_real_values_and_chance(gri
             assert any(
                 list(other.get_ydata()) == pytest.approx(real) for other in ax.lines if len(other.get_ydata()) == 2
             )
-        legend = [entry.get_text() for entry in figure.axes[0].get_legend().get_texts()]
-        assert legend == ["logistic", "triplet", "real-valued, cosine", "chance"]
+        [legend] = figure.findobj(Legend)
+        assert [entry.get_text() for entry in legend.get_texts()] == [
+            "logistic",
+            "triplet",
+            "real-valued, cosine",
+            "chance",
+        ]
         assert drawn["chance"].get_ydata()[0] == rows_of(grid, lang=lang, direction=direction)[0]["chance"]
 
 

@@ -122,6 +122,13 @@ def test_panels_without_a_point_are_left_out_and_too_narrow_ones_turned():
     assert [(grid.nrows, grid.ncols) for grid in shapes] == [(4, 2), (2, 4)]
 
 
+def test_a_legend_covers_no_line():
+    lines = [Series(f"method {n}", [1, 2], [n, n], n) for n in range(plots.INSIDE)]
+    figure = plots.curves([[Panel("", "x", "y", lines)]], "", "")
+    assert not figure.axes[0].get_legend()
+    assert names_in(figure) == [line.name for line in lines]
+
+
 def test_a_short_legend_is_in_a_wide_panel_and_a_long_one_above():
     few, many = panel("a", "b"), panel(*map(str, range(plots.INSIDE + 1)))
     assert plots.curves([[few]], "", "").axes[0].get_legend()
