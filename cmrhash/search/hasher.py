@@ -1,7 +1,7 @@
 """Hasher: a trained run that takes sentences and photos, and finds what lies near them in its database.
 
     hasher = Hasher.load("runs/sample/triplet-32")
-    for hit in hasher.search("verschneite Landschaft mit einem schwarzen Hund", lang="de", k=5):
+    for hit in hasher.search("zwei rote Häuser auf einer Wiese", lang="de", k=5):
         print(hit.score, hit.id, hit.caption)
 
 The codes of the database come out of the run, or lie in a store (``Hasher.load(..., store=URL)``); torch is imported

@@ -147,6 +147,9 @@ class Run:
             )
             return run
         except KeyError:
+            if "encoders" in record and "views" in record:
+                fix = "open it with `from_pretrained`, or apply it to a data set: cmrhash index DATASET --with FOLDER"
+                raise UsageError("an exported run, which has no data set", folder, fix) from None
             raise StaleError("fields are missing", folder / CONFIG, f"made by another version: {ANEW}") from None
         except (TypeError, ValueError, AttributeError) as error:
             raise DamagedError(f"not the config of a run ({str(error)[:120]})", folder / CONFIG, ANEW) from None
@@ -371,12 +374,12 @@ def find_runs(
     ]
     missing = [b for b in bits if b not in {run.bits for run in fitting}]
     if not fitting or missing:
-        there = ", ".join(run.folder.name for run in found) or "none"
+        there = ", ".join(run.folder.name for run in found)
         wish, fix = f" with {missing[0]} bits" if missing else "", "run `train` first"
         others = sorted({run.relevance for run in found} - {relevance})
         if others:
             wish, fix = f"{wish} with relevance {relevance}", f'{fix}, or use `relevance="{others[0]}"`'
-        raise UsageError(f"no such trained run{wish} (there: {there})", runs / dataset, fix)
+        raise UsageError(f"no such trained run{wish}" + f" (there: {there})" * bool(there), runs / dataset, fix)
     return sorted(fitting, key=lambda run: (run.method, run.langs, run.direction or "", run.seed, run.bits))
 
 

@@ -71,8 +71,9 @@ def _use(config: Mapping[str, Any], langs: list[str]) -> str:
         f'hasher.embed_text(["..."], lang="{langs[0]}")  # (1, bits) float32; the signs are the code',
     ]
     away = [View(view) for view, e in config["encoders"].items() if not e["part"] and not e["source"]]
-    how = {v: 'image_weights="FILE"' if v.is_image else f'text_models={{"{v.lang}": "DIR"}}' for v in away}
-    note = f"\n\nWeights that do not travel: give from_pretrained {' and '.join(how[v] for v in away)}." if away else ""
+    texts = ", ".join(f'"{view.lang}": "DIR"' for view in away if not view.is_image)
+    how = ['image_weights="FILE"'] * any(view.is_image for view in away) + [f"text_models={{{texts}}}"] * bool(texts)
+    note = f"\n\nWeights that do not travel: give from_pretrained {' and '.join(how)}." if away else ""
     return "## Use\n\n```python\n" + "\n".join(lines) + "\n```" + note
 
 

@@ -9,6 +9,7 @@ from handed_on import TEXTS, refused
 
 from cmrhash.search.hasher import Hasher
 from cmrhash.storage.files import read_json, write_json
+from cmrhash.training.runs import open_run
 
 NAMES = ["heads.safetensors", "encoders/image.safetensors", "encoders/text-de.safetensors", "config.json"]
 NAMES += [f"encoders/text-en/{name}" for name in ("config.json", "model.safetensors", "tokenizer.json")]
@@ -31,6 +32,10 @@ def test_a_file_that_the_config_does_not_name_is_refused(copy, name):
     assert "config does not name" in refused(lambda: Hasher.from_pretrained(copy))
 
 
+def test_an_export_is_no_run(copy):
+    assert "an exported run, which has no data set: " in refused(lambda: open_run(copy))
+
+
 def test_the_card_is_the_authors_to_finish(copy):
     (copy / "README.md").write_text("mine")
     Hasher.from_pretrained(copy)
@@ -51,6 +56,7 @@ CHANGES = {
     "too many bits": lambda c: c.update(bits=10**9),
     "bits in words": lambda c: c.update(bits="20"),
     "an enormous head": lambda c: c["head"].update(hidden=10**9),
+    "more words than numbers": lambda c: c["head"].update(words={"text-en": 10**9}),
     "an odd head": lambda c: c["head"].update(device="cuda"),
     "a missing field": lambda c: c["encoders"]["image"].pop("recipe"),
     "a list": lambda c: c.update(encoders=[]),
