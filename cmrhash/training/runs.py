@@ -148,7 +148,7 @@ class Run:
             return run
         except KeyError:
             if "encoders" in record and "views" in record:
-                fix = "open it with `from_pretrained`, or apply it to a data set: cmrhash index DATASET --with FOLDER"
+                fix = "open it with `from_pretrained`, or `apply` it to a data set"
                 raise UsageError("an exported run, which has no data set", folder, fix) from None
             raise StaleError("fields are missing", folder / CONFIG, f"made by another version: {ANEW}") from None
         except (TypeError, ValueError, AttributeError) as error:

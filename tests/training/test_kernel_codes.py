@@ -141,7 +141,7 @@ def test_a_sample_chooses_them_where_there_are_many(monkeypatch):
 
 def test_a_kernel_of_few_rows_at_a_time_is_the_same(monkeypatch):
     torch.manual_seed(0)
-    head = build_head(4, 8, {"hidden": 0, "bounded": False, "rows": 10})
+    head = build_head(4, 8, {"hidden": 0, "bounded": False, "rows": 10}, "image")
     assert isinstance(head, KernelHead)
     for tensor in (head.support, head.weights, head.biases):
         tensor.normal_()
@@ -254,7 +254,7 @@ def test_heads_of_runs_before_there_were_terms_still_load(toy_texts, tmp_path, m
     run, _ = train.train(KRR, toy_texts, tmp_path)
     path = run.folder / "heads.safetensors"
     state = safetensors.torch.load_file(path)
-    head = build_head(12, 16, run.head)
+    head = build_head(12, 16, run.head, "image")
     own = {name.removeprefix("text-en."): t for name, t in state.items() if name.startswith("text-en.")}
     fill(head, own, path, "")
     assert len(head.vocabulary) == head.term_weights.shape[1] > 0

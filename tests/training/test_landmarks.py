@@ -129,7 +129,7 @@ def test_a_saved_run_has_the_correction(extracted, tmp_path):
 
 def test_graphs_correct_database_items_too():
     torch.manual_seed(0)
-    head = build_head(6, 5, {"hidden": 0, "bounded": False, "rows": 10, "near": 100})
+    head = build_head(6, 5, {"hidden": 0, "bounded": False, "rows": 10, "near": 100}, "image")
     head.nearby = fitted()[0]
     x = torch.randn(7, 6)
     query, item = head.by_role(x)
@@ -143,7 +143,7 @@ def test_onnx_corrects_database_items_too(tmp_path):
     for name in PACKAGES:
         pytest.importorskip(name, reason="pip install cmrhash[onnx]")
     torch.manual_seed(0)
-    head = build_head(6, 5, {"hidden": 0, "bounded": False, "rows": 10, "near": 100})
+    head = build_head(6, 5, {"hidden": 0, "bounded": False, "rows": 10, "near": 100}, "image")
     for buffer in (head.support, head.weights, head.biases):
         buffer.normal_()
     head.nearby = fitted()[0]
