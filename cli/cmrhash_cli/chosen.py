@@ -19,7 +19,10 @@ if TYPE_CHECKING:
     from cmrhash.training.runs import Run
 
 OneRun = Annotated[
-    Path | None, typer.Option("--run", help="Folder of a trained run; default: the run with the best validation mAP.")
+    Path | None,
+    typer.Option(
+        "--run", help="Folder of a trained run; default: the one of best validation mAP, else the one trained last."
+    ),
 ]
 OneLength = Annotated[int | None, typer.Option("--bits", help="Code length of the run; default: any.")]
 OneMethod = Annotated[str | None, typer.Option("--method", help="Method of the run; default: any.")]
@@ -62,30 +65,52 @@ class RunChoice:
     runs: Path
 
 
-def open_hasher(choice: RunChoice, *, text_models: Sequence[str] = (), **settings: Any) -> Hasher:
-    """Open the chosen run for search; ``settings`` are those of ``Hasher.open``."""
+def open_hasher(choice: RunChoice, *, text_models: Sequence[str] = (), **settings: Any) -> tuple[Hasher, str]:
+    """Open the chosen run for search; also returns the rule that chose it. settings: those of ``Hasher.open``."""
     from cmrhash.search.hasher import Hasher
 
-    run, data = _chosen(choice)
+    run, data, rule = _chosen(choice)
     if (lost := data.lost_photos()) is not None:
         added = lost if lost != data.dataset.root else None
         following = command_line("relocate", root="DIR", dataset=data.name, former=added, cache=choice.cache)
         note(f"photos are not in {lost}: {following} says where they are")
-    return Hasher.open(run, data, text_models=by_language(text_models), **settings)
+    return Hasher.open(run, data, text_models=by_language(text_models), **settings), rule
 
 
-def _chosen(choice: RunChoice) -> tuple[Run, ExtractedDataset]:
-    """The chosen run and its extracted data set."""
+def _chosen(choice: RunChoice) -> tuple[Run, ExtractedDataset, str]:
+    """The chosen run, its extracted data set, and the rule that chose it; see ``_rule``."""
     from cmrhash.features.dataset import ExtractedDataset
     from cmrhash.training.runs import best_run, current, find_runs, open_run
 
     chosen = open_run(choice.run) if choice.run else None
     data = ExtractedDataset.open(choice.cache, chosen.dataset if chosen else choice.dataset)
-    if chosen is None:
-        wanted = ([choice.bits] if choice.bits else [], [choice.method] if choice.method else [])
-        found = find_runs(choice.runs, data.name, choice.relevance or data.dataset.relevance, *wanted)
-        chosen = best_run(current(found, data))
-    return chosen, data
+    if chosen is not None:
+        return chosen, data, ""
+    wanted = ([choice.bits] if choice.bits else [], [choice.method] if choice.method else [])
+    found = current(find_runs(choice.runs, data.name, choice.relevance or data.dataset.relevance, *wanted), data)
+    chosen = best_run(found)
+    return chosen, data, _rule(chosen, found)
+
+
+def _rule(chosen: Run, found: Sequence[Run]) -> str:
+    """Why this one of several runs, and how to choose another; "" for one run."""
+    from cmrhash.training.runs import finished
+
+    if len(found) == 1:
+        return ""
+    last = max(found, key=finished)
+    if chosen.outcome.val_map_mean is None:
+        rule = "the one trained last"
+    else:
+        rule = "the best on validation" + (f" (trained last: {last.name})" if last != chosen else "")
+    if len({(run.direction, len(run.langs)) for run in found}) > 1:
+        rule += " among those of most languages and directions"
+    return f"; of {len(found)} runs {rule}: --run selects another"
+
+
+def note_run(hasher: Hasher, rule: str, quiet: bool, more: str = "") -> None:
+    """Note which run is used, and the rule that chose it."""
+    note(f"run: {hasher.run.folder}, {hasher.scope}{rule}{more}", quiet)
 
 
 def note_left_out(hasher: Hasher, quiet: bool) -> None:

@@ -101,7 +101,7 @@ def export(
     choice = RunChoice(run=run, bits=bits, method=method, relevance=relevance, dataset=dataset, cache=cache, runs=runs)
     from cmrhash.search.exported.hasher import read_config
 
-    hasher = open_hasher(
+    hasher, rule = open_hasher(
         choice,
         device="cpu" if config.onnx else config.device,
         image_weights=config.image_weights,
@@ -116,7 +116,7 @@ def export(
         found = {"folder": str(target), "run": str(chosen.folder), "url": url, "files": files, "encoders": encoders}
         print_json({**found, "onnx": graphs.get("graphs", {}), "left_out": graphs.get("left_out", {})})
         return
-    note(f"run: {chosen.folder}", quiet)
+    note(f"run: {chosen.folder}{rule}", quiet)
     rows = [[name, size_of(size)] for name, size in files.items()]
     print_table(f"{target}: {chosen.method}, {chosen.bits} bits", ["file", "size"], rows, _told(encoders, graphs))
     if url:

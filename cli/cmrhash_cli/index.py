@@ -21,6 +21,7 @@ from cmrhash_cli.chosen import (
     RunChoice,
     TextModel,
     by_language,
+    note_run,
     open_hasher,
 )
 from cmrhash_cli.output import (
@@ -128,7 +129,7 @@ def index(
 
     choice = RunChoice(run=run, bits=bits, method=method, relevance=relevance, dataset=dataset, cache=cache, runs=runs)
     with closing(open_store(store)) as target:
-        hasher = open_hasher(choice, among=among)
+        hasher, rule = open_hasher(choice, among=among)
         with progress_bars(quiet) as progress:
             made = deploy(
                 hasher.run, hasher.dataset, hasher.views, target, approximate, progress, hasher.among, embeddings
@@ -137,6 +138,7 @@ def index(
         collections = [asdict(collection) for collection in made]
         print_json({"store": target.url, "run": str(hasher.run.folder), "collections": collections})
         return
+    note_run(hasher, rule, quiet)
     rows = [[one.name, str(one.bits), f"{one.rows:,}"] for one in made]
     print_table(str(hasher.run.folder), ["collection", "bits", "codes"], rows, f"in {target.url}")
     following = command_line("search QUERY", store=target.url, run=hasher.run.folder)

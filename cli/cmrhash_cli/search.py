@@ -24,6 +24,7 @@ from cmrhash_cli.chosen import (
     RunChoice,
     TextModel,
     note_left_out,
+    note_run,
     open_hasher,
 )
 from cmrhash_cli.output import (
@@ -74,7 +75,7 @@ def search(
         str | None,
         typer.Option(
             help="Language of the sentence and of the captions in the results; default: detected from the sentence "
-            "(an error if unclear); for a photo, the first language."
+            "(an error if unclear); for a photo, the one with most captions."
         ),
     ] = D.lang,
     to: Annotated[
@@ -158,12 +159,15 @@ def search(
     if queries is not None:
         if query is not None or photo or item is not None or like or unlike or html:
             raise UsageError("another query, or --html, beside --queries", None, "leave it out")
-        with closing(_open(choice, config)) as hasher:
+        hasher, rule = _open(choice, config)
+        with closing(hasher):
             print_lines(answers(hasher, config, queries))
+            note_run(hasher, rule, quiet or not rule)  # the lines of JSON do not name it
             note_left_out(hasher, quiet)
         return
     asked = Asked.of(query, photo, item, like or (), unlike or ())
-    with closing(_open(choice, config)) as hasher:
+    hasher, rule = _open(choice, config)
+    with closing(hasher):
         config = replace(config, lang=hasher.understood(lang, asked.text))
         hits = asked.find(hasher, config)
         if html:
@@ -177,12 +181,14 @@ def search(
     _note_direction(hasher, "t" if asked.text is not None or (item is not None and by == "text") else "i", hits, quiet)
     if asked.text is not None or any(hit.modality == "text" for hit in hits):
         _note_borrowed(hasher, str(config.lang), quiet)
+    if lang is None and asked.text is None:
+        _note_captions(hasher, str(config.lang), hits, quiet or as_json)
     if as_json:
         results = [each.as_json() for each in judged]
         found = {"query": asked.as_json(by), "lang": config.lang, "run": str(hasher.run.folder), "results": results}
         print_json(found)
         return
-    note(f"run: {hasher.run.folder}, {hasher.scope}", quiet)
+    note_run(hasher, rule, quiet)
     if not hits:
         note("no results" if radius is None else f"no results within {radius} bits", quiet)
     _print(hasher, judged, item is not None)
@@ -195,6 +201,13 @@ def _note_borrowed(hasher: Hasher, lang: str, quiet: bool) -> None:
         note(f"warning: the run was not trained on {lang}; its {head} head is used", quiet)
 
 
+def _note_captions(hasher: Hasher, lang: str, hits: Sequence[Hit], quiet: bool) -> None:
+    """Note which language's captions a query without words found, if there are others."""
+    others = [other for other in hasher.langs if other != lang]
+    if others and any(hit.modality == "text" for hit in hits):
+        note(f"captions in {lang}: --lang chooses another ({', '.join(others)})", quiet)
+
+
 def _note_direction(hasher: Hasher, source: str, hits: Sequence[Hit], quiet: bool) -> None:
     """Warn about a search in a direction that was not trained. source: "t" for a query text, "i" for a photo."""
     trained = hasher.run.direction
@@ -202,7 +215,7 @@ def _note_direction(hasher: Hasher, source: str, hits: Sequence[Hit], quiet: boo
         note(f"warning: {hasher.run.folder.name} was trained for {trained} only", quiet)
 
 
-def _open(choice: RunChoice, config: SearchConfig) -> Hasher:
+def _open(choice: RunChoice, config: SearchConfig) -> tuple[Hasher, str]:
     return open_hasher(
         choice,
         device=config.device,

@@ -19,6 +19,7 @@ from cmrhash_cli.chosen import (
     RunChoice,
     TextModel,
     note_left_out,
+    note_run,
     open_hasher,
 )
 from cmrhash_cli.output import CACHE, RUNS, Cache, Dataset, Debug, Device, Quiet, Relevance, Runs, note
@@ -90,7 +91,7 @@ def serve(
         raise UsageError(what, None, 'pip install "cmrhash[serve]"') from None
     opened = open_address(config)  # a port that is taken is reported before the run is opened
     with closing(opened.listening):
-        hasher = open_hasher(
+        hasher, rule = open_hasher(
             RunChoice(run=run, bits=bits, method=method, relevance=relevance, dataset=dataset, cache=cache, runs=runs),
             device=config.device,
             image_weights=config.image_weights,
@@ -99,7 +100,7 @@ def serve(
             among=config.among,
             rank=config.rank,
         )
-        note(f"run: {hasher.run.folder}, {hasher.scope}; stop with Ctrl-C", quiet)
+        note_run(hasher, rule, quiet, "; stop with Ctrl-C")
         note_left_out(hasher, quiet)
         try:
             listen(hasher, config, note, opened)  # the address is shown even with --quiet

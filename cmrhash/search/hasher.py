@@ -170,6 +170,16 @@ class Hasher(RunEmbedder):
         """How many of these can be found."""
         return _different(view.codes.item[view.database] for view in self.views.values())
 
+    @cached_property
+    def usual_lang(self) -> str:
+        """Language without a choice: the one with captions of most items, of equal ones English, then by name."""
+
+        def merit(lang: str) -> tuple[int, bool]:
+            view = self.views.get(View.text(lang))
+            return 0 if view is None else _different([view.codes.item[view.database]]), lang == QUERY_LANGUAGE
+
+        return max(self.langs, key=merit, default=QUERY_LANGUAGE)
+
     @property
     def scope(self) -> str:
         """What is searched, in words."""
@@ -262,7 +272,8 @@ class Hasher(RunEmbedder):
         query: a sentence; a photo (a Path, a str that names a file, a PIL image, an (H, W, 3) uint8 array, the bytes of
         a file); a packed code (ceil(bits / 8),) uint8; an embedding (bits,) of real numbers; or several queries: a list
         of these, or one row each of a 2-D array. to: "image", "text" or "both"; None: the other modality (of a code:
-        images; ranked by features: images). lang: of a sentence, and of the texts that are found. k: 10 by default.
+        images; ranked by features: images). lang: of a sentence, and of the texts that are found; None: that of the
+        sentence's words, for other queries ``usual_lang``. k: 10 by default.
         rank: see ``retrieval.ranking.Rank``; None: that of the hasher. radius: only results within so many bits, all of
         them unless k is given. where: conditions on the items, all of which must hold, see ``filters.matching``. Raises
         UsageError for another type or value.
@@ -348,13 +359,13 @@ class Hasher(RunEmbedder):
         return Vectors(whole_codes(rows, self.bits))
 
     def understood(self, lang: str | None, sentence: str | None = None) -> str:
-        """The language of a search: the asked one, else that of the sentence's words, else the first.
+        """The language of a search: the asked one, else that of the sentence's words, else that of most captions.
 
         Raises UsageError for one that is not there, or if the words do not tell.
         """
         if sentence is not None:
             return self.language(lang, sentence)
-        return self.language(lang) if lang and self.langs else next(iter(self.langs), QUERY_LANGUAGE)
+        return self.language(lang) if lang and self.langs else self.usual_lang
 
     # ------------------------------------------------------------------------------------------ what it needs
 

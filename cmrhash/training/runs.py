@@ -386,9 +386,20 @@ def find_runs(
 def best_run(found: Sequence[Run]) -> Run:
     """Run with the best validation mAP among the runs on most languages, of both directions if there are any.
 
-    Means over different languages or directions are not comparable. Of equal runs, and without val items, the first.
+    Means over different languages or directions are not comparable. Of equal runs the first, without val items the
+    one trained last.
     """
-    return max(found, key=lambda run: (run.direction is None, len(run.langs), run.outcome.val_map_mean or 0.0))
+
+    def merit(run: Run) -> tuple[bool, int, float, float]:
+        score = run.outcome.val_map_mean
+        return run.direction is None, len(run.langs), score or 0.0, finished(run) if score is None else 0.0
+
+    return max(found, key=merit)
+
+
+def finished(run: Run) -> float:
+    """Time at which its record was written, seconds since 1970."""
+    return (run.folder / CONFIG).stat().st_mtime
 
 
 def write_lines(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:

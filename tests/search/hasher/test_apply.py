@@ -95,7 +95,7 @@ def test_a_photo_finds_photos_where_no_text_can_be_found(here):
     assert applied.search(first, k=1)[0].image == "day0/0.jpg"
     assert applied.search_item("day0/0", k=1)[0].id == "day0/0"
     assert applied.search(applied.views["image"].codes.packed[0], k=1)[0].id == "day0/0"
-    with pytest.raises(UsageError, match=r"no item of the collection has captions \(de\)"):
+    with pytest.raises(UsageError, match=r"no item of the collection has captions \(en\)"):
         applied.search(first, to="text")
     with pytest.raises(UsageError, match="'day0/0' has no text"):
         applied.search_item("day0/0", by="text")

@@ -3,7 +3,9 @@
 import json
 import os
 import re
+import shutil
 import sys
+from dataclasses import replace
 
 import pytest
 from small_searches import QUICK, photo
@@ -47,7 +49,7 @@ def test_the_command_prints_a_table_and_the_run(command):
 def test_the_command_says_what_it_did_not_search(command, by_pairs, monkeypatch):
     monkeypatch.chdir(by_pairs)
     hint = "20 database items of 120 are searched: --among all searches all of them\n"
-    run = "run: runs/toy/triplet-16, "
+    run = "captions in en: --lang chooses another (de)\nrun: runs/toy/triplet-16, "
     for args, notes in (
         (["--among", "database"], f"{hint}{run}20 database items\n"),
         (["--among", "database", "--json"], hint),
@@ -76,9 +78,9 @@ def test_the_command_prints_json_and_nothing_else(command, hasher):
         (["dog 4"], "en"),
         (["Katze 5"], "de"),
         (["dog 4", "--lang", "de"], "de"),
-        (["mine/images/3.jpg"], "de"),
-        (["--id", "i3", "--lang", "en"], "en"),
-        (["--id", "i3", "--by", "text", "--to", "image"], "de"),
+        (["mine/images/3.jpg"], "en"),
+        (["mine/images/3.jpg", "--lang", "de"], "de"),
+        (["--id", "i3", "--by", "text", "--to", "image"], "en"),
     ],
 )
 def test_json_says_which_language_was_understood(command, args, lang):
@@ -148,6 +150,40 @@ def test_the_best_run_on_val_is_asked_unless_another_is_named(made):
     found = runs.find_runs(out, data.dataset.name, "labels")
     best = max(run.outcome.val_map_mean for run in found)
     assert runs.best_run(found).outcome.val_map_mean == best
+
+
+def test_of_several_runs_the_command_names_the_rule_and_without_val_items_takes_the_last(
+    command, by_pairs, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(by_pairs)
+    where = ("--runs", str(tmp_path), "--id", "i7", "--to", "image")
+
+    def trained(name, score, at):
+        folder = tmp_path / "toy" / name
+        shutil.copytree("runs/toy/triplet-16", folder, dirs_exist_ok=True)
+        runs.write_record(folder, {**runs.open_run(folder).record, "val_map_mean": score})
+        os.utime(folder / runs.CONFIG, (at, at))
+
+    for at, (name, score) in enumerate({"a": 0.4, "b": 0.9, "c": None}.items()):
+        trained(name, score, at)
+    rule = "; of 3 runs the best on validation (trained last: c): --run selects another"
+    assert command(*where)[2] == f"run: {tmp_path}/toy/b, all 120 items{rule}\n"
+    assert command(*where, "--run", str(tmp_path / "toy/a"))[2] == f"run: {tmp_path}/toy/a, all 120 items\n"
+    for name, at in {"a": 0, "b": 9}.items():
+        trained(name, None, at)
+    assert "/toy/b, all 120 items; of 3 runs the one trained last: --run selects another\n" in command(*where)[2]
+
+
+def test_a_photo_finds_captions_in_the_language_of_most_items(make_cache, tmp_path):
+    def fewer(item):
+        texts = item.texts if int(item.id[1:]) % 2 else {lang: item.texts[lang] for lang in ("de",)}
+        return replace(item, texts=texts)
+
+    data = make_cache(tmp_path / "cache", change=fewer)
+    run, _ = train(TrainConfig(**QUICK, device="cpu"), data, tmp_path / "runs")
+    hasher = Hasher.open(run, data)
+    assert (hasher.langs, hasher.usual_lang) == (("de", "en"), "de")
+    assert {hit.lang for hit in hasher.search_item("i3", to="text")} == {"de"}
 
 
 def test_codes_are_made_once_and_found_again(made, tmp_path, monkeypatch):
