@@ -60,7 +60,9 @@ def ls(
         return
     if own:
         columns = ["data set", "file", "view", "rows", "ok", "size", "state"]
-        print_table(f"features in {cache}", columns, [_file_cells(entry, cache) for entry in own], folded="state")
+        print_table(
+            f"features in {cache}", columns, [_file_cells(entry, cache) for entry in own], folded="state", keys=2
+        )
     if trained:
         columns = ["run", "val mAP", "bits", "size", "state"]
         print_table(f"runs in {runs}", columns, [_run_cells(entry, runs) for entry in trained], folded="state")

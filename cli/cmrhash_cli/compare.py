@@ -140,6 +140,6 @@ def compare(
         columns, cells = table(result.rows)
         title = f"{data.name}: {result.protocol['metric']}, mean +- sd over seeds (* = collapsed)"
         again = f"command of the first cell: {result.rows[0]['command']}"
-        print_table(titled(title, result.protocol), columns, cells, "\n".join([*result.in_words(), again]))
+        print_table(titled(title, result.protocol), columns, cells, "\n".join([*result.in_words(), again]), keys=3)
     tex = ", .tex" if format == "latex" else ""
     note(f"{'replaced' if before else 'written'}: {target}/compare.md, .csv, .json{tex}", quiet)

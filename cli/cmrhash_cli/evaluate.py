@@ -141,11 +141,15 @@ def _print(result: Evaluation, at: tuple[int, ...]) -> None:
             alike = [own for own in by_run.values() if tuple(row["direction"] for row in own) == some]
             cells = [line for own in alike for line in figures.lines(_who(own[0], several), own)]
             columns = ["method", "bits", "seed", "lang", *figures.columns(some)]
-            print_table(titled(title, result.protocol), columns, cells, "" if within or some != ways[-1] else lines)
+            print_table(
+                titled(title, result.protocol), columns, cells, "" if within or some != ways[-1] else lines, keys=4
+            )
     if within:
         columns = ["method", "bits", "seed", "query", "database", *figures.columns([""])]
         cells = [line for row in within for line in figures.lines(_who(row, several), [row])]
-        print_table(titled(f"{title}, texts by texts, images by images", result.protocol), columns, cells, lines)
+        print_table(
+            titled(f"{title}, texts by texts, images by images", result.protocol), columns, cells, lines, keys=5
+        )
 
 
 def _who(row: Row, several: set[str]) -> list[str]:

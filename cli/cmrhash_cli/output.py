@@ -9,11 +9,11 @@ import os
 import re
 import sys
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import typer
 
@@ -23,10 +23,8 @@ from cmrhash.data.cleaning import shown, shown_json
 from cmrhash.errors import CmrhashError, UsageError
 from cmrhash_cli.hints import hint
 from cmrhash_cli.streams import open_streams
+from cmrhash_cli.tables import print_table as print_table
 from cmrhash_cli.typed import message
-
-if TYPE_CHECKING:
-    from rich.table import Table
 
 Dataset = Annotated[
     str | None, typer.Option("--dataset", help="Data set in the cache; needed only if the cache holds several.")
@@ -99,8 +97,6 @@ Debug = Annotated[
 Config = TypeVar("Config", config.ExtractConfig, config.FinetuneConfig)
 CACHE, RUNS = config.CACHE, config.RUNS
 
-PLAIN: dict[str, Any] = {"highlight": False, "markup": False}  # a caption may have [brackets], which are not markup
-FOLDED = 24  # characters at least of a column that may go over several lines
 STARVED = re.compile(
     "can't start new thread|can(no|')t allocate memory|out of memory|failed to map segment", re.IGNORECASE
 )
@@ -260,56 +256,9 @@ def size_of(count: int) -> str:
     return f"{count} B"
 
 
-def print_table(
-    title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], caption: str = "", folded: str = ""
-) -> None:
-    """Print a table for people on stdout; numbers are right-aligned.
-
-    folded: the column whose cells may wrap in a narrow terminal.
-    """
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
-
-    # in a pipe each row is one line: figures must not be cut for a width that a pipe does not have
-    console = Console(**PLAIN) if sys.stdout.isatty() else Console(**PLAIN, width=1000)
-    columns, folded = [shown(column) for column in columns], shown(folded)
-    rows = [[shown(cell) for cell in row] for row in rows]
-    table = Table(title=shown(title), title_justify="left", box=box.SIMPLE_HEAD, title_style="bold")
-    for at, column in enumerate(columns):
-        numeric = bool(rows) and all(_is_number(row[at]) for row in rows)
-        table.add_column(column, justify="right" if numeric else "left", no_wrap=column != folded)
-    for row in rows:
-        table.add_row(*row)
-    if sys.stdout.isatty():  # a wrapped line is readable, a truncated figure is not
-        console.width = max(console.width, _least_width(table, columns, rows, folded))
-    with console.capture() as printed:
-        console.print(table)
-        if caption:
-            console.print(shown(caption), soft_wrap=True)
-    print("\n".join(line.rstrip() for line in printed.get().splitlines()))
-
-
-def _least_width(table: Table, columns: Sequence[str], rows: Sequence[Sequence[str]], folded: str) -> int:
-    """Width of a table without truncation, its folded column at FOLDED characters."""
-    from rich.console import Console
-
-    natural = Console(**PLAIN, width=10_000).measure(table).maximum
-    if folded not in columns:
-        return natural
-    at = columns.index(folded)
-    longest = max(len(cell) for cell in (folded, *(row[at] for row in rows)))
-    return natural - max(0, longest - FOLDED)
-
-
 def titled(title: str, protocol: Mapping[str, Any]) -> str:
     """Title of a table, with a warning if its encoders are untrained."""
     return title + (" -- UNTRAINED ENCODERS" if protocol["untrained_encoders"] else "")
-
-
-def _is_number(cell: str) -> bool:
-    digits = cell.replace(".", "").replace(",", "").replace("-", "").replace(" ", "")
-    return digits.isdigit() or not cell.strip(" -")
 
 
 @contextmanager

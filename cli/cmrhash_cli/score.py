@@ -73,4 +73,4 @@ def _print(scored: Scored) -> None:
     title = (
         f"{Path(about['files'][0]).name}: {about['bits']} bits, {about['queries']} queries, {about['database']} items"
     )
-    print_table(title, columns, cells, "\n".join(lines))
+    print_table(title, columns, cells, "\n".join(lines), keys=5)

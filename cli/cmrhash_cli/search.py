@@ -272,7 +272,7 @@ def _print(hasher: Hasher, found: Sequence[Judged], by_item: bool) -> None:
     what = f"{hasher.dataset.name}: nearest by {hasher.run.method}, {hasher.run.bits} bits"
     title = titled(what, {"untrained_encoders": hasher.run.untrained_views})
     where = f"images below {hasher.dataset.root}" if any(h.image for h in hits) else ""
-    print_table(title, columns, rows, where, folded=caption)
+    print_table(title, columns, rows, where, folded=caption, below=("labels", "image"))
 
 
 def _verdict(judged: Judged) -> str:

@@ -92,9 +92,8 @@ def sweep(
         print_json(result.as_json())
     else:
         columns, cells = table(result)
-        print_table(
-            f"{data.name}: mean val mAP (* = collapsed), best first", columns, cells, "\n".join(result.in_words())
-        )
+        title, words = f"{data.name}: mean val mAP (* = collapsed), best first", "\n".join(result.in_words())
+        print_table(title, columns, cells, words, keys=columns.index("val mAP"))
     for row in result.rows:
         if row["failed"]:
             note(f"failed: {row['failed']}", quiet)
