@@ -250,29 +250,27 @@ def _print(hasher: Hasher, found: Sequence[Judged], by_item: bool) -> None:
     """by_item: the query is an item of the data set, so that relevance is known."""
     hits = [each.hit for each in found]
     caption = f"caption ({hits[0].lang})" if hits else "caption"
-    columns = [
-        "rank",
-        "score",
-        "distance",
-        "id",
-        "found",
-        *(["relevant"] if by_item else []),
-        caption,
-        "labels",
-        "image",
-    ]
-    rows = [
-        [
-            *(str(h.rank), f"{h.score:.3f}", str(h.distance), h.id, h.modality),
-            *([_verdict(each)] if by_item else []),
-            *(h.caption or "", _shortened(h.labels), h.image or ""),
-        ]
-        for each, h in zip(found, hits, strict=True)
-    ]
+    cells: dict[str, list[str]] = {
+        "rank": [str(hit.rank) for hit in hits],
+        "score": [f"{hit.score:.3f}" for hit in hits],
+        "distance": [str(hit.distance) for hit in hits],
+        "id": [hit.id for hit in hits],
+        "found": [hit.modality for hit in hits],
+        **({"relevant": [_verdict(each) for each in found]} if by_item else {}),
+        caption: [hit.caption or "" for hit in hits],
+        "labels": [_shortened(hit.labels) for hit in hits],
+        "image": [hit.image or "" for hit in hits],
+    }
+    if hits and not hasher.dataset.languages:  # photos alone
+        del cells[caption]
+    if hits and not hasher.dataset.classes:
+        del cells["labels"]
+    below = [name for name in ("labels", "image") if name in cells and caption in cells]
+    rows = list(zip(*cells.values(), strict=True))
     what = f"{hasher.dataset.name}: nearest by {hasher.run.method}, {hasher.run.bits} bits"
     title = titled(what, {"untrained_encoders": hasher.run.untrained_views})
     where = f"images below {hasher.dataset.root}" if any(h.image for h in hits) else ""
-    print_table(title, columns, rows, where, folded=caption, below=("labels", "image"))
+    print_table(title, list(cells), rows, where, folded=caption, below=below)
 
 
 def _verdict(judged: Judged) -> str:

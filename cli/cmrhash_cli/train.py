@@ -213,21 +213,15 @@ def _show(finished: list[tuple[Run, bool]], as_json: bool, quiet: bool) -> None:
     if as_json:
         print_json([_as_json(run, fresh) for run, fresh in finished])
     else:
+        langs = finished[0][0].langs if any(run.outcome.val_map for run, _ in finished) else ()
         rows = []
         for run, fresh in finished:
             maps, outcome = run.outcome.val_map, run.outcome
-            cells = [_figure(maps.get(lang, {}).get(d)) for lang in run.langs for d in ACROSS]
+            cells = [_figure(maps.get(lang, {}).get(d)) for lang in langs for d in ACROSS]
             epoch = f"{outcome.best_epoch + 1} of {outcome.epochs}"
             rows.append([str(run.folder), str(run.bits), epoch, *cells, "trained" if fresh else "reused"])
-        langs = finished[0][0].langs
-        columns = [
-            "run",
-            "bits",
-            "epoch",
-            *(f"{lang} {d}" for lang in langs for d in ACROSS),
-            "state",
-        ]
-        print_table("validation mAP of the chosen epoch (tie-aware)", columns, rows)
+        columns = ["run", "bits", "epoch", *(f"{lang} {d}" for lang in langs for d in ACROSS), "state"]
+        print_table("validation mAP of the chosen epoch (tie-aware)" if langs else "trained runs", columns, rows)
     if partial := finished[0][0].record.get("partial"):
         groups = ", ".join(f"{count} with {views} alone" for views, count in partial.items())
         note(f"items that lack a view train the terms of the others: {groups}", quiet)

@@ -112,6 +112,9 @@ def score(config: EvalConfig, found: Sequence[runs.Run], data: ExtractedDataset)
             what = f"the runs were trained for {' and '.join(sorted({str(run.direction) for run in found}))} only"
         if not dataset.languages and dataset.relevance == "labels":
             fix = '`evaluate` with `directions=("i2i",)` scores photos by photos'
+        elif not dataset.languages and not dataset.classes:
+            what = "the photos have neither captions nor labels"
+            fix = "`search` and `serve` show what the run finds; for figures, `extract` them with captions or labels"
         raise UsageError(f"nothing to score: {what}", data.folder, fix)
     protocol = protocol_of(config, data, found, rows)
     if past := [run.name for run in asked if run not in found]:

@@ -51,14 +51,15 @@ def keep(
     write_json(run.folder / runs.METRICS, {"version": VERSION, "of": dict(of), "scores": [*others, mine]})
 
 
-def shown(run: runs.Run) -> dict[str, Any] | None:
+def shown(run: runs.Run, *, former: bool = False) -> dict[str, Any] | None:
     """Saved ``protocol`` and ``rows`` of the codes that the run has, for display; None if there are none.
 
     Scores by Hamming distance over the whole ranking with expected ties, by the relevance of the training, come first,
-    the most rows of these; otherwise the latest scores.
+    the most rows of these; otherwise the latest scores. former: also scores of the codes before a change of the
+    collection.
     """
     codes = run.folder / runs.CODES
-    present = {"codes": read_manifest(codes)["payload_sha256"]} if codes.exists() else {}
+    present = {"codes": read_manifest(codes)["payload_sha256"]} if codes.exists() and not former else {}
     entries = _read(run, present)[::-1]  # latest first: ``max`` returns the first of equal entries
     usual = [
         entry

@@ -57,7 +57,7 @@ def prepare(
     dataset: the changed collection; opened: encoders, as ``open_needed`` gives them. Every feature file of the present
     items gets a new one. Rows of items that stay are copied, new photos and captions are encoded.
     """
-    aside = _start(data, dataset)
+    aside, progress = _start(data, dataset), _of_new(progress, dataset, changes)
     files = []
     for headers in _turns(data.present()):
         ready = {header.view: _kept(header, dataset) for header in headers if header.is_ready_made}
@@ -70,6 +70,23 @@ def prepare(
         each = Opened(replace(dataset, ready=ready), langs, image, texts, changes)
         files += extract(config, progress, each).files
     return files
+
+
+def _of_new(progress: Progress, dataset: ImageTextDataset, changes: Changes) -> Progress:
+    """Progress over rows as progress over those of new items, which come last; over copied rows if there are none."""
+    there = dataset.items[: len(dataset.items) - len(changes.new)]
+    known = {"images": len(there)}
+    known |= {f"{lang} texts": sum(len(item.texts.get(lang, ())) for item in there) for lang in dataset.languages}
+
+    def shown(what: str, done: int, total: int, note: str = "") -> None:
+        if what not in known:
+            progress(what, done, total, note)
+        elif not changes.new:
+            progress(f"{what} copied", done, total, note)
+        elif new := total - known[what]:
+            progress(f"new {what}", max(0, done - known[what]), new, note)
+
+    return shown
 
 
 def _start(data: ExtractedDataset, dataset: ImageTextDataset) -> Path:

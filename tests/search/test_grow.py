@@ -27,8 +27,11 @@ def test_added_and_removed_items_give_the_bytes_of_a_fresh_extraction(here, caps
     union = entries(here / "mine")
     union += [{**e, "image": f"more/{e['image']}", "splits": ["database"]} for e in more]
     assert run("add", "mine/more", "--json") == 0, capsys.readouterr().err
-    told = json.loads(capsys.readouterr().out)
+    out, err = capsys.readouterr()
+    told = json.loads(out)
     assert (told["added"], told["items"], told["runs"]) == (3, COUNT + 3, ["triplet-8"])
+    assert all(f"new {what}\n" in err for what in ("images: 3/3", "en texts: 4/4"))
+    assert not re.search(rf"/{COUNT + 3}\b", err)
     same_as_fresh(here, union)
     assert run("train", *QUICK) == 4
     told = (
@@ -39,7 +42,9 @@ def test_added_and_removed_items_give_the_bytes_of_a_fresh_extraction(here, caps
     assert run("search", "a new dog 1", "--lang", "en", "--k", "20", "--json", "-q") == 0
     assert {"n0", "n1", "n2"} < {hit["id"] for hit in json.loads(capsys.readouterr().out)["results"]}
     assert run("remove", "i11", "n1", "i12") == 0
-    assert "3 removed" in capsys.readouterr().err
+    err = capsys.readouterr().err
+    assert "3 removed" in err
+    assert f"images copied: {COUNT}/{COUNT}\n" in err
     same_as_fresh(here, [entry for entry in union if entry["id"] not in ("i11", "n1", "i12")])
     assert not (here / "cache/manifest/next").exists()
     assert not (here / "cache/manifest/change.json").exists()

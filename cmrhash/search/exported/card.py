@@ -24,28 +24,38 @@ SAYS = (
 )  # shown of the protocol
 
 
-def card(config: Mapping[str, Any], run: Run, metrics: Mapping[str, Any] | None) -> str:
+def card(config: Mapping[str, Any], run: Run, metrics: Mapping[str, Any] | None, former: bool = False) -> str:
     """Write the text of an export's README.md.
 
-    config: of the export; metrics: latest saved scores of the run, or None. The author fills in the licence. No hub has
-    a task for such models, so the card names none.
+    config: of the export; metrics: latest saved scores of the run, or None; former: the collection has changed since
+    they were measured. The author fills in the licence. No hub has a task for such models, so the card names none.
     """
     langs = languages_of(map(View, config["views"]))
-
-    spoken = ", ".join(_spoken(config, lang) for lang in langs)
     parts = [
         _front_matter(langs),
         f"# {_plain(config['dataset'])}: {config['method']}, {config['bits']} bits",
-        f"Encodes photos and sentences ({spoken}) as binary codes of {config['bits']} bits in one Hamming space: "
-        "what belongs together lies few bits apart, so that texts find images and images find texts.",
+        _purpose(config, langs),
         _use(config, langs),
         _training(config, run),
         _encoders(config),
-        _figures(metrics),
+        _figures(run, metrics, former),
         "## Limits\n\nThe database does not travel with it: it searches among codes that you give. It knows what "
         "its data set showed it; the terms of that data set and of the encoders hold beside those of the heads.",
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def _purpose(config: Mapping[str, Any], langs: list[str]) -> str:
+    if not langs:
+        return (
+            f"Encodes photos as binary codes of {config['bits']} bits: photos that resemble each other lie few bits "
+            "apart, so that photos find photos."
+        )
+    spoken = ", ".join(_spoken(config, lang) for lang in langs)
+    return (
+        f"Encodes photos and sentences ({spoken}) as binary codes of {config['bits']} bits in one Hamming space: "
+        "what belongs together lies few bits apart, so that texts find images and images find texts."
+    )
 
 
 def _spoken(config: Mapping[str, Any], lang: str) -> str:
@@ -67,9 +77,14 @@ def _use(config: Mapping[str, Any], langs: list[str]) -> str:
         "import cmrhash",
         'hasher = cmrhash.from_pretrained("FOLDER or owner/name")',
         f'codes = hasher.encode_image(["1.jpg", "2.jpg"]{role})  # (2, ceil(bits / 8)) uint8',
-        f'distances, rows = hasher.search("...", codes, lang="{langs[0]}", k=2)  # nearest first, in bits',
-        f'hasher.embed_text(["..."], lang="{langs[0]}")  # (1, bits) float32; the signs are the code',
     ]
+    if langs:
+        lines += [
+            f'distances, rows = hasher.search("...", codes, lang="{langs[0]}", k=2)  # nearest first, in bits',
+            f'hasher.embed_text(["..."], lang="{langs[0]}")  # (1, bits) float32; the signs are the code',
+        ]
+    else:
+        lines.append('hasher.embed_image(["1.jpg"])  # (1, bits) float32; the signs are the code')
     away = [View(view) for view, e in config["encoders"].items() if not e["part"] and not e["source"]]
     texts = ", ".join(f'"{view.lang}": "DIR"' for view in away if not view.is_image)
     how = ['image_weights="FILE"'] * any(view.is_image for view in away) + [f"text_models={{{texts}}}"] * bool(texts)
@@ -79,16 +94,18 @@ def _use(config: Mapping[str, Any], langs: list[str]) -> str:
 
 def _training(config: Mapping[str, Any], run: Run) -> str:
     outcome = run.outcome
+    alone = _of_photos_alone(run)
+    shares = "shares a label" if config["relevance"] == "labels" else "the counterpart of the item itself"
+    chosen = f", {outcome.epochs} epochs, epoch {outcome.best_epoch + 1} chosen on {outcome.chosen_on}"
     lines = [
-        f"- data set: {_plain(config['dataset'])}, {run.train_items} items trained on",
+        f"- data set: {_plain(config['dataset'])}, {run.train_items} {'photos' if alone else 'items'} trained on",
         f"- method: {config['method']} ({config['source']})",
-        f"- relevant: {'shares a label' if config['relevance'] == 'labels' else 'the counterpart of the item itself'}",
-        f"- languages of the training: {', '.join(run.langs)}; seed {run.seed}, "
-        f"{outcome.epochs} epochs, epoch {outcome.best_epoch + 1} chosen on {outcome.chosen_on}",
+        *([] if alone else [f"- relevant: {shares}", f"- languages of the training: {', '.join(run.langs)}"]),
+        f"- seed {run.seed}{chosen if outcome.epochs > 1 else ''}",
         f"- made with cmrhash {config['cmrhash']}",
     ]
     if outcome.val_map_mean is not None:
-        lines.insert(4, f"- val mAP {outcome.val_map_mean:.3f}, mean over languages and directions")
+        lines.insert(-1, f"- val mAP {outcome.val_map_mean:.3f}, mean over languages and directions")
     return "## Training\n\n" + "\n".join(lines)
 
 
@@ -107,8 +124,15 @@ def _encoders(config: Mapping[str, Any]) -> str:
     return "## Encoders\n\n" + "\n".join(lines) + warning
 
 
-def _figures(metrics: Mapping[str, Any] | None) -> str:
+def _of_photos_alone(run: Run) -> bool:
+    """Whether the training saw no captions."""
+    return not any(of.sha256 for view, of in run.features.items() if not view.is_image)
+
+
+def _figures(run: Run, metrics: Mapping[str, Any] | None, former: bool) -> str:
     if not metrics:
+        if _of_photos_alone(run) and run.relevance == "pairs":
+            return "## Figures\n\nNone: its photos have neither captions nor labels to measure results by."
         return "## Figures\n\nNot evaluated yet: `cmrhash eval` before the export fills this in."
     protocol = metrics["protocol"]
     lines = ["| texts | direction | mAP | chance | of the real embeddings |", "|---|---|---|---|---|"]
@@ -118,7 +142,10 @@ def _figures(metrics: Mapping[str, Any] | None) -> str:
         langs = "-".join(lang for lang in (row["lang"], row.get("database_lang")) if lang)  # both for t2t
         lines.append(f"| {langs or '-'} | {row['direction']} | {shown} |")
     said = [f"- {key}: {protocol[key]}" for key in SAYS if protocol.get(key)]
-    return "\n".join(["## Figures\n", *lines, "", *said])
+    before = (
+        "Measured before items of the collection were added, removed or changed; `cmrhash eval` measures it again.\n"
+    )
+    return "\n".join(["## Figures\n", *([before] if former else []), *lines, "", *said])
 
 
 def _plain(text: str) -> str:

@@ -104,7 +104,9 @@ def _write(source: Exporting, entries: Mapping[View, Mapping[str, Any]], target:
         "encoders": entries,
         "files": {path.relative_to(target).as_posix(): sha256(path) for path in there},
     }
-    write_bytes(target / CARD, card(config, run, saved_scores.shown(run)).encode(errors="backslashreplace"))
+    present = saved_scores.shown(run)
+    text = card(config, run, present or saved_scores.shown(run, former=True), former=present is None)
+    write_bytes(target / CARD, text.encode(errors="backslashreplace"))
     write_json(target / CONFIG, config)
 
 

@@ -2,15 +2,18 @@
 
 import json
 import re
+import shutil
 
 import pytest
 import yaml
 from handed_on import TRAIN
 
-from cmrhash.config import EvalConfig, TrainConfig
+from cmrhash.api import extract
+from cmrhash.config import EvalConfig, GrowConfig, TrainConfig
 from cmrhash.evaluation.evaluate import evaluate
 from cmrhash.features.dataset import ExtractedDataset
 from cmrhash.search.exported.card import _front_matter
+from cmrhash.search.grow import remove
 from cmrhash.search.hasher import Hasher
 from cmrhash.training import runs
 from cmrhash.training.train import train
@@ -63,6 +66,34 @@ def test_a_run_that_was_never_evaluated_says_so(make_cache, made, tmp_path):
     (done.folder / runs.METRICS).write_text("{}")  # figures of these heads do not outlive them
     train(TrainConfig(**{**vars(TRAIN), "epochs": 1}), data, tmp_path / "runs", overwrite=True)
     assert not (done.folder / runs.METRICS).exists()
+
+
+def test_figures_from_before_a_change_of_the_collection_stay_and_say_so(made, tmp_path):
+    shutil.copytree(made / "cache", tmp_path / "cache")
+    shutil.copytree(made / "runs/manifest/triplet-20", tmp_path / "runs/manifest/triplet-20")
+    data = ExtractedDataset.open(tmp_path / "cache", None)
+    grown = remove([data.dataset.items[-1].id], None, GrowConfig(), tmp_path / "cache", tmp_path / "runs")
+    Hasher.open(grown.runs[0], grown.data).save_pretrained(tmp_path / "out")
+    text = (tmp_path / "out/README.md").read_text()
+    assert "Measured before items of the collection were added, removed or changed" in text
+    scores = json.loads((made / "runs/manifest/triplet-20/metrics.json").read_text())["scores"][0]
+    assert f"- database: {scores['protocol']['database']}" in text
+    evaluate(EvalConfig(), grown.data, tmp_path / "runs")
+    Hasher.open(grown.runs[0], grown.data).save_pretrained(tmp_path / "now")
+    assert "Measured before" not in (tmp_path / "now/README.md").read_text()
+
+
+def test_the_card_of_photos_alone_names_no_captions_labels_or_figures(made, tmp_path):
+    shutil.copytree(made / "mine/images", tmp_path / "photos")
+    data = extract(
+        tmp_path / "photos", cache=tmp_path / "cache", image_model="mobilenet_v3_small", image_weights="random"
+    )
+    run, _ = train(TrainConfig(method="itq", bits=8, device="cpu"), data, tmp_path / "runs")
+    Hasher.open(run, data).save_pretrained(tmp_path / "out", with_encoders=True)
+    text = (tmp_path / "out/README.md").read_text().split("---\n", 2)[2]
+    assert "photos find photos" in text
+    assert "None: its photos have neither captions nor labels" in text
+    assert not re.search("sentences|relevant|language|epoch|lang=|Not evaluated", text)
 
 
 def test_the_five_lines_of_the_card_run(shared, made, monkeypatch):

@@ -133,7 +133,7 @@ def test_what_photos_alone_cannot_do_is_said(here, capsys):
     assert run("index", "holiday", "--with", RUN, "--device", "cpu", "--quiet") == 0
     for command, words in (
         (["train"], "nothing to train or score.*cmrhash index --with RUN"),
-        (["eval"], "nothing to score: no item has a caption"),
+        (["eval"], "nothing to score: the photos have neither captions nor labels"),
         (["export", "out", "--run", "runs/holiday/manifest-triplet-16"], "trained on another data set"),
     ):
         own = [] if command[0] == "export" else ["--dataset", "holiday"]

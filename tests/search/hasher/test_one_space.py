@@ -207,6 +207,8 @@ def test_the_commands(here, towers, capsys):
     assert run("train", "--method", "itq", "--bits", BITS, "--device", "cpu") == 0
     said = capsys.readouterr()
     assert "runs/holiday/itq-8" in said.out
+    assert said.out.startswith("trained runs\n")
+    assert "i2t" not in said.out
     assert "no validation items" not in said.err
     assert re.search(r"next: cmrhash search .*--dataset holiday", said.err)
     assert run("train", "--method", "itq", "--bits", BITS, "--device", "cpu") == 0
@@ -214,13 +216,16 @@ def test_the_commands(here, towers, capsys):
     assert run("search", "red", "--k", "3", "--json", "--device", "cpu") == 0
     assert json.loads(capsys.readouterr().out)["results"][0]["id"] == "red"
     assert run("search", "holiday/red.png", "--k", "1", "--html", "found.html", "--device", "cpu") == 0
-    assert "red.png" in capsys.readouterr().out
+    table = capsys.readouterr().out
+    assert "red.png" in table
+    assert not re.search("caption|labels", table)
     assert run("search", "--id", "red", "--k", "1", "--device", "cpu") == 0
     assert run("cache", "verify") == run("cache", "ls") == 0
     capsys.readouterr()
     for command, words in (
         (["train"], "nothing to train or score.*cmrhash index --with RUN.*--method itq"),
-        (["eval"], "nothing to score: no item has a caption"),
+        (["eval"], "neither captions nor labels: cache/holiday: cmrhash search and cmrhash serve show what the run"),
+        (["report"], "nothing to score: the photos have neither captions nor labels"),
         (["compare", "--method", "itq"], "no item has a caption"),
     ):
         assert run(*command) == USAGE, command
