@@ -6,6 +6,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import product
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -171,23 +172,37 @@ def train(
     data.check_choice(config.langs, relevance, encoder or ())
     methods = named(methods, data, relevance, quiet)
     check_given(ctx, methods, config, data, quiet)
-    from cmrhash.evaluation.run_codes import codes_of
-    from cmrhash.training.train import train as run_one
-
-    finished: list[tuple[Run, bool]] = []
-    with progress_bars(quiet) as progress:
-        for name, length in product(methods, lengths):
-            one = replace(config, method=name, bits=length)
-            logger = logger_of(log, runs / data.name / TENSORBOARD)
-            run, fresh = run_one(one, data, runs, tuple(encoder or ()), overwrite, progress, logger)
-            codes_of(run, data)
-            finished.append((run, fresh))
+    configs = [replace(config, method=name, bits=length) for name, length in product(methods, lengths)]
+    finished = _train_each(configs, data, runs, tuple(encoder or ()), overwrite, log, quiet)
     _show(finished, as_json, quiet)
     other = None if relevance == data.dataset.relevance else relevance
     place: dict[str, Any] = {"dataset": data.name, "relevance": other, "cache": cache, "runs": runs}
     _next(finished[0][0], data, place, quiet)
     if finished[0][0].relevance == "pairs":
         _advise(method, data.dataset.classes, {**place, "relevance": None}, quiet)
+
+
+def _train_each(
+    configs: Sequence[TrainConfig],
+    data: ExtractedDataset,
+    runs: Path,
+    encoders: tuple[str, ...],
+    overwrite: bool,
+    log: str | None,
+    quiet: bool,
+) -> list[tuple[Run, bool]]:
+    """Train by each config and hash all items: the runs, and whether each was trained now."""
+    from cmrhash.evaluation.run_codes import codes_of
+    from cmrhash.training.train import train as run_one
+
+    finished: list[tuple[Run, bool]] = []
+    with progress_bars(quiet) as progress:
+        for one in configs:
+            logger = logger_of(log, runs / data.name / TENSORBOARD)
+            run, fresh = run_one(one, data, runs, encoders, overwrite, progress, logger)
+            codes_of(run, data)
+            finished.append((run, fresh))
+    return finished
 
 
 def _next(run: Run, data: ExtractedDataset, place: dict[str, Any], quiet: bool) -> None:

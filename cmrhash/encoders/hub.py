@@ -48,17 +48,25 @@ def locate(
         raise EncoderError(f"'{model}' is not a directory with a {kind}", None, "check the path")
     refuse_lost(model, kind)
     wanted = [*patterns, *optional]
-    return cached(model, patterns, revision) or _of_hub(model, wanted, offline, kind, fix, revision)
+    return cached(model, patterns, revision) or _downloaded(model, wanted, offline, kind, fix, revision)
 
 
-def _of_hub(model: str, patterns: Sequence[str], offline: bool, kind: str, fix: str, revision: str | None) -> Path:
-    """Download files of a model of which the local cache lacks some."""
+def _downloaded(model: str, patterns: Sequence[str], offline: bool, kind: str, fix: str, revision: str | None) -> Path:
+    """Folder of a model of which the local cache lacked files; EncoderError if they cannot be had."""
+    from huggingface_hub import snapshot_download
     from huggingface_hub.constants import HF_HUB_CACHE
 
     which = f"{kind} '{model}'" + (f", revision '{revision}'," if revision else "")
     if offline or is_offline():
         raise EncoderError(f"{which} is not in the local cache, and offline mode is on", HF_HUB_CACHE, fix)
-    return _fetched(model, patterns, revision, which, fix)
+    try:
+        with spoken():
+            found = snapshot_download(model, revision=revision, allow_patterns=_each(patterns), etag_timeout=10)
+    except Unreachable as error:
+        raise EncoderError(f"{which} is not in the local cache, and {error.what}", HF_HUB_CACHE, fix) from None
+    except CmrhashError as error:
+        raise EncoderError(f"{which} cannot be downloaded ({error.what})", None, error.fix) from None
+    return Path(found)
 
 
 def refuse_lost(model: str, kind: str) -> None:
@@ -79,7 +87,7 @@ def locate_file(
         if (folder := cached(model, [name], revision)) is not None:
             return folder / name
     for name in names:
-        folder = _of_hub(model, [name], offline, kind, fix, revision)
+        folder = _downloaded(model, [name], offline, kind, fix, revision)
         if (folder / name).is_file():
             return folder / name
     raise EncoderError(f"{kind} '{model}' has no {' and no '.join(names)}", None, fix)
@@ -135,20 +143,6 @@ def _has_all_parts(folder: Path) -> bool:
         return all((folder / str(part)).is_file() for part in parts)
     except (OSError, ValueError, LookupError, TypeError, AttributeError):
         return True  # one file, or an index that is judged where it is read
-
-
-def _fetched(model: str, patterns: Sequence[str], revision: str | None, which: str, fix: str) -> Path:
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.constants import HF_HUB_CACHE
-
-    try:
-        with spoken():
-            found = snapshot_download(model, revision=revision, allow_patterns=_each(patterns), etag_timeout=10)
-    except Unreachable as error:
-        raise EncoderError(f"{which} is not in the local cache, and {error.what}", HF_HUB_CACHE, fix) from None
-    except CmrhashError as error:
-        raise EncoderError(f"{which} cannot be downloaded ({error.what})", None, error.fix) from None
-    return Path(found)
 
 
 class Unreachable(CmrhashError):

@@ -31,7 +31,7 @@ def network(model: str, weights: str, offline: bool) -> tuple[Any, int, Crop | S
     if weights == RANDOM:
         module, source = timm.create_model(name, pretrained=False, num_classes=0), RANDOM
     elif weights == DEFAULT:
-        module, source = _of_hub(timm, name, config, offline), DEFAULT
+        module, source = _pretrained(timm, name, config, offline), DEFAULT
     else:
         path = Path(weights).expanduser()
         state = read_state(path)
@@ -62,7 +62,7 @@ def _config(timm: Any, name: str) -> Any:
     return timm.get_pretrained_cfg(name)
 
 
-def _of_hub(timm: Any, name: str, config: Any, offline: bool) -> Any:
+def _pretrained(timm: Any, name: str, config: Any, offline: bool) -> Any:
     """The network with the weights that timm names on the hub, by timm's own loader."""
     fix = 'give `image_weights="FILE"`, or random for a dry run'
     if not config.hf_hub_id:
