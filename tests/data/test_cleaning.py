@@ -40,12 +40,14 @@ def test_an_invisible_character_anywhere_changes_nothing(pieces, invisible):
     assert clean_text(invisible.join(pieces)) == clean_text("".join(pieces))
 
 
+@pytest.mark.faults("name that two systems read differently")
 @given(st.text(st.characters(categories=["Cn"]), min_size=1))
 def test_characters_that_python_does_not_know_stay(text):
     assert clean_text(text) == unicodedata.normalize("NFC", text)
     assert is_printable(text)
 
 
+@pytest.mark.faults("name that two systems read differently")
 @given(ANY, st.sampled_from(["", " ", "\t", "\u00a0", "\ufeff", "\x00"]))
 def test_a_padded_label_is_the_same_class(text, padding):
     assert clean_label(padding + text + padding) == clean_label(text)
@@ -56,6 +58,7 @@ def test_what_is_no_label(text):
     assert clean_label(text) == ""
 
 
+@pytest.mark.faults("name that two systems read differently")
 @given(st.text("abcXYZ09-_", min_size=1).filter(lambda tag: tag.strip("-_")))
 def test_a_language_tag_is_one_language_in_any_case(tag):
     assert clean_language(tag) == clean_language(tag.upper()) == clean_language(f" {tag.lower()}")
@@ -186,6 +189,7 @@ def test_every_reader_cleans_in_the_same_way(tmp_path, reader):
         assert [item.labels for item in read.items] == [(dog,), (dog,), (cat,), (), (), (), ()]
 
 
+@pytest.mark.faults("name that two systems read differently")
 def test_captions_of_a_language_in_two_cases_are_joined(tmp_path):
     texts = {"en": ["a"], "EN": "b", "de": []}
     (tmp_path / "manifest.jsonl").write_text(json.dumps({"id": "1", "texts": texts}))

@@ -67,6 +67,7 @@ def test_trec_files_number_captions_and_leave_the_query_itself_out(paired, tmp_p
     assert len(judged) == len(captions)
 
 
+@pytest.mark.faults("name that two systems read differently")
 def test_ids_stay_apart_in_trec_files(make_cache, tmp_path):
     names = {"i0": "a b", "i1": "a_b", "i2": "a%20b", "i6": "a%b"}
     data = make_cache(tmp_path / "cache", change=lambda item: replace(item, id=names.get(item.id, item.id)))

@@ -34,6 +34,8 @@ ROWS = (  # in the order of the table
     "changed bytes in a foreign file",
     "odd stream or foreign text",
     "record of others: field missing or of another type",
+    "name that two systems read differently",
+    "store: an entry that names what others made",
     "file system that lacks something",
     "limit of an option",
     "web page: host, origin, size, type, path, slow body",

@@ -36,6 +36,7 @@ def test_the_card_is_what_hubs_read_and_says_how_the_figures_were_made(shared, m
     assert "from_pretrained" in text
 
 
+@pytest.mark.faults("name that two systems read differently")
 @pytest.mark.parametrize("lang", ["no", "on", "yes", "de"])
 def test_a_language_is_text_in_yaml(lang):
     front = _front_matter([lang])

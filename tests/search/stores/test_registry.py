@@ -65,6 +65,7 @@ def kind(store):
     return KINDS[store.url.partition(":")[0].partition("+")[0]]
 
 
+@pytest.mark.faults("store: an entry that names what others made")
 @pytest.mark.parametrize("foreign", ["customers", "cmrhash_customers"])
 def test_a_forged_entry_drops_nothing(store, kind, foreign):
     batch = (numbered(3), np.zeros((3, 1), np.uint8))
@@ -92,6 +93,7 @@ def test_a_forged_entry_drops_nothing(store, kind, foreign):
         kind.drop(store, foreign)
 
 
+@pytest.mark.faults("store: an entry that names what others made")
 def test_an_entry_that_names_the_codes_of_another_collection_leaves_them(store, kind):
     batch = (numbered(3), np.zeros((3, 1), np.uint8))
     for name in ("forged", "mine"):
