@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from quick_training import QUICK
 
@@ -58,6 +58,7 @@ def groups_of(data, rows):
     return {views: items for views, items in found.items() if len(items) > 1}
 
 
+@settings(max_examples=40)
 @given(drawn())
 def test_train_items_by_the_views_that_they_have(case):
     data, rows = case
@@ -74,6 +75,7 @@ def test_train_items_by_the_views_that_they_have(case):
         assert task.train_items(data, rows, WHERE).tolist() == complete
 
 
+@settings(max_examples=40)
 @given(drawn())
 def test_labels_are_rows_of_zeros_and_ones(case):
     data, _ = case
@@ -122,6 +124,7 @@ def gain(data, a, b):
 ALONE = [(), ("train",), ("val",), ("query", "database")]  # no search at test time finds a train item
 
 
+@settings(max_examples=60)
 @given(drawn() | drawn(splits=ALONE), st.sampled_from([None, 1, 3]), st.sampled_from([("i2t", "t2i"), ("t2i",)]))
 def test_validation_searches(case, most, ways):
     data, rows = case
