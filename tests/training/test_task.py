@@ -258,6 +258,16 @@ def test_a_task_has_the_features_of_its_encoders_on_the_device(extracted):
         task.prepare(replace(QUICK, relevance="pairs", noise=0.1), extracted)
 
 
+def test_photos_of_queries_are_left_out_if_asked(extracted, monkeypatch):
+    every = task.prepare(QUICK, extracted).train.items
+    out = np.isin(np.arange(len(extracted.dataset.items)), every[::3])
+    monkeypatch.setattr(task, "near_duplicates", lambda data: out if data is extracted else None)
+    made = task.prepare(replace(QUICK, drop_near_duplicates=True), extracted)
+    assert made.train.items.tolist() == [item for item in every if item not in every[::3]]
+    assert len(made.train.labels) == len(made.train)
+    assert task.prepare(QUICK, extracted).train.items.tolist() == every.tolist()
+
+
 def test_the_first_caption_and_the_mean_caption_of_an_item(extracted):
     made = task.prepare(QUICK, extracted)
     heads = torch.nn.ModuleDict({view: Head(made.x[view].shape[1], 4, 0) for view in made.views})
