@@ -11,6 +11,7 @@ from cmrhash.config import (
     MAX_BITS,
     MAX_COUNT,
     MAX_HIDDEN,
+    MAX_IMAGE_SIZE,
     MAX_NUMBER,
     MAX_SEED,
     RUNTIMES,
@@ -39,6 +40,7 @@ def check_extract(config: ExtractConfig) -> None:
     _check_choice(STORE_DTYPE, config.store_dtype, STORE_DTYPES, "'{}' cannot be stored")
     _check_choice("layer", config.layer, LAYERS)
     _check_choice("added", config.added, ADDED, "unknown choice '{}'")
+    _check_range("image_size", 1 if config.image_size is None else config.image_size, 1, MAX_IMAGE_SIZE)
 
 
 def check_train(config: TrainConfig) -> None:

@@ -13,6 +13,7 @@ from cmrhash.checks import check_extract, check_finetune
 from cmrhash.config import (
     DATASETS,
     MAX_IMAGE_BATCH,
+    MAX_IMAGE_SIZE,
     PROTOCOLS,
     SAMPLE_DATASET,
     TRAINED_SHARE,
@@ -99,6 +100,20 @@ def extract(
         str | None,
         typer.Option(help="default, the name of a weights enum, a file, or random (the default for the sample)."),
     ] = D.image_weights,
+    image_size: Annotated[
+        int | None,
+        typer.Option(min=1, max=MAX_IMAGE_SIZE, help="Side of a prepared photo, in pixels; default: the model's own."),
+    ] = D.image_size,
+    image_layers: Annotated[
+        str | None,
+        typer.Option(
+            help="Layers of a torchvision or timm network whose averaged feature maps are the features, as in "
+            "layer3+layer4; default: penultimate."
+        ),
+    ] = D.image_layers,
+    mirror: Annotated[
+        bool, typer.Option("--mirror", help="Average the features of a photo and of its mirror image.")
+    ] = D.mirror,
     text_model: Annotated[
         list[str] | None,
         typer.Option(

@@ -25,8 +25,8 @@ GROUPS: dict[str, str] = {  # in the order of the help: names of parameters, of 
     "labels labels_from ids captions added from_file relevance trained_by drop_near_duplicates noise follow_links "
     "max_bad sources",
     "Runs": "run with_run bits method seed",
-    "Encoders": "model image_model image_weights text_model layer pooling prompt vocabulary max_length image_batch "
-    "dtype runtime encoder offline",
+    "Encoders": "model image_model image_weights image_size image_layers mirror text_model layer pooling prompt "
+    "vocabulary max_length image_batch dtype runtime encoder offline",
     "Training": "alignment epochs batch lr image_lr text_lr schedule weight_decay ema hidden dropout input_dropout "
     "first_caption margin memory values samples seeds log",
     "Fine-tuning": "finetune",

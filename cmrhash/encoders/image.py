@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +19,9 @@ from numpy.typing import NDArray
 
 from cmrhash.compute.device import choose_dtype, send
 from cmrhash.config import RANDOM
-from cmrhash.encoders import hub, packages, regions
-from cmrhash.encoders.pixels import Crop, Preparation
+from cmrhash.encoders import feature_maps, hub, packages, regions
+from cmrhash.encoders.feature_maps import PENULTIMATE
+from cmrhash.encoders.pixels import Crop, Letterbox, Preparation
 from cmrhash.encoders.weights import drawn, fetch, find_entry, load_state, read_state, state_digest
 from cmrhash.errors import EncoderError, did_you_mean
 
@@ -33,7 +34,8 @@ class ImageEncoder:
     """Pixels -> features.
 
     name: used in file names; dim: features per image; recipe: all settings that change the features;
-    source: value of ``weights`` with which `load` returns the same encoder.
+    source: value of ``weights`` with which `load` returns the same encoder; mirror: features are the mean of those of a
+    photo and of its mirror image.
     """
 
     name: str
@@ -45,6 +47,7 @@ class ImageEncoder:
     device: torch.device
     dtype: torch.dtype
     memory_format: torch.memory_format = torch.channels_last
+    mirror: bool = False
 
     def __repr__(self) -> str:
         return f"ImageEncoder({self.name!r}, {self.dim} features, {self.device.type})"
@@ -64,7 +67,18 @@ class ImageEncoder:
         mean, std = (send(torch.tensor(v), self.device).view(1, 3, 1, 1) for v in (self.crop.mean, self.crop.std))
         batch = ((batch.float() / 255 - mean) / std).contiguous(memory_format=self.memory_format)
         with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
-            features = self.module(batch)
+            return self.features(batch)
+
+    def features(self, batch: torch.Tensor) -> torch.Tensor:
+        """(B, 3, S, S) float32, normalised -> (B, D) float32; features of length 1 keep it."""
+        features = self._once(batch)
+        if not self.mirror:
+            return features
+        mean = (features + self._once(batch.flip(3))) / 2
+        return torch.nn.functional.normalize(mean, dim=1) if self.recipe.get("normalised") else mean
+
+    def _once(self, batch: torch.Tensor) -> torch.Tensor:
+        features = self.module(batch)
         features = getattr(features, "logits", features)  # GoogLeNet and Inception return a tuple in training
         return features.float().flatten(1)  # type: ignore[no-any-return]
 
@@ -78,34 +92,61 @@ def load(
     seed: int = 0,
     offline: bool = False,
     layer: str | None = None,
+    layers: str | None = None,
+    size: int | None = None,
+    mirror: bool = False,
 ) -> ImageEncoder:
     """A classifier of torchvision or timm, a network of ``OTHERS`` or a tower, as an encoder.
 
     model: a name, "timm:NAME", "open_clip:ARCH/PRETRAINED", or the directory or hub id of a transformers model; the
     last two bring their weights.
     layer: of such a model, out of LAYERS; None: its projection, else its pooled output, else its class token.
+    layers: of a classifier, as ``feature_maps.choose`` takes them; None: the penultimate one.
+    size: side of a prepared photo, pixels; None: that of the model. mirror: as in ``ImageEncoder``.
     weights: "default" (IMAGENET1K_V1 if available; of timm those of its hub), the name of a torchvision weights entry,
     a file (.pth, .pt, .safetensors), or "random" (untrained, drawn from ``seed``).
-    Raises EncoderError for an unknown model, and for weights that are unavailable or do not fit the model.
+    Raises EncoderError for an unknown model, for weights that are unavailable or do not fit the model, and for layers
+    or a size that it does not have or take.
     """
     device = device or torch.device("cpu")
     if model.startswith(packages.OPEN_CLIP):
         from cmrhash.encoders import open_clip_towers
 
-        return open_clip_towers.image_encoder(model, weights, layer, device, dtype, offline)
-    of_timm = model.startswith(packages.TIMM)
-    if hub.names_folder(model) and not of_timm and model not in torchvision.models.list_models():
-        return _tower(model, weights, layer, device, dtype, offline)
+        encoder = open_clip_towers.image_encoder(model, weights, layer, device, dtype, offline)
+    elif hub.names_folder(model) and not packages.is_named(model) and model not in torchvision.models.list_models():
+        encoder = _tower(model, weights, layer, device, dtype, offline)
+    else:
+        encoder = _network(model, weights, layers, size, device, dtype, seed, offline)
+    if size is not None and size != encoder.crop.size:
+        encoder = _resized(encoder, size, model)
+    return replace(encoder, mirror=True, recipe={**encoder.recipe, "mirror": True}) if mirror else encoder
+
+
+def _network(
+    model: str,
+    weights: str,
+    layers: str | None,
+    size: int | None,
+    device: torch.device,
+    dtype: str,
+    seed: int,
+    offline: bool,
+) -> ImageEncoder:
+    """A classifier of torchvision or timm, or a network of ``OTHERS``."""
     untrained = weights == RANDOM
     crop: Preparation
     with drawn(seed), _quiet():
-        if of_timm:
+        if model.startswith(packages.TIMM):
             from cmrhash.encoders import timm_models
 
             module, dim, crop, part, source = timm_models.network(model, weights, offline)
         else:
+            _refuse_unfit(model, layers, size)
             module, dim, crop, part, source = _of_torchvision(model, weights, offline)
     module.eval()
+    if layers not in (None, PENULTIMATE):
+        feature_maps.choose(module, layers, model)
+        dim, part = feature_maps.width_of(module, crop.size, model), {"layer": layers}
     compute = choose_dtype(dtype, device, untrained)
     recipe: dict[str, Any] = {
         "encoder": model,
@@ -120,6 +161,31 @@ def load(
     module = module.to(device=device, memory_format=torch.channels_last)
     name = model.replace(":", "-") + "-random" * untrained
     return ImageEncoder(name, dim, recipe, source, crop, module, device, compute)
+
+
+def _refuse_unfit(model: str, layers: str | None, size: int | None) -> None:
+    """Raise EncoderError for layers or a size that a classifier of torchvision does not have or take.
+
+    Computes shapes alone, before any weights are read.
+    """
+    if (layers is None and size is None) or model not in torchvision.models.list_models(module=torchvision.models):
+        return
+    with torch.device("meta"):
+        empty = torchvision.models.get_model(model, weights=None).eval()
+    if layers not in (None, PENULTIMATE):
+        feature_maps.choose(empty, layers, model)
+    feature_maps.width_of(empty, size or 224, model)
+
+
+def _resized(encoder: ImageEncoder, size: int, model: str) -> ImageEncoder:
+    """The encoder for photos of another size, of which the same share is cut off."""
+    if isinstance(encoder.crop, Letterbox):
+        raise EncoderError(f"{model} has photos of one size", None, "leave it out", option="image_size")
+    if feature_maps.width_of(encoder.module, size, model) != encoder.dim:
+        what = f"{model} gives other features of photos of {size} pixels"
+        raise EncoderError(what, None, "leave it out", option="image_size")
+    crop = replace(encoder.crop, resize=round(encoder.crop.resize * size / encoder.crop.size), size=size)
+    return replace(encoder, crop=crop, recipe={**encoder.recipe, "crop": crop.recipe()})
 
 
 def _tower(
@@ -148,7 +214,7 @@ def _of_torchvision(model: str, weights: str, offline: bool) -> tuple[Any, int, 
     if other := next((each for each in OTHERS if model in each.models()), None):
         return *other.network(model, state, where), source
     module, dim = _classifier(model, state, where)
-    return module, dim, _crop(entry), {"layer": "penultimate"}, source
+    return module, dim, _crop(entry), {"layer": PENULTIMATE}, source
 
 
 def _trained(

@@ -7,9 +7,9 @@ from functools import cache
 from importlib.machinery import PathFinder
 from pathlib import Path
 
-from cmrhash.config import RANDOM
+from cmrhash.config import RANDOM, ExtractConfig
 from cmrhash.encoders import bag_and_vectors, hub, packages, sentence
-from cmrhash.errors import EncoderError, did_you_mean
+from cmrhash.errors import EncoderError, UsageError, did_you_mean
 
 MODEL = re.compile(r'^@register_model\((?:name="(\w+)")?\)\n(?:[@ )].*\n)*def (\w+)', re.M)
 
@@ -24,6 +24,26 @@ def check_image_model(model: str) -> None:
     if (known := torchvision_models()) and model not in known:
         fix = did_you_mean(model, known) or f"for example resnet18, vgg16, efficientnet_b0 or {known[-1]}"
         raise EncoderError(f"unknown image model '{model}'", None, fix, option="image_model")
+
+
+def check_image_options(config: ExtractConfig, lacking: str = "") -> None:
+    """Raise UsageError for an image size, layers or a mirror image that the image model cannot have.
+
+    lacking: why there is no image model, for the message.
+    """
+    model = config.image_model
+    regions = model.startswith("fasterrcnn_")
+    of_open_clip = model.startswith(packages.OPEN_CLIP)
+    tower = of_open_clip or (hub.names_folder(model) and not packages.is_named(model))
+    refused = {
+        "image_size": lacking or ("has photos of one size" if regions or of_open_clip else ""),
+        "image_layers": lacking or ("has regions" if regions else "is a tower, which has a `layer`" if tower else ""),
+        "mirror": lacking or ("has regions" if regions else ""),
+    }
+    for option, why in refused.items():
+        if getattr(config, option) and why:
+            what = why if why == lacking else f"{model} {why}"
+            raise UsageError(what, None, "leave it out", option=option)
 
 
 def check_text_model(model: str, pooling: str | None, offline: bool) -> None:

@@ -11,6 +11,7 @@ from PIL import Image
 
 from cmrhash.config import RANDOM
 from cmrhash.encoders import hub, packages
+from cmrhash.encoders.feature_maps import PENULTIMATE
 from cmrhash.encoders.pixels import MAX_SIDE, Crop, Squash
 from cmrhash.encoders.weights import load_state, read_state, refuse_broken, refuse_too_large
 from cmrhash.errors import EncoderError, did_you_mean
@@ -46,7 +47,7 @@ def network(model: str, weights: str, offline: bool) -> tuple[Any, int, Crop | S
         features = module(torch.zeros(1, 3, crop.size, crop.size))
     if not isinstance(features, torch.Tensor) or features.ndim != 2:
         raise EncoderError(f"{model} gives no vector per photo", None, "choose another model", option="image_model")
-    return module, features.shape[1], crop, {"layer": "penultimate"}, source
+    return module, features.shape[1], crop, {"layer": PENULTIMATE}, source
 
 
 def _config(timm: Any, name: str) -> Any:

@@ -217,6 +217,7 @@ def open_encoders(
     photos = View.IMAGE not in dataset.ready and any(item.image for item in dataset.items)
     if photos and image_encoder is None:
         names.check_image_model(config.image_model)
+    names.check_image_options(config, _lacking(dataset, photos, image_encoder is not None))
     for model in dict.fromkeys(models.values()):
         names.check_text_model(model, config.pooling, config.offline)
     image: PhotoEncoder | None = _image_encoder(config, image_encoder) if photos else None
@@ -303,6 +304,13 @@ def _refuse_unread_image_model(config: ExtractConfig, dataset: ImageTextDataset)
                 )
 
 
+def _lacking(dataset: ImageTextDataset, photos: bool, own: bool) -> str:
+    """Why no encoder of cmrhash prepares the photos; "" if one does."""
+    if photos:
+        return "an encoder of your own prepares the photos" if own else ""
+    return "the images have ready-made features" if View.IMAGE in dataset.ready else "no item names a photo"
+
+
 def _image_encoder(config: ExtractConfig, own: Encoder[Any] | None) -> PhotoEncoder:
     if own is not None:
         return OwnEncoder(own, "image")
@@ -318,6 +326,9 @@ def _image_encoder(config: ExtractConfig, own: Encoder[Any] | None) -> PhotoEnco
         seed=config.seed,
         offline=config.offline,
         layer=config.layer,
+        layers=config.image_layers,
+        size=config.image_size,
+        mirror=config.mirror,
     )
 
 

@@ -119,11 +119,13 @@ def image_from(recipe: Mapping[str, Any], source: str, made: Path, device: str, 
     from cmrhash.encoders import image, packages
 
     source = packages.source_of(recipe, source)
-    layer = recipe["layer"] if recipe.get("layer") in LAYERS else None  # of a transformers model
+    of_tower = recipe.get("layer") in LAYERS
     encoder = image.load(
-        source if layer else recipe["encoder"],
-        "default" if layer else source,
-        layer=layer,
+        source if of_tower else recipe["encoder"],
+        "default" if of_tower else source,
+        layer=recipe["layer"] if of_tower else None,
+        layers=None if of_tower or "regions" in recipe else recipe.get("layer"),
+        mirror=recipe.get("mirror", False),
         device=choose_device(device),
         dtype=recipe["dtype"],
         seed=recipe.get("weights_seed", 0),

@@ -13,8 +13,8 @@ from typing import Any
 
 from cmrhash.errors import StaleError
 
-LACKING = {"runtime": "torch"}  # what a recipe without a field means
-SETTINGS = ("dtype", "layer", "pooling")  # fields that are settings of the same name
+LACKING = {"runtime": "torch", "mirror": "False"}  # what a recipe without a field means
+SETTINGS = ("dtype", "layer", "pooling")  # fields that are settings of the same name, or `image_layers`
 Difference = tuple[str, str, str]  # field, found, wanted
 
 
@@ -41,7 +41,9 @@ def refuse_difference(made: Mapping[str, Any], asked: Mapping[str, Any], where: 
     if difference:
         field, found, wanted = difference
         message = f"{what} was made with {field} = {found}, but this call has {wanted}"
-        same = f"use `{field}={found!r}`" if field in SETTINGS and field in made else "use the same settings"
+        of_classifier = field == "layer" and "normalised" not in made  # which only the recipes of towers have
+        setting = "image_layers" if of_classifier else field
+        same = f"use `{setting}={found!r}`" if field in SETTINGS and field in made else "use the same settings"
         raise StaleError(message, where, f"{same}, or replace it with `overwrite=True`")
 
 

@@ -27,13 +27,14 @@ SQUEEZE, REGIONS = "squeezenet1_1", "fasterrcnn_mobilenet_v3_large_320_fpn"
 WORDS = "bag of words, word vectors"
 FROM = ("extract", "--dataset", "manifest", "--root", "mine", "--device", "cpu", "--dtype", "float32")
 TRAIN = ["--method", "tie-ap", "--epochs", "2", "--batch", "16", "--hidden", "16", "--bits", "8", "--device", "cpu"]
+OPTIONS = ("--image-size", "192", "--image-layers", "features.9+penultimate", "--mirror")
 # options -> rows of the table
 PAIRS = {
-    ("--image-model", SQUEEZE, "--image-weights", "net.pth", "--text-model", "bert"): (
+    ("--image-model", SQUEEZE, "--image-weights", "net.pth", *OPTIONS, "--text-model", "bert"): (
         "classifier of torchvision",
         "BERT-like text model",
     ),
-    ("--image-model", "vit", "--text-model", "random"): (
+    ("--image-model", "vit", "--mirror", "--text-model", "random"): (
         "vision model of transformers",
         "untrained text encoder (`random`)",
     ),

@@ -68,6 +68,7 @@ RECIPE: dict[str, Any] = {  # types of an encoder's settings, as far as it has t
     "crop": Mapping[str, Any],
     "max_length": int | None,
     "weights_seed": int,
+    "mirror": bool,
 }
 KINDS = ("image", "transformer", "words")
 

@@ -43,14 +43,14 @@ class ImageGraph(nn.Module):
 
     def __init__(self, encoder: ImageEncoder, head: Head) -> None:
         super().__init__()
-        self.module, self.head = encoder.module, head
+        self.module, self.head, self.features = encoder.module, head, encoder.features
         self.register_buffer("mean", torch.tensor(encoder.crop.mean).view(1, 3, 1, 1))
         self.register_buffer("std", torch.tensor(encoder.crop.std).view(1, 3, 1, 1))
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, ...]:
         """Compute as ``ImageEncoder.forward`` and the head do."""
         batch = (pixels.permute(0, 3, 1, 2).float() / 255 - self.mean) / self.std
-        return _with_codes(self.head.by_role(self.module(batch).flatten(1)))
+        return _with_codes(self.head.by_role(self.features(batch)))
 
 
 class TextGraph(nn.Module):
