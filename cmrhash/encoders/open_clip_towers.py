@@ -21,11 +21,12 @@ from torch import Tensor, nn
 
 from cmrhash.compute.device import choose_dtype, send
 from cmrhash.encoders import hub, open_clip_files, packages, sentence
+from cmrhash.encoders.config_file import refuse_too_large
 from cmrhash.encoders.image import ImageEncoder
 from cmrhash.encoders.open_clip_files import IMAGE, TEXT
 from cmrhash.encoders.pixels import MAX_SIDE, Crop, Squash
 from cmrhash.encoders.text import CPU_TOKENS, GPU_TOKENS, TextEncoder
-from cmrhash.encoders.weights import load_state, read_state, refuse_broken, refuse_too_large, state_digest
+from cmrhash.encoders.weights import load_state, read_state, refuse_broken, state_digest
 from cmrhash.errors import EncoderError, UsageError, did_you_mean
 
 LAYER = "projection"

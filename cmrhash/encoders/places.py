@@ -20,6 +20,7 @@ def check_places(config: ExtractConfig) -> None:
         raise EncoderError("no such weights file", weights, "check the path", option="image_weights")
     texts = [re.sub(r"^[A-Za-z0-9_-]+=", "", option) for option in config.text_models]
     models = [(config.image_model, "vision model"), (config.model or "", "both")]
+    kinds = {"vision model": "image model", "both": "dual encoder"}
     for model, given in [*models, *((text, "text model") for text in texts)]:
         if packages.is_named(model):
             packages.find(model)
@@ -29,6 +30,6 @@ def check_places(config: ExtractConfig) -> None:
             if (folder := Path(model).expanduser()).is_dir():
                 from cmrhash.encoders.config_file import check_folder  # its imports take a tenth of a second
 
-                check_folder(folder, "text model" if given == "text model" else "image model")
+                check_folder(folder, kinds.get(given, given))
         elif not path.exists():
             raise EncoderError("no such file of word vectors", path, "check the path")

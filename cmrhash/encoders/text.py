@@ -21,12 +21,12 @@ from torch import nn
 from cmrhash.compute.device import choose_dtype, send
 from cmrhash.config import RANDOM
 from cmrhash.encoders import hub, packages, sentence, tokens
-from cmrhash.encoders.config_file import check_config, refuse_code
+from cmrhash.encoders.config_file import BOTH, SHARE, check_config, refuse_code
 from cmrhash.encoders.pooling import pool
 from cmrhash.encoders.sentence import BEHIND, POOLING, Layout, check_pooling
 from cmrhash.encoders.sentence_layers import layers as layers_of
 from cmrhash.encoders.sentence_layers import width_of
-from cmrhash.encoders.transformer import SHARE, from_folder, limit_of, tokenizer_of
+from cmrhash.encoders.transformer import from_folder, limit_of, tokenizer_of
 from cmrhash.encoders.weights import drawn, refuse_broken, state_digest
 from cmrhash.errors import EncoderError, UsageError
 
@@ -340,14 +340,13 @@ def _pretrained(folder: Path, is_known: bool) -> tuple[Any, Any]:
     if getattr(module, "pooler", None) is not None:
         module.pooler = None  # unused, and random if the file has none
     missing = sorted(key for key in report["missing_keys"] if not key.startswith("pooler"))
-    if missing or report["mismatched_keys"]:
+    if missing:
         what = f"the weights lack {len(missing)} tensors ({', '.join(missing[:3])})"
         raise EncoderError(what, folder, "the file is truncated or of another model: get it again")
     refuse_broken(module, folder)
     size, own = module.config.vocab_size, len(tokenizer)
     if own > size or (own < SHARE * size and not is_known):
-        what = f"tokenizer ({own} word pieces) and model ({size}) do not match"
-        raise EncoderError(what, folder, "give a directory with both of the same model")
+        raise EncoderError(f"tokenizer ({own} word pieces) and model ({size}) do not match", folder, BOTH)
     return tokenizer, module
 
 

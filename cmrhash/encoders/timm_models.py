@@ -11,9 +11,10 @@ from PIL import Image
 
 from cmrhash.config import RANDOM
 from cmrhash.encoders import hub, packages
+from cmrhash.encoders.config_file import refuse_too_large
 from cmrhash.encoders.feature_maps import PENULTIMATE
 from cmrhash.encoders.pixels import MAX_SIDE, Crop, Squash
-from cmrhash.encoders.weights import load_state, read_state, refuse_broken, refuse_too_large
+from cmrhash.encoders.weights import load_state, read_state, refuse_broken
 from cmrhash.errors import EncoderError, did_you_mean
 
 FILES = ("model.safetensors", "pytorch_model.bin")  # of a model on the hub, the first that is there

@@ -18,9 +18,9 @@ from torch import Tensor, nn
 
 from cmrhash.config import LAYERS
 from cmrhash.encoders import hub, processors
-from cmrhash.encoders.config_file import check_config, refuse_code
+from cmrhash.encoders.config_file import BOTH, SHARE, check_config, refuse_code
 from cmrhash.encoders.pixels import Crop, Squash
-from cmrhash.encoders.transformer import SHARE, from_folder, limit_of, quieten, tokenizer_of
+from cmrhash.encoders.transformer import from_folder, limit_of, quieten, tokenizer_of
 from cmrhash.encoders.weights import drawn, refuse_broken, state_digest
 from cmrhash.errors import EncoderError
 from cmrhash.storage.files import make_folder, write_bytes
@@ -270,8 +270,7 @@ def _refuse_other_tokenizer(tokenizer: Any, config: Any, folder: Path) -> None:
     # configs from before 2023 say 2, and the end token is the one with the largest id
     fits = config.model_type not in AT_END or last == (own - 1 if end == 2 else end)
     if not SHARE * size <= own <= size or not fits:
-        what = f"tokenizer ({own} word pieces) and model ({size}) do not match"
-        raise EncoderError(what, folder, "give a directory with both of the same model")
+        raise EncoderError(f"tokenizer ({own} word pieces) and model ({size}) do not match", folder, BOTH)
 
 
 def _named(folder: Path) -> str:

@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import contextlib
-import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
 
-from cmrhash.encoders.config_file import check_config
+from cmrhash.encoders.config_file import check_sizes
 from cmrhash.encoders.sentence import PARTS
-from cmrhash.encoders.weights import refuse_too_large
 from cmrhash.errors import EncoderError
 
-SHARE = 0.9  # of a model's vocabulary that its tokenizer has at least
 OFFSET = ("altclip_text_model",)  # an XLM-RoBERTa
 
 
@@ -24,42 +21,22 @@ def from_folder(
     folder: Path, kind: str, attention: str = "sdpa", auto: Any = transformers.AutoModel
 ) -> tuple[Any, Any]:
     """Model of a directory in float32, and the report on its tensors; raises EncoderError. kind: for the message."""
-    refuse_too_large(folder.glob("model*.safetensors"), folder)
-    _refuse_more_than_weights(folder)
+    check_sizes(folder)
     with _refusing(folder, kind):
-        return auto.from_pretrained(  # type: ignore[no-any-return]
+        model, report = auto.from_pretrained(
             folder,
             local_files_only=True,
             use_safetensors=True,
             trust_remote_code=False,  # None would prompt in the terminal
             output_loading_info=True,
+            ignore_mismatched_sizes=True,  # reported, and refused below
             attn_implementation=attention,
             dtype=torch.float32,
         )
-
-
-def _refuse_more_than_weights(folder: Path) -> None:
-    """Raise EncoderError for a config.json that asks for more layers or larger ones than the weights can fill."""
-    tensors = numbers = 0
-    for path in folder.glob("model*.safetensors"):
-        with path.open("rb") as file:
-            length = int.from_bytes(file.read(8), "little")
-            tensors += file.read(min(length, path.stat().st_size)).count(b"data_offsets")
-        numbers += path.stat().st_size
-    for name, value in _sizes(check_config(folder)):
-        most, unit = (tensors, "tensors") if "layer" in name else (numbers, "bytes")
-        if numbers and value > most:
-            what = f"config.json says {name} {value}, but the weights have {most} {unit}"
-            raise EncoderError(what, folder, "get config.json and the weights of one model")
-
-
-def _sizes(config: Mapping[str, Any]) -> Iterator[tuple[str, int]]:
-    """Names and values of the settings, also of towers, that decide how large the model is."""
-    for name, value in config.items():
-        if isinstance(value, Mapping):
-            yield from _sizes(value)
-        elif isinstance(value, int) and re.search(r"layers|_size$|_dim$|^d_|^n_|^dim$|position_embeddings|heads", name):
-            yield name, value
+    for name, found, wanted in sorted(report["mismatched_keys"]):
+        what = f"the {kind} has another shape for {name} ({tuple(wanted)}) than the weights ({tuple(found)})"
+        raise EncoderError(what, folder, "get config.json and the weights of one model")
+    return model, report
 
 
 def tokenizer_of(folder: Path) -> Any:

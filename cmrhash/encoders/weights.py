@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import os
 import re
 import socket
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from threading import Lock
 from typing import Any
@@ -18,6 +17,7 @@ from urllib.parse import urlparse
 import torch
 
 from cmrhash.config import RANDOM
+from cmrhash.encoders.config_file import refuse_too_large
 from cmrhash.errors import EncoderError
 
 # Layers that torchvision renamed after publishing files: DenseNet, ViT and two of Faster R-CNN.
@@ -98,17 +98,6 @@ def refuse_broken(module: torch.nn.Module, where: Path) -> None:
     """Raise EncoderError for parameters that are not finite."""
     if not all(torch.isfinite(p).all() for p in module.parameters()):
         raise EncoderError("the weights contain NaN or infinity", where, "get the file again")
-
-
-def refuse_too_large(files: Iterable[Path], where: Path) -> None:
-    """Raise EncoderError for files of weights that do not fit into the memory of this machine."""
-    if not hasattr(os, "sysconf"):
-        return
-    size = sum(path.stat().st_size for path in files)
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    if size > memory:
-        what = f"the weights have {size / 1e9:.0f} GB, this machine has {memory / 1e9:.0f} GB of memory"
-        raise EncoderError(what, where, "choose a smaller model")
 
 
 def find_entry(entries: list[Any], weights: str) -> Any:

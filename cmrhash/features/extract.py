@@ -221,6 +221,8 @@ def open_encoders(
     for model in dict.fromkeys(models.values()):
         names.check_text_model(model, config.pooling, config.offline)
     image: PhotoEncoder | None = _image_encoder(config, image_encoder) if photos else None
+    if photos and not langs and config.image_model in config.text_models:  # both towers of a dual encoder
+        encoders_of(config, dataset, {"": config.image_model})  # refuses one that cannot read sentences later
     texts = {**encoders_of(config, dataset, models, progress), **own}
     used = [encoder.recipe.get("layer") for encoder in (image, *texts.values()) if encoder]
     if config.layer is not None and config.layer not in used:

@@ -8,10 +8,11 @@ import re
 
 import pytest
 import torch
+from one_space import draw_photos
 from package_models import TIMM, need, write_open_clip, write_timm
 from running import run, write_own
 from safetensors.torch import load_file, save_file
-from small_models import write_bert, write_image_weights, write_vit
+from small_models import write_bert, write_clip, write_image_weights, write_vit
 
 TO_BERT = ("--image-model", "resnet18", "--image-weights", "random", "--text-model", "model")
 TO_VIT = ("--image-model", "model", "--text-model", "bow")
@@ -76,7 +77,11 @@ BAD = {  # kind and case: options, what is done to the model, what is said
     ),
     "bert, tokenizer": (TO_BERT, lambda d: other_words(d / "model"), "tokenizer .* do not match"),
     "bert, missing": (TO_BERT, lambda d: edit_weights(d / WEIGHTS, less), "the weights lack 7 tensors"),
-    "bert, shapes": (TO_BERT, lambda d: edit_weights(d / WEIGHTS, other_shapes), "cannot load the text model"),
+    "bert, shapes": (
+        TO_BERT,
+        lambda d: edit_weights(d / WEIGHTS, other_shapes),
+        "text model has another shape for .* than",
+    ),
     "bert, nan": (TO_BERT, lambda d: edit_weights(d / WEIGHTS, not_finite), "NaN or infinity"),
     "vit, no preprocessor": (
         TO_VIT,
@@ -85,7 +90,7 @@ BAD = {  # kind and case: options, what is done to the model, what is said
     ),
     "vit, code": (TO_VIT, lambda d: edit_json(d / "model/config.json", **CODE), "code to be run"),
     "vit, missing": (TO_VIT, lambda d: edit_weights(d / WEIGHTS, less), "lack .* tensors of the image model"),
-    "vit, shapes": (TO_VIT, lambda d: edit_weights(d / WEIGHTS, other_shapes), "cannot load the image model"),
+    "vit, shapes": (TO_VIT, lambda d: edit_weights(d / WEIGHTS, other_shapes), "has another shape for .* than"),
     "vit, nan": (TO_VIT, lambda d: edit_weights(d / WEIGHTS, not_finite), "NaN or infinity"),
     "vit, as text": (("--image-model", "model", "--text-model", "model"), lambda d: None, "given as a text model"),
     "vit, as both": (("--model", "model"), lambda d: None, "'vit' is no dual encoder"),
@@ -139,10 +144,10 @@ def here(tmp_path, monkeypatch):
     return tmp_path
 
 
-def refused(capsys, *options):
+def refused(capsys, *options, layout="manifest", root="mine"):
     """The line with which an extraction is refused."""
     capsys.readouterr()  # transformers has spoken
-    assert run("extract", "--dataset", "manifest", "--root", "mine", "--device", "cpu", *options) != 0
+    assert run("extract", "--dataset", layout, "--root", root, "--device", "cpu", *options) != 0
     lines = [line for line in capsys.readouterr().err.splitlines() if not line.startswith("loading")]
     assert len(lines) == 1, lines
     return lines[0]
@@ -155,6 +160,31 @@ def test_a_bad_model_is_refused_in_one_line_and_nothing_is_written(name, here, c
     spoil(here)
     assert re.search("error: .*" + words, line := refused(capsys, *options)), line
     assert not (here / "cache").exists()
+
+
+TOWERS = {  # what is done to the text tower of a dual encoder, what is said
+    "tokenizer": (lambda d: other_words(d / "model"), "tokenizer .* do not match"),
+    "missing": (lambda d: edit_weights(d / WEIGHTS, without_text), "lack .* tensors of the text model"),
+    "no tokenizer": (lambda d: (d / "model/tokenizer.json").unlink(), "tokenizer"),
+}
+
+
+def without_text(state):
+    return {name: x for name, x in state.items() if not name.startswith("text_model.encoder")}
+
+
+@pytest.mark.parametrize("name", TOWERS)
+def test_photos_alone_want_a_model_that_can_read_sentences_later(name, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    draw_photos(tmp_path / "photos")
+    (tmp_path / "model").mkdir()
+    write_clip(tmp_path / "model")
+    spoil, words = TOWERS[name]
+    spoil(tmp_path)
+    assert re.search(
+        "error: .*" + words, line := refused(capsys, "--model", "model", layout="folder", root="photos")
+    ), line
+    assert not (tmp_path / "cache").exists()
 
 
 SIZED = {

@@ -282,6 +282,7 @@ def said_without_torch(options, folder):
         ("preprocessor_config.json", b'{"auto_map": {}}'),
         ("config.json", b'{"auto_map": {}}'),
         ("config.json", b"{"),
+        ("config.json", b'{"num_hidden_layers": 1000000}'),
         ("model.safetensors", b"\x09\0\0\0\0\0\0\0{"),
     ],
 )
@@ -294,6 +295,16 @@ def test_a_folder_whose_files_show_it_is_refused_before_torch_is_imported(file, 
     with pytest.raises(EncoderError, match=file.partition(".")[0] if content else file):
         places.check_places(ExtractConfig(image_model=str(tmp_path)))
     assert said_without_torch({"image_model": str(tmp_path)}, tmp_path) == "EncoderError"
+
+
+def test_a_tokenizer_of_another_model_is_refused_before_torch_is_imported(tmp_path):
+    write_bert(tmp_path)
+    places.check_places(ExtractConfig(text_models=(str(tmp_path),)))
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | {"vocab_size": 2 * config["vocab_size"]}))
+    with pytest.raises(EncoderError, match="tokenizer .* do not match"):
+        places.check_places(ExtractConfig(text_models=(str(tmp_path),)))
+    assert said_without_torch({"text_models": (str(tmp_path),)}, tmp_path) == "EncoderError"
 
 
 def test_places_know_the_endings_of_word_vectors():
