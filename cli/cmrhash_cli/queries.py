@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from cmrhash.config import SearchConfig
 from cmrhash.errors import UsageError
+from cmrhash.storage.files import is_there
 from cmrhash_cli.output import json_text
 
 if TYPE_CHECKING:
@@ -85,8 +86,8 @@ def how(config: SearchConfig) -> How:
 def photo_of(query: str) -> Path | None:
     """Path of a photo given as the query, None for a sentence."""
     path = Path(query)
-    named = path.suffix.lower() in PHOTOS or path.is_file() or ("/" in query and path.exists())
-    return path if named else None
+    there = is_there(query) and ("/" in query or path.is_file())  # a word may be a folder's name, too
+    return path if there or path.suffix.lower() in PHOTOS else None
 
 
 def answers(hasher: Hasher, config: SearchConfig, path: Path) -> Iterator[dict[str, Any]]:

@@ -16,6 +16,7 @@ from cmrhash.data.view import View
 from cmrhash.encoders.pixels import BadImage, decode, read_bytes, to_rgb
 from cmrhash.errors import DataError, UsageError
 from cmrhash.retrieval.codes import pack
+from cmrhash.storage.files import is_there
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -199,10 +200,7 @@ def _is_pil(value: object) -> bool:
 def is_photo(query: object) -> bool:
     """Whether a query is a photo: a Path, a str that names a file, bytes, a PIL image or an (H, W, 3) uint8 array."""
     if isinstance(query, str):
-        try:
-            return Path(query).is_file()
-        except (OSError, ValueError):  # too long for a path, or with characters that no path has
-            return False
+        return is_there(query) and Path(query).is_file()
     return isinstance(query, (Path, bytes)) or _is_pil(query) or (isinstance(query, np.ndarray) and query.ndim == 3)
 
 

@@ -1,4 +1,4 @@
-"""Conditions on items: ``label=dog``, ``split!=query``, ``label=dog or label=cat``."""
+"""Conditions on items: ``label=dog``, ``split!=query``, ``label=dog and not label=snow or label=cat``."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ from numpy.typing import NDArray
 from cmrhash.data.items import ROLES, ImageTextDataset, Item
 from cmrhash.errors import UsageError, did_you_mean
 
-CONDITION = re.compile(r"\s*(\w+)\s*(!?=)\s*(.*?)\s*", re.S)
-OR = re.compile(r"\s+or\s+(?=\w+\s*!?=)")  # between two conditions; a value may contain the word
+CONDITION = re.compile(r"\s*(not\s+)?(\w+)\s*(!?=)\s*(.*?)\s*", re.S)
+# between two conditions; a value may contain the words
+OR, AND = (re.compile(rf"\s+{word}\s+(?=(?:not\s+)?\w+\s*!?=)") for word in ("or", "and"))
 WILD = "*?["
-EXAMPLE = 'write FIELD=VALUE or FIELD!=VALUE, such as "label=dog or label=cat"'
+EXAMPLE = 'write FIELD=VALUE or FIELD!=VALUE, such as "label=dog or label=cat and not label=snow"'
 
 Texts = Callable[[ImageTextDataset, Item], Iterable[str]]
 FIELDS: dict[str, Texts] = {  # values of an item by field of the manifest
@@ -31,15 +32,16 @@ FIELDS: dict[str, Texts] = {  # values of an item by field of the manifest
 def matching(dataset: ImageTextDataset, where: Sequence[str]) -> NDArray[np.bool_]:
     """Whether each item meets all conditions, (items,) bool.
 
-    A condition is FIELD=VALUE (some value of the item is VALUE), FIELD!=VALUE (none is), or several of these joined by
-    "or". Fields: id, image (path), label, split, lang (of the captions); * and ? in a value are wildcards.
+    A condition is FIELD=VALUE (some value of the item is VALUE), FIELD!=VALUE or "not FIELD=VALUE" (none is), or
+    several of these joined by "and" and "or", of which "and" binds closer. Fields: id, image (path), label, split, lang
+    (of the captions); * and ? in a value are wildcards.
     Raises UsageError for anything else, for a label, split or language that no item has, and if no item is left.
     """
     kept = np.ones(len(dataset.items), np.bool_)
     for condition in where:
         one = np.zeros(len(kept), np.bool_)
         for part in OR.split(condition):
-            one |= _of_part(dataset, part)
+            one |= np.all([_of_part(dataset, each) for each in AND.split(part)], 0)
         kept &= one
     if not kept.any():
         raise UsageError(f"no item has {' and '.join(where)}", dataset.root, "give another condition", option="where")
@@ -48,16 +50,16 @@ def matching(dataset: ImageTextDataset, where: Sequence[str]) -> NDArray[np.bool
 
 def _of_part(dataset: ImageTextDataset, part: str) -> NDArray[np.bool_]:
     parsed = CONDITION.fullmatch(part)
-    if not parsed or not parsed[3]:
+    if not parsed or not parsed[4]:
         raise UsageError(f"'{part}' is no condition", None, EXAMPLE, option="where")
-    field, sign, value = parsed.groups()
+    negated, field, sign, value = parsed.groups()
     if field not in FIELDS:
         fix = f"{did_you_mean(field, FIELDS)} choose one of {', '.join(FIELDS)}"
         raise UsageError(f"no field '{field}'", None, fix, option="where")
     _refuse_unknown(dataset, field, value)
     values, fits = FIELDS[field], _fitting(value)
     has = np.fromiter((any(map(fits, values(dataset, item))) for item in dataset.items), np.bool_, len(dataset.items))
-    return has if sign == "=" else ~has
+    return has if (sign == "=") != bool(negated) else ~has
 
 
 def _fitting(value: str) -> Callable[[str], bool]:

@@ -36,6 +36,14 @@ PIECE = 1 << 20  # bytes: smaller pieces are joined before they are written
 _DIGEST = re.compile(rb'^ "sha256": "([0-9a-f]{64})",\n', re.MULTILINE)  # a line at the top level of a JSON object
 
 
+def is_there(text: str) -> bool:
+    """Whether a text that may be a path is the path of a file or folder; one that no path can be is not."""
+    try:
+        return Path(text).exists()
+    except (OSError, ValueError):  # too long, or with characters that no path has
+        return False
+
+
 def is_refused_elsewhere(name: str) -> bool:
     """Whether Windows, or a disk shared with it, refuses a file of this name."""
     return name.endswith((".", " ")) or RESERVED.fullmatch(name.partition(".")[0]) is not None

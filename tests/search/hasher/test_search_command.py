@@ -96,6 +96,15 @@ def test_a_path_is_a_photo_and_an_id_an_item(command, hasher, made):
         assert [result["id"] for result in found["results"]] == [hit.id for hit in hits]
 
 
+@pytest.mark.parametrize("text", ["a dog and " * 60, "dog/" + "cat " * 80, "a\0dog"], ids=["long", "slash", "nul"])
+def test_a_text_that_no_path_can_be_is_a_sentence(command, tmp_path, text):
+    code, out, err = command(text, "--lang", "en", "--k", "1")
+    assert (code, "image" in out) == (0, True), err
+    (tmp_path / "q.txt").write_text(f"{text}\n")
+    code, out, err = command("--queries", str(tmp_path / "q.txt"), "--lang", "en", "--k", "1")
+    assert (code, len(json.loads(out)["results"])) == (0, 1), err
+
+
 def test_a_language_that_the_training_did_not_see_is_not_answered_without_a_word(command, make_cache, tmp_path):
     train(TrainConfig(**QUICK, langs=("en",), device="cpu"), make_cache(tmp_path / "cache"), tmp_path / "runs")
     where = ("--cache", str(tmp_path / "cache"), "--runs", str(tmp_path / "runs"), "--id", "i6")
