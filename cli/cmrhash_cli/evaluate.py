@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -131,7 +132,9 @@ def _print(result: Evaluation, at: tuple[int, ...]) -> None:
     within = [row for row in rows if row["direction"] in ("t2t", "i2i")]
     title = f"{result.protocol['dataset']}: {'R@k (hit@k) and median rank' if pairs else metric}"
     lines = "\n".join([*result.in_words(), *_scored(rows)])
-    several = {key for key in ("trained_langs", "encoders") if len({str(row[key]) for row in rows}) > 1}
+    several = {
+        key for key in ("trained_langs", "encoders") if len({json.dumps(row[key], sort_keys=True) for row in rows}) > 1
+    }
     if across:
         by_run: dict[tuple[str, str | None], list[Row]] = {}
         for row in across:

@@ -23,7 +23,7 @@ from cmrhash.config import (
 )
 from cmrhash.encoders.places import check_places
 from cmrhash.errors import UsageError
-from cmrhash.training.names import check_methods
+from cmrhash.training.names import BEST, check_methods
 from cmrhash_cli.extract_report import show
 from cmrhash_cli.given import given
 from cmrhash_cli.groups import TUNING
@@ -358,7 +358,9 @@ def _note_next(report: Extraction, cache: Path, quiet: bool) -> None:
         alone = command_line("train", dataset=report.dataset.name, method="itq", cache=cache)
         note(f"next: {following} (a trained or exported run), or {alone} (photos by photos only)", quiet)
     else:
-        following = command_line("train", dataset=report.dataset.name, bits=32, encoder=_choice(report), cache=cache)
+        method = BEST if report.dataset.relevance == "pairs" else None  # the default looks for labels
+        named = {"dataset": report.dataset.name, "method": method, "bits": 32}
+        following = command_line("train", **named, encoder=_choice(report), cache=cache)
         if report.changes:
             note(f"to train on the present items: {following} --overwrite", quiet)
         else:

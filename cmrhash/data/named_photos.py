@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 
@@ -62,6 +62,15 @@ class Photos:
             key = folded(os.path.basename(path))
             found[key] = None if key in found else path
         return found
+
+    def beside(self, found: Iterable[str]) -> int:
+        """Number of other photos in the folders of these."""
+        own = set(found)
+        folders = {os.path.dirname(image) for image in own}
+        there = (
+            f"{folder}/{name}" if folder else name for folder in folders for name in os.listdir(self.root / folder)
+        )
+        return sum(is_photo(path) and path not in own for path in there)
 
     def nearest(self, image: str) -> str:
         """ "did you mean X?" for the file nearest to a photo that is not there, "" if none is near."""

@@ -90,6 +90,7 @@ def test_eval_warns_of_few_queries_and_tells_runs_by_different_encoders_apart(he
     done = invoke("eval", "--bits", 8)
     assert "warning: only 20 queries: each changes a figure by up to 0.05" in done.stderr
     assert "[toy]" not in done.stdout
+    assert "[toy]" not in invoke("eval").stdout  # though some scores are stored, and others are new
     shutil.copy("cache/toy/text-de-toy.h5", "cache/toy/text-de-twin.h5")
     assert invoke("train", "--bits", 24, *QUICK, "--encoder", "de=twin", "-q").exit_code == 0
     shown = invoke("eval", "-q")

@@ -56,6 +56,15 @@ def test_only_the_most_usual_name_of_a_language_counts_and_the_others_are_named(
     assert dataset.found['columns not used (title, url; `maps=("ROLE=COLUMN",)` uses one)'] == 2
 
 
+def test_photos_that_no_row_names_are_counted_and_a_row_without_a_caption_brings_one_in(tmp_path: Path) -> None:
+    photos = ("in/a.jpg", "in/b.PNG", "in/c.jpg", "elsewhere/d.jpg", "in/words.txt")
+    what = "other photos beside them in no row, left out"
+    assert read(tmp_path, "file,caption\nin/a.jpg,A dog\n", *photos).found[what] == 2
+    found = read(tmp_path, "file,caption\nin/a.jpg,A dog\nin/b.PNG,\nin/c.jpg,\n", *photos)
+    assert what not in found.found
+    assert [item.image for item in found.items if not item.texts] == ["in/b.PNG", "in/c.jpg"]
+
+
 def test_maps_name_columns(tmp_path: Path) -> None:
     maps = ("image=where", "text.de=Untertitel", "text.de=mehr", "labels=tag", "split=part", "id=SKU")
     rows = ["where,untertitel,mehr,caption,tag,part,sku", "a.jpg,Hund,Tier,Dog,x,train,7", "b.jpg,Katze,,Cat,y,test,8"]

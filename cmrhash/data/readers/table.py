@@ -4,11 +4,11 @@
     images/...          the photos that the table names, anywhere below its folder
     data.parquet        or the photos themselves, in a column of a Parquet file or of all files of a folder
 
-Rows of the same photo, or of the same id, are one item: their captions and labels are joined. Labels are separated by
-";", "|" or ",", the first of them that occurs in the column, or are a JSON list; captions may be a JSON list, too.
-Splits: train, val, test and database by their usual names. With labels, train and val items are also in the database;
-without, the test items are their own database. A table without splits has them drawn, by shares of all items. Rows of
-img2dataset whose download failed are left out.
+Photos in the same folders that no row names are counted. Rows of the same photo, or of the same id, are one item:
+their captions and labels are joined. Labels are separated by ";", "|" or ",", the first of them that occurs in the
+column, or are a JSON list; captions may be a JSON list, too. Splits: train, val, test and database by their usual
+names. With labels, train and val items are also in the database; without, the test items are their own database. A
+table without splits has them drawn, by shares of all items. Rows of img2dataset whose download failed are left out.
 """
 
 from __future__ import annotations
@@ -227,6 +227,7 @@ def _find_photos(rows: _Rows, photos: Photos, extra: Counter[str]) -> None:
         what = f"none of the {named} photos in {column} is below the table's folder (the first is {missing[0]!r})"
         raise DataError(what, where, f"{photos.nearest(missing[0])} put the photos, or their folder, beside the table")
     count_photos(missing, similar, extra)
+    extra["other photos beside them in no row, left out"] += photos.beside(d.image for d in rows.items if d and d.image)
 
 
 def _label_by_folder(rows: _Rows) -> None:
