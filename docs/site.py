@@ -24,6 +24,7 @@ ELSEWHERE = {  # path in the repository -> path on the site
 }
 MARKUP = {"<": "&lt;", "*": r"\*"}
 CODE = "https://github.com/cmrhash/cmrhash/blob/main/"
+NEAR = "\N{NO-BREAK SPACE}±\N{NO-BREAK SPACE}"
 LINK = re.compile(r"(?<=\]\()([^)#\s:]+)(?=[)#])")
 
 
@@ -51,7 +52,12 @@ def on_page_markdown(text: str, page: Page, config: MkDocsConfig, files: Files) 
             return posixpath.relpath(name, posixpath.dirname(page.file.src_uri) or ".")
         return CODE + path if (ROOT / path).exists() else found[1]
 
-    return LINK.sub(target, text)
+    return re.sub(r"(?m)^(?! {4}).*", lambda line: line[0].replace(" +- ", NEAR), LINK.sub(target, text))
+
+
+def on_page_content(html: str, page: Page, config: MkDocsConfig, files: Files) -> str:
+    """Mark short code, such as the name of an option, which is not broken at its hyphens."""
+    return re.sub(r"<code>([^<\n]{1,24})</code>", r'<code class="short">\1</code>', html)
 
 
 def markdown(notebook: dict[str, Any]) -> str:
@@ -78,18 +84,39 @@ def fenced(language: str, text: str) -> str:
 
 
 class Docstrings(griffe.Extension):
-    """Doctests as code, and the fields of settings, whose comments describe them, as a table."""
+    """Doctests as code, parameters as a list, and the fields of settings with their comments as a table."""
 
     def on_instance(self, *, obj: griffe.Object, **options: Any) -> None:
         """Change the docstring of an object."""
         if obj.docstring:
-            text = re.sub(r"(?m)^(?!    |>>> ).*", escaped, obj.docstring.value)
+            parts = obj.docstring.value.split("\n\n")
+            text = "\n\n".join(listed(part, parameters(obj)) for part in parts)
+            text = re.sub(r"(?m)^(?!    |>>> ).*", escaped, text)
             obj.docstring.value = re.sub(r"(?m)(^>>> .*\n?(?:.+\n?)*)", r"```pycon\n\1\n```\n", text)
 
     def on_class_members(self, *, cls: griffe.Class, **options: Any) -> None:
         """Add the fields to the docstring of a class of settings."""
         if cls.name.endswith("Config") and cls.docstring:
             cls.docstring.value += "\n\n| field | default | meaning |\n|---|---|---|\n" + "\n".join(fields(cls))
+
+
+def parameters(obj: griffe.Object) -> list[str]:
+    """Names that a docstring describes as "name: ...": parameters of a function, fields of a class."""
+    if isinstance(obj, griffe.Class):
+        made = obj.members.get("__init__")
+        return [*obj.members, *(made.parameters if isinstance(made, griffe.Function) else [])]
+    return [one.name.lstrip("*") for one in obj.parameters] if isinstance(obj, griffe.Function) else []
+
+
+def listed(paragraph: str, names: list[str]) -> str:
+    """A paragraph of a docstring in which each "name: ..." is an item of a list, and the errors come below it."""
+    known = "|".join(map(re.escape, names))
+    if not known or re.search("(?m)^(    |>>> )", paragraph):
+        return paragraph
+    text, found = re.subn(
+        rf"(?:^|(?<=[.;])\s+)((?:{known})(?:,\s+(?:{known}))*):\s+", r"\n- `\1`: ", " ".join(paragraph.split())
+    )
+    return re.sub(r"(?<=\.) (?=Raises )", "\n\n", text.replace("\n", "\n\n", 1)) if found else paragraph
 
 
 def escaped(line: re.Match[str]) -> str:
