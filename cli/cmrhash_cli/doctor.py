@@ -40,7 +40,7 @@ def doctor(
         print_json({"passes": passes(found), "checks": [asdict(one) for one in found]})
     else:
         rows = [[one.state, one.part, one.found, one.fix] for one in found]
-        print_table("installation", ["state", "part", "found", "to do"], rows, folded="found")
+        print_table("installation", ["state", "part", "found", "to do"], rows, folded="found", below=["to do"], keys=2)
         failed, absent = (sum(one.state == state for one in found) for state in (FAILED, ABSENT))
         print_line(f"{failed} failed, {absent} optional parts missing" if failed or absent else "nothing is missing")
     raise typer.Exit(0 if passes(found) else 1)
