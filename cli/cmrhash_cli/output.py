@@ -316,7 +316,7 @@ class _Lines:
         start, first, last, before = self._shown.get(what, (now, done, -1e9, done))
         if done < before:  # the next one of the same name
             start, first = now, done
-        if now - last >= 10 or done == total:
+        if now - last >= 10 or (done == total and not (done == before and what in self._shown)):
             rate = (done - first) / (now - start) if done > first and now > start else 0
             left = f", {rate:.1f}/s, {(total - done) / rate:.0f} s left" if rate and done < total else ""
             print(f"{shown(what)}: {done}/{total}{left}{'  ' + shown(note) if note else ''}", file=sys.stderr)

@@ -20,7 +20,7 @@ from typer.testing import CliRunner
 from cmrhash import __version__
 from cmrhash.training.runs import Outcome
 from cmrhash_cli.main import app
-from cmrhash_cli.output import print_table
+from cmrhash_cli.output import _Lines, print_table
 from cmrhash_cli.train import _warnings
 from cmrhash_cli.typed import message
 
@@ -84,6 +84,13 @@ def test_brackets_are_no_markup(capsys):
     print_table("a [b]", ["[c]"], [["[/d]"], ["[red]e"]], "f [g]")
     shown = capsys.readouterr().out
     assert all(words in shown for words in ("a [b]", "[c]", "[/d]", "[red]e", "f [g]"))
+
+
+def test_the_end_of_a_progress_is_printed_once(capsys):
+    lines = _Lines()
+    for done in (0, 3, 3, 0, 3):
+        lines("images", done, 3)
+    assert capsys.readouterr().err == "images: 0/3\nimages: 3/3\nimages: 3/3\n"
 
 
 def test_eval_warns_of_few_queries_and_tells_runs_by_different_encoders_apart(here):
