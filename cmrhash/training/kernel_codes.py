@@ -111,7 +111,7 @@ def fit(
     regressions: dict[View, Exact | Landmarks] = {}
     found: dict[View, Regression] = {}
     for done, view in enumerate(task.views):
-        told(done, f"kernel ridge regression of the labels, {view.short}")
+        told(done, f"kernel ridge regression, {view.short}")
         kernels[view], inputs = _inputs(task, state, view, rows.fitted, centred)
         exact, width = len(rows.support) == len(y), kernels[view].width
         regressions[view] = Exact(inputs, width) if exact else Landmarks(inputs, inputs.rows(rows.support), width)
