@@ -84,6 +84,35 @@ def test_what_an_earlier_write_left_is_written_over(tmp_path):
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {"a": b"new"}
 
 
+def test_who_waited_for_a_write_that_is_done_opens_a_new_file(tmp_path, monkeypatch):
+    real, waited = files._lock, []
+
+    def lock(file, wait):
+        if not waited:  # the other process finishes: it has renamed the file that this one has open
+            (tmp_path / "a.part").rename(tmp_path / "a")
+        waited.append(wait)
+        return real(file, wait)
+
+    monkeypatch.setattr(files, "_lock", lock)
+    (tmp_path / "a.part").write_bytes(b"of the other")
+    with files._open_exclusively(tmp_path / "a.part") as file:
+        assert (tmp_path / "a").read_bytes() == b"of the other"
+        file.write(b"own")
+        assert (tmp_path / "a.part").read_bytes() == b"own"
+    assert waited == [True, True]
+
+
+def test_windows_locks_another_file_while_it_writes(tmp_path, monkeypatch):
+    monkeypatch.setattr(files, "WINDOWS", True)
+    with files._open_exclusively(tmp_path / "a.part") as file:
+        assert files.holder(tmp_path / "a.part").startswith("process ")
+        file.write(b"whole")  # unbuffered
+        assert (tmp_path / "a.part").read_bytes() == b"whole"
+    assert files.holder(tmp_path / "a.part") == ""
+    files.write_bytes(tmp_path / "a", b"new")
+    assert (tmp_path / "a").read_bytes() == b"new"
+
+
 def test_a_write_that_takes_part_of_the_bytes_goes_on_behind_them(tmp_path, monkeypatch):
     real = files._open_exclusively
 
@@ -150,8 +179,10 @@ def test_a_failed_write_names_the_file_leaves_the_old_one_and_no_part(tmp_path, 
 
 def test_a_folder_is_no_file(tmp_path):
     (tmp_path / "a").mkdir()
+    content = iter([b"never read"])
     with pytest.raises(IsADirectoryError) as caught:
-        files.write_bytes(tmp_path / "a", b"")
+        files.write_bytes(tmp_path / "a", content)
+    assert next(content) == b"never read"
     assert (caught.value.errno, caught.value.filename) == (errno.EISDIR, str(tmp_path / "a"))
     assert os.strerror(errno.EISDIR) in str(caught.value)
     assert [path.name for path in tmp_path.iterdir()] == ["a"]

@@ -124,7 +124,7 @@ def test_an_unreadable_state_of_a_lock_is_an_error_but_for_one_that_is_gone(tmp_
                     found = error.errno
             assert found == outcome
         monkeypatch.setattr(files, "WINDOWS", True)
-        assert files._is_current(path, file)
+        assert files._is_current(tmp_path / "missing", file)
 
 
 def test_locks_that_a_file_system_refuses_are_named_with_the_reason(tmp_path, monkeypatch):
