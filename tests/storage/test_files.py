@@ -104,11 +104,14 @@ def test_who_waited_for_a_write_that_is_done_opens_a_new_file(tmp_path, monkeypa
 
 def test_windows_locks_another_file_while_it_writes(tmp_path, monkeypatch):
     monkeypatch.setattr(files, "WINDOWS", True)
+    real, waits = files.locked, []
+    monkeypatch.setattr(files, "locked", lambda path, wait=False: (waits.append(wait), real(path, wait))[1])
     with files._open_exclusively(tmp_path / "a.part") as file:
         assert files.holder(tmp_path / "a.part").startswith("process ")
         file.write(b"whole")  # unbuffered
         assert (tmp_path / "a.part").read_bytes() == b"whole"
     assert files.holder(tmp_path / "a.part") == ""
+    assert waits == [True]
     files.write_bytes(tmp_path / "a", b"new")
     assert (tmp_path / "a").read_bytes() == b"new"
 
@@ -175,6 +178,17 @@ def test_a_failed_write_names_the_file_leaves_the_old_one_and_no_part(tmp_path, 
         files.write_bytes(tmp_path / "a", b"new")
     assert (caught.value.errno, caught.value.filename) == (errno.ENOSPC, str(tmp_path / "a"))
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {"a": b"old"}
+
+
+def test_a_failed_sync_of_the_name_is_told_although_the_file_is_there(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "fsync", lambda handle: os.path.isdir(f"/proc/self/fd/{handle}") and fail(handle))
+
+    def fail(_):
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    with pytest.raises(OSError, match=os.strerror(errno.EIO)) as caught:
+        files.write_bytes(tmp_path / "a", b"new")
+    assert (caught.value.errno, caught.value.filename) == (errno.EIO, str(tmp_path / "a"))
 
 
 def test_a_folder_is_no_file(tmp_path):

@@ -72,6 +72,13 @@ def test_a_lock_of_another_process(tmp_path):
     assert files.holder(path) == ""
 
 
+def test_who_asks_for_the_holder_is_none(tmp_path):
+    path = tmp_path / "x.h5"
+    with files.lock_of(path).open("w") as other:
+        files.portalocker.lock(other, files.LockFlags.SHARED | files.LockFlags.NON_BLOCKING)
+        assert files.holder(path) == ""
+
+
 def test_who_waits_for_a_lock_gets_it_after_the_holder(tmp_path):
     path, order = tmp_path / "x.h5", []
 
