@@ -7,6 +7,7 @@ import errno
 import hashlib
 import json
 import os
+import stat
 
 import pytest
 from hypothesis import given, settings
@@ -181,7 +182,7 @@ def test_a_failed_write_names_the_file_leaves_the_old_one_and_no_part(tmp_path, 
 
 
 def test_a_failed_sync_of_the_name_is_told_although_the_file_is_there(tmp_path, monkeypatch):
-    monkeypatch.setattr(os, "fsync", lambda handle: os.path.isdir(f"/proc/self/fd/{handle}") and fail(handle))
+    monkeypatch.setattr(os, "fsync", lambda handle: stat.S_ISDIR(os.fstat(handle).st_mode) and fail(handle))
 
     def fail(_):
         raise OSError(errno.EIO, os.strerror(errno.EIO))
