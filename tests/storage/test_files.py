@@ -8,6 +8,7 @@ import hashlib
 import json
 import os
 import stat
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given, settings
@@ -152,6 +153,18 @@ def test_windows_syncs_no_folder(tmp_path, monkeypatch, calls):
     assert calls == [("fsync", "a")]
 
 
+@pytest.mark.parametrize("number", files.NO_SYNC)
+def test_folders_that_cannot_be_synced_are_passed_over(tmp_path, monkeypatch, number):
+    def fail(_):
+        raise OSError(number, os.strerror(number))
+
+    (tmp_path / "a").write_bytes(b"")
+    monkeypatch.setattr(os, "fsync", fail)
+    files.sync(tmp_path)
+    with pytest.raises(OSError, match=os.strerror(number)):
+        files.sync(tmp_path / "a")
+
+
 def test_a_sync_closes_what_it_opened(tmp_path, monkeypatch):
     closed, real = [], os.close
 
@@ -259,6 +272,12 @@ def test_a_folder_is_emptied_but_for_the_kept_file_and_what_others_have_open(tmp
     assert (tmp_path / "outside/mine").exists()
     files.clear(folder)
     assert sorted(path.name for path in folder.rglob("*")) == [".nfs0001", "nfs"]
+
+
+def test_a_file_that_another_process_deletes_meanwhile_is_no_error(tmp_path):
+    (tmp_path / "a").write_bytes(b"")
+    files.clear(SimpleNamespace(rglob=lambda _: [tmp_path / "a", tmp_path / "gone"]))
+    assert os.listdir(tmp_path) == []
 
 
 @pytest.mark.parametrize(

@@ -72,6 +72,14 @@ def test_a_lock_of_another_process(tmp_path):
     assert files.holder(path) == ""
 
 
+def test_a_holder_that_cannot_be_read_is_another_process():
+    class Locked:
+        def seek(self, _):
+            raise PermissionError(errno.EACCES, "locked")
+
+    assert files._holder(Locked()) == "another process"
+
+
 def test_who_asks_for_the_holder_is_none(tmp_path):
     path = tmp_path / "x.h5"
     with files.lock_of(path).open("w") as other:
