@@ -113,7 +113,7 @@ class Probe:
     sought: View
     database: NDArray[np.int64]
     relevance: Relevance
-    within: bool = False
+    within: bool
 
 
 Groups = dict[tuple[View, ...], NDArray[np.int64]]  # views -> items that have these alone, the complete ones first
@@ -158,9 +158,10 @@ def prepare(config: TrainConfig, data: ExtractedDataset, encoders: tuple[str, ..
     if config.drop_near_duplicates:
         groups = _without(groups, near_duplicates(data), data.folder)
     labels = labels_of(dataset, np.concatenate([*groups.values()]), device)
-    if config.noise and labels is None:
-        raise UsageError("pair relevance has no labels", None, "leave it out", option="noise")
-    labels = with_noise(labels, config.noise, config.seed) if config.noise and labels is not None else labels
+    if config.noise:
+        if labels is None:
+            raise UsageError("pair relevance has no labels", None, "leave it out", option="noise")
+        labels = with_noise(labels, config.noise, config.seed)
     ends = np.cumsum([len(items) for items in groups.values()])[:-1].tolist()
     parts = [None] * len(groups) if labels is None else labels.tensor_split(ends)
     complete, *partial = [Group(*group, own) for group, own in zip(groups.items(), parts, strict=True)]

@@ -75,6 +75,12 @@ def test_train_items_by_the_views_that_they_have(case):
         assert task.train_items(data, rows, WHERE).tolist() == complete
 
 
+def test_items_without_any_view_are_no_group():
+    data = ImageTextDataset("toy", Path(), items_of(*[("train",)] * 4), ("a",))
+    rows = {IMAGE: np.array([0, 1]), DE: np.array([0, 1])}
+    assert task.partial_items(data, rows) == {}
+
+
 @settings(max_examples=40)
 @given(drawn())
 def test_labels_are_rows_of_zeros_and_ones(case):
