@@ -67,6 +67,8 @@ def test_a_lock_of_another_process(tmp_path):
         assert files.holder(path).startswith(f"process {pid} on ")
         files.lock_of(path).write_bytes(b"\xff\n")
         assert files.holder(path) == "\ufffd"
+        with pytest.raises(LockedError, match="being written by \ufffd"), files.locked(path):
+            pass
         files.lock_of(path).write_bytes(b"")
         assert files.holder(path) == "another process"
     assert files.holder(path) == ""
