@@ -134,6 +134,11 @@ def test_a_note_says_what_is_done(tmp_path):
     assert (note["version"], note["commits_at"], note["changing"]) == (1, BLOCK + 4, [[BLOCK + 4, 24]])
 
 
+def test_as_many_records_count_as_there_are_blocks(tmp_path):
+    path = unfinished(tmp_path / "x.part", record(*[1] * 12), [], blocks=9)
+    assert sealed.read_note(path).done == 9
+
+
 def test_a_note_of_records_that_are_cut_short_counts_those_that_are_there(tmp_path):
     path = unfinished(tmp_path / "x.part", record(1, 1), [], blocks=9)
     assert sealed.read_note(path).done == 2
