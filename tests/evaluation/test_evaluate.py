@@ -16,7 +16,7 @@ from cmrhash.evaluation import evaluate as module
 from cmrhash.evaluation import per_query, saved_scores
 from cmrhash.evaluation.evaluate import Evaluation, check_eval, evaluate, score
 from cmrhash.evaluation.run_codes import codes_of
-from cmrhash.evaluation.searches import searches
+from cmrhash.evaluation.searches import Sides, searches
 from cmrhash.features.dataset import ExtractedDataset
 from cmrhash.training import runs
 from cmrhash.training.train import train
@@ -70,12 +70,11 @@ def test_the_ends_of_what_can_be_scored_are_not_refused():
         assert (caught.value.option, caught.value.what, caught.value.fix) == ("directions", what, fix)
 
 
-@pytest.fixture(scope="module")
-def pieces(scored):
+@pytest.fixture
+def pieces(mine):
     """A data set and its runs of 8 and of 13 bits."""
-    _, data, _ = scored
-    found = runs.find_runs(scored[0] / "runs", "toy", "labels")
-    return data, found
+    data, out = mine
+    return data, runs.find_runs(out, "toy", "labels")
 
 
 def without_captions(data, **changes):
@@ -152,14 +151,11 @@ def test_the_table_of_an_evaluation():
     assert Evaluation(protocol, []).map_at is None
 
 
-def test_a_row_says_whose_it_is(scored):
-    base, data, _ = scored
+def test_a_row_says_whose_it_is(mine):
+    data, out = mine
     config = EvalConfig(bits=(8,), directions=("t2t", "i2i", "i2t"))
-    rows = {
-        (row["direction"], row["lang"], row.get("database_lang")): row
-        for row in evaluate(config, data, base / "runs").rows
-    }
-    run = run_of(base / "runs")
+    rows = {(row["direction"], row["lang"], row.get("database_lang")): row for row in evaluate(config, data, out).rows}
+    run = run_of(out)
     same = {"dataset": "toy", "method": "triplet", "bits": 8, "seed": 0, "relevance": "labels", "run": str(run.folder)}
     same |= {"trained_langs": ["de", "en"], "collapsed": run.outcome.collapsed}
     same |= {"encoders": {"image": "toy", "text-de": "toy", "text-en": "toy"}}
@@ -215,20 +211,14 @@ def test_what_was_asked_is_kept_with_the_figures(mine):
 def test_relevance_between_the_same_items_is_computed_once(pieces, monkeypatch):
     data, found = pieces
     codes, known, count = codes_of(found[0], data), {}, []
-    real = module.sides
-
-    def counted(*args):
-        both = real(*args)
-        count.append(both.key)
-        return both
-
-    monkeypatch.setattr(module, "sides", counted)
+    real = Sides.relevance
+    monkeypatch.setattr(Sides, "relevance", lambda both, dataset: (count.append(both.key), real(both, dataset))[1])
     wanted = searches(data.dataset, codes, ("i2t", "t2i"))
     values: dict[str, per_query.Values] = {}
     kind = np.zeros(len(data.dataset.items), np.uint8)
     for search in wanted:
         module._score(EvalConfig(), data.dataset, codes, search, known, kind, values)
-    assert len(wanted) == len(count) == len(values) == 4
-    assert set(known) == set(count)
-    assert len(known) == 1
+    assert len(wanted) == len(values) == 4
+    assert list(known) == count
+    assert len(count) == 1
     assert set(values) == {per_query.name_of(search) for search in wanted}
