@@ -59,6 +59,13 @@ def test_what_cannot_be_scored_is_refused(changes, words):
     assert str(caught.value) == words
 
 
+def test_it_is_refused_before_any_run_is_read(mine, monkeypatch):
+    data, out = mine
+    monkeypatch.setattr(runs, "find_runs", lambda *_: pytest.fail("a run was read"))
+    with pytest.raises(UsageError, match="^ties: unknown order 'lucky'"):
+        evaluate(EvalConfig(ties="lucky"), data, out)
+
+
 def test_the_ends_of_what_can_be_scored_are_not_refused():
     for rule in ("min", "R", "hits", "first"):
         check_eval(EvalConfig(map_at=1, map_at_rule=rule, at=(1,), directions=WAYS, rank="rerank:1"), LABELLED)
