@@ -289,6 +289,9 @@ def extract(
 
     cmrhash extract --finetune
     """
+    if model is not None and "image_model" in given(ctx):
+        what = f"'{model}' is the model of photos and texts, and '{image_model}' is named too"
+        raise UsageError(what, None, "leave one of them out", option="model")
     tuned_by = [option for option in given(ctx) if option in TUNING]
     if tuned_by and not finetune:
         what = f"`{tuned_by[0]}` is used only with `finetune=True`"

@@ -36,6 +36,8 @@ class Asked:
         cls, query: str | None, photo: Path | None, item: str | None, like: Sequence[str], unlike: Sequence[str]
     ) -> Asked:
         """Sort the arguments of a call; raises UsageError for none, or for two that exclude each other."""
+        if query is not None and not query.strip():
+            raise UsageError("the query is empty", None, "give a sentence or a photo")
         named = photo_of(query) if query is not None else None
         if named and photo:
             raise UsageError("two photos", None, "give a sentence beside --photo")

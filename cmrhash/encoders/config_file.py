@@ -26,6 +26,9 @@ def check_folder(folder: Path, kind: str) -> None:
 
     kind: noun of the model for messages, "text model", "image model" or "dual encoder".
     """
+    for path in sorted(folder.iterdir()):
+        if path.exists() and not (path.is_file() or path.is_dir()):  # a pipe or a device has no end
+            raise EncoderError("not a regular file", path, AGAIN)
     if not (folder / "config.json").is_file():
         return  # other layouts, which their own readers know
     config = check_config(folder)

@@ -22,9 +22,9 @@ def choose(network: nn.Module, layer: str, model: str) -> None:
     known = [PENULTIMATE, *(name for name, _ in network.named_modules() if name)]
     for number, name in enumerate(names):
         if name not in known or name in names[:number]:
-            near = did_you_mean(name, known)
+            near = "" if name in known else did_you_mean(name, known)
             parts = [name for name, part in network.named_children() if [*part.parameters()]]
-            what = f"has no layer '{name}'" if name not in known else f"has the layer '{name}' once"
+            what = f"has no layer '{name}'" if name not in known else f"is asked for the layer '{name}' twice"
             fix = f"{near} choose modules of it, such as {', '.join([PENULTIMATE, *parts[-4:]])}".strip()
             raise EncoderError(f"{model} {what}", None, fix, option="image_layers")
     seen: dict[str, Tensor] = {}

@@ -24,7 +24,7 @@ from cmrhash.encoders import hub, open_clip_files, packages, sentence
 from cmrhash.encoders.config_file import refuse_too_large
 from cmrhash.encoders.image import ImageEncoder
 from cmrhash.encoders.open_clip_files import IMAGE, TEXT
-from cmrhash.encoders.pixels import MAX_SIDE, Crop, Squash
+from cmrhash.encoders.pixels import MAX_SIDE, Crop, Squash, odd_colours
 from cmrhash.encoders.text import CPU_TOKENS, GPU_TOKENS, TextEncoder
 from cmrhash.encoders.weights import load_state, read_state, refuse_broken, state_digest
 from cmrhash.errors import EncoderError, UsageError, did_you_mean
@@ -327,16 +327,19 @@ def _preparation(network: Any, model: str) -> Crop | Squash:
     config = network.visual.preprocess_cfg
     size, how, mode = config["size"], config["interpolation"].upper(), config["resize_mode"]
     sides = [size, size] if isinstance(size, int) else list(size)
+    mean, std = (tuple(map(float, config[name])) for name in ("mean", "std"))
+    colours = odd_colours(mean, std)
     odd = {
         f"a size of {sides}": len(set(sides)) != 1 or not 0 < sides[0] <= MAX_SIDE,
         f"the interpolation '{how.lower()}'": how not in Image.Resampling.__members__,
         f"the resize mode '{mode}'": mode not in ("shortest", "squash"),
+        colours: bool(colours),
     }
     if what := [name for name, is_so in odd.items() if is_so]:
         fix = "choose a model whose photos are resized to one square"
         raise EncoderError(f"photos for {model} cannot be prepared ({what[0]})", None, fix)
     kind = Squash if mode == "squash" else Crop
-    return kind(sides[0], sides[0], how, tuple(map(float, config["mean"])), tuple(map(float, config["std"])))
+    return kind(sides[0], sides[0], how, mean, std)
 
 
 def _digest(tokenizer: Any) -> str:

@@ -8,9 +8,10 @@ give their first frame. All other images raise ``BadImage``.
 from __future__ import annotations
 
 import io
+import math
 import re
 import stat
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,14 @@ class BadImage(Exception):
     def __init__(self, code: str, words: str) -> None:
         super().__init__(words)
         self.code = code
+
+
+def odd_colours(mean: Sequence[float], std: Sequence[float]) -> str:
+    """Why values cannot normalise the three channels of photos, from 0 to 1; "" if they can."""
+    for name, values in (("mean", mean), ("standard deviation", std)):
+        if len(values) != 3 or not all(map(math.isfinite, values)):
+            return f"the {name} of the colours is {list(values)}"
+    return "" if min(std) > 1e-3 and max(std) < 1e3 else f"the standard deviation of the colours is {list(std)}"
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from typing import Any
 
 from PIL import Image
 
-from cmrhash.encoders.pixels import MAX_SIDE, Crop, Squash
+from cmrhash.encoders.pixels import MAX_SIDE, Crop, Squash, odd_colours
 from cmrhash.errors import EncoderError
 
 FILES = ("preprocessor_config.json", "processor_config.json")  # the second has a block "image_processor"
@@ -46,6 +46,8 @@ def read_settings(folder: Path) -> dict[str, Any]:
             if "auto_map" in settings:
                 raise EncoderError("names code to be run (auto_map)", path, "give a model that transformers knows")
             return settings
+        if name == FILES[0]:
+            raise EncoderError("not a JSON object", path, fix)
     raise EncoderError(f"no {FILES[0]}", folder, fix)
 
 
@@ -71,8 +73,10 @@ def preparation(folder: Path) -> Crop | Squash:
         if not 0 < size <= resize <= MAX_SIDE:
             raise ValueError(f"a square of {size} pixels out of {resize}")
         mean, std = _colours(processor)
+        if odd := odd_colours(mean, std):
+            raise ValueError(odd)
         how = Image.Resampling(int(processor.resample)).name
-    except (AttributeError, TypeError, ValueError, KeyError) as error:
+    except (AttributeError, TypeError, ValueError, KeyError, ZeroDivisionError, OverflowError) as error:
         what = f"photos for {type(processor).__name__} cannot be prepared ({error})"
         raise EncoderError(what, folder, "choose a model whose photos are resized to one square") from None
     return Squash(resize, size, how, mean, std) if warps else Crop(resize, size, how, mean, std, down=True)

@@ -13,7 +13,7 @@ from cmrhash.config import RANDOM
 from cmrhash.encoders import hub, packages
 from cmrhash.encoders.config_file import refuse_too_large
 from cmrhash.encoders.feature_maps import PENULTIMATE
-from cmrhash.encoders.pixels import MAX_SIDE, Crop, Squash
+from cmrhash.encoders.pixels import MAX_SIDE, Crop, Squash, odd_colours
 from cmrhash.encoders.weights import load_state, read_state, refuse_broken
 from cmrhash.errors import EncoderError, did_you_mean
 
@@ -89,6 +89,8 @@ def preparation(timm: Any, module: Any, model: str) -> Crop | Squash:
     (channels, size, width), how = config["input_size"], config["interpolation"].upper()
     resize, mode = math.floor(size / config["crop_pct"]), config["crop_mode"]
     margin = (resize - size) / 2
+    mean, std = (tuple(map(float, config[name])) for name in ("mean", "std"))
+    colours = odd_colours(mean, std)
     odd = {
         f"{channels} channels": channels != 3,
         f"{size} x {width} pixels": size != width,
@@ -96,9 +98,10 @@ def preparation(timm: Any, module: Any, model: str) -> Crop | Squash:
         f"the crop mode '{mode}'": mode not in ("center", "squash"),
         f"a square of {size} pixels out of {resize}": not 0 < size <= resize <= MAX_SIDE,
         f"a margin of {margin} pixels": mode == "squash" and round(margin) != math.floor(margin),
+        colours: bool(colours),
     }
     if what := [name for name, is_so in odd.items() if is_so]:
         fix = "choose a model whose photos are resized to one square"
         raise EncoderError(f"photos for {model} cannot be prepared ({what[0]})", None, fix, option="image_model")
     kind = Squash if mode == "squash" else Crop
-    return kind(resize, size, how, tuple(map(float, config["mean"])), tuple(map(float, config["std"])))
+    return kind(resize, size, how, mean, std)

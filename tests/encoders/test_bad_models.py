@@ -53,6 +53,15 @@ def other_words(folder):
     (folder / "tokenizer.json").write_text(json.dumps(content))
 
 
+def pipe(path):
+    path.unlink()
+    os.mkfifo(path)
+
+
+def device(path):
+    path.symlink_to(os.devnull)
+
+
 WEIGHTS = "model/model.safetensors"
 CODE = {"auto_map": {"AutoModel": "own.Model", "AutoConfig": "own.Config"}}
 MODELS = {"bert": write_bert, "vit": write_vit}
@@ -89,6 +98,28 @@ BAD = {  # kind and case: options, what is done to the model, what is said
         "no preprocessor_config.json",
     ),
     "vit, code": (TO_VIT, lambda d: edit_json(d / "model/config.json", **CODE), "code to be run"),
+    "vit, preprocessor of another kind": (
+        TO_VIT,
+        lambda d: (d / "model/preprocessor_config.json").write_text("[]"),
+        "not a JSON object",
+    ),
+    "vit, mean": (
+        TO_VIT,
+        lambda d: edit_json(d / "model/preprocessor_config.json", image_mean=[float("nan")] * 3),
+        r"cannot be prepared \(the mean of the colours is \[nan",
+    ),
+    "vit, deviation": (
+        TO_VIT,
+        lambda d: edit_json(d / "model/preprocessor_config.json", image_std=[0, 0, 0]),
+        r"cannot be prepared \(the standard deviation of the colours is \[0",
+    ),
+    "vit, factor": (
+        TO_VIT,
+        lambda d: edit_json(d / "model/preprocessor_config.json", rescale_factor=1e30),
+        "the standard deviation of the colours is",
+    ),
+    "vit, pipe": (TO_VIT, lambda d: pipe(d / "model/config.json"), "not a regular file: model/config.json"),
+    "vit, device": (TO_VIT, lambda d: device(d / "model/tokenizer.json"), "not a regular file: model/tokenizer.json"),
     "vit, missing": (TO_VIT, lambda d: edit_weights(d / WEIGHTS, less), "lack .* tensors of the image model"),
     "vit, shapes": (TO_VIT, lambda d: edit_weights(d / WEIGHTS, other_shapes), "has another shape for .* than"),
     "vit, nan": (TO_VIT, lambda d: edit_weights(d / WEIGHTS, not_finite), "NaN or infinity"),
@@ -185,6 +216,12 @@ def test_photos_alone_want_a_model_that_can_read_sentences_later(name, tmp_path,
         "error: .*" + words, line := refused(capsys, "--model", "model", layout="folder", root="photos")
     ), line
     assert not (tmp_path / "cache").exists()
+
+
+@pytest.mark.parametrize("image_model", ["resnet18", "vgg16"])
+def test_a_model_of_both_goes_with_no_image_model(image_model, here, capsys):
+    line = refused(capsys, "--model", "clip", "--image-model", image_model)
+    assert f"'clip' is the model of photos and texts, and '{image_model}' is named too" in line
 
 
 SIZED = {

@@ -123,7 +123,7 @@ REFUSED = {
     "vit --image-layers layer4": "vit is a tower, which has a --layer",
     "vit --image-size 48": "vit does not take photos of 48 pixels",
     "resnet18 --image-layers layer3+layer5": "resnet18 has no layer 'layer5': did you mean layer",
-    "resnet18 --image-layers layer4+layer4": "resnet18 has the layer 'layer4' once",
+    "resnet18 --image-layers layer4+layer4": "resnet18 is asked for the layer 'layer4' twice",
     "resnet18 --image-layers layer3+": "resnet18 has no layer ''",
     "swin_t --image-layers features.5": "the layer 'features.5' of swin_t gives no feature map",
     "squeezenet1_1 --image-size 16": "squeezenet1_1 does not take photos of 16 pixels",

@@ -161,6 +161,18 @@ def test_what_cannot_be_asked_is_told_in_a_line(client, status, params):
         assert 'role="alert"' in shown.text
 
 
+@pytest.mark.parametrize("name", ["run", "where", "langg", "photo"])
+def test_an_unknown_parameter_is_refused(client, name):
+    answer = client.get("/api/search", params={"id": "i3", name: "x"})
+    assert (answer.status_code, f"no parameter '{name}' of the query" in answer.json()["error"]) == (400, True)
+    content = upload(saved("PNG"))
+    assert client.post("/api/search", **content).status_code == 200
+    assert client.post("/api/search", params={name: "x"}, **content).status_code == 400
+    if name != "photo":
+        answer = client.post("/api/search", **{**content, "data": {name: "x"}})
+        assert (answer.status_code, f"no parameter '{name}' of the form" in answer.json()["error"]) == (400, True)
+
+
 @FAULT
 @pytest.mark.parametrize("content", [{"data": {"k": "3"}}, {"content": b"rubbish"}, {"json": {"photo": "http://x"}}])
 def test_a_form_without_a_photo_is_refused(client, content):

@@ -11,6 +11,7 @@ from typing import Any
 import safetensors.numpy
 
 from cmrhash.config import CUSTOM, LAYERS, RANDOM
+from cmrhash.data.manifest import ABOUT
 from cmrhash.data.view import View
 from cmrhash.encoders import copies, hub, packages
 from cmrhash.encoders.bag_and_vectors import WordEncoder
@@ -26,7 +27,7 @@ from cmrhash.search.exported.card import card
 from cmrhash.search.exported.hasher import CARD, CONFIG, FILE, HEADS, VERSION, PretrainedHasher, read_config
 from cmrhash.storage.files import make_folder, sha256, write_bytes, write_json
 from cmrhash.storage.recipes import canonical
-from cmrhash.storage.staged import staged
+from cmrhash.storage.staged import settle, staged
 from cmrhash.training import runs
 from cmrhash.version import __version__
 
@@ -66,8 +67,10 @@ def save(
     once to check their digests. more: writes further files into the folder that it gets, such as ONNX graphs. The new
     files take the place of an earlier export in one step, once all of them are written.
 
-    Raises UsageError for a folder with other files, unless ``overwrite``, and for ready-made features.
+    Raises UsageError for a folder with other files, unless ``overwrite``, for one whose config.json is of anything else
+    than an export or that holds a collection, and for ready-made features.
     """
+    _refuse_other(target)
     if target.exists() and (not target.is_dir() or any(target.iterdir())) and not overwrite:
         raise UsageError("the target folder is not empty", target, "give another folder, or use `overwrite=True`")
     if source.run.is_applied:
@@ -81,6 +84,22 @@ def save(
         _check(aside, entries)
         if more:
             more(aside)
+
+
+def _refuse_other(target: Path) -> None:
+    """Raise UsageError for the folder of a run, a collection or a model, which an export would spoil."""
+    settle(target)
+    config, holds = target / CONFIG, ""
+    if (target / ABOUT).exists():
+        holds = "a collection"
+    elif config.exists():
+        try:
+            fields = json.loads(config.read_bytes())
+        except (OSError, ValueError):
+            fields = None
+        holds = "" if isinstance(fields, dict) and {"cmrhash", "views"} <= set(fields) else "a run or a model"
+    if holds:
+        raise UsageError(f"the target folder holds {holds}, which no export replaces", target, "give another folder")
 
 
 def _write(source: Exporting, entries: Mapping[View, Mapping[str, Any]], target: Path) -> None:

@@ -6,10 +6,10 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Annotated, Any, Literal
 
-from fastapi import FastAPI, File, Form, Query, UploadFile
+from fastapi import Depends, FastAPI, File, Form, Query, Request, UploadFile
 from pydantic import BaseModel
 
-from cmrhash.errors import UsageError
+from cmrhash.errors import UsageError, did_you_mean
 from cmrhash.search.hasher import Hasher
 from cmrhash.show.answers import Answer, Question, ask
 from cmrhash.show.server.app import State
@@ -60,6 +60,21 @@ Lang = Annotated[
 ]
 
 
+FIELDS = ("q", "id", "by", "lang", "to", "k"), ("photo", "lang", "to", "k")  # of a search, of one by a photo
+
+
+async def _refuse_unknown(request: Request) -> None:
+    """Raise UsageError for a parameter that a search does not have: an answer must not ignore it."""
+    by_photo = request.method == "POST"
+    known = FIELDS[by_photo]
+    places = {"form": await request.form()} if by_photo else {}
+    for place, given in {"query": request.query_params, **places}.items():
+        fields = known if by_photo == (place == "form") else ()
+        if odd := next((name for name in given if name not in fields), None):
+            fix = f"{did_you_mean(odd, known)} give {', '.join(known)}{' in the form' * by_photo}".strip()
+            raise UsageError(f"no parameter '{odd}' of the {place}", None, fix)
+
+
 def add_interface(app: FastAPI, state: State) -> None:
     """Add the API."""
     config = state.config
@@ -85,6 +100,7 @@ def add_interface(app: FastAPI, state: State) -> None:
         "/api/search",
         summary="Search by a sentence or by an item of the data set",
         responses=answers({"model": Found}, *usual),
+        dependencies=[Depends(_refuse_unknown)],
     )
     async def search(
         q: str | None = sentence,
@@ -102,6 +118,7 @@ def add_interface(app: FastAPI, state: State) -> None:
         "/api/search",
         summary="Search by a photo",
         responses=answers({"model": Found}, *usual, 408, 413),
+        dependencies=[Depends(_refuse_unknown)],
     )
     async def search_photo(
         photo: Annotated[UploadFile, File(description="JPEG, PNG, GIF, WebP, BMP or TIFF.")],

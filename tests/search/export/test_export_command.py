@@ -62,6 +62,15 @@ def test_the_command_prints_a_table_and_keeps_what_is_there(untrained, tmp_path,
     assert not (tmp_path / "out/image.onnx").exists()
 
 
+@pytest.mark.parametrize(("place", "kind"), [("runs/manifest/triplet-8", "a run"), ("cache/manifest", "a collection")])
+def test_no_run_and_no_collection_is_replaced_by_an_export(place, kind, untrained, monkeypatch, capsys):
+    monkeypatch.chdir(untrained)
+    before = {path: path.read_bytes() for path in (untrained / place).rglob("*") if path.is_file()}
+    assert run("export", place, "--overwrite", "--device", "cpu") == 2
+    assert f"the target folder holds {kind}" in capsys.readouterr().err
+    assert {path: path.read_bytes() for path in (untrained / place).rglob("*") if path.is_file()} == before
+
+
 def test_without_the_packages_onnx_is_refused_before_any_work(untrained, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(untrained)
     monkeypatch.setattr("cmrhash.encoders.graphs.PACKAGES", ("onnx", "no_such_package"))

@@ -133,6 +133,7 @@ def test_what_is_found_by_an_item_is_judged(command, hasher):
     [
         ("choose image or text", ["--id", "i3", "--by", "sound"]),
         ("no query", []),
+        ("the query is empty", [" "]),
         ("give one of a sentence, a photo, or --id", ["dog", "--id", "i3"]),
         ("not a regular file", ["mine/images"]),
         ("no such file.*gone.jpg", ["gone.jpg"]),
