@@ -61,7 +61,7 @@ BAD = {  # what is done to a CLIP, and what is said
     "missing": (lambda d: edit_weights(d, without("vision_model.encoder.layers.1")), "lack 16 tensors of the image"),
     "no image tower": (lambda d: edit_weights(d, without("vis")), "tensors of the image model"),
     "no text tower": (lambda d: edit_weights(d, without("text_")), "tensors of the text model"),
-    "shape": (lambda d: edit_weights(d, other_shape), "cannot load"),
+    "shape": (lambda d: edit_weights(d, other_shape), "has another shape for"),
     "nan": (lambda d: edit_weights(d, not_finite), "NaN or infinity"),
     "tokenizer": (other_tokenizer, "do not match"),
     "no weights": (lambda d: (d / "model.safetensors").unlink(), "model.safetensors"),

@@ -282,13 +282,13 @@ def test_what_the_runs_do_not_allow_is_skipped_with_a_reason_and_refused_when_as
     assert not (tmp_path / "p").exists()
 
 
-def test_runs_without_val_items_have_no_val_panel_and_the_first_is_shown(make_cache, tmp_path):
+def test_runs_without_val_items_have_no_val_panel_and_the_last_is_shown(make_cache, tmp_path):
     made = make_cache(tmp_path / "cache", change=lambda item: replace(item, splits=item.splits - {"val"}))
     for bits in (8, 12):
         train(replace(QUICK, bits=bits), made, tmp_path / "runs")
     found = runs.find_runs(tmp_path / "runs", "toy", "labels")
     (drawing,), _ = drawings(ShownRuns(made, found, ("de",), 1000), ["training"])
-    assert (drawing.name, len(drawing.figure.axes)) == ("training-triplet-8", 1)
+    assert (drawing.name, len(drawing.figure.axes)) == ("training-triplet-12", 1)
 
 
 def test_no_query_with_anything_to_find_is_a_data_error(make_cache, tmp_path):

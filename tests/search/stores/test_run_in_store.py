@@ -94,7 +94,7 @@ def test_codes_of_another_training_are_refused(command, trained, tmp_path):
     ask = ("search", "--id", "i7", "--run", "runs/toy/triplet-16", "--store", url)
     code, _, err = command(*ask)
     assert code == 2
-    assert "no collection 'toy-triplet-16-text-de' (there: none)" in err
+    assert "no collection 'toy-triplet-16-text-en' (there: none)" in err
     assert command("index", "--store", url, "--run", "runs/toy/triplet-16-seed1", "-q")[0] == 0
     for view in ("image", "text-de", "text-en"):
         (tmp_path / f"toy-triplet-16-seed1-{view}.json").rename(tmp_path / f"toy-triplet-16-{view}.json")
