@@ -91,7 +91,7 @@ def search(
         list[str] | None,
         typer.Option(
             "--where",
-            help='Only items that meet the condition: FIELD=VALUE, FIELD!=VALUE, or several joined by "or"; fields: '
+            help="Only items that meet the condition: FIELD=VALUE, FIELD!=VALUE, or several with and, or, not; fields: "
             "id, image, label, split, lang; * is a wildcard (repeatable: all must hold).",
         ),
     ] = None,
@@ -159,11 +159,7 @@ def search(
     if queries is not None:
         if query is not None or photo or item is not None or like or unlike or html:
             raise UsageError("another query, or --html, beside --queries", None, "leave it out")
-        hasher, rule = _open(choice, config)
-        with closing(hasher):
-            print_lines(answers(hasher, config, queries))
-            note_run(hasher, rule, quiet or not rule)  # the lines of JSON do not name it
-            note_left_out(hasher, quiet)
+        _answer(choice, config, queries, quiet)
         return
     asked = Asked.of(query, photo, item, like or (), unlike or ())
     hasher, rule = _open(choice, config)
@@ -213,6 +209,15 @@ def _note_direction(hasher: Hasher, source: str, hits: Sequence[Hit], quiet: boo
     trained = hasher.run.direction
     if trained and any(f"{source}2{hit.modality[0]}" != trained for hit in hits):
         note(f"warning: {hasher.run.folder.name} was trained for {trained} only", quiet)
+
+
+def _answer(choice: RunChoice, config: SearchConfig, queries: Path, quiet: bool) -> None:
+    """Print the results of a file of queries as lines of JSON."""
+    hasher, rule = _open(choice, config)
+    with closing(hasher):
+        print_lines(answers(hasher, config, queries))
+        note_run(hasher, rule, quiet or not rule)  # the lines of JSON do not name it
+        note_left_out(hasher, quiet)
 
 
 def _open(choice: RunChoice, config: SearchConfig) -> tuple[Hasher, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -89,15 +90,16 @@ def save(
 def _refuse_other(target: Path) -> None:
     """Raise UsageError for the folder of a run, a collection or a model, which an export would spoil."""
     settle(target)
-    config, holds = target / CONFIG, ""
+    holds = ""
     if (target / ABOUT).exists():
         holds = "a collection"
-    elif config.exists():
-        try:
-            fields = json.loads(config.read_bytes())
-        except (OSError, ValueError):
-            fields = None
-        holds = "" if isinstance(fields, dict) and {"cmrhash", "views"} <= set(fields) else "a run or a model"
+    elif (target / runs.HISTORY).exists():
+        holds = "a run"
+    else:
+        with contextlib.suppress(OSError, ValueError):  # no config, or the damaged one of an export
+            fields = json.loads((target / CONFIG).read_bytes())
+            if not isinstance(fields, dict) or not {"cmrhash", "views"} <= set(fields):
+                holds = "a run or a model"
     if holds:
         raise UsageError(f"the target folder holds {holds}, which no export replaces", target, "give another folder")
 

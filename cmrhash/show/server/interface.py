@@ -60,6 +60,7 @@ Lang = Annotated[
 ]
 
 
+USUAL = (400, 404, 422, 429, 500)  # statuses of a refused search
 FIELDS = ("q", "id", "by", "lang", "to", "k"), ("photo", "lang", "to", "k")  # of a search, of one by a photo
 
 
@@ -78,12 +79,10 @@ async def _refuse_unknown(request: Request) -> None:
 def add_interface(app: FastAPI, state: State) -> None:
     """Add the API."""
     config = state.config
-
     bounds: dict[str, Any] = {"minimum": 1, "maximum": config.max_k}  # `check` refuses others with its own words
     number: Any = Query(config.k, description="Number of results.", json_schema_extra=bounds)
     sentence: Any = Query(None, description=f"A sentence of at most {config.max_text} characters.")
     number_in_form: Any = Form(config.k, json_schema_extra=bounds)
-    usual = (400, 404, 422, 429, 500)
 
     def current() -> Hasher:
         return (state.collection.get(None) or state.collection.first).hasher
@@ -99,7 +98,7 @@ def add_interface(app: FastAPI, state: State) -> None:
     @app.get(
         "/api/search",
         summary="Search by a sentence or by an item of the data set",
-        responses=answers({"model": Found}, *usual),
+        responses=answers({"model": Found}, *USUAL),
         dependencies=[Depends(_refuse_unknown)],
     )
     async def search(
@@ -117,7 +116,7 @@ def add_interface(app: FastAPI, state: State) -> None:
     @app.post(
         "/api/search",
         summary="Search by a photo",
-        responses=answers({"model": Found}, *usual, 408, 413),
+        responses=answers({"model": Found}, *USUAL, 408, 413),
         dependencies=[Depends(_refuse_unknown)],
     )
     async def search_photo(

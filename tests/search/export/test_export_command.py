@@ -60,6 +60,8 @@ def test_the_command_prints_a_table_and_keeps_what_is_there(untrained, tmp_path,
     assert run("export", tmp_path / "out", "--overwrite", "--quiet", "--device", "cpu") == 0
     assert (tmp_path / "out/mine.txt").read_text() == "kept"
     assert not (tmp_path / "out/image.onnx").exists()
+    (tmp_path / "out/config.json").write_text("{")  # a damaged export is replaced
+    assert run("export", tmp_path / "out", "--overwrite", "--quiet", "--device", "cpu") == 0
 
 
 @pytest.mark.parametrize(("place", "kind"), [("runs/manifest/triplet-8", "a run"), ("cache/manifest", "a collection")])
