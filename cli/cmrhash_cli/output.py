@@ -153,7 +153,7 @@ class _LogLines(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Print a record."""
-        print(shown(self.format(record)), file=sys.stderr)
+        note(self.format(record))
 
 
 @contextmanager
@@ -203,7 +203,7 @@ def _fail(message: str, code: int, debug: bool) -> None:
         import traceback
 
         traceback.print_exc()
-    print("error: " + shown(LONG_WORD.sub(r"\1...\2", message)), file=sys.stderr)
+    note("error: " + LONG_WORD.sub(r"\1...\2", message))
     sys.exit(code)
 
 
@@ -227,9 +227,9 @@ def print_version(wanted: bool) -> None:
 
 
 def note(message: str, quiet: bool = False) -> None:
-    """Print a line for people on stderr."""
+    """Print a line for people on stderr, in one piece: several processes may share it."""
     if not quiet:
-        print(shown(message), file=sys.stderr)
+        sys.stderr.write(shown(message) + "\n")
 
 
 def print_line(*lines: object) -> None:
@@ -309,7 +309,7 @@ class _Lines:
         # what -> (start, done at the start, last shown, last done)
         self._shown: dict[str, tuple[float, int, float, int]] = {}
 
-    def __call__(self, what: str, done: int, total: int, note: str = "") -> None:
+    def __call__(self, what: str, done: int, total: int, remark: str = "") -> None:
         import time
 
         now = time.monotonic()
@@ -319,7 +319,7 @@ class _Lines:
         if now - last >= 10 or (done == total and not (done == before and what in self._shown)):
             rate = (done - first) / (now - start) if done > first and now > start else 0
             left = f", {rate:.1f}/s, {(total - done) / rate:.0f} s left" if rate and done < total else ""
-            print(f"{shown(what)}: {done}/{total}{left}{'  ' + shown(note) if note else ''}", file=sys.stderr)
+            note(f"{what}: {done}/{total}{left}{'  ' + remark if remark else ''}")
             last = now
         self._shown[what] = (start, first, last, done)
 

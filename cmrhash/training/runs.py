@@ -33,13 +33,8 @@ if TYPE_CHECKING:
     from cmrhash.features.dataset import ExtractedDataset
     from cmrhash.features.file import FeatureHeader
 
-CONFIG, HEADS, HISTORY, CODES, METRICS = (
-    "config.json",
-    "heads.safetensors",
-    "history.jsonl",
-    "codes.h5",
-    "metrics.json",
-)
+CONFIG, HEADS, HISTORY = "config.json", "heads.safetensors", "history.jsonl"
+CODES, METRICS = "codes.h5", "metrics.json"
 DIGESTS = "items.digests"  # of the items at the training; runs of version 0.1 have none
 WORDS = "words.json"  # of an applied run: language -> words of the captions of its training
 EXPORT = "export"  # field of a config, and folder: the exported run whose heads and encoders a run applies
@@ -331,8 +326,7 @@ def read_record(folder: Path) -> dict[str, Any]:
 
 def write_record(folder: Path, record: Mapping[str, Any]) -> dict[str, Any]:
     """Finish a training: write its record, with a digest over itself, atomically; returns the record."""
-    full = {"version": VERSION, **record}
-    write_json(folder / CONFIG, full)
+    write_json(folder / CONFIG, full := {"version": VERSION, **record})
     return full
 
 
@@ -368,9 +362,7 @@ def find_runs(
         run
         for run in found
         if run.relevance == relevance
-        and (not bits or run.bits in bits)
-        and (not methods or run.method in methods)
-        and (not seeds or run.seed in seeds)
+        and all(of in wish for of, wish in ((run.bits, bits), (run.method, methods), (run.seed, seeds)) if wish)
     ]
     missing = [b for b in bits if b not in {run.bits for run in fitting}]
     if not fitting or missing:

@@ -1,6 +1,7 @@
 """Progress of work that had none: closed forms, word2vec, stores, plots; and how bars and lines show it."""
 
 from contextlib import closing
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -98,3 +99,15 @@ def test_one_step_of_unknown_length_moves_until_it_is_done(monkeypatch):
     show("photos", 0, 5)
     bars.close()
     assert totals == [(0, None), (1, 1), (0, 5)]
+
+
+def test_a_line_is_one_write(monkeypatch):
+    """Processes that share stderr would write into each other's lines."""
+    written = []
+    monkeypatch.setattr(output.sys, "stderr", SimpleNamespace(write=written.append, isatty=lambda: False))
+    with output.progress_bars(False) as progress:
+        progress("photos", 0, 8, "waits")
+    output.note("a\x1bb")
+    with pytest.raises(SystemExit):
+        output._fail("no disk", 5, False)
+    assert written == ["photos: 0/8  waits\n", "a\\x1bb\n", "error: no disk\n"]

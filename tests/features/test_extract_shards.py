@@ -231,7 +231,7 @@ def test_two_processes_of_torchrun_give_the_cache_of_one(source, clean, tmp_path
     failed = torchrun(tmp_path / "script.py", options(source, tmp_path / "cache"), FAIL="1")
     assert failed.returncode
     told = [line for line in failed.stderr.splitlines() if line.startswith("error: ")]
-    assert told == ["error: a disk went away: somewhere: mount it again"]
+    assert told == ["error: a disk went away: somewhere: mount it again"], failed.stderr
     assert failed.stdout == ""
     done = torchrun(tmp_path / "script.py", options(source, tmp_path / "cache"))
     assert done.returncode == 0, done.stderr

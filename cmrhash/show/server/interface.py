@@ -61,13 +61,13 @@ Lang = Annotated[
 
 
 USUAL = (400, 404, 422, 429, 500)  # statuses of a refused search
-FIELDS = ("q", "id", "by", "lang", "to", "k"), ("photo", "lang", "to", "k")  # of a search, of one by a photo
 
 
 async def _refuse_unknown(request: Request) -> None:
     """Raise UsageError for a parameter that a search does not have: an answer must not ignore it."""
     by_photo = request.method == "POST"
-    known = FIELDS[by_photo]
+    route = request.scope["route"].dependant
+    known = tuple(field.alias for field in (route.body_params if by_photo else route.query_params))
     places = {"form": await request.form()} if by_photo else {}
     for place, given in {"query": request.query_params, **places}.items():
         fields = known if by_photo == (place == "form") else ()
