@@ -14,6 +14,7 @@ from cmrhash.config import (
     MAX_IMAGE_SIZE,
     MAX_NUMBER,
     MAX_SEED,
+    MIN_IMAGE_SIZE,
     RUNTIMES,
     SCHEDULES,
     STORE_DTYPE,
@@ -40,7 +41,8 @@ def check_extract(config: ExtractConfig) -> None:
     _check_choice(STORE_DTYPE, config.store_dtype, STORE_DTYPES, "'{}' cannot be stored")
     _check_choice("layer", config.layer, LAYERS)
     _check_choice("added", config.added, ADDED, "unknown choice '{}'")
-    _check_range("image_size", 1 if config.image_size is None else config.image_size, 1, MAX_IMAGE_SIZE)
+    side = MIN_IMAGE_SIZE if config.image_size is None else config.image_size
+    _check_range("image_size", side, MIN_IMAGE_SIZE, MAX_IMAGE_SIZE)
 
 
 def check_train(config: TrainConfig) -> None:

@@ -28,7 +28,7 @@ MAX_HIDDEN = 1 << 16  # width of a head's hidden layer
 MAX_COUNT = 10**9  # most epochs, and items of a batch
 MAX_NUMBER = 1e12  # largest learning rate, margin, ...: their squares must fit into float32
 MAX_SEED = 2**32 - 1  # largest seed that all random number generators accept
-MAX_IMAGE_SIZE = 1024  # pixels of a side
+MIN_IMAGE_SIZE, MAX_IMAGE_SIZE = 32, 1024  # pixels of a side
 MAX_IMAGE_BATCH = 4096  # images per forward pass; more than one commit's images would only add padding
 RANDOM = "random"  # as weights or model: untrained, drawn from the seed
 OWN = "own"  # as text model: the precomputed features that come with the data set
@@ -64,7 +64,7 @@ class ExtractConfig:
     # "timm:NAME" or "open_clip:ARCH/PRETRAINED"
     image_model: str = "resnet18"
     image_weights: str | None = None  # "default", a torchvision name, a file, "random"; None: random for the sample
-    image_size: int | None = None  # side of a prepared photo in pixels, at most MAX_IMAGE_SIZE; None: the model's own
+    image_size: int | None = None  # side of a prepared photo in pixels, MIN_ to MAX_IMAGE_SIZE; None: the model's own
     # modules of a torchvision or timm network joined by "+", whose averaged feature maps are the features
     image_layers: str | None = None
     mirror: bool = False  # image features are the mean of those of the photo and of its mirror image

@@ -14,6 +14,7 @@ from cmrhash.config import (
     DATASETS,
     MAX_IMAGE_BATCH,
     MAX_IMAGE_SIZE,
+    MIN_IMAGE_SIZE,
     PROTOCOLS,
     SAMPLE_DATASET,
     TRAINED_SHARE,
@@ -102,7 +103,9 @@ def extract(
     ] = D.image_weights,
     image_size: Annotated[
         int | None,
-        typer.Option(min=1, max=MAX_IMAGE_SIZE, help="Side of a prepared photo, in pixels; default: the model's own."),
+        typer.Option(
+            min=MIN_IMAGE_SIZE, max=MAX_IMAGE_SIZE, help="Side of a prepared photo; default: the model's own."
+        ),
     ] = D.image_size,
     image_layers: Annotated[
         str | None,

@@ -34,12 +34,12 @@ def show(report: Extraction, as_json: bool, quiet: bool) -> None:
                 str(file.rows),
                 str(file.items),
                 str(file.ok),
-                str(file.items - file.ok),
+                *(["", ""] if file.missing else [str(file.absent), str(file.broken)]),
                 f"{file.seconds:.1f} s" if file.fresh else "reused",
             ]
             for file in report.files
         ]
-        columns = ["file", "rows", "items", "ok", "quarantined", "time"]
+        columns = ["file", "rows", "items", "ok", "absent", "broken", "time"]
         print_table(f"{report.dataset.name} in {report.folder}", columns, rows)
     for line in _notes(report):
         note(line, quiet)
@@ -65,6 +65,8 @@ def _as_json(report: Extraction) -> dict[str, Any]:
                 "rows": file.rows,
                 "ok": file.ok,
                 "quarantined": file.items - file.ok,
+                "absent": file.absent,
+                "broken": file.broken,
                 "seconds": round(file.seconds, 3),
                 "fresh": file.fresh,
                 "missing_shards": list(file.missing),
@@ -137,4 +139,6 @@ def _notes(report: Extraction) -> Iterator[str]:
         if share > MANY_UNKNOWN:
             yield f"warning: the text model does not know {share:.0%} of the {lang} words"
     if any(file.quarantine for file in report.files):
-        yield f"quarantined items and reasons: {report.folder / 'quarantine.jsonl'}"
+        kinds = ("absent", "broken")
+        what = " and ".join(kind for kind in kinds if any(getattr(file, kind) for file in report.files))
+        yield f"{what} items, with reasons: {report.folder / 'quarantine.jsonl'}"

@@ -40,7 +40,7 @@ def _options(command: Any) -> list[str]:
 
 def _option(option: Any) -> str:
     argument = option.param_type_name == "argument"
-    name = option.name.upper() if argument else ", ".join(option.opts + option.secondary_opts)
+    name = (option.metavar or option.name.upper()) if argument else ", ".join(option.opts + option.secondary_opts)
     words = (option.help or "").replace("|", "\\|")
     return f"| `{name}` | {_default(option)} | {words} |"
 

@@ -111,6 +111,9 @@ def _nothing_fits(path: Path, suffixes: Counter[str], links: Counter[str]) -> Us
     seen = [f"{suffixes[suffix]} {suffix or 'files without a suffix'}" for suffix in often[:5]]
     seen += [f"{count} {what}" for what, count in links.items()]
     what = f"no known layout (the folder holds {', '.join(seen) or 'no files'})"
+    copy = f"{EXAMPLE}{shlex.quote(str(path / 'captions.csv'))}"
+    if not suffixes and not links:
+        return UsageError(what, path, f"put photos into it; captions, if there are any, into a table: {copy}")
     if links[LEAVING]:
         return UsageError(what, path, "read through the links with `follow_links=True`")
     below = (sign for _, patterns in SIGNS for pattern in patterns for sign in sorted(path.glob(f"*/{pattern}")))
@@ -118,7 +121,6 @@ def _nothing_fits(path: Path, suffixes: Counter[str], links: Counter[str]) -> Us
         inner = path / sign.relative_to(path).parts[0]
         return UsageError(what, path, f"{sign.relative_to(path).as_posix()} is in a folder inside: give {inner}")
     layout, lacks = next(((name, lacks) for pattern, name, lacks in NEAR if any(path.glob(pattern))), LACKS)
-    copy = f"{EXAMPLE}{shlex.quote(str(path / 'captions.csv'))}"
     return UsageError(what, path, f"the nearest layout is {layout}, which lacks {lacks}; start a table with {copy}")
 
 

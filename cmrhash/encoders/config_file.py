@@ -16,6 +16,7 @@ from cmrhash.encoders import processors
 from cmrhash.encoders.sentence import PARTS
 from cmrhash.errors import EncoderError
 
+ONE_MODEL = "get config.json and the weights of one model"
 AGAIN = "give the directory of a model as transformers saves it"
 BOTH = "give a directory with both of the same model"
 SHARE = 0.9  # of a model's vocabulary that its tokenizer has at least
@@ -52,7 +53,8 @@ def check_config(folder: Path) -> dict[str, Any]:
     try:
         config = json.loads(path.read_bytes())
     except FileNotFoundError:
-        raise EncoderError("no config.json", folder, AGAIN) from None
+        fix = f"{AGAIN}; before the name of a model of open_clip write open_clip:"
+        raise EncoderError("no config.json", folder, fix) from None
     except (OSError, ValueError) as error:
         raise EncoderError(f"no readable config.json ({error})", folder, AGAIN) from None
     if not isinstance(config, dict):
@@ -81,10 +83,12 @@ def check_sizes(folder: Path) -> None:
             tensors += file.read(min(length, path.stat().st_size)).count(b"data_offsets")
         numbers += path.stat().st_size
     for name, value in _sizes(check_config(folder)):
+        if value < 1 and name in ("hidden_size", "image_size", "patch_size"):
+            raise EncoderError(f"config.json says {name} {value}", folder, ONE_MODEL)
         most, unit = (tensors, "tensors") if "layer" in name else (numbers, "bytes")
         if numbers and value > most:
             what = f"config.json says {name} {value}, but the weights have {most} {unit}"
-            raise EncoderError(what, folder, "get config.json and the weights of one model")
+            raise EncoderError(what, folder, ONE_MODEL)
 
 
 def _sizes(config: Mapping[str, Any]) -> Iterator[tuple[str, int]]:

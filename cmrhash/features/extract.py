@@ -355,7 +355,7 @@ def _write_quarantine(folder: Path, files: list[Extracted]) -> None:
 def refuse_bad(report: Extraction, max_bad: float) -> None:
     """Raise DataError if more of the images, or of a language's captions, are broken than is accepted."""
     for file in report.files:
-        if file.bad > max_bad * file.items:
-            what = f"{file.bad} of {file.items} items could not be used, more than `max_bad={max_bad:g}`"
+        if file.broken > max_bad * file.items:
+            what = f"{file.broken} of {file.items} items could not be used, more than `max_bad={max_bad:g}`"
             fix = f"the other items are kept; see {report.folder / QUARANTINE} for the reasons"
             raise DataError(what, file.path, fix)

@@ -35,10 +35,10 @@ def storage_of(config: ExtractConfig) -> dict[str, str]:
 
 @dataclass
 class Extracted:
-    """Outcome of extracting one feature file; items = ok + quarantined.
+    """Outcome of extracting one feature file; items = ok + absent + broken, the latter two in ``quarantine``.
 
-    bad: quarantined items whose files or features are broken, not absent from the data set. missing: unfinished shards;
-    until they are finished, path and counts describe this process's shard and ``quarantine`` is empty.
+    absent: items without such a photo or text; broken: items whose files or features cannot be used; missing: shards to
+    come. Until they are finished, path and counts describe this process's shard and ``quarantine`` is empty.
     """
 
     path: Path
@@ -52,9 +52,14 @@ class Extracted:
     missing: tuple[int, ...] = ()
 
     @property
-    def bad(self) -> int:
-        """Number of quarantined items that are broken rather than absent."""
-        return sum(entry["code"] not in ("no-image", "no-text") for entry in self.quarantine)
+    def absent(self) -> int:
+        """Number of items that have no such photo or text."""
+        return sum(entry["code"] in ("no-image", "no-text") for entry in self.quarantine)
+
+    @property
+    def broken(self) -> int:
+        """Number of items whose photo, text or features cannot be used."""
+        return len(self.quarantine) - self.absent
 
 
 @dataclass

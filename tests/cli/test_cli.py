@@ -251,7 +251,8 @@ def test_extract_prints_json_and_nothing_else(manifest_root, tmp_path, monkeypat
     assert result["untrained_encoders"] is True
     assert result["splits"] == {"train": 28, "val": 4, "query": 8, "database": 32}
     for file in result["files"]:
-        assert set(file) == {"file", "items", "rows", "ok", "quarantined", "seconds", "fresh", "missing_shards"}
+        keys = {"file", "items", "rows", "ok", "quarantined", "absent", "broken", "seconds", "fresh", "missing_shards"}
+        assert set(file) == keys
         assert file["items"] == file["ok"] + file["quarantined"] == 40
         assert file["fresh"]
     assert "images: 40/40" in done.stderr

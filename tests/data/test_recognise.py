@@ -127,5 +127,5 @@ def test_another_file_is_one_line(tmp_path, name, words):
 def test_nothing_there_is_refused(tmp_path):
     with pytest.raises(UsageError, match="no such file or folder"):
         recognise(tmp_path / "none")
-    with pytest.raises(UsageError, match=r"no known layout \(the folder holds no files\)"):
+    with pytest.raises(UsageError, match=r"no known layout \(the folder holds no files\): \S+: put photos into it"):
         recognise(tmp_path)

@@ -97,6 +97,11 @@ BAD = {  # kind and case: options, what is done to the model, what is said
         lambda d: (d / "model/preprocessor_config.json").unlink(),
         "no preprocessor_config.json",
     ),
+    "vit, patches": (
+        TO_VIT,
+        lambda d: edit_json(d / "model/config.json", patch_size=0),
+        "config.json says patch_size 0",
+    ),
     "vit, code": (TO_VIT, lambda d: edit_json(d / "model/config.json", **CODE), "code to be run"),
     "vit, preprocessor of another kind": (
         TO_VIT,

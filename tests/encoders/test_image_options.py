@@ -126,7 +126,8 @@ REFUSED = {
     "resnet18 --image-layers layer4+layer4": "resnet18 is asked for the layer 'layer4' twice",
     "resnet18 --image-layers layer3+": "resnet18 has no layer ''",
     "swin_t --image-layers features.5": "the layer 'features.5' of swin_t gives no feature map",
-    "squeezenet1_1 --image-size 16": "squeezenet1_1 does not take photos of 16 pixels",
+    "alexnet --image-size 32": "alexnet does not take photos of 32 pixels",
+    "resnet18 --image-size 31": "Input should be greater than or equal to 32",
     "resnet18 --image-size 5000": "Input should be less than or equal to 1024",
 }
 

@@ -59,7 +59,9 @@ class FolderStore:
         path = url.partition(":")[2]
         self.folder = at_home(Path(path.removeprefix("//")))
         self.url = f"faiss:{self.folder}"
-        if not path.strip("/") or (self.folder.exists() and not self.folder.is_dir()):
+        if not path.strip("/"):
+            raise UsageError("no folder is named", url, "give faiss:DIR")
+        if self.folder.exists() and not self.folder.is_dir():
             raise UsageError("not a folder", self.url, "give faiss:DIR")
         self._probes = PROBES["faiss"] if probes is None else probes
         self._opened: dict[str, _Opened] = {}

@@ -126,7 +126,7 @@ def test_rows_that_float32_cannot_hold_are_quarantined(tmp_path, data, no_encode
     image = data["I"].astype(float)
     image[3, 2] = bad
     report = extract(asked(tmp_path, npz(tmp_path / "f.npz", {"image": image, "text": data["T"]})))
-    assert [(f.ok, f.bad) for f in report.files] == [(N - 1, 1), (N, 0)]
+    assert [(f.ok, f.broken) for f in report.files] == [(N - 1, 1), (N, 0)]
     made = read_features(report.files[0].path)
     assert made.valid.tolist() == [n != 3 for n in range(N)]
     assert not made.x[3].any()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
 from extracting import COUNT, EN, IMAGES, config, entry, quarantine, write
@@ -11,6 +13,7 @@ from cmrhash.encoders.text import TextEncoder
 from cmrhash.errors import DataError
 from cmrhash.features.extract import extract, refuse_bad
 from cmrhash.features.file import read_features
+from cmrhash_cli import extract_report
 
 
 @pytest.fixture
@@ -35,7 +38,7 @@ def test_bad_photos_are_quarantined_with_their_reason_and_the_others_are_not_tou
     ]
     assert [e["path"] for e in images.quarantine] == [*(str(spoiled / f"{n}.jpg") for n in (1, 4, 6)), ""]
     assert all(e["reason"] for e in images.quarantine)
-    assert (images.items, images.ok, images.bad) == (10, 6, 3)
+    assert (images.items, images.ok, images.broken) == (10, 6, 3)
     found, expected = read_features(images.path), read_features(clean.folder / IMAGES)
     bad = [1, 4, 6, 8]
     assert np.flatnonzero(~found.valid).tolist() == bad
@@ -83,7 +86,7 @@ def test_features_that_are_not_finite_are_quarantined(source, tmp_path, monkeypa
     report = extract(config(source, tmp_path))
     images, _, english = report.files
     assert [(e["id"], e["code"]) for e in images.quarantine] == [(i, "non-finite") for i in ("i1", "i5", "i9")]
-    assert images.bad == 3
+    assert images.broken == 3
     found, expected = read_features(images.path), read_features(clean.folder / IMAGES)
     assert np.flatnonzero(~found.valid).tolist() == [1, 5, 9]
     assert not found.x[~found.valid].any()
@@ -95,9 +98,14 @@ def test_features_that_are_not_finite_are_quarantined(source, tmp_path, monkeypa
 
 
 @pytest.mark.faults("bad labels, codes, features, Faiss calls")
-def test_an_item_without_any_finite_caption_is_quarantined(source, tmp_path, monkeypatch):
+def test_an_item_without_any_finite_caption_is_quarantined(source, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(TextEncoder, "encode", lambda self, texts: np.full((len(texts), self.dim), np.nan, np.float32))
     report = extract(config(source, tmp_path, langs=("de",)))
     reasons = [(f"i{n}", "no-text" if n == 3 else "non-finite") for n in range(COUNT)]
     assert [(e["id"], e["code"]) for e in report.files[1].quarantine] == reasons
-    assert (report.files[1].ok, report.files[1].bad) == (0, 9)
+    assert (report.files[1].ok, report.files[1].absent, report.files[1].broken) == (0, 1, 9)
+    extract_report.show(report, as_json=False, quiet=False)
+    out, err = capsys.readouterr()
+    assert re.search(r"file +rows +items +ok +absent +broken +time", out)
+    assert re.search(r"text-de-\S+ +\d+ +10 +0 +1 +9 ", out)
+    assert f"absent and broken items, with reasons: {report.folder / 'quarantine.jsonl'}" in err

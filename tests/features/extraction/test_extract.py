@@ -24,7 +24,11 @@ def test_every_file_is_made_and_every_item_accounted_for(clean):
     names = ["dataset.json", "items.blocks", "items.jsonl", "quarantine.jsonl", IMAGES, EN, DE]
     assert sorted(contents(clean.folder)) == sorted(names)
     assert [f.path.name for f in clean.files] == [IMAGES, DE, EN]
-    assert [(f.items, f.rows, f.ok, f.bad) for f in clean.files] == [(10, 10, 10, 0), (10, 18, 9, 0), (10, 20, 10, 0)]
+    assert [(f.items, f.rows, f.ok, f.broken) for f in clean.files] == [
+        (10, 10, 10, 0),
+        (10, 18, 9, 0),
+        (10, 20, 10, 0),
+    ]
     assert all(f.items == f.ok + len(f.quarantine) for f in clean.files)
     assert all(f.fresh for f in clean.files)
     assert clean.untrained

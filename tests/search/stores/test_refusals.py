@@ -92,7 +92,7 @@ def test_names_that_not_every_store_can_have(store, name):
         ("fais:codes", "did you mean faiss\\?"),
         ("codes", "give faiss:DIR, "),
         ("", "unknown kind of store"),
-        ("faiss:", "not a folder"),
+        ("faiss:", "no folder is named"),
     ],
 )
 def test_urls_of_no_store(url, words):

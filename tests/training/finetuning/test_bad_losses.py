@@ -70,7 +70,7 @@ def test_a_skipped_step_changes_nothing(source, tmp_path, monkeypatch):
     report = extract_tuned(config(source, tmp_path), replace(QUICK, epochs=1))
     assert changed == [True, False, True, True]
     assert history(report)[0]["skipped"] == 1
-    assert report.files[0].bad == 0
+    assert report.files[0].broken == 0
 
 
 @pytest.mark.faults("training: NaN, no negative, collapse")

@@ -119,7 +119,7 @@ def test_a_photo_that_is_broken_is_left_out(mine, tmp_path):
     (mine / "9.png").write_bytes(b"no photo")
     (mine / "5.png").unlink()
     report = extract_tuned(config(mine, tmp_path / "cache"), replace(QUICK, epochs=1))
-    assert report.files[0].bad == 2
+    assert report.files[0].broken == 2
     for n in range(8, COUNT):
         (mine / f"{n}.png").unlink()
     with pytest.raises(DataError, match="0 items to train on"):
