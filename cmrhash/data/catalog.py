@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -156,7 +157,12 @@ def finished(dataset: ImageTextDataset, config: ExtractConfig) -> ImageTextDatas
         )
     if is_refused_elsewhere(name):
         raise UsageError(f"'{name}' cannot be a folder name on Windows", None, "give another one", option="name")
-    return check(replace(dataset, name=name, root=root_of(dataset.root, config.follow_links)))
+    dataset = check(replace(dataset, name=name, root=root_of(dataset.root, config.follow_links)))
+    for lang, after in pairwise(sorted(dataset.languages, key=str.lower)):
+        if lang.lower() == after.lower():
+            fix = "join their captions: files on some systems have one name for both"
+            raise DataError(f"languages '{lang}' and '{after}' differ only by case", dataset.root, fix)
+    return dataset
 
 
 def _root(config: ExtractConfig) -> Path:

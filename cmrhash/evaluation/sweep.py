@@ -16,6 +16,7 @@ from cmrhash.evaluation.commands import command_of
 from cmrhash.evaluation.jobs import Job, Result, Shared, check_jobs, train_each
 from cmrhash.evaluation.table_files import write_table
 from cmrhash.features.dataset import ExtractedDataset
+from cmrhash.storage.files import below
 from cmrhash.training import runs
 from cmrhash.training.best import chosen
 from cmrhash.training.settings import refuse_unread
@@ -65,7 +66,7 @@ def sweep(
     setting that is no setting of the method, and for a data set without val items; the first error if all fail.
     """
     method = chosen(config.method, data, config.relevance).method
-    settings, target = settings_of(grid.values, grid.samples), grid.out or out / data.name / "sweep"
+    settings, target = settings_of(grid.values, grid.samples), grid.out or below(out, data.name) / "sweep"
     configs = [replace(config, method=method, **setting) for setting in settings]
     _check(grid, configs, settings[0], data)
     jobs = [

@@ -38,7 +38,7 @@ from cmrhash.features.replaced import replaced, replacing
 from cmrhash.features.runtime import Runtimes
 from cmrhash.features.shards import OF_ITEMS, Shard, refuse_other_recipe
 from cmrhash.features.text_models import encoders_of, models_of, unused
-from cmrhash.storage.files import locked, refuse_folded, write_bytes
+from cmrhash.storage.files import below, locked, write_bytes
 
 if TYPE_CHECKING:
     from cmrhash.features.captions import CaptionEncoder
@@ -106,7 +106,7 @@ def extract(config: ExtractConfig, progress: Progress = lambda *_: None, opened:
     with processes.group(processes.device_of(config.device) if processes.world() > 1 else None):
         opened = opened or open_encoders(config, progress=progress)
         for view, name in opened.names.items():
-            refuse_folded(config.cache / opened.dataset.name / view.feature_file(name))
+            below(config.cache, opened.dataset.name, view.feature_file(name))
         if not replacing(config, opened.dataset):
             return _extract(config, progress, opened)
         made_of = recipes(opened, config)
@@ -201,8 +201,7 @@ def open_encoders(
     check_extract(config)
     config = _both_towers(config)
     dataset = read_dataset(config) if dataset is None else finished(dataset, config)
-    folder = config.cache / dataset.name
-    refuse_folded(folder)
+    folder = below(config.cache, dataset.name)
     dataset, changes = renewed(dataset, folder, config.overwrite, config.added)
     if changes and (config.shard or processes.world() > 1):
         raise StaleError(f"the data set changed ({changes})", folder, "extract the changes in one process")

@@ -27,7 +27,7 @@ from cmrhash.features.extract import Opened, extract, refuse_bad
 from cmrhash.search.exported import write
 from cmrhash.search.exported.hasher import HEADS, PretrainedHasher
 from cmrhash.search.hasher import Hasher
-from cmrhash.storage.files import locked, make_folder, read_json, sha256, write_bytes, write_json
+from cmrhash.storage.files import below, locked, make_folder, read_json, sha256, write_bytes, write_json
 from cmrhash.storage.staged import staged
 from cmrhash.training import runs
 from cmrhash.training.runs import EXPORT, Run, TrainedOn
@@ -62,7 +62,8 @@ def apply(
     dataset = collection.dataset if isinstance(collection, ExtractedDataset) else _read(str(collection), cache)
     if isinstance(embedder, Hasher) and embedder.run.dataset == dataset.name:
         raise UsageError("this run was trained on the same collection", embedder.place, "search it as it is")
-    dataset, changes = renewed(dataset, cache / dataset.name, added=KEEP)
+    target = below(out, dataset.name, _name(embedder))
+    dataset, changes = renewed(dataset, below(cache, dataset.name), added=KEEP)
     langs = [lang for lang in embedder.langs if lang in dataset.languages]
     photos = any(item.image for item in dataset.items)
     if not photos and not langs:
@@ -74,7 +75,7 @@ def apply(
     refuse_bad(extract(config, progress, opened), config.max_bad)
     data = ExtractedDataset.open(cache, dataset.name)
     moved = {View.text(lang): models.get(lang, models.get("")) for lang in embedder.langs} | {View.IMAGE: image_weights}
-    run = _run(embedder, data, out, {view: place for view, place in moved.items() if place})
+    run = _run(embedder, data, target, {view: place for view, place in moved.items() if place})
     codes_of(run, data)
     return run, data
 
@@ -97,11 +98,17 @@ def _read(collection: str, cache: Path) -> ImageTextDataset:
     )
 
 
-def _run(embedder: Hasher | PretrainedHasher, data: ExtractedDataset, out: Path, moved: Mapping[View, str]) -> Run:
+def _name(embedder: Hasher | PretrainedHasher) -> str:
+    """Name of the run of the collection."""
+    if isinstance(embedder, Hasher):
+        return f"{embedder.run.dataset}-{embedder.run.folder.resolve().name}"
+    return "{dataset}-{method}-{bits}".format_map(embedder.config)
+
+
+def _run(embedder: Hasher | PretrainedHasher, data: ExtractedDataset, target: Path, moved: Mapping[View, str]) -> Run:
     """Write the run of the collection. moved: view -> present place of its encoder."""
     if isinstance(embedder, Hasher):
         run = embedder.run
-        target = out / data.name / f"{run.dataset}-{run.folder.resolve().name}"
         write.save(write.Exporting(run, embedder.folder, embedder, {}), target / EXPORT, overwrite=True)
         made = {view: view if of.sha256 else View.IMAGE for view, of in run.features.items()}
         headers = {view: embedder.data.header(run.features[of].file) for view, of in made.items()}
@@ -124,8 +131,7 @@ def _run(embedder: Hasher | PretrainedHasher, data: ExtractedDataset, out: Path,
         EXPORT: str(embedder.folder.resolve()),
         "sources": dict(moved),
     }
-    name = f"{config['dataset']}-{config['method']}-{config['bits']}"
-    return _write(out / data.name / name, embedder, data, record)
+    return _write(target, embedder, data, record)
 
 
 def _is_apart(lender: PretrainedHasher, view: View) -> bool:

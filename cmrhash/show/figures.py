@@ -43,7 +43,7 @@ from cmrhash.show.sources import (
     untrained,
 )
 from cmrhash.show.tsne import FEWEST, embedding_map
-from cmrhash.storage.files import write_bytes
+from cmrhash.storage.files import below, write_bytes
 from cmrhash.training import runs
 
 FORMATS = ("png", "svg", "pdf")
@@ -73,6 +73,7 @@ def draw(config: PlotConfig, data: ExtractedDataset, out: Path, progress: Progre
     that these runs do not allow.
     """
     _check(config)
+    target = config.out or below(out, data.name) / "plots"
     data = data.with_relevance(config.relevance)
     found = runs.find_runs(out, data.name, data.dataset.relevance, config.bits, config.methods, config.seeds)
     refuse_languages(found, data, config.langs)
@@ -80,7 +81,6 @@ def draw(config: PlotConfig, data: ExtractedDataset, out: Path, progress: Progre
     look = Look(_inches(config.size), config.title)
     source = ShownRuns(data, found, config.langs, config.items, look, most, progress)
     made, skipped = drawings(source, config.kinds)
-    target = config.out or out / data.name / "plots"
     files = []
     for drawing in made:
         for form in dict.fromkeys(config.formats):

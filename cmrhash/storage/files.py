@@ -133,11 +133,22 @@ def refuse_folded(path: Path) -> None:
     if not os.path.lexists(path):
         return
     plain = unicodedata.normalize("NFC", path.name)
-    names = {unicodedata.normalize("NFC", name) for name in os.listdir(path.parent)}
+    try:
+        names = {unicodedata.normalize("NFC", name) for name in os.listdir(path.parent)}
+    except PermissionError:  # a folder that may be entered, but not listed
+        return
     same = sorted(name for name in names if name.casefold() == plain.casefold())
     if same and plain not in names:
         what = f"'{path.name}' is '{same[0]}' here: the file system does not tell upper from lower case"
-        raise UsageError(what, path.parent, "choose another name")
+        raise UsageError(what, path.parent, "choose another name or folder")
+
+
+def below(folder: Path, *names: str) -> Path:
+    """Path below a folder, after ``refuse_folded`` of each of its names."""
+    for name in names:
+        folder = folder / name
+        refuse_folded(folder)
+    return folder
 
 
 @contextlib.contextmanager

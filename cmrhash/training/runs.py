@@ -24,7 +24,7 @@ from cmrhash.data.changes import changed_since
 from cmrhash.data.view import View
 from cmrhash.errors import DamagedError, StaleError, UsageError
 from cmrhash.storage import records
-from cmrhash.storage.files import checked, read_json, write_bytes, write_json
+from cmrhash.storage.files import below, checked, read_json, write_bytes, write_json
 from cmrhash.storage.sealed import read_manifest
 from cmrhash.storage.staged import settle
 
@@ -299,10 +299,11 @@ def folder_of(
     """Folder of a run; seed 0 adds nothing to its name.
 
     langs: given for a training on some of the languages; relevance: given if it differs from the data set's; direction:
-    given if only that one was trained.
+    given if only that one was trained. Raises UsageError where the file system takes it for a folder whose name
+    differs by case.
     """
     parts = [method, str(bits), "+".join(langs), relevance, direction, f"seed{seed}" if seed else ""]
-    return runs / dataset / "-".join(part for part in parts if part)
+    return below(runs, dataset, "-".join(part for part in parts if part))
 
 
 def open_run(folder: str | Path) -> Run:

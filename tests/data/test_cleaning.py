@@ -11,7 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cmrhash.config import ExtractConfig
 from cmrhash.data import in_memory, manifest
+from cmrhash.data.catalog import finished
 from cmrhash.data.cleaning import check_language, clean_label, clean_language, clean_text, is_printable, known_language
 from cmrhash.data.items import check
 from cmrhash.data.readers import coco, folder, imagefolder, table, webdataset
@@ -200,6 +202,15 @@ def test_captions_of_a_language_in_two_cases_are_joined(tmp_path):
 def test_lists_of_odd_languages_are_refused(texts):
     with pytest.raises(UsageError, match=r"language|x"):
         in_memory.dataset(texts=texts)
+
+
+@pytest.mark.faults("name that two systems read differently")
+def test_languages_that_differ_by_case_alone_are_not_two_of_a_data_set():
+    read = in_memory.dataset(texts={"en": ["x"], "fr": ["x"], "de": ["x"]})
+    assert finished(read, ExtractConfig()).languages == ("de", "en", "fr")
+    read.items[0].texts["EN"] = ("y",)
+    with pytest.raises(DataError, match="languages 'EN' and 'en' differ only by case"):
+        finished(read, ExtractConfig())
 
 
 def test_a_stored_data_set_is_not_cleaned_again(tmp_path):

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from ready_data import put
+from running import files as files_of
 from running import run
 
 from cmrhash.data import manifest
@@ -202,6 +203,32 @@ def test_so_is_a_feature_file_of_an_encoder_whose_name_differs_by_case(tmp_path,
     with pytest.raises(UsageError, match="does not tell upper from lower case"):
         put(5, tmp_path, overwrite=True)
     assert len(manifest.load(tmp_path / "toy").items) == 5
+
+
+RUNS = {
+    "train": ["--method", "cca", "--bits", "2"],
+    "compare": ["--method", "cca", "--bits", "2", "--seeds", "1"],
+    "sweep": ["--method", "triplet", "--bits", "2", "--set", "lr=0.1,1"],
+    "plot": ["pr"],
+}
+
+
+@pytest.mark.faults(KIND)
+@pytest.mark.parametrize("command", RUNS)
+def test_so_are_runs_beside_those_of_such_a_data_set(tmp_path, monkeypatch, capsys, folding, command):
+    monkeypatch.chdir(tmp_path)
+    np.savez("more.npz", image=np.eye(40, 4), text=np.eye(40, 3), labels=np.arange(40) % 2)
+    assert run("extract", "--dataset", "features", "--features", "more.npz", "--name", "toy", "-q") == 0
+    (tmp_path / "runs/toy").mkdir(parents=True)
+    for name in ("compare.json", "report.html"):
+        (tmp_path / "runs/toy" / name).write_bytes(b"of TOY")
+    before = files_of(tmp_path)
+    folding(toy="TOY")
+    assert run(command, *RUNS[command], "-q") == 2
+    printed = capsys.readouterr().err
+    assert "'toy' is 'TOY' here: the file system does not tell upper from lower case: runs: choose" in printed
+    assert printed.count("\n") == 1
+    assert files_of(tmp_path) == before
 
 
 def test_a_file_system_that_decomposes_letters_is_not_one_that_folds_case(tmp_path, folding):

@@ -294,7 +294,7 @@ def test_a_name_that_differs_by_case_is_told_with_its_folder_and_what_is_there(t
     monkeypatch.setattr(os, "listdir", lambda _: ["b", "Toy", "TOY", "zoo"])
     with pytest.raises(UsageError, match="^'toy' is 'TOY' here: the file system does not tell upper from") as caught:
         files.refuse_folded(tmp_path / "toy")
-    assert (caught.value.where, caught.value.fix) == (tmp_path, "choose another name")
+    assert (caught.value.where, caught.value.fix) == (tmp_path, "choose another name or folder")
     monkeypatch.setattr(os, "listdir", lambda _: ["Toy", "toy"])
     files.refuse_folded(tmp_path / "toy")
     monkeypatch.setattr(os, "listdir", lambda _: ["zoo"])  # it was deleted meanwhile
@@ -303,6 +303,28 @@ def test_a_name_that_differs_by_case_is_told_with_its_folder_and_what_is_there(t
     monkeypatch.setattr(os, "listdir", lambda _: ["LINK"])
     with pytest.raises(UsageError, match="^'link' is 'LINK' here"):
         files.refuse_folded(tmp_path / "link")
+
+
+def test_each_name_of_a_path_is_looked_at(tmp_path, monkeypatch):
+    (tmp_path / "Runs/toy/cca-16").mkdir(parents=True)
+    assert files.below(tmp_path / "Runs", "toy", "cca-16") == tmp_path / "Runs/toy/cca-16"
+    for upper in ("toy", "cca-16"):
+        monkeypatch.setattr(os, "listdir", lambda path, upper=upper: [upper.upper(), path.name, "toy2"])
+        with pytest.raises(UsageError, match=f"^'{upper}' is '{upper.upper()}' here"):
+            files.below(tmp_path / "Runs", "toy", "cca-16")
+
+
+def test_a_folder_that_may_not_be_listed_is_not_asked(tmp_path, monkeypatch):
+    (tmp_path / "toy").mkdir()
+    monkeypatch.setattr(os, "listdir", lambda path: os.scandir(path / "none"))
+    with pytest.raises(FileNotFoundError):
+        files.refuse_folded(tmp_path / "toy")
+
+    def refuse(path):
+        raise PermissionError(13, "Permission denied", path)
+
+    monkeypatch.setattr(os, "listdir", refuse)
+    files.refuse_folded(tmp_path / "toy")
 
 
 # ---------------------------------------------------------------------------------------------- JSON and digests

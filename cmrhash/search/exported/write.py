@@ -26,7 +26,7 @@ from cmrhash.features.outcome import OF_DATA
 from cmrhash.search.embedder import Embedder
 from cmrhash.search.exported.card import card
 from cmrhash.search.exported.hasher import CARD, CONFIG, FILE, HEADS, VERSION, PretrainedHasher, read_config
-from cmrhash.storage.files import make_folder, sha256, write_bytes, write_json
+from cmrhash.storage.files import make_folder, refuse_folded, sha256, write_bytes, write_json
 from cmrhash.storage.recipes import canonical
 from cmrhash.storage.staged import settle, staged
 from cmrhash.training import runs
@@ -89,6 +89,7 @@ def save(
 
 def _refuse_other(target: Path) -> None:
     """Raise UsageError for the folder of a run, a collection or a model, which an export would spoil."""
+    refuse_folded(target)
     settle(target)
     holds = ""
     if (target / ABOUT).exists():

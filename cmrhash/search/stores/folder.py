@@ -46,7 +46,7 @@ from cmrhash.search.stores import (
     packed_queries,
     refuse_embeddings,
 )
-from cmrhash.storage.files import checked, locked, make_folder, read_json, sha256, sync, write_json
+from cmrhash.storage.files import checked, locked, make_folder, read_json, refuse_folded, sha256, sync, write_json
 
 CODES, IVF, KEYS, ENDS = "codes.faiss", "codes.ivf", "keys", "key_ends"
 AGAIN = "create it again with `index`"
@@ -170,6 +170,7 @@ class FolderStore:
     def _writing(self, name: str) -> Iterator[None]:
         """Lock a collection for writing; raise system errors as CmrhashError."""
         path = self._path(name)
+        refuse_folded(path)
         try:
             make_folder(self.folder)
             with locked(path):

@@ -40,7 +40,7 @@ from cmrhash.features.images import DECODERS
 from cmrhash.features.outcome import CODE
 from cmrhash.features.views import ordinals
 from cmrhash.retrieval import codes
-from cmrhash.storage.files import locked, make_folder
+from cmrhash.storage.files import below, locked, make_folder
 from cmrhash.storage.recipes import canonical, refuse_difference
 from cmrhash.training import runs
 from cmrhash.training.auxiliary import Shapes
@@ -79,7 +79,7 @@ def finetune(
     if the same image encoder was tuned by another recipe; an interrupted fine-tuning is saved and resumes next time.
     """
     method = tuning_method(config, dataset.relevance)
-    target = folder / runs.TUNED / image.name
+    target = below(folder, runs.TUNED, image.name)
     make_folder(target)
     lock = nullcontext() if processes.rank() else locked(target / runs.CONFIG)
     with lock, processes.group(image.device), ThreadPoolExecutor(DECODERS) as pool:

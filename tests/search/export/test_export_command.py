@@ -1,6 +1,7 @@
 """``cmrhash export``."""
 
 import json
+import os
 import re
 
 import numpy as np
@@ -71,6 +72,16 @@ def test_no_run_and_no_collection_is_replaced_by_an_export(place, kind, untraine
     assert run("export", place, "--overwrite", "--device", "cpu") == 2
     assert f"the target folder holds {kind}" in capsys.readouterr().err
     assert {path: path.read_bytes() for path in (untrained / place).rglob("*") if path.is_file()} == before
+
+
+def test_an_export_whose_name_differs_by_case_is_not_replaced(untrained, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(untrained)
+    (tmp_path / "Mine").mkdir()
+    real = os.listdir
+    monkeypatch.setattr(os, "listdir", lambda path: ["mine"] if path == tmp_path else real(path))
+    assert run("export", tmp_path / "Mine", "--overwrite", "--device", "cpu") == 2
+    assert capsys.readouterr().err.splitlines()[-1].startswith("error: 'Mine' is 'mine' here: the file system does not")
+    assert real(tmp_path / "Mine") == []
 
 
 def test_without_the_packages_onnx_is_refused_before_any_work(untrained, tmp_path, monkeypatch, capsys):

@@ -1,7 +1,9 @@
 """A trained or exported run applied to another collection: photos alone, and photos with some captions."""
 
 import json
+import os
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -127,6 +129,26 @@ def test_the_commands(here, capsys):
     assert run("cache", "verify") == 0
     assert run("cache", "ls") == 0
     assert "features gone" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("upper", "place"), [("holiday", "cache"), ("holiday", "runs"), ("manifest-triplet-16", "runs/holiday")]
+)
+def test_a_name_that_is_another_by_case_alone_is_refused_before_anything_is_written(
+    here, hasher, monkeypatch, upper, place
+):
+    hasher.save_pretrained(here / "shared")
+    (here / place / upper).mkdir(parents=True)
+    real = os.listdir
+    monkeypatch.setattr(
+        os, "listdir", lambda path: [x.upper() if Path(path) == here / place else x for x in real(path)]
+    )
+    before = files(here)
+    for source in (RUN, here / "shared"):
+        with pytest.raises(UsageError, match=f"^'{upper}' is '{upper.upper()}' here") as caught:
+            hashed(here, source)
+        assert caught.value.where == here / place
+    assert files(here) == before
 
 
 def test_what_photos_alone_cannot_do_is_said(here, capsys):

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import resource
 
 import faiss
 import numpy as np
 import pytest
 from random_codes import check_found, leftovers, numbered, part, random_codes
+from running import files
 
-from cmrhash.errors import CmrhashError, DamagedError, LockedError
+from cmrhash.errors import CmrhashError, DamagedError, LockedError, UsageError
 from cmrhash.search.stores import folder, open_store
 from cmrhash.storage.files import locked, read_json, write_json
 
@@ -61,6 +63,22 @@ def test_a_flipped_bit_is_told(filled, file):
     path.write_bytes(raw)
     with pytest.raises(DamagedError, match="create it again with `index`"):
         open_store(store.url).search("some", packed[:1], 1)
+
+
+@pytest.mark.faults("file system that lacks something")
+def test_a_collection_whose_name_differs_by_case_is_not_written(filled, monkeypatch):
+    store, keys, packed = filled
+    before = files(store.folder)
+    real = os.listdir
+    monkeypatch.setattr(os, "listdir", lambda path: [name.replace("some", "Some") for name in real(path)])
+    for change in (
+        lambda: store.replace("some", 48, [(keys, packed)]),
+        lambda: store.add("some", [(["one more"], packed[:1])]),
+        lambda: store.remove("some", keys[:1]),
+    ):
+        with pytest.raises(UsageError, match="^'some.json' is 'Some.json' here: the file system does not tell upper"):
+            change()
+    assert files(store.folder) == before
 
 
 @pytest.mark.faults("disk full")

@@ -42,6 +42,15 @@ def test_a_stopped_fine_tuning_goes_on_to_the_same_bytes(source, finished, tmp_p
     assert contents(report.folder) == contents(finished.folder)
 
 
+def test_tuned_encoders_of_another_case_are_not_replaced(source, tmp_path, monkeypatch):
+    (tmp_path / "manifest/tuned" / FOLDER).mkdir(parents=True)
+    real = os.listdir
+    monkeypatch.setattr(os, "listdir", lambda path: [name.replace("shuffle", "Shuffle") for name in real(path)])
+    with pytest.raises(UsageError, match=f"^'{FOLDER}' is '{FOLDER.capitalize()}' here"):
+        extract_tuned(config(source, tmp_path), QUICK)
+    assert real(tmp_path / "manifest/tuned" / FOLDER) == []
+
+
 def test_crops_that_do_not_fit_into_memory_are_decoded_every_time(source, finished, tmp_path, monkeypatch):
     monkeypatch.setattr(finetune_task, "MEMORY", 0)
     report = extract_tuned(config(source, tmp_path), QUICK)
