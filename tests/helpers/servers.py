@@ -34,11 +34,28 @@ listen-peer-urls: http://127.0.0.1:{peer}
 initial-advertise-peer-urls: http://127.0.0.1:{peer}
 initial-cluster: default=http://127.0.0.1:{peer}
 """
+END = """read -r _
+there="$1/data/postmaster.pid" && pid=$(head -n 1 "$there") && kill -QUIT "$pid"
+while [ -n "$pid" ] && [ -e "$there" ] && kill -0 "$pid"; do sleep 0.02; done
+rm -rf "$1"
+"""
 MILVUS_FOLDER = "CMRHASH_TEST_MILVUS_FOLDER"  # where pip has put the package milvus, unless it is installed
 
 
+def watched(folder):
+    """Start a process that ends the server of a folder and removes both once its stdin is closed.
+
+    The kernel closes it when this process ends, however it ends.
+    """
+    order = ["sh", "-c", END, "sh", folder]  # a session of its own: Ctrl-C and `timeout` end whole groups
+    return subprocess.Popen(order, stdin=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True)
+
+
 class PostgresServer:
-    """Started by ``with``. url: of its superuser, and of ``database`` if one is made."""
+    """Started by ``with``, ended with the tests even if they are killed.
+
+    url: of its superuser, and of ``database`` if one is made.
+    """
 
     def __enter__(self):
         spec = importlib.util.find_spec(PACKAGE)  # not imported: that would write into the home folder
@@ -49,6 +66,7 @@ class PostgresServer:
             -1
         ]
         self.folder = Path(tempfile.mkdtemp(prefix="pg"))
+        self._watch = watched(self.folder)
         self._as = {}
         if os.geteuid() == 0:  # PostgreSQL refuses to run as root, and others may not look into root's folders
             installed = self._copy(installed)
@@ -63,8 +81,9 @@ class PostgresServer:
         return self
 
     def __exit__(self, *_):
-        self._run("pg_ctl", "stop", "-w", "-m", "immediate", "-D", self._data)
-        shutil.rmtree(self.folder)
+        self._watch.stdin.close()
+        self._watch.wait()
+        assert not self.folder.exists()
 
     def url_of(self, user="postgres", database="postgres", password=""):
         account = f"{user}:{password}" if password else user
