@@ -138,8 +138,8 @@ def score_histogram(
 ) -> NDArray[np.int32]:
     """Count items (Q, N) by gain and place of their score: (Q, levels + 1, D) int32, as ``index.rank_histogram``.
 
-    D: different scores, the highest first; items with equal scores share a place. gains: as ``Relevance.gains``; part:
-    (N,) part of each item, from 0, for a result of (Q, P, levels + 1, D).
+    D: different scores, the highest first, and at least 1; items with equal scores share a place. gains: as
+    ``Relevance.gains``; part: (N,) part of each item, from 0, for a result of (Q, P, levels + 1, D).
 
     >>> score_histogram(np.array([[0.5, 0.9, 0.5]]), np.array([[1, 0, 0]], np.uint8), levels=1)
     array([[[1, 1],
@@ -149,7 +149,7 @@ def score_histogram(
     ranked = np.take_along_axis(scores, order, axis=1)
     place = np.zeros(scores.shape, np.int64)
     place[:, 1:] = np.cumsum(ranked[:, 1:] != ranked[:, :-1], axis=1)
-    depth = int(place.max(initial=-1)) + 1
+    depth = int(place.max(initial=0)) + 1
     gain = np.take_along_axis(gains, order, axis=1)
     query = np.broadcast_to(np.arange(len(scores))[:, None], scores.shape)
     kept = gain != EXCLUDED

@@ -127,7 +127,7 @@ def check(row, both, gains, rank, ties, kind):
 
 
 @pytest.mark.parametrize("ties", ["expected", "optimistic", "pessimistic"])
-@pytest.mark.parametrize("rank", ["hamming", "asymmetric", "rerank:2"])
+@pytest.mark.parametrize("rank", ["hamming", "asymmetric", "rerank:1", "rerank:3"])
 @pytest.mark.parametrize("seed", [0, 3])
 def test_every_figure_is_its_definition(rank, ties, seed):
     both, relevance, gains = toy(seed)
@@ -201,9 +201,15 @@ def test_a_search_without_a_relevant_item_is_refused():
         assert caught.value.fix == "check labels and splits: a query needs a relevant item in the database"
 
 
-def test_so_is_a_search_without_queries():
+@pytest.mark.parametrize("empty", ["queries", "database"])
+def test_so_is_a_search_without_queries_or_without_a_database(empty):
     both, _, _ = toy(0)
-    both.rows, none = both.rows[:0], Relevance.by_labels([], [[0]] * 7, CLASSES)
+    if empty == "queries":
+        both.rows, none = both.rows[:0], Relevance.by_labels([], [[0]] * 7, CLASSES)
+    else:
+        both.database = both.sought.database = both.database[:0]
+        both.sought.index = BinaryIndex.build(pack(both.sought.embedding[:0]), BITS)
+        none = Relevance.by_labels([[0]] * 4, [], CLASSES)
     for rank in ("hamming", "asymmetric"):
         with pytest.raises(DataError, match="no query has a relevant item"):
             scoring.score(EvalConfig(rank=rank), LABELLED, both, SEARCH, none, np.zeros(10, np.uint8))
