@@ -6,8 +6,8 @@ import pytest
 from cmrhash.errors import UsageError
 from cmrhash.retrieval import real_valued
 from cmrhash.retrieval import relevance as module
-from cmrhash.retrieval.metrics import average_precision, precision_within
-from cmrhash.retrieval.relevance import Relevance
+from cmrhash.retrieval.metrics import average_precision, hit_at, precision_at, precision_within, split_ties
+from cmrhash.retrieval.relevance import EXCLUDED, Relevance
 
 
 def test_relevance_by_pairs_is_that_of_the_same_item():
@@ -55,6 +55,43 @@ def test_a_radius_that_is_none_is_refused(radius):
 def test_counts_that_cannot_be_are_refused(relevant):
     with pytest.raises(UsageError, match="0 <= relevant <= items at every distance"):
         average_precision(np.array([[2, 1]]), np.array(relevant))
+
+
+def test_as_many_shared_labels_as_count_are_no_exclusion():
+    found = Relevance.by_labels([range(20)], [range(20), [0]], 20, exclude=np.array([1]))
+    assert found.gains(0, 1, 0, 2).tolist() == [[15, EXCLUDED]]
+    assert EXCLUDED > found.levels == 15
+
+
+def test_a_hit_of_one_query_does_not_depend_on_the_queries_beside_it():
+    items = np.array([[4, 3], [2, 9], [1, 5], [7, 1], [3, 3]])
+    relevant = np.array([[3, 0], [0, 2], [1, 4], [1, 1], [0, 0]])
+    for k in range(1, 9):
+        alone = [hit_at(items[q : q + 1], relevant[q : q + 1], k)[0] for q in range(len(items))]
+        np.testing.assert_array_equal(hit_at(items, relevant, k), alone)
+
+
+@pytest.mark.parametrize("k", [True, 0, -1, 2**63, 1.0, "1"])
+def test_a_cutoff_that_is_none_is_refused(k):
+    with pytest.raises(UsageError, match="k must be a whole number of at least 1, in 64 bits, got"):
+        precision_at(np.array([[2, 1]]), np.array([[1, 0]]), k)
+
+
+@pytest.mark.parametrize("items", [[[2, 1]], np.array([2, 1]), np.array([[2.0, 1.0]]), np.array([[2, 1, 0]])])
+def test_what_is_no_array_of_counts_is_refused(items):
+    with pytest.raises(UsageError, match=r"counts must be two \(Q, D\) integer arrays, got"):
+        precision_at(items, np.array([[1, 0]]), 1)
+
+
+def test_refusals_name_the_option():
+    counts = np.array([[2, 1]]), np.array([[1, 0]])
+    for option, call in (
+        ("ties", lambda: split_ties(*counts, "best")),
+        ("map_at_rule", lambda: average_precision(*counts, 1, "max")),
+    ):
+        with pytest.raises(UsageError) as caught:
+            call()
+        assert caught.value.option == option
 
 
 def test_an_empty_database_has_no_nearest_item():
