@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from cmrhash.errors import UsageError
+from cmrhash.errors import DataError, UsageError
 from cmrhash.retrieval import real_valued
 from cmrhash.retrieval import relevance as module
 from cmrhash.retrieval.metrics import average_precision, hit_at, precision_at, precision_within, split_ties
@@ -55,6 +55,28 @@ def test_a_radius_that_is_none_is_refused(radius):
 def test_counts_that_cannot_be_are_refused(relevant):
     with pytest.raises(UsageError, match="0 <= relevant <= items at every distance"):
         average_precision(np.array([[2, 1]]), np.array(relevant))
+
+
+@pytest.mark.parametrize("slab", [1, 2, 5, 9])
+def test_gains_are_the_same_by_slabs_and_with_repeated_labels(monkeypatch, slab):
+    monkeypatch.setattr(module, "SLAB_ROWS", slab)
+    query, database = [[0, 0], [1, 1, 2], [2, 0, 2]], [[0], [1, 2, 2], [0, 2], [], [2, 1, 0]]
+    found = Relevance.by_labels(query, database, 3, exclude=np.array([-1, 4, 0]))
+    whole = np.array([[1, 0, 1, 0, 1], [0, 2, 1, 0, EXCLUDED], [EXCLUDED, 1, 2, 0, 2]])
+    for _ in range(3):  # computed, then kept
+        for low, high in ((0, 5), (0, 2), (2, 4)):
+            assert np.array_equal(found.gains(0, 3, low, high), whole[:, low:high])
+
+
+@pytest.mark.parametrize("exclude", [[-2, 0], [0, 3]])
+def test_an_exclusion_of_a_row_that_is_not_there_is_refused(exclude):
+    with pytest.raises(UsageError, match=r"^exclude has rows outside -1 \.\.\. 2"):
+        Relevance.by_pairs(np.arange(2), np.arange(3), np.array(exclude))
+
+
+def test_the_first_five_wrong_labels_are_named():
+    with pytest.raises(DataError, match=r"^6 query labels outside 0 \.\.\. 0: 1 in row 0, .*, 5 in row 4$"):
+        Relevance.by_labels([[n] for n in range(1, 7)], [[0]], 1)
 
 
 def test_as_many_shared_labels_as_count_are_no_exclusion():
