@@ -24,6 +24,7 @@ def test_relevance_by_pairs_is_that_of_the_same_item():
         ([[0], []], [[], [0], [0]], 1, [[0, 1, 1], [0, 0, 0]], 1),
         ([[], []], [[], []], 0, [[0, 0], [0, 0]], 1),
         ([[0, 1], [1]], [[1], [1, 0]], 2, [[1, 2], [1, 1]], 2),
+        ([[0, 0]], [[0]], 1, [[1]], 1),
     ],
 )
 def test_few_classes(query, database, classes, gains, levels):
