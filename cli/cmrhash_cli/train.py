@@ -32,6 +32,7 @@ from cmrhash_cli.output import (
     Quiet,
     Relevance,
     Runs,
+    Symmetric,
     note,
     print_json,
     print_table,
@@ -107,6 +108,7 @@ def train(
     ] = D.memory,
     drop_near_duplicates: DropNear = D.drop_near_duplicates,
     noise: Noise = D.noise,
+    symmetric: Symmetric = D.symmetric,
     direction: OneDirection = D.direction,
     log: Annotated[
         str | None,
@@ -158,6 +160,7 @@ def train(
         memory=memory,
         drop_near_duplicates=drop_near_duplicates,
         noise=noise,
+        symmetric=symmetric,
         direction=direction,
         device=device,
     )

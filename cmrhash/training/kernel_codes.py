@@ -5,7 +5,7 @@ form, so that they are as uncertain as new queries. A code of label sets and a c
 together: each posterior ranks the codes of label sets by tie-aware AP. A database item then has the kernel ridge
 prediction of its label code, fitted closely; a query has the code of its posterior plus such a prediction, fitted
 smoothly; ``form_of`` has the exceptions. All this is a kernel expansion over the train items, which a ``KernelHead``
-stores.
+stores. If symmetric, database items get the codes of their posteriors, too, and posteriors rank each other.
 
 Up to EXACT train items n, all of them support the heads: O(n^2) memory and O(n^3) time. Beyond, LANDMARKS of them do,
 drawn at random, fitted on at most FITTED items; a ``Nearby`` then corrects the codes of all train items, if
@@ -46,34 +46,38 @@ class Form(NamedTuple):
     """Ridges of the predictions of label codes.
 
     query_ridge: of queries that have no code of a posterior; None: with it, and the ridge of the posteriors.
+    database_ridge: None: database items, and queries, have the codes of their posteriors alone.
     """
 
     query_ridge: float | None
-    database_ridge: float
+    database_ridge: float | None
 
 
 PSEUDO = Form(None, SEEN_RIDGE)  # by pseudo-labels: without labels a collection is mostly searched itself
 
 
-def form_of(task: Task) -> Form:
+def form_of(task: Task, symmetric: bool = False) -> Form:
     """The form for these train items.
 
     Where each has one label, a prediction of the code is a prediction of the label, and the better query. A close fit
-    of train items pays where they are searched, and costs accuracy at new items.
+    of train items pays where they are searched, and costs accuracy at new items. symmetric: queries and database items
+    get the same codes.
     """
     assert task.train.labels is not None
     exclusive = bool((task.train.labels.sum(1) == 1).all())
+    if symmetric:
+        return Form(NEW_RIDGE, NEW_RIDGE) if exclusive else Form(None, None)
     items = task.dataset.items
     seen = any("database" in items[item].splits for item in task.train.items.tolist())
     return Form(NEW_RIDGE if exclusive else None, SEEN_RIDGE if seen else NEW_RIDGE)
 
 
-def shape_of(task: Task, pseudo: bool) -> dict[str, int]:
+def shape_of(task: Task, pseudo: bool, symmetric: bool = False) -> dict[str, int]:
     """Sizes of the heads, as ``methods.build_head`` takes them. pseudo: fitted to pseudo-labels."""
     items = len(task.train)
     if items <= EXACT:
         return {"rows": items}
-    close = (PSEUDO if pseudo else form_of(task)).database_ridge == SEEN_RIDGE
+    close = (PSEUDO if pseudo else form_of(task, symmetric)).database_ridge == SEEN_RIDGE
     return {"rows": LANDMARKS, **({"near": items} if close else {})}
 
 
@@ -97,12 +101,16 @@ def _drawn(items: int, most: int) -> Tensor:
 
 
 def fit(
-    task: Task, state: TrainingState, y: Tensor, told: Callable[[int, str], None] = lambda *_: None
+    task: Task,
+    state: TrainingState,
+    y: Tensor,
+    told: Callable[[int, str], None] = lambda *_: None,
+    symmetric: bool = False,
 ) -> dict[str, Any]:
     """Fit the (kernel) heads of a training state; its parts code label sets and posteriors.
 
     y: labels of the train items, or pseudo-labels in their place, (n, classes) float32 of 0 and 1. told: called with
-    the number of finished steps, two per view and one, and the thing that is computed next.
+    the number of finished steps, two per view and one, and the thing that is computed next. symmetric: see ``form_of``.
     Returns the chosen kernels by view, and the loss terms of the codes, their means over the last tenth of the steps.
     """
     rows = Rows(*(chosen.to(y.device) for chosen in Rows.draw(len(y))))
@@ -118,26 +126,42 @@ def fit(
         found[view] = regressions[view].regress(centred, kernels[view].ridge, rows.coded)
     scales = {view: of.left_out.std(0).clamp_min(1e-3) for view, of in found.items()}
     posteriors = {view: of.left_out / scales[view] for view, of in found.items()}
-    told(len(found), "codes of the label sets")
-    terms = _train_codes(posteriors, y[rows.fitted[rows.coded]], task, state)
-    form = form_of(task) if y is task.train.labels else PSEUDO
+    form = form_of(task, symmetric) if y is task.train.labels else PSEUDO
+    told(len(found), "codes of the label sets" if form.database_ridge else "codes of the posteriors")
+    terms = _train_codes(posteriors, y[rows.fitted[rows.coded]], task, state, form)
     with torch.no_grad():
         code = torch.cat([state.parts["labels"](some) for some in torch.split(y, BLOCK)])
         target = torch.where(code >= 0, 1.0, -1.0)
         for done, (view, of) in enumerate(found.items(), len(found) + 1):
             told(done, f"hash heads, {view.short}")
-            linear: Any = state.parts.get_submodule(f"query-{view.short}.1")
             head: Any = state.heads[view]
-            ridges = form.query_ridge or kernels[view].ridge, form.database_ridge
-            beside, items = regressions[view].expansions(target[rows.fitted] - target.mean(0), ridges)
-            coded = of.weights @ (linear.weight / scales[view]).T, linear.bias
-            inner, bias = map(torch.zeros_like, coded) if form.query_ridge else coded
-            _fill(head, kernels[view], regressions[view].support, torch.stack([inner, beside, items]))
-            head.biases.copy_(torch.stack([bias, target.mean(0)]))
+            coder: Any = state.parts.get_submodule(f"query-{view.short}.1")
+            coded = of.weights @ (coder.weight / scales[view]).T, coder.bias
+            centred_codes, mean = target[rows.fitted] - target.mean(0), target.mean(0)
+            expansions, biases = _expansions(form, regressions[view], kernels[view].ridge, centred_codes, mean, coded)
+            _fill(head, kernels[view], regressions[view].support, expansions)
+            head.biases.copy_(biases)
             if head.nearby:
-                _correct(task, head, view, target, form.database_ridge)
+                _correct(task, head, view, target, SEEN_RIDGE)
     kept = {view.short: kernel._asdict() for view, kernel in kernels.items()}
     return {"loss": sum(terms.values()), "terms": terms, "kernels": kept, "form": form._asdict()}
+
+
+def _expansions(
+    form: Form, regression: Exact | Landmarks, ridge: float, target: Tensor, mean: Tensor, coded: tuple[Tensor, Tensor]
+) -> tuple[Tensor, Tensor]:
+    """Expansions (3, n, K) and biases (2, K) of a ``KernelHead``.
+
+    ridge: of the posteriors; target: label codes (m, K) of the fitted items less their mean (K,); coded: weights (n, K)
+    and bias (K,) of the codes of posteriors.
+    """
+    weights, bias = coded
+    none = torch.zeros_like(weights), torch.zeros_like(bias)
+    if form.database_ridge is None:
+        return torch.stack([none[0], weights, weights]), torch.stack([none[1], bias])
+    beside, items = regression.expansions(target, (form.query_ridge or ridge, form.database_ridge))
+    inner, inner_bias = none if form.query_ridge else coded
+    return torch.stack([inner, beside, items]), torch.stack([inner_bias, mean])
 
 
 def _correct(task: Task, head: KernelHead, view: View, target: Tensor, ridge: float) -> None:
@@ -183,18 +207,26 @@ def _inputs(task: Task, state: TrainingState, view: View, some: Tensor, targets:
     return kernel, Inputs(x, torch.cat([vectors.pop(kind) * math.sqrt(weight) for kind, weight in weights.items()], 1))
 
 
-def _train_codes(posteriors: dict[View, Tensor], y: Tensor, task: Task, state: TrainingState) -> dict[str, float]:
-    """Train codes of label sets and of standardised posteriors (n, classes); returns the last loss terms by view."""
+def _train_codes(
+    posteriors: dict[View, Tensor], y: Tensor, task: Task, state: TrainingState, form: Form
+) -> dict[str, float]:
+    """Train codes of label sets and of standardised posteriors (n, classes); returns the last loss terms by view.
+
+    Each posterior ranks the codes of label sets or, if database items have none, those of the posteriors of each view.
+    """
     coders: dict[View, nn.Module] = {view: state.parts[f"query-{view.short}"] for view in posteriors}
     seen: list[Tensor] = []
+    size = min(BATCH, len(y))
+    apart = ~torch.eye(size, dtype=torch.bool, device=y.device)  # within a view an anchor is not ranked itself
     state.parts.train()
     with threads_for(task.device, BATCH):
         for step in range(STEPS):
-            some = torch.randint(0, len(y), (min(BATCH, len(y)),)).to(y.device)
+            some = torch.randint(0, len(y), (size,)).to(y.device)
             relevant = y[some] @ y[some].T > 0.5
-            codes = torch.tanh(state.parts["labels"](y[some]))
             anchors = [torch.tanh(coders[view](p[some])) for view, p in posteriors.items()]
-            terms = torch.stack([tie_aware_ap(anchor, codes, relevant) for anchor in anchors]) / len(anchors)
+            ranked = [torch.tanh(state.parts["labels"](y[some]))] if form.database_ridge else anchors
+            ranks = [[tie_aware_ap(u, v, relevant, apart if u is v else None) for v in ranked] for u in anchors]
+            terms = torch.stack([torch.stack(by_anchor).mean() for by_anchor in ranks]) / len(anchors)
             for group in state.optimizer.param_groups:
                 group["lr"] = one_cycle(step, STEPS, LR)
             state.optimizer.zero_grad()

@@ -185,6 +185,29 @@ def test_heads_are_the_expansions_that_the_method_describes(extracted):
         np.testing.assert_allclose(head.embed(task.x[view], query=True), query, atol=2e-3)
 
 
+def test_symmetric_heads_give_queries_and_items_the_code_of_their_posterior(extracted):
+    """In both roles, against NumPy; and with a label per item the same ridge prediction."""
+    task = prepare(KRR, extracted)
+    state = train.fresh(KRR, get_method("krr-ap"), task)
+    torch.manual_seed(0)
+    found = kernel_codes.fit(task, state, task.train.labels, symmetric=True)
+    assert found["form"] == {"query_ridge": None, "database_ridge": None}
+    y = task.train.labels.double().numpy()
+    for view in task.views:
+        head, kernel = state.heads[view], found["kernels"][view.short]
+        all_x = head.scaled(task.x[view]).double().numpy()
+        x = all_x[task.views[view].start[task.train.items]]
+        k, of_all = slow_kernel(x, x, kernel["width"]), slow_kernel(all_x, x, kernel["width"])
+        scale = slow_left_out(x, y - y.mean(0), kernel["width"], kernel["ridge"]).std(0, ddof=1).clip(1e-3)
+        posterior = of_all @ np.linalg.solve(k + kernel["ridge"] * np.eye(len(k)), y - y.mean(0)) / scale
+        with torch.no_grad():
+            coded = state.parts[f"query-{view.short}"](torch.from_numpy(posterior).float())
+        for query in (False, True):
+            np.testing.assert_allclose(head.embed(task.x[view], query=query), coded, atol=2e-3)
+    one = replace(task, train=replace(task.train, labels=torch.eye(y.shape[1])[torch.from_numpy(y.argmax(1))]))
+    assert kernel_codes.form_of(one, symmetric=True) == (kernel_codes.NEW_RIDGE, kernel_codes.NEW_RIDGE)
+
+
 def slow_text_similarities(captions, support, kernel):
     """(N, n): weighted dot products of the tf-idf vectors, with the terms of the support."""
     total = 0

@@ -34,5 +34,6 @@ METHODS = {
         kernel=True,
         parts=label_and_posterior_coders,
         labels=True,
+        reads=("symmetric",),
     ),
 }
