@@ -173,6 +173,6 @@ def test_parse_takes_any_bytes(raw: bytes) -> None:
 
 
 def test_parse_is_quick_on_a_long_run_of_openings() -> None:
-    start = time.perf_counter()
+    start = time.process_time()
     iaprtc12.parse(b"<DESCRIPTION>" + b"<  " * 100_000 + b"<" + b" " * 100_000)
-    assert time.perf_counter() - start < 2
+    assert time.process_time() - start < 2

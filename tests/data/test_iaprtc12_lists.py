@@ -153,6 +153,6 @@ def test_any_bytes_are_read_or_refused(
 def test_a_list_of_the_real_length_is_read_quickly(root: Path) -> None:
     one = line("00/{}.jpg", 5, 9)
     put(root / RETRIEVAL, "".join(one.replace("{}", str(n)) for n in range(100, 2100)))
-    start = time.perf_counter()
+    start = time.process_time()
     assert len(iaprtc12_lists.read(root).items) == 2003
-    assert time.perf_counter() - start < 5
+    assert time.process_time() - start < 5

@@ -38,7 +38,7 @@ def places(base):
     return {"cache": base / "cache", "runs": base / "runs", "device": "cpu"}
 
 
-def becomes(client, path, right, seconds=20):
+def becomes(client, path, right, seconds=120):
     """The response of a path once it is right; fails if it never is."""
     until = time.monotonic() + seconds
     while True:

@@ -40,7 +40,7 @@ def served(client, places=400):
         config, state = uvicorn.Config(page, lifespan="off", ws="none", limit_concurrency=places), ServerState()
         made = lambda: Connection(config, state, {})  # noqa: E731
         server = await asyncio.get_running_loop().create_server(made, "127.0.0.1", 0)
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(120):
             found = await client(server.sockets[0].getsockname()[1])
         server.close()
         return found
