@@ -50,6 +50,15 @@ def no_network(monkeypatch):
     monkeypatch.setattr(socket.socket, "connect", guarded)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def no_wait_for_disks(request):
+    """What is written need not survive a power cut; it must where the tests are about that, or name fsync."""
+    with pytest.MonkeyPatch.context() as patch:
+        if not {"faults", "storage"} & set(request.path.parts) and b"fsync" not in request.path.read_bytes():
+            patch.setattr(os, "fsync", lambda file: None)
+        yield
+
+
 @pytest.fixture(autouse=True)
 def one_table_of_operators():
     """PyTorch makes its table of ONNX operators once in a process, not at each export, of which it is a quarter."""
