@@ -66,7 +66,6 @@ class Workers:
         for process in self._processes:
             process.kill()
             process.wait()
-            process.stdout.close()
 
     def __len__(self) -> int:
         return len(self._processes)
@@ -99,9 +98,10 @@ class Workers:
 
     def _listen(self, at: int) -> None:
         """Pass on what a process answers; None at its end."""
-        for line in self._processes[at].stdout:
-            with contextlib.suppress(json.JSONDecodeError):  # cut off where the process died
-                self._answers.put((at, json.loads(line)))
+        with self._processes[at].stdout as lines:
+            for line in lines:
+                with contextlib.suppress(json.JSONDecodeError):  # cut off where the process died
+                    self._answers.put((at, json.loads(line)))
         self._answers.put((at, None))
 
     def _send(self, at: int, line: Mapping[str, Any] | None) -> None:
