@@ -132,7 +132,6 @@ class TrainConfig:
     memory: int = 0  # items of earlier steps with which pairwise losses compare a batch, too; more than all: all
     drop_near_duplicates: bool = False  # leave out train items whose photo is (nearly) a query's
     noise: float = 0.0  # share of train items with a wrong label in the place of one of theirs, for experiments
-    symmetric: bool = False  # krr-ap: hash database items as queries are, which is better for items never trained on
     direction: str | None = None  # out of ACROSS: the only search direction to train; None: both
     device: str = "auto"
     checkpoint_seconds: float = 20.0  # how often an unfinished run is saved

@@ -29,7 +29,6 @@ from cmrhash_cli.output import (
     Relevance,
     Runs,
     ShownLang,
-    Symmetric,
     TrainedBy,
     note,
     print_json,
@@ -68,7 +67,6 @@ def compare(
     jobs: Jobs = D.jobs,
     drop_near_duplicates: DropNear = T.drop_near_duplicates,
     noise: Noise = T.noise,
-    symmetric: Symmetric = T.symmetric,
     direction: OneDirection = T.direction,
     trained_by: TrainedBy = D.trained_by,
     encoder: Encoder = None,
@@ -103,7 +101,6 @@ def compare(
         epochs=epochs,
         drop_near_duplicates=drop_near_duplicates,
         noise=noise,
-        symmetric=symmetric,
         direction=direction,
         device=device,
     )

@@ -28,7 +28,7 @@ GROUPS: dict[str, str] = {  # in the order of the help: names of parameters, of 
     "Encoders": "model image_model image_weights image_size image_layers mirror text_model layer pooling prompt "
     "vocabulary max_length image_batch dtype runtime encoder offline",
     "Training": "alignment epochs batch lr image_lr text_lr schedule weight_decay ema hidden dropout input_dropout "
-    "first_caption margin memory symmetric values samples seeds log",
+    "first_caption margin memory values samples seeds log",
     "Fine-tuning": "finetune",
     "Scores": "direction map_at map_at_rule ties at metric against",
     "Store": "store probes approximate embeddings",

@@ -56,13 +56,6 @@ Noise = Annotated[
         help="Label noise, for experiments: share of train items of which one label is removed and a wrong one added."
     ),
 ]
-Symmetric = Annotated[
-    bool,
-    typer.Option(
-        "--symmetric",
-        help="Let krr-ap hash database items as it hashes queries: better for photos and texts never trained on.",
-    ),
-]
 OneDirection = Annotated[
     str | None,
     typer.Option(

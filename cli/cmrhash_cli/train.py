@@ -32,7 +32,6 @@ from cmrhash_cli.output import (
     Quiet,
     Relevance,
     Runs,
-    Symmetric,
     note,
     print_json,
     print_table,
@@ -108,7 +107,6 @@ def train(
     ] = D.memory,
     drop_near_duplicates: DropNear = D.drop_near_duplicates,
     noise: Noise = D.noise,
-    symmetric: Symmetric = D.symmetric,
     direction: OneDirection = D.direction,
     log: Annotated[
         str | None,
@@ -160,7 +158,6 @@ def train(
         memory=memory,
         drop_near_duplicates=drop_near_duplicates,
         noise=noise,
-        symmetric=symmetric,
         direction=direction,
         device=device,
     )

@@ -10,7 +10,8 @@ from cmrhash.errors import UsageError, did_you_mean
 
 METHODS = (
     *("triplet", "contrastive", "cmpm", "cmpm-cmpc", "logistic", "supcon", "tie-ap", "tie-ap-nce", "acmr", "corrnet"),
-    *("cca", "scm", "cvh", "itq", "sign", "krr-ap", "dcmh", "dsph", "dnph", "orthohash", "dchn", "nrch"),
+    *("cca", "scm", "cvh", "itq", "sign", "krr-ap", "krr-ap-symmetric"),
+    *("dcmh", "dsph", "dnph", "orthohash", "dchn", "nrch"),
     *("djsrh", "jdsh", "dgcpn", "krr-cluster", "cca-itq", "ucch"),
 )
 NAMING = ("method", "bits", "seed", "langs", "relevance")  # every run has them, in its name or in its record

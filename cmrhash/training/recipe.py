@@ -58,7 +58,7 @@ def head_shape(config: TrainConfig, method: Method, task: Task) -> dict[str, Any
             what, None, "choose a method with epochs and heads of cmrhash, or extract with another pooling"
         )
     if method.kernel:
-        shape = kernel_codes.shape_of(task, bool(method.targets), config.symmetric)
+        shape = kernel_codes.shape_of(task, bool(method.targets), method.symmetric)
         return {"hidden": 0, "bounded": False, **shape}
     if method.heads:
         return {"hidden": 0, "bounded": False, "network": method.name}

@@ -194,7 +194,7 @@ def _by_kernels(config: TrainConfig, method: Method, task: Task, told: Progress)
         labels = method.targets(task.first_scaled(state.heads)) if method.targets else task.train.labels
         assert labels is not None  # get_method refuses such a data set
         steps = 2 * len(task.views) + 2  # of fit, and one of the val mAP
-        found = kernel_codes.fit(task, state, labels, lambda done, note: told(done, steps, note), config.symmetric)
+        found = kernel_codes.fit(task, state, labels, lambda done, note: told(done, steps, note), method.symmetric)
     told(steps - 1, steps, "val mAP")
     state.finish_epoch({"epoch": 0, **found, "skipped": 0} | _judge(task, state.heads))
     state.best = state.heads.state_dict()  # not a copy: they do not change any more

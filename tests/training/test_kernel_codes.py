@@ -188,9 +188,10 @@ def test_heads_are_the_expansions_that_the_method_describes(extracted):
 def test_symmetric_heads_give_queries_and_items_the_code_of_their_posterior(extracted):
     """In both roles, against NumPy; and with a label per item the same ridge prediction."""
     task = prepare(KRR, extracted)
-    state = train.fresh(KRR, get_method("krr-ap"), task)
+    method = get_method("krr-ap-symmetric")
+    state = train.fresh(KRR, method, task)
     torch.manual_seed(0)
-    found = kernel_codes.fit(task, state, task.train.labels, symmetric=True)
+    found = kernel_codes.fit(task, state, task.train.labels, symmetric=method.symmetric)
     assert found["form"] == {"query_ridge": None, "database_ridge": None}
     y = task.train.labels.double().numpy()
     for view in task.views:

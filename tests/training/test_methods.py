@@ -215,6 +215,7 @@ def test_the_methods_that_learn_from_labels():
         "cmpm-cmpc",
         "acmr-label",
         "krr-ap",
+        "krr-ap-symmetric",
         "scm",
         "cvh",
         "nrch",

@@ -33,7 +33,6 @@ OTHER = {
     "memory": 20,
     "drop_near_duplicates": True,
     "noise": 0.5,
-    "symmetric": True,
     "direction": "i2t",
 }
 SMALL = replace(QUICK, bits=8, epochs=2, margin=0.25)
@@ -121,7 +120,7 @@ def test_of_several_methods_one_has_to_read_it():
 
 def test_a_method_of_the_users_own_reads_all_that_its_heads_leave_and_a_direction_if_it_says_so():
     own = Method(METHODS["triplet"].terms, "own", name="own", heads=lambda dim, bits: None)
-    assert own.settings == CHOSEN - {"hidden", "dropout", "input_dropout", "direction", "symmetric"}
+    assert own.settings == CHOSEN - {"hidden", "dropout", "input_dropout", "direction"}
     assert replace(own, reads=("direction",)).settings == own.settings | {"direction"}
 
 

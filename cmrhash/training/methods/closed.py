@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from cmrhash.training import cca, label_forms, rotations
 from cmrhash.training.auxiliary import label_and_posterior_coders
 from cmrhash.training.methods.method import Method
 
+KRR_AP = Method(
+    None,
+    "kernel ridge regression of the labels, leave-one-out on train items, Rifkin & Lippert "
+    "(MIT-CSAIL-TR-2007-025); tie-aware AP, He et al. (CVPR 2018) eq. 8",
+    kernel=True,
+    parts=label_and_posterior_coders,
+    labels=True,
+)
 METHODS = {
     "cca": Method(
         None, "CCA, Hotelling (Biometrika 1936); three views and more: Kettenring (Biometrika 1971)", cca.fit
@@ -27,13 +37,6 @@ METHODS = {
         "signs after a random rotation, Charikar (STOC 2002), Ji et al. (NIPS 2012), in one space with the texts",
         rotate=rotations.sign,
     ),
-    "krr-ap": Method(
-        None,
-        "kernel ridge regression of the labels, leave-one-out on train items, Rifkin & Lippert "
-        "(MIT-CSAIL-TR-2007-025); tie-aware AP, He et al. (CVPR 2018) eq. 8",
-        kernel=True,
-        parts=label_and_posterior_coders,
-        labels=True,
-        reads=("symmetric",),
-    ),
+    "krr-ap": KRR_AP,
+    "krr-ap-symmetric": replace(KRR_AP, symmetric=True),
 }

@@ -64,7 +64,8 @@ class Method:
     form; one that learns from labels is given them last, (n, classes) of 0 and 1.
     rotate: (centred features (n, D) of images alone, bits, seed) -> one linear head (D, K), of a closed form for images
     and texts of one space.
-    kernel: a closed form with kernel heads, see ``kernel_codes``; queries and database items are hashed differently.
+    kernel: a closed form with kernel heads, see ``kernel_codes``; queries and database items are hashed differently,
+    unless symmetric.
     parts: shapes -> modules that are trained beside the heads. start: (parts, standardised features (n, D) of all train
     items by view, first captions) -> None, called once before the first step, also of a resumed training.
     targets: standardised features as in ``start`` -> pseudo-labels (n, classes), of a method with kernel heads.
@@ -83,6 +84,7 @@ class Method:
     fit: Callable[..., Iterator[dict[str, Matrix]]] | None = None
     rotate: Callable[[NDArray[np.floating], int, int], Matrix] | None = None
     kernel: bool = False
+    symmetric: bool = False
     parts: Callable[[Shapes], Parts] | None = None
     start: Callable[[nn.ModuleDict, Views], None] | None = None
     targets: Callable[[Views], Tensor] | None = None
