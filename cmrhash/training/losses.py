@@ -132,7 +132,6 @@ def seed_triplets(u: Tensor, texts: list[Tensor], relevant: Tensor, margin: floa
     """
     distance = _four_distances(u, texts)  # (V, B, B)
     s = relevant.to(distance.dtype)
-    s = s * (s.sum(1, keepdim=True) >= 2)  # a row c with fewer than two relevant items gives nothing
     not_relevant = (~relevant).to(distance.dtype)
     pairs = torch.triu(torch.ones_like(s), 1)  # a < p
     counts = torch.einsum("ca,cp,cn->apn", s, s, not_relevant) * pairs.unsqueeze(-1)  # (B, B, B) how many c

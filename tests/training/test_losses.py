@@ -124,6 +124,16 @@ def test_the_published_sampler_is_reproduced(seed):
         slow, count = slow_seed(squared_distances(a, b), relevant, 8.0)
         assert value.item() == pytest.approx(slow.item(), rel=1e-6)
         assert int(result.valid[0]) == count
+    a, p, n = torch.tensor(published_triplets(relevant)).T
+    distance = squared_distances(u, v)
+    active = int((distance[a, p] - distance[a, n] + 1.0 > 0).sum())
+    assert int(seed_triplets(u, [v], relevant, 1.0).active[1]) == active < count
+
+
+def test_the_published_sampler_gives_zero_where_no_item_has_two_relevant_ones():
+    u, v, _ = batch(1, 6, 4, 0.5)
+    result = seed_triplets(u, [v], torch.eye(6, dtype=torch.bool), 8.0)
+    assert result.loss.tolist() == result.valid.tolist() == result.active.tolist() == [0, 0, 0, 0]
 
 
 def test_the_samplers_differ():
