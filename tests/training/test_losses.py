@@ -19,11 +19,11 @@ from cmrhash.training.losses import (
 
 def slow_triplets(distance, relevant, margin):
     """Plain loops over (anchor, positive, negative): mean hinge, number of triplets, number of active ones."""
-    size = len(relevant)
+    rows, columns = relevant.shape
     hinges = []
-    for a in range(size):
-        for p in range(size):
-            for n in range(size):
+    for a in range(rows):
+        for p in range(columns):
+            for n in range(columns):
                 if relevant[a, p] and not relevant[a, n]:
                     hinges.append(torch.relu(distance[a, p] - distance[a, n] + margin))
     if not hinges:
@@ -80,6 +80,24 @@ def test_single_precision_takes_the_integer_sort_and_agrees(ties):
     assert fast.loss[0].item() == pytest.approx(slow.item(), rel=1e-5)
     assert (int(fast.valid[0]), int(fast.active[0])) == (valid, active)
     torch.testing.assert_close(*(torch.autograd.grad(x, u, retain_graph=True)[0] for x in (fast.loss[0], slow)))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_anchors_and_the_items_that_they_rank_may_be_others(dtype):
+    """Three anchors, seven items, relevance that is not symmetric."""
+    draw = torch.Generator().manual_seed(0)
+    distance = torch.rand(3, 7, generator=draw, dtype=dtype)
+    relevant = torch.rand(3, 7, generator=draw) < 0.4
+    fast, (slow, valid, active) = batch_all_triplets(distance, relevant, 0.3), slow_triplets(distance, relevant, 0.3)
+    assert fast.loss[0].item() == pytest.approx(slow.item(), rel=1e-5)
+    assert (int(fast.valid[0]), int(fast.active[0])) == (valid, active)
+
+
+def test_squared_distances_are_never_negative():
+    x = torch.rand(64, 48, generator=torch.Generator().manual_seed(0))
+    near = x + 1e-6
+    assert (x.pow(2).sum(1) + near.pow(2).sum(1) - 2 * (x * near).sum(1)).min() < 0  # rounding
+    assert squared_distances(x, near).min() == 0
 
 
 def test_no_valid_triplet_gives_zero_and_a_finite_gradient():

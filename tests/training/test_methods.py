@@ -41,7 +41,7 @@ def test_the_four_terms_are_the_image_term_and_the_mean_over_languages(views, ba
     ("name", "loss", "own"),
     [
         ("logistic", losses.pairwise_logistic, True),
-        ("supcon", losses.multi_positive_contrastive, True),
+        ("supcon", lambda u, v, r: losses.multi_positive_contrastive(u, v, r, 0.1), True),
         ("cmpm", losses.projection_matching, False),
         ("contrastive", lambda u, v, r: losses.contrastive(u, v, r, 2.0), False),
     ],
