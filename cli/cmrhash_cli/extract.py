@@ -358,7 +358,10 @@ def _note_next(report: Extraction, cache: Path, quiet: bool) -> None:
     if waiting:
         note(f"shard {report.shard} is done; the process that finishes last merges the shards", quiet)
     elif not report.dataset.languages and any("space" in read_header(file.path).recipe for file in report.files):
-        note(f"next: {command_line('train', dataset=report.dataset.name, method='itq', cache=cache)}", quiet)
+        few = min(read_header(report.files[0].path).dim, report.files[0].ok - 1)
+        bits = None if few >= 32 else max(few // 8 * 8, 1)  # itq makes no more bits than there are directions
+        following = command_line("train", dataset=report.dataset.name, method="itq", bits=bits, cache=cache)
+        note(f"next: {following}", quiet)
     elif not report.dataset.languages:
         following = command_line("index", collection=report.dataset.name, with_run="RUN", cache=cache)
         alone = command_line("train", dataset=report.dataset.name, method="itq", cache=cache)

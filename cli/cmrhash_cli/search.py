@@ -188,6 +188,8 @@ def search(
     if not hits:
         note("no results" if radius is None else f"no results within {radius} bits", quiet)
     _print(hasher, judged, item is not None)
+    if hits and asked == Asked(photo=asked.photo) and to is None and all(hit.modality == "text" for hit in hits):
+        note("captions for a photo; --to image finds similar photos", quiet)
 
 
 def _note_borrowed(hasher: Hasher, lang: str, quiet: bool) -> None:

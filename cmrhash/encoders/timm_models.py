@@ -66,7 +66,7 @@ def _config(timm: Any, name: str) -> Any:
 
 def _pretrained(timm: Any, name: str, config: Any, offline: bool) -> Any:
     """The network with the weights that timm names on the hub, by timm's own loader."""
-    fix = 'give `image_weights="FILE"`, or random for a dry run'
+    fix = 'give `image_weights="FILE"`, or try `image_weights="random"`'
     if not config.hf_hub_id:
         raise EncoderError(f"timm names no weights of {name} on the hub", None, fix)
     names = FILES if config.hf_hub_filename is None else (config.hf_hub_filename,)

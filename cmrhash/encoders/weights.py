@@ -127,7 +127,7 @@ def fetch(entry: Any, offline: bool) -> Path:
     if path.exists():
         return path  # read_state checks the digest in its name
     host = urlparse(entry.url).hostname
-    fix = f'give `image_weights="FILE"` ({path.name}), copy that file to {folder}, or use random for a dry run'
+    fix = f'give `image_weights="FILE"` ({path.name}), copy that file to {folder}, or try `image_weights="random"`'
     if offline:
         raise EncoderError(f"{entry} is not in the local cache, and offline mode is on", folder, fix)
     folder.mkdir(parents=True, exist_ok=True)

@@ -8,6 +8,7 @@ of a file, whatever the user's Matplotlib settings, which stay unchanged.
 from __future__ import annotations
 
 import io
+import re
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -206,7 +207,7 @@ def words(text: str) -> Figure:
         from matplotlib.figure import Figure
 
         figure = Figure(figsize=(5.0, 0.6))
-        figure.text(0.02, 0.5, _folded(text, 0.7 * 5.0), va="center", color=MUTED)
+        figure.text(0.02, 0.5, _folded(text, 0.95 * 5.0, 8), va="center", color=MUTED)
         return figure
 
 
@@ -246,11 +247,12 @@ def _figure(
     rows, columns = len(grid), len(grid[0])
     width = look.width or size[0] * columns
     panel = min(size[1], max(LOWEST, size[1] * width / (size[0] * columns)))
-    lines = (_folded(title, 0.6 * width), _folded(footer, width)) if look.titled else ("", "")
+    inside = 0.92 * width  # letters fitted to pixels are up to a twentieth wider
+    lines = (_folded(title, inside, 9, "bold"), _folded(footer, inside)) if look.titled else ("", "")
     words = 0.2 + sum(0.12 * len(text.splitlines()) for text in lines)
     figure = Figure(figsize=(width, panel * rows + words), layout="constrained")
     if look.titled:
-        figure.suptitle(lines[0], x=0.01, ha="left", fontweight="bold")  # bold, at 9 points
+        figure.suptitle(lines[0], x=0.01, ha="left", fontweight="bold")
         figure.supxlabel(lines[1], x=0.01, ha="left", fontsize=6, color=MUTED)
     body = figure.subfigures(squeeze=False)[0, 0]  # a legend outside its axes then leaves room for the title
     return figure, body, body.subplots(rows, columns, squeeze=False, **shared)
@@ -296,13 +298,16 @@ def _strip(figure: Figure, body: SubFigure, handles: Sequence[Any], names: Seque
     body.legend(handles, names, loc="outside upper center", ncols=columns, columnspacing=1.0, handlelength=handle)
 
 
-def _folded(text: str, inches: float) -> str:
-    """Wrap a text to the width of a figure, at 6 points."""
-    lines, most = [""], int(inches * 23)
-    for word in text.split():
-        if lines[-1] and len(lines[-1]) + len(word) >= most:
-            lines.append("")
-        lines[-1] += (" " if lines[-1] else "") + word
+def _folded(text: str, inches: float, points: float = 6, weight: str = "normal") -> str:
+    """Wrap a text to a width, as its letters are drawn; a number stays with the word after it."""
+    from matplotlib.font_manager import FontProperties
+    from matplotlib.textpath import text_to_path
+
+    font, lines = FontProperties(size=points, weight=weight), [""]
+    for word in re.split(r"(?<!\d) +", text):
+        longer = f"{lines[-1]} {word}".strip()
+        fits = text_to_path.get_text_width_height_descent(longer, font, False)[0] <= 72 * inches
+        lines[-1:] = [longer] if fits or not lines[-1] else [lines[-1], word]
     return "\n".join(lines)
 
 
@@ -342,7 +347,7 @@ def _every(points: int) -> Any:
 
 def _note(ax: Axes, text: str, inches: float) -> int:
     """Write lines into the upper part of a panel, folded to its width without the labels of its axis; their number."""
-    folded = "\n".join(_folded(line, 0.75 * inches) for line in text.splitlines())
+    folded = "\n".join(_folded(line, 0.8 * inches, 6.5) for line in text.splitlines())
     written = ax.text(0.02, 0.98, folded, transform=ax.transAxes, va="top", fontsize=6.5, color=MUTED)
     written.set_in_layout(False)
     return len(folded.splitlines())

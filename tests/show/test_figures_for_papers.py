@@ -112,6 +112,14 @@ def test_nothing_is_cut_off_and_legends_cover_no_title(look):
         assert bool(figure._suptitle) == look.titled
 
 
+def test_a_footer_is_folded_to_the_width_of_the_figure():
+    footer = "precision: mean over queries with WWWWWWW of 32 bits " * 9
+    figure = plots.curves([[panel("method")]], "a title", footer)
+    figure.canvas.draw()
+    assert 0.7 * figure.bbox.x1 < figure._supxlabel.get_window_extent().x1 <= figure.bbox.x1
+    assert "32\n" not in figure.get_supxlabel()
+
+
 def test_panels_without_a_point_are_left_out_and_too_narrow_ones_turned():
     empty = Panel("e", "x", "y", [Series("none", [1, 2], [float("nan")] * 2, 0)])
     full = panel("a")

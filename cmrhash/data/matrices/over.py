@@ -60,7 +60,9 @@ def lay_over(dataset: ImageTextDataset, files: Sequence[Path], maps: Sequence[st
         fix = f'{error.fix}; the items are those of the built-in sample: for arrays alone give `dataset="features"`'
         raise DataError(error.what, error.where, fix) from None
     notes, left = unused(left_over(arrays, chosen, maps))
-    told = {**dataset.found, **dims(ready), **+found, **left}
+    photos = {"images", "items without an image"} if View.IMAGE in ready else set()
+    known = {what: n for what, n in dataset.found.items() if what not in photos or (what == "images" and n)}
+    told = {**known, **dims(ready), **+found, **left}
     return replace(dataset, ready={**dataset.ready, **ready}, found=told, notes=(*dataset.notes, *notes))
 
 

@@ -203,7 +203,7 @@ def test_two_photos_are_the_least(here):
 
 def test_the_commands(here, towers, capsys):
     assert run("extract", "holiday") == 0
-    assert "next: cmrhash train --dataset holiday --method itq\n" in capsys.readouterr().err
+    assert "next: cmrhash train --dataset holiday --method itq --bits 16\n" in capsys.readouterr().err
     assert run("train", "--method", "itq", "--bits", BITS, "--device", "cpu") == 0
     said = capsys.readouterr()
     assert "runs/holiday/itq-8" in said.out

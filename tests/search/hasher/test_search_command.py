@@ -62,6 +62,15 @@ def test_the_command_says_what_it_did_not_search(command, by_pairs, monkeypatch)
         assert ("itself" in out.replace('"itself": false', "")) == ("database" not in args)
 
 
+def test_a_photo_finds_captions_and_the_command_says_how_to_find_photos(command, hasher):
+    photo = hasher.dataset.root / hasher.dataset.items[0].image
+    hint = "captions for a photo; --to image finds similar photos\n"
+    code, out, err = command(str(photo), "--k", "3")
+    assert (code, out.count("text"), err.endswith(hint)) == (0, 3, True)
+    for other in (("--to", "image"), ("--to", "text"), ("--json",), ("--quiet",)):
+        assert hint not in command(str(photo), "--k", "3", *other)[2]
+
+
 def test_the_command_prints_json_and_nothing_else(command, hasher):
     code, out, err = command("dog 4", "--lang", "en", "--k", "3", "--json")
     assert (code, err) == (0, "")
