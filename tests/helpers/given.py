@@ -70,7 +70,8 @@ def write_wikipedia_features(path):
 
 # Data sets that the pages work with without having extracted them.
 DATASETS = ("flickr", "iaprtc12", "shop")
-CLOSED = "cca|cca-itq|itq|sign|scm|cvh|krr-ap|krr-ap-symmetric|krr-cluster|best"  # methods without epochs; of the pages, best is one
+# Methods without epochs; of the pages, best is one.
+CLOSED = "cca|cca-itq|itq|sign|scm|cvh|krr-ap|krr-ap-symmetric|krr-cluster|best"
 
 # Files and folders that the pages name without having made them.
 PLACED = {
