@@ -118,7 +118,7 @@ def read(folder: Path) -> Layout:
 def locate(model: str, offline: bool = False) -> Path:
     """Directory of a text model: an existing one, the hub's local cache, or a download."""
     others = "bow, word2vec or a file of word vectors"
-    fix = f'give `text_models=("[LANG=]DIR",)` with {PARTS}, or "random" to try it, or {others}'
+    fix = f'give `text_models=("[LANG=]DIR",)` with {PARTS}, or random to try it, or {others}'
     folder = hub.locate(model, FILES, offline, "text model", fix, optional=OPTIONAL)
     if not Path(model).expanduser().is_dir() and (weights := lacking(folder)):  # an older download
         return hub.locate(model, [*FILES, *weights], offline, "text model", fix, optional=OPTIONAL)
