@@ -138,14 +138,13 @@ def search(
 
     cmrhash search "a black dog in the snow" --store postgresql://me@host/photos
     """
-    models = tuple(text_model or ())
     config = SearchConfig(
         lang=lang,
         to=to,
         by=by,
         k=k,
         image_weights=image_weights,
-        text_models=models,
+        text_models=tuple(text_model or ()),
         device=device,
         offline=offline,
         store=store,
@@ -188,6 +187,11 @@ def search(
     if not hits:
         note("no results" if radius is None else f"no results within {radius} bits", quiet)
     _print(hasher, judged, item is not None)
+    _note_photos(asked, to, hits, quiet)
+
+
+def _note_photos(asked: Asked, to: str | None, hits: Sequence[Hit], quiet: bool) -> None:
+    """Note how a photo finds photos if it found captions, which it does by default."""
     if hits and asked == Asked(photo=asked.photo) and to is None and all(hit.modality == "text" for hit in hits):
         note("captions for a photo; --to image finds similar photos", quiet)
 

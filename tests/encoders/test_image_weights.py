@@ -240,7 +240,8 @@ def test_default_weights_without_network_say_what_can_be_done(unplugged):
     folder, asked = unplugged
     words = (
         rf"IMAGENET1K_V1 is not in {folder}, and download\.pytorch\.org cannot be reached .*"
-        rf'.image_weights="FILE". \(resnet18-f37072fd\.pth\), copy that file to {folder}, or try .*="random"'
+        rf'.image_weights="FILE". \(resnet18-f37072fd\.pth\), copy that file to {folder}, '
+        'or try .image_weights="random"'
     )
     with pytest.raises(EncoderError, match=words):
         image_encoders.load("resnet18", "default")

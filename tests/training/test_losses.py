@@ -14,6 +14,7 @@ from cmrhash.training.losses import (
     hardest_triplets,
     seed_triplets,
     squared_distances,
+    tie_aware_ap,
 )
 
 
@@ -235,3 +236,13 @@ def test_batch_hard_passes_over_anchors_without_a_choice():
     result = hardest_triplets(u, [v], relevant, 1.0)
     assert result.valid.tolist() == [1, 1, 1, 1]
     assert torch.isfinite(torch.autograd.grad(result.loss.sum(), u)[0]).all()
+
+
+def test_a_saturated_pair_gives_tie_aware_ap_no_gradient():
+    """At a distance of exactly 0 bits the histogram is clamped; with longer vectors the same."""
+    u, v = torch.ones(1, 4), torch.tensor([[1.0, 1, 1, 1], [1, 1, 0.5, -1], [-1, 1, -0.5, 1]])
+    for scale in (1, 2):
+        x = v.clone().mul_(torch.tensor([[scale], [1], [1]])).requires_grad_()
+        tie_aware_ap(u, x, torch.tensor([[True, False, True]])).backward()
+        assert x.grad[0].tolist() == [0, 0, 0, 0]
+        assert x.grad[1:].abs().sum(1).min() > 0
