@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from cmrhash.errors import UsageError
 from cmrhash.training import rotations
-from cmrhash.training.row_blocks import Matrix, Views, blocks, covariance, widths
+from cmrhash.training.row_blocks import Matrix, Views, blocks, covariance, principal, widths
 
 
 def fit(views: Views, bits: int, ridges: Sequence[float]) -> Iterator[dict[str, Matrix]]:
@@ -53,30 +53,10 @@ def _directions(
                 option="bits",
             )
     moments, own = covariance(views), widths(views)
+    axes = principal(moments, own, bits)
+    moments = axes.basis.T @ moments @ axes.basis
     for ridge in ridges:
-        white = whitening(moments, own, ridge)
-        values, vectors = np.linalg.eigh(white.T @ moments @ white)
-        leading = vectors[:, ::-1][:, :bits]  # (sum of D, bits)
-        leading = leading * np.where(leading.sum(0) < 0, -1, 1)  # fix the arbitrary sign of an eigenvector
-        weights = white @ leading * np.sqrt(len(views))
+        scale = axes.scale(ridge)
+        values, vectors = np.linalg.eigh(scale[:, None] * moments * scale)
+        weights = axes.basis @ (scale[:, None] * axes.signed(vectors[:, ::-1][:, :bits])) * np.sqrt(len(views))
         yield {name: weights[columns] for name, columns in own.items()}, values[::-1][:bits]
-
-
-def whitening(moments: Matrix, own: dict[str, slice], ridge: float) -> Matrix:
-    """C^(-1/2) of each view's covariance C with the ridge, as blocks of a matrix (sum of D, sum of D).
-
-    moments: covariance of all views side by side; own: columns of each view.
-    """
-    white = np.zeros_like(moments)
-    for columns in own.values():
-        block = moments[columns, columns]
-        white[columns, columns] = inverse_root(block + ridge * np.eye(len(block)))
-    return white
-
-
-def inverse_root(covariance: Matrix) -> Matrix:
-    """C^(-1/2) of a covariance C; directions without variance are dropped."""
-    values, vectors = np.linalg.eigh(covariance)
-    keep = values > 1e-10 * values[-1]
-    root: Matrix = (vectors[:, keep] / np.sqrt(values[keep])) @ vectors[:, keep].T
-    return root

@@ -17,8 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cmrhash.errors import UsageError
-from cmrhash.training.cca import whitening
-from cmrhash.training.row_blocks import Matrix, Views, blocks, count, covariance, widths
+from cmrhash.training.row_blocks import Matrix, Views, blocks, count, covariance, principal, widths
 
 Labels = NDArray[np.floating]
 Factors = Callable[[slice, dict[str, Matrix]], Mapping[str, Matrix]]
@@ -34,18 +33,20 @@ def scm(views: Views, bits: int, ridges: Sequence[float], labels: Labels) -> Ite
     sequential learning (algorithm 1), the eigenproblem written for both views at once.
     """
     moments, own = covariance(views), widths(views)
-    whites = [whitening(moments, own, ridge) for ridge in ridges]
+    axes = principal(moments, own, bits)
+    scales = np.stack([axes.scale(ridge) for ridge in ridges])  # (ridges, sum of R)
     known = _products(views, lambda rows, x: dict.fromkeys(x, np.insert(_unit(labels[rows]), labels.shape[1], 1, 1)))
-    sides = [_parts(white.T @ known, own) for white in whites]  # of each ridge: (D, C + 1 + bits so far) by view
+    known = axes.basis.T @ known  # (sum of R, C + 1)
+    sides = [_parts(scale[:, None] * known, axes.own) for scale in scales]  # of each ridge; a column more per bit
     weights = [2.0 * bits] * labels.shape[1] + [-1.0 * bits]
     heads = [np.zeros((len(moments), 0)) for _ in ridges]  # (sum of D, bits so far)
     for _ in range(bits):
         leading = [np.concatenate([*_leading(of, np.array(weights)).values()]) for of in sides]
-        directions = [white @ one for white, one in zip(whites, leading, strict=True)]
-        codes = _products(views, _signs(_parts(np.stack(directions, 1), own)))
-        for at, white in enumerate(whites):
-            heads[at] = np.column_stack([heads[at], directions[at]])
-            more = _parts(white.T @ codes[:, at], own)
+        directions = axes.basis @ (scales * leading).T  # (sum of D, ridges)
+        codes = axes.basis.T @ _products(views, _signs(_parts(directions, own)))
+        for at, scale in enumerate(scales):
+            heads[at] = np.column_stack([heads[at], directions[:, at]])
+            more = _parts(scale * codes[:, at], axes.own)
             sides[at] = {name: np.column_stack([side, more[name]]) for name, side in sides[at].items()}
         weights.append(-1.0)
     return (_parts(weight, own) for weight in heads)
@@ -66,16 +67,17 @@ def cvh(views: Views, bits: int, ridges: Sequence[float], labels: Labels) -> Ite
     across = _products(views, lambda rows, x: dict.fromkeys(x, _unit(labels[rows])))  # (sum of D, C)
     total = sum((_unit(labels[rows]).sum(0) for rows, _ in blocks(views)), np.zeros(labels.shape[1]))
     spread = covariance(views, lambda rows: _unit(labels[rows]) @ total) * count(views)
+    axes = principal(moments, own, bits)
+    across, spread = axes.basis.T @ across, axes.basis.T @ spread @ axes.basis
     for ridge in ridges:
-        white = whitening(moments, own, ridge)
-        similar = white.T @ across
+        scale = axes.scale(ridge)[:, None]
+        similar = scale * across
         whole = -similar @ similar.T
-        for columns in own.values():
-            block = white[columns, columns]
-            within = (len(own) + 1) * block.T @ spread[columns, columns] @ block
+        for columns in axes.own.values():
+            within = (len(own) + 1) * scale[columns] * spread[columns, columns] * scale[columns, 0]
             whole[columns, columns] = 2 * whole[columns, columns] + within
         _, vectors = np.linalg.eigh(whole)
-        yield _parts(white @ _signed(vectors[:, :bits]), own)
+        yield _parts(axes.basis @ (scale * axes.signed(vectors[:, :bits])), own)
 
 
 def _products(views: Views, factors: Factors) -> Matrix:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from itertools import pairwise
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -57,3 +57,44 @@ def covariance(views: Views, weights: Callable[[slice], Matrix] | None = None) -
         side = np.concatenate([*parts.values()], axis=1)
         total += side.T @ (side if weights is None else weights(rows)[:, None] * side)
     return total / count(views)
+
+
+class Axes(NamedTuple):
+    """Principal directions of each view, in which its covariance is diagonal.
+
+    basis: all views below and beside each other, in blocks, (sum of D, sum of R); variances: along the directions,
+    (sum of R,); own: columns of each view in the basis.
+    """
+
+    basis: Matrix
+    variances: NDArray[np.float64]
+    own: dict[str, slice]
+
+    def scale(self, ridge: float) -> NDArray[np.float64]:
+        """Factors (sum of R,) that make the covariance plus the ridge the identity; 0 where there is no variance."""
+        total = self.variances + ridge
+        factors: NDArray[np.float64] = np.where(total > 1e-10 * total.max(), total, np.inf) ** -0.5
+        return factors
+
+    def signed(self, vectors: Matrix) -> Matrix:
+        """Eigenvectors (sum of R, m) with their arbitrary signs fixed, by the features that they are directions of."""
+        fixed: Matrix = vectors * np.where((self.basis @ vectors).sum(0) < 0, -1, 1)
+        return fixed
+
+
+def principal(moments: Matrix, own: dict[str, slice], bits: int) -> Axes:
+    """Principal directions of each view, without those that have no variance unless ``bits`` need them.
+
+    moments: covariance of all views side by side; own: columns of each view. With fewer train items than features
+    there are as many directions as items, and every eigenproblem in them is as much smaller.
+    """
+    directions, variances = [], []
+    for columns in own.values():
+        values, vectors = np.linalg.eigh(moments[columns, columns])
+        rank = min(len(values), max(bits, int((values > 1e-10 * values[-1]).sum())))
+        directions.append(np.zeros((len(moments), rank)))
+        directions[-1][columns] = vectors[:, -rank:]
+        variances.append(values[-rank:].clip(0))
+    ends = np.cumsum([0, *map(len, variances)]).tolist()
+    places = dict(zip(own, (slice(*pair) for pair in pairwise(ends)), strict=True))
+    return Axes(np.concatenate(directions, axis=1), np.concatenate(variances), places)

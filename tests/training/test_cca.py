@@ -43,6 +43,20 @@ def test_a_third_view_that_repeats_the_second_changes_no_direction():
     assert all(abs(np.corrcoef(u[:, k], w[:, k])[0, 1]) > 0.95 for k in range(2))
 
 
+@pytest.mark.parametrize("rows", [4, 400])
+def test_it_is_the_eigenproblem_of_all_features_with_fewer_items_and_with_more(rows):
+    made, ridge = views(rows=rows), 0.1
+    (found,) = cca.fit(made, 3, [ridge])
+    a = np.concatenate([*made.values()], axis=1).T @ np.concatenate([*made.values()], axis=1) / rows
+    b = np.zeros_like(a)
+    for own in (slice(0, 6), slice(6, 11)):
+        values, vectors = np.linalg.eigh(a[own, own] + ridge * np.eye(own.stop - own.start))
+        b[own, own] = vectors / np.sqrt(values) @ vectors.T
+    expected = b @ np.linalg.eigh(b @ a @ b)[1][:, ::-1][:, :3] * np.sqrt(2)
+    weights = np.concatenate([*found.values()])
+    np.testing.assert_allclose(weights * np.sign((weights * expected).sum(0)), expected, atol=1e-8)
+
+
 def test_constant_features_are_survived():
     made = views()
     made["image"][:, 2] = 0

@@ -43,6 +43,15 @@ def signs(x):
     return np.where(x >= 0, 1, -1)
 
 
+@pytest.mark.parametrize("form", [label_forms.scm, label_forms.cvh])
+def test_with_fewer_items_than_features_every_bit_differs_between_train_items(form, labels, views):
+    few = {name: np.concatenate([x, x**2, x**3], axis=1)[:12] for name, x in views.items()}
+    few = {name: x - x.mean(0) for name, x in few.items()}
+    (found,) = form(few, 11, [RIDGE], labels[:12])
+    for name, x in few.items():
+        assert (x @ found[name]).std(0).min() > 1e-3
+
+
 def test_scm_of_two_views_is_the_papers_problem_bit_by_bit(views, labels):
     two = {name: views[name] for name in ("image", "en")}
     (found,) = label_forms.scm(two, 8, [RIDGE], labels)
