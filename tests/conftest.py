@@ -10,8 +10,9 @@ import sys
 import numpy as np
 import pytest
 from hypothesis import settings
-from servers import MilvusServer, PostgresServer
+from servers import PostgresServer
 from trees import write_manifest
+from xdist.scheduler import LoadFileScheduling
 
 import cmrhash_cli.main  # noqa: F401  adds the commands that messages name
 from cmrhash.data import manifest
@@ -20,6 +21,7 @@ from cmrhash.features.dataset import ExtractedDataset
 from cmrhash.features.file import FeatureWriter, source_digest
 
 pytest_plugins = ["fault_table"]
+STORES = "tests/search/stores/"
 # How many times the usual number of examples a property is tried on, then other ones every time.
 FUZZ = int(os.environ.get("CMRHASH_FUZZ", "1"))
 settings.register_profile("tests", derandomize=FUZZ == 1, database=None, deadline=None)
@@ -29,12 +31,25 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # two test processes share two co
 
 
 def pytest_collection_modifyitems(items):
-    items.sort(key=lambda item: item.get_closest_marker("slow") is None)  # long files first: no process is left alone
+    # long files first: no process is left alone
+    items.sort(key=lambda item: not (item.get_closest_marker("slow") or item.nodeid.startswith(STORES)))
     for test in {item.obj for item in items if hasattr(item.obj, "hypothesis")}:
         usual = (
             test._hypothesis_internal_use_settings
         )  # where Hypothesis keeps them; what it offers changes no test's own
         test._hypothesis_internal_use_settings = settings(usual, max_examples=FUZZ * usual.max_examples)
+
+
+class Scheduling(LoadFileScheduling):
+    """Each test file in one process, and all files of the stores in the same one, so that one Milvus serves them."""
+
+    def _split_scope(self, nodeid):
+        file = super()._split_scope(nodeid)
+        return STORES if file.startswith(STORES) else file
+
+
+def pytest_xdist_make_scheduler(config, log):
+    return Scheduling(config, log) if config.getvalue("dist") == "loadfile" else None
 
 
 @pytest.fixture(autouse=True)
@@ -97,12 +112,6 @@ def make_manifest():
 @pytest.fixture(scope="session")
 def postgres():
     with PostgresServer() as server:
-        yield server
-
-
-@pytest.fixture(scope="session")
-def milvus():
-    with MilvusServer() as server:
         yield server
 
 

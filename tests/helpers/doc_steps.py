@@ -76,7 +76,7 @@ APPENDED = [
     (r"serve ", "--port 0", "somebody else may listen there"),
 ]
 
-LENGTHS = 2  # of a grid that compare trains: more take long, and show nothing else
+TRAININGS = 4  # of a grid, or one length of each method: more take long, and show nothing else
 
 # What is left off a command: its option, and why.
 LEFT_OFF = {"cmrhash export whole --with-encoders --onnx": ("--onnx", "takes 12 s: docs/sharing.md has it, too")}
@@ -269,7 +269,8 @@ def appended(words, left_off=None):
     if left_off or any(importlib.util.find_spec(name) is None for name in PACKAGES):
         words = [word for word in words if word not in (left_off or ["--onnx", "--runtime", "onnx"])]
     if words[0] == "compare":
-        further = [at for at, word in enumerate(words) if word == "--bits"][LENGTHS:]
+        lengths = max(1, TRAININGS // max(1, words.count("--method")))
+        further = [at for at, word in enumerate(words) if word == "--bits"][lengths:]
         words = [word for at, word in enumerate(words) if not {at, at - 1} & set(further)]
     text = " ".join(words) + " "
     return words + [word for command, more, _ in APPENDED if re.match(command, text) for word in more.split()]
