@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 Progress = Callable[..., None]  # called with (task, done, total, note="") during a long task
+GRID = "grid"  # the task that counts several trainings, whose note says how long they will take
 CACHE, RUNS = Path("cache"), Path("runs")  # feature files, a folder per data set; trained heads, a folder per run
 SAMPLE_DATASET = "sample"  # the built-in data set, drawn on first use
 FEATURES_DATASET = "features"  # precomputed feature files, without photos or texts

@@ -37,7 +37,6 @@ if TYPE_CHECKING:
 
 D = EvalConfig
 SIDES = ("seen", "unseen")
-FEW_QUERIES = 50  # below which figures are noise
 Row = dict[str, Any]
 
 
@@ -100,6 +99,7 @@ def evaluate(
         at=tuple(at or ()),
     )
     from cmrhash.evaluation.evaluate import evaluate as run
+    from cmrhash.evaluation.protocol import FEW
     from cmrhash.evaluation.trec import write_trec
     from cmrhash.features.dataset import ExtractedDataset
 
@@ -116,7 +116,7 @@ def evaluate(
     else:
         _print(result, tuple(dict.fromkeys(at or ())))
     fewest = min(row["queries"] for row in result.rows)
-    if fewest < FEW_QUERIES:
+    if fewest < FEW:
         note(f"warning: only {fewest} queries: each changes a figure by up to {1 / fewest:.2f}", quiet)
     if trec:
         for path in write_trec(config, data, runs, trec):

@@ -103,6 +103,7 @@ STARVED = re.compile(
 LONG_WORD = re.compile(r"(\S{200})\S{300,}(\S{50})")  # of an error: an option of 10,000 characters, ...
 INTERRUPTED = "Interrupted. Progress is saved; rerun to resume"
 MISNAMED = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG, errno.EACCES)  # a path
+STEADY = 600  # seconds whose mean rate says how long the rest of a bar takes
 Misuse: Any = typer.BadParameter.__mro__[2]  # the base of the parser's own errors, wherever Typer has it from
 
 
@@ -274,18 +275,25 @@ def progress_bars(quiet: bool) -> Iterator[Progress]:
 
 def _bars() -> Iterator[Progress]:
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import BarColumn, MofNCompleteColumn, Task, TextColumn, TimeRemainingColumn
     from rich.progress import Progress as Bars
+    from rich.text import Text
+
+    class Left(TimeRemainingColumn):
+        """Time left; nothing for a task whose note says it."""
+
+        def render(self, task: Task) -> Text:
+            return Text() if task.description == config.GRID else super().render(task)
 
     columns = (
         TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         TextColumn("{task.fields[rate]}", markup=False),
-        TimeRemainingColumn(),
+        Left(),
         TextColumn("{task.fields[note]}", markup=False),
     )
-    with Bars(*columns, console=Console(stderr=True)) as bars:
+    with Bars(*columns, console=Console(stderr=True), speed_estimate_period=STEADY) as bars:
         tasks: dict[str, Any] = {}
 
         def show(what: str, done: int, total: int, note: str = "") -> None:
@@ -296,7 +304,7 @@ def _bars() -> Iterator[Progress]:
             task = bars.tasks[bars.task_ids.index(tasks[what])]
             if done < task.completed:  # the next one of the same name
                 bars.reset(tasks[what], total=known, completed=done)
-            rate = f"{task.speed:.1f}/s" if task.speed else ""
+            rate = f"{task.speed:.1f}/s" if task.speed and what != config.GRID else ""
             bars.update(tasks[what], total=known, completed=done, rate=rate, note=note)
 
         yield show
@@ -317,7 +325,7 @@ class _Lines:
         if done < before:  # the next one of the same name
             start, first = now, done
         if now - last >= 10 or (done == total and not (done == before and what in self._shown)):
-            rate = (done - first) / (now - start) if done > first and now > start else 0
+            rate = (done - first) / (now - start) if done > first and now > start and what != config.GRID else 0
             left = f", {rate:.1f}/s, {(total - done) / rate:.0f} s left" if rate and done < total else ""
             note(f"{what}: {done}/{total}{left}{'  ' + remark if remark else ''}")
             last = now

@@ -280,8 +280,10 @@ def _print(hasher: Hasher, found: Sequence[Judged], by_item: bool) -> None:
     rows = list(zip(*cells.values(), strict=True))
     what = f"{hasher.dataset.name}: nearest by {hasher.run.method}, {hasher.run.bits} bits"
     title = titled(what, {"untrained_encoders": hasher.run.untrained_views})
-    where = f"images below {hasher.dataset.root}" if any(h.image for h in hits) else ""
-    print_table(title, list(cells), rows, where, folded=caption, below=below)
+    lines = [hasher.order] if hits else []
+    if any(hit.image for hit in hits):
+        lines.append(f"images below {hasher.dataset.root}")
+    print_table(title, list(cells), rows, "\n".join(lines), folded=caption, below=below)
 
 
 def _verdict(judged: Judged) -> str:

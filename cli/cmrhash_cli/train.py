@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cmrhash.checks import check_train
-from cmrhash.config import ACROSS, TrainConfig
+from cmrhash.config import ACROSS, GRID, TrainConfig
 from cmrhash.training.loggers import TENSORBOARD, check_logger, logger_of
 from cmrhash.training.names import METHODS, REPRODUCTION, aligned, check_methods
 from cmrhash_cli.given import check_given, named
@@ -41,6 +41,7 @@ from cmrhash_cli.presets import Config, FromRun
 from cmrhash_cli.typed import command_line
 
 if TYPE_CHECKING:
+    from cmrhash.data.items import ImageTextDataset
     from cmrhash.features.dataset import ExtractedDataset
     from cmrhash.training.runs import Run
 
@@ -174,7 +175,7 @@ def train(
     check_given(ctx, methods, config, data, quiet)
     configs = [replace(config, method=name, bits=length) for name, length in product(methods, lengths)]
     finished = _train_each(configs, data, runs, tuple(encoder or ()), overwrite, log, quiet)
-    _show(finished, as_json, quiet)
+    _show(finished, data.dataset, as_json, quiet)
     other = None if relevance == data.dataset.relevance else relevance
     place: dict[str, Any] = {"dataset": data.name, "relevance": other, "cache": cache, "runs": runs}
     _next(finished[0][0], data, place, quiet)
@@ -192,16 +193,30 @@ def _train_each(
     quiet: bool,
 ) -> list[tuple[Run, bool]]:
     """Train by each config and hash all items: the runs, and whether each was trained now."""
+    from cmrhash.evaluation.forecast import Forecast
     from cmrhash.evaluation.run_codes import codes_of
     from cmrhash.training.train import train as run_one
 
     finished: list[tuple[Run, bool]] = []
+    forecast = Forecast(one.method for one in configs)
     with progress_bars(quiet) as progress:
+
+        def count() -> None:
+            if len(configs) > 1:
+                progress(GRID, len(finished), len(configs), str(forecast))
+
+        def told(what: str, done: int, total: int, remark: str = "") -> None:
+            forecast.show("run", one.method, done / total)
+            count()
+            progress(what, done, total, remark)
+
         for one in configs:
             logger = logger_of(log, runs / data.name / TENSORBOARD)
-            run, fresh = run_one(one, data, runs, encoders, overwrite, progress, logger)
+            run, fresh = run_one(one, data, runs, encoders, overwrite, told, logger)
             codes_of(run, data)
             finished.append((run, fresh))
+            forecast.finish("run", one.method)
+            count()
     return finished
 
 
@@ -224,7 +239,7 @@ def _advise(asked: list[str] | None, classes: Sequence[str], place: dict[str, An
         note(f"by labels, which the training did not see: {command}", quiet)
 
 
-def _show(finished: list[tuple[Run, bool]], as_json: bool, quiet: bool) -> None:
+def _show(finished: list[tuple[Run, bool]], dataset: ImageTextDataset, as_json: bool, quiet: bool) -> None:
     if as_json:
         print_json([_as_json(run, fresh) for run, fresh in finished])
     else:
@@ -241,7 +256,7 @@ def _show(finished: list[tuple[Run, bool]], as_json: bool, quiet: bool) -> None:
         groups = ", ".join(f"{count} with {views} alone" for views, count in partial.items())
         note(f"items that lack a view train the terms of the others: {groups}", quiet)
     for run, _ in finished:
-        for line in _warnings(run):
+        for line in _warnings(run, dataset):
             note(f"warning: {run.folder.name}: {line}", quiet)
 
 
@@ -275,11 +290,13 @@ def _as_json(run: Run, fresh: bool) -> dict[str, Any]:
     }
 
 
-def _warnings(run: Run) -> list[str]:
+def _warnings(run: Run, dataset: ImageTextDataset) -> list[str]:
     """Warnings about this training."""
+    from cmrhash.evaluation.protocol import few_val
     from cmrhash.training.runs import VAL, WITHIN_VAL
 
-    lines, outcome = [], run.outcome
+    outcome = run.outcome
+    lines = [doubt] if (doubt := few_val(dataset, run)) else []
     for name, watch in outcome.collapse.items():
         if watch["collapsed"]:
             lines.append(

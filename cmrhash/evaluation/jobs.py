@@ -12,9 +12,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from cmrhash.config import EvalConfig, Progress, TrainConfig
+from cmrhash.config import GRID, EvalConfig, Progress, TrainConfig
 from cmrhash.errors import CmrhashError, StaleError, UsageError
 from cmrhash.evaluation.evaluate import refuse_languages, score
+from cmrhash.evaluation.forecast import Forecast
 from cmrhash.evaluation.run_codes import codes_of
 from cmrhash.evaluation.workers import Workers, error_of
 from cmrhash.features.dataset import ExtractedDataset
@@ -91,9 +92,9 @@ def train_each(
     """Train or find the run of every job, in the order of the jobs.
 
     Existing runs come first, so that one of another recipe is refused before any training. processes: None for this
-    process with all its threads. progress: "grid" counts the epochs of all jobs, "run" those of the present one,
-    "process N" those of a process. tolerated: errors of a training that take its place in the result; others end the
-    call. Raises CmrhashError if a process dies.
+    process with all its threads. progress: GRID counts jobs, "run" the epochs of the present one, "process N" those of
+    a process. tolerated: errors of a training that take its place in the result; others end the call. Raises
+    CmrhashError if a process dies.
     """
     check_jobs(processes)
     if processes and (own := [job.config.method for job in jobs if job.config.method not in BUILT_IN]):
@@ -101,7 +102,7 @@ def train_each(
         raise UsageError(what, None, "leave it out", option="jobs")
     there = [(run_folder(job.config, shared.data, job.out) / runs.CONFIG).exists() for job in jobs]
     parts = [[at for at in range(len(jobs)) if there[at] is first] for first in (True, False)]
-    board, found = _Board(progress, jobs), dict[int, Result]()
+    board, found = _Board(progress, jobs, processes or 1), dict[int, Result]()
     if processes is None:
         for at in [*parts[0], *parts[1]]:
             found[at] = _here(jobs[at], shared, board, tolerated)
@@ -116,7 +117,7 @@ def work(job: Job, shared: Shared, told: Told, scored: bool = True) -> runs.Run:
     """Train or find one run, with its codes and scores."""
     try:
         share = job.config.epochs  # the steps of a closed form count as if they were its epochs
-        run, _ = train(
+        run, fresh = train(
             job.config,
             shared.data,
             job.out,
@@ -129,6 +130,8 @@ def work(job: Job, shared: Shared, told: Told, scored: bool = True) -> runs.Run:
         fix = "use the settings of that run, or another `runs`, or delete it"
         raise StaleError(f"{job.name}: {error.what}", error.where, fix) from None
     if shared.langs is not None:
+        if fresh:
+            told(share, "codes of all items")
         codes_of(run, shared.data)
         refuse_languages([run], shared.data, shared.langs)
         if scored:
@@ -174,25 +177,18 @@ def _spread(
 class _Board:
     """Progress of all jobs, and of those in work by the title of their bar."""
 
-    def __init__(self, progress: Progress, jobs: Sequence[Job]) -> None:
-        self._progress, self._jobs = progress, len(jobs)
-        self._total = sum(job.config.epochs for job in jobs)
-        self._finished, self._epochs = 0, 0  # jobs, and their epochs
-        self._present: dict[str, int] = {}  # title -> epochs of the job in work
+    def __init__(self, progress: Progress, jobs: Sequence[Job], processes: int) -> None:
+        self._progress, self._jobs, self._finished = progress, len(jobs), 0
+        self._forecast = Forecast((job.config.method for job in jobs), processes)
 
     def show(self, title: str, job: Job, done: int, note: str) -> None:
         """Show a job in work. done: its epochs so far."""
-        self._present[title] = done
-        self._grid()
+        self._forecast.show(title, job.config.method, done / job.config.epochs)
+        self._progress(GRID, self._finished, self._jobs, str(self._forecast))
         self._progress(title, done, job.config.epochs, f"{job.name}{': ' if note else ''}{note}")
 
     def finish(self, title: str, job: Job) -> None:
-        """Count a job with all its epochs."""
-        self._present.pop(title, None)
+        """Count a job."""
+        self._forecast.finish(title, job.config.method)
         self._finished += 1
-        self._epochs += job.config.epochs
-        self._grid()
-
-    def _grid(self) -> None:
-        done = self._epochs + sum(self._present.values())
-        self._progress("grid", min(done, self._total), self._total, f"{self._finished} of {self._jobs} runs")
+        self._progress(GRID, self._finished, self._jobs, str(self._forecast))

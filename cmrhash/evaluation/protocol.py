@@ -25,6 +25,8 @@ UNTOLD = (
     "device",
     "checkpoint_seconds",
 )  # never listed as settings
+FEW = 50  # queries, below which figures are noise
+FEW_VAL = 25  # val items, likewise: each is a query in both directions and in every language
 EPOCH = {
     VAL: "chosen on val, never on query",
     WITHIN_VAL: "chosen on val, never on query; val items searched the other val items, because the queries' "
@@ -57,6 +59,7 @@ def protocol_of(
         "metric": (PAIRS_METRIC if dataset.relevance == "pairs" else "") + _metric(config),
         **_order(config),
         "epoch": _by_run(found, lambda run: EPOCH.get(run.outcome.chosen_on, run.outcome.chosen_on)),
+        **({"few val items": doubt} if (doubt := _by_run(found, partial(few_val, dataset))) else {}),
         "split": dataset.split,
         **({"label noise": noise} if (noise := _by_run(found, _noise)) else {}),
         "encoders": {name: words for name, words in used.items() if words},
@@ -80,6 +83,13 @@ def _by_run(found: Sequence[Run], words_of: Callable[[Run], str | None]) -> str:
     if len(which) == 1:
         return next(iter(which))
     return "; ".join(f"{words} ({', '.join(names)})" for words, names in which.items())
+
+
+def few_val(dataset: ImageTextDataset, run: Run) -> str:
+    """Doubt about an epoch that too few val items chose; "" for enough of them, and where nothing was chosen."""
+    count = dataset.count("val")
+    chosen = run.outcome.epochs > 1 and run.outcome.chosen_on in EPOCH
+    return f"only {count} val items chose the epoch, nearly by chance" if chosen and count < FEW_VAL else ""
 
 
 def _trained_by(dataset: ImageTextDataset, run: Run) -> str:

@@ -28,6 +28,11 @@ from cmrhash.retrieval.relevance import EXCLUDED
 Floats = NDArray[np.float64]
 
 HAMMING, ASYMMETRIC, RERANK, FEATURES = KINDS = ("hamming", "asymmetric", "rerank", "features")
+COSINES = {  # what scores compare
+    ASYMMETRIC: "the query's embedding and each code",
+    RERANK: "the embeddings",
+    FEATURES: "the image features",
+}
 SHORTLIST = 1000  # fewest candidates that are scored
 OVERSAMPLING = 10  # candidates per result
 DECIMALS = 6  # of a score
@@ -62,6 +67,17 @@ class Rank:
 
     def __str__(self) -> str:
         return self.kind if self.shortlist is None else f"{self.kind}:{self.shortlist}"
+
+    @property
+    def in_words(self) -> str:
+        """What results are ordered by, for people who see a score and a Hamming distance.
+
+        >>> Rank("rerank").in_words
+        'ordered by score, the cosine of the embeddings, not by distance in bits'
+        """
+        if self.kind == HAMMING:
+            return "ordered by Hamming distance; score: 1 - 2 distance / bits"
+        return f"ordered by score, the cosine of {COSINES[self.kind]}, not by distance in bits"
 
     def candidates(self, k: int) -> int:
         """Number of nearest codes that are scored to find k results; at least k.

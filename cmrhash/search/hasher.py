@@ -27,7 +27,7 @@ from cmrhash.data.view import View, languages_of
 from cmrhash.errors import UsageError
 from cmrhash.evaluation.run_codes import AMONG, RunCodes, ViewCodes, among_all, codes_of
 from cmrhash.features.dataset import ExtractedDataset
-from cmrhash.retrieval.ranking import Rank
+from cmrhash.retrieval.ranking import RERANK, Rank
 from cmrhash.search import languages
 from cmrhash.search.embedder import whole_codes
 from cmrhash.search.exported.hasher import PretrainedHasher
@@ -142,6 +142,11 @@ class Hasher(RunEmbedder):
 
     def __repr__(self) -> str:
         return f"Hasher({str(self.run.folder)!r}, {self.bits} bits, {', '.join(self.langs) or 'images'}, {self.scope})"
+
+    @property
+    def order(self) -> str:
+        """What results are ordered by, in words."""
+        return (self._rank or Rank(RERANK)).in_words
 
     def close(self) -> None:
         """Let go of the store's files or connection, if there is one."""

@@ -15,8 +15,9 @@ these are searched: landmarks alone forget them.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import reduce
+from itertools import accumulate
 from operator import add
 from typing import Any, NamedTuple
 
@@ -40,6 +41,9 @@ CODED = 50_000  # of these at most, whose leave-one-out predictions train the co
 SEEN_RIDGE = 0.03  # of train items in the database: out of .01 to 1, by val mAP of Flickr8k (32 bits)
 NEW_RIDGE = 0.3  # of new items, and of queries by exclusive classes: out of .1 to 1, by leave-one-out mAP (Pascal)
 STEPS, BATCH, LR = 2_000, 256, 5e-3  # of the codes, by val mAP of Flickr8k (32 and 64 bits)
+SHOWN = 250  # steps after which progress is shown
+REGRESSION, HEADS = "kernel ridge regression, {}", "hash heads, {}"  # stages of each view
+CODES, VAL = "training of the codes", "val mAP"  # stages of all
 
 
 class Form(NamedTuple):
@@ -100,26 +104,44 @@ def _drawn(items: int, most: int) -> Tensor:
     return torch.arange(items) if items <= most else torch.randperm(items)[:most].sort().values
 
 
+class Stages:
+    """Progress of a training, in shares of its time as Flickr8k and Wikipedia have them. told: as in ``train``."""
+
+    def __init__(self, views: Iterable[View], told: Callable[[int, int, str], None] = lambda *_: None) -> None:
+        views, self._told = list(views), told
+        regressions = {REGRESSION.format(view.short): 4 if view.is_image else 12 for view in views}
+        heads = {HEADS.format(view.short): 1 if view.is_image else 6 for view in views}
+        self._shares = {**regressions, CODES: 8, **heads, VAL: 2}
+        self._starts = dict(zip(self._shares, accumulate(self._shares.values(), initial=0), strict=False))
+        self._total = sum(self._shares.values())
+
+    def show(self, stage: str, view: View | None = None, part: float = 0.0) -> None:
+        """Show the stage that is at work, of a view or of all. part: how much of it is done, from 0 to 1."""
+        name = stage.format(view.short if view else "")
+        self._told(self._starts[name] + int(part * self._shares[name]), self._total, name)
+
+    def finish(self, note: str) -> None:
+        """Show the end."""
+        self._told(self._total, self._total, note)
+
+
 def fit(
-    task: Task,
-    state: TrainingState,
-    y: Tensor,
-    told: Callable[[int, str], None] = lambda *_: None,
-    symmetric: bool = False,
+    task: Task, state: TrainingState, y: Tensor, stages: Stages | None = None, symmetric: bool = False
 ) -> dict[str, Any]:
     """Fit the (kernel) heads of a training state; its parts code label sets and posteriors.
 
-    y: labels of the train items, or pseudo-labels in their place, (n, classes) float32 of 0 and 1. told: called with
-    the number of finished steps, two per view and one, and the thing that is computed next. symmetric: see ``form_of``.
+    y: labels of the train items, or pseudo-labels in their place, (n, classes) float32 of 0 and 1. stages: shows all
+    but the last one, the val mAP. symmetric: see ``form_of``.
     Returns the chosen kernels by view, and the loss terms of the codes, their means over the last tenth of the steps.
     """
+    stages = stages or Stages(task.views)
     rows = Rows(*(chosen.to(y.device) for chosen in Rows.draw(len(y))))
     centred = y[rows.fitted] - y.mean(0)
     kernels: dict[View, Kernel] = {}
     regressions: dict[View, Exact | Landmarks] = {}
     found: dict[View, Regression] = {}
-    for done, view in enumerate(task.views):
-        told(done, f"kernel ridge regression, {view.short}")
+    for view in task.views:
+        stages.show(REGRESSION, view)
         kernels[view], inputs = _inputs(task, state, view, rows.fitted, centred)
         exact, width = len(rows.support) == len(y), kernels[view].width
         regressions[view] = Exact(inputs, width) if exact else Landmarks(inputs, inputs.rows(rows.support), width)
@@ -127,13 +149,12 @@ def fit(
     scales = {view: of.left_out.std(0).clamp_min(1e-3) for view, of in found.items()}
     posteriors = {view: of.left_out / scales[view] for view, of in found.items()}
     form = form_of(task, symmetric) if y is task.train.labels else PSEUDO
-    told(len(found), "codes of the label sets" if form.database_ridge else "codes of the posteriors")
-    terms = _train_codes(posteriors, y[rows.fitted[rows.coded]], task, state, form)
+    terms = _train_codes(posteriors, y[rows.fitted[rows.coded]], task, state, form, stages)
     with torch.no_grad():
         code = torch.cat([state.parts["labels"](some) for some in torch.split(y, BLOCK)])
         target = torch.where(code >= 0, 1.0, -1.0)
-        for done, (view, of) in enumerate(found.items(), len(found) + 1):
-            told(done, f"hash heads, {view.short}")
+        for view, of in found.items():
+            stages.show(HEADS, view)
             head: Any = state.heads[view]
             coder: Any = state.parts.get_submodule(f"query-{view.short}.1")
             coded = of.weights @ (coder.weight / scales[view]).T, coder.bias
@@ -208,7 +229,7 @@ def _inputs(task: Task, state: TrainingState, view: View, some: Tensor, targets:
 
 
 def _train_codes(
-    posteriors: dict[View, Tensor], y: Tensor, task: Task, state: TrainingState, form: Form
+    posteriors: dict[View, Tensor], y: Tensor, task: Task, state: TrainingState, form: Form, stages: Stages
 ) -> dict[str, float]:
     """Train codes of label sets and of standardised posteriors (n, classes); returns the last loss terms by view.
 
@@ -221,6 +242,8 @@ def _train_codes(
     state.parts.train()
     with threads_for(task.device, BATCH):
         for step in range(STEPS):
+            if step % SHOWN == 0:
+                stages.show(CODES, part=step / STEPS)
             some = torch.randint(0, len(y), (size,)).to(y.device)
             relevant = y[some] @ y[some].T > 0.5
             anchors = [torch.tanh(coders[view](p[some])) for view, p in posteriors.items()]

@@ -193,12 +193,12 @@ def _by_kernels(config: TrainConfig, method: Method, task: Task, told: Progress)
     with seeded(config.seed, task.device):
         labels = method.targets(task.first_scaled(state.heads)) if method.targets else task.train.labels
         assert labels is not None  # get_method refuses such a data set
-        steps = 2 * len(task.views) + 2  # of fit, and one of the val mAP
-        found = kernel_codes.fit(task, state, labels, lambda done, note: told(done, steps, note), method.symmetric)
-    told(steps - 1, steps, "val mAP")
+        stages = kernel_codes.Stages(task.views, told)
+        found = kernel_codes.fit(task, state, labels, stages, method.symmetric)
+    stages.show(kernel_codes.VAL)
     state.finish_epoch({"epoch": 0, **found, "skipped": 0} | _judge(task, state.heads))
     state.best = state.heads.state_dict()  # not a copy: they do not change any more
-    told(steps, steps, state.note())
+    stages.finish(state.note())
     return state
 
 

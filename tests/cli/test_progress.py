@@ -7,10 +7,12 @@ import numpy as np
 import pytest
 
 from cmrhash.config import PlotConfig, TrainConfig
+from cmrhash.data.view import View
 from cmrhash.evaluation.jobs import Job, Shared, train_each
 from cmrhash.search.hasher import Hasher
 from cmrhash.search.publish import deploy
 from cmrhash.search.stores import open_store
+from cmrhash.training.kernel_codes import CODES, REGRESSION, VAL, Stages
 from cmrhash.training.train import train
 from cmrhash_cli import output
 
@@ -42,6 +44,21 @@ def test_a_closed_form_says_how_far_it_is(data, tmp_path, monkeypatch, method, a
     train(TrainConfig(method=method, bits=8, device="cpu"), data, tmp_path, progress=seen)
     assert seen.ends() == {f"{method} 8 bits": True}
     assert any(awaited in note for *_, note in seen)
+
+
+def test_stages_of_kernel_ridge_have_the_shares_of_their_time():
+    seen = []
+    stages = Stages([View.IMAGE, View.text("de")], lambda *call: seen.append(call))
+    stages.show(REGRESSION, View.text("de"))
+    stages.show(CODES, part=0.5)
+    stages.show(VAL)
+    stages.finish("val mAP 0.5")
+    assert seen == [
+        (4, 33, "kernel ridge regression, de"),
+        (20, 33, "training of the codes"),
+        (31, 33, "val mAP"),
+        (33, 33, "val mAP 0.5"),
+    ]
 
 
 def test_a_closed_form_among_jobs_counts_as_its_epochs(data, tmp_path):
@@ -111,3 +128,26 @@ def test_a_line_is_one_write(monkeypatch):
     with pytest.raises(SystemExit):
         output._fail("no disk", 5, False)
     assert written == ["photos: 0/8  waits\n", "a\\x1bb\n", "error: no disk\n"]
+
+
+def test_the_time_of_a_grid_is_that_of_its_note_alone(monkeypatch):
+    from rich.progress import Progress, TimeRemainingColumn
+
+    written, now = [], [0.0]
+    monkeypatch.setattr("time.monotonic", lambda: now[0])
+    monkeypatch.setattr(output, "note", written.append)
+    lines = output._Lines()
+    for done in (0, 1):
+        lines("grid", done, 4, "about 3 min left")
+        lines("run", done, 4, "one")
+        now[0] += 10
+    assert written[2:] == ["grid: 1/4  about 3 min left", "run: 1/4, 0.1/s, 30 s left  one"]
+    monkeypatch.setattr(TimeRemainingColumn, "render", lambda column, task: task.description)
+    seen, real = [], Progress.update
+    monkeypatch.setattr(Progress, "update", lambda bars, *a, **values: (seen.append(bars), real(bars, *a, **values)))
+    bars = output._bars()
+    show = next(bars)
+    show("grid", 0, 4)
+    show("run", 0, 4)
+    assert [str(seen[0].columns[4].render(task)) for task in seen[0].tasks] == ["", "run"]
+    bars.close()

@@ -53,13 +53,13 @@ def test_two_processes_write_what_one_writes_byte_for_byte(make_cache, tmp_path)
     assert one == two
 
 
-def test_one_display_counts_all_epochs(stood_in, tmp_path):
+def test_one_display_counts_all_jobs(stood_in, tmp_path):
     found, seen = stood_in("a", "b", "c")
     assert found == [str(tmp_path)] * 3
     done = [done for what, done, *_ in seen if what == "grid"]
-    assert (done, done[-1]) == (sorted(done), 3 * QUICK.epochs)
+    assert (done, done[-1]) == (sorted(done), 3)
     assert {what for what, *_ in seen} == {"grid", "process 1", "process 2"}
-    assert [row[3] for row in seen if row[0] == "grid"][-1] == "3 of 3 runs"
+    assert {total for what, _, total, _ in seen if what == "grid"} == {3}
 
 
 def test_a_process_that_dies_ends_the_call_in_one_line_and_lets_the_others_save(stood_in, tmp_path, caplog):
@@ -102,7 +102,8 @@ def test_a_worker_answers_as_the_other_side_expects(make_cache, tmp_path):
     told = []
     worker.serve(lambda: lines.pop(0), told.append)
     assert told[0] == {"done": 0, "note": ""}
-    assert Path(told[2]["finished"]) == tmp_path / "runs/toy/triplet-8"
+    assert told[2] == {"done": 1, "note": "codes of all items"}
+    assert Path(told[3]["finished"]) == tmp_path / "runs/toy/triplet-8"
     assert (tmp_path / "runs/toy/triplet-8/metrics.json").exists()
     assert "lower `lr`" in str(workers.error_of(told[-1]["error"]))
     again = workers.error_of(worker.error_as_json(OSError(28, "No space left on device", "there")))

@@ -71,7 +71,8 @@ def _count(to: str, hits: Sequence[Judged]) -> str:
 
 def results(hasher: Hasher, answer: Answer, thumb: Address) -> str:
     """Build the query and a gallery for each kind of result."""
-    parts = [_asked(answer, thumb), f'<p class="count">{esc(counted(answer))}</p>']
+    order = f", {hasher.order}" if any(answer.parts.values()) else ""
+    parts = [_asked(answer, thumb), f'<p class="count">{esc(counted(answer) + order)}</p>']
     for to, hits in answer.parts.items():
         items = [hasher.item(judged.hit.id) for judged in hits]
         cards = [

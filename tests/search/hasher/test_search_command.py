@@ -1,5 +1,6 @@
 """``cmrhash search``."""
 
+import html
 import json
 import os
 import re
@@ -44,6 +45,26 @@ def test_the_command_prints_a_table_and_the_run(command):
     assert "UNTRAINED ENCODERS" in out
     assert out.count("images/") == 3
     assert err.startswith("run: runs/manifest/triplet-16")
+
+
+@pytest.mark.parametrize(
+    ("args", "order"),
+    [
+        ((), "ordered by score, the cosine of the embeddings, not by distance in bits"),
+        (
+            ("--rank", "asymmetric"),
+            "ordered by score, the cosine of the query's embedding and each code, not by distance in bits",
+        ),
+        (("--rank", "hamming"), "ordered by Hamming distance; score: 1 - 2 distance / bits"),
+    ],
+)
+def test_the_command_and_its_sheet_say_what_orders_the_results(command, tmp_path, args, order):
+    sheet = tmp_path / "found.html"
+    code, out, _ = command("Katze 5", "--k", "3", "--html", str(sheet), *args)
+    assert code == 0
+    assert f"\n{order}\nimages below " in out
+    assert html.escape(f"3 images, {order}") in sheet.read_text(encoding="utf-8")
+    assert "ordered by" not in command("Katze 5", "--where", "id=nobody", *args)[1]
 
 
 def test_the_command_says_what_it_did_not_search(command, by_pairs, monkeypatch):
