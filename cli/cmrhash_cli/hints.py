@@ -1,4 +1,4 @@
-"""What was probably meant by a command line that the parser refuses."""
+"""What was probably meant by a command line that the parser refuses, and what is wrong with a number."""
 
 from __future__ import annotations
 
@@ -6,6 +6,25 @@ import re
 import shlex
 from collections.abc import Sequence
 from typing import Any
+
+NUMBERS = {"int": ("a whole number", 32), "float": ("a number", 0.5)}  # name of a fault's kind -> words, an example
+LIMITS = {"ge": "of at least", "le": "of at most"}
+
+
+def number(error: Any) -> tuple[str, str] | None:
+    """What is wrong with a value that is not the number that an option takes, and what to do; None for another fault.
+
+    error: of the parser, whose cause says what was given and what is wrong with it.
+    """
+    faults: list[dict[str, Any]] = getattr(error.__cause__, "errors", list)()
+    if not faults or getattr(error, "param", None) is None:
+        return None
+    name, given, limits = error.param.opts[0], faults[0]["input"], faults[0].get("ctx", {})
+    wanted = NUMBERS.get(faults[0]["type"].partition("_")[0])
+    if wanted:
+        return f"{name}: {str(given)!r} is not {wanted[0]}", f"give one, such as {wanted[1]}"
+    limit = next((f"{words} {limits[key]:g}" for key, words in LIMITS.items() if key in limits), "")
+    return (f"{name}: {given} is out of range", f"give a number {limit}") if limit else None
 
 
 def hint(error: Any, words: Sequence[str]) -> str:

@@ -21,7 +21,7 @@ from cmrhash import config
 from cmrhash.config import Progress
 from cmrhash.data.cleaning import shown, shown_json
 from cmrhash.errors import CmrhashError, UsageError
-from cmrhash_cli.hints import hint
+from cmrhash_cli.hints import hint, number
 from cmrhash_cli.streams import open_streams
 from cmrhash_cli.tables import print_table as print_table
 from cmrhash_cli.typed import message
@@ -132,8 +132,9 @@ def _run(app: typer.Typer, debug: bool) -> None:
         _fail(INTERRUPTED, 130, debug)
     except Misuse as error:
         command = error.ctx.command_path if getattr(error, "ctx", None) else "cmrhash"
-        advice = [words] if (words := hint(error, sys.argv[1:])) else []
-        _fail(": ".join([error.format_message().rstrip("."), *advice, f"see {command} --help"]), 2, debug)
+        what, fix = number(error) or (error.format_message().rstrip("."), "")
+        parts = [what, hint(error, sys.argv[1:]) or fix, "" if fix else f"see {command} --help"]
+        _fail(": ".join(filter(None, parts)), 2, debug)
     except CmrhashError as error:
         _fail(_misfit(error) or _starved(error) or message(error), error.exit_code, debug)
     except BrokenPipeError:

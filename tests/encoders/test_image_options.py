@@ -127,8 +127,8 @@ REFUSED = {
     "resnet18 --image-layers layer3+": "resnet18 has no layer ''",
     "swin_t --image-layers features.5": "the layer 'features.5' of swin_t gives no feature map",
     "alexnet --image-size 32": "alexnet does not take photos of 32 pixels",
-    "resnet18 --image-size 31": "Input should be greater than or equal to 32",
-    "resnet18 --image-size 5000": "Input should be less than or equal to 1024",
+    "resnet18 --image-size 31": "--image-size: 31 is out of range: give a number of at least 32",
+    "resnet18 --image-size 5000": "--image-size: 5000 is out of range: give a number of at most 1024",
 }
 
 
