@@ -16,6 +16,7 @@ stand in backticks as Python has them (`overwrite=True`, `extract`); the command
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from difflib import get_close_matches
 from os import PathLike
@@ -44,8 +45,14 @@ class CmrhashError(Exception):
     ) -> None:
         self.what, self.where, self.option = " ".join(what.split()), where, option
         self.fix = None if fix is None else " ".join(fix.split())
-        parts = [option, self.what, None if where is None else str(where), self.fix]
+        parts = [option, self.what, None if where is None else _place(where), self.fix]
         super().__init__(" ".join(": ".join(part for part in parts if part).split()))
+
+
+def _place(where: str | PathLike[str]) -> str:
+    """A place in a message; the path of a file or folder that is a single word, such as "cache", looks like one."""
+    single = isinstance(where, PathLike) and not {os.sep, "."} & set(str(where))
+    return f".{os.sep}{where}" if single else str(where)
 
 
 class UsageError(CmrhashError):

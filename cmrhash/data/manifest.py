@@ -374,7 +374,7 @@ def open_extracted(cache: Path, name: str | None) -> tuple[ImageTextDataset, Pat
     held = sorted(path.parent.name for path in cache.glob(f"*/{ABOUT}")) if cache.is_dir() else []
     if name is None:
         if not held:
-            raise UsageError("no extracted data set", cache, "run `extract` first")
+            raise UsageError("no extracted data set in this folder", cache, "run `extract` first")
         if len(held) > 1:
             raise UsageError(
                 f"the cache holds several data sets ({', '.join(held)})", cache, "choose one with `dataset`"

@@ -296,7 +296,7 @@ def test_storing_again_replaces_what_was_there(tmp_path):
 
 def test_without_extracted_data_the_remedy_is_to_extract(tmp_path):
     for cache in (tmp_path, tmp_path / "none"):
-        with pytest.raises(UsageError, match=r"no extracted data set: .*run `extract` first"):
+        with pytest.raises(UsageError, match=r"no extracted data set in this folder: .*run `extract` first"):
             manifest.open_extracted(cache, None)
 
 

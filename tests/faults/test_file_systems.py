@@ -226,7 +226,7 @@ def test_so_are_runs_beside_those_of_such_a_data_set(tmp_path, monkeypatch, caps
     folding(toy="TOY")
     assert run(command, *RUNS[command], "-q") == 2
     printed = capsys.readouterr().err
-    assert "'toy' is 'TOY' here: the file system does not tell upper from lower case: runs: choose" in printed
+    assert "'toy' is 'TOY' here: the file system does not tell upper from lower case: ./runs: choose" in printed
     assert printed.count("\n") == 1
     assert files_of(tmp_path) == before
 

@@ -37,7 +37,7 @@ def entry(entries, n, **fields):
             r"0 query items \(the data set's own; 7 of 7 .*: give other splits, .* --query and --train",
             lambda e: e[1:],
         ),
-        (r"1 train item \(the data set's own; 3 of 3 items have photo, caption and label\): mine", lambda e: e[:3]),
+        (r"1 train item \(the data set's own; 3 of 3 items have photo, caption and label\): \./mine", lambda e: e[:3]),
         (r"0 query .* \(drawn from seed 0; 3 of 3 .*: add items", lambda e: [{**x, "splits": []} for x in e[:3]]),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
@@ -61,9 +61,9 @@ def test_another_choice_of_items_is_refused_for_an_extracted_data_set(here, refu
 
 @pytest.mark.faults("bad command line")
 def test_folders_that_are_no_data_set(here, refused):
-    refused(DATA, "no such folder: nowhere", "extract", "--dataset", "manifest", "--root", "nowhere")
+    refused(DATA, "no such folder: ./nowhere", "extract", "--dataset", "manifest", "--root", "nowhere")
     (here / "empty").mkdir()
-    refused(DATA, "no manifest.jsonl: empty", "extract", "--dataset", "manifest", "--root", "empty")
+    refused(DATA, "no manifest.jsonl: ./empty", "extract", "--dataset", "manifest", "--root", "empty")
     refused(DATA, "empty", "extract", "--dataset", "iaprtc12", "--root", "empty")
 
 

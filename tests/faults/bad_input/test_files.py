@@ -142,7 +142,7 @@ def test_a_folder_that_may_not_be_written(here, refused):
     refused(USAGE, "blocked", "eval", "--trec", "blocked")
     refused(USAGE, "no such trained run.*blocked", "eval", "--runs", "blocked")
     refused(USAGE, "no extracted data set.*blocked", "eval", "--cache", "blocked")
-    refused(DATA, "no such folder: blocked", *EXTRACT, "--root", "blocked")
+    refused(DATA, "no such folder: ./blocked", *EXTRACT, "--root", "blocked")
 
 
 def test_debug_shows_the_traceback_before_the_line(here, capsys):

@@ -169,7 +169,7 @@ def test_what_photos_alone_cannot_do_is_said(here, capsys):
         (["holiday"], USAGE, "'holiday' is given without --with"),
         ([], USAGE, "no --store"),
         (["holiday", "--with", "empty"], USAGE, "not an exported run"),
-        (["nowhere", "--with", RUN], USAGE, "no such file or folder: nowhere"),
+        (["nowhere", "--with", RUN], USAGE, "no such file or folder: ./nowhere"),
         (["empty", "--with", RUN], USAGE, "no known layout"),
         (["manifest", "--with", RUN], USAGE, "trained on the same collection"),
         (["holiday", "--with", RUN, "--bits", "8"], USAGE, "--bits chooses among a collection's own runs"),
