@@ -178,9 +178,10 @@ def distances(grid: Sequence[Sequence[Distances]], title: str, footer: str, look
                 ax.set_xlabel("Hamming distance (bits)" if row == len(grid) - 1 else "")
                 ax.set_ylabel("share of pairs" if column == 0 else "")
         top = max(_share(counts).max() for row in grid for p in row for counts in (p.relevant, p.irrelevant))
-        notes = 0.16 * lines / (0.65 * figure.get_figheight() / len(grid))  # their share of a panel's height
-        axes[0][0].set_ylim(0, top / (1 - min(notes, 0.6)))
         _strip(figure, body, *_entries([axes[0][0]]))
+        figure.draw_without_rendering()
+        notes = 0.16 * lines / (axes[0][0].get_window_extent().height / figure.dpi)  # their share of a panel's height
+        axes[0][0].set_ylim(0, top / (1 - min(notes, 0.6)))
         return figure
 
 

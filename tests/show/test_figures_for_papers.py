@@ -89,27 +89,33 @@ def test_a_pdf_has_the_width_of_a_column_its_letters_and_no_title(trained, tmp_p
     assert b"CreationDate" not in content
 
 
-@pytest.mark.parametrize("look", [Look(3.3, False), Look()])
-def test_nothing_is_cut_off_and_legends_cover_no_title(look):
+@pytest.mark.parametrize(
+    ("look", "title"),
+    [(Look(3.3, False), ""), (Look(), "a title"), (Look(), "a title of several lines " * 12), (Look(3.3), "long " * 40)],
+)
+def test_nothing_is_cut_off_and_legends_cover_no_title(look, title):
     grid = [[panel("first method", "second", *map(str, range(n))) for _ in range(4)] for n in (0, 9)]
     xy, names = np.random.default_rng(0).random((80, 2)), [*map(str, range(20))]
     points = Points(xy, np.arange(80) % 20, np.arange(80) > 40, names)
     counts = Distances("d", np.ones(9, int), np.ones(9, int), "1 relevant, 2 other pairs\nP = .5")
     figures = [
-        plots.curves(grid, "a title", "a footer", look=look),
-        plots.distances([[counts] * 2], "a title", "a footer", look),
-        plots.scatter(points, "a title", "a footer", look),
+        plots.curves(grid, title, "a footer", look=look),
+        plots.distances([[counts] * 2], title, "a footer", look),
+        plots.scatter(points, title, "a footer", look),
     ]
     for figure in figures:
-        figure.canvas.draw()
+        figure.draw_without_rendering()
         whole = figure.bbox
         for legend in figure.findobj(plots_legend()):
             box = legend.get_window_extent()
             assert whole.x0 <= box.x0 < box.x1 <= whole.x1
             assert whole.y0 <= box.y0 < box.y1 <= whole.y1
-            assert not look.titled or not figure._suptitle.get_window_extent().overlaps(box)
+            assert not look.titled or figure._suptitle.get_window_extent().y0 - box.y1 > 0.08 * figure.dpi
         assert all(ax.get_window_extent().width > 0.7 * figure.dpi for ax in figure.axes)
         assert bool(figure._suptitle) == look.titled
+    for ax in figures[1].axes:
+        bars = ax.transData.transform((0, 1 / 9))[1]
+        assert all(note.get_window_extent().y0 > bars for note in ax.texts)
 
 
 def test_a_footer_is_folded_to_the_width_of_the_figure():
