@@ -196,8 +196,9 @@ class Hasher(RunEmbedder):
         return self.run.folder
 
     def doubt(self, sentence: str, lang: str) -> str | None:
-        """Reason to doubt the results of a sentence, see ``languages.doubt``."""
-        return languages.doubt(self.words, sentence, lang)
+        """Reason to doubt the results of a sentence that was searched, see ``languages.doubt`` and ``cut``."""
+        recipe = self.light_encoder(View.text(lang)).recipe
+        return languages.cut(recipe, sentence) or languages.doubt(self.words, sentence, lang)
 
     def likely(self, text: str) -> list[str]:
         """The languages whose captions have most words of a text."""

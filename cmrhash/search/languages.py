@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain
 from math import log
+from typing import Any
 
 from cmrhash.data.items import ImageTextDataset
 from cmrhash.encoders.bag_and_vectors import lower_words
@@ -13,6 +14,7 @@ from cmrhash.storage.files import read_json
 from cmrhash.training.runs import ANEW, WORDS, Run
 
 Words = Mapping[str, Counter[str]]  # language -> how often its captions have each word, in lower case
+SHOWN = 200  # letters of a text in a message
 CLEARLY = log(10)  # a language whose captions have the words ten times as often is the language of a text
 
 
@@ -48,4 +50,19 @@ def doubt(words: Words, text: str, lang: str) -> str | None:
     if not asked or not own or 2 * there >= len(asked):
         return None
     few = f"only {there} of its {len(asked)} words are" if there else "none of its words is"
-    return f"'{text}': {few} in the captions ({lang}); the run may not know them, or the language"
+    return f"'{_short(text)}': {few} in the captions ({lang}); the run may not know them, or the language"
+
+
+def cut(recipe: Mapping[str, Any], text: str) -> str | None:
+    """Reason to doubt the results of a text: it has more words than its encoder reads word pieces.
+
+    recipe: of the encoder; those of words alone read any length.
+    """
+    most, count = recipe.get("max_length"), len(lower_words(text))
+    if most is None or count <= most:
+        return None
+    return f"'{_short(text)}': the encoder reads at most {most} word pieces at its start, and it has {count:,} words"
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= SHOWN else f"{text[:SHOWN]}..."

@@ -91,7 +91,7 @@ def test_a_pdf_has_the_width_of_a_column_its_letters_and_no_title(trained, tmp_p
 
 @pytest.mark.parametrize(
     ("look", "title"),
-    [(Look(3.3, False), ""), (Look(), "a title"), (Look(), "a title of several lines " * 12), (Look(3.3), "long " * 40)],
+    [(Look(3.3, False), ""), (Look(), "a title"), (Look(), "a title of lines " * 16), (Look(3.3), "long " * 40)],
 )
 def test_nothing_is_cut_off_and_legends_cover_no_title(look, title):
     grid = [[panel("first method", "second", *map(str, range(n))) for _ in range(4)] for n in (0, 9)]

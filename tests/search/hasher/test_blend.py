@@ -122,6 +122,14 @@ def test_a_sentence_of_other_words_is_doubted(hasher):
     assert hasher.doubt("xyzzy plugh", "en") == nothing
     assert "only 1 of its 3 words are in the captions (en)" in hasher.doubt("dog xyzzy plugh", "en")
     assert hasher.doubt("...", "en") is None
+    assert hasher.doubt("xyzzy" * 100, "en").startswith(f"'{'xyzzy' * 40}...': none of its words is")
+
+
+def test_a_sentence_with_more_words_than_its_encoder_reads_is_doubted(hasher):
+    reads = "the encoder reads at most 512 word pieces at its start, and it has 513 words"
+    assert hasher.doubt("dog " * 513, "en") == f"'{'dog ' * 50}...': {reads}"
+    assert hasher.doubt("dog " * 512, "en") is None
+    assert "word pieces" not in (hasher.doubt("hund " * 513, "de") or "")
 
 
 # ---------------------------------------------------------------------------------------------- the command
