@@ -17,6 +17,7 @@ from cmrhash.errors import DataError
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg")
 FOREIGN = "files that are none of the data set's"
+NAMED = 3  # files of a kind that a line names
 FAILED = "downloads without success, left out"
 DOWNLOAD = frozenset({"key", "status", "error_message"})  # fields of img2dataset; status is "success" or a failure
 
@@ -154,26 +155,36 @@ def need_file(root: Path, *names: str) -> Path:
 def files_by_stem(root: Path, folder: Path, suffixes: tuple[str, ...], extra: Counter[str]) -> dict[str, str]:
     """Files with these suffixes in a folder, sorted: stem -> path below the root.
 
-    extra: counts the other files. Raises DataError for two files with the same stem, and for a link that leaves the
-    root.
+    extra: counts the other files, and apart those whose name cannot be printed. Raises DataError for two files with
+    the same stem, and for a link that leaves the root.
     """
     inside = below(root, folder)
     resolve_image(root, inside)
     with os.scandir(folder) as entries:
         names = sorted((e.name, e.is_symlink()) for e in entries if holds(e.is_file))
-    files: dict[str, str] = {}
+    files, unusable = dict[str, str](), list[str]()
     for name, linked in names:
         stem, suffix = os.path.splitext(name)
         path = name if inside == "." else f"{inside}/{name}"
-        if suffix.lower() not in suffixes or not is_printable(stem) or "\\" in stem:
+        if suffix.lower() not in suffixes:
             extra[FOREIGN] += 1
+        elif not is_printable(stem) or "\\" in stem:
+            unusable.append(path)
         elif stem in files:
             raise DataError(f"two files for '{stem}'", f"{files[stem]} and {path}", "remove one of them")
         else:
             files[stem] = path
             if linked:
                 resolve_image(root, path)
+    count_unusable(unusable, extra)
     return files
+
+
+def count_unusable(paths: Sequence[str], extra: Counter[str]) -> None:
+    """Count paths whose names cannot be ids, since they cannot be printed or have a backslash; names the first ones."""
+    if paths:
+        first = ", ".join([ascii(path) for path in sorted(paths)[:NAMED]] + ["..."] * (len(paths) > NAMED))
+        extra[f"files whose names cannot be used ({first})"] += len(paths)
 
 
 def report(

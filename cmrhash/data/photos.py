@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath
 
 from cmrhash.data.cleaning import clean_label, is_printable
 from cmrhash.data.items import LinkedRoot, resolve_image
-from cmrhash.data.parsing import FOREIGN, holds
+from cmrhash.data.parsing import count_unusable, holds
 from cmrhash.errors import DataError
 
 FOLDERS = ("images", "Images", "photos", "img")  # usual folders of photos beside a table
@@ -31,12 +31,12 @@ def walk(root: Path, extra: Counter[str]) -> Iterator[str]:
     """Paths below the root of all files at any depth, in no order, without hidden files and folders.
 
     A link to a file of the root is followed. Below a LinkedRoot all links are, but no folder is read twice, so that
-    loops of links end; a path without links to folders comes first. extra: counts files whose name cannot be printed,
-    links that are not followed, and folders that cannot be read. Raises DataError if the root is no folder.
+    loops of links end; a path without links to folders comes first. extra: counts files and folders whose name cannot
+    be printed, links that are not followed, and folders that cannot be read. Raises DataError if the root is no folder.
     """
     if not root.is_dir():
         raise DataError("no such folder", root, "give the data set's folder")
-    folders, linked, met = [""], list[str](), set[str]()
+    folders, linked, met, unusable = [""], list[str](), set[str](), list[str]()
     while folders or linked:
         if not folders:
             linked.sort(reverse=True)
@@ -52,7 +52,7 @@ def walk(root: Path, extra: Counter[str]) -> Iterator[str]:
             if entry.name.startswith("."):
                 continue
             if not is_printable(path) or "\\" in path or not _stem(entry.name).strip():
-                extra[FOREIGN] += 1
+                unusable.append(path)
             elif not _leads_inside(root, path, entry):
                 extra[LEAVING] += 1
             elif holds(entry.is_file):
@@ -61,6 +61,7 @@ def walk(root: Path, extra: Counter[str]) -> Iterator[str]:
                 (linked if entry.is_symlink() else folders).append(path + "/")
             elif entry.is_symlink():
                 extra[LINKS] += 1
+    count_unusable(unusable, extra)
 
 
 def _entries(folder: Path, extra: Counter[str]) -> Iterator[os.DirEntry[str]]:

@@ -126,7 +126,8 @@ def test_names_that_cannot_be_ids_are_counted(tmp_path: Path) -> None:
     put(tmp_path / "bad\nfolder/x.jpg")
     dataset = check(folder.read(tmp_path))
     assert [item.id for item in dataset.items] == ["good"]
-    assert dataset.found["files that are none of the data set's"] == 4
+    named = r"' .jpg', 'back\\slash.jpg', 'bad\n.jpg', ..."
+    assert dataset.found[f"files whose names cannot be used ({named})"] == 4
 
 
 def test_no_two_photos_have_the_same_id() -> None:

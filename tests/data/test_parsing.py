@@ -74,7 +74,8 @@ def test_files_by_stem_counts_what_it_passes_over(tmp_path: Path) -> None:
     extra: Counter[str] = Counter()
     files = files_by_stem(tmp_path, tmp_path, (".jpg", ".jpeg"), extra)
     assert list(files.items()) == [("a", "a.JPEG"), ("b", "b.jpg"), ("link", "link.jpg")]
-    assert extra == {FOREIGN: 3}
+    named = r"'bad\n.jpg', 'c\\d.jpg'"
+    assert extra == {FOREIGN: 1, f"files whose names cannot be used ({named})": 2}
 
 
 def test_two_files_of_one_stem_are_refused(tmp_path: Path) -> None:
