@@ -230,8 +230,8 @@ def test_a_model_of_both_goes_with_no_image_model(image_model, here, capsys):
 
 
 SIZED = {
-    "bert": (TO_BERT, "model"),
-    "vit": (TO_VIT, "model"),
+    "bert": (TO_BERT, "./model"),
+    "vit": (TO_VIT, "./model"),
     "resnet": (TO_RESNET, "net.pth"),
     "timm": (TO_TIMM, "net.pth"),
     "open_clip": (TO_OPEN_CLIP, "net.pt"),
