@@ -17,8 +17,6 @@ from cmrhash.errors import CmrhashError, EncoderError, UsageError
 
 OFFLINE = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")  # environment variables of the hub's libraries
 LOGIN = "run hf auth login"
-NAMELESS = ("model", "models", "weights", "checkpoint", "encoder", "transformer", "0_transformer")  # of many a folder
-CACHED = "models--"  # of the folder of a model in the local cache, before its id
 
 
 def locate(
@@ -101,22 +99,10 @@ def names_folder(model: str) -> bool:
     return "/" in model or model.startswith(("~", ".")) or (path / "config.json").is_file()
 
 
-def folder_name(folder: Path) -> str:
-    """Name of a model in a directory, for file names: the last part of its path that says something.
-
-    >>> folder_name(Path("/data/minilm/model")), folder_name(Path("/cache/models--org--name/snapshots/" + 40 * "a"))
-    ('minilm--model', 'org--name')
-    """
-    path = Path(os.path.abspath(folder))
-    if path.parent.name == "snapshots" and path.parent.parent.name.startswith(CACHED):
-        return path.parent.parent.name.removeprefix(CACHED)
-    return f"{path.parent.name}--{path.name}" if path.name.lower() in NAMELESS and path.parent.name else path.name
-
-
 def name_and_source(model: str, folder: Path) -> tuple[str, str]:
     """Name of an encoder in file names, and what opens it again: the directory, or the id."""
     if Path(model).expanduser().is_dir():
-        return folder_name(folder), str(folder.resolve())
+        return Path(os.path.abspath(folder)).name, str(folder.resolve())
     return model.replace("/", "--"), model
 
 

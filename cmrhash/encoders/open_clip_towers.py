@@ -172,7 +172,7 @@ class _Named:
     def name(self) -> str:
         """Name of the encoder in file names."""
         if self.folder:
-            named = self.repository.replace("/", "--") or hub.folder_name(self.folder.resolve())
+            named = self.repository.replace("/", "--") or self.folder.resolve().name
             return re.sub(r"[^\w.-]", "-", f"open_clip-{named}")
         named = self.file.stem if self.file else self.pretrained
         return re.sub(r"[^\w.-]", "-", f"open_clip-{self.architecture}-{named}")

@@ -65,12 +65,11 @@ def train(
     progress: Progress = lambda *_: None,
     logger: Logger | None = None,
 ) -> tuple[runs.Run, bool]:
-    """Train one run, or find it done. data: the extracted data set; out: the folder of all runs.
+    """Train one run, or find it done.
 
-    logger: takes the figures of each epoch that is trained now, none of a run that is done.
-
-    Returns the run and whether it was trained now. Raises UsageError, DataError, or StaleError if the folder holds
-    a run of another recipe; an interrupted run is saved and goes on next time.
+    data: the extracted data set; out: the folder of all runs; logger: takes the figures of each epoch that is trained
+    now. Returns the run and whether it was trained now. Raises UsageError, DataError, or StaleError if the folder holds
+    a run of another recipe; an interrupted run is saved and resumed next time.
     """
     check_train(config)
     config = replace(config, method=chosen(config.method, data, config.relevance).method)
@@ -82,18 +81,7 @@ def train(
         task = (one_space.prepare if method.rotate else prepare)(config, data, encoders)
         recipe = recipe_of(config, task, method)
         if (target / runs.CONFIG).exists() and not overwrite:
-            run = runs.open_run(target)
-            if run.items_sha256 != task.dataset.sha256:
-                what = "the collection changed since this run was trained; the run stays valid"
-                raise StaleError(
-                    what,
-                    target,
-                    "use it as it is (`search`, `evaluate`), or train on the present items with `overwrite=True`",
-                )
-            refuse_difference(comparable(run.record, method), comparable(recipe, method), target, "run")
-            run.file(runs.HEADS)
-            log.info("%s: already trained", target)
-            return run, False
+            return _trained_before(target, recipe, task, method), False
         log.info("%s: training on %d items", target, len(task.train))
         logger = logger or Silence()
         logger.start(target.name, recipe)
@@ -109,6 +97,19 @@ def train(
         run = _finish(state, recipe, target, task)
         logger.finish(figures(state.history[state.best_epoch]))
         return run, True
+
+
+def _trained_before(target: Path, recipe: dict[str, Any], task: Task, method: Method) -> runs.Run:
+    """The run of a folder; raises StaleError for a run of other items or of another recipe."""
+    run = runs.open_run(target)
+    if run.items_sha256 != task.dataset.sha256:
+        what = "the collection changed since this run was trained; the run stays valid"
+        fix = "use it as it is (`search`, `evaluate`), or train on the present items with `overwrite=True`"
+        raise StaleError(what, target, fix)
+    refuse_difference(comparable(run.record, method), comparable(recipe, method), target, "run")
+    run.file(runs.HEADS)
+    log.info("%s: already trained", target)
+    return run
 
 
 # ---------------------------------------------------------------------------------------------- the loop

@@ -109,15 +109,6 @@ def test_a_link_gives_its_own_name(bert, encoder, tmp_path, monkeypatch):
     assert load(tmp_path / "mine").recipe == encoder.recipe
 
 
-@pytest.mark.parametrize("place", ["minilm/model", f"models--minilm--model/snapshots/{'0a' * 20}"])
-def test_a_folder_whose_own_name_says_nothing_gives_one_that_does(bert, encoder, tmp_path, place):
-    folder = tmp_path / place
-    folder.parent.mkdir(parents=True)
-    folder.symlink_to(bert)
-    assert load(folder).name == "minilm--model"
-    assert load(folder).recipe == encoder.recipe
-
-
 def test_another_vocabulary_is_another_recipe(encoder, changed):
     path = changed / "tokenizer.json"
     swapped = path.read_text().replace('"dog"', '"xdog"').replace('"cat"', '"dog"').replace('"xdog"', '"cat"')
