@@ -378,9 +378,7 @@ def judge(probes: Probes, codes_of: CodesOf, bits: int, queries_of: CodesOf | No
             hist = index.rank_histogram(q, d, bits, probe.relevance)
             mean, count = metrics.mean_over_valid(metrics.average_precision(*metrics.items_relevant(hist)))
             if not count:
-                raise DataError(
-                    "no validation query has a relevant item", None, "check the labels of the validation items"
-                )
+                raise DataError("no validation query has a relevant item", None, "check the labels of val items")
             scores.setdefault(lang, {})[direction] = mean
             if len(d) > 1:
                 watch[probe.sought] = asdict(codes.collapse(d, bits))
