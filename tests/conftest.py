@@ -31,8 +31,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # two test processes share two co
 
 
 def pytest_collection_modifyitems(items):
-    # long files first: no process is left alone
-    items.sort(key=lambda item: not (item.get_closest_marker("slow") or item.nodeid.startswith(STORES)))
+    # first the stores, whose servers are waited for, then long files: no process is left alone at the end
+    items.sort(key=lambda item: (not item.nodeid.startswith(STORES), not item.get_closest_marker("slow")))
     for test in {item.obj for item in items if hasattr(item.obj, "hypothesis")}:
         usual = (
             test._hypothesis_internal_use_settings
