@@ -7,7 +7,7 @@ import shlex
 from collections.abc import Sequence
 from typing import Any
 
-NUMBERS = {"int": ("a whole number", 32), "float": ("a number", 0.5)}  # name of a fault's kind -> words, an example
+NUMBERS = {"int": ("a whole number", 32), "float": ("a number", 0.001)}  # name of a fault's kind -> words, an example
 LIMITS = {"ge": "of at least", "le": "of at most"}
 
 

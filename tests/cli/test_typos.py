@@ -56,7 +56,7 @@ TYPOS = {
     "train --method tripet": "did you mean triplet",
     "train --bits 3.5": "error: --bits: '3.5' is not a whole number: give one, such as 32\n",
     "train --bits 16,32": "error: --bits: '16,32' is not a whole number: repeat the option: --bits 16 --bits 32\n",
-    "train --lr x": "error: --lr: 'x' is not a number: give one, such as 0.5\n",
+    "train --lr x": "error: --lr: 'x' is not a number: give one, such as 0.001\n",
     "train --seed -1": "error: --seed: -1 is out of range: give a number of at least 0\n",
     "search dog -k x": "error: --k: 'x' is not a whole number: give one, such as 32\n",
     "extract --max-bad 1.5": "error: --max-bad: 1.5 is out of range: give a number of at most 1\n",
