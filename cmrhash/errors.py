@@ -108,6 +108,10 @@ class DamagedError(CmrhashError):
 
 
 def did_you_mean(name: str, known: Iterable[str], likeness: float = 0.6) -> str:
-    """ "did you mean X?" for the known name nearest to a misspelt one, "" if none is near."""
-    near = get_close_matches(name, list(known), 1, likeness)
+    """ "did you mean X?" for the known name nearest to a misspelt one, "" if none is near, and for a number.
+
+    >>> did_you_mean("trian", ["train"]), did_you_mean("1000268201", ["1000268202"])
+    ('did you mean train?', '')
+    """
+    near = [] if name.isdigit() else get_close_matches(name, list(known), 1, likeness)
     return f"did you mean {near[0]}?" if near else ""

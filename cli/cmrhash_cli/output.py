@@ -101,7 +101,7 @@ STARVED = re.compile(
     "can't start new thread|can(no|')t allocate memory|out of memory|failed to map segment", re.IGNORECASE
 )
 LONG_WORD = re.compile(r"(\S{200})\S{300,}(\S{50})")  # of an error: an option of 10,000 characters, ...
-INTERRUPTED = "Interrupted. Progress is saved; rerun to resume"
+INTERRUPTED = "Interrupted. Finished work is kept; rerun to resume"
 MISNAMED = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG, errno.EACCES)  # a path
 STEADY = 600  # seconds whose mean rate says how long the rest of a bar takes
 Misuse: Any = typer.BadParameter.__mro__[2]  # the base of the parser's own errors, wherever Typer has it from
@@ -131,7 +131,7 @@ def _run(app: typer.Typer, debug: bool) -> None:
     except (KeyboardInterrupt, typer.Abort):
         _fail(INTERRUPTED, 130, debug)
     except Misuse as error:
-        command = error.ctx.command_path if getattr(error, "ctx", None) else "cmrhash"
+        command = error.ctx.command_path if getattr(error, "ctx", None) else _asked(app)
         what, fix = number(error) or (error.format_message().rstrip("."), "")
         parts = [what, hint(error, sys.argv[1:]) or fix, "" if fix else f"see {command} --help"]
         _fail(": ".join(filter(None, parts)), 2, debug)
@@ -148,6 +148,13 @@ def _run(app: typer.Typer, debug: bool) -> None:
         words = " ".join(str(error).split())[:200]
         unforeseen = f"unexpected {type(error).__name__}: {words}: rerun with --debug and report the traceback"
         _fail(_misfit(error) or _starved(error) or unforeseen, 1, debug)
+
+
+def _asked(app: typer.Typer) -> str:
+    """The command whose help a user needs, as far as the first word says."""
+    first = sys.argv[1] if len(sys.argv) > 1 else ""
+    group: Any = typer.main.get_command(app) if isinstance(app, typer.Typer) else app
+    return f"cmrhash {first}" if first in group.commands else "cmrhash"
 
 
 class _LogLines(logging.Handler):

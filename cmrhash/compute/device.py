@@ -10,7 +10,7 @@ from torch import Tensor
 
 from cmrhash.errors import UsageError
 
-SMALL_BATCH = 128  # rows: up to this batch size a CPU step is too short for several threads
+SMALL_BATCH = 256  # rows: up to this batch size a CPU step is too short for several threads
 FLOATS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 

@@ -57,13 +57,14 @@ def _downloaded(model: str, patterns: Sequence[str], offline: bool, kind: str, f
     from huggingface_hub.constants import HF_HUB_CACHE
 
     which = f"{kind} '{model}'" + (f", revision '{revision}'," if revision else "")
+    absent = f"{which} is {'not' if '/' in model else 'neither a folder here nor'} in the local cache"
     if offline or is_offline():
-        raise EncoderError(f"{which} is not in the local cache, and offline mode is on", HF_HUB_CACHE, fix)
+        raise EncoderError(f"{absent}, and offline mode is on", HF_HUB_CACHE, fix)
     try:
         with spoken():
             found = snapshot_download(model, revision=revision, allow_patterns=_each(patterns), etag_timeout=10)
     except Unreachable as error:
-        raise EncoderError(f"{which} is not in the local cache, and {error.what}", HF_HUB_CACHE, fix) from None
+        raise EncoderError(f"{absent}, and {error.what}", HF_HUB_CACHE, fix) from None
     except CmrhashError as error:
         raise EncoderError(f"{which} cannot be downloaded ({error.what})", None, error.fix) from None
     return Path(found)

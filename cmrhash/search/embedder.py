@@ -141,7 +141,7 @@ class Embedder(ABC):
         """
         if not self.langs:
             what = "this run takes no sentences: the encoder of its photos has no texts in the same space"
-            fix = "search by a photo, or extract with a dual encoder, such as CLIP, and train again"
+            fix = "search by a photo; for sentences, extract with a dual encoder (CLIP), or `index` with another run"
             raise UsageError(what, self.place, fix)
         asked = None if asked is None else known_language(asked, self.langs)
         if asked is not None and asked not in self.langs:

@@ -386,7 +386,7 @@ def test_ctrl_c_ends_in_one_line_and_the_same_command_goes_on(here):
     start, *error = stopped.stderr.splitlines()
     assert start == "triplet 32 bits: 0/6"
     assert len(error) == 1
-    assert error[0] == "error: Interrupted. Progress is saved; rerun to resume"
+    assert error[0] == "error: Interrupted. Finished work is kept; rerun to resume"
     assert not (here / "runs/toy/triplet-32/config.json").exists()
     done = invoke(*command)
     assert done.exit_code == 0, done.output

@@ -263,10 +263,10 @@ def test_an_id_that_cannot_be_reached_is_refused(model, package, here, asked, ca
     monkeypatch.delenv("HF_HUB_OFFLINE")
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
     line = refused(capsys, "--image-model", model, "--text-model", "bow")
-    assert "is not in the local cache, and the hub cannot be reached" in line
+    assert "in the local cache, and the hub cannot be reached" in line
     assert asked
     asked.clear()
     line = refused(capsys, "--image-model", model, "--text-model", "bow", "--offline")
-    assert "is not in the local cache, and offline mode is on" in line
+    assert "in the local cache, and offline mode is on" in line
     assert not asked
     assert not (here / "cache").exists()

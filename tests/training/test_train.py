@@ -13,7 +13,7 @@ from cmrhash.evaluation.run_codes import load_heads
 from cmrhash.features.dataset import ExtractedDataset
 from cmrhash.features.file import read_features
 from cmrhash.retrieval import metrics
-from cmrhash.training import runs, schedule, train
+from cmrhash.training import kernel_codes, runs, schedule, train
 from cmrhash.training.methods import METHODS
 from cmrhash.training.recipe import batch_size
 
@@ -230,7 +230,7 @@ def test_the_batch_is_halved_until_a_pass_has_four_steps(wanted, items, size):
     assert batch_size(wanted, items) == size
 
 
-@pytest.mark.parametrize(("batch", "threads"), [(16, 1), (256, 2)])
+@pytest.mark.parametrize(("batch", "threads"), [(16, 1), (kernel_codes.BATCH, 1), (512, 2)])
 def test_small_batches_take_one_thread_and_leave_the_others_as_they_were(batch, threads, monkeypatch):
     before, asked = torch.get_num_threads(), []
     monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
