@@ -12,6 +12,7 @@ seed.
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import hashlib
 import json
@@ -113,6 +114,8 @@ def _file(root: Path, image: str, below: ImagesBelow) -> Path | str:
 
 def _rows(path: Path) -> Iterator[dict[str, Any]]:
     with path.open("rb") as lines:
+        if lines.peek(2)[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
+            raise DataError("the file is in UTF-16, as PowerShell writes it", path, "save it as UTF-8")
         for number, line in enumerate(lines, 1):
             if not line.strip():
                 continue

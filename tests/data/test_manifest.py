@@ -88,6 +88,13 @@ def test_blank_lines_a_byte_order_mark_and_windows_line_ends_are_accepted(tmp_pa
     assert [i.id for i in manifest.read(tmp_path).items] == ["a", "b"]
 
 
+@pytest.mark.parametrize("order", ["le", "be"])
+def test_a_manifest_in_utf_16_is_refused_with_what_to_do(tmp_path, order):
+    write(tmp_path / "mine", ("\ufeff" + json.dumps(GOOD)).encode(f"utf-16-{order}"))
+    with pytest.raises(DataError, match=r"the file is in UTF-16.*manifest.jsonl: save it as UTF-8$"):
+        manifest.read(tmp_path / "mine")
+
+
 def test_a_folder_without_a_manifest_is_refused(tmp_path):
     with pytest.raises(DataError, match=r"no manifest\.jsonl: .*check `root`"):
         manifest.read(tmp_path)
