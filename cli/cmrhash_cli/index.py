@@ -141,7 +141,7 @@ def index(
     note_run(hasher, rule, quiet)
     rows = [[one.name, str(one.bits), f"{one.rows:,}"] for one in made]
     print_table(str(hasher.run.folder), ["collection", "bits", "codes"], rows, f"in {target.url}")
-    following = command_line("search QUERY", store=target.url, run=hasher.run.folder)
+    following = command_line("search QUERY", store=target.url, run=hasher.run.folder, cache=cache)
     note(f"next: {following}", quiet)
 
 

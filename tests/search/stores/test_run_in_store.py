@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import sys
 from contextlib import closing
 from dataclasses import replace
@@ -87,6 +88,16 @@ def test_index_says_what_it_wrote_and_what_comes_next(command, tmp_path, monkeyp
     assert re.search(r"toy-triplet-16\S*-text-en +16 +120", out)
     assert "next: cmrhash search QUERY --store faiss:" in err
     assert json.loads(command("search", "--id", "i7", "--bits", 16, "--json")[1])["results"]
+
+
+def test_the_search_that_comes_next_is_found_from_any_folder(command, trained, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    places = ("--cache", trained / "cache", "--runs", trained / "runs")
+    _, _, err = command("index", "--bits", 16, "--store", f"faiss:{tmp_path / 'codes'}", *places)
+    following = err.splitlines()[-1].removeprefix("next: cmrhash ").replace("QUERY", "--id i7")
+    code, out, _ = command(*shlex.split(following), "--json")
+    assert code == 0
+    assert json.loads(out)["results"]
 
 
 def test_codes_of_another_training_are_refused(command, trained, tmp_path):
