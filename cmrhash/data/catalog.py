@@ -97,6 +97,8 @@ def read_dataset(config: ExtractConfig) -> ImageTextDataset:
         raise UsageError(f"unknown data set '{config.dataset}'", None, fix, option="dataset")
     options = _options(config)
     check_splits(config)
+    if config.name is not None:
+        _check_name(config.name)  # before the sample is drawn
     if config.dataset == FEATURES_DATASET:
         dataset = matrices.read(config.features, config.maps, config.ids, config.captions)
     else:
@@ -151,18 +153,23 @@ def finished(dataset: ImageTextDataset, config: ExtractConfig) -> ImageTextDatas
     _options(config)
     dataset = with_splits(dataset, config)
     name = dataset.name if config.name is None else config.name
-    if not re.fullmatch(r"[\w][\w.-]*", name):
-        raise UsageError(
-            f"'{name}' cannot be a folder name", None, "use letters, digits, '.', '_' and '-'", option="name"
-        )
-    if is_refused_elsewhere(name):
-        raise UsageError(f"'{name}' cannot be a folder name on Windows", None, "give another one", option="name")
+    _check_name(name)
     dataset = check(replace(dataset, name=name, root=root_of(dataset.root, config.follow_links)))
     for lang, after in pairwise(sorted(dataset.languages, key=str.lower)):
         if lang.lower() == after.lower():
             fix = "join their captions: files on some systems have one name for both"
             raise DataError(f"languages '{lang}' and '{after}' differ only by case", dataset.root, fix)
     return dataset
+
+
+def _check_name(name: str) -> None:
+    """Raise UsageError for the name of a data set that cannot be a folder."""
+    if not re.fullmatch(r"[\w][\w.-]*", name):
+        raise UsageError(
+            f"'{name}' cannot be a folder name", None, "use letters, digits, '.', '_' and '-'", option="name"
+        )
+    if is_refused_elsewhere(name):
+        raise UsageError(f"'{name}' cannot be a folder name on Windows", None, "give another one", option="name")
 
 
 def _root(config: ExtractConfig) -> Path:

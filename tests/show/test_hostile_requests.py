@@ -173,6 +173,12 @@ def test_an_unknown_parameter_is_refused(client, name):
         assert (answer.status_code, f"no parameter '{name}' of the form" in answer.json()["error"]) == (400, True)
 
 
+def test_a_parameter_at_the_wrong_place_is_named_once(client):
+    answer = client.post("/api/search", params={"k": "3"}, **upload(saved("PNG")))
+    wanted = "no parameter 'k' of the query: give photo, lang, to, k in the form"
+    assert (answer.status_code, answer.json()["error"]) == (400, wanted)
+
+
 @FAULT
 @pytest.mark.parametrize("content", [{"data": {"k": "3"}}, {"content": b"rubbish"}, {"json": {"photo": "http://x"}}])
 def test_a_form_without_a_photo_is_refused(client, content):

@@ -72,7 +72,8 @@ async def _refuse_unknown(request: Request) -> None:
     for place, given in {"query": request.query_params, **places}.items():
         fields = known if by_photo == (place == "form") else ()
         if odd := next((name for name in given if name not in fields), None):
-            fix = f"{did_you_mean(odd, known)} give {', '.join(known)}{' in the form' * by_photo}".strip()
+            near = "" if odd in known else did_you_mean(odd, known)
+            fix = f"{near} give {', '.join(known)}{' in the form' * by_photo}".strip()
             raise UsageError(f"no parameter '{odd}' of the {place}", None, fix)
 
 

@@ -180,6 +180,7 @@ def test_an_unfinished_file_of_another_recipe_is_refused_unless_it_is_to_be_repl
         ({"dataset": "nosuch"}, UsageError, "unknown data set 'nosuch': choose one of sample, iaprtc12, .*manifest"),
         ({"root": None}, UsageError, "data set 'manifest' needs its folder: give `root=.DIR.`"),
         ({"name": "../x"}, UsageError, r"'\.\./x' cannot be a folder name: use letters"),
+        ({"name": "a/b", "dataset": "sample", "root": None}, UsageError, "'a/b' cannot be a folder name"),
         *(
             pytest.param({"name": name}, UsageError, f"'{name}' cannot be a folder name on Windows", marks=TWO_SYSTEMS)
             for name in ("con", "NUL.2", "lpt1", "flickr.")
