@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, features
+from PIL import Image
 
 from cmrhash.encoders.pixels import MAX_BYTES
 
@@ -274,7 +274,8 @@ FILES = [
 
 PDF = b"%PDF-1.4\n1 0 obj\n<< /Type /Catalog >>\nendobj\ntrailer\n<< /Root 1 0 R >>\n%%EOF\n"
 EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\nshowpage\n%%EOF\n"
-AVIF = encoded(FRAMES[0], "AVIF", quality=100, subsampling="4:4:4") if features.check("avif") else b"\0\0\0\x1cftypavif"
+HAS_AVIF = ".avif" in Image.registered_extensions()  # Pillow 11.3 and later
+AVIF = encoded(FRAMES[0], "AVIF", quality=100, subsampling="4:4:4") if HAS_AVIF else b"\0\0\0\x1cftypavif"
 
 BROKEN = [
     Odd("empty.jpg", b"", "empty"),

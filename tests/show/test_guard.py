@@ -17,7 +17,7 @@ from cmrhash.search.hasher import Hasher
 from cmrhash.show.server import server
 from cmrhash.show.server.guard import HEADERS, LOOPBACK, Bounds, Guard
 from cmrhash.show.server.public import public_url
-from cmrhash.show.server.server import warm
+from cmrhash.show.server.server import guarded, warm
 
 FAULT = pytest.mark.faults("web page: host, origin, size, type, path, slow body")
 
@@ -71,7 +71,7 @@ def test_no_other_method_and_no_leave_for_other_origins(client, method):
     answer = client.request(method, "/api/search", headers=wish)
     assert answer.status_code == 405
     assert "access-control-allow-origin" not in answer.headers
-    assert speak(Guard(never, LOOPBACK, None), [], method=method) == 405  # a body of these is not even read
+    assert speak(guarded(client.state, None), [], method=method) == 405  # a body of these is not even read
 
 
 def test_every_answer_tells_the_browser_what_it_may_do(client):

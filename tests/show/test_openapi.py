@@ -75,6 +75,7 @@ def test_all_operations_are_walked_and_their_refusals_are_described(client):
     number = {p["name"]: p["schema"] for p in document["paths"]["/api/search"]["get"]["parameters"]}["k"]
     assert (number["minimum"], number["maximum"], number["default"]) == (1, 200, 24)
     assert {"408", "413"} < document["paths"]["/api/search"]["post"]["responses"].keys()
+    assert "null" not in str(document["paths"])  # no value of a query or form means "left out"
 
 
 @FAULT
@@ -90,6 +91,8 @@ def test_numbers_out_of_the_documented_bounds_are_refused(client, k):
     [
         ("PUT", "/", "GET, POST"),
         ("DELETE", "/api/search", "GET, POST"),
+        ("OPTIONS", "/healthz", "GET"),
+        ("PUT", "/photo/i3", "GET"),
         ("POST", "/healthz", "GET"),
         ("POST", "/thumb/i3", "GET"),
     ],

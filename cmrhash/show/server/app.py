@@ -11,6 +11,7 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, JSONResponse, Response
 from starlette.exceptions import HTTPException
+from starlette.routing import Route
 
 from cmrhash.config import ServeConfig
 from cmrhash.errors import CmrhashError
@@ -94,6 +95,12 @@ def create_app(state: State) -> FastAPI:
     return app
 
 
+def _allowed(app: FastAPI, path: str) -> str:
+    """The methods of all routes of a path; Starlette names those of the first route alone."""
+    routes = [route for route in app.routes if isinstance(route, Route) and route.path_regex.match(path)]
+    return ", ".join(sorted({method for route in routes for method in route.methods or ()}))
+
+
 def _add_errors(app: FastAPI, state: State) -> None:
     def refused(
         request: Request, status: int, words: str, title: str, advice: str, more: Mapping[str, str] | None = None
@@ -117,7 +124,8 @@ def _add_errors(app: FastAPI, state: State) -> None:
     async def http(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
         title, advice = PLAIN.get(error.status_code, PLAIN[500])
-        return refused(request, error.status_code, error.detail, title, advice, error.headers)
+        headers = {"allow": _allowed(app, request.scope["path"])} if error.status_code == 405 else error.headers
+        return refused(request, error.status_code, error.detail, title, advice, headers)
 
     for kind in (CmrhashError, Busy, OSError, Exception):  # the last one is also logged, with its traceback
         app.add_exception_handler(kind, ours)

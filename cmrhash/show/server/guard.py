@@ -31,7 +31,6 @@ App = Callable[[Scope, Receive, Send], Awaitable[None]]
 GUARDED = (401, 403, 405, 421)  # statuses with which any request may be refused
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 SPARED = 1.0  # seconds in which an upload is not ended for another one
-METHODS = ("GET", "POST")
 ELSEWHERE = ("cross-site", "same-site")  # values of Sec-Fetch-Site for requests by other sites
 COOKIE = "cmrhash-token"
 HEADERS = {
@@ -124,8 +123,6 @@ class Guard:
             self._bodies += Counter()  # forgets addresses that have none
 
     def _check(self, scope: Scope, headers: dict[str, str]) -> None:
-        if scope["method"] not in METHODS:
-            raise _Refused(405, "only GET and POST are supported", [(b"allow", ", ".join(METHODS).encode())])
         hosts = [value for name, value in scope["headers"] if name.lower() == b"host"]
         if len(hosts) != 1 or (self.hosts and _hostname(headers["host"]) not in self.hosts):
             fix = "open the address that the server printed"

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 
 from fastapi import Depends, FastAPI, File, Form, Query, Request, UploadFile
 from pydantic import BaseModel
+from pydantic.json_schema import SkipJsonSchema
 
 from cmrhash.errors import UsageError, did_you_mean
 from cmrhash.search.hasher import Hasher
@@ -51,13 +52,11 @@ class Status(BaseModel):
     items: int
 
 
-Target = Annotated[
-    Literal["image", "text", "both"] | None, Query(description="What to find; default: the other modality.")
-]
-Lang = Annotated[
-    str | None,
-    Query(description="Language of the sentence and of the captions found; default: detected, or the first one."),
-]
+Absent = SkipJsonSchema[None]  # the default of a parameter that may be left out, and no value that a request has
+Target = Literal["image", "text", "both"] | Absent
+Words = str | Absent
+TARGET = "What to find; default: the other modality."
+LANG = "Language of the sentence and of the captions found; default: detected, or the first one."
 
 
 USUAL = (400, 404, 422, 429, 500)  # statuses of a refused search
@@ -103,13 +102,13 @@ def add_interface(app: FastAPI, state: State) -> None:
         dependencies=[Depends(_refuse_unknown)],
     )
     async def search(
-        q: str | None = sentence,
-        id: Annotated[str | None, Query(description="Id of an item of the data set, instead of a sentence.")] = None,
+        q: Words = sentence,
+        id: Annotated[Words, Query(description="Id of an item of the data set, instead of a sentence.")] = None,
         by: Annotated[
             Literal["image", "text"], Query(description="With id: the image of the item or its first caption.")
         ] = "image",
-        lang: Lang = None,
-        to: Target = None,
+        lang: Annotated[Words, Query(description=LANG)] = None,
+        to: Annotated[Target, Query(description=TARGET)] = None,
         k: int = number,
     ) -> dict[str, Any]:
         return await answered(Question(text=q, ident=id, by=by, lang=lang, to=to, k=k))
@@ -122,8 +121,8 @@ def add_interface(app: FastAPI, state: State) -> None:
     )
     async def search_photo(
         photo: Annotated[UploadFile, File(description="JPEG, PNG, GIF, WebP, BMP or TIFF.")],
-        lang: Annotated[str | None, Form()] = None,
-        to: Annotated[Literal["image", "text", "both"] | None, Form()] = None,
+        lang: Annotated[Words, Form(description=LANG)] = None,
+        to: Annotated[Target, Form(description=TARGET)] = None,
         k: int = number_in_form,
     ) -> dict[str, Any]:
         return await answered(Question(photo=await photo.read(), lang=lang, to=to, k=k))
