@@ -18,9 +18,12 @@ OFFSET = ("altclip_text_model",)  # an XLM-RoBERTa
 
 
 def from_folder(
-    folder: Path, kind: str, attention: str = "sdpa", auto: Any = transformers.AutoModel
+    folder: Path, kind: str, attention: str | None = None, auto: Any = transformers.AutoModel
 ) -> tuple[Any, Any]:
-    """Model of a directory in float32, and the report on its tensors; raises EncoderError. kind: for the message."""
+    """Model of a directory in float32, and the report on its tensors; raises EncoderError.
+
+    kind: for the message. attention: its implementation, "sdpa" or "eager"; None: the first if the model has it.
+    """
     check_sizes(folder)
     with _refusing(folder, kind):
         model, report = auto.from_pretrained(
