@@ -68,18 +68,24 @@ class TextEncoder:
     def __repr__(self) -> str:
         return f"TextEncoder({self.name!r}, {self.dim} features, {self.device.type})"
 
-    @torch.inference_mode()
     def encode(self, captions: Sequence[str]) -> NDArray[np.float32]:
-        """N captions -> (N, D) float32, in the order of the captions.
+        """N captions -> (N, D) float32, in the order of the captions."""
+        out = np.empty((len(captions), self.dim), np.float32)  # (N, D)
+        for rows, x in self.encode_batches(captions):
+            out[rows] = x
+        return out
+
+    def encode_batches(self, captions: Sequence[str]) -> Iterator[tuple[list[int], NDArray[np.float32]]]:
+        """The same, batch by batch: the rows of B captions and their features (B, D).
 
         Captions are batched by length, at most ``token_budget`` word pieces with padding each, which keeps the padding
         small.
         """
         pieces = self.pieces(captions)
-        out = np.empty((len(captions), self.dim), np.float32)  # (N, D)
         for rows in _batches([self.padded_to or len(p) for p in pieces], self.token_budget):
-            out[rows] = self.forward([pieces[row] for row in rows]).cpu().numpy()
-        return out
+            with torch.inference_mode():
+                x = self.forward([pieces[row] for row in rows]).cpu().numpy()
+            yield rows, x
 
     def pieces(self, captions: Sequence[str]) -> list[list[int]]:
         """Word-piece ids of each caption; "[SEP]" within a caption is plain text."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +17,7 @@ from cmrhash.data.view import View, words_file
 from cmrhash.encoders.bag_and_vectors import WordEncoder, rebuild
 from cmrhash.encoders.own import OwnEncoder
 from cmrhash.errors import DataError
-from cmrhash.features.file import read_header, source_digest
+from cmrhash.features.file import FeatureWriter, read_header, source_digest
 from cmrhash.features.outcome import CODE, OF_DATA, FeaturePart, made_with, storage_of
 from cmrhash.features.shards import OF_CORPUS, OF_ITEMS, Shard, Target
 from cmrhash.features.stored import StoredEncoder
@@ -52,7 +54,7 @@ def extract_texts(
     item, captions = captions_of(dataset, lang)
 
     def now(rows: slice) -> NDArray[np.uint8]:
-        return np.stack([source_digest(caption.encode()) for caption in captions[rows]])
+        return _digests(captions[rows])
 
     def store_words() -> None:
         if isinstance(encoder, WordEncoder):
@@ -66,19 +68,7 @@ def extract_texts(
     fresh = not target.found()
     if fresh:
         with target.writer() as writer:
-            for block in range(writer.blocks):
-                if block in writer.done:
-                    continue
-                rows = target.rows_of(block)
-                progress(f"{lang} texts", rows.start - target.rows.start, writer.rows)
-                source = now(rows)
-                x, valid, known = target.reuse(source)
-                if len(todo := np.flatnonzero(~known)):
-                    x[todo] = encoder.encode([captions[rows.start + row] for row in todo])
-                    valid[todo] = np.isfinite(x[todo]).all(1)
-                    x[~valid] = 0
-                writer.commit(block, x, valid, source)
-                progress(f"{lang} texts", rows.stop - target.rows.start, writer.rows)
+            _encode_blocks(writer, target, encoder, captions, partial(progress, f"{lang} texts"))
             if shard.of == 1:
                 store_words()
             target.seal(writer, _made_with(encoder))
@@ -90,6 +80,43 @@ def extract_texts(
         return {"code": code, "path": "", "reason": words}
 
     return FeaturePart(target, view, time.monotonic() - start, fresh, reason, store_words)
+
+
+def _digests(captions: list[str]) -> NDArray[np.uint8]:
+    return np.stack([source_digest(caption.encode()) for caption in captions])
+
+
+def _encode_blocks(
+    writer: FeatureWriter, target: Target, encoder: CaptionEncoder, captions: list[str], progress: Progress
+) -> None:
+    """Encode the blocks that are missing; rows whose captions the outdated file knows are copied from there."""
+    for block in range(writer.blocks):
+        if block in writer.done:
+            continue
+        rows = target.rows_of(block)
+        done = rows.start - target.rows.start
+        progress(done, writer.rows)
+        source = _digests(captions[rows])
+        x, valid, known = target.reuse(source)
+        todo = np.flatnonzero(~known)
+        for some, features in _batches_of(encoder, [captions[rows.start + row] for row in todo]):
+            progress(done + int(known.sum()), writer.rows)
+            x[todo[some]], known[todo[some]] = features, True
+        valid[todo] = np.isfinite(x[todo]).all(1)
+        x[~valid] = 0
+        writer.commit(block, x, valid, source)
+        progress(rows.stop - target.rows.start, writer.rows)
+
+
+def _batches_of(
+    encoder: CaptionEncoder, captions: list[str]
+) -> Iterator[tuple[list[int] | slice, NDArray[np.float32]]]:
+    """Features of captions as they are ready: rows and their features; all rows of an encoder that has no batches."""
+    own = encoder.encoder if isinstance(encoder, StoredEncoder) else encoder
+    if hasattr(own, "encode_batches"):
+        yield from own.encode_batches(captions)
+    elif captions:
+        yield slice(None), encoder.encode(captions)
 
 
 def text_recipe(dataset: ImageTextDataset, lang: str, encoder: CaptionEncoder, config: ExtractConfig) -> dict[str, Any]:

@@ -71,18 +71,20 @@ def test_parts_that_the_data_set_does_not_have_are_not_bad(clean):
 @pytest.mark.faults("bad labels, codes, features, Faiss calls")
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_features_that_are_not_finite_are_quarantined(source, tmp_path, monkeypatch, clean, value):
-    def spoil(encoder):
-        honest = encoder.encode
+    of_photos, of_captions = ImageEncoder.encode, TextEncoder.encode_batches
 
-        def encode(self, batch):
-            out = honest(self, batch)
-            out[1, 5] = value
-            return out
+    def encode(self, batch):
+        out = of_photos(self, batch)
+        out[1, 5] = value
+        return out
 
-        monkeypatch.setattr(encoder, "encode", encode)
+    def encode_batches(self, captions):
+        for rows, x in of_captions(self, captions):
+            x[np.array(rows) == 1, 5] = value
+            yield rows, x
 
-    spoil(ImageEncoder)
-    spoil(TextEncoder)
+    monkeypatch.setattr(ImageEncoder, "encode", encode)
+    monkeypatch.setattr(TextEncoder, "encode_batches", encode_batches)
     report = extract(config(source, tmp_path))
     images, _, english = report.files
     assert [(e["id"], e["code"]) for e in images.quarantine] == [(i, "non-finite") for i in ("i1", "i5", "i9")]
@@ -99,7 +101,10 @@ def test_features_that_are_not_finite_are_quarantined(source, tmp_path, monkeypa
 
 @pytest.mark.faults("bad labels, codes, features, Faiss calls")
 def test_an_item_without_any_finite_caption_is_quarantined(source, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(TextEncoder, "encode", lambda self, texts: np.full((len(texts), self.dim), np.nan, np.float32))
+    def encode_batches(self, captions):
+        yield slice(None), np.full((len(captions), self.dim), np.nan, np.float32)
+
+    monkeypatch.setattr(TextEncoder, "encode_batches", encode_batches)
     report = extract(config(source, tmp_path, langs=("de",)))
     reasons = [(f"i{n}", "no-text" if n == 3 else "non-finite") for n in range(COUNT)]
     assert [(e["id"], e["code"]) for e in report.files[1].quarantine] == reasons

@@ -106,6 +106,15 @@ def test_progress_goes_up_to_the_number_of_rows(source, tmp_path):
         assert {call[2] for call in calls if call[0] == what} == {total}
 
 
+def test_progress_over_captions_moves_with_each_batch_of_the_encoder(source, tmp_path, monkeypatch):
+    monkeypatch.setattr("cmrhash.features.captions.TEXT_BLOCK", 1024)
+    monkeypatch.setattr("cmrhash.encoders.text.CPU_TOKENS", 16)  # 4 captions
+    calls = []
+    extract(config(source, tmp_path), lambda *call: calls.append(call))
+    done = [call[1] for call in calls if call[0] == "en texts"]
+    assert list(dict.fromkeys(done)) == [0, 4, 8, 12, 16, 20]
+
+
 # ---------------------------------------------------------------------------------------------- killed and resumed
 
 
