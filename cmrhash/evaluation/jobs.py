@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from cmrhash.training.methods import BUILT_IN
 from cmrhash.training.task import run_folder
 from cmrhash.training.train import train
 
-Told = Callable[[int, str], None]  # takes the number of finished epochs and a note
+Told = Callable[[int, int, str], None]  # takes finished steps, all steps and a note, as Progress does
 Result = runs.Run | CmrhashError
 
 
@@ -92,9 +93,9 @@ def train_each(
     """Train or find the run of every job, in the order of the jobs.
 
     Existing runs come first, so that one of another recipe is refused before any training. processes: None for this
-    process with all its threads. progress: GRID counts jobs, "run" the epochs of the present one, "process N" those of
-    a process. tolerated: errors of a training that take its place in the result; others end the call. Raises
-    CmrhashError if a process dies.
+    process with all its threads. progress: GRID counts jobs, "run" the steps of the present one (epochs, or parts of
+    a closed form), "process N" those of a process. tolerated: errors of a training that take its place in the result;
+    others end the call. Raises CmrhashError if a process dies.
     """
     check_jobs(processes)
     if processes and (own := [job.config.method for job in jobs if job.config.method not in BUILT_IN]):
@@ -115,15 +116,15 @@ def train_each(
 
 def work(job: Job, shared: Shared, told: Told, scored: bool = True) -> runs.Run:
     """Train or find one run, with its codes and scores."""
+    steps = 1
+
+    def show(_what: str, done: int, total: int, note: str = "") -> None:
+        nonlocal steps
+        steps = total
+        told(done, total, note)
+
     try:
-        share = job.config.epochs  # the steps of a closed form count as if they were its epochs
-        run, fresh = train(
-            job.config,
-            shared.data,
-            job.out,
-            shared.encoders,
-            progress=lambda _what, done, of, note="": told(done * share // of, note),
-        )
+        run, fresh = train(job.config, shared.data, job.out, shared.encoders, progress=show)
     except StaleError as error:
         if error.where != run_folder(job.config, shared.data, job.out):
             raise
@@ -131,7 +132,7 @@ def work(job: Job, shared: Shared, told: Told, scored: bool = True) -> runs.Run:
         raise StaleError(f"{job.name}: {error.what}", error.where, fix) from None
     if shared.langs is not None:
         if fresh:
-            told(share, "codes of all items")
+            told(steps, steps, "codes of all items")
         codes_of(run, shared.data)
         refuse_languages([run], shared.data, shared.langs)
         if scored:
@@ -142,7 +143,7 @@ def work(job: Job, shared: Shared, told: Told, scored: bool = True) -> runs.Run:
 def _here(job: Job, shared: Shared, board: _Board, tolerated: tuple[type[CmrhashError], ...]) -> Result:
     """Train in this process. Scores are left to the caller, who has what runs share in memory."""
     try:
-        return work(job, shared, lambda done, note: board.show("run", job, done, note), scored=False)
+        return work(job, shared, partial(board.show, "run", job), scored=False)
     except tolerated as error:
         return error
     finally:
@@ -163,7 +164,7 @@ def _spread(
         worker, answer = workers.next_answer()
         job, title = jobs[busy[worker]], f"process {worker + 1}"
         if "done" in answer:
-            board.show(title, job, answer["done"], answer["note"])
+            board.show(title, job, answer["done"], answer["total"], answer["note"])
             continue
         result = error_of(answer["error"]) if "error" in answer else runs.open_run(answer["finished"])
         if isinstance(result, Exception) and not isinstance(result, tolerated):
@@ -181,11 +182,11 @@ class _Board:
         self._progress, self._jobs, self._finished = progress, len(jobs), 0
         self._forecast = Forecast((job.config.method for job in jobs), processes)
 
-    def show(self, title: str, job: Job, done: int, note: str) -> None:
-        """Show a job in work. done: its epochs so far."""
-        self._forecast.show(title, job.config.method, done / job.config.epochs)
+    def show(self, title: str, job: Job, done: int, total: int, note: str) -> None:
+        """Show a job in work. done, total: its steps so far, and all of them."""
+        self._forecast.show(title, job.config.method, done / total)
         self._progress(GRID, self._finished, self._jobs, str(self._forecast))
-        self._progress(title, done, job.config.epochs, f"{job.name}{': ' if note else ''}{note}")
+        self._progress(title, done, total, f"{job.name}{': ' if note else ''}{note}")
 
     def finish(self, title: str, job: Job) -> None:
         """Count a job."""

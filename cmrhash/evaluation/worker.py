@@ -1,8 +1,9 @@
 """A process that trains the runs that another process names: ``python -m cmrhash.evaluation.worker``.
 
 JSON lines on stdin: first what all trainings share, then one training per line, null at the end. JSON lines on stdout:
-``done`` and ``note`` of the present training, ``log``, and per training ``finished`` (its folder) or ``error``. When
-stdin closes early, because the other process stops or is gone, the present training is saved and this process ends.
+``done``, ``total`` and ``note`` of the present training, ``log``, and per training ``finished`` (its folder) or
+``error``. When stdin closes early, because the other process stops or is gone, the present training is saved and this
+process ends.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Mapping
+from functools import partial
 from queue import SimpleQueue
 from threading import Thread
 from typing import Any
@@ -68,10 +70,14 @@ def serve(next_line: Callable[[], str], tell: Tell) -> None:
     shared = Shared.read(first)
     while (line := json.loads(next_line())) is not None:
         try:
-            run = work(Job.read(line), shared, lambda done, note: tell({"done": done, "note": note}))
+            run = work(Job.read(line), shared, partial(_tell_progress, tell))
             tell({"finished": str(run.folder)})
         except Exception as error:
             tell({"error": error_as_json(error)})
+
+
+def _tell_progress(tell: Tell, done: int, total: int, note: str) -> None:
+    tell({"done": done, "total": total, "note": note})
 
 
 def error_as_json(error: Exception) -> dict[str, Any]:

@@ -105,7 +105,7 @@ def _drawn(items: int, most: int) -> Tensor:
 
 
 class Stages:
-    """Progress of a training, in shares of its time as Flickr8k and Wikipedia have them. told: as in ``train``."""
+    """Progress of a training in percent of its time, as Flickr8k and Wikipedia share it. told: as in ``train``."""
 
     def __init__(self, views: Iterable[View], told: Callable[[int, int, str], None] = lambda *_: None) -> None:
         views, self._told = list(views), told
@@ -113,16 +113,18 @@ class Stages:
         heads = {HEADS.format(view.short): 1 if view.is_image else 6 for view in views}
         self._shares = {**regressions, CODES: 8, **heads, VAL: 2}
         self._starts = dict(zip(self._shares, accumulate(self._shares.values(), initial=0), strict=False))
-        self._total = sum(self._shares.values())
+        self._percent = 100 / sum(self._shares.values())
 
     def show(self, stage: str, view: View | None = None, part: float = 0.0) -> None:
         """Show the stage that is at work, of a view or of all. part: how much of it is done, from 0 to 1."""
         name = stage.format(view.short if view else "")
-        self._told(self._starts[name] + int(part * self._shares[name]), self._total, name)
+        done = self._starts[name] + part * self._shares[name]
+        number = list(self._shares).index(name) + 1
+        self._told(int(done * self._percent), 100, f"{name} (stage {number} of {len(self._shares)})")
 
     def finish(self, note: str) -> None:
         """Show the end."""
-        self._told(self._total, self._total, note)
+        self._told(100, 100, note)
 
 
 def fit(

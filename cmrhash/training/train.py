@@ -167,13 +167,13 @@ def _fit(config: TrainConfig, method: Method, task: Task, told: Progress) -> Tra
     state = fresh(replace(config, hidden=0), method, task)
     means = {name: Means(state.heads[name], task.x[name], of, task.train.items) for name, of in task.views.items()}
     given = (task.train.labels.cpu().numpy(),) if method.labels and task.train.labels is not None else ()
-    told(0, len(RIDGES), f"closed form of {len(RIDGES)} ridges, then the val mAP of each")
+    told(0, len(RIDGES), f"closed form for {len(RIDGES)} ridges")
     fitted = method.fit(means, config.bits, RIDGES, *given)
     for epoch, (ridge, heads) in enumerate(zip(RIDGES, fitted, strict=True)):
         for view_name, weight in heads.items():
             state.heads[view_name].set_linear(torch.from_numpy(weight))  # type: ignore[operator]
         state.finish_epoch({"epoch": epoch, "ridge": ridge, "skipped": 0} | _judge(task, state.heads))
-        told(epoch + 1, len(RIDGES), state.note())
+        told(epoch + 1, len(RIDGES), f"ridge {ridge:g}{': ' if state.note() else ''}{state.note()}")
     return state
 
 

@@ -37,7 +37,9 @@ def data(make_cache, tmp_path_factory):
     return make_cache(tmp_path_factory.mktemp("progress") / "cache")
 
 
-@pytest.mark.parametrize(("method", "awaited"), [("cca", "ridges"), ("krr-ap", "hash heads, image")])
+@pytest.mark.parametrize(
+    ("method", "awaited"), [("cca", "ridge 0.01: val mAP"), ("krr-ap", "hash heads, image (stage 5 of 8)")]
+)
 def test_a_closed_form_says_how_far_it_is(data, tmp_path, monkeypatch, method, awaited):
     monkeypatch.setattr("cmrhash.training.kernel_codes.STEPS", 10)
     seen = Seen()
@@ -54,20 +56,21 @@ def test_stages_of_kernel_ridge_have_the_shares_of_their_time():
     stages.show(VAL)
     stages.finish("val mAP 0.5")
     assert seen == [
-        (4, 33, "kernel ridge regression, de"),
-        (20, 33, "training of the codes"),
-        (31, 33, "val mAP"),
-        (33, 33, "val mAP 0.5"),
+        (12, 100, "kernel ridge regression, de (stage 2 of 6)"),
+        (60, 100, "training of the codes (stage 3 of 6)"),
+        (93, 100, "val mAP (stage 6 of 6)"),
+        (100, 100, "val mAP 0.5"),
     ]
 
 
-def test_a_closed_form_among_jobs_counts_as_its_epochs(data, tmp_path):
+def test_a_closed_form_among_jobs_counts_what_it_does_and_no_epochs(data, tmp_path):
     seen = Seen()
     jobs = [Job("one", TrainConfig(method="cca", bits=8, epochs=20, device="cpu"), tmp_path)]
-    train_each(jobs, Shared(data, ()), progress=seen)
-    own = [call for call in seen if call[0] == "run"]
-    assert own[0][1:3] == (0, 20)
-    assert own[-1][1:3] == (20, 20)
+    train_each(jobs, Shared(data, (), ()), progress=seen)
+    own = [call[1:] for call in seen if call[0] == "run"]
+    assert [call[:2] for call in own] == [*((done, 5) for done in range(6)), (5, 5)]
+    assert own[2][2].startswith("one: ridge 0.01: val mAP ")
+    assert own[-1][2] == "one: codes of all items"
     assert seen.ends()["grid"]
 
 

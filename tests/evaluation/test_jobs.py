@@ -101,8 +101,8 @@ def test_a_worker_answers_as_the_other_side_expects(make_cache, tmp_path):
     lines = [json.dumps(line) for line in (shared.as_json(), good.as_json(), bad.as_json(), None)]
     told = []
     worker.serve(lambda: lines.pop(0), told.append)
-    assert told[0] == {"done": 0, "note": ""}
-    assert told[2] == {"done": 1, "note": "codes of all items"}
+    assert told[0] == {"done": 0, "total": 1, "note": ""}
+    assert told[2] == {"done": 1, "total": 1, "note": "codes of all items"}
     assert Path(told[3]["finished"]) == tmp_path / "runs/toy/triplet-8"
     assert (tmp_path / "runs/toy/triplet-8/metrics.json").exists()
     assert "lower `lr`" in str(workers.error_of(told[-1]["error"]))
