@@ -58,7 +58,8 @@ def compare(
 ) -> Evaluation:
     """Train the missing runs of a grid, score all runs and tabulate the results.
 
-    Returns one row per cell with "mean", "sd" (of the sample) and "n". config: settings that all cells share; method,
+    Returns one row per cell with "mean", "sd" (of the sample) and "n", the number of seeds: one of a method that draws
+    nothing. config: settings that all cells share; method,
     bits and seed come from the cell. Finished runs are reused; an interrupted call resumes. Writes ``compare.json``,
     ``compare.csv`` and ``compare.md`` to ``grid.out``, by default ``out/<dataset>/``, and ``compare.tex`` if
     ``grid.format`` is "latex". Raises UsageError for an empty grid, StaleError that names the cell whose folder holds a
@@ -72,13 +73,17 @@ def compare(
     if grid.trained_by is not None:
         config = replace(config, relevance=grid.trained_by)
     data.languages(grid.langs)  # refuse a missing language before any training
-    cells = list(dict.fromkeys(Cell(m, b, s) for m in grid.methods for b in grid.bits for s in range(grid.seeds)))
+    seeds = {method: get_method(method).seeds(config, grid.seeds) for method in grid.methods}
+    cells = list(dict.fromkeys(Cell(m, b, s) for m in grid.methods for b in grid.bits for s in seeds[m]))
     jobs = [Job(str(cell), replace(config, **cell._asdict()), out) for cell in cells]
     results = train_each(jobs, Shared(data, encoders, grid.langs, by), grid.jobs, progress)
     found = [run for run in results if isinstance(run, runs.Run)]
     scored = score(EvalConfig(langs=grid.langs), found, scored_by)
-    again = {run.folder: command_of(run, data, range(grid.seeds), grid.langs, by) for run in found}
+    again = {run.folder: command_of(run, data, seeds[run.method], grid.langs, by) for run in found}
     protocol, rows = {**scored.protocol, "metric": WORDS[metric]}, _rows(scored.rows, metric, again)
+    single = [method for method in grid.methods if len(get_method(method).seeds(config, 2)) == 1]
+    rows = [{**row, "draws": row["method"] not in single} for row in rows]
+    protocol |= {"one seed": one_seed(single)} if single and grid.seeds > 1 else {}
     if grid.against:
         apart = columns_of(query_values(found, scored_by, grid.langs, metric), grid.against)
         rows = [{**row, **_tested(apart.get(tuple(row[key] for key in KEYS[1:])))} for row in rows]
@@ -90,6 +95,12 @@ def compare(
     if grid.format == "latex":
         write_bytes(target / "compare.tex", latex_table(rows, protocol, result.in_words()).encode())
     return result
+
+
+def one_seed(methods: Sequence[str]) -> str:
+    """Why these methods have no spread over seeds."""
+    verb = "draws" if len(methods) == 1 else "draw"
+    return f"{', '.join(methods)} {verb} nothing: trained once, because every seed gives the same codes"
 
 
 def _check(grid: CompareConfig, relevance: str) -> str:

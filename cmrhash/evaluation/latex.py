@@ -108,12 +108,15 @@ def _cell(row: Mapping[str, Any] | None, best: float | None) -> str:
 
 def _caption(rows: Rows, protocol: Mapping[str, Any]) -> str:
     """Metric, data set, seeds, and the marks that the table has."""
-    counts = sorted({row["n"] for row in rows})
+    drawn = [row for row in rows if row.get("draws", True)]
+    counts = sorted({row["n"] for row in drawn or rows})
     seeds = (
         f"{counts[0]} seed{'s' if counts[0] > 1 else ''}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]} seeds"
     )
     spread = "mean ± standard deviation over " if counts[-1] > 1 else ""
     parts = [f"{protocol['metric']} on {rows[0]['dataset']}, {spread}{seeds}."]
+    if spread and (single := list(dict.fromkeys(row["method"] for row in rows if not row.get("draws", True)))):
+        parts.append(f"Without deviation: {', '.join(single)}, which draw{'s' * (len(single) == 1)} nothing.")
     if len({row["method"] for row in rows}) > 1:
         parts.append("Bold: the best of each column.")
     if tested := protocol.get("significance"):

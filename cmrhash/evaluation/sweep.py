@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +14,14 @@ from cmrhash.checks import check_train
 from cmrhash.config import Progress, SweepConfig, TrainConfig
 from cmrhash.errors import DataError, DivergedError, UsageError
 from cmrhash.evaluation.commands import command_of
+from cmrhash.evaluation.compare import one_seed
 from cmrhash.evaluation.jobs import Job, Result, Shared, check_jobs, train_each
 from cmrhash.evaluation.table_files import write_table
 from cmrhash.features.dataset import ExtractedDataset
 from cmrhash.storage.files import below
 from cmrhash.training import runs
 from cmrhash.training.best import chosen
+from cmrhash.training.methods import get_method
 from cmrhash.training.settings import refuse_unread
 from cmrhash.training.values import Setting, settings_of
 
@@ -69,18 +72,22 @@ def sweep(
     settings, target = settings_of(grid.values, grid.samples), grid.out or below(out, data.name) / "sweep"
     configs = [replace(config, method=method, **setting) for setting in settings]
     _check(grid, configs, settings[0], data)
+    seeds = [get_method(method).seeds(of, grid.seeds) for of in configs]
     jobs = [
         Job(f"{name_of(setting)}, seed {seed}", replace(of, seed=seed), target / "runs" / name_of(setting))
-        for setting, of in zip(settings, configs, strict=True)
-        for seed in range(grid.seeds)
+        for setting, of, own in zip(settings, configs, seeds, strict=True)
+        for seed in own
     ]
     results = train_each(jobs, Shared(data, encoders), grid.jobs, progress, TOLERATED)
-    of_setting = [results[first : first + grid.seeds] for first in range(0, len(results), grid.seeds)]
+    remaining = iter(results)
+    of_setting = [list(islice(remaining, len(own))) for own in seeds]
     if all(any(isinstance(one, Exception) for one in own) for own in of_setting):
         raise next(one for one in results if isinstance(one, Exception))
     rows = [_row(setting, own, data) for setting, own in zip(settings, of_setting, strict=True)]
     rows.sort(key=lambda row: -1.0 if row["val_map"] is None else row["val_map"], reverse=True)
     result = Sweep(_protocol(grid, configs[0], data, rows), rows)
+    if max(map(len, seeds)) < grid.seeds:
+        result.protocol["one seed"] = one_seed([method])
     columns, cells = table(result)
     write_table(target, "sweep", result.as_json(), columns, cells, result.in_words())
     return result

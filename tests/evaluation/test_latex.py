@@ -110,6 +110,16 @@ def test_latex_makes_a_table_that_fits_into_the_page(lengths, tmp_path):
     assert "Overfull" not in done.stdout
 
 
+def test_the_caption_says_which_methods_draw_nothing(tmp_path):
+    once = {"sd": None, "n": 1, "draws": False}
+    cca = row("cca", 16, 0.4, **once)
+    text = latex_table([row("a_b", 16, 0.5), cca], PROTOCOL, [])
+    assert "mean $\\pm$ standard deviation over 3 seeds. Without deviation: cca, which draws nothing." in text
+    both = latex_table([row("a_b", 16, 0.5), cca, row("scm", 16, 0.3, **once)], PROTOCOL, [])
+    assert "Without deviation: cca, scm, which draw nothing." in both
+    assert "deviation" not in latex_table([cca], PROTOCOL, [])
+
+
 def test_every_character_of_a_name_is_escaped(tmp_path):
     name = r"a&%$#_{}~^\<>|b"
     assert checked(latex_table([row(name, 8, 0.5)], PROTOCOL, []), tmp_path)[2][0] == escaped(name)

@@ -26,6 +26,17 @@ def swept(make_cache, tmp_path_factory):
     return sweep(GRID, QUICK, data, base / "runs"), data, base / "runs"
 
 
+def test_a_method_that_draws_nothing_is_trained_once_a_setting(make_cache, tmp_path):
+    data, config = make_cache(tmp_path / "cache"), replace(QUICK, method="scm", bits=8)
+    result = sweep(SweepConfig(values=("drop_near_duplicates=false,true",), seeds=3), config, data, tmp_path / "runs")
+    assert [(row["seeds"], row["val_map_sd"]) for row in result.rows] == [(1, None)] * 2
+    assert "scm draws nothing: trained once" in result.protocol["one seed"]
+    assert "--seed 1" not in result.best["command"]
+    noisy = sweep(SweepConfig(values=("noise=0,0.2",), seeds=2), config, data, tmp_path / "runs")
+    assert {row["noise"]: (row["seeds"], len(row["runs"])) for row in noisy.rows} == {0.0: (1, 1), 0.2: (2, 2)}
+    assert "one seed" not in noisy.protocol
+
+
 def test_every_combination_is_tried_with_values_of_the_settings_type():
     found = settings_of(["lr=1e-3,0.002", "hidden=16", "drop-near-duplicates=true,false", "schedule=constant"], None)
     assert [(one["lr"], one["drop_near_duplicates"]) for one in found] == [

@@ -2,15 +2,19 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
+from cmrhash.config import TrainConfig
 from cmrhash.errors import UsageError
+from cmrhash.evaluation.run_codes import codes_of
 from cmrhash.training import alignment, losses
 from cmrhash.training.auxiliary import Shapes
 from cmrhash.training.methods import METHODS, Batch, acmr, classes, corrnet, get_method, method_names, total
 from cmrhash.training.names import ALIGNMENTS
+from cmrhash.training.train import train
 
 
 @pytest.fixture
@@ -207,6 +211,31 @@ def test_a_method_that_learns_from_labels_is_refused_without(name):
     else:
         assert get_method(name, "pairs") is METHODS[name]
     assert get_method(name) is METHODS[name]
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_method_draws_exactly_if_two_seeds_give_different_codes(name, extracted, tmp_path, monkeypatch):
+    method = METHODS[name]
+    if method.rotate:  # the toy has two spaces
+        x = np.random.default_rng(0).standard_normal((40, 12))
+        heads = [method.rotate(x - x.mean(0), 8, seed) for seed in (0, 1)]
+        assert method.draws == (not np.array_equal(np.sign(x @ heads[0]), np.sign(x @ heads[1])))
+        return
+    monkeypatch.setattr("cmrhash.training.kernel_codes.STEPS", 10)
+    config = TrainConfig(method=name, bits=8, epochs=1, batch=32, hidden=8, device="cpu")
+    codes = []
+    for seed in (0, 1):
+        run, _ = train(replace(config, seed=seed), extracted, tmp_path)
+        codes.append({view: of.codes.packed.tobytes() for view, of in codes_of(run, extracted).items()})
+    assert method.draws == (codes[0] != codes[1])
+
+
+def test_a_method_that_draws_nothing_has_one_seed_unless_labels_are_noisy():
+    quiet, noisy = TrainConfig(), TrainConfig(noise=0.2)
+    counts = {
+        name: [len(METHODS[name].seeds(config, 3)) for config in (quiet, noisy)] for name in ("cca", "scm", "itq")
+    }
+    assert counts == {"cca": [1, 1], "scm": [1, 3], "itq": [3, 3]}
 
 
 def test_the_methods_that_learn_from_labels():

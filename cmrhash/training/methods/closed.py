@@ -18,16 +18,24 @@ KRR_AP = Method(
 )
 METHODS = {
     "cca": Method(
-        None, "CCA, Hotelling (Biometrika 1936); three views and more: Kettenring (Biometrika 1971)", cca.fit
+        None,
+        "CCA, Hotelling (Biometrika 1936); three views and more: Kettenring (Biometrika 1971)",
+        cca.fit,
+        draws=False,
     ),
     "scm": Method(
-        None, "SCM, Zhang & Li (AAAI 2014), sequential; more views than two side by side", label_forms.scm, labels=True
+        None,
+        "SCM, Zhang & Li (AAAI 2014), sequential; more views than two side by side",
+        label_forms.scm,
+        labels=True,
+        draws=False,
     ),
     "cvh": Method(
         None,
         "CVH, Kumar & Udupa (IJCAI 2011), similarity by the cosine of labels",
         label_forms.cvh,
         labels=True,
+        draws=False,
     ),
     "itq": Method(
         None, "ITQ, Gong & Lazebnik (CVPR 2011), on the images of one space with the texts", rotate=rotations.itq

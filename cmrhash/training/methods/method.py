@@ -71,6 +71,7 @@ class Method:
     targets: standardised features as in ``start`` -> pseudo-labels (n, classes), of a method with kernel heads.
     memory: its parts know every train item, by ``Batch.rows``.
     labels: learns from labels, not from relevance alone.
+    draws: its result depends on the seed; see ``seeds``.
     reproduction: only for comparison with published results (an ablation, another sampler), not for new work.
     partial: its terms are defined for any views, so that items that lack a view train the others.
     reads: fields of TrainConfig that its terms read beside those of its kind: "margin", "memory", "direction", "noise"
@@ -90,6 +91,7 @@ class Method:
     targets: Callable[[Views], Tensor] | None = None
     memory: bool = False
     labels: bool = False
+    draws: bool = True
     reproduction: bool = False
     partial: bool = False
     reads: tuple[str, ...] = ()
@@ -104,6 +106,11 @@ class Method:
         loop = () if self.terms is None else LOOP if self.heads else (*LOOP, *HEADS)
         data = () if self.rotate else ("drop_near_duplicates",)
         return frozenset((*loop, *own, *data))
+
+    def seeds(self, config: TrainConfig, count: int) -> range:
+        """The first ``count`` seeds, or seed 0 alone if all give the same result; label noise is drawn from a seed."""
+        noisy = config.noise > 0 and "noise" in self.settings
+        return range(count if self.draws or noisy else min(count, 1))
 
     def direction(self, config: TrainConfig) -> str | None:
         """The only search direction that it trains, None for both."""

@@ -192,7 +192,8 @@ METHODS = {
         None,
         "CCA-ITQ, Gong & Lazebnik (TPAMI 2013) section 4, texts in the place of labels; three views and more: "
         "Kettenring (Biometrika 1971)",
-        cca.fit_itq,
+        cca.fit_itq,  # from a fixed start
+        draws=False,
     ),
     "ucch": Method(
         joined(contrast=(UCCH_CONTRAST, _contrast), ranking=(1 - UCCH_CONTRAST, gap(_ranked))),
