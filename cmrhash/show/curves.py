@@ -19,6 +19,7 @@ from cmrhash.show.sources import (
     Drawing,
     Row,
     ShownRuns,
+    best_first,
     footer_of,
     lengths_of,
     names_of,
@@ -101,7 +102,7 @@ def _panel(
     what: str,
 ) -> Panel:
     series, chance, names = [], [], names_of(cells)
-    for name in names:
+    for name in best_first(cells):
         for bits in lengths:
             rows = cells.get((name, bits, lang, direction), [])
             if rows:

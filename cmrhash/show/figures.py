@@ -33,7 +33,9 @@ from cmrhash.show.sources import (
     Lacking,
     Row,
     ShownRuns,
+    best_first,
     directions_of,
+    figure_of,
     footer_of,
     lengths_of,
     names_of,
@@ -114,7 +116,7 @@ def by_bits(source: ShownRuns) -> list[Drawing]:
     lengths = lengths_of(source.cells)
     if len(lengths) < 2:
         raise Lacking(f"plot bits needs two code lengths, found only {lengths[0]}", None, "train with another `bits`")
-    names, langs = names_of(source.cells), list(dict.fromkeys(lang for _, _, lang, _ in source.cells))
+    names, langs = best_first(source.cells), list(dict.fromkeys(lang for _, _, lang, _ in source.cells))
     pairs = source.dataset.relevance == "pairs"
     metric = "R@1 (hit@1)" if pairs else "mAP"
     grid = []
@@ -122,7 +124,7 @@ def by_bits(source: ShownRuns) -> list[Drawing]:
         row = []
         for direction in directions_of(source.cells):
             series = [s for name in names for s in _by_bits(source.cells, name, lengths, lang, direction)]
-            chance = next(_figure(r[0], "_chance") for key, r in source.cells.items() if key[2:] == (lang, direction))
+            chance = next(figure_of(r[0], "_chance") for key, r in source.cells.items() if key[2:] == (lang, direction))
             title = f"{WORDS[direction]}, {lang}"
             row.append(Panel(title, "code length (bits)", metric, series, [("chance", chance)], ticks=lengths))
         grid.append(row)
@@ -137,22 +139,15 @@ def by_bits(source: ShownRuns) -> list[Drawing]:
 def _by_bits(cells: Cells, name: str, lengths: Sequence[int], lang: str, direction: str) -> list[Series]:
     """Lines of a method and of its real-valued embeddings."""
     there = {bits: rows for bits in lengths if (rows := cells.get((name, bits, lang, direction)))}
-    values = [[_figure(row, "") for row in rows] for rows in there.values()]
-    real = [float(np.mean([_figure(row, "_real") for row in rows])) for rows in there.values()]
+    values = [[figure_of(row, "") for row in rows] for rows in there.values()]
+    real = [float(np.mean([figure_of(row, "_real") for row in rows])) for rows in there.values()]
     means = [float(np.mean(own)) for own in values]
-    spread = [float(np.std(own, ddof=1)) if len(own) > 1 else 0.0 for own in values]
+    spread = [float(np.std(own, ddof=1)) if len(own) > 1 else float("nan") for own in values]
     style = names_of(cells).index(name)
-    line = Series(name, list(there), means, style, spread if any(spread) else None)
+    line = Series(name, list(there), means, style, None if np.isnan(spread).all() else spread)
     if len(names_of(cells)) > REFERENCES:
         return [line]
     return [line, Series("real-valued, cosine", list(there), real, style, reference=True)]
-
-
-def _figure(row: Row, which: str) -> float:
-    """mAP (by pairs R@1) of a score row. which: "" for codes, "_real" for embeddings, "_chance" for a random order."""
-    if row["relevance"] == "pairs":
-        return float(row["hit_at" + which]["1"])
-    return float(row["chance" if which == "_chance" else "map" + which])
 
 
 def by_seen(source: ShownRuns) -> list[Drawing]:
@@ -160,7 +155,7 @@ def by_seen(source: ShownRuns) -> list[Drawing]:
     cells = {key: rows for key, rows in source.cells.items() if not any(None in by_side(row) for row in rows)}
     if not cells:
         raise Lacking("plot seen needs seen and unseen database items that are relevant to queries", source.best.folder)
-    names = names_of(cells)
+    names = names_of(cells)  # whose places are their colours
     points = [float(row[f"map_{side}"]) for rows in cells.values() for row in rows for side in SIDES]
     ends = [min(points), max(points)]
     grid = []
@@ -168,10 +163,10 @@ def by_seen(source: ShownRuns) -> list[Drawing]:
         row = []
         for direction in directions_of(cells):
             series = [Series("seen = unseen", ends, ends, -1, reference=True)]
-            for style, name in enumerate(names):
+            for name in best_first(cells):
                 of = [cells[key] for key in sorted(cells) if (key[0], *key[2:]) == (name, lang, direction)]
                 seen, unseen = ([_mean_of(rows, f"map_{side}") for rows in of] for side in SIDES[::-1])
-                series.append(Series(name, seen, unseen, style))
+                series.append(Series(name, seen, unseen, names.index(name)))
             title = f"{WORDS[direction]}, {lang}"
             row.append(Panel(title, "mAP, seen items", "mAP, unseen items", series))
         grid.append(row)

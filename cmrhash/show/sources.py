@@ -223,6 +223,23 @@ def names_of(cells: Cells) -> list[str]:
     return list(dict.fromkeys(name for name, _, _, _ in cells))
 
 
+def best_first(cells: Cells) -> list[str]:
+    """Method names by the mean figure of their longest codes, the highest first: the order of every legend."""
+    longest = {name: max(bits for other, bits, _, _ in cells if other == name) for name in names_of(cells)}
+    of: dict[str, list[float]] = {}
+    for (name, bits, _, _), rows in cells.items():
+        if bits == longest[name]:
+            of.setdefault(name, []).extend(figure_of(row, "") for row in rows)
+    return sorted(of, key=lambda name: -float(np.mean(of[name])))
+
+
+def figure_of(row: Row, which: str) -> float:
+    """mAP (by pairs R@1) of a score row. which: "" for codes, "_real" for embeddings, "_chance" for a random order."""
+    if row["relevance"] == "pairs":
+        return float(row["hit_at" + which]["1"])
+    return float(row["chance" if which == "_chance" else "map" + which])
+
+
 def lengths_of(cells: Cells) -> list[int]:
     """Code lengths, ascending."""
     return sorted({bits for _, bits, _, _ in cells})

@@ -123,6 +123,32 @@ def test_map_by_bits_has_mean_and_spread_of_the_seeds_real_values_and_chance(gri
         assert drawn["chance"].get_ydata()[0] == rows_of(grid, lang=lang, direction=direction)[0]["chance"]
 
 
+@pytest.mark.parametrize("better", ["triplet", "logistic"])
+def test_legends_name_the_method_with_the_best_longest_codes_first(grid, better):
+    shown = source(grid)
+    shown.cells = {
+        key: [{**row, "map": 0.9 - 0.1 * (key[:2] != (better, 16)), "map_seen": 0.5, "map_unseen": 0.5} for row in rows]
+        for key, rows in shown.cells.items()
+    }
+    order = sorted(["logistic", "triplet"], key=lambda name: name != better)
+    for drawing in drawings(shown, ["pr", "topn", "bits", "seen"])[0]:
+        [legend] = drawing.figure.findobj(Legend)
+        assert [entry.get_text() for entry in legend.get_texts()][:2] == order
+        drawn = dict(zip(*reversed(drawing.figure.axes[0].get_legend_handles_labels()), strict=True))
+        handles = [drawn[name] for name in ("logistic", "triplet")]
+        colours = [(one[0] if isinstance(one, tuple) else one).get_color() for one in handles]
+        assert colours == list(plots.COLOURS[:2])
+
+
+def test_a_single_seed_has_no_error_bar(grid):
+    shown = source(grid)
+    shown.cells = {key: rows[:1] if key[1] == 8 else rows for key, rows in shown.cells.items()}
+    handles, _ = only(drawings(shown, ["bits"])[0], "bits").axes[0].get_legend_handles_labels()
+    (bars,) = next(handle for handle in handles if isinstance(handle, tuple)).lines[2]
+    lengths = [np.ptp(np.asarray(segment)[:, 1]) if len(segment) else np.nan for segment in bars.get_segments()]
+    assert np.isnan(lengths).tolist() == [True, False]
+
+
 def test_histograms_count_every_pair_at_its_distance(grid):
     data, out, _ = grid
     made = drawings(source(grid, methods=["triplet"], bits=[8], seeds=[0]), ["distances"])[0]
