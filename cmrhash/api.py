@@ -31,7 +31,7 @@ from cmrhash.data.items import ImageTextDataset, root_of, with_relevance
 from cmrhash.data.recognise import recognise
 from cmrhash.data.tars import is_pattern
 from cmrhash.encoders.own import Encoder
-from cmrhash.errors import UsageError, did_you_mean
+from cmrhash.errors import UsageError, did_you_mean, some_of
 from cmrhash.evaluation import compare as comparison
 from cmrhash.evaluation import sweep as search_of_settings
 from cmrhash.evaluation.evaluate import Evaluation, check_eval, score
@@ -316,7 +316,7 @@ def _source(
         return _config(ExtractConfig, {**found, **settings}, EXTRACT), None
     if not isinstance(source, (str, Path)):
         raise UsageError(f"a data set is a {type(source).__name__}", None, "give a name, a folder, or `dataset(...)`")
-    fix = f"{did_you_mean(str(source), DATASETS)} give a folder or file, or one of {', '.join(DATASETS)}"
+    fix = f"{did_you_mean(str(source), DATASETS)} give a folder or file, or one of {some_of(DATASETS)}"
     raise UsageError(f"no data set and no folder '{source}'", None, fix)
 
 
@@ -340,7 +340,7 @@ def _refuse_unknown(given: Iterable[str], known: Iterable[str]) -> None:
     names = [name for name in known if name != "self"]
     for name in given:
         if name not in names:
-            raise UsageError(f"no setting '{name}'", None, f"{did_you_mean(name, names)} settings: {', '.join(names)}")
+            raise UsageError(f"no setting '{name}'", None, f"{did_you_mean(name, names)} settings: {some_of(names)}")
 
 
 def _config(kind: type[Config], settings: Mapping[str, Any], also: Iterable[str] = ()) -> Config:

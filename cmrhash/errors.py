@@ -21,6 +21,8 @@ from collections.abc import Iterable
 from difflib import get_close_matches
 from os import PathLike
 
+LISTED = 10  # names that a message lists at most
+
 
 class CmrhashError(Exception):
     """Base of all errors raised on purpose; ``str(error)`` is "option: what: where: fix" on one line.
@@ -115,3 +117,14 @@ def did_you_mean(name: str, known: Iterable[str], likeness: float = 0.6) -> str:
     """
     near = [] if name.isdigit() else get_close_matches(name, list(known), 1, likeness)
     return f"did you mean {near[0]}?" if near else ""
+
+
+def some_of(names: Iterable[str]) -> str:
+    """Names for a message: all of them, or of a long list the first LISTED and how many more there are.
+
+    >>> some_of("abc"), some_of("abcdefghijklmn")
+    ('a, b, c', 'a, b, c, d, e, f, g, h, i, j and 4 more')
+    """
+    all_of = list(names)
+    first = ", ".join(all_of[:LISTED])
+    return f"{first} and {len(all_of) - LISTED} more" if len(all_of) > LISTED else first

@@ -46,7 +46,7 @@ from cmrhash.data.splits import check as check_splits
 from cmrhash.data.splits import with_splits
 from cmrhash.data.tars import is_pattern
 from cmrhash.data.view import View
-from cmrhash.errors import DataError, UsageError, did_you_mean
+from cmrhash.errors import DataError, UsageError, did_you_mean, some_of
 from cmrhash.storage.files import is_refused_elsewhere
 
 READERS: dict[str, Callable[..., ImageTextDataset]] = {
@@ -93,7 +93,7 @@ def read_dataset(config: ExtractConfig) -> ImageTextDataset:
     Raises UsageError for settings that do not fit, DataError for files that cannot be used.
     """
     if config.dataset not in DATASETS:
-        fix = f"{did_you_mean(config.dataset, DATASETS)} choose one of {', '.join(DATASETS)}"
+        fix = f"{did_you_mean(config.dataset, DATASETS)} choose one of {some_of(DATASETS)}"
         raise UsageError(f"unknown data set '{config.dataset}'", None, fix, option="dataset")
     options = _options(config)
     check_splits(config)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from cmrhash.data.cleaning import clean_text
 from cmrhash.data.tables import Table
-from cmrhash.errors import DataError, UsageError, did_you_mean
+from cmrhash.errors import DataError, UsageError, did_you_mean, some_of
 
 NAMES = {  # role -> usual names, the first that is there counts
     "image": [
@@ -96,7 +96,7 @@ def _refuse(table: Table, role: str, what: str, names: Sequence[str]) -> None:
     """Raise DataError that lists the columns and, if one is near a usual name, the nearest."""
     by_name = {name.casefold(): name for name in table.columns}
     near = next(filter(None, (did_you_mean(name, by_name) for name in names)), "")
-    has = f"no column of {what} (the columns are {', '.join(table.columns)})"
+    has = f"no column of {what} (the columns are {some_of(table.columns)})"
     fix = f'{near} name it with `maps=("{role}=COLUMN",)`, or write `maps=("{role}=",)` if there is none'
     raise DataError(has, table.path, fix)
 
@@ -173,5 +173,5 @@ def _column(columns: Sequence[str], name: str, path: Path, option: str, given: s
     near = [at for at, column in enumerate(columns) if column.casefold() == name.casefold()]
     if len(near) == 1:
         return near[0]
-    fix = f"{did_you_mean(name, columns)} the columns are {', '.join(columns)}"
+    fix = f"{did_you_mean(name, columns)} the columns are {some_of(columns)}"
     raise UsageError(f"no column '{name}'{given}", path, fix, option=option)

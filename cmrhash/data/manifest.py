@@ -41,7 +41,7 @@ from cmrhash.data.named_photos import Photos, as_path, count_photos
 from cmrhash.data.parsing import report, unique_keys
 from cmrhash.data.photo_files import find_photo
 from cmrhash.data.switch import settle
-from cmrhash.errors import DamagedError, DataError, StaleError, UsageError, did_you_mean
+from cmrhash.errors import DamagedError, DataError, StaleError, UsageError, did_you_mean, some_of
 from cmrhash.storage import staged
 from cmrhash.storage.files import locked, make_folder, read_json, write_bytes, write_json
 
@@ -379,11 +379,9 @@ def open_extracted(cache: Path, name: str | None) -> tuple[ImageTextDataset, Pat
         if not held:
             raise UsageError("no extracted data set in this folder", cache, "run `extract` first")
         if len(held) > 1:
-            raise UsageError(
-                f"the cache holds several data sets ({', '.join(held)})", cache, "choose one with `dataset`"
-            )
+            raise UsageError(f"the cache holds several data sets ({some_of(held)})", cache, "choose one with `dataset`")
         name = held[0]
     if name not in held:
-        what = f"no extracted data set '{name}' (the cache holds {', '.join(held) or 'none'})"
+        what = f"no extracted data set '{name}' (the cache holds {some_of(held) or 'none'})"
         raise UsageError(what, cache, did_you_mean(name, held) or "run `extract` first")
     return load(cache / name), cache / name

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from cmrhash.encoders import hub
-from cmrhash.errors import EncoderError, UsageError, did_you_mean
+from cmrhash.errors import EncoderError, UsageError, did_you_mean, some_of
 
 POOLING = ("mean", "cls", "max", "mean_sqrt_len", "weightedmean", "lasttoken")
 ACTIVATIONS = ("Identity", "Tanh", "ReLU", "GELU", "SiLU", "Sigmoid", "LeakyReLU")  # by the last word of their path
@@ -72,7 +72,7 @@ class Layout:
         if name is None:
             return self.prompts.get(self.default or "", "")
         if name not in self.prompts:
-            known = ", ".join(map(repr, self.prompts))
+            known = some_of(map(repr, self.prompts))
             fix = f"{did_you_mean(name, self.prompts)} choose one of {known}" if known else "leave it out: it has none"
             raise UsageError(f"the text model has no prompt '{name}'", self.folder, fix, option="prompt")
         return self.prompts[name]

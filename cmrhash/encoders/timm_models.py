@@ -15,7 +15,7 @@ from cmrhash.encoders.config_file import refuse_too_large
 from cmrhash.encoders.feature_maps import PENULTIMATE
 from cmrhash.encoders.pixels import MAX_SIDE, Crop, Squash, odd_colours
 from cmrhash.encoders.weights import load_state, read_state, refuse_broken
-from cmrhash.errors import EncoderError, did_you_mean
+from cmrhash.errors import EncoderError, did_you_mean, some_of
 
 FILES = ("model.safetensors", "pytorch_model.bin")  # of a model on the hub, the first that is there
 DEFAULT = "default"  # weights of timm's own hub
@@ -59,7 +59,7 @@ def _config(timm: Any, name: str) -> Any:
         raise EncoderError(f"timm has no model '{architecture}'", None, near, option="image_model")
     known = [one.partition(".")[2] for one in timm.list_pretrained(f"{architecture}.*")]
     if tag and tag not in known:
-        fix = f"choose one of {', '.join(known)}" if known else "leave the tag out, and give `image_weights`"
+        fix = f"choose one of {some_of(known)}" if known else "leave the tag out, and give `image_weights`"
         raise EncoderError(f"timm has no weights '{tag}' of {architecture}", None, fix, option="image_model")
     return timm.get_pretrained_cfg(name)
 

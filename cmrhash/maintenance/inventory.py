@@ -19,7 +19,7 @@ from cmrhash.data import manifest
 from cmrhash.data.items import ImageTextDataset, ids_digest
 from cmrhash.data.switch import NEXT
 from cmrhash.data.view import View, features_of_words
-from cmrhash.errors import CmrhashError, DamagedError, StaleError, UsageError, did_you_mean
+from cmrhash.errors import CmrhashError, DamagedError, StaleError, UsageError, did_you_mean, some_of
 from cmrhash.features.file import FeatureHeader, header_of
 from cmrhash.features.graph_files import GRAPH_FILE, graph_key
 from cmrhash.maintenance.folders import BROKEN, folders_of, run_folders, size_of
@@ -98,7 +98,7 @@ def holdings(cache: Path, out: Path, only: str | None = None) -> list[Holding]:
     names |= {p.name for p in folders_of(out) if any(run_folders(p))}
     if only is not None and only not in names:
         raise UsageError(
-            f"no data set '{only}' (there: {', '.join(sorted(names)) or 'none'})",
+            f"no data set '{only}' (there: {some_of(sorted(names)) or 'none'})",
             cache,
             did_you_mean(only, names) or "list them with `survey`",
         )

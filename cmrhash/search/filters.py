@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cmrhash.data.items import ROLES, ImageTextDataset, Item
-from cmrhash.errors import UsageError, did_you_mean
+from cmrhash.errors import UsageError, did_you_mean, some_of
 
 CONDITION = re.compile(r"\s*(not\s+)?(\w+)\s*(!?=)\s*(.*?)\s*", re.S)
 # between two conditions; a value may contain the words
@@ -75,5 +75,5 @@ def _refuse_unknown(dataset: ImageTextDataset, field: str, value: str) -> None:
     known = {"label": dataset.classes, "split": ROLES, "lang": dataset.languages}.get(field)
     if known is not None and not any(map(_fitting(value), known)):
         near = did_you_mean(value, known)
-        listed = f"choose one of {', '.join(sorted(known)[:8])}{', ...' if len(known) > 8 else ''}" if known else ""
+        listed = f"choose one of {some_of(sorted(known))}" if known else ""
         raise UsageError(f"no item has {field}={value}", dataset.root, f"{near} {listed}".strip(), option="where")

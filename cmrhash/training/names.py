@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import fields
 
 from cmrhash.config import TrainConfig
-from cmrhash.errors import UsageError, did_you_mean
+from cmrhash.errors import UsageError, did_you_mean, some_of
 
 METHODS = (
     *("triplet", "contrastive", "cmpm", "cmpm-cmpc", "logistic", "supcon", "tie-ap", "tie-ap-nce", "acmr", "corrnet"),
@@ -42,8 +42,7 @@ def check_methods(*names: str, best: bool = False) -> None:
     known = (*METHODS, *REPRODUCTION, *([BEST] if best else []))
     for name in names:
         if name not in known:
-            listed = f"{', '.join(METHODS)}; for reproduction only: {', '.join(REPRODUCTION)}"
-            fix = f"{did_you_mean(name, known)} choose one of {listed}"
+            fix = f"{did_you_mean(name, known)} choose one of {some_of((*METHODS, *REPRODUCTION))}"
             raise UsageError(f"unknown method '{name}'", None, fix, option="method")
 
 

@@ -10,7 +10,7 @@ from dataclasses import fields
 from typing import Any, NamedTuple
 
 from cmrhash.config import TrainConfig
-from cmrhash.errors import UsageError, did_you_mean
+from cmrhash.errors import UsageError, did_you_mean, some_of
 from cmrhash.training.names import CHOSEN
 
 KINDS = {field.name: str(field.type).split(" ")[0] for field in fields(TrainConfig)}
@@ -86,7 +86,7 @@ def _parsed(text: str) -> tuple[str, list[Any] | Range]:
     name, given, value = text.partition("=")
     name = name.strip().replace("-", "_")
     if not given or name not in CHOSEN:
-        fix = f"{did_you_mean(name, CHOSEN)} settings: {', '.join(sorted(CHOSEN))}"
+        fix = f"{did_you_mean(name, CHOSEN)} settings: {some_of(sorted(CHOSEN))}"
         what = f"'{name}' is no setting of a training" if given else f"'{text}' gives no values (NAME=VALUE,VALUE)"
         raise UsageError(what, None, fix if given else "write such as lr=0.001,0.002", option="values")
     low, dots, high = value.partition("..")

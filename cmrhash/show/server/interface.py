@@ -10,7 +10,7 @@ from fastapi import Depends, FastAPI, File, Form, Query, Request, UploadFile
 from pydantic import BaseModel
 from pydantic.json_schema import SkipJsonSchema
 
-from cmrhash.errors import UsageError, did_you_mean
+from cmrhash.errors import UsageError, did_you_mean, some_of
 from cmrhash.search.hasher import Hasher
 from cmrhash.show.answers import Answer, Question, ask
 from cmrhash.show.server.app import State
@@ -72,7 +72,7 @@ async def _refuse_unknown(request: Request) -> None:
         fields = known if by_photo == (place == "form") else ()
         if odd := next((name for name in given if name not in fields), None):
             near = "" if odd in known else did_you_mean(odd, known)
-            fix = f"{near} give {', '.join(known)}{' in the form' * by_photo}".strip()
+            fix = f"{near} give {some_of(known)}{' in the form' * by_photo}".strip()
             raise UsageError(f"no parameter '{odd}' of the {place}", None, fix)
 
 

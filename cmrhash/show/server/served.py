@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from cmrhash.config import ServeConfig
 from cmrhash.data.manifest import ABOUT
 from cmrhash.data.switch import CHANGE
-from cmrhash.errors import CmrhashError, UsageError
+from cmrhash.errors import CmrhashError, UsageError, some_of
 from cmrhash.search.hasher import Hasher
 from cmrhash.show.html.links import Links
 from cmrhash.show.html.photo_sizes import PhotoSizes
@@ -113,7 +113,7 @@ class Collection:
                 self._runs = self._beside(self.first.hasher)  # it may have been trained meanwhile
             if name not in self._runs:
                 what = f"There is no run '{name}' of this data set"
-                raise UnknownRun(what, None, f"Choose one of {', '.join(self.names)}.")
+                raise UnknownRun(what, None, f"Choose one of {some_of(self.names)}.")
             hasher = self.first.hasher.with_run(self._runs[name])
             served = self._serve(hasher, name, signature(hasher))
             with self._lock:

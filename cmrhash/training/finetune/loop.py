@@ -35,7 +35,7 @@ from cmrhash.data.manifest import items_digest
 from cmrhash.data.view import View
 from cmrhash.encoders.image import ImageEncoder
 from cmrhash.encoders.text import TextEncoder
-from cmrhash.errors import CmrhashError, PeerError, UsageError
+from cmrhash.errors import CmrhashError, PeerError, UsageError, some_of
 from cmrhash.features.images import DECODERS
 from cmrhash.features.outcome import CODE
 from cmrhash.features.views import ordinals
@@ -50,7 +50,7 @@ from cmrhash.training.finetune.blocks import train_last
 from cmrhash.training.finetune.heads import heads, in_one_space
 from cmrhash.training.finetune.task import Photos, TuneTask, choose, open_task
 from cmrhash.training.finetune.tuned import Tuned
-from cmrhash.training.methods import METHODS, Batch, Method, Terms, get_method, total
+from cmrhash.training.methods import Batch, Method, Terms, get_method, method_names, total
 from cmrhash.training.recipe import batch_size
 from cmrhash.training.schedule import one_cycle, seeded
 from cmrhash.training.settings import refuse_unread
@@ -126,7 +126,7 @@ def tuning_method(config: FinetuneConfig, relevance: str = "labels") -> Method:
     check_finetune(config)
     method = get_method(config.method, relevance)
     if method.terms is None or method.memory:
-        fix = f"choose one of {', '.join(name for name, each in METHODS.items() if each.terms and not each.memory)}"
+        fix = f"choose one of {some_of(method_names(lambda each: bool(each.terms) and not each.memory))}"
         raise UsageError(f"'{config.method}' has no loss that tunes encoders", None, fix, option="method")
     refuse_unread((config.method,), () if config.margin is None else ("margin",), TrainConfig(), relevance)
     return method

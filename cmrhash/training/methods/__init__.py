@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from cmrhash.errors import UsageError, did_you_mean
+from cmrhash.errors import UsageError, did_you_mean, some_of
 from cmrhash.training.heads import Head, KernelHead
 from cmrhash.training.methods import acmr, classes, closed, corrnet, dcmh, nrch, pairwise, triplets, unlabelled
 from cmrhash.training.methods.method import Batch, Method, Terms, total
@@ -66,22 +66,19 @@ def build_head(dim: int, bits: int, shape: Mapping[str, Any], view: str) -> Head
     return Head(dim, bits, **own, network=method.heads(dim, bits))
 
 
-def method_names(usable: Callable[[Method], bool] = lambda _: True) -> str:
-    """List the names of usable methods, those for reproduction last: "a, b; for reproduction only: c"."""
-    names: dict[bool, list[str]] = {False: [], True: []}
-    for name, method in METHODS.items():
-        if usable(method):
-            names[method.reproduction].append(name)
-    return "; for reproduction only: ".join(", ".join(group) for group in names.values() if group)
+def method_names(usable: Callable[[Method], bool] = lambda _: True) -> list[str]:
+    """Names of usable methods, those for reproduction last."""
+    names = [name for name, method in METHODS.items() if usable(method)]
+    return sorted(names, key=lambda name: METHODS[name].reproduction)
 
 
 def get_method(name: str, relevance: str = "labels") -> Method:
     """The method of that name; UsageError with the nearest name and the list for any other, and for one that learns
     from labels where ``relevance``, the data set's, is by pairs."""
     if name not in METHODS:
-        fix = f"{did_you_mean(name, METHODS)} choose one of {method_names()}"
+        fix = f"{did_you_mean(name, METHODS)} choose one of {some_of(method_names())}"
         raise UsageError(f"unknown method '{name}'", None, fix, option="method")
     if METHODS[name].labels and relevance != "labels":
-        without = method_names(lambda method: not method.labels)
+        without = some_of(method_names(lambda method: not method.labels))
         raise UsageError(f"method '{name}' needs labels, but relevance is pairs", None, f"choose one of {without}")
     return METHODS[name]
