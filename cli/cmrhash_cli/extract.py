@@ -313,7 +313,7 @@ def extract(
     silent = quiet or os.environ.get("RANK", "0") != "0"
     if dataset == SAMPLE_DATASET and root and root.is_dir() and not any(root.iterdir()):
         note(f"{root} is empty: the built-in sample is written there (for other data, use --dataset)", silent)
-    note("loading ...", silent)
+    note(f"reading {config.root or config.dataset} ...", silent)
     from cmrhash.compute import processes
     from cmrhash.features.extract import extract as run
     from cmrhash.features.extract import refuse_bad

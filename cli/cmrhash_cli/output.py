@@ -319,7 +319,10 @@ def _bars() -> Iterator[Progress]:
 
 
 class _Lines:
-    """Progress for a log file: a line at the start, at the end, and every ten seconds in between."""
+    """Progress for a log file: a line at the start, at the end, and every ten seconds in between.
+
+    A single step has no line at its end unless it took so long.
+    """
 
     def __init__(self) -> None:
         # what -> (start, done at the start, last shown, last done)
@@ -332,10 +335,13 @@ class _Lines:
         start, first, last, before = self._shown.get(what, (now, done, -1e9, done))
         if done < before:  # the next one of the same name
             start, first = now, done
-        if now - last >= 10 or (done == total and not (done == before and what in self._shown)):
+        single = total == 1 and what != config.GRID  # one step of unknown length
+        ended = done == total and not single and not (done == before and what in self._shown)
+        if now - last >= 10 or ended:
             rate = (done - first) / (now - start) if done > first and now > start and what != config.GRID else 0
             left = f", {rate:.1f}/s, {(total - done) / rate:.0f} s left" if rate and done < total else ""
-            note(f"{what}: {done}/{total}{left}{'  ' + remark if remark else ''}")
+            count = " ..." if single and not done else f": {done}/{total}"
+            note(f"{what}{count}{left}{'  ' + remark if remark else ''}")
             last = now
         self._shown[what] = (start, first, last, done)
 

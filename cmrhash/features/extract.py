@@ -37,7 +37,7 @@ from cmrhash.features.precomputed import extract_ready, ready_recipe
 from cmrhash.features.replaced import replaced, replacing
 from cmrhash.features.runtime import Runtimes
 from cmrhash.features.shards import OF_ITEMS, Shard, refuse_other_recipe
-from cmrhash.features.text_models import encoders_of, models_of, unused
+from cmrhash.features.text_models import encoders_of, loading, models_of, unused
 from cmrhash.storage.files import below, locked, write_bytes
 
 if TYPE_CHECKING:
@@ -219,7 +219,7 @@ def open_encoders(
     names.check_image_options(config, _lacking(dataset, photos, image_encoder is not None))
     for model in dict.fromkeys(models.values()):
         names.check_text_model(model, config.pooling, config.offline)
-    image: PhotoEncoder | None = _image_encoder(config, image_encoder) if photos else None
+    image: PhotoEncoder | None = _image_encoder(config, image_encoder, progress) if photos else None
     if photos and not langs and config.image_model in config.text_models:  # both towers of a dual encoder
         encoders_of(config, dataset, {"": config.image_model})  # refuses one that cannot read sentences later
     texts = {**encoders_of(config, dataset, models, progress), **own}
@@ -312,25 +312,26 @@ def _lacking(dataset: ImageTextDataset, photos: bool, own: bool) -> str:
     return "the images have ready-made features" if View.IMAGE in dataset.ready else "no item names a photo"
 
 
-def _image_encoder(config: ExtractConfig, own: Encoder[Any] | None) -> PhotoEncoder:
+def _image_encoder(config: ExtractConfig, own: Encoder[Any] | None, progress: Progress) -> PhotoEncoder:
     if own is not None:
         return OwnEncoder(own, "image")
     from cmrhash.encoders import image as image_encoders
 
     drawn = config.dataset == SAMPLE_DATASET and not hub.names_folder(config.image_model)
     default = RANDOM if drawn else "default"
-    return image_encoders.load(
-        config.image_model,
-        default if config.image_weights is None else config.image_weights,
-        device=processes.device_of(config.device),
-        dtype=config.dtype,
-        seed=config.seed,
-        offline=config.offline,
-        layer=config.layer,
-        layers=config.image_layers,
-        size=config.image_size,
-        mirror=config.mirror,
-    )
+    with loading(config.image_model, ["images"], progress):
+        return image_encoders.load(
+            config.image_model,
+            default if config.image_weights is None else config.image_weights,
+            device=processes.device_of(config.device),
+            dtype=config.dtype,
+            seed=config.seed,
+            offline=config.offline,
+            layer=config.layer,
+            layers=config.image_layers,
+            size=config.image_size,
+            mirror=config.mirror,
+        )
 
 
 # ---------------------------------------------------------------------------------------------- what was bad

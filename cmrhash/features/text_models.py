@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -67,6 +68,15 @@ def unused(config: ExtractConfig, models: Mapping[str, str]) -> list[str]:
     return [f'`text_models=("{option}",)` is not used: {why}' for option in idle]
 
 
+@contextmanager
+def loading(model: str, views: Iterable[str], progress: Progress) -> Iterator[None]:
+    """Show which encoder is being loaded. views: what it encodes."""
+    what = f"loading {model} for {', '.join(views)}"
+    progress(what, 0, 1)
+    yield
+    progress(what, 1, 1)
+
+
 def encoders_of(
     config: ExtractConfig, dataset: ImageTextDataset, models: dict[str, str], progress: Progress = lambda *_: None
 ) -> dict[str, CaptionEncoder]:
@@ -99,17 +109,18 @@ def encoders_of(
         from cmrhash.encoders import text as text_encoders
 
         for shared in [[lang] for lang in langs] if model == RANDOM else [langs]:
-            encoder = text_encoders.load(
-                model,
-                pooling=config.pooling,
-                prompt=config.prompt,
-                max_length=config.max_length,
-                device=processes.device_of(config.device),
-                dtype=config.dtype,
-                seed=config.seed,
-                offline=config.offline,
-                corpus=train[shared[0]] if model == RANDOM else (),
-                layer=config.layer,
-            )
+            with loading(model, shared, progress):
+                encoder = text_encoders.load(
+                    model,
+                    pooling=config.pooling,
+                    prompt=config.prompt,
+                    max_length=config.max_length,
+                    device=processes.device_of(config.device),
+                    dtype=config.dtype,
+                    seed=config.seed,
+                    offline=config.offline,
+                    corpus=train[shared[0]] if model == RANDOM else (),
+                    layer=config.layer,
+                )
             made |= dict.fromkeys(shared, encoder)
     return made

@@ -279,9 +279,9 @@ def test_a_sample_drawn_into_a_folder_of_the_users_is_told(tmp_path, monkeypatch
 
     monkeypatch.setattr("cmrhash.features.extract.extract", stop)
     told = f"{tmp_path} is empty: the built-in sample is written there (for other data, use --dataset)\n"
-    assert invoke("extract", "--root", tmp_path).stderr == told + "loading ...\n"
+    assert invoke("extract", "--root", tmp_path).stderr == told + f"reading {tmp_path} ...\n"
     (tmp_path / "a").touch()
-    assert invoke("extract", "--root", tmp_path).stderr == "loading ...\n"
+    assert invoke("extract", "--root", tmp_path).stderr == f"reading {tmp_path} ...\n"
 
 
 @pytest.mark.slow

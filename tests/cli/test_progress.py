@@ -133,6 +133,16 @@ def test_a_line_is_one_write(monkeypatch):
     assert written == ["photos: 0/8  waits\n", "a\\x1bb\n", "error: no disk\n"]
 
 
+def test_a_single_step_is_one_line(monkeypatch):
+    written = []
+    monkeypatch.setattr(output, "note", written.append)
+    lines = output._Lines()
+    for done in (0, 1):
+        lines("loading resnet18", done, 1)
+        lines("grid", done, 1)
+    assert written == ["loading resnet18 ...", "grid: 0/1", "grid: 1/1"]
+
+
 def test_the_time_of_a_grid_is_that_of_its_note_alone(monkeypatch):
     from rich.progress import Progress, TimeRemainingColumn
 

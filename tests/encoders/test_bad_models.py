@@ -184,7 +184,7 @@ def refused(capsys, *options, layout="manifest", root="mine"):
     """The line with which an extraction is refused."""
     capsys.readouterr()  # transformers has spoken
     assert run("extract", "--dataset", layout, "--root", root, "--device", "cpu", *options) != 0
-    lines = [line for line in capsys.readouterr().err.splitlines() if not line.startswith("loading")]
+    lines = [line for line in capsys.readouterr().err.splitlines() if not line.startswith(("reading", "loading"))]
     assert len(lines) == 1, lines
     return lines[0]
 
