@@ -283,25 +283,12 @@ def progress_bars(quiet: bool) -> Iterator[Progress]:
 
 def _bars() -> Iterator[Progress]:
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Task, TextColumn, TimeRemainingColumn
     from rich.progress import Progress as Bars
-    from rich.text import Text
 
-    class Left(TimeRemainingColumn):
-        """Time left; nothing for a task whose note says it."""
+    from cmrhash_cli.bar_columns import columns
 
-        def render(self, task: Task) -> Text:
-            return Text() if task.description == config.GRID else super().render(task)
-
-    columns = (
-        TextColumn("{task.description}", markup=False),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[rate]}", markup=False),
-        Left(),
-        TextColumn("{task.fields[note]}", markup=False),
-    )
-    with Bars(*columns, console=Console(stderr=True), speed_estimate_period=STEADY) as bars:
+    console = Console(stderr=True)
+    with Bars(*columns(console.width), console=console, speed_estimate_period=STEADY) as bars:
         tasks: dict[str, Any] = {}
 
         def show(what: str, done: int, total: int, note: str = "") -> None:

@@ -1,6 +1,8 @@
 """Progress of work that had none: closed forms, word2vec, stores, plots; and how bars and lines show it."""
 
+import io
 from contextlib import closing
+from itertools import pairwise
 from types import SimpleNamespace
 
 import numpy as np
@@ -119,6 +121,28 @@ def test_one_step_of_unknown_length_moves_until_it_is_done(monkeypatch):
     show("photos", 0, 5)
     bars.close()
     assert totals == [(0, None), (1, 1), (0, 5)]
+
+
+@pytest.mark.parametrize(("width", "bar"), [(40, 10), (80, 16), (250, 40)])
+def test_a_long_note_leaves_room_for_the_bar_and_its_figures(monkeypatch, width, bar):
+    import rich.console
+
+    screen, real = io.StringIO(), rich.console.Console
+    wide = {"width": width, "force_terminal": True, "color_system": None, "legacy_windows": False}
+    monkeypatch.setattr(rich.console, "Console", lambda **_: real(file=screen, **wide))
+    bars = output._bars()
+    show = next(bars)
+    show("run", 60, 60, "krr-ap-symmetric, 64 bits, seed 2: " + "kernel ridge regression, " * 9)
+    show("loading " + "a/b" * 99, 2, 5)
+    bars.close()
+    shown = screen.getvalue().split("\x1b[2K")[-1].splitlines()
+    first, second = next((a, b) for a, b in pairwise(shown) if "60/60" in a)
+    assert first.count("━") == bar
+    assert "krr-ap" in first
+    assert first.rstrip().endswith("…")
+    assert second.startswith("loa")
+    assert " 2/5" in second
+    assert max(map(len, shown)) <= width
 
 
 def test_a_line_is_one_write(monkeypatch):
