@@ -81,7 +81,7 @@ def test_a_second_call_finds_it_there(made, source):
     report = extract_tuned(config(source, made), replace(QUICK, checkpoint_seconds=1), lambda *call: calls.append(call))
     assert not report.tuned.fresh
     assert not any(file.fresh for file in report.files)
-    assert calls == []
+    assert all(what.startswith("loading") for what, *_ in calls)
     assert contents(made / "manifest") == before
 
 
