@@ -117,7 +117,8 @@ def group(device: torch.device | None) -> Iterator[None]:
         # each group has its own prefix, so that it never reads the entries of an earlier group
         store = dist.PrefixStore(f"cmrhash-{next(_opened)}", _store())  # type: ignore[attr-defined]
         backend = "cpu:gloo,cuda:nccl" if cuda else "gloo"
-        dist.init_process_group(backend, store=store, rank=rank(), world_size=world(), timeout=PATIENCE)
+        with _results_alone_on_stdout():
+            dist.init_process_group(backend, store=store, rank=rank(), world_size=world(), timeout=PATIENCE)
     try:
         yield
     except BaseException as error:
@@ -127,6 +128,22 @@ def group(device: torch.device | None) -> Iterator[None]:
             dist.destroy_process_group()
         raise
     dist.destroy_process_group()
+
+
+@contextmanager
+def _results_alone_on_stdout() -> Iterator[None]:
+    """Send to stderr what native code prints to stdout: torch 2.7 to 2.9 say there which processes are connected."""
+    try:
+        stdout = os.dup(1)
+    except OSError:  # it is closed
+        yield
+        return
+    os.dup2(2, 1)
+    try:
+        yield
+    finally:
+        os.dup2(stdout, 1)
+        os.close(stdout)
 
 
 @cache
@@ -178,7 +195,7 @@ def meeting() -> Callable[[], None]:
     import torch
     import torch.distributed as dist
 
-    with _peers():
+    with _peers(), _results_alone_on_stdout():
         far: Any = dist.new_group(timeout=LONG, backend="gloo")
 
     def wait() -> None:

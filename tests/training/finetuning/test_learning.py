@@ -45,7 +45,7 @@ def test_it_learns_what_the_data_set_shows(tmp_path, monkeypatch):
     write(tmp_path, [entry(n) for n in range(3 * COUNT)])
     report = extract_tuned(config(tmp_path, tmp_path / "cache"), replace(QUICK, epochs=6, batch=16, bits=8))
     first, last = history(report)[0], history(report)[-1]
-    assert first["val_map_mean"] < 0.75 < 0.9 < last["val_map_mean"]
+    assert first["val_map_mean"] < 0.75 < 0.8 < last["val_map_mean"]
     assert last["loss"] < 0.5 * first["loss"]
 
 
