@@ -240,6 +240,8 @@ def _advise(asked: list[str] | None, classes: Sequence[str], place: dict[str, An
 
 
 def _show(finished: list[tuple[Run, bool]], dataset: ImageTextDataset, as_json: bool, quiet: bool) -> None:
+    from cmrhash.training.methods import get_method
+
     if as_json:
         print_json([_as_json(run, fresh) for run, fresh in finished])
     else:
@@ -248,7 +250,8 @@ def _show(finished: list[tuple[Run, bool]], dataset: ImageTextDataset, as_json: 
         for run, fresh in finished:
             maps, outcome = run.outcome.val_map, run.outcome
             cells = [_figure(maps.get(lang, {}).get(d)) for lang in langs for d in ACROSS]
-            epoch = f"{outcome.best_epoch + 1} of {outcome.epochs}"
+            closed = get_method(run.method).terms is None  # has no epochs
+            epoch = "-" if closed else f"{outcome.best_epoch + 1} of {outcome.epochs}"
             rows.append([str(run.folder), str(run.bits), epoch, *cells, "trained" if fresh else "reused"])
         columns = ["run", "bits", "epoch", *(f"{lang} {d}" for lang in langs for d in ACROSS), "state"]
         print_table("validation mAP of the chosen epoch (tie-aware)" if langs else "trained runs", columns, rows)

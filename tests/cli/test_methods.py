@@ -40,6 +40,9 @@ def test_an_option_that_no_method_reads_is_refused_and_one_that_some_read_noted(
     for option in ("--epochs", "--batch", "--hidden"):
         assert f"{option} does not apply to cca" in done.stderr
     assert "--device" not in done.stderr
+    cells = {line.split()[0]: line.split()[2] for line in done.stdout.splitlines() if line.strip().startswith("runs/")}
+    assert cells["runs/toy/cca-8"] == "-"  # a closed form has no epochs
+    assert cells["runs/toy/tie-ap-8"] in ("1", "2")
 
 
 def test_train_takes_several_methods_and_lengths(here):
