@@ -1,7 +1,8 @@
 """Readers of foreign files in a process of their own, whose end is an error and not the end of the command.
 
-Libraries in C and C++ may crash on damaged bytes. One process per program reads such files, one request at a time, and
-is started again after it ended. Requests and answers are JSON with the bytes of arrays and files behind it.
+Libraries in C and C++ may crash on damaged bytes, or loop for ever. One process per program reads such files, one
+request at a time with a limit of CPU time, and is started again after it ended. Requests and answers are JSON with the
+bytes of arrays and files behind it.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from cmrhash import errors
 from cmrhash.errors import CmrhashError, DataError
 
 BUILT_IN = (FileNotFoundError, IsADirectoryError, PermissionError, KeyError, IndexError, ValueError, MemoryError)
+CPU_SECONDS, BYTES_A_SECOND = 60, 2 * 10**6  # a request may take so long, and a second more for so many bytes
 _START = "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from cmrhash.storage import apart; apart.serve()"
 _LENGTHS = struct.Struct("<QQ")  # bytes of the JSON, bytes behind it
 _BYTES, _ARRAY, _OBJECTS = "\0bytes", "\0array", "\0objects"  # keys of what JSON does not have
@@ -63,7 +65,7 @@ def _ask(path: Path, *request: Any) -> Any:
     with _lock:
         reader = _running()
         try:
-            _send(reader.stdin, request)
+            _send(reader.stdin, (_limit(path), *request))
             kind, answer = _receive(reader.stdout)
         except (OSError, EOFError):
             raise DataError(
@@ -75,6 +77,13 @@ def _ask(path: Path, *request: Any) -> Any:
     if kind == "error":
         raise _error(answer[0], answer[1], path)
     return answer
+
+
+def _limit(path: Path) -> int:
+    """Seconds of CPU time that a request may take: reading a healthy file is much quicker, a slow disk takes none."""
+    with contextlib.suppress(OSError):
+        return CPU_SECONDS + path.stat().st_size // BYTES_A_SECOND
+    return CPU_SECONDS
 
 
 def _running() -> subprocess.Popen[bytes]:
@@ -130,7 +139,8 @@ def serve() -> None:
     streams: dict[int, Iterator[Any]] = {}
     with contextlib.suppress(EOFError, BrokenPipeError):
         while True:
-            verb, *rest = _receive(sys.stdin.buffer)
+            limit, verb, *rest = _receive(sys.stdin.buffer)
+            _bound_time(limit)
             try:
                 answer: tuple[str, Any] = "answer", _answer(streams, verb, *rest)
             except Exception as error:
@@ -147,6 +157,17 @@ def _bound_memory() -> None:
         soft, hard = resource.getrlimit(resource.RLIMIT_AS)
         if soft == resource.RLIM_INFINITY or soft > memory:
             resource.setrlimit(resource.RLIMIT_AS, (memory, hard))
+
+
+def _bound_time(seconds: int) -> None:
+    """End this process after so many more seconds of CPU time."""
+    with contextlib.suppress(ImportError, ValueError, OSError):
+        import resource
+
+        used = resource.getrusage(resource.RUSAGE_SELF)
+        _, hard = resource.getrlimit(resource.RLIMIT_CPU)
+        soft = int(used.ru_utime + used.ru_stime) + 1 + seconds
+        resource.setrlimit(resource.RLIMIT_CPU, (soft if hard == resource.RLIM_INFINITY else min(soft, hard), hard))
 
 
 def _answer(streams: dict[int, Iterator[Any]], verb: str, *rest: Any) -> Any:

@@ -29,6 +29,11 @@ def die(path, number):
     os.kill(os.getpid(), number)
 
 
+def loop(path):
+    while True:
+        pass
+
+
 def fail(path, kind):
     raise {
         "ours": UsageError("no", path, "so", option="bits"),
@@ -90,6 +95,14 @@ def test_the_end_of_the_reader_is_one_line(number, words):
     with pytest.raises(DataError, match=rf"^the file ended the process that reads it \({words}.*\): f\.h5: it may be"):
         apart.call(f"{HERE}:die", Path("f.h5"), int(number))
     assert apart.call(f"{HERE}:odd", Path("f.h5"))[4] == "f.h5"  # the next file has another reader
+
+
+@pytest.mark.faults("changed bytes in a foreign file")
+def test_a_reader_that_loops_for_ever_is_ended(monkeypatch):
+    monkeypatch.setattr(apart, "CPU_SECONDS", 0)
+    with pytest.raises(DataError, match=r"^the file ended the process that reads it \(CPU time limit exceeded.*\): f"):
+        apart.call(f"{HERE}:loop", Path("f.h5"))
+    assert apart.call(f"{HERE}:odd", Path("f.h5"))[4] == "f.h5"
 
 
 def test_streams_take_turns_and_end_with_their_reader():
