@@ -45,7 +45,8 @@ class Forecast:
             left += max(0.0, known.get(method, 0.0) * (1 - first) - (now - began))
         left += sum(seconds * unknown.pop(method, 0) for method, seconds in known.items())
         others = ", ".join(f"{count} of {method}" for method, count in unknown.items() if count)
-        parts = [f"about {_in_words(left / self._processes)} left"] if left else []
+        about = "at least" if others else "about"
+        parts = [f"{about} {_in_words(left / self._processes)} left"] if left else []
         parts += [f"{others} to train"] if others and known else []
         return ", and ".join(parts)
 

@@ -10,6 +10,7 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from cmrhash.evaluation.run_codes import codes_of
 from cmrhash.evaluation.workers import Workers, error_of
 from cmrhash.features.dataset import ExtractedDataset
 from cmrhash.training import runs
-from cmrhash.training.methods import BUILT_IN
+from cmrhash.training.methods import BUILT_IN, get_method
 from cmrhash.training.task import run_folder
 from cmrhash.training.train import train
 
@@ -92,7 +93,8 @@ def train_each(
 ) -> list[Result]:
     """Train or find the run of every job, in the order of the jobs.
 
-    Existing runs come first, so that one of another recipe is refused before any training. processes: None for this
+    Existing runs come first, so that one of another recipe is refused before any training, then closed forms, which
+    take seconds and may refuse the number of bits. processes: None for this
     process with all its threads. progress: GRID counts jobs, "run" the steps of the present one (epochs, or parts of
     a closed form), "process N" those of a process. tolerated: errors of a training that take its place in the result;
     others end the call. Raises CmrhashError if a process dies.
@@ -101,17 +103,25 @@ def train_each(
     if processes and (own := [job.config.method for job in jobs if job.config.method not in BUILT_IN]):
         what = f"'{own[0]}' is a method of this program, which other processes do not have"
         raise UsageError(what, None, "leave it out", option="jobs")
-    there = [(run_folder(job.config, shared.data, job.out) / runs.CONFIG).exists() for job in jobs]
-    parts = [[at for at in range(len(jobs)) if there[at] is first] for first in (True, False)]
+    turns = [_turn(job, shared) for job in jobs]
+    parts = [[at for at in range(len(jobs)) if turns[at] == turn] for turn in range(3)]
     board, found = _Board(progress, jobs, processes or 1), dict[int, Result]()
     if processes is None:
-        for at in [*parts[0], *parts[1]]:
+        for at in chain(*parts):
             found[at] = _here(jobs[at], shared, board, tolerated)
     else:
         with Workers(min(processes, len(jobs)), shared.as_json()) as workers:
             for part in parts:
                 found |= _spread(workers, {at: jobs[at] for at in part}, board, tolerated)
     return [found[at] for at in range(len(jobs))]
+
+
+def _turn(job: Job, shared: Shared) -> int:
+    """0 for a run that exists, 1 for a closed form that takes seconds, 2 for all others."""
+    if (run_folder(job.config, shared.data, job.out) / runs.CONFIG).exists():
+        return 0
+    method = get_method(job.config.method)
+    return 1 if method.terms is None and not method.kernel else 2
 
 
 def work(job: Job, shared: Shared, told: Told, scored: bool = True) -> runs.Run:

@@ -126,7 +126,7 @@ def by_bits(source: ShownRuns) -> list[Drawing]:
             series = [s for name in names for s in _by_bits(source.cells, name, lengths, lang, direction)]
             chance = next(figure_of(r[0], "_chance") for key, r in source.cells.items() if key[2:] == (lang, direction))
             title = f"{WORDS[direction]}, {lang}"
-            row.append(Panel(title, "code length (bits)", metric, series, [("chance", chance)], ticks=lengths))
+            row.append(Panel(title, "code length (bits)", metric, series, [("chance", chance)], ticks=_apart(lengths)))
         grid.append(row)
     title = of_cells(source.cells, source.dataset, f"{metric} by code length")
     how = "mean and standard deviation over seeds" if len({run.seed for run in source.found}) > 1 else ""
@@ -134,6 +134,15 @@ def by_bits(source: ShownRuns) -> list[Drawing]:
     figure = plots.curves(grid, title, footer, look=source.look)
     caption = f"{metric} against code length, with chance level and real-valued embeddings for comparison."
     return [Drawing("bits", stem_of("bits", source.cells), figure, caption, footer)]
+
+
+def _apart(lengths: Sequence[int]) -> list[int]:
+    """The lengths whose labels have room side by side in a narrow panel: a tenth of its width from the one before."""
+    kept = [lengths[0]]
+    for bits in lengths[1:]:
+        if 10 * (bits - kept[-1]) >= lengths[-1] - lengths[0]:
+            kept.append(bits)
+    return kept
 
 
 def _by_bits(cells: Cells, name: str, lengths: Sequence[int], lang: str, direction: str) -> list[Series]:

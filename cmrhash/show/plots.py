@@ -371,13 +371,15 @@ def _label(name: str) -> str:
 
 
 def _entries(axes: Sequence[Axes]) -> tuple[list[Any], list[str]]:
-    """Handles and names of a legend, each name once, references last."""
-    found: dict[str, Any] = {}
-    for ax in axes:
-        for handle, name in zip(*ax.get_legend_handles_labels(), strict=True):
-            found.setdefault(name, handle)
-    last = sorted(found, key=lambda name: getattr(found[name], "get_linewidth", lambda: 1)() < 1)  # the thin ones
-    return [found[name] for name in last], last
+    """Handles and names of a legend in the order of drawing, each name once, references (thin lines) last."""
+    found: dict[str, tuple[bool, int, int, Any]] = {}
+    for at, ax in enumerate(axes):
+        for handle, name in zip(*ax.get_legend_handles_labels(), strict=True):  # lines with error bars come last
+            line = handle[0] if isinstance(handle, tuple) else handle
+            width = getattr(handle, "get_linewidth", lambda: 1)()
+            found.setdefault(name, (width < 1, at, [*ax.lines, line].index(line), handle))
+    names = sorted(found, key=lambda name: found[name][:3])
+    return [found[name][3] for name in names], names
 
 
 def _keys(ax: Axes, points: Points) -> tuple[list[Any], list[str]]:

@@ -49,7 +49,7 @@ def _directions(
             raise UsageError(
                 f"cca allows at most {x.shape[1]} bits, as many as {name} features",
                 None,
-                "use fewer bits",
+                "use fewer bits, or another method",
                 option="bits",
             )
     moments, own = covariance(views), widths(views)

@@ -62,7 +62,12 @@ def cvh(views: Views, bits: int, ridges: Sequence[float], labels: Labels) -> Ite
     own = widths(views)
     most = sum(x.shape[1] for x in views.values())
     if bits > most:
-        raise UsageError(f"cvh allows at most {most} bits, as many as features", None, "use fewer bits", option="bits")
+        raise UsageError(
+            f"cvh allows at most {most} bits, as many as features",
+            None,
+            "use fewer bits, or another method",
+            option="bits",
+        )
     moments = covariance(views)
     across = _products(views, lambda rows, x: dict.fromkeys(x, _unit(labels[rows])))  # (sum of D, C)
     total = sum((_unit(labels[rows]).sum(0) for rows, _ in blocks(views)), np.zeros(labels.shape[1]))

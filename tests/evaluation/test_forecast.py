@@ -30,10 +30,10 @@ def test_finished_trainings_of_a_method_say_how_long_the_others_of_it_take(clock
     left = Forecast(["krr-ap"] * 3 + ["cca"] * 4)
     words = train(left, clock, "krr-ap", 600)
     assert words[0] == ""
-    assert words[1] == "about 29 min left, and 4 of cca to train"
-    assert str(left) == "about 20 min left, and 4 of cca to train"
+    assert words[1] == "at least 29 min left, and 4 of cca to train"
+    assert str(left) == "at least 20 min left, and 4 of cca to train"
     train(left, clock, "krr-ap", 600)
-    assert train(left, clock, "krr-ap", 600)[5] == "about 5 min left, and 4 of cca to train"
+    assert train(left, clock, "krr-ap", 600)[5] == "at least 5 min left, and 4 of cca to train"
     assert train(left, clock, "cca", 20)[0] == "4 of cca to train"
     assert str(left) == "about 60 s left"
     for _ in range(3):

@@ -62,6 +62,14 @@ def test_one_display_counts_all_jobs(stood_in, tmp_path):
     assert {total for what, _, total, _ in seen if what == "grid"} == {3}
 
 
+def test_a_closed_form_refuses_its_bits_before_anything_is_trained(make_cache, tmp_path):
+    configs = [QUICK, replace(QUICK, method="krr-ap"), replace(QUICK, method="cca", bits=200)]
+    wanted = [Job(one.method, one, tmp_path / "runs") for one in configs]
+    with pytest.raises(UsageError, match="cca allows at most .* features: use fewer bits, or another method"):
+        train_each(wanted, Shared(make_cache(tmp_path / "cache")))
+    assert not list((tmp_path / "runs").rglob("config.json"))
+
+
 def test_a_process_that_dies_ends_the_call_in_one_line_and_lets_the_others_save(stood_in, tmp_path, caplog):
     with caplog.at_level(logging.WARNING, "cmrhash"), pytest.raises(CmrhashError) as error:
         stood_in("waits", "dies", "never")

@@ -16,7 +16,7 @@ from cmrhash.errors import DataError, UsageError
 from cmrhash.evaluation.evaluate import evaluate
 from cmrhash.evaluation.run_codes import stored_codes
 from cmrhash.retrieval.codes import unpack
-from cmrhash.show import plots, sources, themed, tsne
+from cmrhash.show import figures, plots, sources, themed, tsne
 from cmrhash.show.figures import draw, drawings, nearer
 from cmrhash.show.plots import Distances, Panel, Points, Series
 from cmrhash.show.sources import ShownRuns
@@ -128,7 +128,7 @@ def test_legends_name_the_method_with_the_best_longest_codes_first(grid, better)
     shown = source(grid)
     shown.cells = {
         key: [{**row, "map": 0.9 - 0.1 * (key[:2] != (better, 16)), "map_seen": 0.5, "map_unseen": 0.5} for row in rows]
-        for key, rows in shown.cells.items()
+        for key, rows in ((key, rows if key[0] == better else rows[:1]) for key, rows in shown.cells.items())
     }
     order = sorted(["logistic", "triplet"], key=lambda name: name != better)
     for drawing in drawings(shown, ["pr", "topn", "bits", "seen"])[0]:
@@ -138,6 +138,11 @@ def test_legends_name_the_method_with_the_best_longest_codes_first(grid, better)
         handles = [drawn[name] for name in ("logistic", "triplet")]
         colours = [(one[0] if isinstance(one, tuple) else one).get_color() for one in handles]
         assert colours == list(plots.COLOURS[:2])
+
+
+def test_lengths_whose_labels_would_touch_have_one_label():
+    assert figures._apart([8, 10, 16, 32]) == [8, 16, 32]
+    assert figures._apart([16, 32, 48, 64]) == [16, 32, 48, 64]
 
 
 def test_a_single_seed_has_no_error_bar(grid):
