@@ -71,7 +71,7 @@ def unused(config: ExtractConfig, models: Mapping[str, str]) -> list[str]:
 @contextmanager
 def loading(model: str, views: Iterable[str], progress: Progress) -> Iterator[None]:
     """Show which encoder is being loaded. views: what it encodes."""
-    what = f"loading {model} for {', '.join(views)}"
+    what = f"loading {'an untrained encoder' if model == RANDOM else model} for {', '.join(views)}"
     progress(what, 0, 1)
     yield
     progress(what, 1, 1)
