@@ -8,6 +8,7 @@ import os
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -128,7 +129,8 @@ def need_folder(root: Path, *names: str) -> Path:
         raise DataError("no such folder", root, "give the data set's folder")
     if name := _folder(root, names):
         return resolve_image(root, name)
-    raise DataError(f"no folder {' or '.join(repr(name) for name in names)}", root, "unpack the data set there")
+    fix = _one_below(root, lambda below: bool(_folder(below, names))) or "unpack the data set there"
+    raise DataError(f"no folder {' or '.join(repr(name) for name in names)}", root, fix)
 
 
 def has_folder(root: Path, *names: str) -> bool:
@@ -144,12 +146,20 @@ def _folder(root: Path, names: Sequence[str]) -> str:
     return next(exact, None) or next(near, "")
 
 
+def _one_below(root: Path, has: Callable[[Path], bool]) -> str:
+    """ "did you mean DIR?" for a folder inside the root that has what the root lacks, else ""."""
+    near = next((one for one in subfolders(root) if holds(partial(has, one))), None) if root.is_dir() else None
+    return f"did you mean {near}?" if near else ""
+
+
 def need_file(root: Path, *names: str) -> Path:
     """The first of these files that exists. Raises DataError if none exists."""
     for name in names:
         if (root / name).is_file():
             return root / name
-    raise DataError(f"no file {' or '.join(repr(name) for name in names)}", root, "put the data set's files there")
+    fix = _one_below(root, lambda below: any((below / name).is_file() for name in names))
+    fix = fix or "put the data set's files there"
+    raise DataError(f"no file {' or '.join(repr(name) for name in names)}", root, fix)
 
 
 def files_by_stem(root: Path, folder: Path, suffixes: tuple[str, ...], extra: Counter[str]) -> dict[str, str]:

@@ -316,7 +316,9 @@ def refuse_language(run: Run, data: ExtractedDataset, lang: str) -> None:
     if not others:
         there = ", ".join(str(view.lang) for view in data.present() if not view.is_image)
         what = f"no features for language '{lang}' (there: {there or 'none'})"
-        raise UsageError(what, data.folder, "run `extract` with `langs`")
+        lacks = lang not in data.dataset.languages
+        fix = "no item has captions in it: leave it out, or add some" if lacks else "run `extract` with `langs`"
+        raise UsageError(what, data.folder, fix)
     head, header, difference = others[0]
     assert difference is not None
     field, found, wanted = difference

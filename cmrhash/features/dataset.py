@@ -109,7 +109,11 @@ class ExtractedDataset:
         if unknown or not there:
             wish = f"no features for language '{unknown[0]}'" if unknown else "no text features"
             what = f"{wish} (there: {', '.join(there) or 'none'})"
-            raise UsageError(what, self.folder, "run `extract` with `langs` first")
+            lacks = unknown and unknown[0] not in own
+            fix = (
+                "no item has captions in it: leave it out, or add some" if lacks else "run `extract` with `langs` first"
+            )
+            raise UsageError(what, self.folder, fix)
         return [lang for lang in there if not asked or lang in asked]
 
     def find(self, view: View, encoder: str | None = None) -> FeatureHeader:

@@ -106,5 +106,11 @@ def test_what_is_needed_is_named(tmp_path: Path) -> None:
         need_folder(tmp_path, "a", "b")
     with pytest.raises(DataError, match="no such folder"):
         need_folder(tmp_path / "none", "a")
-    with pytest.raises(DataError, match="no file 'a' or 'b'"):
+    with pytest.raises(DataError, match="no file 'a' or 'b': .*: put the data set's files there"):
         need_file(tmp_path, "a", "b")
+    (tmp_path / "inside" / "B").mkdir(parents=True)
+    (tmp_path / "inside" / "c").touch()
+    with pytest.raises(DataError, match=r"no folder 'a' or 'b': .*: did you mean \S*inside\?"):
+        need_folder(tmp_path, "a", "b")
+    with pytest.raises(DataError, match=r"no file 'c': .*: did you mean \S*inside\?"):
+        need_file(tmp_path, "c")
