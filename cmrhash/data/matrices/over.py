@@ -127,7 +127,7 @@ def _aligned(dataset: ImageTextDataset, view: str, arrays: Mapping[str, Array], 
     left = [item.id for item, done in zip(dataset.items, covered, strict=True) if item.splits and not done]
     if left or x is None or not covered.any():
         what = f"{view} features are missing for {len(left) or count} items ({', '.join(left[:3])}, ...)"
-        raise DataError(
-            what, next(iter(arrays.values())).file, "map all parts of the data set, or one array of all items"
-        )
+        lacks = [part for part in PARTS if part not in arrays and (has[part] & ~covered).any()]
+        fix = f"map its {lacks[0]} part, too" if lacks else "map all parts of the data set"
+        raise DataError(what, next(iter(arrays.values())).file, f"{fix}, or one array of all items")
     return x

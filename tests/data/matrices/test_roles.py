@@ -177,7 +177,12 @@ def test_all_items_at_once_follow_their_order(tmp_path, data):
 @pytest.mark.parametrize(
     ("roles_of", "keys", "maps", "words"),
     [
-        ([{"train"}] * 20 + [{"query"}] * 10, "I_tr", (), r"image features are missing for 10 items \(i20, i21, i22"),
+        (
+            [{"train"}] * 20 + [{"query"}] * 10,
+            "I_tr",
+            (),
+            r"image features are missing for 10 items \(i20, i21, i22, .*: map its query part, too",
+        ),
         ([{"train"}] * 19 + [{"query"}] * 11, "I_tr", (), r"I_tr \(20 x 8 float32\) does not have 19 items"),
         ([set()] * N, "I_tr", (), r"image features are in parts \(train\), but data set 'mine' has no splits"),
         ([set()] * (N + 1), "IAll", (), r"IAll \(30 x 8 float32\) does not have 31 items"),
