@@ -109,7 +109,7 @@ def test_progress_goes_up_to_the_number_of_rows(source, tmp_path):
 def test_progress_names_the_encoders_that_are_loaded(source, tmp_path):
     calls = []
     extract(config(source, tmp_path), lambda *call: calls.append(call))
-    names = [f"{SMALL} for images", "random for de", "random for en"]
+    names = [f"{SMALL} for images", *(f"an untrained encoder for {lang}" for lang in ("de", "en"))]
     assert calls[:7] == [*((f"loading {name}", done, 1) for name in names for done in (0, 1)), ("images", 0, 10)]
 
 

@@ -31,7 +31,7 @@ def test_json_says_what_was_tuned(made, source):
     assert tuned["finetune"]["epochs"] == tuned["epochs"] == 2
     assert set(tuned["val_map"]) == {"de", "en"}
     assert "tuned before: image, text-de, text-en; epoch" in done.stderr
-    assert "untrained" not in done.stderr
+    assert "encoders are untrained" not in done.stderr
 
 
 def test_without_finetune_json_says_that_nothing_was(made, source):
