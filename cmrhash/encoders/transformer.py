@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,24 +19,31 @@ OFFSET = ("altclip_text_model",)  # an XLM-RoBERTa
 
 
 def from_folder(
-    folder: Path, kind: str, attention: str | None = None, auto: Any = transformers.AutoModel
+    folder: Path, kind: str, attention: str = "sdpa", auto: Any = transformers.AutoModel
 ) -> tuple[Any, Any]:
     """Model of a directory in float32, and the report on its tensors; raises EncoderError.
 
-    kind: for the message. attention: its implementation, "sdpa" or "eager"; None: the first if the model has it.
+    kind: for the message. attention: its implementation; "eager" in place of "sdpa" for a class that lacks it,
+    never that of a config.json, which may name foreign code.
     """
     check_sizes(folder)
     with _refusing(folder, kind):
-        model, report = auto.from_pretrained(
+        load = partial(
+            auto.from_pretrained,
             folder,
             local_files_only=True,
             use_safetensors=True,
             trust_remote_code=False,  # None would prompt in the terminal
             output_loading_info=True,
             ignore_mismatched_sizes=True,  # reported, and refused below
-            attn_implementation=attention,
             dtype=torch.float32,
         )
+        try:
+            model, report = load(attn_implementation=attention)
+        except ValueError as error:
+            if "scaled_dot_product_attention" not in str(error):
+                raise
+            model, report = load(attn_implementation="eager")
     for name, found, wanted in sorted(report["mismatched_keys"]):
         what = f"the {kind} has another shape for {name} ({tuple(wanted)}) than the weights ({tuple(found)})"
         raise EncoderError(what, folder, "get config.json and the weights of one model")
