@@ -119,7 +119,7 @@ def _add_errors(app: FastAPI, state: State) -> None:
     async def invalid(request: Request, error: Exception) -> Response:
         assert isinstance(error, RequestValidationError)
         first = error.errors()[0]
-        return refused(request, 422, f"{first['loc'][-1]}: {first['msg']}", *PLAIN[422])
+        return refused(request, 422, f"{first['loc'][:2][-1]}: {first['msg']}", *PLAIN[422])
 
     async def http(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
