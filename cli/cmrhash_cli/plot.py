@@ -96,6 +96,8 @@ def plot(
     for kind, why in drawn.skipped.items():
         note(f"no {kind}: {as_typed(why)}", quiet)
     alone = [kind for kind in PLOTS if kind in OF_ONE and kind in (kinds or PLOTS) and kind not in drawn.skipped]
+    if drawn.of > 1 and set(kinds or PLOTS) - OF_ONE:
+        note(f"drawn: {drawn.runs}; choose with --method, --bits, --seed", quiet)
     if drawn.of > 1 and alone:
         note(f"{', '.join(alone)}: of {drawn.run}, the run with the best validation mAP of {drawn.of}", quiet)
     if as_json:

@@ -41,6 +41,7 @@ from cmrhash.show.sources import (
     names_of,
     of_cells,
     of_run,
+    of_runs,
     stem_of,
     untrained,
 )
@@ -56,12 +57,13 @@ REFERENCES = 3  # methods whose real-valued embeddings are drawn as well
 
 @dataclass(frozen=True)
 class Drawn:
-    """Files written. skipped: kind -> reason; run: shown by distances, map and training curves."""
+    """Files written. skipped: kind -> reason; run: shown by distances, map and training curves; runs: all, in words."""
 
     files: list[Path]
     skipped: dict[str, str]
     run: Path
     of: int  # number of runs from which it is the best
+    runs: str
 
     def as_json(self) -> dict[str, Any]:
         """What ``--json`` prints."""
@@ -88,7 +90,7 @@ def draw(config: PlotConfig, data: ExtractedDataset, out: Path, progress: Progre
         for form in dict.fromkeys(config.formats):
             files.append(target / f"{drawing.name}.{form}")
             write_bytes(files[-1], plots.render(drawing.figure, form))
-    return Drawn(files, skipped, source.best.folder, len(found))
+    return Drawn(files, skipped, source.best.folder, len(found), of_runs(found))
 
 
 def drawings(source: ShownRuns, kinds: Sequence[str] = ()) -> tuple[list[Drawing], dict[str, str]]:

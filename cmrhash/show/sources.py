@@ -184,8 +184,25 @@ def _seeds(found: Sequence[runs.Run]) -> str:
     of = {run.method: sorted({other.seed for other in found if other.method == run.method}) for run in found}
     seeds = sorted({run.seed for run in found})
     fewer = [f"{method}: {', '.join(map(str, own))}" for method, own in of.items() if own != seeds]
-    words = f"seed{'s' if seeds[1:] else ''} {', '.join(map(str, seeds))}"
-    return words + (f" ({'; '.join(fewer)})" if fewer else "")
+    return _named(seeds) + (f" ({'; '.join(fewer)})" if fewer else "")
+
+
+def _named(seeds: Sequence[int]) -> str:
+    return f"seed{'s' if seeds[1:] else ''} {', '.join(map(str, seeds))}"
+
+
+def of_runs(found: Sequence[runs.Run]) -> str:
+    """Methods, code lengths and seeds of runs in one line; methods of the same lengths and seeds are together."""
+    together: dict[str, list[str]] = {}
+    for method in dict.fromkeys(run.method for run in found):
+        own = {(run.bits, run.seed) for run in found if run.method == method}
+        lengths: dict[str, list[str]] = {}
+        for bits in sorted({bits for bits, _ in own}):
+            lengths.setdefault(_named(sorted(seed for of, seed in own if of == bits)), []).append(str(bits))
+        words = " and ".join(f"{', '.join(bits)} bits, {seeds}" for seeds, bits in lengths.items())
+        together.setdefault(words, []).append(method)
+    names = {words: ", ".join(own) if len(own) <= MOST else f"{len(own)} methods" for words, own in together.items()}
+    return "; ".join(f"{own}: {words}" for words, own in names.items())
 
 
 def _encoders(found: Sequence[runs.Run]) -> dict[View, set[str]]:

@@ -282,6 +282,15 @@ def test_methods_with_fewer_seeds_are_named():
     assert sources._seeds(found[:1]) == "seed 0"
 
 
+def test_the_runs_of_several_grids_are_told_apart(grid, tmp_path, capsys):
+    assert cmrhash("plot", "bits", "--cache", grid[0].folder.parent, "--runs", grid[1], "--out", tmp_path) == 0
+    said = "drawn: logistic, triplet: 8, 16 bits, seeds 0, 1; choose with --method, --bits, --seed\n"
+    assert said in capsys.readouterr().err
+    later = [("cca", 8, 0), ("scm", 8, 0), *(("triplet", bits, seed) for bits in (8, 16) for seed in (0, 1))]
+    found = [SimpleNamespace(method=m, bits=b, seed=s) for m, b, s in [*later, ("triplet", 32, 0)]]
+    assert sources.of_runs(found) == "cca, scm: 8 bits, seed 0; triplet: 8, 16 bits, seeds 0, 1 and 32 bits, seed 0"
+
+
 def test_untrained_encoders_are_said(make_cache, tmp_path):
     made = make_cache(tmp_path / "cache")
     run, _ = train(replace(QUICK, bits=8), made, tmp_path / "runs")
