@@ -1,10 +1,10 @@
-"""Columns of the progress bars: where a terminal is narrow, names and notes are cut off, the bar and figures stay."""
+"""Columns of progress bars: a narrow terminal shows both ends of names and notes, and all of the bar and figures."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
-from rich.cells import cell_len
+from rich.cells import cell_len, set_cell_size
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.measure import Measurement
 from rich.progress import (
@@ -20,17 +20,17 @@ from rich.text import Text
 
 from cmrhash import config
 
-SHORTEST, LONGEST = 10, 40  # characters of a bar, a fifth of the terminal between these
+SHORTEST, LONGEST = 10, 40  # characters of a bar, an eighth of the terminal between these
 
 
 def columns(width: int) -> tuple[ProgressColumn, ...]:
-    """Name, bar, steps, rate, time left and note. width: of the terminal."""
+    """Name, bar, steps, rate, time (left, or taken by a finished task) and note. width: of the terminal."""
     return (
         Shortened(lambda task: task.description),
-        BarColumn(min(max(width // 5, SHORTEST), LONGEST), table_column=_kept()),
+        BarColumn(min(max(width // 8, SHORTEST), LONGEST), table_column=_kept()),
         MofNCompleteColumn(table_column=_kept()),
         TextColumn("{task.fields[rate]}", markup=False, table_column=_kept()),
-        Left(table_column=_kept()),
+        Left(elapsed_when_finished=True, table_column=_kept()),
         Shortened(lambda task: task.fields["note"]),
     )
 
@@ -41,11 +41,11 @@ def _kept() -> Column:
 
 
 class Left(TimeRemainingColumn):
-    """Time left; nothing for a task whose note says it."""
+    """Time left, or taken if the task is finished; nothing for a task in work whose note says it."""
 
     def render(self, task: Task) -> Text:
         """Render the time."""
-        return Text() if task.description == config.GRID else super().render(task)
+        return Text() if task.description == config.GRID and not task.finished else super().render(task)
 
 
 class Shortened(ProgressColumn):
@@ -61,7 +61,7 @@ class Shortened(ProgressColumn):
 
 
 class Line:
-    """A text that is cut off at the width that it gets."""
+    """A text without its middle if the width that it gets is too small: the end of a note has its numbers."""
 
     def __init__(self, text: str) -> None:
         self._text = text
@@ -71,6 +71,8 @@ class Line:
         return Measurement(width, width)
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        text = Text(self._text)
-        text.truncate(options.max_width, overflow="ellipsis")
-        yield text
+        text, room = self._text, options.max_width
+        if cell_len(text) > room:
+            end = 2 * room // 3
+            text = set_cell_size(text, room - 1 - end) + "…" + set_cell_size(text[::-1], end)[::-1]
+        yield Text(text)

@@ -16,7 +16,7 @@ from cmrhash.search.publish import deploy
 from cmrhash.search.stores import open_store
 from cmrhash.training.kernel_codes import CODES, REGRESSION, VAL, Stages
 from cmrhash.training.train import train
-from cmrhash_cli import output
+from cmrhash_cli import bar_columns, output
 
 
 class Seen(list):
@@ -123,7 +123,7 @@ def test_one_step_of_unknown_length_moves_until_it_is_done(monkeypatch):
     assert totals == [(0, None), (1, 1), (0, 5)]
 
 
-@pytest.mark.parametrize(("width", "bar"), [(40, 10), (80, 16), (250, 40)])
+@pytest.mark.parametrize(("width", "bar"), [(40, 10), (80, 10), (250, 31)])
 def test_a_long_note_leaves_room_for_the_bar_and_its_figures(monkeypatch, width, bar):
     import rich.console
 
@@ -132,17 +132,26 @@ def test_a_long_note_leaves_room_for_the_bar_and_its_figures(monkeypatch, width,
     monkeypatch.setattr(rich.console, "Console", lambda **_: real(file=screen, **wide))
     bars = output._bars()
     show = next(bars)
-    show("run", 60, 60, "krr-ap-symmetric, 64 bits, seed 2: " + "kernel ridge regression, " * 9)
+    show("run", 60, 60, "krr-ap-symmetric, 64 bits, seed 2: " + "kernel ridge regression, " * 9 + "best 0.895")
     show("loading " + "a/b" * 99, 2, 5)
     bars.close()
     shown = screen.getvalue().split("\x1b[2K")[-1].splitlines()
     first, second = next((a, b) for a, b in pairwise(shown) if "60/60" in a)
     assert first.count("━") == bar
-    assert "krr-ap" in first
-    assert first.rstrip().endswith("…")
+    assert " kr" in first
+    assert first.rstrip().endswith("895")
+    assert "…" in first
     assert second.startswith("loa")
     assert " 2/5" in second
     assert max(map(len, shown)) <= width
+
+
+def test_a_finished_bar_shows_the_time_that_it_took():
+    from rich.progress import Task
+
+    task = Task(0, "grid", 2, 2, finished_time=75.0, _get_time=lambda: 0.0)
+    times = [column for column in bar_columns.columns(80) if isinstance(column, bar_columns.Left)]
+    assert [str(column.render(task)) for column in times] == ["0:01:15"]
 
 
 def test_a_line_is_one_write(monkeypatch):
