@@ -71,3 +71,23 @@ def test_processes_share_the_trainings(clock):
     for title in ("process 1", "process 2"):
         left.finish(title, "tie-ap")
     assert str(left) == "about 10 min left"
+
+
+def test_the_last_training_has_one_process_to_itself(clock):
+    left = Forecast(["tie-ap"] * 3, processes=2)
+    train(left, clock, "tie-ap", 600)
+    left.show("process 1", "tie-ap", 0.0)
+    left.finish("process 2", "tie-ap")
+    assert str(left) == "about 10 min left"
+
+
+def test_trainings_in_work_share_their_rate(clock):
+    """One that is slow for a while and one that is quick do not move the time in turn."""
+    left, words = Forecast(["tie-ap"] * 8, processes=2), []
+    for step in range(5):
+        for title in ("process 1", "process 2"):
+            clock[0] += 0 if title == "process 1" else 60
+            left.show(title, "tie-ap", step / 10)
+            words.append(str(left))
+    minutes = [int(said.split()[1]) for said in words if said]
+    assert minutes == sorted(minutes, reverse=True)
