@@ -41,6 +41,7 @@ from cmrhash.data.readers.nuswide import read as read_nuswide
 from cmrhash.data.readers.pascal import read as read_pascal
 from cmrhash.data.readers.webdataset import read as read_webdataset
 from cmrhash.data.readers.wikipedia import read as read_wikipedia
+from cmrhash.data.recognise import by_sign
 from cmrhash.data.sample import read as read_sample
 from cmrhash.data.splits import check as check_splits
 from cmrhash.data.splits import with_splits
@@ -101,6 +102,7 @@ def read_dataset(config: ExtractConfig) -> ImageTextDataset:
         _check_name(config.name)  # before the sample is drawn
     if config.dataset == FEATURES_DATASET:
         dataset = matrices.read(config.features, config.maps, config.ids, config.captions)
+        dataset = replace(dataset, notes=(*dataset.notes, *_ways_to_labels(dataset)))
     else:
         arrays, dataset = _maps_and_items(config, options)
         asked = any(option.rpartition("=")[2] == OWN for option in config.text_models)
@@ -116,6 +118,17 @@ def read_dataset(config: ExtractConfig) -> ImageTextDataset:
                 option="maps",
             )
     return finished(dataset, config)
+
+
+def _ways_to_labels(dataset: ImageTextDataset) -> tuple[str, ...]:
+    """A note on feature files without labels, with the reader of their folder if it is that of a known data set."""
+    if dataset.classes:
+        return ()
+    layout, sign = by_sign(dataset.root)
+    way = f'; {sign} belongs to {layout}: `dataset="{layout}"` with `root="{dataset.root}"` reads its labels and splits'
+    return (
+        'no labels, so no mAP but R@1, ... of pairs; an array of labels: `maps=("labels=ARRAY",)`' + way * bool(sign),
+    )
 
 
 def _options(config: ExtractConfig) -> dict[str, Any]:

@@ -89,9 +89,9 @@ def recognise(path: Path) -> Layout:
         return Layout(TARS_DATASET, path, (), _name(path.parent, TARS_DATASET), path.name)
     if not path.is_dir():
         raise UsageError("no such file or folder", path, "check the path")
-    for dataset, patterns in SIGNS:
-        if sign := _first(path, patterns):
-            return Layout(dataset, path, (), _name(path, dataset), sign)
+    dataset, sign = by_sign(path)
+    if sign:
+        return Layout(dataset, path, (), _name(path, dataset), sign)
     if sign := _tars(path) or _unpacked(path):
         return Layout(TARS_DATASET, path, (), _name(path, TARS_DATASET), sign)
     if sign := _first(path, IMAGEFOLDER):
@@ -103,6 +103,12 @@ def recognise(path: Path) -> Layout:
     if photos := _photos(suffixes):
         return Layout("folder", path, (), _name(path, "folder"), f"{photos} photos")
     raise _nothing_fits(path, suffixes, links)
+
+
+def by_sign(path: Path) -> tuple[str, str]:
+    """The layout that a file of SIGNS in a folder tells, and that file; two times "" without any."""
+    found = ((dataset, sign) for dataset, patterns in SIGNS if (sign := _first(path, patterns)))
+    return next(found, ("", ""))
 
 
 def _nothing_fits(path: Path, suffixes: Counter[str], links: Counter[str]) -> UsageError:

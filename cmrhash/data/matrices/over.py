@@ -54,11 +54,11 @@ def lay_over(dataset: ImageTextDataset, files: Sequence[Path], maps: Sequence[st
     found: Counter[str] = Counter()
     try:
         ready = {View(v): _laid_over(dataset, View(v), views[v], found) for v in views}
-    except DataError as error:
+    except (DataError, UsageError) as error:
         if dataset.name != SAMPLE_DATASET:
             raise
         fix = f'{error.fix}; the items are those of the built-in sample: for arrays alone give `dataset="features"`'
-        raise DataError(error.what, error.where, fix) from None
+        raise type(error)(error.what, error.where, fix) from None
     notes, left = unused(left_over(arrays, chosen, maps))
     photos = {"images", "items without an image"} if View.IMAGE in ready else set()
     known = {what: n for what, n in dataset.found.items() if what not in photos or (what == "images" and n)}

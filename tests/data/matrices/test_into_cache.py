@@ -8,11 +8,12 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from matrix_files import CLASSES, TR, N, matlab5, matlab73, npz, parts_of, spread
+from matrix_files import CLASSES, TR, N, matlab5, matlab73, npz, other, parts_of, spread
 from typer.testing import CliRunner
 
 from cmrhash.config import EvalConfig, ExtractConfig, TrainConfig
 from cmrhash.data.catalog import read_dataset
+from cmrhash.data.matrices.over import lay_over
 from cmrhash.encoders import image as image_encoders
 from cmrhash.encoders import text as text_encoders
 from cmrhash.errors import DataError, StaleError, UsageError
@@ -217,6 +218,24 @@ def test_own_features_must_be_there(tmp_path, manifest_root, data):
         extract(config)
     with pytest.raises(UsageError, match="maps: 'image=x' needs a feature file"):
         read_dataset(replace(config, maps=("image=x",)))
+
+
+def test_files_without_labels_name_the_ways_to_labels(tmp_path, data):
+    file = npz(tmp_path / "f.npz", {"image": data["I"], "text": data["T"]})
+    config = ExtractConfig(dataset="features", features=(file,), cache=tmp_path / "cache")
+    assert read_dataset(config).notes[0].endswith('an array of labels: `maps=("labels=ARRAY",)`')
+    (tmp_path / "trainset_txt_img_cat.list").touch()
+    way = f'; trainset_txt_img_cat.list belongs to wikipedia: `dataset="wikipedia"` with `root="{tmp_path}"` reads its'
+    assert way in read_dataset(config).notes[0]
+    npz(file, {"image": data["I"], "text": data["T"], "labels": data["L"]})
+    assert read_dataset(config).notes == ()
+
+
+def test_parts_over_the_sample_point_to_arrays_alone(tmp_path, data):
+    file = npz(tmp_path / "f.npz", {"I_tr": data["I"], "T_tr": data["T"]})
+    unsplit = replace(other([set()] * N), name="sample")
+    with pytest.raises(UsageError, match='for arrays alone give `dataset="features"`'):
+        lay_over(unsplit, [file], ())
 
 
 def test_the_command(tmp_path, data, no_encoder):
