@@ -26,7 +26,7 @@ LANG = "en"  # default language of texts
 INDEX, LABELS, IDS, CAPTIONS = "index", "labels", "ids", "captions"
 PARTS = ("train", "query", "database", "val")
 LISTED = 40  # most arrays listed in a message
-NOTED = 12  # most unused arrays with a note each
+NOTED = 8  # most unused arrays of a file that its note names
 
 _ALIASES = {"test": "query", "retrieval": "database", **{part: part for part in PARTS}}
 _WHAT = {
@@ -206,8 +206,10 @@ def by_view(chosen: Mapping[Slot, Array]) -> dict[str, dict[str, Array]]:
 # ---------------------------------------------------------------------------------------------- what is left over
 
 
-def left_over(arrays: Sequence[Array], chosen: Mapping[Slot, Array], maps: Sequence[str]) -> dict[str, str]:
-    """Names of the arrays that have no slot -> a note that names the map to use them.
+def left_over(
+    arrays: Sequence[Array], chosen: Mapping[Slot, Array], maps: Sequence[str]
+) -> dict[str, tuple[Array, str]]:
+    """Names of the arrays that have no slot -> the array, and the map to use it ("" if it cannot be used).
 
     Arrays of a role that a map says nobody has ("text=") are left out.
     """
@@ -215,12 +217,11 @@ def left_over(arrays: Sequence[Array], chosen: Mapping[Slot, Array], maps: Seque
     used = list(chosen.values())
     left = [array for array in arrays if array not in used]
     left = [array for array in left if (recognise(array.name, array.is_text) or ("", ""))[0] not in none]
-    notes = {}
+    found = {}
     for array in left:
         name = array.name if sum(one.name == array.name for one in arrays) == 1 else f"{array.file.stem}:{array.name}"
-        way = "" if array.refused else f'; to use it: `maps=("{_guess(array)}={name}",)`'
-        notes[name] = f"not used: {array}{way}"
-    return notes
+        found[name] = array, "" if array.refused else f"{_guess(array)}={name}"
+    return found
 
 
 def _guess(array: Array) -> str:

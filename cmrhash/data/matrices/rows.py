@@ -92,13 +92,19 @@ def _column(rows: Sequence[tuple[str, ...]]) -> NDArray[Any]:
     return x
 
 
-def unused(notes: Mapping[str, str]) -> tuple[tuple[str, ...], dict[str, int]]:
-    """Notes on the arrays that are not used, and their count for the user."""
-    if not notes:
+def unused(left: Mapping[str, tuple[Array, str]]) -> tuple[tuple[str, ...], dict[str, int]]:
+    """A note for each file on its arrays that are not used, and their count for the user. left: see ``left_over``."""
+    if not left:
         return (), {}
-    names = ", ".join(list(notes)[:5]) + (", ..." if len(notes) > 5 else "")
-    more = (f"not used: {len(notes) - NOTED} more arrays",) if len(notes) > NOTED else ()
-    return (*list(notes.values())[:NOTED], *more), {f"arrays not used ({names})": len(notes)}
+    notes = []
+    for file in dict.fromkeys(array.file for array, _ in left.values()):
+        own = [one for one in left.values() if one[0].file == file]
+        ways = [f'"{way}"' for _, way in own[:NOTED] if way]
+        more = f", and {len(own) - NOTED} more" if len(own) > NOTED else ""
+        use = f"; to use {'it' if len(own) == 1 else 'them'}: `maps=({', '.join(ways)}{',' * (len(ways) == 1)})`"
+        notes.append(f"not used: {', '.join(str(array) for array, _ in own[:NOTED])}{more}" + use * bool(ways))
+    names = ", ".join(list(left)[:5]) + (", ..." if len(left) > 5 else "")
+    return tuple(notes), {f"arrays not used ({names})": len(left)}
 
 
 def ready_made(x: NDArray[Any], arrays: Mapping[str, Array], times: int = 0) -> Ready:
