@@ -78,6 +78,7 @@ def test_by_pairs_only_the_item_itself_is_relevant(make_cache, tmp_path, serve):
 @pytest.mark.parametrize(("q", "lang"), [("dog 4", "en"), ("Katze 5", "de")])
 def test_the_page_shows_photos_with_rank_similarity_and_caption(client, hasher, q, lang):
     shown = client.get("/", params={"q": q, "k": 4})
+    assert ">4 of 40 photos<span" in shown.text
     assert shown.status_code == 200
     hits = hasher.search(q, k=4)
     seen = Seen(shown.text)

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 
+from cmrhash.data.view import View
 from cmrhash.search.hasher import Hasher
 from cmrhash.search.judge import Judged
 from cmrhash.show.answers import Answer, Question
@@ -59,9 +60,14 @@ def _more(links: Links, question: Question, to: str, count: int, more: bool) -> 
     return f'<p class="paging">{" ".join(each)}</p>' if each else ""
 
 
-def counted(answer: Answer) -> str:
-    """Count the results shown."""
-    each = [f"{len(hits)} {ONE[to]}{'s' if len(hits) != 1 else ''}" for to, hits in answer.parts.items()]
+def counted(hasher: Hasher, answer: Answer) -> str:
+    """Count the results shown, and the photos or captions that were searched."""
+    views = {"image": [View.IMAGE], "text": [View.text(answer.lang)]}
+    views["both"] = [*views["image"], *views["text"]]
+    among = {to: sum(len(hasher.views[v].database) for v in views[to] if v in hasher.views) for to in answer.parts}
+    each = (
+        f"{len(hits)} of {among[to]:,} {ONE[to]}{'s' if among[to] != 1 else ''}" for to, hits in answer.parts.items()
+    )
     return " and ".join(each)
 
 
@@ -70,7 +76,7 @@ def _toolbar(hasher: Hasher, links: Links, question: Question, answer: Answer) -
     chips = langs + _unlike(links, question) + _labels(links, question, answer)
     seconds = f" in {max(answer.seconds, 0.001):.3f} s" if answer.seconds else ""
     return (
-        f'<div class="toolbar"><p class="count" role="status" aria-live="polite">{esc(counted(answer))}'
+        f'<div class="toolbar"><p class="count" role="status" aria-live="polite">{esc(counted(hasher, answer))}'
         f'<span class="time">{seconds}</span></p>\n'
         f'<nav class="chips" aria-label="Filters">{chips}</nav></div>'
     )
