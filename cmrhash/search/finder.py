@@ -212,7 +212,7 @@ class Finder:
             codes = self.views[view]
             keys = keys_of(self.run, self.dataset, codes)
             self._rows[view] = dict(zip(keys, codes.database.tolist(), strict=True))
-        refuse_other_codes(self.run, self.dataset, view, self.store, self.among)
+        refuse_other_codes(self.run, self.dataset, view, self.store, self.among, self.data.folder.parent)
         k, known = wanted.k or K, self._rows[view]
         some = [*compress(known, self._meet(view, wanted.where))] if wanted.where else None
         name, count = collection_of(self.run, view), k if rank.kind == HAMMING else rank.candidates(k)

@@ -32,7 +32,7 @@ from cmrhash.features.dataset import ExtractedDataset
 from cmrhash.features.file import FeatureHeader
 from cmrhash.features.outcome import Extracted
 from cmrhash.features.runtime import Runtimes
-from cmrhash.search.publish import Published, collection_of, deploy, published, refuse_other_codes
+from cmrhash.search.publish import Published, collection_of, deploy, index_call, published, refuse_other_codes
 from cmrhash.search.publish import update as updated
 from cmrhash.search.stores import CodeStore, Collection, IncrementalStore, open_store
 from cmrhash.storage.files import locked
@@ -236,7 +236,8 @@ def _published(data: ExtractedDataset, fitting: Sequence[Run], store: CodeStore)
             before = _before(data, run, store, among) if isinstance(store, IncrementalStore) else None
             places.append(_Place(store, run, among, there[0].approximate, there[0].embeddings, before))
     if not places:
-        raise UsageError(f"no collection of '{data.name}' in this store", store.url, "create it with `index`")
+        fix = f"create it with {index_call(store, data.folder.parent, dataset=data.name)}"
+        raise UsageError(f"no collection of '{data.name}' in this store", store.url, fix)
     return places
 
 
@@ -251,7 +252,7 @@ def _before(data: ExtractedDataset, run: Run, store: CodeStore, among: str) -> P
     dataset, views = _views(data, run, among)
     try:
         for view in views:
-            refuse_other_codes(run, dataset, view, store, among)
+            refuse_other_codes(run, dataset, view, store, among, data.folder.parent)
     except CmrhashError:
         return None
     return published(run, dataset, views)

@@ -8,13 +8,14 @@ codes of another training or of other items are never mistaken for these.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
 
 import numpy as np
 
-from cmrhash.config import BATCH_ROWS, Progress
+from cmrhash.config import BATCH_ROWS, CACHE, Progress
 from cmrhash.data.items import ImageTextDataset
 from cmrhash.data.view import View
-from cmrhash.errors import StaleError
+from cmrhash.errors import StaleError, UsageError
 from cmrhash.evaluation.run_codes import ViewCodes
 from cmrhash.search.stores import Batch, CodeStore, Collection, IncrementalStore
 from cmrhash.storage.recipes import first_difference
@@ -104,27 +105,40 @@ def scope_of(run: Run, views: Iterable[View], store: CodeStore) -> str:
     return str(found[0].meta.get("among", "database")) if found else "all"
 
 
-def refuse_other_codes(run: Run, dataset: ImageTextDataset, view: View, store: CodeStore, among: str) -> None:
+def index_call(store: CodeStore, cache: Path, run: Run | None = None, dataset: str | None = None) -> str:
+    """The call that stores the codes of a run, or of a data set's best run, for messages."""
+    given = {"run": run and run.folder, "dataset": dataset, "store": store.url, "cache": cache}
+    named = (f'`{name}="{value}"`' for name, value in given.items() if value not in (None, CACHE))
+    return " ".join(["`index`", *named])
+
+
+def refuse_other_codes(
+    run: Run, dataset: ImageTextDataset, view: View, store: CodeStore, among: str, cache: Path
+) -> None:
     """Raise an error unless a store holds this run's codes of a view and of these items.
 
     UsageError if there is no such collection, StaleError if it was made by another run or covers other items. A
-    collection whose meta lacks ``among`` covers the database.
+    collection whose meta lacks ``among`` covers the database. cache: that of the data set, for the messages.
     """
-    about = store.about(collection_of(run, view))
+    call = index_call(store, cache, run)
+    try:
+        about = store.about(collection_of(run, view))
+    except UsageError as error:
+        raise UsageError(error.what, error.where, f"create it with {call}") from None
     made = {"bits": about.bits, "among": "database", **about.meta}
     difference = first_difference(made, {"bits": run.bits, **meta_of(run, dataset, view, among)})
     if difference:
         field, found, wanted = difference
         what = f"collection '{about.name}' was made with {field} = {found}, but {run.folder} has {wanted}"
-        fix = "store this run with `index`"
+        fix = f"store this run with {call}"
         if field == "items_sha256":
             what, fix = (
                 f"collection '{about.name}' was stored before the items changed",
-                "store this run again with `index`",
+                f"store this run again with {call}",
             )
         if field == "among":
             what = f'collection "{about.name}" was made with `among="{found}"`, but this call has `among="{wanted}"`'
-            fix = f'use `among="{found}"`, or {fix} with `among="{wanted}"`'
+            fix = f'use `among="{found}"`, or {fix} `among="{wanted}"`'
         raise StaleError(what, store.url, fix)
 
 

@@ -106,6 +106,7 @@ def test_codes_of_another_training_are_refused(command, trained, tmp_path):
     code, _, err = command(*ask)
     assert code == 2
     assert "no collection 'toy-triplet-16-text-en' (there: none)" in err
+    assert err.endswith(f"create it with cmrhash index --run runs/toy/triplet-16 --store {url}\n")
     assert command("index", "--store", url, "--run", "runs/toy/triplet-16-seed1", "-q")[0] == 0
     for view in ("image", "text-de", "text-en"):
         (tmp_path / f"toy-triplet-16-seed1-{view}.json").rename(tmp_path / f"toy-triplet-16-{view}.json")
@@ -131,7 +132,7 @@ def test_the_codes_of_all_items_can_be_put_there_and_are_not_taken_for_the_datab
     code, _, err = command(*ask, "--store", url, "--among", "database")
     assert code == 4
     assert "made with --among all, but this call has --among database" in err
-    assert "use --among all, or store this run with cmrhash index with --among database" in err
+    assert "use --among all, or store this run with cmrhash index --run" in err
     assert command(*put, "--among", "database")[0] == 0
     assert len(json.loads(command(*ask, "--store", url)[1])["results"]) == database
     code, _, err = command(*ask, "--store", url, "--among", "all")
