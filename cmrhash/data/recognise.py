@@ -5,7 +5,6 @@ from __future__ import annotations
 import fnmatch
 import itertools
 import re
-import shlex
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -63,10 +62,10 @@ NEAR: tuple[tuple[str, str, str], ...] = (
         (f"*{suffix}", "folder", f"photos as {', '.join(PHOTO_SUFFIXES[:4])}: convert them")
         for suffix in (".heic", ".heif", ".avif", ".jp2", ".jxl", ".svg", ".psd", ".dng", ".cr2", ".nef", ".arw")
     ),
-    ("*.txt", "folder", "photos beside the text files"),
+    ("*.txt", "folder", "a photo beside each text file, such as dog.jpg beside dog.txt"),
 )
 LACKS = ("table", "photos and a table that names them")  # the nearest layout of anything else
-EXAMPLE = r"printf 'filename,caption,label\n1.jpg,a dog runs,dog\n2.jpg,a cat sleeps,cat\n' > "
+EXAMPLE = 'the line "filename,caption,label", then a line per photo, such as "1.jpg,a dog runs,dog"'
 
 
 @dataclass(frozen=True)
@@ -112,14 +111,13 @@ def by_sign(path: Path) -> tuple[str, str]:
 
 
 def _nothing_fits(path: Path, suffixes: Counter[str], links: Counter[str]) -> UsageError:
-    """The error for a folder without a layout: what it has, the nearest layout, and a table to copy."""
+    """The error for a folder without a layout: what it has, the nearest layout, and how a table begins."""
     often = sorted(suffixes, key=lambda suffix: (-suffixes[suffix], suffix))
     seen = [f"{suffixes[suffix]} {suffix or 'files without a suffix'}" for suffix in often[:5]]
     seen += [f"{count} {what}" for what, count in links.items()]
     what = f"no known layout (the folder holds {', '.join(seen) or 'no files'})"
-    copy = f"{EXAMPLE}{shlex.quote(str(path / 'captions.csv'))}"
     if not suffixes and not links:
-        return UsageError(what, path, f"put photos into it; captions, if there are any, into a table: {copy}")
+        return UsageError(what, path, f"put photos into it; captions, if there are any, into captions.csv: {EXAMPLE}")
     if links[LEAVING]:
         return UsageError(what, path, "read through the links with `follow_links=True`")
     below = (sign for _, patterns in SIGNS for pattern in patterns for sign in sorted(path.glob(f"*/{pattern}")))
@@ -127,7 +125,8 @@ def _nothing_fits(path: Path, suffixes: Counter[str], links: Counter[str]) -> Us
         inner = path / sign.relative_to(path).parts[0]
         return UsageError(what, path, f"{sign.relative_to(path).as_posix()} is in a folder inside: give {inner}")
     layout, lacks = next(((name, lacks) for pattern, name, lacks in NEAR if any(path.glob(pattern))), LACKS)
-    return UsageError(what, path, f"the nearest layout is {layout}, which lacks {lacks}; start a table with {copy}")
+    start = f"; start captions.csv with {EXAMPLE}" if layout == "table" else ""
+    return UsageError(what, path, f"the nearest layout is {layout}, which lacks {lacks}{start}")
 
 
 def _first(path: Path, patterns: Iterable[str]) -> str:

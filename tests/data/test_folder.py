@@ -63,6 +63,15 @@ def test_counts_what_is_there_and_what_is_missing(root: Path) -> None:
     }
 
 
+def test_a_text_file_of_another_name_is_told_its_name(tmp_path: Path) -> None:
+    for name in ("a/1.jpg", "a/text_1.txt"):
+        put(tmp_path / name)
+    words = "captions have the name of their photo, such as a/1.txt for a/1.jpg: a/text_1.txt has that of no photo"
+    assert folder.read(tmp_path).notes == (words,)
+    put(tmp_path / "a/1.txt", "a dog")
+    assert folder.read(tmp_path).notes == ()  # every photo has its captions
+
+
 def test_photos_alone_are_items_too(tmp_path: Path) -> None:
     put(tmp_path / "a/1.jpg")
     put(tmp_path / "2.jpg")

@@ -35,12 +35,14 @@ def read(root: Path, labels_from: str | None = None) -> ImageTextDataset:
     photos = need_photos(root, files, extra)
     stems = {stem_of(path) for path in photos}
     texts: dict[str, dict[str, list[str]]] = {}
+    lost = ""  # a text file without a photo
     for path in files:
         if not path.lower().endswith(".txt"):
             continue
         stem, lang = _photo_and_language(stem_of(path), stems)
         if stem not in stems:
             extra["text files without a photo"] += 1
+            lost = lost or path
         elif captions := [text for line in read_lines(root / path) if (text := clean_text(line))]:
             texts.setdefault(stem, {}).setdefault(lang, []).extend(captions)
     labels = folder_labels(root, photos) if labels_from else [""] * len(photos)
@@ -59,7 +61,10 @@ def read(root: Path, labels_from: str | None = None) -> ImageTextDataset:
     if not languages:
         extra["photos without captions"] = len(items)
     found = report(items, classes, languages, extra)
-    return ImageTextDataset("folder", root, items, classes, "labels" if classes else "pairs", found)
+    bare = next((path for path in photos if stem_of(path) not in texts), None)
+    note = f"captions have the name of their photo, such as {stem_of(bare)}.txt for {bare}" if lost and bare else ""
+    notes = (f"{note}: {lost} has that of no photo",) if note else ()
+    return ImageTextDataset("folder", root, items, classes, "labels" if classes else "pairs", found, notes=notes)
 
 
 def _photo_and_language(stem: str, photos: Collection[str]) -> tuple[str, str]:
