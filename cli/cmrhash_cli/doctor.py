@@ -20,6 +20,8 @@ from cmrhash_cli.output import (
     progress_bars,
 )
 
+WIDTH = 100  # characters of a line in a pipe, to be read there as well
+
 
 def doctor(
     cache: Cache = CACHE, runs: Runs = RUNS, as_json: Json = False, quiet: Quiet = False, debug: Debug = False
@@ -40,7 +42,8 @@ def doctor(
         print_json({"passes": passes(found), "checks": [asdict(one) for one in found]})
     else:
         rows = [[one.state, one.part, one.found, one.fix] for one in found]
-        print_table("installation", ["state", "part", "found", "to do"], rows, folded="found", below=["to do"], keys=2)
+        columns = ["state", "part", "found", "to do"]
+        print_table("installation", columns, rows, folded="found", below=["to do"], keys=2, piped=WIDTH)
         failed, absent = (sum(one.state == state for one in found) for state in (FAILED, ABSENT))
         print_line(f"{failed} failed, {absent} optional parts missing" if failed or absent else "nothing is missing")
     raise typer.Exit(0 if passes(found) else 1)

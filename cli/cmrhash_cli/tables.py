@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 PLAIN: dict[str, Any] = {"highlight": False, "markup": False}  # a caption may have [brackets], which are not markup
 FOLDED = 24  # characters at least of a column that may go over several lines
-PIPE = 1000  # width without a terminal: each row is one line
+PIPE = 1000  # usual width without a terminal: each row is one line
 
 
 @dataclass(frozen=True)
@@ -60,22 +60,23 @@ def print_table(
     folded: str = "",
     below: Sequence[str] = (),
     keys: int = 1,
+    piped: int = PIPE,
 ) -> None:
     """Print a table for people on stdout; numbers are right-aligned.
 
     A terminal that is too narrow gets it with smaller gaps; else with columns of one value named below the title, and
     then in parts, each of which repeats the first ``keys`` columns. folded: the column whose cells may wrap;
-    below: columns that a narrow terminal shows below the cells of the folded one.
+    below: columns that a narrow terminal shows below the cells of the folded one. piped: width without a terminal.
     """
     from rich.console import Console
     from rich.text import Text
 
     terminal = sys.stdout.isatty()
-    console = Console(**PLAIN) if terminal else Console(**PLAIN, width=PIPE)
+    console = Console(**PLAIN) if terminal else Console(**PLAIN, width=piped)
     names, folded = [shown(column) for column in columns], shown(folded)
     cells = Cells(names, [[shown(cell) for cell in row] for row in rows], keys, folded)
     width = console.width
-    same, parts = _fitting(cells, [shown(name) for name in below], width) if terminal else ("", [cells])
+    same, parts = _fitting(cells, [shown(name) for name in below], width) if terminal or piped < PIPE else ("", [cells])
 
     with console.capture() as printed:
         console.print(Text("\n".join(_lines(title, width, terminal)), "bold"), soft_wrap=True)

@@ -55,6 +55,13 @@ def test_a_pipe_gets_one_line_per_row(printed):
     assert [line.split() for line in lines[4:7]] == [[cell.strip() for cell in row if cell] for row in ROWS]
 
 
+def test_a_pipe_for_readers_has_short_lines(printed):
+    rows = [["ok", "word " * 30, "pip install something"], ["missing", "b", "c"]]
+    lines = printed(None, "a title", ["state", "found", "to do"], rows, folded="found", below=["to do"], piped=60)
+    assert max(map(len, lines)) <= 60
+    assert " ".join(lines).count("word") == 30
+
+
 def test_a_narrow_terminal_shows_long_cells_below_each_other(printed):
     columns, text = ["rank", "id", "score", "caption", "labels", "image"], "a black dog that runs through the deep snow"
     rows = [[str(n), f"i{n}", f"0.{n}00", text, "dog, snow", f"images/{n}.jpg"] for n in (1, 2)]
