@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -43,6 +44,7 @@ from cmrhash.data.readers.webdataset import read as read_webdataset
 from cmrhash.data.readers.wikipedia import read as read_wikipedia
 from cmrhash.data.recognise import by_sign
 from cmrhash.data.sample import read as read_sample
+from cmrhash.data.sample import undrawn_if_refused
 from cmrhash.data.splits import check as check_splits
 from cmrhash.data.splits import with_splits
 from cmrhash.data.tars import is_pattern
@@ -129,6 +131,11 @@ def _ways_to_labels(dataset: ImageTextDataset) -> tuple[str, ...]:
     return (
         'no labels, so no mAP but R@1, ... of pairs; an array of labels: `maps=("labels=ARRAY",)`' + way * bool(sign),
     )
+
+
+def undone_if_refused(config: ExtractConfig) -> AbstractContextManager[None]:
+    """A context in which a CmrhashError undoes what ``read_dataset`` wrote: the drawn sample."""
+    return undrawn_if_refused(_root(config)) if config.dataset == SAMPLE_DATASET else nullcontext()
 
 
 def _options(config: ExtractConfig) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from cmrhash.checks import check_extract
 from cmrhash.compute import processes
 from cmrhash.config import RANDOM, SAMPLE_DATASET, ExtractConfig, Progress
-from cmrhash.data.catalog import finished, read_dataset
+from cmrhash.data.catalog import finished, read_dataset, undone_if_refused
 from cmrhash.data.changes import Changes, renewed
 from cmrhash.data.cleaning import known_language
 from cmrhash.data.items import ImageTextDataset
@@ -200,7 +200,20 @@ def open_encoders(
     """
     check_extract(config)
     config = _both_towers(config)
-    dataset = read_dataset(config) if dataset is None else finished(dataset, config)
+    if dataset is not None:
+        return _opened(config, finished(dataset, config), image_encoder, text_encoder, progress)
+    with undone_if_refused(config):
+        return _opened(config, read_dataset(config), image_encoder, text_encoder, progress)
+
+
+def _opened(
+    config: ExtractConfig,
+    dataset: ImageTextDataset,
+    image_encoder: Encoder[Any] | None,
+    text_encoder: Encoder[Any] | Mapping[str, Encoder[Any]] | None,
+    progress: Progress,
+) -> Opened:
+    """The data set with its encoders; see ``open_encoders``."""
     folder = below(config.cache, dataset.name)
     dataset, changes = renewed(dataset, folder, config.overwrite, config.added)
     if changes and (config.shard or processes.world() > 1):

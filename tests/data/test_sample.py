@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import random
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from cmrhash.config import ExtractConfig
 from cmrhash.data import sample
 from cmrhash.data.items import check
 from cmrhash.data.readers import iaprtc12
 from cmrhash.data.sample.paint import paint
 from cmrhash.data.sample.plan import CLASSES, COLOURS, SCENES, Scene, Thing, compose
 from cmrhash.data.sample.words import english, german
-from cmrhash.errors import DataError, StaleError
+from cmrhash.errors import DataError, StaleError, UsageError
+from cmrhash.features.extract import open_encoders
 
 
 def contents(root: Path) -> dict[str, bytes]:
@@ -90,6 +93,20 @@ def test_a_killed_drawing_is_left_beside_and_does_not_matter(tmp_path: Path) -> 
     (tmp_path / "sample").mkdir()
     sample.draw(tmp_path / "sample", count=10)
     assert len(sample.read(tmp_path / "sample").items) == 10
+
+
+def test_a_refused_call_leaves_no_sample_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sample, "compose", lambda seed, count: compose(seed, 12))
+    (tmp_path / "empty").mkdir()
+    config = ExtractConfig(cache=tmp_path / "cache", langs=("fr",))
+    for each in (config, replace(config, root=tmp_path / "empty")):
+        with pytest.raises(UsageError, match="has no language 'fr'"):
+            open_encoders(each)
+    assert list(tmp_path.rglob("*")) == [tmp_path / "empty"]
+    sample.draw(tmp_path / "cache/sample/drawn", count=12)
+    with pytest.raises(UsageError, match="has no language 'fr'"):
+        open_encoders(config)
+    assert len(sample.read(tmp_path / "cache/sample/drawn").items) == 12  # it was there before
 
 
 def test_a_sample_that_another_process_finished_first_is_taken(

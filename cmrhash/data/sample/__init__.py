@@ -10,6 +10,8 @@ import json
 import os
 import random
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,7 +21,7 @@ from cmrhash.data.readers.iaprtc12 import read as read_layout
 from cmrhash.data.sample.paint import paint
 from cmrhash.data.sample.plan import CLASSES, Scene, compose
 from cmrhash.data.sample.words import english, german
-from cmrhash.errors import DataError, StaleError
+from cmrhash.errors import CmrhashError, DataError, StaleError
 
 SEED, COUNT = 0, 1000
 VERSION = 1  # of the drawing: increase it when the same seed gives other images, captions or labels
@@ -48,6 +50,24 @@ def read(root: Path) -> ImageTextDataset:
     if not _is_complete(root):
         draw(root)
     return replace(read_layout(root), name="sample")
+
+
+@contextmanager
+def undrawn_if_refused(root: Path) -> Iterator[None]:
+    """Remove the sample below ``root``, with its new folders, if the body draws it and then raises a CmrhashError."""
+    was_there, new = root.exists(), [folder for folder in (root, *root.parents) if not folder.exists()]
+    complete = (root / MARKER).exists()
+    try:
+        yield
+    except CmrhashError:
+        if not complete and (root / MARKER).exists():
+            shutil.rmtree(root)
+            with suppress(OSError):  # another process has put something there
+                for folder in new[1:]:
+                    folder.rmdir()
+            if was_there:
+                root.mkdir()
+        raise
 
 
 def draw(root: Path, seed: int = SEED, count: int = COUNT) -> None:
