@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     CaptionEncoder = TextEncoder | WordEncoder | OwnEncoder | StoredEncoder
 
 TEXT_BLOCK = 1024  # captions a commit; sorted by length inside a block
+PIECE = 128  # captions a call of an encoder without batches of its own, after which the progress moves
 
 
 def extract_texts(
@@ -111,12 +112,14 @@ def _encode_blocks(
 def _batches_of(
     encoder: CaptionEncoder, captions: list[str]
 ) -> Iterator[tuple[list[int] | slice, NDArray[np.float32]]]:
-    """Features of captions as they are ready: rows and their features; all rows of an encoder that has no batches."""
+    """Features of captions as they are ready: rows and their features."""
     own = encoder.encoder if isinstance(encoder, StoredEncoder) else encoder
     if hasattr(own, "encode_batches"):
         yield from own.encode_batches(captions)
-    elif captions:
-        yield slice(None), encoder.encode(captions)
+        return
+    for start in range(0, len(captions), PIECE):
+        some = slice(start, start + PIECE)
+        yield some, encoder.encode(captions[some])
 
 
 def text_recipe(dataset: ImageTextDataset, lang: str, encoder: CaptionEncoder, config: ExtractConfig) -> dict[str, Any]:

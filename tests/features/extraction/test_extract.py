@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from PIL import Image
 from cmrhash.encoders import image as image_encoders
 from cmrhash.errors import DataError, StaleError, UsageError
 from cmrhash.features.dataset import ExtractedDataset
-from cmrhash.features.extract import extract
+from cmrhash.features.extract import extract, open_encoders
 from cmrhash.features.file import read_features
 
 TWO_SYSTEMS = pytest.mark.faults("name that two systems read differently")
@@ -120,6 +121,18 @@ def test_progress_over_captions_moves_with_each_batch_of_the_encoder(source, tmp
     extract(config(source, tmp_path), lambda *call: calls.append(call))
     done = [call[1] for call in calls if call[0] == "en texts"]
     assert list(dict.fromkeys(done)) == [0, 4, 8, 12, 16, 20]
+
+
+def test_progress_over_captions_moves_within_a_block_of_an_encoder_of_ones_own(source, tmp_path, monkeypatch):
+    monkeypatch.setattr("cmrhash.features.captions.TEXT_BLOCK", 1024)
+    monkeypatch.setattr("cmrhash.features.captions.PIECE", 8)
+    calls, own = [], SimpleNamespace(dim=1, recipe={}, encode=lambda batch: [[len(text)] for text in batch])
+    asked = config(source, tmp_path, text_models=())
+    extract(asked, lambda *call: calls.append(call), open_encoders(asked, text_encoder=own))
+    assert list(dict.fromkeys(call[1] for call in calls if call[0] == "en texts")) == [0, 8, 16, 20]
+    made = read_features(tmp_path / "manifest/text-en-simplenamespace.h5")
+    captions = [text for item in ExtractedDataset.open(tmp_path).dataset.items for text in item.texts["en"]]
+    assert made.x[:, 0].tolist() == [len(text) for text in captions]
 
 
 # ---------------------------------------------------------------------------------------------- killed and resumed
