@@ -17,10 +17,10 @@ FEATURES_DATASET = "features"  # precomputed feature files, without photos or te
 TABLE_DATASET = "table"  # a table beside photos
 TARS_DATASET = "webdataset"  # photos in tars
 LISTS_DATASET = "mat-lists"  # lists in MATLAB files, with photos anywhere
-DATASETS = (  # names of the readers in data/catalog.py
-    *(SAMPLE_DATASET, "iaprtc12", "iaprtc12-lists", "pascal", "wikipedia", "flickr30k", "flickr8k", "fashion"),
-    *("mirflickr", "nuswide", "coco", "folder", "imagefolder", TARS_DATASET, LISTS_DATASET, "manifest"),
-    *(TABLE_DATASET, FEATURES_DATASET),
+DATASETS = (  # names of the readers in data/catalog.py, those of anybody's data first
+    *(SAMPLE_DATASET, "folder", TABLE_DATASET, "manifest", "imagefolder", TARS_DATASET),
+    *("iaprtc12", "iaprtc12-lists", "pascal", "wikipedia", "flickr30k", "flickr8k", "fashion"),
+    *("mirflickr", "nuswide", "coco", LISTS_DATASET, FEATURES_DATASET),
 )
 LABELS_FROM = ("folder",)  # values of labels_from
 PROTOCOLS = ("dcmh", "unsup", "clip", "ucch")  # published splits, out of data/published.py

@@ -54,6 +54,11 @@ from cmrhash.storage.files import is_refused_elsewhere
 
 READERS: dict[str, Callable[..., ImageTextDataset]] = {
     SAMPLE_DATASET: read_sample,
+    "folder": read_folder,
+    TABLE_DATASET: table.read,
+    "manifest": read_manifest,
+    "imagefolder": read_imagefolder,
+    TARS_DATASET: read_webdataset,
     "iaprtc12": read_iaprtc12,
     "iaprtc12-lists": iaprtc12_lists.read,
     "pascal": read_pascal,
@@ -64,12 +69,7 @@ READERS: dict[str, Callable[..., ImageTextDataset]] = {
     "mirflickr": read_mirflickr,
     "nuswide": read_nuswide,
     "coco": read_coco,
-    "folder": read_folder,
-    "imagefolder": read_imagefolder,
-    TARS_DATASET: read_webdataset,
     LISTS_DATASET: mat_lists.read,
-    "manifest": read_manifest,
-    TABLE_DATASET: table.read,
 }
 
 OWN_FEATURES: dict[str, Callable[[ImageTextDataset], dict[View, Ready]]] = {

@@ -34,7 +34,7 @@ EMPTY = [  # what an unset variable of the shell leaves behind
 @pytest.mark.parametrize(
     ("words", "args"),
     [
-        (r"unknown data set 'nope'.*sample, iaprtc12, .* and 8 more", ["extract", "--dataset", "nope"]),
+        (r"unknown data set 'nope'.*sample, folder, .* and 8 more", ["extract", "--dataset", "nope"]),
         (r"--root DIR", ["extract", "--dataset", "manifest"]),
         (r"no language 'fr'.*de, en", [*EXTRACT, "--lang", "fr"]),
         (

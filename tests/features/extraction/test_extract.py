@@ -207,7 +207,7 @@ def test_an_unfinished_file_of_another_recipe_is_refused_unless_it_is_to_be_repl
     ("changes", "error", "words"),
     [
         ({"langs": ("en", "fr")}, UsageError, "the data set has no language 'fr': .*: it has de, en"),
-        ({"dataset": "nosuch"}, UsageError, "unknown data set 'nosuch': choose one of sample, iaprtc12, .* and 8 more"),
+        ({"dataset": "nosuch"}, UsageError, "unknown data set 'nosuch': choose one of sample, folder, .* and 8 more"),
         ({"root": None}, UsageError, "data set 'manifest' needs its folder: give `root=.DIR.`"),
         ({"name": "../x"}, UsageError, r"'\.\./x' cannot be a folder name: use letters"),
         ({"name": "a/b", "dataset": "sample", "root": None}, UsageError, "'a/b' cannot be a folder name"),
