@@ -314,11 +314,7 @@ def refuse_language(run: Run, data: ExtractedDataset, lang: str) -> None:
     """
     others = _others(run, data, lang) if lang else []
     if not others:
-        there = ", ".join(str(view.lang) for view in data.present() if not view.is_image)
-        what = f"no features for language '{lang}' (there: {there or 'none'})"
-        lacks = lang not in data.dataset.languages
-        fix = "no item has captions in it: leave it out, or add some" if lacks else "run `extract` with `langs`"
-        raise UsageError(what, data.folder, fix)
+        raise data.no_features(lang, [str(view.lang) for view in data.present() if not view.is_image])
     head, header, difference = others[0]
     assert difference is not None
     field, found, wanted = difference

@@ -107,14 +107,15 @@ class ExtractedDataset:
         asked = [known_language(lang, there) for lang in asked]
         unknown = [lang for lang in asked if lang not in there]
         if unknown or not there:
-            wish = f"no features for language '{unknown[0]}'" if unknown else "no text features"
-            what = f"{wish} (there: {', '.join(there) or 'none'})"
-            lacks = unknown and unknown[0] not in own
-            fix = (
-                "no item has captions in it: leave it out, or add some" if lacks else "run `extract` with `langs` first"
-            )
-            raise UsageError(what, self.folder, fix)
+            raise self.no_features(unknown[0] if unknown else None, there)
         return [lang for lang in there if not asked or lang in asked]
+
+    def no_features(self, lang: str | None, there: Sequence[str]) -> UsageError:
+        """Make the error for a language without features, None for any of them. there: the languages that have some."""
+        what = f"no features for language '{lang}'" if lang is not None else "no text features"
+        lacks = lang is not None and lang not in self.dataset.languages
+        fix = "no item has captions in it: leave it out, or add some" if lacks else "run `extract` with `langs` first"
+        return UsageError(f"{what} (there: {', '.join(there) or 'none'})", self.folder, fix)
 
     def find(self, view: View, encoder: str | None = None) -> FeatureHeader:
         """Header of the feature file of a view; ``encoder`` selects one of several.
