@@ -27,7 +27,7 @@ from cmrhash.features.extract import Opened, extract, refuse_bad
 from cmrhash.search.exported import write
 from cmrhash.search.exported.hasher import HEADS, PretrainedHasher
 from cmrhash.search.hasher import Hasher
-from cmrhash.storage.files import below, locked, make_folder, read_json, sha256, write_bytes, write_json
+from cmrhash.storage.files import below, locked, new_folder, read_json, sha256, write_bytes, write_json
 from cmrhash.storage.staged import staged
 from cmrhash.training import runs
 from cmrhash.training.runs import EXPORT, Run, TrainedOn
@@ -155,8 +155,7 @@ def _write(
         made = str(recipe["encoder"]), str(recipe["weights"]), str(recipe.get("weights_sha256", ""))
         features[view] = TrainedOn.of(header) if header else TrainedOn(file, "", entry["dim"], *made)
         made_as |= {view: header.made_as} if header else {}
-    make_folder(target)
-    with locked(target / runs.CONFIG), staged(target, runs.CONFIG, [runs.METRICS]) as aside:
+    with new_folder(target), locked(target / runs.CONFIG), staged(target, runs.CONFIG, [runs.METRICS]) as aside:
         write_bytes(aside / runs.HEADS, (lender.folder / HEADS).read_bytes())
         write_bytes(aside / runs.HISTORY, b"")
         if words is not None:

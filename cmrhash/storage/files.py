@@ -228,11 +228,18 @@ def locked(path: Path, wait: bool = False) -> Iterator[None]:
     wait: wait for the current holder; otherwise raise LockedError that names it.
     """
     lock = lock_of(path)
+    new = not lock.exists()
     while True:
         with lock.open("a+", encoding="utf-8", errors="replace") as file:
             if wait:
                 log.debug("locking %s", path)
-            if not _lock(file, wait):
+            try:
+                free = _lock(file, wait)
+            except CmrhashError:
+                if new:
+                    drop_lock(path)
+                raise
+            if not free:
                 raise LockedError(f"being written by {_holder(file)}", path, "wait for that process, or stop it")
             if not _is_current(lock, file):
                 continue  # deleted before this process locked it: the next process would lock a new file
@@ -319,6 +326,23 @@ def make_folder(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for path in missing:
         sync(path.parent)
+
+
+@contextlib.contextmanager
+def new_folder(folder: Path) -> Iterator[None]:
+    """Create a folder and its parents; if the block raises, remove the new ones that hold nothing but free locks."""
+    new = [path for path in (folder, *folder.parents) if not path.exists()]
+    make_folder(folder)
+    try:
+        yield
+    except Exception:
+        for lock in folder.glob(".*.lock") if new else ():
+            with contextlib.suppress(OSError, CmrhashError):
+                remove_lock(lock.with_name(lock.stem.removeprefix(".")))
+        for path in new:
+            with contextlib.suppress(OSError):  # it holds something
+                path.rmdir()
+        raise
 
 
 def sync(path: Path) -> None:

@@ -15,7 +15,18 @@ from pathlib import Path, PurePosixPath
 
 from cmrhash.errors import DamagedError
 from cmrhash.storage import files
-from cmrhash.storage.files import drop_lock, lock_of, locked, make_folder, move, read_json, remove, sync, write_json
+from cmrhash.storage.files import (
+    drop_lock,
+    lock_of,
+    locked,
+    make_folder,
+    move,
+    new_folder,
+    read_json,
+    remove,
+    sync,
+    write_json,
+)
 
 NEXT, SWITCH = ".next", "switch.json"
 AGAIN = f"delete {NEXT}, and run the command that wrote this folder again"
@@ -54,7 +65,7 @@ def _alone(aside: Path) -> Iterator[None]:
     """Make the folder of the new files and lock it; another writer may remove it just then."""
     with contextlib.ExitStack() as stack:
         while True:
-            make_folder(aside)
+            stack.enter_context(new_folder(aside))
             with contextlib.suppress(FileNotFoundError):
                 stack.enter_context(locked(aside / SWITCH, wait=True))
                 break

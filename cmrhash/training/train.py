@@ -31,7 +31,7 @@ from cmrhash.data.view import View
 from cmrhash.errors import DataError, DivergedError, StaleError
 from cmrhash.features.dataset import ExtractedDataset
 from cmrhash.retrieval import codes, index, metrics
-from cmrhash.storage.files import locked, make_folder, sha256, write_bytes
+from cmrhash.storage.files import locked, new_folder, sha256, write_bytes
 from cmrhash.storage.recipes import refuse_difference
 from cmrhash.storage.staged import settle, staged
 from cmrhash.training import kernel_codes, one_space, runs
@@ -75,8 +75,7 @@ def train(
     config = replace(config, method=chosen(config.method, data, config.relevance).method)
     method = get_method(config.method, with_relevance(data.dataset, config.relevance).relevance)
     target = run_folder(config, data, out)
-    make_folder(target)
-    with locked(target / runs.CONFIG):
+    with new_folder(target), locked(target / runs.CONFIG):
         settle(target)
         task = (one_space.prepare if method.rotate else prepare)(config, data, encoders)
         recipe = recipe_of(config, task, method)

@@ -67,7 +67,7 @@ def test_a_closed_form_refuses_its_bits_before_anything_is_trained(make_cache, t
     wanted = [Job(one.method, one, tmp_path / "runs") for one in configs]
     with pytest.raises(UsageError, match="cca allows at most .* features: use fewer bits, or another method"):
         train_each(wanted, Shared(make_cache(tmp_path / "cache")))
-    assert not list((tmp_path / "runs").rglob("config.json"))
+    assert not (tmp_path / "runs").exists()
 
 
 def test_a_process_that_dies_ends_the_call_in_one_line_and_lets_the_others_save(stood_in, tmp_path, caplog):

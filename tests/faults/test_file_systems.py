@@ -122,6 +122,10 @@ def test_locks_that_the_server_refuses_are_named(tmp_path, monkeypatch, number):
             CmrhashError, match=rf"takes no locks \(.*{os.strerror(number)}.*use folders on a local disk"
         ):
             write()
+    for open_folder in (staged.staged(tmp_path / "export", "a"), files.new_folder(tmp_path / "run")):
+        with pytest.raises(CmrhashError, match="takes no locks"), open_folder, files.locked(tmp_path / "run/a"):
+            pass
+    assert [path for path in tmp_path.rglob("*") if path.name in ("export", "run") or path.suffix == ".lock"] == []
 
 
 @pytest.mark.faults(KIND)

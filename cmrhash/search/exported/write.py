@@ -26,7 +26,7 @@ from cmrhash.features.outcome import OF_DATA
 from cmrhash.search.embedder import Embedder
 from cmrhash.search.exported.card import card
 from cmrhash.search.exported.hasher import CARD, CONFIG, FILE, HEADS, VERSION, PretrainedHasher, read_config
-from cmrhash.storage.files import make_folder, refuse_folded, sha256, write_bytes, write_json
+from cmrhash.storage.files import refuse_folded, sha256, write_bytes, write_json
 from cmrhash.storage.recipes import canonical
 from cmrhash.storage.staged import settle, staged
 from cmrhash.training import runs
@@ -79,7 +79,6 @@ def save(
         raise UsageError(what, source.run.folder, "export the run that was trained")
     refuse_heads(source.run)
     entries = _entries(source, with_encoders)
-    make_folder(target)
     with staged(target, CONFIG, ("encoders/**/*", ONNX, *GRAPHS)) as aside:
         _write(source, entries, aside)
         _check(aside, entries)

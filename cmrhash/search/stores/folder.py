@@ -46,7 +46,7 @@ from cmrhash.search.stores import (
     packed_queries,
     refuse_embeddings,
 )
-from cmrhash.storage.files import checked, locked, make_folder, read_json, refuse_folded, sha256, sync, write_json
+from cmrhash.storage.files import checked, locked, new_folder, read_json, refuse_folded, sha256, sync, write_json
 
 CODES, IVF, KEYS, ENDS = "codes.faiss", "codes.ivf", "keys", "key_ends"
 AGAIN = "create it again with `index`"
@@ -172,8 +172,7 @@ class FolderStore:
         path = self._path(name)
         refuse_folded(path)
         try:
-            make_folder(self.folder)
-            with locked(path):
+            with new_folder(self.folder), locked(path):
                 yield
         except OSError as error:
             reason = (error.strerror or str(error)).lower()

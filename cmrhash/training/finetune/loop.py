@@ -40,7 +40,7 @@ from cmrhash.features.images import DECODERS
 from cmrhash.features.outcome import CODE
 from cmrhash.features.views import ordinals
 from cmrhash.retrieval import codes
-from cmrhash.storage.files import below, locked, make_folder
+from cmrhash.storage.files import below, locked, new_folder
 from cmrhash.storage.recipes import canonical, refuse_difference
 from cmrhash.training import runs
 from cmrhash.training.auxiliary import Shapes
@@ -80,9 +80,8 @@ def finetune(
     """
     method = tuning_method(config, dataset.relevance)
     target = below(folder, runs.TUNED, image.name)
-    make_folder(target)
     lock = nullcontext() if processes.rank() else locked(target / runs.CONFIG)
-    with lock, processes.group(image.device), ThreadPoolExecutor(DECODERS) as pool:
+    with new_folder(target), lock, processes.group(image.device), ThreadPoolExecutor(DECODERS) as pool:
         choice = choose(dataset, list(texts))
         photos = Photos(dataset, np.union1d(choice.train, choice.judges), image, pool)
         recipe = _recipe(config, dataset, image, texts, photos.digest(), method)
