@@ -14,3 +14,13 @@ def rbf(x: Tensor, y: Tensor, width: float | Tensor) -> Tensor:
     """
     squares = torch.addmm(y.pow(2).sum(1), x, y.T, alpha=-2).add_(x.pow(2).sum(1, keepdim=True))
     return squares.clamp_min_(0).mul_(-width / x.shape[1]).exp_()
+
+
+def directions(x: Tensor) -> Tensor:
+    """Rows x (B, D) with a mean square of 1: on these the kernel compares directions alone. Rows of zeros stay.
+
+    >>> directions(torch.tensor([[3.0, 3.0], [0.0, 0.0]]))
+    tensor([[1., 1.],
+            [0., 0.]])
+    """
+    return x / x.pow(2).mean(1, keepdim=True).sqrt().clamp_min(1e-12)

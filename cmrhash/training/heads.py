@@ -138,8 +138,9 @@ class KernelHead(Head):
     not stored. dim: D features; bits: K; rows: n. A head of photos has no terms. near: items whose correction
     (``Nearby``) a database item gets, too, where the support rows are only some of the train items; 0: none.
 
-    Features longer than all support rows are shortened to the longest: so far out k vanishes, and the biases alone
-    would make the code. Texts much shorter than the training texts have such features.
+    Features keep their direction, and get a length within the range of those of the support rows, which all have the
+    same (runs of version 0.1: about the same). Far out k would vanish, and the biases alone would make the code: texts
+    much shorter than the training texts have long features.
     """
 
     width: Tensor
@@ -174,7 +175,7 @@ class KernelHead(Head):
 
     def placed(self, scaled: Tensor, query: bool, captions: Sequence[str] | None) -> Tensor:
         """(B, D) standardised features -> (B, K), as ``embed``."""
-        scaled = self._shortened(scaled)
+        scaled = self._in_range(scaled)
         if not query:
             (items,) = self._expanded([2], scaled, captions)
             return items + self.biases[1] + (self.nearby(scaled) if self.nearby else 0)
@@ -183,16 +184,16 @@ class KernelHead(Head):
 
     def by_role(self, x: Tensor) -> tuple[Tensor, ...]:
         """(B, D) raw features without captions -> (B, K) embeddings as queries, and as database items."""
-        scaled = self._shortened(self.scaled(x))
+        scaled = self._in_range(self.scaled(x))
         similar = rbf(scaled, self.support, self.width)
         inner, beside, items = torch.split(similar @ torch.cat([*self.weights], 1), self.bits, 1)
         items = items + self.biases[1] + (self.nearby.in_graph(scaled) if self.nearby else 0)
         return torch.tanh(inner + self.biases[0]) + beside + self.biases[1], items
 
-    def _shortened(self, scaled: Tensor) -> Tensor:
-        """Rows (B, D) that are at most as long as the longest support row."""
-        longest, squares = self.support.pow(2).sum(1).max(), scaled.pow(2).sum(1, keepdim=True)
-        return scaled * (longest / squares.clamp_min(1e-12)).sqrt().clamp(max=1)
+    def _in_range(self, scaled: Tensor) -> Tensor:
+        """Rows (B, D) whose lengths are those of support rows."""
+        lengths, own = self.support.norm(dim=1), scaled.norm(dim=1, keepdim=True).clamp_min(1e-12)
+        return scaled * (own.clamp(lengths.min(), lengths.max()) / own)
 
     def _expanded(self, which: list[int], scaled: Tensor, captions: Sequence[str] | None) -> tuple[Tensor, ...]:
         """The expansions of those numbers, each (B, K)."""

@@ -1,11 +1,12 @@
 """Kernel ridge posteriors and codes of them (``krr-ap``), with heads of their own for queries and database items.
 
-Each view predicts the labels by kernel ridge regression. Train items get their leave-one-out prediction, in closed
-form, so that they are as uncertain as new queries. A code of label sets and a code of posteriors per view are trained
-together: each posterior ranks the codes of label sets by tie-aware AP. A database item then has the kernel ridge
-prediction of its label code, fitted closely; a query has the code of its posterior plus such a prediction, fitted
-smoothly; ``form_of`` has the exceptions. All this is a kernel expansion over the train items, which a ``KernelHead``
-stores. If symmetric, database items get the codes of their posteriors, too, and posteriors rank each other.
+Each view predicts the labels by kernel ridge regression on the directions of its features. Train items get their
+leave-one-out prediction, in closed form, so that they are as uncertain as new queries. A code of label sets and a
+code of posteriors per view are trained together: each posterior ranks the codes of label sets by tie-aware AP. A
+database item then has the kernel ridge prediction of its label code, fitted closely; a query has the code of its
+posterior plus such a prediction, fitted smoothly; ``form_of`` has the exceptions. All this is a kernel expansion over
+the train items, which a ``KernelHead`` stores. If symmetric, database items get the codes of their posteriors, too,
+and posteriors rank each other.
 
 Up to EXACT train items n, all of them support the heads: O(n^2) memory and O(n^3) time. Beyond, LANDMARKS of them do,
 drawn at random, fitted on at most FITTED items; a ``Nearby`` then corrects the codes of all train items, if
@@ -28,6 +29,7 @@ from cmrhash.compute.device import threads_for
 from cmrhash.data.view import View
 from cmrhash.training.best import EXACT
 from cmrhash.training.checkpoint import TrainingState
+from cmrhash.training.gaussian import directions
 from cmrhash.training.heads import KernelHead
 from cmrhash.training.kernel_ridge import BLOCK, Exact, Inputs, Kernel, Landmarks, Regression, choose
 from cmrhash.training.losses import tie_aware_ap
@@ -196,7 +198,7 @@ def _correct(task: Task, head: KernelHead, view: View, target: Tensor, ridge: fl
     for some in torch.split(torch.arange(len(target)), BLOCK):
         x, rows = _first(task, view, some)
         said = None if captions is None else [captions[row] for row in rows]
-        scaled = head.scaled(x)
+        scaled = directions(head.scaled(x))
         points[some] = scaled @ head.nearby.components
         residuals[some] = target[some] - head.placed(scaled, False, said)
     head.nearby.fit(points, residuals, ridge)
@@ -215,7 +217,7 @@ def _inputs(task: Task, state: TrainingState, view: View, some: Tensor, targets:
     """
     head: Any = state.heads[view]
     x, rows = _first(task, view, some)
-    x = head.scaled(x)
+    x = directions(head.scaled(x))
     captions = task.views[view].captions(task.dataset)
     if captions is None:
         return choose(x, targets), Inputs(x)

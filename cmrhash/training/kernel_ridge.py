@@ -14,8 +14,8 @@ from torch import Tensor
 from cmrhash.training.gaussian import rbf
 from cmrhash.training.terms import dots
 
-WIDTHS = (0.15, 0.3, 0.6, 0.9, 1.4, 2.0)  # of the kernel, on standardised features
-RIDGES = (0.25, 0.5, 1.0, 2.0)
+WIDTHS = (0.3, 0.6, 0.9, 1.4, 2.0)  # of the kernel, on directions of standardised features
+RIDGES = (0.06, 0.25, 0.5, 1.0, 2.0)
 WEIGHTS = (0.0, 0.25, 0.5, 1.0, 2.0)  # of the words and of the n-grams of a text, beside its features
 SAMPLE = 2_000  # rows at most that choose width and ridge
 BLOCK = 8_192  # rows whose similarities to the landmarks are held at a time
@@ -24,7 +24,7 @@ JITTER = 1e-2  # on the landmarks' similarity to themselves, for single precisio
 
 @dataclass(frozen=True)
 class Inputs:
-    """Rows that kernels compare: standardised features x (n, D), and sparse vectors of terms (n, V) for texts."""
+    """Rows that kernels compare: directions of features x (n, D), and sparse vectors of terms (n, V) for texts."""
 
     x: Tensor
     terms: Tensor | None = None
@@ -65,7 +65,7 @@ def choose(x: Tensor, targets: Tensor, terms: Mapping[str, Tensor] | None = None
     """Choose width, ridge and weights by the leave-one-out error on at most SAMPLE rows, drawn at random.
 
     Width and ridge are the best pair without terms. Then each number in turn gets its best value, until none changes.
-    x: (n, D) standardised features; targets: (n, T), centred; terms: "words" and "grams" as sparse vectors (n, V).
+    x: (n, D) directions of features; targets: (n, T), centred; terms: "words" and "grams" as sparse vectors (n, V).
     """
     some = torch.randperm(len(x))[:SAMPLE].to(x.device)
     x, targets = x[some], targets[some]

@@ -16,7 +16,7 @@ from cmrhash.features.views import ViewFeatures
 from cmrhash.training import kernel_codes, kernel_ridge, train
 from cmrhash.training.checkpoint import fill
 from cmrhash.training.finetune.loop import tuning_method
-from cmrhash.training.gaussian import rbf
+from cmrhash.training.gaussian import directions, rbf
 from cmrhash.training.heads import KernelHead
 from cmrhash.training.kernel_ridge import Exact, Inputs, Landmarks, choose
 from cmrhash.training.methods import build_head, get_method
@@ -37,10 +37,8 @@ def slow_kernel(x, y, width):
     return np.array([[np.exp(-width * ((a - b) ** 2).mean()) for b in y] for a in x])
 
 
-def slow_shortened(x, support):
-    """Rows that are longer than all of the support, shortened to its longest."""
-    longest = max(np.linalg.norm(row) for row in support)
-    return np.array([row * min(1, longest / np.linalg.norm(row)) for row in x])
+def slow_directions(x):
+    return np.array([row / np.sqrt((row**2).mean()) for row in x])
 
 
 def slow_left_out(x, y, width, ridge):
@@ -160,19 +158,32 @@ def test_a_kernel_of_few_rows_at_a_time_is_the_same(monkeypatch):
         assert head.embed(x[:0], query=query).shape == (0, 8)
 
 
-def test_rows_far_beyond_the_support_have_the_code_of_their_direction():
+def test_features_have_the_code_of_their_direction():
+    torch.manual_seed(0)
+    head = build_head(4, 8, {"hidden": 0, "bounded": False, "rows": 10}, "image")
+    for tensor in (head.support, head.weights, head.biases):
+        tensor.normal_()
+    head.support.copy_(directions(head.support))
+    x = torch.randn(5, 4)
+    for query in (False, True):
+        for scale in (0.01, 3, 100):
+            torch.testing.assert_close(head.embed(scale * x, query=query), head.embed(x, query=query))
+        assert torch.isfinite(head.embed(0 * x, query=query)).all()
+    head.support.zero_()  # features that are all equal
+    assert torch.isfinite(head.embed(0 * x)).all()
+
+
+def test_features_of_older_runs_keep_a_length_within_the_range_of_the_support():
+    """Their support rows are no directions."""
     torch.manual_seed(0)
     head = build_head(4, 8, {"hidden": 0, "bounded": False, "rows": 10}, "image")
     for tensor in (head.support, head.weights, head.biases):
         tensor.normal_()
     longest = head.support[head.support.norm(dim=1).argmax()]
-    for query in (False, True):
-        found = head.embed(torch.stack([longest, 1.5 * longest, 20 * longest, 0 * longest]), query=query)
-        torch.testing.assert_close(found[1:3], found[:1].expand(2, -1))
-        assert not torch.allclose(found[0], head.biases.sum(0) if query else head.biases[1], atol=0.1)
-        assert torch.isfinite(found[3]).all()
-    head.support.zero_()
-    assert torch.isfinite(head.embed(torch.randn(3, 4) * 0)).all()
+    found = head.embed(torch.stack([longest, 1.5 * longest, 20 * longest, *head.support]))
+    torch.testing.assert_close(found[1:3], found[:1].expand(2, -1))
+    expected = rbf(head.support, head.support, head.width) @ head.weights[2] + head.biases[1]
+    torch.testing.assert_close(found[3:], expected)
 
 
 # ---------------------------------------------------------------------------------------------- the method
@@ -189,9 +200,9 @@ def test_heads_are_the_expansions_that_the_method_describes(extracted):
         target = np.where(state.parts["labels"](task.train.labels).numpy() >= 0, 1.0, -1.0)
     for view in task.views:
         head, kernel = state.heads[view], found["kernels"][view.short]
-        all_x = head.scaled(task.x[view]).double().numpy()
+        all_x = slow_directions(head.scaled(task.x[view]).double().numpy())
         x = all_x[task.views[view].start[task.train.items]]
-        k, of_all = slow_kernel(x, x, kernel["width"]), slow_kernel(slow_shortened(all_x, x), x, kernel["width"])
+        k, of_all = slow_kernel(x, x, kernel["width"]), slow_kernel(all_x, x, kernel["width"])
 
         def ridge(values, strength, k=k, of_all=of_all):
             return of_all @ np.linalg.solve(k + strength * np.eye(len(k)), values - values.mean(0))
@@ -217,9 +228,9 @@ def test_symmetric_heads_give_queries_and_items_the_code_of_their_posterior(extr
     y = task.train.labels.double().numpy()
     for view in task.views:
         head, kernel = state.heads[view], found["kernels"][view.short]
-        all_x = head.scaled(task.x[view]).double().numpy()
+        all_x = slow_directions(head.scaled(task.x[view]).double().numpy())
         x = all_x[task.views[view].start[task.train.items]]
-        k, of_all = slow_kernel(x, x, kernel["width"]), slow_kernel(slow_shortened(all_x, x), x, kernel["width"])
+        k, of_all = slow_kernel(x, x, kernel["width"]), slow_kernel(all_x, x, kernel["width"])
         scale = slow_left_out(x, y - y.mean(0), kernel["width"], kernel["ridge"]).std(0, ddof=1).clip(1e-3)
         posterior = of_all @ np.linalg.solve(k + kernel["ridge"] * np.eye(len(k)), y - y.mean(0)) / scale
         with torch.no_grad():
@@ -262,12 +273,12 @@ def test_text_heads_compare_words_and_n_grams_too(toy_texts, monkeypatch, landma
         assert kernel["words"] == kernel["grams"] == 0.5
         captions = of.captions(task.dataset)
         first = of.start[task.train.items]
-        all_x = head.scaled(task.x[view]).double().numpy()
+        all_x = slow_directions(head.scaled(task.x[view]).double().numpy())
         said = [captions[row] for row in first]
 
-        def similar(rows, others, x=all_x, all_x=all_x, captions=captions, said=said, kernel=kernel, first=first):
+        def similar(rows, others, all_x=all_x, captions=captions, said=said, kernel=kernel, first=first):
             known = slow_text_similarities([captions[row] for row in rows], said, kernel)
-            return slow_kernel(x[rows], all_x[first[others]], kernel["width"]) + known[:, others]
+            return slow_kernel(all_x[rows], all_x[first[others]], kernel["width"]) + known[:, others]
 
         support, every = chosen.numpy(), np.arange(len(first))
         ridge = kernel_codes.SEEN_RIDGE
@@ -276,8 +287,7 @@ def test_text_heads_compare_words_and_n_grams_too(toy_texts, monkeypatch, landma
             weights = np.linalg.solve(k.T @ k + ridge * own, k.T @ (target - target.mean(0)))
         else:
             weights = np.linalg.solve(similar(first, every) + ridge * np.eye(len(first)), target - target.mean(0))
-        near = slow_shortened(all_x, all_x[first[support]])
-        expected = similar(np.arange(len(captions)), support, near) @ weights + target.mean(0)
+        expected = similar(np.arange(len(captions)), support) @ weights + target.mean(0)
         head.nearby = None
         np.testing.assert_allclose(head.embed(task.x[view], captions=captions), expected, atol=5e-3)
         assert not np.allclose(head.embed(task.x[view]), expected, atol=0.1)

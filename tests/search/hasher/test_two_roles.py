@@ -68,11 +68,10 @@ def slow_embeddings(folder, view):
     head = {name.removeprefix(f"{view}."): t.astype(float) for name, t in state.items() if name.startswith(f"{view}.")}
     terms = bytes(state[f"{view}.terms"]).decode().split("\n") if view != "image" else []
     items = cmrhash.load(folder / RUN, cache=folder / "cache", device="cpu").dataset.items
-    longest = np.linalg.norm(head["support"], axis=1).max()
     found = {}
     for item, row in zip(features.item.tolist(), features.x, strict=True):
         z = (row - head["mean"]) / head["std"]
-        z *= min(1, longest / np.linalg.norm(z))
+        z /= np.sqrt((z**2).mean())
         k = np.array([np.exp(-head["width"] * ((z - other) ** 2).mean()) for other in head["support"]])
         inner, beside, closely = k @ head["weights"]
         if terms and item not in found:  # the first caption
