@@ -192,7 +192,8 @@ class KernelHead(Head):
 
     def _in_range(self, scaled: Tensor) -> Tensor:
         """Rows (B, D) whose lengths are those of support rows."""
-        lengths, own = self.support.norm(dim=1), scaled.norm(dim=1, keepdim=True).clamp_min(1e-12)
+        lengths: Tensor = self.support.norm(dim=1)
+        own: Tensor = scaled.norm(dim=1, keepdim=True).clamp_min(1e-12)
         return scaled * (own.clamp(lengths.min(), lengths.max()) / own)
 
     def _expanded(self, which: list[int], scaled: Tensor, captions: Sequence[str] | None) -> tuple[Tensor, ...]:
