@@ -139,7 +139,7 @@ class KernelHead(Head):
     (``Nearby``) a database item gets, too, where the support rows are only some of the train items; 0: none.
 
     Features keep their direction, and get a length within the range of those of the support rows, which all have the
-    same (runs of version 0.1: about the same). Far out k would vanish, and the biases alone would make the code: texts
+    same (in older runs about the same). Far out k would vanish, and the biases alone would make the code: texts
     much shorter than the training texts have long features.
     """
 
