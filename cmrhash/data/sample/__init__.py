@@ -61,7 +61,7 @@ def undrawn_if_refused(root: Path) -> Iterator[None]:
         yield
     except CmrhashError:
         if not complete and (root / MARKER).exists():
-            shutil.rmtree(root)
+            shutil.rmtree(root, ignore_errors=True)  # other ranks of a refused call do the same
             with suppress(OSError):  # another process has put something there
                 for folder in new[1:]:
                     folder.rmdir()
